@@ -1,0 +1,285 @@
+"""What can go wrong, as one tree with one leaf for each error code of the protocol.
+
+::
+
+    TwinlineError
+    ├── RequestError                 refused by the service; crosses the wire as an ErrorReply
+    │   ├── BadRequest               bad_request
+    │   ├── UnknownOp                unknown_op
+    │   ├── UnsupportedVersion       unsupported_version
+    │   ├── FrameTooLarge            frame_too_large
+    │   ├── NotLoggedIn              not_logged_in
+    │   ├── AlreadyLoggedIn          already_logged_in
+    │   ├── BadCredentials           bad_credentials
+    │   ├── SessionExpired           session_expired
+    │   ├── UsernameTaken            username_taken
+    │   ├── InvalidUsername          invalid_username
+    │   ├── InvalidPassword          invalid_password
+    │   ├── NoSuchUser               no_such_user
+    │   ├── MessageTooLong           message_too_long
+    │   ├── MailboxFull              mailbox_full            retryable
+    │   ├── SendIdConflict           send_id_conflict
+    │   ├── CursorInvalid            cursor_invalid
+    │   ├── UndeliveredMessages      undelivered_messages    carries count
+    │   ├── RateLimited              rate_limited            retryable, carries retry_after_ms
+    │   ├── Busy                     busy                    retryable, carries retry_after_ms
+    │   ├── ShuttingDown             shutting_down           retryable
+    │   ├── StoreUnavailable         store_unavailable       retryable
+    │   └── InternalError            internal
+    └── LockRuleError                a thread broke the lock rule: a bug in this program
+
+The transports add `TransportError` and the client its own branch; all of them derive from
+`TwinlineError`.
+"""
+
+from typing import ClassVar, Final
+
+from twinline.core.protocol import ErrorReply
+
+
+class TwinlineError(Exception):
+    """The base of every error that twinline raises."""
+
+
+class LockRuleError(TwinlineError):
+    """A thread took a second lock, or blocked, while it held one."""
+
+
+class RequestError(TwinlineError):
+    """The service refused a request.
+
+    Attributes:
+        code: the error's name in the protocol.
+        retryable: whether the same request may succeed later.
+        message: a sentence for a person, free of secrets.
+        retry_after_ms: when to try again, where the server says so.
+        count: how many messages are undelivered, for `UndeliveredMessages`.
+    """
+
+    code: str = "internal"
+    retryable: bool = False
+    default_message: ClassVar[str] = "the request was refused"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        retry_after_ms: int | None = None,
+        count: int | None = None,
+    ) -> None:
+        self.message = message or self.default_message
+        self.retry_after_ms = retry_after_ms
+        self.count = count
+        super().__init__(self.message)
+
+    def to_reply(self) -> ErrorReply:
+        """Return this error as the reply that carries it."""
+        return ErrorReply(
+            code=self.code,
+            message=self.message,
+            retryable=self.retryable,
+            retry_after_ms=self.retry_after_ms,
+            count=self.count,
+        )
+
+    @staticmethod
+    def from_reply(reply: ErrorReply) -> "RequestError":
+        """Return the exception that a reply stands for.
+
+        A code that this version does not know becomes a plain `RequestError` with that code.
+        """
+        kind = ERROR_BY_CODE.get(reply.code, RequestError)
+        error = kind(reply.message, retry_after_ms=reply.retry_after_ms, count=reply.count)
+        error.code = reply.code
+        error.retryable = reply.retryable
+        return error
+
+
+class BadRequest(RequestError):
+    """The request cannot be read: a field is missing, mistyped or out of range."""
+
+    code = "bad_request"
+    default_message = "the request cannot be read"
+
+
+class UnknownOp(RequestError):
+    """There is no such request."""
+
+    code = "unknown_op"
+    default_message = "there is no such request"
+
+
+class UnsupportedVersion(RequestError):
+    """The peer speaks a version of the protocol that the server does not."""
+
+    code = "unsupported_version"
+    default_message = "this protocol version is not supported"
+
+
+class FrameTooLarge(RequestError):
+    """A frame is longer than the limit; the connection ends, for its end cannot be found."""
+
+    code = "frame_too_large"
+    default_message = "the frame is too large"
+
+
+class NotLoggedIn(RequestError):
+    """The request needs a session and the line has none."""
+
+    code = "not_logged_in"
+    default_message = "log in first"
+
+
+class AlreadyLoggedIn(RequestError):
+    """The line has a session; open another line for another account."""
+
+    code = "already_logged_in"
+    default_message = "this line is logged in already"
+
+
+class BadCredentials(RequestError):
+    """No such user, or another password: deliberately the same."""
+
+    code = "bad_credentials"
+    default_message = "the username or the password is wrong"
+
+
+class SessionExpired(RequestError):
+    """The session was revoked, has expired, or never was: deliberately the same."""
+
+    code = "session_expired"
+    default_message = "the session has ended; log in again"
+
+
+class UsernameTaken(RequestError):
+    """The name belongs to an account, or is reserved because it once did."""
+
+    code = "username_taken"
+    default_message = "this username is taken"
+
+
+class InvalidUsername(RequestError):
+    """The name does not follow the rule."""
+
+    code = "invalid_username"
+    default_message = (
+        "a username is 1 to 32 of a-z, 0-9, '.', '_' and '-', and begins with a letter or a digit"
+    )
+
+
+class InvalidPassword(RequestError):
+    """The password does not follow the rule."""
+
+    code = "invalid_password"
+    default_message = "a password has 8 to 128 characters"
+
+
+class NoSuchUser(RequestError):
+    """There is no account of that name."""
+
+    code = "no_such_user"
+    default_message = "there is no such user"
+
+
+class MessageTooLong(RequestError):
+    """The body is longer than the limit."""
+
+    code = "message_too_long"
+    default_message = "the message is too long"
+
+
+class MailboxFull(RequestError):
+    """The recipient has not acknowledged enough of the mail that waits."""
+
+    code = "mailbox_full"
+    retryable = True
+    default_message = "the recipient's mailbox is full"
+
+
+class SendIdConflict(RequestError):
+    """The send_id was used before, for another message."""
+
+    code = "send_id_conflict"
+    default_message = "this send_id was used for another message"
+
+
+class CursorInvalid(RequestError):
+    """A seq lies beyond the last message of the mailbox."""
+
+    code = "cursor_invalid"
+    default_message = "there is no message with this seq yet"
+
+
+class UndeliveredMessages(RequestError):
+    """The account has mail that was never acknowledged; `force` deletes it all the same."""
+
+    code = "undelivered_messages"
+    default_message = "there are undelivered messages"
+
+
+class RateLimited(RequestError):
+    """Too many attempts; `retry_after_ms` says when the next one is allowed."""
+
+    code = "rate_limited"
+    retryable = True
+    default_message = "too many attempts; try again later"
+
+
+class Busy(RequestError):
+    """The server could not get to it in time; nothing was done."""
+
+    code = "busy"
+    retryable = True
+    default_message = "the server is busy; try again"
+
+
+class ShuttingDown(RequestError):
+    """The server is stopping; nothing was done."""
+
+    code = "shutting_down"
+    retryable = True
+    default_message = "the server is shutting down"
+
+
+class StoreUnavailable(RequestError):
+    """The store cannot be read or written now; nothing is acknowledged."""
+
+    code = "store_unavailable"
+    retryable = True
+    default_message = "the store is not available"
+
+
+class InternalError(RequestError):
+    """A fault in the server, told in its log and not to the peer."""
+
+    code = "internal"
+    default_message = "an internal error; the server's log has more"
+
+
+ERROR_BY_CODE: Final[dict[str, type[RequestError]]] = {
+    kind.code: kind
+    for kind in (
+        BadRequest,
+        UnknownOp,
+        UnsupportedVersion,
+        FrameTooLarge,
+        NotLoggedIn,
+        AlreadyLoggedIn,
+        BadCredentials,
+        SessionExpired,
+        UsernameTaken,
+        InvalidUsername,
+        InvalidPassword,
+        NoSuchUser,
+        MessageTooLong,
+        MailboxFull,
+        SendIdConflict,
+        CursorInvalid,
+        UndeliveredMessages,
+        RateLimited,
+        Busy,
+        ShuttingDown,
+        StoreUnavailable,
+        InternalError,
+    )
+}

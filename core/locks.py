@@ -1,0 +1,136 @@
+"""Locks that can check the lock rule.
+
+The rule, for every lock over shared state:
+
+1. no thread ever holds two of them;
+2. no thread does anything that can block while it holds one: a socket, the disk, a sleep, a
+   hash, a log line, a callback, waiting;
+3. a lock is only ever taken by ``with``.
+
+Under the rule no deadlock through these locks is possible, for a thread that holds one waits
+for nothing (Coffman et al. 1971: "hold and wait" never holds).
+
+`new_lock` returns a plain lock, which costs nothing extra, or, after `check_locks(True)`, one
+that raises `LockRuleError` at the very call that breaks the rule. Code that is about to block
+says so with `may_block`; in checking mode an audit hook adds what the interpreter itself can
+announce (files, sleeping, name look-ups, processes) and a log record factory adds logging.
+"""
+
+import logging
+import sys
+import threading
+from types import TracebackType
+from typing import Any, NoReturn, Protocol
+
+from twinline.core.errors import LockRuleError
+
+
+class Lock(Protocol):
+    """What a lock can do here: be entered and left."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> object: ...
+
+
+class _Held(threading.local):
+    name: str | None = None
+
+
+class _Checking:
+    """Whether the rule is checked, in one place that every caller can read cheaply."""
+
+    on = False
+    hooked = False
+
+
+_held = _Held()
+_BLOCKING_EVENTS = ("open", "time.sleep", "socket.", "subprocess.", "sqlite3.", "os.", "shutil.")
+
+
+class CheckedLock:
+    """A lock that raises at once when the thread that takes it breaks the lock rule."""
+
+    __slots__ = ("_lock", "_name")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if _held.name is not None:
+            message = f"this thread holds the {_held.name} lock and takes the {self._name} lock"
+            raise LockRuleError(message)
+        self._lock.__enter__()
+        _held.name = self._name
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _held.name = None
+        self._lock.__exit__(kind, error, trace)
+
+    def acquire(self, *_args: object, **_options: object) -> NoReturn:
+        """Refuse: a lock is only ever taken by ``with``.
+
+        Raises:
+            LockRuleError: always.
+        """
+        raise LockRuleError(f"the {self._name} lock is taken without 'with'")
+
+    release = acquire
+
+
+def new_lock(name: str) -> Lock:
+    """Return a lock over some shared state.
+
+    Args:
+        name: what the lock guards, for the error's text.
+    """
+    return CheckedLock(name) if _Checking.on else threading.Lock()
+
+
+def check_locks(on: bool) -> None:  # noqa: FBT001 - the call reads as a sentence
+    """Let `new_lock` return checking locks from now on, or plain ones again.
+
+    The first call installs an audit hook for the life of the process; it does nothing while no
+    checked lock is held.
+    """
+    if on and not _Checking.hooked:
+        _Checking.hooked = True
+        sys.addaudithook(_audit)
+        logging.setLogRecordFactory(_CheckedRecord)
+    _Checking.on = on
+
+
+def may_block(what: str) -> None:
+    """Say that the next step may block, so that checking mode can see a lock held across it.
+
+    Args:
+        what: the step, for the error's text.
+
+    Raises:
+        LockRuleError: this thread holds a checked lock.
+    """
+    if _Checking.on and _held.name is not None:
+        raise LockRuleError(f"{what} with the {_held.name} lock held")
+
+
+def _audit(event: str, _args: tuple[Any, ...]) -> None:
+    if _held.name is not None and event.startswith(_BLOCKING_EVENTS):
+        may_block(event)
+
+
+class _CheckedRecord(logging.LogRecord):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        may_block("logging")
+        super().__init__(*args, **options)

@@ -1,0 +1,338 @@
+"""The protocol: every request and every reply as a frozen pydantic model.
+
+This file is the one source for the transports, the client, the service and the tables in
+``docs/protocol.md``. A model says what a message means; how it looks on the wire is a
+transport's affair, and so is the ``id`` that ties a reply to its request.
+
+Rules that hold for every model:
+
+* integers are 0 ... 2**53 - 1, so that any JSON reader can hold them exactly;
+* times are integer milliseconds since 1970-01-01 UTC;
+* an unknown field is ignored, a missing or mistyped one is an error;
+* a field that equals its default is left out on the wire.
+"""
+
+from typing import Annotated, ClassVar, Final
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+PROTOCOL_VERSION: Final = 1
+MAX_INT: Final = 2**53 - 1
+MAX_PAGE: Final = 1_000
+"""The most usernames, messages or seqs that one request may ask for or name."""
+MAX_WAIT_SECONDS: Final = 60
+MAX_REPLY_BYTES: Final = 1 << 20
+"""No reply is longer than this on any built-in transport; a client may refuse a longer one."""
+
+Uint = Annotated[int, Strict(), Field(ge=0, le=MAX_INT)]
+Text = Annotated[str, Strict()]
+Flag = Annotated[bool, Strict()]
+PageSize = Annotated[int, Strict(), Field(ge=1, le=MAX_PAGE)]
+MessageId = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{24}$")]
+"""96 bits as 24 lowercase hexadecimal digits."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+# ---------------------------------------------------------------------------------------
+# Replies
+
+
+class Reply(_Model):
+    """The base of every reply."""
+
+
+class ErrorReply(Reply):
+    """A request was refused; `twinline.core.errors` has an exception for each code."""
+
+    code: Text = Field(description="one of the error codes")
+    message: Text = Field(description="a sentence for a person")
+    retryable: Flag = Field(description="whether the same request may succeed later")
+    retry_after_ms: Uint | None = Field(
+        default=None, description="`rate_limited` and `busy`: when to try again"
+    )
+    count: Uint | None = Field(
+        default=None, description="`undelivered_messages`: how many there are"
+    )
+
+
+class Limits(_Model):
+    """What a server accepts; told in `HelloReply`."""
+
+    body_bytes: Uint = Field(description="a message's body, in bytes of UTF-8")
+    frame_bytes: Uint = Field(description="a request's frame after login")
+    frame_bytes_before_login: Uint = Field(description="a request's frame before login")
+    reply_bytes: Uint = Field(description="the longest reply that the server sends")
+    page: Uint = Field(description="the largest `limit`, and the most `seqs`, of one request")
+    wait_seconds: Uint = Field(description="the longest `wait` of a watch")
+
+
+class HelloReply(Reply):
+    """The server's name, version and limits."""
+
+    protocol: Uint = Field(description="the protocol version that the server speaks")
+    server: Text = Field(description="the server's name and version")
+    limits: Limits = Field(description="what the server accepts")
+
+
+class SessionReply(Reply):
+    """The line is logged in."""
+
+    username: Text = Field(description="the account, as the server spells it")
+    session: Text = Field(description="the token that `resume` takes; a secret")
+    position: Uint = Field(description="the last acked seq of the mailbox")
+    unread: Uint = Field(description="how many messages wait beyond the position")
+
+
+class Done(Reply):
+    """Carried out; there is nothing more to say."""
+
+
+class AccountsReply(Reply):
+    """A page of usernames."""
+
+    usernames: tuple[Text, ...] = Field(description="sorted by code point")
+    more: Flag = Field(description="whether others follow the last one")
+
+
+class SentReply(Reply):
+    """The message is in the store, to the durability that the store states."""
+
+    message_id: MessageId = Field(description="the message's id, unique everywhere")
+    sent_at: Uint = Field(description="when the server accepted it, in ms")
+
+
+class Message(_Model):
+    """One message, as it stands in its recipient's mailbox."""
+
+    seq: Uint = Field(description="its place in the mailbox, rising")
+    message_id: MessageId = Field(description="its id, as its sender was told")
+    sender: Text = Field(description="the sender's username")
+    body: Text = Field(description="the text, exactly as sent")
+    sent_at: Uint = Field(description="when the server accepted it, in ms")
+
+
+class WatchReply(Reply):
+    """What is in the mailbox beyond `after`; empty when the time is up."""
+
+    messages: tuple[Message, ...] = Field(description="by rising seq")
+    position: Uint = Field(description="the last acked seq of the mailbox")
+
+
+class AckReply(Reply):
+    """Where the mailbox stands after the ack."""
+
+    position: Uint = Field(description="the last acked seq of the mailbox")
+    unread: Uint = Field(description="how many messages wait beyond the position")
+
+
+class HistoryReply(Reply):
+    """A page of the mailbox, going back in time."""
+
+    messages: tuple[Message, ...] = Field(description="by rising seq: the newest is last")
+    more: Flag = Field(description="whether older ones are kept")
+
+
+class DeletedReply(Reply):
+    """How many of the named messages there were to delete."""
+
+    deleted: Uint = Field(description="messages deleted")
+
+
+class StatusReply(Reply):
+    """Who is logged in here, and where the mailbox stands."""
+
+    username: Text = Field(description="the account of this line")
+    position: Uint = Field(description="the last acked seq of the mailbox")
+    unread: Uint = Field(description="how many messages wait beyond the position")
+
+
+# ---------------------------------------------------------------------------------------
+# Requests
+
+
+class Request(_Model):
+    """The base of every request."""
+
+    op: ClassVar[str]
+    reply: ClassVar[type[Reply]]
+    before_login: ClassVar[bool] = False
+    """Whether a line that is not logged in may ask this."""
+    repeatable: ClassVar[bool] = True
+    """Whether a client that does not know if it was carried out may simply ask again."""
+
+
+class Hello(Request):
+    """Ask who the server is; the first request of a line, if it is sent at all."""
+
+    op = "hello"
+    reply = HelloReply
+    before_login = True
+    protocol: Uint = Field(
+        default=PROTOCOL_VERSION, description="the version that the client speaks"
+    )
+    client: Text | None = Field(default=None, description="the client's name and version")
+
+
+class CreateAccount(Request):
+    """Create an account and log in to it."""
+
+    op = "create_account"
+    reply = SessionReply
+    before_login = True
+    repeatable = False
+    username: Text = Field(description="1 to 32 of a-z 0-9 . _ -, case is folded")
+    password: Text = Field(description="8 to 128 characters")
+
+
+class Login(Request):
+    """Open a session."""
+
+    op = "login"
+    reply = SessionReply
+    before_login = True
+    repeatable = False
+    username: Text = Field(description="the account")
+    password: Text = Field(description="its password")
+
+
+class Resume(Request):
+    """Bind this line to a session that is open already."""
+
+    op = "resume"
+    reply = SessionReply
+    before_login = True
+    session: Text = Field(description="the token from login")
+
+
+class Logout(Request):
+    """Revoke the session; every line of it ends."""
+
+    op = "logout"
+    reply = Done
+    repeatable = False
+
+
+class ListAccounts(Request):
+    """List usernames by pattern, page by page."""
+
+    op = "list_accounts"
+    reply = AccountsReply
+    pattern: Text = Field(
+        default="*", description="`*` any run, `?` any character, `\\` escapes; anchored"
+    )
+    after: Text | None = Field(default=None, description="the last username of the page before")
+    limit: PageSize = Field(default=100, description="1 to 1,000")
+
+
+class Send(Request):
+    """Send a message."""
+
+    op = "send"
+    reply = SentReply
+    to: Text = Field(description="the recipient's username")
+    body: Text = Field(description="the text, not empty")
+    send_id: Text | None = Field(
+        default=None,
+        description="1 to 64 bytes of the sender's choice; a repeat gets the first result",
+    )
+
+
+class Watch(Request):
+    """Read beyond `after`; with `wait`, block until there is something to read."""
+
+    op = "watch"
+    reply = WatchReply
+    after: Uint = Field(description="the last seq that this line has seen")
+    ack: Uint | None = Field(default=None, description="acknowledge up to here first")
+    limit: PageSize = Field(default=64, description="1 to 1,000")
+    wait: Annotated[int, Strict(), Field(ge=0, le=MAX_WAIT_SECONDS)] = Field(
+        default=0, description="seconds, 0 to 60"
+    )
+
+
+class Ack(Request):
+    """Acknowledge every message up to a seq; the position never moves back."""
+
+    op = "ack"
+    reply = AckReply
+    up_to: Uint = Field(description="the last seq that is dealt with")
+
+
+class History(Request):
+    """Read the mailbox backwards, acked messages included."""
+
+    op = "history"
+    reply = HistoryReply
+    before: Uint | None = Field(default=None, description="only seqs below this one")
+    limit: PageSize = Field(default=50, description="1 to 1,000")
+
+
+class DeleteMessages(Request):
+    """Delete messages from the own mailbox."""
+
+    op = "delete_messages"
+    reply = DeletedReply
+    seqs: Annotated[tuple[Uint, ...], Field(min_length=1, max_length=MAX_PAGE)] = Field(
+        description="1 to 1,000 seqs"
+    )
+
+
+class Status(Request):
+    """Ask who is logged in and how much is unread."""
+
+    op = "status"
+    reply = StatusReply
+
+
+class ChangePassword(Request):
+    """Set another password; every other session of the account is revoked."""
+
+    op = "change_password"
+    reply = Done
+    repeatable = False
+    password: Text = Field(description="the password that holds now")
+    new_password: Text = Field(description="8 to 128 characters")
+
+
+class DeleteAccount(Request):
+    """Delete the own account, its mailbox and its sessions."""
+
+    op = "delete_account"
+    reply = Done
+    repeatable = False
+    password: Text = Field(description="the password")
+    force: Flag = Field(default=False, description="even with undelivered mail")
+
+
+class Ping(Request):
+    """Ask whether anyone is there."""
+
+    op = "ping"
+    reply = Done
+    before_login = True
+
+
+REQUESTS: Final[tuple[type[Request], ...]] = (
+    Hello,
+    CreateAccount,
+    Login,
+    Resume,
+    Logout,
+    ListAccounts,
+    Send,
+    Watch,
+    Ack,
+    History,
+    DeleteMessages,
+    Status,
+    ChangePassword,
+    DeleteAccount,
+    Ping,
+)
+"""Every request, in the order of the documentation. A transport may number them by this order
+only if it writes the numbers down: the order is not part of the protocol."""
+
+REQUEST_BY_OP: Final[dict[str, type[Request]]] = {request.op: request for request in REQUESTS}

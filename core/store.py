@@ -1,0 +1,359 @@
+"""The contract between the rules and whatever keeps the state.
+
+A store is two independent halves. `Accounts` has users, password hashes and sessions;
+`Mailboxes` has messages and positions. Neither half can reach the other, and that is what makes
+the lock rule hold: no code path could take both halves' locks.
+
+What keeps the halves coherent without a common lock: a mailbox is keyed by an account id that is
+never used twice, not by a username. Creating makes the mailbox and then publishes the account;
+deleting withdraws the account and then drops the mailbox; appending to a mailbox that is gone is
+`NoSuchUser`. A new account of an old name can never see the old one's mail.
+
+Every method may be called by any thread at any time. A method either does all it says or raises
+and does nothing; a store that cannot be read or written raises `StoreUnavailable`. Times are
+milliseconds since 1970 UTC and are given by the caller, so that a store needs no clock.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from twinline.core.names import NamePattern
+from twinline.core.protocol import Message
+from twinline.core.waiting import Wake
+
+
+class Durability(StrEnum):
+    """What an acknowledged write survives; each level includes those before it."""
+
+    NONE = "none"
+    """Nothing is promised."""
+    PROCESS = "process"
+    """Everything but the end of the process that holds the store."""
+    DISK = "disk"
+    """kill -9 and power loss."""
+    REPLICATED = "replicated"
+    """The loss of a machine."""
+
+
+class MailboxPolicy(BaseModel):
+    """How much a mailbox keeps, and for how long."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mailbox_messages: int = Field(
+        default=10_000,
+        ge=1,
+        description="unacknowledged messages that one mailbox holds before a sender gets "
+        "`mailbox_full`",
+    )
+    history_messages: int = Field(
+        default=1_000,
+        ge=0,
+        description="acknowledged messages that one mailbox keeps as history; 0 keeps none",
+    )
+    history_days: float = Field(
+        default=7, ge=0, description="how long an acknowledged message is kept; 0 keeps none"
+    )
+    send_id_hours: float = Field(
+        default=24, ge=0, description="how long a repeated send_id gets the first result"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user.
+
+    Attributes:
+        account_id: never used twice, and the key of the mailbox.
+        username: in its one spelling.
+        password_hash: an argon2 string with its own parameters and salt.
+        created_at: in ms.
+    """
+
+    account_id: str
+    username: str
+    password_hash: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """An open session.
+
+    Attributes:
+        token_hash: SHA-256 of the token; the token itself is nowhere in the store.
+        account_id: whose session it is.
+        username: of that account.
+        opened_at: in ms.
+        used_at: when it was last seen in use, in ms, to within an hour.
+    """
+
+    token_hash: bytes
+    account_id: str
+    username: str
+    opened_at: int
+    used_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsernamePage:
+    """A page of usernames, sorted by code point, and whether others follow."""
+
+    usernames: tuple[str, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A message on its way into a mailbox.
+
+    Attributes:
+        message_id: the id it gets unless it is a repeat.
+        sender_id: the sender's account id, which scopes the send_id.
+        sender: the sender's username.
+        to: the recipient's username, a part of the content that a send_id stands for.
+        body: the text.
+        sent_at: in ms.
+        send_id: the sender's own id for this message, or None.
+    """
+
+    message_id: str
+    sender_id: str
+    sender: str
+    to: str
+    body: str
+    sent_at: int
+    send_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the sender is told: the same for every repeat of a send_id."""
+
+    message_id: str
+    sent_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a mailbox stands.
+
+    Attributes:
+        position: the last acked seq.
+        unread: how many messages lie beyond it.
+    """
+
+    position: int
+    unread: int
+
+
+@dataclass(frozen=True, slots=True)
+class MailPage:
+    """Messages by rising seq, the mailbox's position, and whether there are others to read."""
+
+    messages: tuple[Message, ...]
+    position: int
+    more: bool
+
+
+Unsubscribe = Callable[[], None]
+"""Ends a subscription; harmless when called twice."""
+
+
+class Accounts(ABC):
+    """The half with users, password hashes and sessions."""
+
+    @abstractmethod
+    def create(self, account: Account) -> None:
+        """Publish an account.
+
+        Raises:
+            UsernameTaken: the name is in use or reserved.
+        """
+
+    @abstractmethod
+    def find(self, username: str) -> Account | None:
+        """Return the account of that name."""
+
+    @abstractmethod
+    def is_free(self, username: str) -> bool:
+        """Return whether the name is neither in use nor reserved."""
+
+    @abstractmethod
+    def page(self, pattern: NamePattern, after: str | None, limit: int) -> UsernamePage:
+        """Return the first usernames beyond ``after`` that match, at most ``limit``.
+
+        A page reads no more than it must: it seeks to the pattern's prefix, and no other
+        request waits while it matches names.
+        """
+
+    @abstractmethod
+    def set_password_hash(self, account_id: str, password_hash: str) -> None:
+        """Set another password hash.
+
+        Raises:
+            NoSuchUser: the account is gone.
+        """
+
+    @abstractmethod
+    def withdraw(self, account_id: str, *, keep_name: bool) -> bool:
+        """Take the account and all its sessions away, and wake those who wait on them.
+
+        Args:
+            account_id: the account.
+            keep_name: reserve the name, so that nobody can take it.
+
+        Returns:
+            Whether there was such an account: of two callers one is told True.
+        """
+
+    @abstractmethod
+    def open_session(self, session: SessionRecord) -> None:
+        """Keep a session.
+
+        Raises:
+            NoSuchUser: the account is gone.
+        """
+
+    @abstractmethod
+    def find_session(self, token_hash: bytes) -> SessionRecord | None:
+        """Return the session; called for every request.
+
+        A store shared by several servers may answer from memory that is at most a second old.
+        """
+
+    @abstractmethod
+    def touch_session(self, token_hash: bytes, used_at: int) -> None:
+        """Note that a session is in use; nothing happens if it is gone."""
+
+    @abstractmethod
+    def close_session(self, token_hash: bytes) -> None:
+        """Revoke a session and wake those who wait on it; nothing happens if it is gone."""
+
+    @abstractmethod
+    def close_other_sessions(self, account_id: str, keep: bytes) -> None:
+        """Revoke every session of an account but the one whose token hash is ``keep``."""
+
+    @abstractmethod
+    def on_session_end(self, token_hash: bytes, wake: Wake) -> Unsubscribe:
+        """Have ``wake`` called when the session is revoked.
+
+        Subscribe first and look afterwards: for a session that is gone already nothing is
+        called.
+        """
+
+
+class Mailboxes(ABC):
+    """The half with messages and positions; a mailbox has its account's id."""
+
+    @abstractmethod
+    def create(self, account_id: str) -> None:
+        """Make an empty mailbox: position 0, the first seq will be 1."""
+
+    @abstractmethod
+    def drop(self, account_id: str) -> None:
+        """Remove a mailbox and its mail, and wake its watchers; harmless when repeated."""
+
+    @abstractmethod
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        """Store a message under the next seq and wake that mailbox's watchers, nobody else.
+
+        A repeat of the sender's send_id is looked for first: it gets the first receipt and
+        stores nothing, even if the mailbox has become full or is gone since. ``account_id``
+        None asks for just that: it is how a send to an account that is gone ends.
+
+        Raises:
+            SendIdConflict: the send_id stands for another recipient or body.
+            NoSuchUser: there is no such mailbox.
+            MailboxFull: too much in it is not acked.
+        """
+
+    @abstractmethod
+    def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:
+        """Return the first messages with a seq above ``after``, acked or not.
+
+        Args:
+            account_id: whose mailbox.
+            after: a seq; 0 is before the first.
+            limit: at most so many messages.
+            max_bytes: stop before the bodies have more bytes of UTF-8 than this, but not
+                before the first message.
+
+        Raises:
+            NoSuchUser: there is no such mailbox.
+            CursorInvalid: ``after`` is beyond the last seq.
+        """
+
+    @abstractmethod
+    def history(
+        self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
+    ) -> MailPage:
+        """Return the last messages with a seq below ``before``, by rising seq.
+
+        The limits are those of `read`, counted from the newest. An acked message that is older
+        than the policy's history at ``now`` is not returned.
+
+        Raises:
+            NoSuchUser: there is no such mailbox.
+        """
+
+    @abstractmethod
+    def ack(self, account_id: str, up_to: int, now: int) -> Standing:
+        """Move the position forward to ``up_to``; a lower seq changes nothing.
+
+        Acked messages beyond the policy's history are removed.
+
+        Raises:
+            NoSuchUser: there is no such mailbox.
+            CursorInvalid: ``up_to`` is beyond the last seq.
+        """
+
+    @abstractmethod
+    def delete(self, account_id: str, seqs: Collection[int]) -> int:
+        """Delete messages, and return how many of them there were.
+
+        Raises:
+            NoSuchUser: there is no such mailbox.
+        """
+
+    @abstractmethod
+    def standing(self, account_id: str) -> Standing:
+        """Return the position and how many messages lie beyond it.
+
+        Raises:
+            NoSuchUser: there is no such mailbox.
+        """
+
+    @abstractmethod
+    def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
+        """Have ``wake`` called whenever a message arrives or the mailbox is dropped.
+
+        Subscribe first and look afterwards: for a mailbox that is gone nothing is called.
+        """
+
+
+class Store(ABC):
+    """Two halves that share nothing but their life.
+
+    Attributes:
+        accounts: users, password hashes and sessions.
+        mailboxes: messages and positions.
+        durability: what an acknowledged write survives.
+    """
+
+    accounts: Accounts
+    mailboxes: Mailboxes
+    durability: Durability
+
+    def close(self) -> None:  # noqa: B027 - a store in memory holds nothing to release
+        """Release what the store holds; it must not be used afterwards."""
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()

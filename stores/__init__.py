@@ -1,0 +1,1 @@
+"""Stores: where accounts, sessions and mail are kept."""

@@ -1,0 +1,37 @@
+"""Waits for tests: each has a deadline, and dumps every thread's stack when it passes."""
+
+import faulthandler
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+
+def fail_with_stacks(what: str, seconds: float) -> None:
+    """Fail the test and show where every thread stands."""
+    faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr, all_threads=True)
+    pytest.fail(f"not within {seconds} s: {what}")
+
+
+def wait_until(predicate: Callable[[], object], what: str, seconds: float = 5.0) -> None:
+    """Return once the predicate is true, for states that nothing announces."""
+    deadline = time.monotonic() + seconds
+    while not predicate():
+        if time.monotonic() > deadline:
+            fail_with_stacks(what, seconds)
+        time.sleep(0.002)
+
+
+def wait_event(event: threading.Event, what: str, seconds: float = 5.0) -> None:
+    """Return once the event is set."""
+    if not event.wait(seconds):
+        fail_with_stacks(what, seconds)
+
+
+def join(thread: threading.Thread, seconds: float = 5.0) -> None:
+    """Join a thread."""
+    thread.join(seconds)
+    if thread.is_alive():
+        fail_with_stacks(f"{thread.name} has not ended", seconds)

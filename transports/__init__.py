@@ -1,0 +1,1 @@
+"""Transports, the listener that serves them, and the client engine that speaks them."""

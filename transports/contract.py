@@ -1,0 +1,173 @@
+"""What a transport is: bytes in, messages out, and back, with no socket in sight.
+
+A `Transport` makes one codec object for each connection. A codec is fed what arrives with
+`Codec.receive_data`, in whatever pieces it arrives, and yields the same events for every way of
+cutting the stream; what is to be sent is put in with ``send`` and taken out as bytes with
+`Codec.data_to_send`. So the same transport runs over TCP, TLS, Unix sockets or a test's byte
+string.
+
+To write one, derive from `Transport`, `ServerCodec` and `ClientCodec`, and name the class in the
+entry point group ``twinline.transports``. The rules that a codec keeps:
+
+1. The events depend on the bytes, never on how they were cut.
+2. `Codec.next_event` decodes one frame at a time, so that a limit that the caller raises between
+   two events holds for the second.
+3. Bytes from a peer either become an event or a documented error: any other exception out of a
+   codec is a bug.
+4. A frame that is longer than the limit is refused before it is collected, in linear time.
+5. After a fatal event the codec yields nothing more.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from twinline.core.errors import RequestError, TwinlineError
+from twinline.core.protocol import Reply, Request
+
+
+class TransportError(TwinlineError):
+    """The base of what goes wrong between two peers, below the protocol's own errors."""
+
+
+class RemoteProtocolError(TransportError):
+    """The server sent bytes that are not a reply; the connection is of no more use."""
+
+
+class LocalProtocolError(TransportError):
+    """The caller asked a codec for what it cannot do: a bug on this side."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReceived:
+    """A request that could be read.
+
+    Attributes:
+        id: the client's, to be echoed.
+        request: the request.
+    """
+
+    id: int
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused:
+    """A frame that is not a request; its sender gets the error.
+
+    Attributes:
+        id: the client's, or None when even that could not be read.
+        error: what to answer.
+        fatal: whether the connection must end, because the next frame cannot be found.
+    """
+
+    id: int | None
+    error: RequestError
+    fatal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyReceived:
+    """A reply, in the order of the requests.
+
+    Attributes:
+        id: of the request it answers; None for an error that answers a frame the server could
+            not read.
+        reply: the reply, or an `ErrorReply`.
+    """
+
+    id: int | None
+    reply: Reply
+
+
+class Codec(ABC):
+    """One connection's state; see the module's rules.
+
+    Attributes:
+        frame_limit: the longest frame to accept, in bytes; may be changed between two events.
+    """
+
+    frame_limit: int
+
+    @abstractmethod
+    def receive_data(self, data: bytes) -> None:
+        """Take in bytes from the peer, any number of them."""
+
+    @abstractmethod
+    def receive_eof(self) -> None:
+        """Take in that the peer sends no more. What is left of a frame is dropped."""
+
+    @property
+    @abstractmethod
+    def mid_frame(self) -> bool:
+        """Whether a frame has begun and its end has not arrived.
+
+        Meaningful once `next_event` has returned None: it starts the clock of a frame's
+        deadline.
+        """
+
+    @abstractmethod
+    def data_to_send(self) -> bytes:
+        """Return the bytes that are to go to the peer, and forget them."""
+
+
+class ServerCodec(Codec):
+    """The server's end: requests in, replies out."""
+
+    @abstractmethod
+    def next_event(self) -> RequestReceived | RequestRefused | None:
+        """Return the next event, or None until more data arrives."""
+
+    @abstractmethod
+    def send(self, id: int | None, reply: Reply) -> None:
+        """Put in a reply.
+
+        Args:
+            id: the request's, or None for an error about a frame that had none.
+            reply: the reply, or an `ErrorReply`.
+        """
+
+
+class ClientCodec(Codec):
+    """The client's end: requests out, replies in, in the same order."""
+
+    @abstractmethod
+    def next_event(self) -> ReplyReceived | None:
+        """Return the next reply, or None until more data arrives.
+
+        Raises:
+            RemoteProtocolError: what arrived is not a reply, is longer than the limit, or
+                answers a request that was not sent.
+        """
+
+    @abstractmethod
+    def send(self, id: int, request: Request) -> None:
+        """Put in a request, and expect its reply after those of the requests before it."""
+
+
+class Transport(ABC):
+    """A way to put requests and replies into bytes.
+
+    Attributes:
+        name: what a configuration calls it.
+    """
+
+    name: str
+
+    @abstractmethod
+    def recognises(self, start: bytes) -> bool | None:
+        """Return whether a connection that begins with these bytes speaks this transport.
+
+        Args:
+            start: what has arrived so far, at least one byte.
+
+        Returns:
+            None while it could still turn out either way.
+        """
+
+    @abstractmethod
+    def server_codec(self, frame_limit: int) -> ServerCodec:
+        """Return the codec for the server's end of a new connection."""
+
+    @abstractmethod
+    def client_codec(self, frame_limit: int) -> ClientCodec:
+        """Return the codec for the client's end of a new connection."""
