@@ -1,0 +1,359 @@
+"""`ChatService`: the only door to the rules, for listeners and for embedding servers.
+
+There is one method for each request of the protocol, and `ChatService.handle` for callers that
+have the request as a model. The methods raise the leaves of `RequestError`; `handle` turns them
+into replies.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any, Final
+
+from argon2 import PasswordHasher
+
+from twinline.core import protocol
+from twinline.core.accounts import AccountRules, hash_token
+from twinline.core.clock import Clock, wall_clock_ms
+from twinline.core.deadline import Deadline
+from twinline.core.errors import (
+    AlreadyLoggedIn,
+    BadRequest,
+    InternalError,
+    LockRuleError,
+    NotLoggedIn,
+    RequestError,
+    SessionExpired,
+    ShuttingDown,
+    UnsupportedVersion,
+)
+from twinline.core.messages import MessageRules
+from twinline.core.passwords import Passwords
+from twinline.core.protocol import (
+    MAX_WAIT_SECONDS,
+    PROTOCOL_VERSION,
+    AccountsReply,
+    AckReply,
+    DeletedReply,
+    Done,
+    HelloReply,
+    HistoryReply,
+    Reply,
+    Request,
+    SentReply,
+    SessionReply,
+    StatusReply,
+    WatchReply,
+)
+from twinline.core.session import Session
+from twinline.core.settings import ServiceSettings
+from twinline.core.store import MailPage, SessionRecord, Store
+from twinline.core.waiting import Waiter, WaiterGroup, Wake
+
+log = logging.getLogger(__name__)
+
+SERVER_NAME: Final = f"twinline/{version('twinline')}"
+
+
+class ChatService:
+    """Accounts, mailboxes and instant delivery over a store.
+
+    Every method may be called from any thread. The service has no thread of its own; a watch
+    with ``wait`` blocks the thread that calls it.
+
+    Attributes:
+        settings: what it allows.
+        store: where its state is.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: ServiceSettings | None = None,
+        *,
+        clock: Clock = wall_clock_ms,
+        hasher: PasswordHasher | None = None,
+    ) -> None:
+        """Open the door.
+
+        Args:
+            store: where the state is; the caller closes it.
+            settings: None for the defaults.
+            clock: milliseconds since 1970 UTC.
+            hasher: None for `twinline.core.passwords.default_hasher`.
+        """
+        self.settings = settings or ServiceSettings()
+        self.store = store
+        passwords = Passwords(hasher, wait_seconds=self.settings.hash_wait_seconds)
+        self._accounts = AccountRules(store, passwords, self.settings, clock)
+        self._messages = MessageRules(store, self.settings, clock)
+        self._waiters = WaiterGroup("service")
+        self._handlers: dict[type[Request], Callable[[Session, Any], Reply]] = {
+            protocol.Hello: lambda s, r: self.hello(s, r.protocol, r.client),
+            protocol.CreateAccount: lambda s, r: self.create_account(s, r.username, r.password),
+            protocol.Login: lambda s, r: self.login(s, r.username, r.password),
+            protocol.Resume: lambda s, r: self.resume(s, r.session),
+            protocol.Logout: lambda s, _: self.logout(s),
+            protocol.ListAccounts: lambda s, r: self.list_accounts(s, r.pattern, r.after, r.limit),
+            protocol.Send: lambda s, r: self.send(s, r.to, r.body, r.send_id),
+            protocol.Watch: lambda s, r: self.watch(s, r.after, r.ack, r.limit, r.wait),
+            protocol.Ack: lambda s, r: self.ack(s, r.up_to),
+            protocol.History: lambda s, r: self.history(s, r.before, r.limit),
+            protocol.DeleteMessages: lambda s, r: self.delete_messages(s, r.seqs),
+            protocol.Status: lambda s, _: self.status(s),
+            protocol.ChangePassword: lambda s, r: self.change_password(
+                s, r.password, r.new_password
+            ),
+            protocol.DeleteAccount: lambda s, r: self.delete_account(s, r.password, force=r.force),
+            protocol.Ping: lambda s, _: self.ping(s),
+        }
+
+    # -- the life of a caller, and of the service ---------------------------------------
+
+    def session(self, address: str = "", on_end: Wake | None = None) -> Session:
+        """Return a new, anonymous session; see `Session`."""
+        return Session(address, on_end)
+
+    def leave(self, session: Session) -> None:
+        """Say that a caller is gone: its waits end and its ``on_end`` is forgotten.
+
+        The session that it was bound to stays open and can be resumed.
+        """
+        session.interrupt()
+        session.unsubscribe()
+
+    def stop(self) -> None:
+        """Wake every wait; from now on every request is `ShuttingDown`."""
+        self._waiters.end()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._waiters.ended
+
+    def handle(self, session: Session, request: Request) -> Reply:
+        """Carry out a request and return its reply, an `ErrorReply` if it was refused."""
+        try:
+            return self._handlers[type(request)](session, request)
+        except RequestError as error:
+            return error.to_reply()
+        except LockRuleError:
+            raise
+        except Exception:
+            log.exception("%s failed", request.op)
+            return InternalError().to_reply()
+
+    # -- before login -------------------------------------------------------------------
+
+    def hello(
+        self, session: Session, protocol: int = PROTOCOL_VERSION, client: str | None = None
+    ) -> HelloReply:
+        """Say who this is and what it accepts.
+
+        Raises:
+            UnsupportedVersion: the caller speaks another version.
+        """
+        self._admit()
+        if protocol != PROTOCOL_VERSION:
+            raise UnsupportedVersion(f"this server speaks protocol version {PROTOCOL_VERSION}")
+        log.debug("hello from %r, client %.80r", session.address, client)
+        return HelloReply(
+            protocol=PROTOCOL_VERSION, server=SERVER_NAME, limits=self.settings.limits()
+        )
+
+    def create_account(self, session: Session, username: str, password: str) -> SessionReply:
+        """Create an account and log in to it.
+
+        Raises:
+            AlreadyLoggedIn, InvalidUsername, InvalidPassword, UsernameTaken, Busy.
+        """
+        self._admit_login(session)
+        account = self._accounts.create(username, password)
+        log.info("account %s was created", account.username)
+        return self._bind(session, *self._accounts.open_session(account))
+
+    def login(self, session: Session, username: str, password: str) -> SessionReply:
+        """Open a session.
+
+        Raises:
+            AlreadyLoggedIn, InvalidUsername, BadCredentials, RateLimited, Busy.
+        """
+        self._admit_login(session)
+        account = self._accounts.authenticate(username, password, session.address)
+        return self._bind(session, *self._accounts.open_session(account))
+
+    def resume(self, session: Session, token: str) -> SessionReply:
+        """Bind this caller to a session that is open already.
+
+        Raises:
+            AlreadyLoggedIn, SessionExpired.
+        """
+        self._admit_login(session)
+        return self._bind(session, token, self._accounts.session(hash_token(token)))
+
+    def ping(self, session: Session) -> Done:  # noqa: ARG002 - every request has a session
+        """Answer."""
+        self._admit()
+        return Done()
+
+    # -- the account --------------------------------------------------------------------
+
+    def logout(self, session: Session) -> Done:
+        """Revoke the session; every line of it ends."""
+        self._accounts.end_session(self._require(session).token_hash)
+        session.unbind()
+        return Done()
+
+    def list_accounts(
+        self, session: Session, pattern: str = "*", after: str | None = None, limit: int = 100
+    ) -> AccountsReply:
+        """List usernames by pattern.
+
+        Raises:
+            BadRequest: the pattern cannot be read.
+        """
+        self._require(session)
+        page = self._accounts.page(pattern, after, limit)
+        return AccountsReply(usernames=page.usernames, more=page.more)
+
+    def status(self, session: Session) -> StatusReply:
+        """Say who is logged in here, and where the mailbox stands."""
+        record = self._require(session)
+        standing = self._messages.standing(record)
+        return StatusReply(
+            username=record.username, position=standing.position, unread=standing.unread
+        )
+
+    def change_password(self, session: Session, password: str, new_password: str) -> Done:
+        """Set another password; every other session of the account is revoked.
+
+        Raises:
+            InvalidPassword, BadCredentials, RateLimited, Busy.
+        """
+        record = self._require(session)
+        self._accounts.change_password(record, password, new_password, session.address)
+        return Done()
+
+    def delete_account(self, session: Session, password: str, *, force: bool = False) -> Done:
+        """Delete the account, its mailbox and its sessions.
+
+        Raises:
+            UndeliveredMessages: unless ``force``.
+            BadCredentials, RateLimited, Busy.
+        """
+        record = self._require(session)
+        self._accounts.delete(record, password, session.address, force=force)
+        session.unbind()
+        return Done()
+
+    # -- the mail -----------------------------------------------------------------------
+
+    def send(self, session: Session, to: str, body: str, send_id: str | None = None) -> SentReply:
+        """Send a message; when this returns the store has it.
+
+        Raises:
+            BadRequest, MessageTooLong, InvalidUsername, NoSuchUser, MailboxFull,
+            SendIdConflict, RateLimited.
+        """
+        receipt = self._messages.send(self._require(session), to, body, send_id)
+        return SentReply(message_id=receipt.message_id, sent_at=receipt.sent_at)
+
+    def watch(
+        self, session: Session, after: int, ack: int | None = None, limit: int = 64, wait: int = 0
+    ) -> WatchReply:
+        """Acknowledge, then return what lies beyond ``after``, waiting for it if need be.
+
+        Args:
+            session: the caller.
+            after: the last seq that the caller has seen.
+            ack: acknowledge up to here first.
+            limit: at most so many messages.
+            wait: how many seconds to wait for the first one, 0 to 60.
+
+        Raises:
+            CursorInvalid: ``after`` or ``ack`` is beyond the last seq.
+            SessionExpired: the session was revoked while waiting.
+            ShuttingDown: the service was stopped while waiting.
+        """
+        if not 0 <= wait <= MAX_WAIT_SECONDS:
+            raise BadRequest(f"wait is 0 to {MAX_WAIT_SECONDS} seconds")
+        record = self._require(session)
+        if ack is not None:
+            self._messages.ack(record, ack)
+        page = self._messages.read(record, after, limit)
+        if not page.messages and wait:
+            page = self._wait_for_mail(session, record, after, limit, Deadline.after(wait))
+        return WatchReply(messages=page.messages, position=page.position)
+
+    def _wait_for_mail(
+        self, session: Session, record: SessionRecord, after: int, limit: int, deadline: Deadline
+    ) -> MailPage:
+        """Subscribe, look, wait, look again: a message that comes in between is not missed."""
+        waiter = Waiter()
+        no_mail = self.store.mailboxes.on_mail(record.account_id, waiter.wake)
+        no_end = self.store.accounts.on_session_end(record.token_hash, waiter.wake)
+        try:
+            with self._waiters.joined(waiter), session.waiters.joined(waiter):
+                while True:
+                    self._require(session)
+                    page = self._messages.read(record, after, limit)
+                    interrupted = session.waiters.ended
+                    if page.messages or interrupted or not waiter.wait(deadline):
+                        return page
+        finally:
+            no_end()
+            no_mail()
+
+    def ack(self, session: Session, up_to: int) -> AckReply:
+        """Acknowledge every message up to a seq.
+
+        Raises:
+            CursorInvalid: there is no such seq yet.
+        """
+        standing = self._messages.ack(self._require(session), up_to)
+        return AckReply(position=standing.position, unread=standing.unread)
+
+    def history(self, session: Session, before: int | None = None, limit: int = 50) -> HistoryReply:
+        """Return the last messages below ``before``, the newest last."""
+        page = self._messages.history(self._require(session), before, limit)
+        return HistoryReply(messages=page.messages, more=page.more)
+
+    def delete_messages(self, session: Session, seqs: Sequence[int]) -> DeletedReply:
+        """Delete messages from the caller's mailbox."""
+        return DeletedReply(deleted=self._messages.delete(self._require(session), seqs))
+
+    # -- sessions -----------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        if self._waiters.ended:
+            raise ShuttingDown
+
+    def _admit_login(self, session: Session) -> None:
+        self._admit()
+        if session.token_hash is not None:
+            raise AlreadyLoggedIn
+
+    def _require(self, session: Session) -> SessionRecord:
+        """Return the caller's session as the store has it now: a revoked one is noticed."""
+        self._admit()
+        token_hash = session.token_hash
+        if token_hash is None:
+            raise NotLoggedIn
+        return self._accounts.session(token_hash)
+
+    def _bind(self, session: Session, token: str, record: SessionRecord) -> SessionReply:
+        # Subscribe, then look: a session that is revoked in between is seen by one of them.
+        session.subscribe(self.store.accounts, record)
+        try:
+            self._accounts.session(record.token_hash)
+            standing = self._messages.standing(record)
+        except SessionExpired:
+            session.unsubscribe()
+            raise
+        session.bind(record)
+        return SessionReply(
+            username=record.username,
+            session=token,
+            position=standing.position,
+            unread=standing.unread,
+        )

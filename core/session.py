@@ -1,0 +1,72 @@
+"""A caller's place at the service: anonymous at first, then bound to one session."""
+
+from twinline.core.store import Accounts, SessionRecord, Unsubscribe
+from twinline.core.waiting import WaiterGroup, Wake
+
+
+class Session:
+    """What the service knows of one caller: a connection, or one user of an embedding server.
+
+    A session is cheap. Make one for each connection or for each HTTP request, bind it with
+    `ChatService.login`, `create_account` or `resume`, and pass it to everything else. Requests
+    on one session may come from several threads.
+
+    Attributes:
+        address: where the caller comes from, for the throttle; "" when that is unknown.
+        username: the account that it is logged in to, or None.
+        token_hash: what the store knows the session by, or None.
+        waiters: those of this session's threads that wait for mail.
+    """
+
+    __slots__ = ("_on_end", "_unsubscribe", "address", "token_hash", "username", "waiters")
+
+    def __init__(self, address: str = "", on_end: Wake | None = None) -> None:
+        """Make an anonymous session.
+
+        Args:
+            address: where the caller comes from.
+            on_end: called when the session is revoked, from any thread; it must not block.
+        """
+        self.address = address
+        self.username: str | None = None
+        self.token_hash: bytes | None = None
+        self.waiters = WaiterGroup("session")
+        self._on_end = on_end
+        self._unsubscribe: Unsubscribe | None = None
+
+    @property
+    def logged_in(self) -> bool:
+        """Whether it is bound to an account; the account may be gone since."""
+        return self.token_hash is not None
+
+    def interrupt(self) -> None:
+        """End the waits of this session, now and from now on: its caller has hung up.
+
+        A watch that is interrupted replies with what there is: nothing.
+        """
+        self.waiters.end()
+
+    def subscribe(self, accounts: Accounts, record: SessionRecord) -> None:
+        """Have ``on_end`` called when that session is revoked; called by the service."""
+        if self._on_end is not None:
+            self._unsubscribe = accounts.on_session_end(record.token_hash, self._on_end)
+
+    def unsubscribe(self) -> None:
+        """Forget ``on_end``; called by the service."""
+        unsubscribe, self._unsubscribe = self._unsubscribe, None
+        if unsubscribe is not None:
+            unsubscribe()
+
+    def bind(self, record: SessionRecord) -> None:
+        """Log in; called by the service."""
+        self.username = record.username
+        self.token_hash = record.token_hash
+
+    def unbind(self) -> None:
+        """Log out; called by the service."""
+        self.unsubscribe()
+        self.username = None
+        self.token_hash = None
+
+    def __repr__(self) -> str:
+        return f"Session(address={self.address!r}, username={self.username!r})"
