@@ -45,7 +45,9 @@ class NamePattern:
         if len(text) > MAX_PATTERN_CHARACTERS:
             raise BadRequest(f"a pattern has at most {MAX_PATTERN_CHARACTERS} characters")
         self.text = text
-        self._runs = _parse(text.lower())
+        # Only ASCII is folded, as in a username: str.lower turns the Kelvin sign into a "k".
+        folded = "".join(c.lower() if c.isascii() else c for c in text)
+        self._runs = _parse(folded)
         self.exact = len(self._runs) == 1 and None not in self._runs[0]
         first = self._runs[0]
         literal = first[: first.index(None)] if None in first else first

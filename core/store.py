@@ -173,6 +173,7 @@ class Accounts(ABC):
 
         Raises:
             UsernameTaken: the name is in use or reserved.
+            ValueError: the account id is in use: a bug in the caller; nothing changes.
         """
 
     @abstractmethod
@@ -217,6 +218,7 @@ class Accounts(ABC):
 
         Raises:
             NoSuchUser: the account is gone.
+            ValueError: the token hash is in use: a bug in the caller; nothing changes.
         """
 
     @abstractmethod
@@ -252,7 +254,11 @@ class Mailboxes(ABC):
 
     @abstractmethod
     def create(self, account_id: str) -> None:
-        """Make an empty mailbox: position 0, the first seq will be 1."""
+        """Make an empty mailbox: position 0, the first seq will be 1.
+
+        Raises:
+            ValueError: the account id has a mailbox: a bug in the caller; it stays as it is.
+        """
 
     @abstractmethod
     def drop(self, account_id: str) -> None:

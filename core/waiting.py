@@ -4,8 +4,8 @@ A notification is a hint: it says "look again", never what there is to see. So t
 always subscribe, look, wait, look again; a hint that comes between looking and waiting is kept.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 
 from twinline.core.deadline import Deadline
@@ -14,6 +14,13 @@ from twinline.core.locks import may_block, new_lock
 Wake = Callable[[], None]
 """A callback that wakes one waiter. It never blocks and never raises; it may be called from any
 thread, more than once, and late. It is called with no lock held."""
+
+
+def wake_all(wakes: Iterable[Wake]) -> None:
+    """Call the wakes that a store collected under its lock, now that it is released."""
+    may_block("waking")
+    for wake in wakes:
+        wake()
 
 
 class Waiter:
@@ -30,7 +37,10 @@ class Waiter:
 
     def wake(self) -> None:
         """Wake the waiting thread, or let its next wait return at once."""
-        self._hints.put(None)
+        # A hint that is still there will be taken after this moment, so it tells this one too;
+        # without the check a waiter that is long away would collect hints without bound.
+        if self._hints.empty():
+            self._hints.put(None)
 
     def wait(self, deadline: Deadline) -> bool:
         """Block until woken or until the deadline passes.
@@ -41,10 +51,12 @@ class Waiter:
         may_block("waiting")
         try:
             self._hints.get(timeout=deadline.remaining())
+        except Empty:
+            return False
+        with suppress(Empty):
             while True:
                 self._hints.get_nowait()
-        except Empty:
-            return not deadline.passed
+        return True
 
 
 class WaiterGroup:
@@ -80,5 +92,4 @@ class WaiterGroup:
         with self._lock:
             self.ended = True
             waiters = tuple(self._waiters)
-        for waiter in waiters:
-            waiter.wake()
+        wake_all(waiter.wake for waiter in waiters)

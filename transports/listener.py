@@ -1,0 +1,279 @@
+"""The generic threaded listener: any transports, any endpoints, one service.
+
+The main thread accepts; each connection gets a thread that runs `handle_connection`::
+
+    serve_forever ── accept ──┬── thread: Connection.handle_connection ── ChatService
+                              ├── thread: ...
+                              └── hang-ups of connections that wait for mail
+
+A thread a connection is the simplest thing that is fair: a slow or dead peer costs its own
+thread and nobody else's time. What bounds it: the number of connections, a small stack, and
+deadlines for everything a peer can be slow at.
+"""
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from twinline.core.deadline import Deadline
+from twinline.core.errors import LockRuleError
+from twinline.core.locks import new_lock
+from twinline.core.service import ChatService
+from twinline.transports.connection import Connection
+from twinline.transports.contract import Transport
+from twinline.transports.endpoints import BoundEndpoint, Endpoint
+from twinline.transports.poller import Poller
+from twinline.transports.settings import ListenerSettings
+
+log = logging.getLogger(__name__)
+
+STACK_BYTES = 256 * 1024
+"""The stack of a connection's thread; the interpreter's default, 8 MiB, is for deep recursion,
+and there is none here."""
+_PAUSE_SECONDS = 0.2
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_ACCEPT_BATCH = 64
+
+
+class Listener:
+    """Serves a `ChatService` on endpoints; each has a transport of its own.
+
+    The sockets listen as soon as the object exists; connections are accepted while
+    `serve_forever` runs.
+
+    Attributes:
+        endpoints: where it listens, with the ports that the system chose, in the order given.
+    """
+
+    def __init__(
+        self,
+        service: ChatService,
+        endpoints: Sequence[tuple[Endpoint, Transport]],
+        settings: ListenerSettings | None = None,
+    ) -> None:
+        """Bind.
+
+        Args:
+            service: carries the requests out; it may serve other listeners as well.
+            endpoints: pairs of a place and the transport that is spoken there.
+            settings: None for the defaults.
+
+        Raises:
+            EndpointError: one of them cannot be listened on; then none is.
+        """
+        self._service = service
+        self._settings = settings or ListenerSettings()
+        self._bound: list[tuple[BoundEndpoint, Transport]] = []
+        with contextlib.ExitStack() as unbind_on_error:
+            for endpoint, transport in endpoints:
+                bound = endpoint.listen()
+                unbind_on_error.callback(bound.close)
+                self._bound.append((bound, transport))
+            unbind_on_error.pop_all()
+        self.endpoints = [bound.endpoint for bound, _ in self._bound]
+        self._poller = Poller()
+        self._serving = False
+        self._stopping = False  # set by any thread or signal handler
+        self._drained = threading.Event()
+        self._lock = new_lock("connections")
+        self._threads: dict[Connection, threading.Thread] = {}  # guarded by _lock
+        self._by_address: Counter[str] = Counter()  # guarded by _lock
+        self._waiting: dict[int, Connection] = {}  # minded for hang-ups; guarded by _lock
+
+    def serve_forever(self) -> None:
+        """Accept and serve until `stop`, then drain; the calling thread does the accepting."""
+        self._serving = True
+        arrivals = {bound.socket.fileno(): (bound, transport) for bound, transport in self._bound}
+        try:
+            with _small_stacks():
+                for bound, _ in self._bound:
+                    self._poller.add(bound.socket)
+                while not self._stopping:
+                    for fd, hangup in self._poller.wait(None):
+                        if hangup and fd not in arrivals:
+                            self._hung_up(fd)
+                        elif fd in arrivals and not self._accept(*arrivals[fd]):
+                            self._pause()
+                            break
+        finally:
+            self._drain()
+
+    def stop(self) -> None:
+        """Ask `serve_forever` to drain and return; from any thread or a signal handler."""
+        self._stopping = True
+        self._poller.wake()
+
+    def close(self) -> None:
+        """Stop, and wait until `serve_forever` has drained, if it was called at all."""
+        self.stop()
+        if self._serving:
+            self._drained.wait()
+        else:
+            self._drain()
+
+    # -- accepting ----------------------------------------------------------------------
+
+    def _accept(self, bound: BoundEndpoint, transport: Transport) -> bool:
+        """Take what has arrived, and return False when the system has no more to give."""
+        for _ in range(_ACCEPT_BATCH):
+            try:
+                peer, peer_address = bound.socket.accept()
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    log.warning("cannot accept: %s; trying again", error.strerror)
+                    return False
+                continue  # that peer was gone again
+            if not self._start(peer, _host(peer_address), transport):
+                return False
+        return True
+
+    def _start(self, peer: socket.socket, address: str, transport: Transport) -> bool:
+        """Give a connection its thread, and return False when there is none to give."""
+        with contextlib.suppress(OSError):  # a Unix socket has neither, and needs neither
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection = Connection(
+            peer,
+            address,
+            transport.server_codec(self._service.settings.frame_bytes_before_login),
+            self._service,
+            self._settings,
+            before_wait=self._mind,
+        )
+        thread = threading.Thread(
+            target=self._run, args=(connection,), name=f"connection {address}", daemon=True
+        )
+        # Registered before it starts, so that a drain that begins now knows of it.
+        if not self._register(connection, thread):
+            connection.close()
+            return True
+        try:
+            thread.start()
+        except RuntimeError:
+            log.warning("cannot start a thread for %s; trying again", address)
+            self._unregister(connection)
+            connection.close()
+            return False
+        return True
+
+    def _register(self, connection: Connection, thread: threading.Thread) -> bool:
+        address = connection.address
+        limit = self._settings.connections_per_address
+        if not self._settings.limit_local_connections and _is_local(address):
+            limit = self._settings.connections
+        with self._lock:
+            if (
+                len(self._threads) >= self._settings.connections
+                or self._by_address[address] >= limit
+            ):
+                return False
+            self._threads[connection] = thread
+            self._by_address[address] += 1
+        return True
+
+    def _unregister(self, connection: Connection) -> None:
+        with self._lock:
+            del self._threads[connection]
+            self._by_address[connection.address] -= 1
+            if not self._by_address[connection.address]:
+                del self._by_address[connection.address]
+
+    def _run(self, connection: Connection) -> None:
+        try:
+            connection.handle_connection()
+        except LockRuleError:
+            raise  # a bug here, and not one to carry on with
+        except Exception:
+            log.exception("the connection from %s failed", connection.address)
+        finally:
+            self._forget(connection)
+            connection.close()
+            self._unregister(connection)
+
+    def _pause(self) -> None:
+        """Accept nothing for a moment: a thread or a descriptor may become free.
+
+        The pending connections would otherwise wake the loop again at once, for ever.
+        """
+        for bound, _ in self._bound:
+            self._poller.remove(bound.socket)
+        deadline = Deadline.after(_PAUSE_SECONDS)
+        while not self._stopping and not deadline.passed:
+            for fd, _ in self._poller.wait(deadline.remaining()):
+                self._hung_up(fd)
+        for bound, _ in self._bound:
+            self._poller.add(bound.socket)
+
+    # -- hang-ups of connections that wait ----------------------------------------------
+
+    def _mind(self, connection: Connection) -> None:
+        fd = connection.fileno()
+        with self._lock:
+            self._waiting[fd] = connection
+        self._poller.mind(fd)
+
+    def _forget(self, connection: Connection) -> None:
+        fd = connection.fileno()
+        with self._lock:
+            minded = self._waiting.pop(fd, None) is connection
+        if minded:
+            self._poller.forget(fd)
+
+    def _hung_up(self, fd: int) -> None:
+        with self._lock:
+            connection = self._waiting.get(fd)
+        if connection is not None:
+            connection.hung_up()
+
+    # -- draining -----------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Accept no more, let replies in flight finish, and end what does not."""
+        for bound, _ in self._bound:
+            bound.close()
+        deadline = Deadline.after(self._settings.drain_seconds)
+        for connection in self._running():
+            connection.drain()
+        self._join(deadline)
+        stuck = self._running()
+        if stuck:
+            log.warning("%d connections did not finish in time and are cut", len(stuck))
+        for connection in stuck:
+            connection.cut()
+        self._join(Deadline.after(_PAUSE_SECONDS))
+        self._poller.close()
+        self._drained.set()
+
+    def _running(self) -> dict[Connection, threading.Thread]:
+        with self._lock:
+            return dict(self._threads)
+
+    def _join(self, deadline: Deadline) -> None:
+        for thread in self._running().values():
+            thread.join(deadline.remaining())
+
+
+def _host(peer_address: object) -> str:
+    """Return the address that limits are counted by."""
+    return str(peer_address[0]) if isinstance(peer_address, tuple) else "unix"
+
+
+def _is_local(address: str) -> bool:
+    return address == "unix" or ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+@contextlib.contextmanager
+def _small_stacks() -> Iterator[None]:
+    """Start threads with small stacks; the setting is the process's, and is put back."""
+    before = threading.stack_size(STACK_BYTES)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)

@@ -1,0 +1,87 @@
+"""What the accept loop waits on: new connections, hang-ups, and being told to look up.
+
+A connection's thread that waits for mail does not read its socket, so it cannot see its peer
+leave. The accept loop can: the kernel tells it of a hang-up on any socket it was asked to mind,
+at no cost while nothing happens.
+"""
+
+import contextlib
+import select
+import socket
+from typing import Final
+
+from twinline.core.locks import may_block
+
+_HANGUP_SUPPORTED: Final = hasattr(select, "epoll")
+
+
+class Poller:
+    """Waits for listening sockets and, where the system has epoll, for hang-ups.
+
+    Elsewhere a hang-up during a wait is noticed when the wait is over.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll() if _HANGUP_SUPPORTED else None
+        self._poll = None if _HANGUP_SUPPORTED else select.poll()
+        self._asleep, self._waker = socket.socketpair()
+        self._asleep.setblocking(False)  # noqa: FBT003
+        self._waker.setblocking(False)  # noqa: FBT003
+        self._register(self._asleep.fileno())
+
+    def _register(self, fd: int) -> None:
+        (self._epoll or self._poll).register(fd, select.POLLIN)  # type: ignore[union-attr]
+
+    def add(self, listening: socket.socket) -> None:
+        """Report arrivals on a listening socket; only from the thread that waits."""
+        self._register(listening.fileno())
+
+    def remove(self, listening: socket.socket) -> None:
+        """Report arrivals no more; only from the thread that waits."""
+        (self._epoll or self._poll).unregister(listening.fileno())  # type: ignore[union-attr]
+
+    def mind(self, fd: int) -> None:
+        """Report, once, that the peer of a connection has hung up; from any thread."""
+        if self._epoll is not None:
+            self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
+
+    def forget(self, fd: int) -> None:
+        """Mind a connection no more; called before its socket is closed, from any thread."""
+        if self._epoll is not None:
+            self._epoll.unregister(fd)
+
+    def wake(self) -> None:
+        """Let `wait` return; from any thread or a signal handler."""
+        # A full pipe means that it is awake already; a closed one that nobody waits.
+        with contextlib.suppress(OSError):
+            self._waker.send(b"\0")
+
+    def wait(self, seconds: float | None) -> list[tuple[int, bool]]:
+        """Return what happened, as file descriptors; empty when woken or when the time is up.
+
+        Returns:
+            Pairs of a descriptor and whether it hung up, hang-ups first. The order matters: as
+            only this thread accepts, no descriptor among the hang-ups can belong to a newer
+            connection until the arrivals are dealt with.
+        """
+        may_block("waiting for connections")
+        if self._epoll is not None:
+            events = self._epoll.poll(seconds)
+        else:
+            assert self._poll is not None  # noqa: S101 - one of the two is there
+            events = self._poll.poll(None if seconds is None else seconds * 1000)
+        happened = []
+        for fd, mask in events:
+            if fd == self._asleep.fileno():
+                with contextlib.suppress(BlockingIOError):
+                    self._asleep.recv(4096)
+            else:
+                happened.append((fd, not mask & select.POLLIN))
+        return sorted(happened, key=lambda event: not event[1])
+
+    def close(self) -> None:
+        """Release what it holds."""
+        if self._epoll is not None:
+            self._epoll.close()
+        self._asleep.close()
+        self._waker.close()

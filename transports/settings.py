@@ -1,0 +1,30 @@
+"""The settings of the listener, as a typed model that any front end can fill in."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ListenerSettings(BaseModel):
+    """How long the listener waits for a peer, and how many peers it takes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    login_seconds: float = Field(
+        default=10, gt=0, description="from connecting to being logged in; then it is cut"
+    )
+    frame_seconds: float = Field(
+        default=10, gt=0, description="from a frame's first byte to its last"
+    )
+    write_seconds: float = Field(
+        default=10, gt=0, description="for a peer to take what is written to it"
+    )
+    drain_seconds: float = Field(
+        default=4, ge=0, description="for replies in flight to finish when the server stops"
+    )
+    connections: int = Field(default=10_000, ge=1, description="connections in all")
+    connections_per_address: int = Field(
+        default=1_024, ge=1, description="connections from one address"
+    )
+    limit_local_connections: bool = Field(
+        default=False,
+        description="count loopback addresses and Unix sockets in connections_per_address too",
+    )
