@@ -13,14 +13,16 @@ for nothing (Coffman et al. 1971: "hold and wait" never holds).
 `new_lock` returns a plain lock, which costs nothing extra, or, after `check_locks(True)`, one
 that raises `LockRuleError` at the very call that breaks the rule. Code that is about to block
 says so with `may_block`; in checking mode an audit hook adds what the interpreter itself can
-announce (files, sleeping, name look-ups, processes) and a log record factory adds logging.
+announce (files, sockets, name look-ups, processes), a log record factory adds logging, and
+`time.sleep`, which Python announces only since 3.13, is wrapped.
 """
 
 import logging
 import sys
 import threading
+import time
 from types import TracebackType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, SupportsIndex
 
 from twinline.core.errors import LockRuleError
 
@@ -51,7 +53,7 @@ class _Checking:
 
 
 _held = _Held()
-_BLOCKING_EVENTS = ("open", "time.sleep", "socket.", "subprocess.", "sqlite3.", "os.", "shutil.")
+_BLOCKING_EVENTS = ("open", "socket.", "subprocess.", "sqlite3.", "os.", "shutil.")
 
 
 class CheckedLock:
@@ -102,13 +104,14 @@ def new_lock(name: str) -> Lock:
 def check_locks(on: bool) -> None:  # noqa: FBT001 - the call reads as a sentence
     """Let `new_lock` return checking locks from now on, or plain ones again.
 
-    The first call installs an audit hook for the life of the process; it does nothing while no
+    The first call installs its hooks for the life of the process; they do nothing while no
     checked lock is held.
     """
     if on and not _Checking.hooked:
         _Checking.hooked = True
         sys.addaudithook(_audit)
         logging.setLogRecordFactory(_CheckedRecord)
+        time.sleep = _checked_sleep
     _Checking.on = on
 
 
@@ -134,3 +137,11 @@ class _CheckedRecord(logging.LogRecord):
     def __init__(self, *args: Any, **options: Any) -> None:
         may_block("logging")
         super().__init__(*args, **options)
+
+
+_sleep = time.sleep
+
+
+def _checked_sleep(seconds: float | SupportsIndex, /) -> None:
+    may_block("time.sleep")
+    _sleep(seconds)

@@ -1,0 +1,63 @@
+"""Services for tests: the real rules over the in-memory store, with the cheapest hash."""
+
+from argon2 import PasswordHasher
+from argon2.profiles import CHEAPEST
+
+from twinline.core.service import ChatService
+from twinline.core.session import Session
+from twinline.core.settings import ServiceSettings
+from twinline.core.store import MailboxPolicy
+from twinline.stores.memory import MemoryStore
+
+PASSWORD = "correct horse"
+START_MS = 1_700_000_000_000
+
+
+class FakeClock:
+    """A wall clock that only moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = START_MS
+
+    def __call__(self) -> int:
+        return self.now
+
+    def forward(self, *, days: float = 0, hours: float = 0, seconds: float = 0) -> None:
+        """Let time pass."""
+        self.now += round(((days * 24 + hours) * 3600 + seconds) * 1000)
+
+
+def cheap_hasher() -> PasswordHasher:
+    """Return argon2id with parameters that are good for nothing but tests."""
+    return PasswordHasher.from_parameters(CHEAPEST)
+
+
+def make_service(
+    *, policy: MailboxPolicy | None = None, clock: FakeClock | None = None, **settings: object
+) -> ChatService:
+    """Return a service over a new in-memory store."""
+    return ChatService(
+        MemoryStore(policy or MailboxPolicy()),
+        ServiceSettings.model_validate(settings),
+        clock=clock or FakeClock(),
+        hasher=cheap_hasher(),
+    )
+
+
+def enter(service: ChatService, username: str) -> Session:
+    """Create an account and return a session that is logged in to it."""
+    session = service.session("127.0.0.1")
+    service.create_account(session, username, PASSWORD)
+    return session
+
+
+def login(service: ChatService, username: str) -> Session:
+    """Return another session of an account."""
+    session = service.session("127.0.0.1")
+    service.login(session, username, PASSWORD)
+    return session
+
+
+def bodies(service: ChatService, session: Session, after: int = 0) -> list[str]:
+    """Return what lies in a mailbox beyond a seq."""
+    return [message.body for message in service.watch(session, after).messages]
