@@ -12,7 +12,6 @@ from twinline.stores.memory import MemoryStore
 def test_creating_logs_in() -> None:
     service = make_service()
     session = service.session()
-    assert not session.logged_in
     reply = service.create_account(session, "Ann", PASSWORD)
     assert (reply.username, reply.position, reply.unread) == ("ann", 0, 0)
     assert session.logged_in
