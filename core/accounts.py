@@ -1,14 +1,17 @@
 """The rules for accounts and sessions: names, passwords, tokens, and who may do what."""
 
+import contextlib
 import hashlib
 import hmac
 import logging
 import secrets
 import uuid
+from dataclasses import replace
 
 from twinline.core.clock import DAY_MS, HOUR_MS, Clock
 from twinline.core.errors import (
     BadCredentials,
+    Busy,
     InvalidPassword,
     NoSuchUser,
     SessionExpired,
@@ -35,6 +38,7 @@ class AccountRules:
         self._passwords = passwords
         self._clock = clock
         self._idle_ms = round(settings.session_idle_days * DAY_MS)
+        self._most_sessions = settings.sessions_per_account
         self._keep_names = not settings.free_deleted_names
         self._by_account = FailureThrottle(settings.failures_per_account)
         self._by_address = FailureThrottle(settings.failures_per_address)
@@ -93,15 +97,25 @@ class AccountRules:
 
     def _rehashed(self, account: Account, password: str) -> Account:
         """Bring an old hash to today's parameters, now that the password is at hand."""
-        if self._passwords.is_outdated(account.password_hash):
-            self._accounts.set_password_hash(account.account_id, self._passwords.hash(password))
+        known = account.password_hash
+        if not self._passwords.is_outdated(known):
+            return account
+        # Not now, if there is no core to spare; and if the account is gone, opening the session
+        # says so.
+        with contextlib.suppress(NoSuchUser, Busy):
+            password_hash = self._passwords.hash(password)
+            if self._accounts.set_password_hash(
+                account.account_id, password_hash, instead_of=known
+            ):
+                return replace(account, password_hash=password_hash)
         return account
 
     def open_session(self, account: Account) -> tuple[str, SessionRecord]:
         """Open a session and return its token, which nobody can read again.
 
         Raises:
-            BadCredentials: the account was deleted meanwhile.
+            BadCredentials: the account was deleted, or its password changed, since it was
+                authenticated.
         """
         token = secrets.token_urlsafe(32)
         now = self._clock()
@@ -113,7 +127,9 @@ class AccountRules:
             used_at=now,
         )
         try:
-            self._accounts.open_session(record)
+            self._accounts.open_session(
+                record, verified=account.password_hash, most=self._most_sessions
+            )
         except NoSuchUser:
             raise BadCredentials from None
         return token, record
@@ -159,12 +175,16 @@ class AccountRules:
         """
         if not fits(new_password):
             raise InvalidPassword
-        self._authenticate_owner(session, password, address)
+        account = self._authenticate_owner(session, password, address)
         password_hash = self._passwords.hash(new_password)
         try:
-            self._accounts.set_password_hash(session.account_id, password_hash)
+            changed = self._accounts.set_password_hash(
+                account.account_id, password_hash, instead_of=account.password_hash
+            )
         except NoSuchUser:
             raise SessionExpired from None
+        if not changed:
+            raise BadCredentials  # somebody else changed it meanwhile
         self._accounts.close_other_sessions(session.account_id, session.token_hash)
 
     def delete(self, session: SessionRecord, password: str, address: str, *, force: bool) -> None:
@@ -190,11 +210,12 @@ class AccountRules:
         self._store.mailboxes.drop(session.account_id)
         log.info("account %s was deleted", session.username)
 
-    def _authenticate_owner(self, session: SessionRecord, password: str, address: str) -> None:
+    def _authenticate_owner(self, session: SessionRecord, password: str, address: str) -> Account:
         account = self.authenticate(session.username, password, address)
         # With freed names another account may have the old one's name by now.
         if account.account_id != session.account_id:
             raise SessionExpired
+        return account
 
 
 def hash_token(token: str) -> bytes:

@@ -14,7 +14,7 @@ Rules that hold for every model:
 
 from typing import Annotated, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, FailFast, Field, Strict
 
 PROTOCOL_VERSION: Final = 1
 MAX_INT: Final = 2**53 - 1
@@ -275,7 +275,8 @@ class DeleteMessages(Request):
 
     op = "delete_messages"
     reply = DeletedReply
-    seqs: Annotated[tuple[Uint, ...], Field(min_length=1, max_length=MAX_PAGE)] = Field(
+    # A list of wrong items is refused at the first: an error for each would cost megabytes.
+    seqs: Annotated[tuple[Uint, ...], FailFast(), Field(min_length=1, max_length=MAX_PAGE)] = Field(
         description="1 to 1,000 seqs"
     )
 

@@ -34,6 +34,12 @@ class ServiceSettings(BaseModel):
     session_idle_days: float = Field(
         default=30, gt=0, description="a session that is not used for so long expires"
     )
+    sessions_per_account: int = Field(
+        default=1_000,
+        ge=1,
+        description="open sessions of one account; beyond it the one that was used longest ago "
+        "ends",
+    )
     free_deleted_names: bool = Field(
         default=False, description="let the name of a deleted account be taken again"
     )

@@ -193,8 +193,11 @@ class Accounts(ABC):
         """
 
     @abstractmethod
-    def set_password_hash(self, account_id: str, password_hash: str) -> None:
-        """Set another password hash.
+    def set_password_hash(self, account_id: str, password_hash: str, *, instead_of: str) -> bool:
+        """Replace a password hash, if it is still the one that the caller knows.
+
+        Returns:
+            False when it is another by now, and stays: of two who change it at once one is told.
 
         Raises:
             NoSuchUser: the account is gone.
@@ -213,12 +216,21 @@ class Accounts(ABC):
         """
 
     @abstractmethod
-    def open_session(self, session: SessionRecord) -> None:
+    def open_session(
+        self, session: SessionRecord, *, verified: str | None = None, most: int | None = None
+    ) -> None:
         """Keep a session.
 
+        Args:
+            session: the session; its token hash was never used before.
+            verified: open it only if this is still the account's password hash, so that no
+                login with an old password outlives the change of it.
+            most: when the account has so many sessions already, the one that was used longest
+                ago ends.
+
         Raises:
-            NoSuchUser: the account is gone.
-            ValueError: the token hash is in use: a bug in the caller; nothing changes.
+            NoSuchUser: the account is gone, or its password hash is not ``verified``.
+            ValueError: the token hash is in use.
         """
 
     @abstractmethod

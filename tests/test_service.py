@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from argon2 import PasswordHasher
 from services import PASSWORD, FakeClock, bodies, cheap_hasher, enter, login, make_service
 from waiting import join, wait_event, wait_until
 
@@ -435,6 +436,57 @@ def test_change_password_against_delete(pausing: Pausing, service: ChatService) 
     pausing.go_on.set()
     with pytest.raises(errors.SessionExpired):
         changing.outcome()
+
+
+def test_login_against_a_change_of_the_password(pausing: Pausing, service: ChatService) -> None:
+    """The old password was verified; before the session opens it is the old one."""
+    ann = enter(service, "ann")
+    pausing.pause_before(pausing.accounts, "open_session")
+    logging_in = Call(lambda: login(service, "ann"))
+    wait_event(pausing.reached, "the old password was verified")
+    service.change_password(ann, PASSWORD, "battery staple")
+    pausing.go_on.set()
+    with pytest.raises(errors.BadCredentials):
+        logging_in.outcome()
+
+
+def test_change_password_against_change_password(pausing: Pausing, service: ChatService) -> None:
+    ann, other = enter(service, "ann"), login(service, "ann")
+    pausing.pause_before(pausing.accounts, "set_password_hash")
+    first = Call(lambda: service.change_password(ann, PASSWORD, "too late for this"))
+    wait_event(pausing.reached, "the first has verified the old password")
+    service.change_password(other, PASSWORD, "battery staple")
+    pausing.go_on.set()
+    with pytest.raises(errors.BadCredentials):
+        first.outcome()
+    service.login(service.session(), "ann", "battery staple")
+
+
+def test_a_new_hash_against_a_change_of_the_password(pausing: Pausing) -> None:
+    """A login that brings an old hash up to date must not bring the old password back."""
+    weak = ChatService(pausing, hasher=cheap_hasher())
+    ann = enter(weak, "ann")
+    strong = ChatService(pausing, hasher=PasswordHasher(time_cost=2, memory_cost=8, parallelism=1))
+    pausing.pause_before(pausing.accounts, "set_password_hash")
+    logging_in = Call(lambda: login(strong, "ann"))
+    wait_event(pausing.reached, "the new hash of the old password is made")
+    weak.change_password(ann, PASSWORD, "battery staple")
+    pausing.go_on.set()
+    with pytest.raises(errors.BadCredentials):
+        logging_in.outcome()
+    weak.login(weak.session(), "ann", "battery staple")
+
+
+def test_sessions_of_one_account_are_bounded() -> None:
+    clock = FakeClock()
+    service = make_service(clock=clock, sessions_per_account=2)
+    first = enter(service, "ann")
+    clock.forward(seconds=1)
+    second, third = login(service, "ann"), login(service, "ann")
+    for session in (second, third):
+        service.status(session)
+    with pytest.raises(errors.SessionExpired):
+        service.status(first)
 
 
 def test_watch_against_append_with_many_threads() -> None:

@@ -8,10 +8,12 @@ import errno
 import ipaddress
 import socket
 import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from twinline.core.deadline import Deadline
@@ -20,6 +22,13 @@ from twinline.transports.contract import TransportError
 
 DEFAULT_PORT: Final = 7767
 _BACKLOG: Final = 1024
+
+
+ConnectGuard = Callable[[socket.socket], AbstractContextManager[object]]
+
+
+def _unguarded(_: socket.socket) -> AbstractContextManager[object]:
+    return contextlib.nullcontext()
 
 
 class EndpointError(TransportError):
@@ -102,8 +111,13 @@ class Endpoint:
         except ValueError:
             return False
 
-    def connect(self, deadline: Deadline) -> socket.socket:
+    def connect(self, deadline: Deadline, guard: ConnectGuard = _unguarded) -> socket.socket:
         """Return a connected socket.
+
+        Args:
+            deadline: for resolving the name and connecting; resolving cannot be cut short.
+            guard: makes a context for each socket, within which it connects; while it is open
+                another thread may `shutdown()` the socket and so end the attempt.
 
         Raises:
             OSError: nobody listens there, or the deadline passed (TimeoutError).
@@ -111,23 +125,23 @@ class Endpoint:
         """
         self._refuse_tls()
         may_block("connecting")
-        if self.scheme is Scheme.TCP:
-            # create_connection takes 0 as "do not block", so a passed deadline is said here.
-            timeout = deadline.remaining()
-            if timeout == 0.0:
-                raise TimeoutError("no time left to connect")
-            connected = socket.create_connection((self.host, self.port), timeout)
+        if self.scheme is Scheme.UNIX:
+            unconnected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            return _connect(unconnected, self.path, deadline, guard)
+        failure: OSError = ConnectionError(f"{self.host} has no address")
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            self.host, self.port, type=socket.SOCK_STREAM
+        ):
+            try:
+                unconnected = socket.socket(family, kind, protocol)
+                connected = _connect(unconnected, address, deadline, guard)
+            except OSError as error:
+                failure = error
+                continue
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             return connected
-        unconnected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            unconnected.settimeout(deadline.remaining())
-            unconnected.connect(self.path)
-        except BaseException:
-            unconnected.close()
-            raise
-        return unconnected
+        raise failure
 
     def listen(self) -> "BoundEndpoint":
         """Return a listening socket, and the endpoint with the port that it got.
@@ -198,6 +212,26 @@ class BoundEndpoint:
         if self.endpoint.scheme is Scheme.UNIX:
             with contextlib.suppress(OSError):
                 Path(self.endpoint.path).unlink()
+
+
+def _connect(
+    unconnected: socket.socket, address: Any, deadline: Deadline, guard: ConnectGuard
+) -> socket.socket:
+    try:
+        unconnected.settimeout(_time_left(deadline))
+        with guard(unconnected):
+            unconnected.connect(address)
+    except BaseException:
+        unconnected.close()
+        raise
+    return unconnected
+
+
+def _time_left(deadline: Deadline) -> float | None:
+    seconds = deadline.remaining()
+    if seconds == 0:  # to a socket it would mean "do not block"
+        raise TimeoutError("no time left to connect")
+    return seconds
 
 
 def _is_left_over(path: str) -> bool:

@@ -1,0 +1,182 @@
+"""`register`, `login`, `logout`, `status`, `accounts`, `history` and `delete-account`."""
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from twinline.cli.connecting import Target, client_options
+from twinline.cli.errors import CommandError
+from twinline.cli.exit_codes import ExitCode
+from twinline.cli.output import say, write_json, write_line, write_message
+from twinline.cli.passwords import password_option, read_password
+from twinline.cli.text import visible
+from twinline.core.errors import SessionExpired
+from twinline.core.names import parse_username
+from twinline.core.protocol import MAX_PAGE, Message, SessionReply
+from twinline.transports.client import Client
+
+
+@click.command(epilog="Example: twinline register ann --password-file ann.password")
+@click.argument("username")
+@password_option
+@client_options
+def register(username: str, password_file: str | None, as_json: bool, **options: Any) -> None:
+    """Create the account USERNAME and log in to it.
+
+    The session is kept for the commands that follow.
+    """
+    target = Target.of(options)
+    name = parse_username(username)
+    password = read_password(
+        password_file, f"New password for {name} at {target.place}", twice=True
+    )
+    _open_session(target, as_json, lambda client: client.create_account(name, password))
+
+
+@click.command(epilog="Example: twinline login ann --connect unix:/tmp/twinline.sock")
+@click.argument("username")
+@password_option
+@client_options
+def login(username: str, password_file: str | None, as_json: bool, **options: Any) -> None:
+    """Log in as USERNAME.
+
+    The session is kept, in a file that only you can read, for the commands that follow. Several
+    accounts can be logged in; --user tells them apart.
+    """
+    target = Target.of(options)
+    name = parse_username(username)
+    password = read_password(password_file, f"Password for {name} at {target.place}")
+    _open_session(target, as_json, lambda client: client.login(name, password))
+
+
+@click.command(epilog="Example: twinline logout --user ann")
+@client_options
+def logout(as_json: bool, **options: Any) -> None:
+    """End the kept session, on the server and here."""
+    target = Target.of(options)
+    session = target.sessions.find(target.endpoint, target.user)
+    with target.anonymous() as client:
+        try:
+            client.resume(session.token)
+            client.logout()
+        except SessionExpired:
+            say("the session had ended already")
+    target.sessions.forget(target.endpoint, session)
+    if as_json:
+        write_json({"username": session.username})
+    else:
+        say(f"{session.username} is logged out of {target.place}")
+
+
+@click.command(epilog="Example: twinline status --json")
+@client_options
+def status(as_json: bool, **options: Any) -> None:
+    """Show who is logged in, and how much is unread."""
+    target = Target.of(options)
+    with target.logged_in() as client:
+        reply = client.status()
+    if as_json:
+        write_json(reply.model_dump())
+    else:
+        write_line(
+            f"{visible(reply.username)} at {target.place}: "
+            f"{reply.unread} unread, acknowledged up to {reply.position}"
+        )
+
+
+@click.command(epilog="Example: twinline accounts 'a*'")
+@click.argument("pattern", default="*")
+@client_options
+def accounts(pattern: str, as_json: bool, **options: Any) -> None:
+    r"""List the accounts that match PATTERN, sorted, one a line.
+
+    In a pattern * stands for any run of characters, ? for one, and \ escapes. Quote it, or the
+    shell may take it for files.
+    """
+    with Target.of(options).logged_in() as client:
+        for username in client.accounts(pattern):
+            if as_json:
+                write_json({"username": username})
+            else:
+                write_line(visible(username))
+
+
+@click.command(epilog="Example: twinline history --limit 20 --before 100")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many."
+)
+@click.option("--before", type=click.IntRange(min=0), help="Only those with a seq below this one.")
+@client_options
+def history(limit: int, before: int | None, as_json: bool, **options: Any) -> None:
+    """Print the newest messages of the mailbox, oldest first, read ones included.
+
+    Each line begins with the message's seq, which --before takes to go further back.
+    """
+    with Target.of(options).logged_in() as client:
+        messages, more = _newest(client, before, limit)
+    for message in messages:
+        write_message(message, as_json=as_json, numbered=True)
+    if more:
+        say(f"there are older ones: --before {messages[0].seq}")
+
+
+@click.command("delete-account", epilog="Example: twinline delete-account --user ann --force")
+@password_option
+@click.option("--force", is_flag=True, help="Even if messages were never delivered.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@client_options
+def delete_account(
+    password_file: str | None, force: bool, yes: bool, as_json: bool, **options: Any
+) -> None:
+    """Delete the account that is logged in, with its mailbox and all its sessions.
+
+    It cannot be undone, and the name stays reserved. Messages that it sent stay with those who
+    got them.
+    """
+    target = Target.of(options)
+    session = target.sessions.find(target.endpoint, target.user)
+    if not yes:
+        _confirm(f"Delete {session.username} at {target.place} and all its mail?")
+    password = read_password(password_file, f"Password for {session.username} at {target.place}")
+    with target.logged_in() as client:
+        client.delete_account(password, force=force)
+    target.sessions.forget(target.endpoint, session)
+    if as_json:
+        write_json({"username": session.username})
+    else:
+        say(f"{session.username} is deleted")
+
+
+def _open_session(
+    target: Target, as_json: bool, open_one: Callable[[Client], SessionReply]
+) -> None:
+    with target.anonymous() as client:
+        reply = open_one(client)
+    target.keep(reply.username, reply.session)
+    if as_json:
+        # Without the token: what a script logs must not open the mailbox.
+        write_json(reply.model_dump(exclude={"session"}))
+    else:
+        say(f"logged in as {visible(reply.username)} at {target.place}, {reply.unread} unread")
+
+
+def _newest(client: Client, before: int | None, limit: int) -> tuple[deque[Message], bool]:
+    """Return the newest messages below a seq, page by page, and whether older ones are kept."""
+    messages: deque[Message] = deque()
+    more = True
+    while more and len(messages) < limit:
+        page = client.history(before, min(limit - len(messages), MAX_PAGE))
+        messages.extendleft(reversed(page.messages))
+        more = page.more and bool(page.messages)
+        before = messages[0].seq if messages else before
+    return messages, more
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise CommandError("there is no terminal to ask at: say --yes", ExitCode.USAGE)
+    if not click.confirm(question, err=True):
+        raise CommandError("nothing was deleted")

@@ -1,0 +1,108 @@
+"""`twinline serve`: a service over a store, listening until a signal ends it."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import click
+
+from twinline.cli.errors import SettingsError
+from twinline.cli.options import SettingsCommand, config_option, load_from, server_options
+from twinline.cli.output import OutputClosed, write_line
+from twinline.cli.settings import Settings, refuse_exposure
+from twinline.core.locks import check_locks
+from twinline.core.service import ChatService
+from twinline.stores.registry import UnknownStore, open_store
+from twinline.transports.listener import Listener
+
+_EPILOG = (
+    "Example: twinline serve --listen tcp://127.0.0.1:7767 --listen unix:/tmp/twinline.sock. "
+    "Every flag is also a variable, as TWINLINE_LOG_LEVEL for --log-level, and a key in "
+    "twinline.toml, as log_level."
+)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@click.command(cls=SettingsCommand, epilog=_EPILOG)
+@config_option
+@server_options
+def serve(**options: Any) -> None:
+    """Run a server until SIGTERM or Ctrl-C.
+
+    Prints a line for each endpoint when it is ready; the log goes to stderr. A signal drains:
+    nobody new is let in, replies in flight finish, and the exit code is 0. A second signal ends
+    it at once.
+    """
+    settings = load_from(options).settings
+    run_server(settings, on_ready=_announce)
+
+
+def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str], None]) -> None:
+    """Serve until a signal, in the calling thread, which must be the main one.
+
+    Args:
+        settings: all of them.
+        on_ready: called when connections are taken, with the listener, the settings and the
+            store's durability.
+
+    Raises:
+        SettingsError: the settings ask for what is not safe, or name no store.
+        EndpointError: an endpoint cannot be listened on.
+    """
+    endpoints = settings.endpoints()
+    refuse_exposure(settings, (endpoint for endpoint, _ in endpoints))
+    _start_log(settings.log_level)
+    if settings.check_locks:
+        # Locks choose their kind when they are made, so before anything is built.
+        check_locks(True)
+    try:
+        store = open_store(settings.store, settings)
+    except UnknownStore as error:
+        raise SettingsError(f"store: {error}") from None
+    with store:
+        service = ChatService(store, settings)
+        listener = Listener(service, endpoints, settings)
+        _let_signals_stop(listener)
+        on_ready(listener, settings, store.durability)
+        listener.serve_forever()
+        service.stop()
+
+
+def _announce(listener: Listener, settings: Settings, durability: str) -> None:
+    scheme = settings.store.partition(":")[0]
+    # A server whose stdout nobody reads serves all the same.
+    with contextlib.suppress(OutputClosed):
+        for endpoint in listener.endpoints:
+            place = str(endpoint).partition("?")[0]
+            spoken = endpoint.transport or settings.transport
+            write_line(
+                f"listening on {place} transport={spoken} store={scheme} durability={durability}"
+            )
+
+
+def _start_log(level: str) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+
+
+def _let_signals_stop(listener: Listener) -> None:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        # The next signal finds no patience, and no interpreter that waits for threads.
+        for name in _SIGNALS:
+            signal.signal(name, exit_at_once)
+        listener.stop()
+
+    def exit_at_once(number: int, _frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    # They are never put back: when the drain is over, the process is on its way to exit code 0.
+    for name in _SIGNALS:
+        signal.signal(name, stop)

@@ -1,0 +1,57 @@
+"""Writes the tables of ``docs/settings.md`` from the model.
+
+Run it as ``python -m twinline.cli.settings_docs docs/settings.md``: it replaces what
+stands between the two markers of that file.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from twinline.cli.options import CLIENT_FLAGS
+from twinline.cli.settings import GROUPS, describe_expected
+from twinline.cli.settings_sources import flag_name
+
+BEGIN: Final = "<!-- settings: begin -->"
+END: Final = "<!-- settings: end -->"
+
+
+def tables() -> str:
+    """Return every setting as Markdown, a table for each group."""
+    lines: list[str] = []
+    for title, model in GROUPS:
+        lines += [f"### {title}", "", "| key | flag | default | value | meaning |"]
+        lines.append("|---|---|---|---|---|")
+        for name, field in model.model_fields.items():
+            cells = (
+                f"`{name}`",
+                f"`{CLIENT_FLAGS.get(name, flag_name(name))}`",
+                _shown(field.default),
+                describe_expected(name),
+                field.description or "",
+            )
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def inserted(document: str) -> str:
+    """Return a document with the tables between its markers."""
+    head, _, rest = document.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n\n{tables()}\n{END}{tail}"
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "unset"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, tuple):
+        return " ".join(f"`{item}`" for item in default)
+    return f"`{default}`"
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(inserted(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,161 @@
+"""One mailbox in memory: its messages by seq, what is acked, and what is kept as history.
+
+Nothing here takes a lock or calls anyone: whoever owns a mailbox guards it.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final, Self
+
+from twinline.core.errors import CursorInvalid, MailboxFull
+from twinline.core.store import Draft, MailboxPolicy, Standing
+from twinline.core.waiting import Wake
+
+Entry = tuple[int, Draft]
+"""A message and its seq."""
+_DAY_MS: Final = 24 * 60 * 60 * 1000
+_DEAD_SEQS: Final = 64  # fewer than this are not worth a move of the others
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """A policy in the units that a mailbox counts in."""
+
+    mailbox_messages: int
+    history_messages: int
+    history_ms: float
+
+    @classmethod
+    def of(cls, policy: MailboxPolicy) -> Self:
+        """Return what a policy says about mailboxes."""
+        return cls(policy.mailbox_messages, policy.history_messages, policy.history_days * _DAY_MS)
+
+
+class Mailbox:
+    """An ordered log of messages with a position.
+
+    The messages are in a dictionary by seq; beside it is the sorted list of those seqs, so a
+    page is one binary search and one look-up a message, whatever was deleted before it. They
+    are kept as the drafts that they came as, a quarter of what the protocol's models take.
+
+    Attributes:
+        position: the last acked seq.
+        last: the last seq that was given out; never lower, whatever is deleted.
+        unread: how many messages lie beyond the position.
+        watchers: the wakes to call when mail arrives, by a key of the subscription.
+    """
+
+    __slots__ = (
+        "_acks",
+        "_head",
+        "_messages",
+        "_retention",
+        "_seqs",
+        "last",
+        "position",
+        "unread",
+        "watchers",
+    )
+
+    def __init__(self, retention: Retention) -> None:
+        self.position = 0
+        self.last = 0
+        self.unread = 0
+        self.watchers: dict[object, Wake] = {}
+        self._retention = retention
+        self._messages: dict[int, Draft] = {}
+        # Seqs below index _head belong to messages that are gone: cutting the list at every
+        # ack would move all the others, so it is cut when half of it is dead.
+        self._seqs: list[int] = []
+        self._head = 0
+        # (position, when it was acked): history ages from its ack, not from its sending.
+        self._acks: deque[tuple[int, int]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @property
+    def standing(self) -> Standing:
+        """The position and how many messages lie beyond it."""
+        return Standing(self.position, self.unread)
+
+    def append(self, draft: Draft) -> None:
+        """Add a message under the next seq.
+
+        Raises:
+            MailboxFull: too many are not acked.
+        """
+        if self.unread >= self._retention.mailbox_messages:
+            raise MailboxFull
+        self.last += 1
+        self.unread += 1
+        self._messages[self.last] = draft
+        self._seqs.append(self.last)
+
+    def after(self, seq: int, count: int) -> list[Entry]:
+        """Return the first messages above a seq, at most ``count``.
+
+        Raises:
+            CursorInvalid: the seq is beyond the last one.
+        """
+        if seq > self.last:
+            raise CursorInvalid
+        start = bisect_right(self._seqs, seq, self._head)
+        return [(found, self._messages[found]) for found in self._seqs[start : start + count]]
+
+    def before(self, seq: int | None, count: int) -> list[Entry]:
+        """Return the last messages below a seq, by rising seq, at most ``count``."""
+        end = len(self._seqs) if seq is None else bisect_left(self._seqs, seq, self._head)
+        start = max(self._head, end - count)
+        return [(found, self._messages[found]) for found in self._seqs[start:end]]
+
+    def ack(self, up_to: int, now: int) -> None:
+        """Move the position forward; a lower seq changes nothing.
+
+        Raises:
+            CursorInvalid: ``up_to`` is beyond the last seq.
+        """
+        if up_to > self.last:
+            raise CursorInvalid
+        if up_to <= self.position:
+            return
+        unacked = bisect_right(self._seqs, up_to, self._head)
+        self.position = up_to
+        self.unread = len(self._seqs) - unacked
+        if self._acks and self._acks[-1][1] == now:
+            self._acks.pop()
+        self._acks.append((up_to, now))
+
+    def delete(self, seqs: Collection[int]) -> int:
+        """Delete messages, and return how many of them there were."""
+        deleted = [seq for seq in seqs if self._messages.pop(seq, None) is not None]
+        if deleted:
+            start = bisect_left(self._seqs, min(deleted), self._head)
+            end = bisect_right(self._seqs, max(deleted), start)
+            self._seqs[start:end] = [seq for seq in self._seqs[start:end] if seq in self._messages]
+            self.unread -= sum(seq > self.position for seq in deleted)
+        return len(deleted)
+
+    def trim(self, now: int) -> None:
+        """Remove acked messages beyond the history that the policy keeps at ``now``.
+
+        Each message and each ack is removed once, so the cost is constant for each of them.
+        """
+        aged = 0
+        while self._acks and now - self._acks[0][1] >= self._retention.history_ms:
+            aged = self._acks.popleft()[0]
+        keep = bisect_right(self._seqs, aged, self._head)
+        acked = len(self._seqs) - self.unread
+        keep = max(keep, acked - self._retention.history_messages)
+        for seq in self._seqs[self._head : keep]:
+            del self._messages[seq]
+        self._head = keep
+        # An ack whose messages are all gone has nothing left to age.
+        oldest = self._seqs[keep] if keep < len(self._seqs) else self.last + 1
+        while self._acks and self._acks[0][0] < oldest:
+            self._acks.popleft()
+        if self._head >= _DEAD_SEQS and self._head * 2 >= len(self._seqs):
+            del self._seqs[: self._head]
+            self._head = 0

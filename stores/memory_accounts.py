@@ -1,0 +1,199 @@
+"""The half of the in-memory store with users and sessions, under the user lock."""
+
+import hmac
+from dataclasses import replace
+
+from twinline.core.errors import NoSuchUser, UsernameTaken
+from twinline.core.locks import new_lock
+from twinline.core.names import NamePattern
+from twinline.core.store import Account, Accounts, SessionRecord, Unsubscribe, UsernamePage
+from twinline.core.waiting import Wake, wake_all
+from twinline.stores.sorted_names import SortedNames
+
+
+class MemoryAccounts(Accounts):
+    """Accounts and sessions in dictionaries.
+
+    Each method decides under the user lock, and wakes and matches names outside it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = new_lock("user")
+        # All of these are guarded by the user lock.
+        self._by_name: dict[str, Account] = {}
+        self._by_id: dict[str, Account] = {}
+        self._names = SortedNames()
+        self._reserved: set[str] = set()
+        self._sessions: dict[bytes, _Session] = {}  # by token hash
+        self._tokens: dict[str, set[bytes]] = {}  # token hashes by account id
+
+    def create(self, account: Account) -> None:
+        """Publish an account.
+
+        Raises:
+            UsernameTaken: the name is in use or reserved.
+            ValueError: the id is in use.
+        """
+        with self._lock:
+            if account.account_id in self._by_id:
+                raise ValueError(f"account id {account.account_id!r} is used twice")
+            if account.username in self._by_name or account.username in self._reserved:
+                raise UsernameTaken
+            self._by_name[account.username] = account
+            self._by_id[account.account_id] = account
+            self._names.add(account.username)
+
+    def find(self, username: str) -> Account | None:
+        """Return the account of that name."""
+        with self._lock:
+            return self._by_name.get(username)
+
+    def is_free(self, username: str) -> bool:
+        """Return whether the name is neither in use nor reserved."""
+        with self._lock:
+            return username not in self._by_name and username not in self._reserved
+
+    def page(self, pattern: NamePattern, after: str | None, limit: int) -> UsernamePage:
+        """Return the first usernames beyond ``after`` that match.
+
+        The names are copied one chunk at a time and matched with no lock held, so a page is
+        not a snapshot: of a name that comes or goes meanwhile it may have either.
+        """
+        # The smallest text above `after` is `after` and a zero.
+        start = pattern.prefix if after is None else max(pattern.prefix, f"{after}\0")
+        if pattern.exact:
+            known = start == pattern.prefix and self.find(pattern.prefix) is not None
+            return UsernamePage((pattern.prefix,) if known else (), more=False)
+        found: list[str] = []
+        while chunk := self._chunk_from(start):
+            for name in chunk:
+                if not name.startswith(pattern.prefix):
+                    return UsernamePage(tuple(found), more=False)
+                if pattern.matches(name):
+                    if len(found) == limit:
+                        return UsernamePage(tuple(found), more=True)
+                    found.append(name)
+            start = f"{chunk[-1]}\0"
+        return UsernamePage(tuple(found), more=False)
+
+    def set_password_hash(self, account_id: str, password_hash: str, *, instead_of: str) -> bool:
+        """Replace a password hash, if it is still the one that the caller knows."""
+        with self._lock:
+            account = self._by_id.get(account_id)
+            if account is None:
+                raise NoSuchUser
+            if account.password_hash != instead_of:
+                return False
+            account = replace(account, password_hash=password_hash)
+            self._by_id[account_id] = account
+            self._by_name[account.username] = account
+        return True
+
+    def withdraw(self, account_id: str, *, keep_name: bool) -> bool:
+        """Take the account and all its sessions away."""
+        with self._lock:
+            account = self._by_id.pop(account_id, None)
+            if account is None:
+                return False
+            del self._by_name[account.username]
+            self._names.remove(account.username)
+            if keep_name:
+                self._reserved.add(account.username)
+            wakes = [
+                wake
+                for token_hash in tuple(self._tokens.get(account_id, ()))
+                for wake in self._end(token_hash)
+            ]
+        wake_all(wakes)
+        return True
+
+    def open_session(
+        self, session: SessionRecord, *, verified: str | None = None, most: int | None = None
+    ) -> None:
+        """Keep a session, if the account is there and its password the one that was verified."""
+        wakes: tuple[Wake, ...] = ()
+        with self._lock:
+            account = self._by_id.get(session.account_id)
+            if account is None or verified not in (None, account.password_hash):
+                raise NoSuchUser
+            if session.token_hash in self._sessions:
+                raise ValueError("a session token is used twice")
+            tokens = self._tokens.setdefault(session.account_id, set())
+            if most is not None and len(tokens) >= most:
+                wakes = self._end(min(tokens, key=self._used_at))
+            self._sessions[session.token_hash] = _Session(session)
+            self._tokens.setdefault(session.account_id, set()).add(session.token_hash)
+        wake_all(wakes)
+
+    def find_session(self, token_hash: bytes) -> SessionRecord | None:
+        """Return the session."""
+        with self._lock:
+            session = self._sessions.get(token_hash)
+            record = None if session is None else session.record
+        # The look-up is by a hash of the secret, which its owner cannot steer; the comparison
+        # that decides takes the same time wherever two hashes differ.
+        if record is None or not hmac.compare_digest(record.token_hash, token_hash):
+            return None
+        return record
+
+    def touch_session(self, token_hash: bytes, used_at: int) -> None:
+        """Note that a session is in use."""
+        with self._lock:
+            session = self._sessions.get(token_hash)
+            if session is not None:
+                session.record = replace(session.record, used_at=used_at)
+
+    def close_session(self, token_hash: bytes) -> None:
+        """Revoke a session and wake those who wait on it."""
+        with self._lock:
+            wakes = self._end(token_hash)
+        wake_all(wakes)
+
+    def close_other_sessions(self, account_id: str, keep: bytes) -> None:
+        """Revoke every session of an account but one."""
+        with self._lock:
+            others = self._tokens.get(account_id, set()) - {keep}
+            wakes = [wake for token_hash in others for wake in self._end(token_hash)]
+        wake_all(wakes)
+
+    def on_session_end(self, token_hash: bytes, wake: Wake) -> Unsubscribe:
+        """Have ``wake`` called when the session is revoked."""
+        key = object()
+        with self._lock:
+            session = self._sessions.get(token_hash)
+            watchers = {} if session is None else session.watchers
+            watchers[key] = wake
+
+        def unsubscribe() -> None:
+            with self._lock:
+                watchers.pop(key, None)
+
+        return unsubscribe
+
+    def _chunk_from(self, start: str) -> list[str]:
+        with self._lock:
+            return self._names.chunk_from(start)
+
+    def _used_at(self, token_hash: bytes) -> int:
+        return self._sessions[token_hash].record.used_at
+
+    def _end(self, token_hash: bytes) -> tuple[Wake, ...]:
+        """Remove a session, under the user lock, and return whom to wake after it."""
+        session = self._sessions.pop(token_hash, None)
+        if session is None:
+            return ()
+        tokens = self._tokens[session.record.account_id]
+        tokens.remove(token_hash)
+        if not tokens:
+            del self._tokens[session.record.account_id]
+        return tuple(session.watchers.values())
+
+
+class _Session:
+    """An open session and who waits for its end; the user lock guards it."""
+
+    __slots__ = ("record", "watchers")
+
+    def __init__(self, record: SessionRecord) -> None:
+        self.record = record
+        self.watchers: dict[object, Wake] = {}

@@ -1,0 +1,211 @@
+"""The half of the in-memory store with messages and positions, under the message lock."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from twinline.core.errors import NoSuchUser, SendIdConflict
+from twinline.core.locks import new_lock
+from twinline.core.protocol import Message
+from twinline.core.store import (
+    Draft,
+    Mailboxes,
+    MailboxPolicy,
+    MailPage,
+    Receipt,
+    Standing,
+    Unsubscribe,
+)
+from twinline.core.waiting import Wake, wake_all
+from twinline.stores.mailbox import Entry, Mailbox, Retention
+
+_HOUR_MS: Final = 60 * 60 * 1000
+_EXPIRED_A_SEND: Final = 2  # more than the one that a send adds, so that what expires goes
+
+
+class MemoryMailboxes(Mailboxes):
+    """Mailboxes in dictionaries.
+
+    Each method decides under the message lock, and wakes, hashes, measures and builds
+    the protocol's messages outside it.
+    """
+
+    def __init__(self, policy: MailboxPolicy) -> None:
+        self._retention = Retention.of(policy)
+        self._lock = new_lock("message")
+        self._boxes: dict[str, Mailbox] = {}  # by account id; guarded by the message lock
+        self._sends = _SendIds(policy.send_id_hours * _HOUR_MS)  # guarded by the message lock
+
+    def create(self, account_id: str) -> None:
+        """Make an empty mailbox.
+
+        Raises:
+            ValueError: the id has a mailbox; it stays as it is.
+        """
+        with self._lock:
+            if account_id in self._boxes:
+                raise ValueError(f"account id {account_id!r} is used twice")
+            self._boxes[account_id] = Mailbox(self._retention)
+
+    def drop(self, account_id: str) -> None:
+        """Remove a mailbox and its mail, and wake its watchers."""
+        with self._lock:
+            box = self._boxes.pop(account_id, None)
+            wakes = () if box is None else tuple(box.watchers.values())
+        wake_all(wakes)
+
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        """Store a message, or find that its send_id was used before."""
+        content = b"" if draft.send_id is None else _fingerprint(draft)
+        with self._lock:
+            first = self._sends.first(draft, content)
+            if first is not None:
+                return first
+            box = self._box(account_id)
+            box.trim(draft.sent_at)
+            box.append(draft)
+            receipt = Receipt(draft.message_id, draft.sent_at)
+            self._sends.keep(draft, content, receipt)
+            wakes = tuple(box.watchers.values())
+        wake_all(wakes)
+        return receipt
+
+    def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:
+        """Return the first messages above a seq."""
+        with self._lock:
+            box = self._box(account_id)
+            entries = box.after(after, limit + 1)
+            position = box.position
+        page = _within(entries, limit, max_bytes)
+        return MailPage(tuple(page), position, more=len(page) < len(entries))
+
+    def history(
+        self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
+    ) -> MailPage:
+        """Return the last messages below a seq."""
+        with self._lock:
+            box = self._box(account_id)
+            box.trim(now)
+            entries = box.before(before, limit + 1)
+            position = box.position
+        page = _within(reversed(entries), limit, max_bytes)
+        return MailPage(tuple(reversed(page)), position, more=len(page) < len(entries))
+
+    def ack(self, account_id: str, up_to: int, now: int) -> Standing:
+        """Move the position forward, and remove what is beyond the history."""
+        with self._lock:
+            box = self._box(account_id)
+            box.ack(up_to, now)
+            box.trim(now)
+            return box.standing
+
+    def delete(self, account_id: str, seqs: Collection[int]) -> int:
+        """Delete messages."""
+        with self._lock:
+            return self._box(account_id).delete(seqs)
+
+    def standing(self, account_id: str) -> Standing:
+        """Return the position and the number of unread messages."""
+        with self._lock:
+            return self._box(account_id).standing
+
+    def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
+        """Have ``wake`` called on mail to this mailbox and when it is dropped."""
+        key = object()
+        with self._lock:
+            box = self._boxes.get(account_id)
+            # Not the mailbox: a subscription must not keep a dropped one's mail alive.
+            watchers = {} if box is None else box.watchers
+            watchers[key] = wake
+
+        def unsubscribe() -> None:
+            with self._lock:
+                watchers.pop(key, None)
+
+        return unsubscribe
+
+    def _box(self, account_id: str | None) -> Mailbox:
+        box = None if account_id is None else self._boxes.get(account_id)
+        if box is None:
+            raise NoSuchUser
+        return box
+
+
+class _SendIds:
+    """What each sender's send_ids stand for, oldest first; its owner's lock guards it."""
+
+    __slots__ = ("_firsts", "_keep_ms")
+
+    def __init__(self, keep_ms: float) -> None:
+        self._keep_ms = keep_ms
+        # An OrderedDict: taking from the front of a plain one walks over all it lost before.
+        self._firsts: OrderedDict[tuple[str, str], tuple[bytes, Receipt]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def first(self, draft: Draft, content: bytes) -> Receipt | None:
+        """Return the receipt of the first send under this draft's send_id, if it still counts.
+
+        Raises:
+            SendIdConflict: that send had another recipient or body.
+        """
+        self._expire(draft.sent_at)
+        if draft.send_id is None:
+            return None
+        known = self._firsts.get((draft.sender_id, draft.send_id))
+        if known is None or self._expired(known[1], draft.sent_at):
+            return None
+        if known[0] != content:
+            raise SendIdConflict
+        return known[1]
+
+    def keep(self, draft: Draft, content: bytes, receipt: Receipt) -> None:
+        """Remember what a send_id stands for from now on."""
+        if draft.send_id is not None and self._keep_ms > 0:
+            key = (draft.sender_id, draft.send_id)
+            self._firsts[key] = (content, receipt)
+            self._firsts.move_to_end(key)
+
+    def _expire(self, now: int) -> None:
+        """Forget the oldest if they have expired: a few, so that every send costs the same."""
+        for _ in range(_EXPIRED_A_SEND):
+            if not self._firsts:
+                return
+            key = next(iter(self._firsts))
+            if not self._expired(self._firsts[key][1], now):
+                return
+            del self._firsts[key]
+
+    def _expired(self, receipt: Receipt, now: int) -> bool:
+        return now - receipt.sent_at >= self._keep_ms
+
+
+def _fingerprint(draft: Draft) -> bytes:
+    """Return what tells one content from another: who it is for and what it says."""
+    # A username has no zero byte, so no two contents give the same text.
+    content = f"{draft.to}\0{draft.body}".encode(errors="surrogatepass")
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _within(entries: Iterable[Entry], limit: int, max_bytes: int) -> list[Message]:
+    """Return the first messages whose bodies fit, at most ``limit`` and at least one."""
+    page: list[Message] = []
+    total = 0
+    for seq, draft in entries:
+        if len(page) == limit:
+            break
+        total += len(draft.body.encode(errors="surrogatepass"))
+        if page and total > max_bytes:
+            break
+        page.append(
+            Message(
+                seq=seq,
+                message_id=draft.message_id,
+                sender=draft.sender,
+                body=draft.body,
+                sent_at=draft.sent_at,
+            )
+        )
+    return page

@@ -1,0 +1,105 @@
+"""A real server in this process, and the command line as its user has it, for tests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from argon2 import PasswordHasher
+from argon2.profiles import CHEAPEST
+from click.testing import CliRunner, Result
+from waiting import join
+
+from twinline.cli.main import main
+from twinline.core.service import ChatService
+from twinline.core.settings import ServiceSettings
+from twinline.stores.memory import MemoryStore
+from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener import Listener
+from twinline.transports.registry import transport
+
+PASSWORD = "correct horse"
+
+
+@contextmanager
+def running_server(place: str = "tcp://127.0.0.1:0", **settings: Any) -> Iterator[Endpoint]:
+    """Serve on one endpoint while the body runs."""
+    service = ChatService(
+        MemoryStore(),
+        ServiceSettings(**settings),
+        hasher=PasswordHasher.from_parameters(CHEAPEST),
+    )
+    listener = Listener(service, [(Endpoint.parse(place), transport("auto"))])
+    thread = threading.Thread(target=listener.serve_forever, name="server of the test")
+    thread.start()
+    try:
+        yield listener.endpoints[0]
+    finally:
+        listener.stop()
+        join(thread)
+
+
+class CommandLine:
+    """Runs `twinline` as one user of a machine: with a state directory of their own."""
+
+    def __init__(self, home: Path, endpoint: object) -> None:
+        self.state = home / "state"
+        self.place = str(endpoint)
+        self.environment = {
+            "XDG_STATE_HOME": str(self.state),
+            "XDG_CONFIG_HOME": str(home / "config"),
+            "TWINLINE_CONNECT": self.place,
+            "TWINLINE_PASSWORD": PASSWORD,
+            "TWINLINE_CONFIG": "",
+            "TWINLINE_USER": "",
+        }
+
+    @property
+    def session_file(self) -> Path:
+        return self.state / "twinline" / "sessions.json"
+
+    def run(self, *arguments: str, input: str | bytes | None = None, code: int = 0) -> Result:
+        """Run a command in this process, and see to it that it ends with that code."""
+        result = CliRunner().invoke(main, arguments, input=input, env=self.environment)
+        assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr)
+        assert "Traceback" not in result.output
+        if code not in (0, 130):
+            assert result.stderr.splitlines()[-1].startswith("twinline: ")
+        return result
+
+    def json(self, *arguments: str, input: str | bytes | None = None) -> list[dict[str, Any]]:
+        """Run a command with --json and return the objects that it printed."""
+        result = self.run(*arguments, "--json", input=input)
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    def register(self, *usernames: str) -> None:
+        for username in usernames:
+            self.run("register", username)
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a command as a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "twinline.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **self.environment, "TWINLINE_CHECK_LOCKS": "1"},
+            **options,
+        )
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Leave no process behind, whatever happens in the body."""
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)

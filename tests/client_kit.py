@@ -1,0 +1,90 @@
+"""What the tests of the client engine share: quick settings, clients, and states to wait for."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from services import PASSWORD
+from waiting import wait_until
+
+from twinline.core.protocol import Message
+from twinline.transports.client import Client, ClientSettings, State, StateKind
+from twinline.transports.endpoints import Endpoint
+from twinline.transports.watcher import THREAD_NAME
+
+FAST = ClientSettings(
+    connect_seconds=1,
+    reply_seconds=1,
+    command_seconds=4,
+    wait_seconds=5,
+    poll_seconds=0.01,
+    backoff_first=0.02,
+    backoff_max=0.08,
+    backoff_jitter=0,
+)
+
+
+def fast(**changes: object) -> ClientSettings:
+    """Return quick settings, with changes."""
+    return FAST.model_validate({**FAST.model_dump(), **changes})
+
+
+class States:
+    """Every state that a client told."""
+
+    def __init__(self) -> None:
+        self.seen: list[State] = []
+
+    def __call__(self, state: State) -> None:
+        self.seen.append(state)
+
+    @property
+    def kinds(self) -> list[StateKind]:
+        return [state.kind for state in self.seen]
+
+    def wait(self, kind: StateKind, count: int = 1) -> State:
+        """Wait until a kind of state has been told so often, and return the last one."""
+        wait_until(lambda: self.kinds.count(kind) >= count, f"{kind} in {self.seen}")
+        return [state for state in self.seen if state.kind is kind][-1]
+
+
+class Received:
+    """An ``on_message`` that collects."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    def __call__(self, message: Message) -> None:
+        self.messages.append(message)
+
+    @property
+    def bodies(self) -> list[str]:
+        return [message.body for message in list(self.messages)]
+
+    def wait(self, count: int) -> list[str]:
+        """Wait until so many have come, and return their bodies."""
+        wait_until(lambda: len(self.messages) >= count, f"{count} messages, not {self.bodies}")
+        return self.bodies
+
+
+def watchers() -> list[threading.Thread]:
+    """Return the watcher threads that there are."""
+    return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
+
+
+@contextmanager
+def user(endpoint: Endpoint | str, name: str, **options: object) -> Iterator[Client]:
+    """Return a client that has created an account; it is closed at the end."""
+    options.setdefault("settings", FAST)
+    with Client(endpoint, **options) as client:
+        client.create_account(name, PASSWORD)
+        yield client
+
+
+@contextmanager
+def again(endpoint: Endpoint | str, name: str, **options: object) -> Iterator[Client]:
+    """Return a client that has logged in to an account; it is closed at the end."""
+    options.setdefault("settings", FAST)
+    with Client(endpoint, **options) as client:
+        client.login(name, PASSWORD)
+        yield client

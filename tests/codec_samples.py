@@ -1,0 +1,214 @@
+"""The requests and replies that the vectors are made of."""
+
+from twinline.core.errors import ERROR_BY_CODE
+from twinline.core.protocol import (
+    MAX_INT,
+    MAX_PAGE,
+    AccountsReply,
+    Ack,
+    AckReply,
+    ChangePassword,
+    CreateAccount,
+    DeleteAccount,
+    DeletedReply,
+    DeleteMessages,
+    Done,
+    ErrorReply,
+    Hello,
+    HelloReply,
+    History,
+    HistoryReply,
+    Limits,
+    ListAccounts,
+    Login,
+    Logout,
+    Message,
+    Ping,
+    Reply,
+    Request,
+    Resume,
+    Send,
+    SentReply,
+    SessionReply,
+    Status,
+    StatusReply,
+    Watch,
+    WatchReply,
+)
+
+CONTROLS = "\x00\t\n\r\x1b[31m\x7f\x85\u2028\u202e"
+WORLD = 'Grüße, мир, 世界 👋 "quoted" \\ /'
+TOKEN = "mZ3q-0Yv5oTtUuJc1kqGx2WbN7eRfLh8sPd4aXiM_yQ"
+ID_1 = "0123456789abcdef01234567"
+ID_2 = "ffffffffffffffffffffffff"
+SENT_AT = 1_767_225_600_000
+
+SOME_MESSAGE = Message(seq=1, message_id=ID_1, sender="ann", body="hi", sent_at=SENT_AT)
+MESSAGES = (
+    SOME_MESSAGE,
+    Message(seq=2, message_id=ID_2, sender="ann", body=WORLD, sent_at=SENT_AT + 1),
+    Message(seq=MAX_INT, message_id="0" * 24, sender="b.o_b-9", body=CONTROLS, sent_at=0),
+)
+LIMITS = Limits(
+    body_bytes=16_384,
+    frame_bytes=65_536,
+    frame_bytes_before_login=4_096,
+    reply_bytes=1_048_576,
+    page=1_000,
+    wait_seconds=60,
+)
+
+REQUESTS: tuple[tuple[str, int, Request], ...] = (
+    ("hello, nothing said", 0, Hello()),
+    ("hello, all said", 1, Hello(protocol=2, client="twinline 0.1.0")),
+    ("hello, the client's name is empty", 127, Hello(client="")),
+    ("create_account", 2, CreateAccount(username="ann", password="correct horse")),
+    ("create_account, not ASCII", 128, CreateAccount(username="Änn", password=WORLD)),
+    ("login", 1, Login(username="ann", password="correct horse")),
+    ("login, empty texts", 16_383, Login(username="", password="")),
+    ("resume", 16_384, Resume(session=TOKEN)),
+    ("logout", 3, Logout()),
+    ("list_accounts, defaults", 4, ListAccounts()),
+    (
+        "list_accounts, all said",
+        5,
+        ListAccounts(pattern="a\\*?*", after="ann", limit=MAX_PAGE),
+    ),
+    ("list_accounts, only the second of three", 6, ListAccounts(after="")),
+    ("list_accounts, only the third of three", 7, ListAccounts(limit=1)),
+    ("send", 1, Send(to="bob", body="hi")),
+    ("send, 80 bytes", 1, Send(to="bob", body="x" * 80)),
+    ("send, 127 bytes", 1, Send(to="bob", body="y" * 127)),
+    ("send, 128 bytes", 1, Send(to="bob", body="z" * 128)),
+    ("send, all said", 8, Send(to="bob", body="hi", send_id="5f1c-1")),
+    ("send, not ASCII", 9, Send(to="bob", body=WORLD, send_id="é")),
+    ("send, control characters", 10, Send(to="bob", body=CONTROLS)),
+    ("watch, polling from the start", 11, Watch(after=0)),
+    ("watch, all said", 12, Watch(after=41, ack=41, limit=1, wait=25)),
+    ("watch, the largest of all", MAX_INT, Watch(after=MAX_INT, ack=MAX_INT, limit=1_000, wait=60)),
+    ("watch, ack 0 is not the default", 13, Watch(after=0, ack=0)),
+    ("ack", 14, Ack(up_to=42)),
+    ("ack, the largest", MAX_INT - 1, Ack(up_to=MAX_INT)),
+    ("history, defaults", 15, History()),
+    ("history, all said", 16, History(before=300, limit=200)),
+    ("history, before 0", 17, History(before=0)),
+    ("delete_messages, one", 18, DeleteMessages(seqs=(7,))),
+    ("delete_messages, several", 19, DeleteMessages(seqs=(1, 127, 128, 16_384, MAX_INT))),
+    ("status", 20, Status()),
+    ("change_password", 21, ChangePassword(password="old secret", new_password="nöw secret")),
+    ("delete_account", 22, DeleteAccount(password="correct horse")),
+    ("delete_account, force", 23, DeleteAccount(password="correct horse", force=True)),
+    ("ping", 24, Ping()),
+    ("ping, the largest id", MAX_INT, Ping()),
+)
+
+REPLIES: tuple[tuple[str, int | None, str, Reply], ...] = (
+    ("hello", 0, "hello", HelloReply(protocol=1, server="twinline 0.1.0", limits=LIMITS)),
+    (
+        "hello, the largest of all",
+        1,
+        "hello",
+        HelloReply(
+            protocol=MAX_INT,
+            server=WORLD,
+            limits=Limits(
+                body_bytes=MAX_INT,
+                frame_bytes=MAX_INT,
+                frame_bytes_before_login=MAX_INT,
+                reply_bytes=MAX_INT,
+                page=MAX_INT,
+                wait_seconds=MAX_INT,
+            ),
+        ),
+    ),
+    (
+        "create_account",
+        2,
+        "create_account",
+        SessionReply(username="ann", session=TOKEN, position=0, unread=0),
+    ),
+    ("login", 1, "login", SessionReply(username="ann", session=TOKEN, position=41, unread=2)),
+    (
+        "resume, the largest numbers",
+        3,
+        "resume",
+        SessionReply(username="ann", session="", position=MAX_INT, unread=MAX_INT),
+    ),
+    ("logout", 3, "logout", Done()),
+    ("list_accounts, nobody", 4, "list_accounts", AccountsReply(usernames=(), more=False)),
+    (
+        "list_accounts, a page",
+        5,
+        "list_accounts",
+        AccountsReply(usernames=("ann", "bob", "c.d_e-1"), more=True),
+    ),
+    ("send", 1, "send", SentReply(message_id=ID_1, sent_at=SENT_AT)),
+    ("send, the largest", MAX_INT, "send", SentReply(message_id=ID_2, sent_at=MAX_INT)),
+    ("watch, the time is up", 11, "watch", WatchReply(messages=(), position=0)),
+    ("watch, one message", 12, "watch", WatchReply(messages=(SOME_MESSAGE,), position=0)),
+    ("watch, several", 12, "watch", WatchReply(messages=MESSAGES, position=MAX_INT)),
+    ("ack", 14, "ack", AckReply(position=42, unread=128)),
+    ("history, nothing", 15, "history", HistoryReply(messages=(), more=False)),
+    ("history, several", 16, "history", HistoryReply(messages=MESSAGES, more=True)),
+    ("delete_messages", 18, "delete_messages", DeletedReply(deleted=1)),
+    ("status", 20, "status", StatusReply(username="ann", position=41, unread=2)),
+    ("change_password", 21, "change_password", Done()),
+    ("delete_account", 22, "delete_account", Done()),
+    ("ping", 24, "ping", Done()),
+    ("ping, the largest id", MAX_INT, "ping", Done()),
+    *(
+        (
+            f"error, {code}",
+            7,
+            "send",
+            ErrorReply(code=code, message=kind.default_message, retryable=kind.retryable),
+        )
+        for code, kind in ERROR_BY_CODE.items()
+    ),
+    (
+        "error, when to try again",
+        7,
+        "login",
+        ErrorReply(
+            code="rate_limited",
+            message="too many attempts; try again later",
+            retryable=True,
+            retry_after_ms=1_500,
+        ),
+    ),
+    (
+        "error, how many messages",
+        22,
+        "delete_account",
+        ErrorReply(
+            code="undelivered_messages",
+            message="there are undelivered messages",
+            retryable=False,
+            count=3,
+        ),
+    ),
+    (
+        "error, all said, a code of tomorrow",
+        7,
+        "ping",
+        ErrorReply(
+            code="of_tomorrow",
+            message=WORLD + CONTROLS,
+            retryable=True,
+            retry_after_ms=MAX_INT,
+            count=0,
+        ),
+    ),
+    (
+        "error, no id could be read",
+        None,
+        "ping",
+        ErrorReply(code="bad_request", message="a line is one JSON object", retryable=False),
+    ),
+    (
+        "error, no id could be read, all said",
+        None,
+        "ping",
+        ErrorReply(code="busy", message="try again", retryable=True, retry_after_ms=1_000, count=1),
+    ),
+)

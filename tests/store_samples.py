@@ -1,0 +1,45 @@
+"""Accounts, sessions and messages to put into a store, complete with what no test asks for."""
+
+import itertools
+
+from twinline.core.store import Account, Draft, MailboxPolicy, SessionRecord
+from twinline.stores.memory import MemoryStore
+from twinline.stores.memory_mailboxes import MemoryMailboxes
+
+_ids = itertools.count(1)
+
+
+def account(username: str, account_id: str | None = None) -> Account:
+    """Return an account; its id is ``id-`` and its name unless one is given."""
+    return Account(account_id or f"id-{username}", username, "$argon2id$old", created_at=1)
+
+
+def session(token: str, username: str = "ann") -> SessionRecord:
+    """Return a session of an account that `account` made."""
+    return SessionRecord(token.encode(), f"id-{username}", username, opened_at=1, used_at=1)
+
+
+def draft(
+    body: str = "hello",
+    *,
+    sender: str = "ann",
+    to: str = "bob",
+    sent_at: int = 1,
+    send_id: str | None = None,
+) -> Draft:
+    """Return a message that nobody sent yet."""
+    return Draft(f"{next(_ids):024x}", f"id-{sender}", sender, to, body, sent_at, send_id)
+
+
+def boxes_with(**policy: float) -> MemoryMailboxes:
+    """Return empty mailboxes of ann and bob under a policy."""
+    boxes = MemoryStore(MailboxPolicy.model_validate(policy)).mailboxes
+    for account_id in ("ann", "bob"):
+        boxes.create(account_id)
+    return boxes
+
+
+def fill(boxes: MemoryMailboxes, count: int, account_id: str = "bob", at: int = 1) -> None:
+    """Append so many messages: m1, m2, ..."""
+    for number in range(count):
+        boxes.append(account_id, draft(f"m{number + 1}", sent_at=at))

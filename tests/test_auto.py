@@ -1,0 +1,298 @@
+"""`auto` chooses by the first bytes, and the registry finds transports by name."""
+
+import logging
+from importlib.metadata import EntryPoint
+
+import pytest
+from malformed_samples import MALFORMED_JSONL
+from streams import pieces, receive, shown
+
+from twinline.core.errors import ShuttingDown
+from twinline.core.protocol import Done, Ping, Send
+from twinline.transports import registry
+from twinline.transports.auto import MAX_START_BYTES, AutoServerCodec, AutoTransport
+from twinline.transports.binary import BinaryServerCodec, BinaryTransport
+from twinline.transports.contract import RequestReceived, Transport
+from twinline.transports.jsonl import JsonlClientCodec, JsonlServerCodec, JsonlTransport
+from twinline.transports.registry import (
+    BrokenTransport,
+    UnknownTransport,
+    transport,
+    transport_names,
+)
+
+JSONL_PING = b'{"op":"ping","id":9}\n'
+BINARY_PING = bytes.fromhex("b7010f000000000109")
+PINGED = RequestReceived(9, Ping())
+
+
+class Worded(JsonlTransport):
+    """A transport of somebody else: it begins with a word of its own."""
+
+    name = "worded"
+    word = b"COME IN\n"
+    asked: list[bytes] = []  # noqa: RUF012 - cleared by each test that reads it
+
+    def recognises(self, start):
+        self.asked.append(start)
+        if start.startswith(self.word):
+            return True
+        return None if self.word.startswith(start) else False
+
+    def server_codec(self, frame_limit):
+        return WordedServerCodec(frame_limit)
+
+
+class WordedServerCodec(JsonlServerCodec):
+    def receive_data(self, data):
+        super().receive_data(data.removeprefix(Worded.word))
+
+
+class Undecided(Worded):
+    name = "undecided"
+
+    def recognises(self, start):
+        return None
+
+
+def auto(*transports, limit=4096):
+    return AutoTransport(transports or [JsonlTransport(), BinaryTransport()]).server_codec(limit)
+
+
+@pytest.mark.parametrize("size", [None, 1, 5])
+@pytest.mark.parametrize(
+    ("data", "chosen"), [(JSONL_PING, JsonlServerCodec), (BINARY_PING, BinaryServerCodec)]
+)
+def test_the_first_bytes_choose(data, chosen, size):
+    server = auto()
+    assert server.chosen is None
+    assert receive(server, pieces(data * 3, size)) == [PINGED] * 3
+    assert type(server.chosen) is chosen
+    server.send(9, Done())
+    plain = chosen(4096)
+    plain.send(9, Done())
+    assert server.data_to_send() == plain.data_to_send()
+
+
+@pytest.mark.parametrize("case", MALFORMED_JSONL, ids=lambda case: case.name)
+def test_bad_lines_get_what_a_jsonl_server_gives(case):
+    plain = receive(JsonlServerCodec(case.frame_limit), [case.data + JSONL_PING])
+    for size in (None, 1):
+        through = receive(auto(limit=case.frame_limit), pieces(case.data + JSONL_PING, size))
+        assert list(map(shown, through)) == list(map(shown, plain))
+
+
+@pytest.mark.parametrize("size", [None, 1])
+@pytest.mark.parametrize("start", [b"\x00\x01\x02", b"\x7f", b"\x80abc", b"\x16\x04", b"\xb6\x01"])
+def test_strangers_get_a_line_that_a_person_can_read(start, size):
+    server = auto()
+    (event,) = receive(server, pieces(start + JSONL_PING, size))
+    assert event.fatal
+    assert event.id is None
+    assert event.error.message.endswith("spoken here: binary, jsonl")
+    server.send(None, event.error.to_reply())
+    assert server.data_to_send().startswith(b'{"id":null,"ok":false,"error":{"code":"bad_request"')
+    server.receive_data(JSONL_PING)
+    assert server.next_event() is None
+    assert not server.mid_frame
+
+
+def test_the_frame_limit_reaches_the_chosen_codec():
+    long = b'{"op":"ping","id":9' + b" " * 100 + b"}\n"
+    server = auto(limit=8)
+    server.frame_limit = 64
+    assert server.frame_limit == 64
+    server.receive_data(JSONL_PING + long + long)
+    assert server.next_event() == PINGED
+    server.frame_limit = 4096
+    assert server.chosen.frame_limit == server.frame_limit == 4096
+    assert server.next_event() == PINGED
+    server.frame_limit = 64
+    assert server.next_event().error.code == "frame_too_large"
+
+
+def test_mid_frame_before_and_after_the_choice():
+    server = auto()
+    assert not server.mid_frame
+    server.receive_data(b"P")
+    assert server.next_event() is None
+    assert server.mid_frame
+    server.receive_data(b"ING\n{")
+    assert server.next_event().error.code == "bad_request"
+    assert server.next_event() is None
+    assert server.mid_frame
+    server.receive_data(JSONL_PING[1:])
+    assert server.next_event() == PINGED
+    assert not server.mid_frame
+
+
+def test_the_end_of_the_stream_before_the_choice():
+    server = auto()
+    server.receive_data(b"GE")
+    assert server.next_event() is None
+    server.receive_eof()
+    assert server.next_event() is None
+    assert not server.mid_frame
+    server.receive_data(JSONL_PING)  # nobody can send after the end
+    assert server.next_event() is None
+    assert server.chosen is None
+
+
+def test_the_end_of_the_stream_with_requests_still_to_choose_by():
+    server = auto()
+    server.receive_data(JSONL_PING + b"{")
+    server.receive_eof()
+    assert server.next_event() == PINGED
+    assert server.next_event() is None
+    assert not server.mid_frame
+
+
+def test_the_end_of_the_stream_after_the_choice():
+    server = auto()
+    server.receive_data(BINARY_PING + BINARY_PING[:3])
+    assert server.next_event() == PINGED
+    server.receive_eof()
+    assert server.next_event() is None
+    assert not server.mid_frame
+
+
+def test_what_is_said_before_the_choice_is_a_line():
+    server = auto()
+    server.send(None, ShuttingDown().to_reply())
+    assert server.data_to_send().startswith(b'{"id":null,"ok":false')
+    server.receive_data(BINARY_PING)
+    assert server.next_event() == PINGED
+    assert server.data_to_send() == b""
+
+
+@pytest.mark.parametrize("size", [None, 1])
+def test_a_transport_with_words_of_its_own_goes_before_jsonl(size):
+    transports = [JsonlTransport(), BinaryTransport(), Worded()]
+    server = auto(*transports)
+    assert receive(server, pieces(Worded.word + JSONL_PING, size)) == [PINGED]
+    assert type(server.chosen) is WordedServerCodec
+    server = auto(*transports)
+    assert receive(server, pieces(b"COME ON\n" + JSONL_PING, size))[-1] == PINGED
+    assert type(server.chosen) is JsonlServerCodec
+
+
+def test_each_transport_is_asked_about_every_start_once():
+    Worded.asked.clear()
+    server = auto(Worded())
+    server.receive_data(b"COM")
+    assert server.next_event() is None
+    assert server.next_event() is None
+    server.receive_data(b"MERCE")
+    assert server.next_event().fatal
+    assert Worded.asked == [b"C", b"CO", b"COM", b"COMM"]
+
+
+def test_a_transport_that_never_decides_does_not_stop_the_others():
+    server = auto(JsonlTransport(), Undecided())
+    server.receive_data(b" " * (MAX_START_BYTES - 1))
+    assert server.next_event() is None
+    server.receive_data(JSONL_PING)
+    assert server.next_event() == PINGED
+    server = auto(Undecided())
+    server.receive_data(JSONL_PING * 20)
+    assert server.next_event().fatal
+
+
+def test_auto_recognises_what_any_of_its_transports_does():
+    both = AutoTransport([JsonlTransport(), BinaryTransport()])
+    assert both.recognises(b"{") is True
+    assert both.recognises(b"\xb7") is True
+    assert both.recognises(b"G") is None
+    assert both.recognises(b"GET ") is False
+
+
+def test_a_client_that_says_auto_speaks_jsonl():
+    client = transport("auto").client_codec(4096)
+    assert type(client) is JsonlClientCodec
+    assert client.frame_limit == 4096
+
+
+# -- the registry -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Let entry points be "installed": name -> value."""
+    found: dict[str, str] = {}
+
+    def entry_points(group):
+        assert group == "twinline.transports"
+        return [EntryPoint(name, value, group) for name, value in found.items()]
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    return found
+
+
+def test_the_built_in_transports():
+    assert {"auto", "binary", "jsonl"} <= set(transport_names())
+    for name in ("auto", "binary", "jsonl"):
+        assert transport(name).name == name
+        assert isinstance(transport(name), Transport)
+
+
+def test_an_unknown_name_is_told_the_nearest_and_all(installed):
+    installed["worded"] = "test_auto:Worded"
+    with pytest.raises(UnknownTransport) as caught:
+        transport("jsnl")
+    assert str(caught.value) == (
+        "there is no transport 'jsnl'; did you mean jsonl? known: auto, binary, jsonl, worded"
+    )
+    with pytest.raises(UnknownTransport) as caught:
+        transport("???")
+    assert str(caught.value) == ("there is no transport '???'; known: auto, binary, jsonl, worded")
+
+
+@pytest.mark.parametrize(
+    "value", ["twinline.transports.jsonl:JsonlTransport", "codec_plugin:WORDED"]
+)
+def test_a_class_or_an_instance_can_be_installed(installed, value):
+    installed["worded"] = value
+    assert transport_names() == ["auto", "binary", "jsonl", "worded"]
+    assert isinstance(transport("worded"), JsonlTransport)
+
+
+def test_auto_serves_what_is_installed(installed, caplog):
+    installed["worded"] = "codec_plugin:WORDED"
+    installed["auto"] = "codec_plugin:missing"  # never asked for itself
+    server = transport("auto").server_codec(4096)
+    assert not caplog.records
+    assert receive(server, [b"HOLA\n" + JSONL_PING]) == [PINGED]
+    assert isinstance(server, AutoServerCodec)
+    assert type(server.chosen).__name__ == "HolaServerCodec"
+
+
+def test_a_built_in_name_cannot_be_taken_over(installed):
+    installed["jsonl"] = "codec_plugin:WORDED"
+    assert type(transport("jsonl")) is JsonlTransport
+    server = transport("auto").server_codec(4096)
+    assert len(receive(server, [b"HOLA\n" + JSONL_PING])) == 2
+    assert type(server.chosen) is JsonlServerCodec
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("no_such_module_anywhere:X", "cannot be loaded: No module named"),
+        ("codec_plugin:missing", "cannot be loaded"),
+        ("codec_plugin:Unmakeable", "cannot be loaded: not today"),
+        ("twinline.core.protocol:MAX_INT", "is no Transport"),
+        ("twinline.core.protocol:Ping", "is no Transport"),
+    ],
+)
+def test_a_broken_transport_says_why_and_is_left_out_of_auto(installed, caplog, value, why):
+    installed["broken"] = value
+    with pytest.raises(BrokenTransport, match=why):
+        transport("broken")
+    with caplog.at_level(logging.WARNING):
+        server = transport("auto").server_codec(4096)
+    assert "it is not served" in caplog.text
+    client = JsonlClientCodec(4096)
+    client.send(1, Send(to="bob", body="hi"))
+    assert receive(server, [client.data_to_send()]) == [
+        RequestReceived(1, Send(to="bob", body="hi"))
+    ]

@@ -1,0 +1,389 @@
+"""The client commands against a real server, each with its exit codes."""
+
+import json
+import re
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_server import PASSWORD, CommandLine, running_server
+
+from twinline.cli.connecting import Target
+from twinline.cli.exit_codes import ExitCode
+from twinline.cli.main import main
+from twinline.transports.client import Client
+from twinline.transports.endpoints import Endpoint
+from twinline.transports.watcher import THREAD_NAME
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture
+def twinline(tmp_path: Path) -> Iterator[CommandLine]:
+    """The command line of someone whose server is up."""
+    with running_server() as endpoint:
+        yield CommandLine(tmp_path, endpoint)
+
+
+# -- help and usage ---------------------------------------------------------------------
+
+
+def test_every_command_has_help_with_an_example(tmp_path: Path) -> None:
+    twinline = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    context = main.make_context("twinline", [])
+    for name in main.list_commands(context):
+        for flag in ("-h", "--help"):
+            text = twinline.run(name, flag).stdout
+            assert f"Usage: main {name}" in text or f"Usage: twinline {name}" in text
+            assert "Example: " in text
+    overview = twinline.run().stdout
+    assert overview == twinline.run("--help").stdout
+    names = re.findall(r"^  ([a-z][a-z-]*)  +[A-Z]", overview, re.MULTILINE)
+    assert names == main.list_commands(context)
+    assert twinline.run("--version").stdout.startswith("twinline ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sned"],
+        ["send"],
+        ["send", "bob", "hi", "--lines"],
+        ["send", "bob", "hi", "--colour"],
+        ["watch", "--count", "0"],
+        ["history", "--limit", "x"],
+        ["ping", "--timeout", "0"],
+        ["ping", "--password", "secret"],
+        ["login", "ann", "--password", "secret"],
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(tmp_path: Path, arguments: list[str]) -> None:
+    result = CommandLine(tmp_path, "tcp://127.0.0.1:1").run(*arguments, code=2)
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_documentation_has_every_exit_code() -> None:
+    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", text, re.MULTILINE)
+    assert [(int(code), words.replace("\\|", "|")) for code, words in rows] == [
+        (int(code), code.meaning) for code in ExitCode
+    ]
+
+
+# -- accounts and sessions --------------------------------------------------------------
+
+
+def test_registering_logs_in_and_keeps_the_session(twinline: CommandLine) -> None:
+    result = twinline.run("register", "Ann")
+    assert result.stdout == ""
+    assert result.stderr == f"logged in as ann at {twinline.place}, 0 unread\n"
+    assert stat.S_IMODE(twinline.session_file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(twinline.session_file.parent.stat().st_mode) == 0o700
+    assert twinline.json("status") == [{"username": "ann", "position": 0, "unread": 0}]
+    assert twinline.run("status").stdout == (
+        f"ann at {twinline.place}: 0 unread, acknowledged up to 0\n"
+    )
+
+
+def test_no_token_and_no_password_is_ever_printed(twinline: CommandLine) -> None:
+    results = [twinline.run("register", "ann", "--json"), twinline.run("login", "ann", "--json")]
+    kept = json.loads(twinline.session_file.read_text())
+    token = kept["endpoints"][twinline.place]["sessions"]["ann"]["token"]
+    for result in results:
+        assert json.loads(result.stdout) == {"username": "ann", "position": 0, "unread": 0}
+        assert token not in result.output
+        assert PASSWORD not in result.output
+
+
+def test_the_last_login_is_current_and_user_picks_another(twinline: CommandLine) -> None:
+    twinline.register("ann", "bob")
+    assert twinline.json("status")[0]["username"] == "bob"
+    assert twinline.json("status", "--user", "ann")[0]["username"] == "ann"
+    twinline.run("login", "ann")
+    assert twinline.json("status")[0]["username"] == "ann"
+    result = twinline.run("status", "--user", "carol", code=3)
+    assert "carol is not logged in at" in result.stderr
+
+
+def test_logout_ends_the_session_here_and_there(twinline: CommandLine) -> None:
+    twinline.register("ann")
+    kept = twinline.session_file.read_text()
+    assert "ann is logged out" in twinline.run("logout").stderr
+    assert "nobody is logged in" in twinline.run("status", code=3).stderr
+    twinline.session_file.write_text(kept)
+    ended = twinline.run("status", code=3)
+    assert "has ended; log in again with 'twinline login ann'" in ended.stderr
+    # The dead session is forgotten, so the next command does not try it again.
+    assert "nobody is logged in" in twinline.run("status", code=3).stderr
+
+
+def test_logging_out_of_a_session_that_has_ended_is_no_failure(twinline: CommandLine) -> None:
+    twinline.register("ann")
+    kept = twinline.session_file.read_text()
+    twinline.run("logout")
+    twinline.session_file.write_text(kept)
+    assert "the session had ended already" in twinline.run("logout").stderr
+    twinline.run("logout", code=3)
+
+
+def test_what_the_server_refuses_is_exit_code_3(twinline: CommandLine) -> None:
+    twinline.register("ann")
+    assert "taken" in twinline.run("register", "ann", code=3).stderr
+    twinline.environment["TWINLINE_PASSWORD"] = "wrong horse"
+    wrong = twinline.run("login", "ann", code=3).stderr
+    assert wrong == twinline.run("login", "nobody", code=3).stderr
+    twinline.environment["TWINLINE_PASSWORD"] = "short"
+    assert "8 to 128" in twinline.run("register", "bob", code=3).stderr
+    assert "a username is" in twinline.run("register", "ann\u202e", code=3).stderr
+
+
+def test_passwords_come_from_a_file_or_stdin(twinline: CommandLine, tmp_path: Path) -> None:
+    twinline.environment["TWINLINE_PASSWORD"] = "not this one"
+    file = tmp_path / "password"
+    file.write_text("from a file\nnot a part\n")
+    twinline.run("register", "ann", "--password-file", str(file))
+    twinline.run("login", "ann", "--password-file", "-", input="from a file\n")
+    twinline.run("login", "ann", code=3)
+    assert (
+        "cannot read" in twinline.run("login", "ann", "--password-file", "missing", code=2).stderr
+    )
+    assert "is empty" in twinline.run("login", "ann", "--password-file", "-", code=2).stderr
+    file.write_bytes(b"\xff\n")
+    assert "not UTF-8" in twinline.run("login", "ann", "--password-file", str(file), code=2).stderr
+
+
+def test_the_prompt_asks_twice_for_a_new_password_and_names_the_server(
+    twinline: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del twinline.environment["TWINLINE_PASSWORD"]
+    monkeypatch.delenv("TWINLINE_PASSWORD", raising=False)
+    asked: list[str] = []
+    answers: list[str] = [PASSWORD, "another one", PASSWORD, PASSWORD, PASSWORD]
+
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        return answers.pop(0)
+
+    monkeypatch.setattr("getpass.getpass", ask)
+    assert "differ" in twinline.run("register", "ann", code=2).stderr
+    twinline.run("register", "ann")
+    twinline.run("login", "ann")
+    again = "The same again: "
+    new = f"New password for ann at {twinline.place}: "
+    assert asked == [new, again, new, again, f"Password for ann at {twinline.place}: "]
+
+
+def test_accounts_are_listed_page_after_page(twinline: CommandLine) -> None:
+    with Client(twinline.place) as client:
+        for number in range(120):
+            client.create_account(f"user{number:03}", PASSWORD)
+            client.logout()
+    twinline.register("ann")
+    lines = twinline.run("accounts").stdout.splitlines()
+    assert lines == ["ann", *(f"user{number:03}" for number in range(120))]
+    assert twinline.json("accounts", "*r00?")[-1] == {"username": "user009"}
+    assert twinline.run("accounts", "nobody*").stdout == ""
+
+
+def test_deleting_an_account(twinline: CommandLine) -> None:
+    twinline.register("bob", "ann")
+    twinline.run("send", "bob", "one")
+    twinline.run("send", "bob", "two")
+    assert "say --yes" in twinline.run("delete-account", "--user", "bob", code=2).stderr
+    refused = twinline.run("delete-account", "--user", "bob", "--yes", code=3)
+    assert refused.stderr == (
+        "twinline: 2 undelivered messages would be lost: "
+        "read them with 'twinline watch', or say --force\n"
+    )
+    twinline.environment["TWINLINE_PASSWORD"] = "wrong horse"
+    twinline.run("delete-account", "--user", "bob", "--yes", "--force", code=3)
+    twinline.environment["TWINLINE_PASSWORD"] = PASSWORD
+    twinline.run("delete-account", "--user", "bob", "--yes", "--force")
+    assert twinline.run("accounts").stdout == "ann\n"
+    assert "bob is not logged in" in twinline.run("status", "--user", "bob", code=3).stderr
+    twinline.run("login", "bob", code=3)
+
+
+# -- reaching the server ----------------------------------------------------------------
+
+
+def test_nobody_listening_is_exit_code_4_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as was:
+        place = f"tcp://127.0.0.1:{was.getsockname()[1]}"
+    twinline = CommandLine(tmp_path, place)
+    result = twinline.run("ping", code=4)
+    assert result.stderr == (
+        f"twinline: cannot reach {place}: Connection refused (--wait keeps trying)\n"
+    )
+    waited = twinline.run("ping", "--wait", "--timeout", "0.2", code=4)
+    assert "was not reachable in time" in waited.stderr
+    twinline.run("ping", "--connect", f"unix:{tmp_path}/nobody", code=4)
+
+
+def test_a_server_that_never_answers_is_exit_code_4_in_time(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        place = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
+        CommandLine(tmp_path, place).run("ping", "--timeout", "0.2", code=4)
+
+
+@pytest.mark.parametrize("spoken", ["jsonl", "binary"])
+def test_ping_on_either_transport(twinline: CommandLine, spoken: str) -> None:
+    lines = twinline.json("ping", "--count", "2", "--transport", spoken)
+    assert [line["number"] for line in lines] == [1, 2]
+    assert all(line["milliseconds"] > 0 for line in lines)
+    twinline.run("ping", "--connect", f"{twinline.place}?transport={spoken}")
+    assert "median" in twinline.run("ping").stderr
+
+
+def test_the_flag_names_the_transport_before_the_endpoint_and_that_before_the_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TWINLINE_CLIENT_TRANSPORT", "auto")
+    plain, named = "tcp://127.0.0.1:1", "tcp://127.0.0.1:1?transport=binary"
+    flag = {"client_transport": "jsonl"}
+    assert Target.of({"connect": named, **flag}).transport == "jsonl"
+    assert Target.of({"connect": named}).transport == "binary"
+    assert Target.of({"connect": plain}).transport == "auto"
+    monkeypatch.delenv("TWINLINE_CLIENT_TRANSPORT")
+    assert Target.of({"connect": plain}).transport == "jsonl"
+
+
+def test_a_command_that_reads_no_mail_opens_no_watch_line(
+    twinline: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twinline.register("ann")
+    connections: list[Endpoint] = []
+    connect = Endpoint.connect
+
+    def counted(endpoint: Endpoint, *arguments: Any) -> socket.socket:
+        connections.append(endpoint)
+        return connect(endpoint, *arguments)
+
+    monkeypatch.setattr(Endpoint, "connect", counted)
+    twinline.run("send", "ann", "hello")
+    assert len(connections) == 1
+    assert THREAD_NAME not in {thread.name for thread in threading.enumerate()}
+    assert twinline.json("status")[0]["unread"] == 1
+
+
+# -- messages ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ann(twinline: CommandLine) -> CommandLine:
+    """Ann and bob have accounts, and ann is the one who acts."""
+    twinline.register("bob", "ann")
+    return twinline
+
+
+def bodies(twinline: CommandLine, *arguments: str) -> list[str]:
+    command = ("watch", "--user", "bob", "--timeout", "0.1", *arguments)
+    return [message["body"] for message in twinline.json(*command)]
+
+
+def test_send_takes_an_argument_or_the_whole_of_stdin(ann: CommandLine) -> None:
+    assert ann.run("send", "bob", "as an argument").output == ""
+    ann.run("send", "bob", input="two\nlines\n\n")
+    ann.run("send", "bob", input=b"windows\r\n")
+    ann.run("send", "bob", "--", "--lines")
+    assert bodies(ann) == ["as an argument", "two\nlines\n", "windows", "--lines"]
+
+
+def test_send_prints_ids_in_json(ann: CommandLine) -> None:
+    (sent,) = ann.json("send", "bob", "hello")
+    assert sorted(sent) == ["message_id", "sent_at"]
+    (received,) = ann.json("watch", "--user", "bob", "--count", "1")
+    assert received == {"seq": 1, "sender": "ann", "body": "hello", **sent}
+
+
+def test_send_lines(ann: CommandLine) -> None:
+    assert len(ann.json("send", "bob", "--lines", input="one\ntwo\r\n three")) == 3
+    assert bodies(ann) == ["one", "two", " three"]
+    ann.run("send", "bob", "--lines", input="")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "code"),
+    [
+        (b"one\ntwo\n\nfour\n", "the message is empty", 2),
+        (b"one\ntwo\n\xff\nfour\n", "the message is not UTF-8", 2),
+        (b"one\ntwo\n" + b"x" * 16385 + b"\nfour\n", "the message is too long: 16,385 bytes", 3),
+    ],
+)
+def test_a_line_that_fails_is_named_and_those_before_are_counted(
+    ann: CommandLine, data: bytes, reason: str, code: int
+) -> None:
+    error = ann.run("send", "bob", "--lines", input=data, code=code).stderr
+    assert error.startswith(f"twinline: line 3 was not sent: {reason}")
+    assert error.endswith("(2 sent before)\n")
+    assert bodies(ann) == ["one", "two"]
+
+
+def test_what_cannot_be_sent(ann: CommandLine) -> None:
+    assert "empty" in ann.run("send", "bob", "", code=2).stderr
+    assert "empty" in ann.run("send", "bob", input="\n", code=2).stderr
+    assert "not UTF-8" in ann.run("send", "bob", input=b"\xff", code=2).stderr
+    assert "not UTF-8" in ann.run("send", "bob", "\udcff", code=2).stderr
+    assert "no such user" in ann.run("send", "nobody", "hi", code=3).stderr
+    long = ann.run("send", "bob", input="x" * 16385, code=3).stderr
+    assert "16,385 bytes, and the server takes 16,384" in long
+    ann.run("send", "bob", input="x" * 16384)
+
+
+def test_send_lines_keeps_to_the_rate_that_the_server_allows(tmp_path: Path) -> None:
+    with running_server(sends_per_second=20) as endpoint:
+        twinline = CommandLine(tmp_path, endpoint)
+        twinline.register("ann")
+        lines = "".join(f"{number}\n" for number in range(24))
+        assert len(twinline.json("send", "ann", "--lines", input=lines)) == 24
+
+
+def test_watch_acks_what_it_prints_unless_told_not_to(ann: CommandLine) -> None:
+    for text in ("one", "two", "three"):
+        ann.run("send", "bob", text)
+    assert bodies(ann, "--no-ack") == ["one", "two", "three"]
+    assert bodies(ann, "--count", "1") == ["one"]
+    assert ann.json("status", "--user", "bob")[0] == {
+        "username": "bob",
+        "position": 1,
+        "unread": 2,
+    }
+    assert bodies(ann) == ["two", "three"]
+    assert bodies(ann) == []
+
+
+def test_watch_that_sees_too_few_is_exit_code_5(ann: CommandLine) -> None:
+    ann.run("send", "bob", "one")
+    result = ann.run("watch", "--user", "bob", "--count", "2", "--timeout", "0.1", code=5)
+    assert result.stderr == "twinline: timed out: 1 of 2 messages came\n"
+    assert result.stdout.count("\n") == 1
+
+
+def test_what_others_write_cannot_steer_the_terminal(ann: CommandLine) -> None:
+    text = "\x1b]0;owned\x07 \u202egnp.exe\nforged"
+    ann.run("send", "bob", text)
+    shown = ann.run("watch", "--user", "bob", "--count", "1", "--no-ack").stdout
+    assert shown.endswith("  ann: ␛]0;owned␇ <U+202E>gnp.exe␊forged\n")
+    assert shown in ann.run("history", "--user", "bob").stdout
+    assert bodies(ann) == [text]
+
+
+def test_history_goes_back_page_by_page(ann: CommandLine) -> None:
+    ann.run("send", "bob", "--lines", input="".join(f"{number}\n" for number in range(1, 9)))
+    result = ann.run("history", "--user", "bob", "--limit", "3")
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["6", "7", "8"]
+    assert result.stderr == "there are older ones: --before 6\n"
+    older = ann.json("history", "--user", "bob", "--before", "6")
+    assert [message["seq"] for message in older] == [1, 2, 3, 4, 5]
+    assert ann.run("history", "--user", "bob", "--before", "1").output == ""
+
+
+def test_history_asks_again_where_a_page_is_bounded_by_bytes(ann: CommandLine) -> None:
+    ann.run("send", "bob", "--lines", input=("x" * 16000 + "\n") * 9)
+    messages = ann.json("history", "--user", "bob", "--limit", "8")
+    assert [message["seq"] for message in messages] == list(range(2, 10))

@@ -1,0 +1,362 @@
+"""close() ends the client at once, wherever its threads wait, and leaves none behind."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from client_kit import FAST, States, fast, user, watchers
+from fault_proxy import Fault, FaultProxy
+from servers import HELLO, ScriptedServer, Site, silent_endpoint
+from services import PASSWORD
+from waiting import join, wait_event, wait_until
+
+from twinline.core.deadline import Deadline
+from twinline.core.protocol import Hello, Message, SessionReply
+from twinline.transports import registry
+from twinline.transports import watcher as watcher_module
+from twinline.transports.client import Client, ClientClosed, ClientSettings, StateKind, WatchMode
+from twinline.transports.client_dialler import ClientLine
+from twinline.transports.line import Line
+
+SLOW = ClientSettings()  # nothing ends by itself within a test
+
+
+class Call:
+    """A call in a thread of its own."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.raised: BaseException | None = None
+        self.result: object = None
+        self._call = call
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._call()
+        except BaseException as error:
+            self.raised = error
+
+    def closed(self) -> None:
+        """The call has ended, and said why."""
+        join(self.thread)
+        assert isinstance(self.raised, ClientClosed), self.raised
+
+
+@pytest.fixture
+def site():
+    with Site() as running:
+        yield running
+
+
+def quickly(client: Client) -> None:
+    """Close, which must not take long."""
+    begin = time.monotonic()
+    client.close()
+    assert time.monotonic() - begin < 0.5
+    assert not watchers()
+    assert client.state.kind is StateKind.CLOSED
+
+
+def test_while_waiting_for_the_next_attempt() -> None:
+    with ScriptedServer() as server:
+        server.script = lambda _: b""
+        client = Client(server.endpoint, settings=SLOW)
+        first = Call(client.connect)
+        wait_until(lambda: client.state.retry_in, "the pause after an attempt")
+        second = Call(lambda: client.login("ann", PASSWORD))
+        wait_until(lambda: client._engine._commands._turn._queue, "a thread behind the first")
+        quickly(client)
+        first.closed()
+        second.closed()
+
+
+def test_while_waiting_for_hello() -> None:
+    with ScriptedServer() as server:
+        server.script = lambda _: None
+        client = Client(server.endpoint, settings=SLOW)
+        call = Call(client.connect)
+        wait_until(lambda: server.asked(Hello), "hello")
+        quickly(client)
+        call.closed()
+
+
+def test_while_waiting_for_a_reply() -> None:
+    with ScriptedServer() as server:
+        client = Client(server.endpoint, settings=SLOW)
+        calls = [Call(client.ping), Call(client.ping)]
+        wait_until(lambda: len(server.requests) == 2, "hello and a ping")
+        wait_until(lambda: client._engine._commands._turn._queue, "a ping behind the first")
+        quickly(client)
+        for call in calls:
+            call.closed()
+
+
+def test_while_a_send_is_in_doubt(site: Site) -> None:
+    with FaultProxy(site.endpoint) as proxy, user(proxy.endpoint, "ann", settings=SLOW) as ann:
+        proxy.wait_routes(2)
+        route = proxy.routes[0]
+        route.down.fault = Fault(blackhole=True)
+        before = route.up.passed
+        call = Call(lambda: ann.send("ann", "x"))
+        wait_until(lambda: route.up.passed > before, "the send")
+        quickly(ann)
+        call.closed()
+        assert call.raised.send_id
+
+
+def test_while_a_send_cannot_be_written(site: Site) -> None:
+    """The peer reads nothing, and the buffers are full."""
+    with silent_endpoint() as endpoint:
+        client = Client(endpoint, settings=SLOW)
+
+        line = Line(endpoint.connect(Deadline.after(5)), registry.transport("jsonl"))
+        line._socket.setblocking(False)
+        try:
+            while True:
+                line._socket.send(b"x" * 65536)
+        except BlockingIOError:
+            pass
+        client._engine._commands._line = ClientLine(line, 0, HELLO.limits)
+        call = Call(client.ping)
+        wait_until(lambda: client._engine.link.closed._wakes, "a ping")
+        quickly(client)
+        call.closed()
+
+
+@pytest.mark.parametrize("watch", [WatchMode.BLOCKING, WatchMode.POLLING])
+def test_while_the_watcher_waits_for_mail(site: Site, watch: WatchMode) -> None:
+    with user(site.endpoint, "ann", settings=SLOW, watch=watch) as ann:
+        watcher = ann._engine._watcher
+        assert watcher is not None
+        wait_until(
+            lambda: watcher._stop._wakes and watcher._line and watcher._line.proved,
+            "the watcher waits",
+        )
+        call = Call(lambda: list(ann.messages()))
+        wait_until(lambda: ann._engine.link.session.inbox._ended._wakes, "the consumer waits")
+        quickly(ann)
+        join(call.thread)
+        assert call.result == []
+        assert call.raised is None
+
+
+def test_while_the_watcher_reconnects(site: Site) -> None:
+    seen = States()
+    with (
+        FaultProxy(site.endpoint) as proxy,
+        user(proxy.endpoint, "ann", settings=SLOW, on_state=seen) as ann,
+    ):
+        proxy.wait_routes(2)
+        wait_until(lambda: ann._engine._watcher._line, "the watch line")
+        proxy.refuse()
+        wait_until(lambda: ann.state.retry_in, "the pause after an attempt")
+        call = Call(ann.status)
+        wait_until(lambda: ann._engine._dialler._turn._queue, "a command behind the watcher")
+        quickly(ann)
+        call.closed()
+    assert seen.kinds[-1] is StateKind.CLOSED
+
+
+def test_while_the_application_deals_with_a_message(site: Site) -> None:
+    with user(site.endpoint, "ann", settings=SLOW) as ann:
+        ann.send("ann", "one")
+        ann.send("ann", "two")
+        loop = ann.messages()
+        assert next(loop).body == "one"
+        assert next(loop).body == "two"
+        quickly(ann)
+        assert next(loop, None) is None
+    with Client(site.endpoint, settings=FAST) as ann:
+        ann.login("ann", PASSWORD)
+        assert [message.body for message in ann.messages(0.05)] == ["two"]
+
+
+@pytest.mark.parametrize("watch", [WatchMode.BLOCKING, WatchMode.POLLING])
+def test_what_a_handler_has_dealt_with_is_acked_whenever_close_comes(
+    site: Site, watch: WatchMode
+) -> None:
+    with user(site.endpoint, "bob") as bob, user(site.endpoint, "ann") as ann:
+        for number in range(10):
+            handled = threading.Event()
+            with Client(
+                site.endpoint, settings=FAST, watch=watch, on_message=lambda _, h=handled: h.set()
+            ) as other:
+                other.login("ann", PASSWORD)
+                bob.send("ann", f"m{number}")
+                wait_event(handled, "the message")
+            wait_until(lambda: ann.status().unread == 0, "the ack", 1)
+
+
+def test_while_a_handler_is_paused(site: Site) -> None:
+    failed = threading.Event()
+
+    def on_message(_: Message) -> None:
+        failed.set()
+        raise ValueError("no")
+
+    with user(
+        site.endpoint,
+        "ann",
+        settings=SLOW,
+        on_message=on_message,
+        on_handler_error=lambda *_: None,
+    ) as ann:
+        ann.send("ann", "one")
+        wait_event(failed, "the handler")
+        quickly(ann)
+
+
+def test_a_command_within_a_handler_ends_too(site: Site) -> None:
+    raised: list[BaseException] = []
+    begun = threading.Event()
+    with ScriptedServer() as server:
+        other = Client(server.endpoint, settings=SLOW)
+
+        def on_message(_: Message) -> None:
+            begun.set()
+            try:
+                ann.connect()
+                held.wait(5)
+                ann.status()
+            except ClientClosed as error:
+                raised.append(error)
+                raise
+
+        held = threading.Event()
+        with user(
+            site.endpoint, "ann", on_message=on_message, on_handler_error=lambda *_: None
+        ) as ann:
+            ann.send("ann", "one")
+            wait_event(begun, "the handler")
+            closing = Call(ann.close)
+            wait_until(lambda: ann.state.kind is StateKind.CLOSED, "closing")
+            held.set()
+            join(closing.thread)
+        assert len(raised) == 1
+        assert not watchers()
+        other.close()
+
+
+def test_a_handler_that_does_not_return_does_not_hold_close_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher_module, "FLUSH_SECONDS", 0.05)
+    begun = threading.Event()
+    go_on = threading.Event()
+
+    def on_message(_: Message) -> None:
+        begun.set()
+        go_on.wait(5)
+
+    with user(site.endpoint, "ann", on_message=on_message) as ann:
+        ann.send("ann", "one")
+        wait_event(begun, "the handler")
+        begin = time.monotonic()
+        ann.close()
+        assert time.monotonic() - begin < 1
+        go_on.set()
+        wait_until(lambda: not watchers(), "the watcher ends when the handler has")
+
+
+def test_a_dead_line_does_not_hold_close_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last ack gets no answer."""
+    monkeypatch.setattr(watcher_module, "FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr(watcher_module, "ACK_SECONDS", 60)
+    with FaultProxy(site.endpoint) as proxy, user(proxy.endpoint, "ann", settings=SLOW) as ann:
+        ann.send("ann", "one")
+        ann.send("ann", "two")
+        wait_until(lambda: ann.status().unread == 2, "two messages")
+    with FaultProxy(site.endpoint) as proxy, Client(proxy.endpoint, settings=SLOW) as ann:
+        ann.login("ann", PASSWORD)
+        loop = ann.messages()
+        assert next(loop).body == "one"
+        assert next(loop).body == "two"
+        for route in proxy.routes:
+            route.down.fault = Fault(blackhole=True)
+        quickly(ann)
+
+
+def test_a_ping_that_gets_no_answer_is_cut(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher_module, "FLUSH_SECONDS", 0.05)
+    with FaultProxy(site.endpoint) as proxy:
+        settings = fast(wait_seconds=0.05, reply_seconds=30)
+        with user(proxy.endpoint, "ann", settings=settings) as ann:
+            ann.send("ann", "one")
+            loop = ann.messages()
+            next(loop)
+            watch = proxy.routes[1]
+            watch.down.fault = Fault(blackhole=True)
+            before = watch.up.passed
+            wait_until(lambda: watch.up.passed > before, "a ping")
+            quickly(ann)
+
+
+def test_twice_and_from_many_threads(site: Site) -> None:
+    seen = States()
+    with user(site.endpoint, "ann", on_state=seen) as ann:
+        for thread in [threading.Thread(target=ann.close) for _ in range(4)]:
+            thread.start()
+        ann.close()
+        ann.close()
+        wait_until(lambda: seen.kinds.count(StateKind.CLOSED), "the last state")
+        assert seen.kinds.count(StateKind.CLOSED) == 1
+        assert seen.kinds[-1] is StateKind.CLOSED
+        for call in (
+            ann.ping,
+            ann.status,
+            ann.connect,
+            ann.logout,
+            lambda: ann.login("ann", PASSWORD),
+            lambda: next(ann.messages()),
+        ):
+            with pytest.raises(ClientClosed):
+                call()
+    wait_until(lambda: threading.active_count() <= 6, "the closing threads")
+
+
+def test_before_it_was_ever_connected() -> None:
+    client = Client("tcp://127.0.0.1:1", settings=FAST)
+    client.close()
+    with pytest.raises(ClientClosed):
+        client.connect(1)
+
+
+def test_a_login_that_is_overtaken_by_close_leaves_no_thread() -> None:
+    """The reply is there, the watcher is not yet."""
+    with ScriptedServer() as server:
+        server.script = lambda request: (
+            HELLO
+            if isinstance(request, Hello)
+            else SessionReply(username="ann", session="token", position=0, unread=0)
+        )
+        client = Client(server.endpoint, settings=SLOW)
+        start = client._engine._start_watcher
+
+        def closed_before(session) -> None:
+            client.close()
+            start(session)
+
+        client._engine._start_watcher = closed_before
+        client.login("ann", PASSWORD)
+        assert not watchers()
+
+
+def test_a_session_that_ends_before_its_watcher_starts_leaves_no_thread() -> None:
+    with ScriptedServer() as server:
+        server.script = lambda request: (
+            HELLO
+            if isinstance(request, Hello)
+            else SessionReply(username="ann", session="token", position=0, unread=0)
+        )
+        with Client(server.endpoint, settings=SLOW) as client:
+            start = client._engine._start_watcher
+
+            def ended_before(session) -> None:
+                client._engine.link.end_session(session, "gone")
+                start(session)
+
+            client._engine._start_watcher = ended_before
+            client.login("ann", PASSWORD)
+            wait_until(lambda: not watchers(), "the watcher ends")

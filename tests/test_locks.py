@@ -1,0 +1,289 @@
+"""The lock checker catches each way to break the lock rule, and the code takes no lock by hand."""
+
+import ast
+import logging
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from waiting import join
+
+from twinline.core.deadline import Deadline
+from twinline.core.errors import LockRuleError
+from twinline.core.locks import CheckedLock, check_locks, may_block, new_lock
+from twinline.core.waiting import Waiter, wake_all
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("core", "transports", "stores", "cli")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    check_locks(False)
+    yield
+    check_locks(True)
+
+
+# --- 1. no thread holds two
+
+
+def test_a_second_lock_is_refused() -> None:
+    first, second = new_lock("user"), new_lock("message")
+    with first, pytest.raises(LockRuleError, match="holds the user lock and takes the message"):
+        second.__enter__()
+    # The refusal left nothing behind: the second lock is free and so is the thread.
+    with second:
+        pass
+
+
+def test_the_same_lock_a_second_time_is_refused_instead_of_hanging() -> None:
+    lock = new_lock("user")
+    with lock, pytest.raises(LockRuleError):
+        lock.__enter__()
+
+
+def test_one_after_the_other_is_allowed() -> None:
+    first, second = new_lock("user"), new_lock("message")
+    for lock in (first, second, first):
+        with lock:
+            pass
+
+
+def test_a_lock_is_left_by_an_exception() -> None:
+    lock = new_lock("user")
+    with pytest.raises(ZeroDivisionError), lock:
+        raise ZeroDivisionError
+    may_block("going on")
+    with lock:
+        pass
+
+
+def test_what_another_thread_holds_is_not_held_here() -> None:
+    mine, other = new_lock("user"), new_lock("message")
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with other:
+            entered.set()
+            # Not a wait of ours: Event has no announcement, and this thread means to hold.
+            leave.wait(5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert entered.wait(5)
+    with mine:
+        pass
+    may_block("going on")
+    leave.set()
+    join(thread)
+
+
+def test_a_checked_lock_excludes() -> None:
+    lock = new_lock("user")
+    inside = 0
+    most = 0
+
+    interval = sys.getswitchinterval()
+    # Not before every thread has started: a tracer cannot be installed in two threads at once.
+    barrier = threading.Barrier(4, action=lambda: sys.setswitchinterval(1e-6))
+
+    def work() -> None:
+        nonlocal inside, most
+        barrier.wait(5)
+        for _ in range(300):
+            with lock:
+                inside += 1
+                most = max(most, inside)
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            join(thread)
+    finally:
+        sys.setswitchinterval(interval)
+    assert most == 1
+
+
+# --- 2. nothing that may block while one is held
+
+
+def _log() -> None:
+    logging.getLogger("test").warning("a line")
+
+
+BLOCKING: dict[str, Callable[[], object]] = {
+    "sleeping": lambda: time.sleep(0),
+    "opening a file": lambda: open(os.devnull),  # noqa: PTH123, SIM115
+    "opening a path": lambda: Path(os.devnull).read_bytes(),
+    "listing a directory": lambda: os.listdir("."),  # noqa: PTH208
+    "removing a file": lambda: os.remove("there is no such file"),  # noqa: PTH107
+    "a socket": socket.socket,
+    "looking up a host": lambda: socket.getaddrinfo("127.0.0.1", 1),
+    "a process": lambda: subprocess.run(["true"], check=False),
+    "a database": lambda: sqlite3.connect(":memory:"),
+    "logging": _log,
+    "waiting": lambda: Waiter().wait(Deadline.after(0)),
+    "waking": lambda: wake_all([]),
+    "what says that it may block": lambda: may_block("hashing"),
+}
+
+
+@pytest.mark.parametrize("what", BLOCKING)
+def test_what_may_block_is_refused_while_a_lock_is_held(what: str) -> None:
+    with new_lock("user"), pytest.raises(LockRuleError, match="with the user lock held"):
+        BLOCKING[what]()
+
+
+@pytest.mark.parametrize("what", ["sleeping", "opening a path", "logging", "waiting", "waking"])
+def test_it_is_allowed_while_none_is_held(what: str) -> None:
+    with new_lock("user"):
+        pass
+    BLOCKING[what]()
+
+
+def test_the_error_names_what_blocks_and_what_is_held() -> None:
+    with new_lock("message"), pytest.raises(LockRuleError, match=r"^hashing with the message lock"):
+        may_block("hashing")
+
+
+# --- 3. taken only by `with`
+
+
+@pytest.mark.parametrize("arguments", [{}, {"blocking": False}, {"timeout": 1}])
+def test_a_checked_lock_cannot_be_acquired_by_hand(arguments: dict[str, object]) -> None:
+    lock = new_lock("user")
+    assert isinstance(lock, CheckedLock)
+    with pytest.raises(LockRuleError, match="the user lock is taken without 'with'"):
+        lock.acquire(**arguments)
+    with pytest.raises(LockRuleError):
+        lock.release()
+    with lock:
+        pass
+
+
+# --- off
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_lock_is_a_plain_one_when_the_rule_is_not_checked() -> None:
+    assert type(new_lock("user")) is type(threading.Lock())
+    with new_lock("user"), new_lock("message"):
+        may_block("nothing is said")
+        _log()
+        time.sleep(0)
+
+
+def test_turning_the_check_off_silences_locks_that_exist() -> None:
+    lock = new_lock("user")
+    check_locks(False)
+    try:
+        with lock:
+            time.sleep(0)
+            may_block("nothing is said")
+    finally:
+        check_locks(True)
+
+
+def test_turning_it_on_twice_does_not_check_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks: list[object] = []
+    monkeypatch.setattr(sys, "addaudithook", hooks.append)
+    check_locks(True)
+    assert hooks == []
+
+
+def test_the_hooks_are_installed_by_the_first_call_only() -> None:
+    """In a process of its own, because an audit hook stays for good."""
+    script = """
+import logging, time
+from twinline.core.errors import LockRuleError
+from twinline.core.locks import check_locks, new_lock
+plain = new_lock("user")
+with plain, open("/dev/null"): time.sleep(0)
+assert logging.getLogRecordFactory() is logging.LogRecord
+check_locks(True)
+for breach in (lambda: time.sleep(0), lambda: logging.warning("x"), lambda: open("/dev/null")):
+    try:
+        with new_lock("user"): breach()
+    except LockRuleError: continue
+    raise SystemExit("not caught")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b""), done.stderr.decode()
+
+
+# --- the source
+
+BY_HAND = {"acquire", "release", "__enter__", "__exit__"}
+PRIMITIVES = {"Lock", "RLock", "Condition", "allocate_lock"}
+ALLOWED = {
+    ("core/locks.py", "self._lock.__enter__"): "the checking lock is made of a plain one",
+    ("core/locks.py", "self._lock.__exit__"): "the same",
+    ("core/locks.py", "threading.Lock"): "makes the locks that all others use",
+    ("core/passwords.py", "self._slots.acquire"): "a gate that counts cores; it guards no state, "
+    "is waited for with a time limit, and a hash is what it is there for",
+    ("core/passwords.py", "self._slots.release"): "the same",
+    ("cli/demo.py", "self._seen.acquire"): "a semaphore that counts the messages seen; it guards "
+    "no state and is waited for with a time limit",
+    ("cli/demo.py", "self._seen.release"): "the same",
+}
+
+
+def sources() -> list[Path]:
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def calls(source: str) -> Iterator[tuple[str, str]]:
+    """Yield the whole and the last name of everything that is called."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            called = ast.unparse(node.func)
+            yield called, called.rpartition(".")[2]
+
+
+def called_in_source(names: set[str]) -> set[tuple[str, str]]:
+    return {
+        (path.relative_to(ROOT).as_posix(), called)
+        for path in sources()
+        for called, last in calls(path.read_text(encoding="utf-8"))
+        if last in names
+    }
+
+
+def test_there_is_source_to_look_at() -> None:
+    names = {path.relative_to(ROOT).as_posix() for path in sources()}
+    assert {"core/locks.py", "stores/memory_accounts.py", "transports/contract.py"} <= names
+
+
+def test_no_lock_is_taken_but_by_with() -> None:
+    assert called_in_source(BY_HAND) - ALLOWED.keys() == set()
+
+
+def test_every_lock_is_made_where_the_rule_can_be_checked() -> None:
+    assert called_in_source(PRIMITIVES) - ALLOWED.keys() == set()
+
+
+def test_exceptions_to_the_rule_are_still_needed() -> None:
+    assert ALLOWED.keys() - called_in_source(BY_HAND | PRIMITIVES) == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["lock.acquire()", "self._lock.acquire(timeout=1)", "f(x); locks[0].__enter__()"],
+)
+def test_the_look_at_the_source_sees_a_lock_taken_by_hand(source: str) -> None:
+    assert BY_HAND & {last for _, last in calls(source)}
+
+
+@pytest.mark.parametrize("source", ["threading.Lock()", "Condition()", "x = [RLock() for _ in y]"])
+def test_the_look_at_the_source_sees_a_lock_made_elsewhere(source: str) -> None:
+    assert PRIMITIVES & {last for _, last in calls(source)}

@@ -1,0 +1,60 @@
+"""The README says nothing that is not so: its examples run, its links lead somewhere."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from listening import TCP, serving
+
+from twinline.cli.settings import Settings
+from twinline.transports.endpoints import Endpoint
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def block(language: str, word: str) -> str:
+    """Return the README's code block of a language with a word in it."""
+    text = (ROOT / "README.md").read_text()
+    (found,) = [
+        code for code in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if word in code
+    ]
+    return found
+
+
+def run(code: str) -> None:
+    """Run an example as a module would."""
+    exec(compile(code, "README.md", "exec"), {"__name__": "example"})
+
+
+def test_the_embedding_example(capsys: pytest.CaptureFixture[str]) -> None:
+    run(block("python", "ChatService"))
+    assert capsys.readouterr().out == "hello\n"
+
+
+def test_the_client_example(capsys: pytest.CaptureFixture[str]) -> None:
+    code = block("python", "Client")
+    with serving([(TCP, "auto")]) as server:
+        run(code.replace("tcp://127.0.0.1:7767", str(server.endpoints[0])))
+    assert capsys.readouterr().out == "eve a note to myself\n"
+
+
+def test_the_config_example() -> None:
+    settings = Settings.model_validate(tomllib.loads(block("toml", "listen")))
+    endpoints = [Endpoint.parse(url) for url in settings.listen]
+    assert [endpoint.transport for endpoint in endpoints] == [None, "binary"]
+    assert (settings.transport, settings.store) == ("jsonl", "memory:")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_two_commands_are_one_line_each() -> None:
+    commands = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(commands) == 2
+    assert commands[0].endswith(".venv/bin/twinline demo")
+    assert commands[1].endswith(".venv/bin/tox -e py")

@@ -1,0 +1,230 @@
+"""The settings: one model behind the file, the environment, the flags and the documentation."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from twinline.cli.errors import SettingsError
+from twinline.cli.main import main
+from twinline.cli.settings import GROUPS, Settings, refuse_exposure
+from twinline.cli.settings_docs import inserted
+from twinline.cli.settings_sources import load, variable_name
+from twinline.core.settings import ServiceSettings
+from twinline.core.store import MailboxPolicy
+from twinline.transports.endpoints import Endpoint
+from twinline.transports.settings import ListenerSettings
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory to stand in, and no settings from outside."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for variable in (*map(variable_name, Settings.model_fields), "TWINLINE_CONFIG"):
+        monkeypatch.delenv(variable, raising=False)
+    return tmp_path
+
+
+def twinline(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def shown(*arguments: str) -> dict[str, dict[str, object]]:
+    result = twinline("config", "show", "--json", *arguments)
+    assert result.exit_code == 0, result.stderr
+    loaded: dict[str, dict[str, object]] = json.loads(result.stdout)
+    return loaded
+
+
+def test_every_setting_stands_in_one_group_and_has_a_description() -> None:
+    names = [name for _, model in GROUPS for name in model.model_fields]
+    assert sorted(names) == sorted(Settings.model_fields)
+    assert len(set(names)) == len(names)
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_settings_serve_as_each_of_their_parts() -> None:
+    settings = Settings()
+    for part in (ServiceSettings, MailboxPolicy, ListenerSettings):
+        assert isinstance(settings, part)
+        assert settings.model_dump(include=set(part.model_fields)) == part().model_dump()
+
+
+def test_flags_win_over_environment_over_file_over_defaults(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shown()["body_bytes"] == {"value": 16384, "source": "default"}
+    (nowhere / "twinline.toml").write_text("body_bytes = 1\nconnections = 7\n")
+    assert shown()["body_bytes"] == {"value": 1, "source": "file twinline.toml"}
+    monkeypatch.setenv("TWINLINE_BODY_BYTES", "2")
+    assert shown()["body_bytes"] == {"value": 2, "source": "environment TWINLINE_BODY_BYTES"}
+    assert shown("--body-bytes", "3")["body_bytes"] == {"value": 3, "source": "flag --body-bytes"}
+    assert shown("--body-bytes", "3")["connections"]["value"] == 7
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWINLINE_BODY_BYTES", "")
+    assert shown()["body_bytes"]["source"] == "default"
+
+
+def test_the_file_is_the_named_one_else_the_one_here_else_the_users(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = nowhere / "config" / "twinline" / "twinline.toml"
+    users.parent.mkdir(parents=True)
+    users.write_text("connections = 1")
+    assert load().settings.connections == 1
+    (nowhere / "twinline.toml").write_text("connections = 2")
+    assert load().settings.connections == 2
+    (nowhere / "variable.toml").write_text("connections = 3")
+    monkeypatch.setenv("TWINLINE_CONFIG", str(nowhere / "variable.toml"))
+    assert load().settings.connections == 3
+    (nowhere / "flag.toml").write_text("connections = 4")
+    assert shown("--config", "flag.toml")["connections"]["value"] == 4
+
+
+def test_a_named_file_must_exist() -> None:
+    result = twinline("config", "show", "--config", "missing.toml")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "twinline: cannot read the settings file missing.toml: No such file or directory\n"
+    )
+
+
+def test_several_endpoints_by_each_source(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = ["tcp://127.0.0.1:1", "unix:/tmp/x?transport=binary"]
+    (nowhere / "twinline.toml").write_text(f"listen = {json.dumps(two)}")
+    assert shown()["listen"]["value"] == two
+    monkeypatch.setenv("TWINLINE_LISTEN", "tcp://127.0.0.1:2, tcp://127.0.0.1:3")
+    assert shown()["listen"]["value"] == ["tcp://127.0.0.1:2", "tcp://127.0.0.1:3"]
+    assert shown("--listen", two[0], "--listen", two[1])["listen"]["value"] == two
+    (endpoint, spoken), (_, other) = load({"listen": two}).settings.endpoints()
+    assert (str(endpoint), spoken.name, other.name) == (two[0], "auto", "binary")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "body_byte = 1",
+            "file twinline.toml: unknown setting body_byte; did you mean body_bytes?",
+        ),
+        ("log-level = 'info'", "unknown setting log-level; did you mean log_level?"),
+        ("zzzzzzz = 1", "unknown setting zzzzzzz; 'twinline config show' lists all"),
+        (
+            "body_bytes = 'many'",
+            "file twinline.toml: body_bytes: expected a whole number, at least",
+        ),
+        ("body_bytes = true", "body_bytes: expected a whole number"),
+        ("body_bytes = 1.5", "body_bytes: expected a whole number"),
+        ("drain_seconds = -1", "drain_seconds: expected a number, at least 0"),
+        ("login_seconds = 0", "login_seconds: expected a number, above 0"),
+        ("login_seconds = inf", "login_seconds: expected a number"),
+        ("login_seconds = nan", "login_seconds: expected a number"),
+        ("insecure = 'perhaps'", "insecure: expected true or false"),
+        ("log_level = 'loud'", "log_level: expected one of debug, info, warning, error"),
+        ("listen = []", "listen: expected one or more endpoints"),
+        ("listen = 'nowhere'", "listen: 'nowhere' is not an endpoint: use tcp://host:port or unix"),
+        ("connect = 'tcp://h:1?transport=jsnl'", "connect: there is no transport 'jsnl'; did you"),
+        ("transport = 'binry'", "transport: there is no transport 'binry'; did you mean binary?"),
+        ("store = 'nothing:'", "store: expected the URL of a store, which begins with one of"),
+        ("[server]\nlisten = 1", "unknown setting server"),
+        ("listen = ", "the settings file twinline.toml is not TOML: "),
+    ],
+)
+def test_a_wrong_file_is_one_clear_line(nowhere: Path, text: str, complaint: str) -> None:
+    (nowhere / "twinline.toml").write_text(text)
+    for command in (("config", "show"), ("config", "check"), ("serve",), ("ping",)):
+        result = twinline(*command)
+        assert result.exit_code == 2
+        assert result.stdout == ""
+        assert result.stderr.startswith("twinline: ")
+        assert result.stderr.count("\n") == 1
+        assert complaint in result.stderr
+
+
+def test_the_source_of_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (
+        "flag --connections: connections: expected"
+        in twinline("serve", "--connections", "x").stderr
+    )
+    assert (
+        "flag --transport: client_transport: there is"
+        in twinline("ping", "--transport", "x").stderr
+    )
+    monkeypatch.setenv("TWINLINE_CONNECTIONS", "many")
+    assert "environment TWINLINE_CONNECTIONS: connections: expected" in twinline("serve").stderr
+
+
+def test_an_unknown_variable_is_an_error_and_those_of_other_use_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TWINLINE_PASSWORD", "correct horse")
+    assert shown()
+    monkeypatch.setenv("TWINLINE_LOG_LEVL", "debug")
+    assert twinline("config", "show").stderr == (
+        "twinline: environment: unknown setting TWINLINE_LOG_LEVL; "
+        "did you mean TWINLINE_LOG_LEVEL?\n"
+    )
+
+
+def test_a_value_that_may_be_secret_is_not_repeated(nowhere: Path) -> None:
+    (nowhere / "twinline.toml").write_text("store = 'nothing://ann:hunter2@host'")
+    assert "hunter2" not in twinline("serve").stderr
+
+
+def test_config_show_prints_a_settings_file(nowhere: Path) -> None:
+    odd = 'unix:/tmp/"quoted"\\\u00e9\U0001f600\x7f'
+    result = twinline("config", "show", "--listen", odd, "--user", "ann", "--insecure")
+    assert "insecure = true  # flag --insecure\n" in result.stdout
+    values = tomllib.loads(result.stdout)
+    assert values["listen"] == [odd]
+    (nowhere / "twinline.toml").write_text(result.stdout)
+    assert load().settings.user == "ann"
+
+
+def test_config_check_names_the_file_it_checked(nowhere: Path) -> None:
+    assert twinline("config", "check").exit_code == 2
+    (nowhere / "other.toml").write_text("insecure = true")
+    result = twinline("config", "check", "other.toml")
+    assert (result.exit_code, result.stderr) == (0, "other.toml is fine\n")
+
+
+@pytest.mark.parametrize("command", ["serve", "config show"])
+def test_every_setting_has_a_flag_that_tells_its_meaning_and_default(command: str) -> None:
+    text = " ".join(twinline(*command.split(), "--help").stdout.split())
+    client = {"connect", "client_transport", "user", "timeout"}
+    for name, field in Settings.model_fields.items():
+        if command == "serve" and name in client:
+            continue
+        assert f"--{name.replace('_', '-')} " in text
+        description = " ".join((field.description or "").replace("`", "").split())
+        assert description[1:].rstrip(".") in text
+        if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+            assert f"[default: {field.default}]" in text
+
+
+@pytest.mark.parametrize("place", ["tcp://0.0.0.0:1", "tcp://example.org:1", "tcp://[::]:1"])
+def test_plain_tcp_beyond_this_machine_needs_a_word(place: str) -> None:
+    with pytest.raises(SettingsError, match="others on the way could read passwords"):
+        refuse_exposure(Settings(), [Endpoint.parse(place)])
+    refuse_exposure(Settings(insecure=True), [Endpoint.parse(place)])
+    assert twinline("serve", "--listen", place).exit_code == 2
+    assert twinline("ping", "--connect", place).exit_code == 2
+
+
+def test_this_machine_needs_none() -> None:
+    for place in ("tcp://127.0.0.1:1", "tcp://[::1]:1", "tcp://localhost:1", "unix:/tmp/x"):
+        refuse_exposure(Settings(), [Endpoint.parse(place)])
+
+
+def test_the_documentation_has_the_settings_as_they_are() -> None:
+    document = (DOCS / "settings.md").read_text(encoding="utf-8")
+    assert inserted(document) == document, (
+        "out of date: python -m twinline.cli.settings_docs docs/settings.md"
+    )

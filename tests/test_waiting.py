@@ -1,0 +1,125 @@
+"""Waiters keep a hint, count many as one, and can be ended together."""
+
+import threading
+
+import pytest
+from waiting import join
+
+from twinline.core.deadline import Deadline
+from twinline.core.waiting import Waiter, WaiterGroup, wake_all
+
+NOW = 0.0
+SOON = 5.0  # long enough for any machine; a test that waits for it has failed
+
+
+class Waiting(threading.Thread):
+    """A thread that waits once and says how it ended."""
+
+    def __init__(self, waiter: Waiter) -> None:
+        super().__init__(name="waiting", daemon=True)
+        self.waiter = waiter
+        self.woken: bool | None = None
+
+    def run(self) -> None:
+        self.woken = self.waiter.wait(Deadline.after(SOON))
+
+
+def test_a_wait_that_nobody_ends_ends_in_time() -> None:
+    assert not Waiter().wait(Deadline.after(NOW))
+    assert not Waiter().wait(Deadline.after(0.01))
+
+
+def test_a_wake_before_the_wait_is_kept_even_when_no_time_is_left() -> None:
+    waiter = Waiter()
+    waiter.wake()
+    assert waiter.wait(Deadline.after(NOW))
+
+
+def test_a_wake_ends_a_wait_that_has_begun() -> None:
+    waiter = Waiter()
+    waiting = Waiting(waiter)
+    waiting.start()
+    waiter.wake()
+    join(waiting)
+    assert waiting.woken
+
+
+def test_a_wait_without_limit_ends_by_a_wake() -> None:
+    waiter = Waiter()
+    woken: list[bool] = []
+    thread = threading.Thread(target=lambda: woken.append(waiter.wait(Deadline.after(None))))
+    thread.start()
+    waiter.wake()
+    join(thread)
+    assert woken == [True]
+
+
+def test_many_wakes_count_as_one_and_take_no_room() -> None:
+    waiter = Waiter()
+    for _ in range(1000):
+        waiter.wake()
+    assert waiter._hints.qsize() == 1
+    assert waiter.wait(Deadline.after(NOW))
+    assert not waiter.wait(Deadline.after(NOW))
+
+
+def test_hints_of_wakers_that_raced_count_as_one() -> None:
+    """Two wakers may both find no hint and leave one each."""
+    waiter = Waiter()
+    waiter._hints.put(None)
+    waiter._hints.put(None)
+    assert waiter.wait(Deadline.after(NOW))
+    assert not waiter.wait(Deadline.after(NOW))
+
+
+def test_no_wake_is_lost_between_two_threads() -> None:
+    """A ping-pong in which one lost wake would stop both."""
+    ping, pong = Waiter(), Waiter()
+    rounds = 300
+
+    def answer() -> None:
+        for _ in range(rounds):
+            assert ping.wait(Deadline.after(SOON))
+            pong.wake()
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    for _ in range(rounds):
+        ping.wake()
+        assert pong.wait(Deadline.after(SOON))
+    join(thread)
+
+
+def test_wake_all_calls_each() -> None:
+    called: list[str] = []
+    wake_all([lambda: called.append("a"), lambda: called.append("b")])
+    assert called == ["a", "b"]
+
+
+def test_the_end_of_a_group_wakes_who_is_in_it() -> None:
+    group = WaiterGroup("test")
+    inside, left = Waiter(), Waiter()
+    with group.joined(left):
+        pass
+    with group.joined(inside):
+        assert not group.ended
+        group.end()
+        assert group.ended
+        assert inside.wait(Deadline.after(NOW))
+        assert not left.wait(Deadline.after(NOW))
+
+
+def test_who_joins_a_group_that_has_ended_is_woken_at_once() -> None:
+    group = WaiterGroup("test")
+    group.end()
+    waiter = Waiter()
+    with group.joined(waiter):
+        assert waiter.wait(Deadline.after(NOW))
+
+
+def test_a_group_forgets_who_left_by_an_exception() -> None:
+    group = WaiterGroup("test")
+    waiter = Waiter()
+    with pytest.raises(ZeroDivisionError), group.joined(waiter):
+        raise ZeroDivisionError
+    assert group._waiters == set()

@@ -1,0 +1,44 @@
+"""How long to wait between attempts: exponential, capped, with jitter."""
+
+import random
+from collections.abc import Callable
+
+
+class Backoff:
+    """The waits between attempts: ``first``, twice that, ... ``maximum``, each with jitter.
+
+    The jitter keeps the clients of a server that comes back from arriving all at once
+    (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). Not safe for
+    several threads at once; its owner guards it.
+    """
+
+    def __init__(
+        self,
+        first: float = 1.0,
+        maximum: float = 30.0,
+        jitter: float = 0.2,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        """Begin before the first wait.
+
+        Args:
+            first: seconds of the first wait.
+            maximum: seconds of the longest wait, before jitter.
+            jitter: the part of a wait by which it may be shorter or longer, 0 to 1.
+            uniform: returns numbers that are evenly spread over 0 to 1.
+        """
+        self._first = first
+        self._maximum = maximum
+        self._jitter = jitter
+        self._uniform = uniform
+        self._next = first
+
+    def next(self) -> float:
+        """Return the seconds to wait now, and make the next wait twice as long."""
+        seconds = min(self._next, self._maximum)
+        self._next = seconds * 2
+        return seconds * (1 + self._jitter * (2 * self._uniform() - 1))
+
+    def reset(self) -> None:
+        """Begin again with the first wait: something has succeeded."""
+        self._next = self._first

@@ -1,0 +1,251 @@
+"""Binary frames: length-prefixed, versioned, with a fixed header and room for optional fields.
+
+``docs/protocol.md`` specifies them to the byte. A frame is a header of 8 bytes and a payload::
+
+    magic 0xB7 | version 1 | kind | flags | length of the payload, 4 bytes, big-endian
+
+The payload is the request's id, as a varint, and the fields of the model. `binary_frames` has
+the frames and their kinds, `binary_fields` how a model's fields are laid out. A frame whose
+inside is not laid out as its kind says ends the connection; a value that is merely out of range,
+a text that is not UTF-8 or a kind that is unknown is answered, and the next frame is read.
+"""
+
+# ruff: noqa: D102 - the contract tells what the methods of a codec do
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from pydantic import BaseModel, ValidationError
+
+from twinline.core.errors import BadRequest, UnknownOp
+from twinline.core.protocol import MAX_INT, ErrorReply, Reply, Request
+from twinline.transports.binary_fields import (
+    Layout,
+    MalformedError,
+    NotUtf8Error,
+    read_uint,
+    write_uint,
+)
+from twinline.transports.binary_frames import (
+    ERROR_WITHOUT_ID,
+    HEADER,
+    KIND_BY_REPLY,
+    KIND_BY_REQUEST,
+    MAGIC,
+    VERSION,
+    Frames,
+    Unreadable,
+)
+from twinline.transports.contract import (
+    ClientCodec,
+    LocalProtocolError,
+    RemoteProtocolError,
+    ReplyReceived,
+    RequestReceived,
+    RequestRefused,
+    ServerCodec,
+    Transport,
+)
+
+_REQUESTS: Final = {
+    kind: (model.__pydantic_validator__.validate_python, Layout(model))
+    for model, kind in KIND_BY_REQUEST.items()
+}
+_REPLIES: Final = {kind: (model, Layout(model)) for model, kind in KIND_BY_REPLY.items()}
+_REPLIES[ERROR_WITHOUT_ID] = _REPLIES[KIND_BY_REPLY[ErrorReply]]
+_REQUEST_FLAGS: Final = {kind: layout.known_flags for kind, (_, layout) in _REQUESTS.items()}
+_REPLY_FLAGS: Final = {kind: layout.known_flags for kind, (_, layout) in _REPLIES.items()}
+_WRITE_REQUEST: Final = {
+    model: (kind, _REQUESTS[kind][1].write) for model, kind in KIND_BY_REQUEST.items()
+}
+_WRITE_REPLY: Final = {
+    model: (kind, _REPLIES[kind][1].write) for model, kind in KIND_BY_REPLY.items()
+}
+
+
+class BinaryServerCodec(ServerCodec):
+    """The server's end of binary frames."""
+
+    def __init__(self, frame_limit: int) -> None:
+        self.frame_limit = frame_limit
+        self._frames = Frames()
+        self._out: list[bytearray] = []
+
+    def receive_data(self, data: bytes) -> None:
+        self._frames.feed(data)
+
+    def receive_eof(self) -> None:
+        self._frames.end()
+
+    @property
+    def mid_frame(self) -> bool:
+        return len(self._frames) > 0
+
+    def next_event(self) -> RequestReceived | RequestRefused | None:
+        try:
+            frame = self._frames.take(self.frame_limit, _REQUEST_FLAGS)
+            return None if frame is None else _read_request(*frame)
+        except Unreadable as unreadable:
+            self._frames.drop()
+            return RequestRefused(unreadable.id, unreadable.error, fatal=True)
+
+    def send(self, id: int | None, reply: Reply) -> None:
+        kind, write = _WRITE_REPLY[type(reply)]
+        out = bytearray(HEADER.size)
+        if id is not None:
+            write_uint(out, id)
+        elif isinstance(reply, ErrorReply):
+            kind = ERROR_WITHOUT_ID
+        else:
+            raise LocalProtocolError("only an error can answer a frame without an id")
+        self._out.append(_frame(out, kind, write, reply))
+
+    def data_to_send(self) -> bytes:
+        out, self._out = self._out, []
+        return b"".join(out)
+
+
+class BinaryClientCodec(ClientCodec):
+    """The client's end of binary frames."""
+
+    def __init__(self, frame_limit: int) -> None:
+        self.frame_limit = frame_limit
+        self._frames = Frames()
+        self._out: list[bytearray] = []
+        self._pending: deque[tuple[int, type[Reply]]] = deque()
+
+    def receive_data(self, data: bytes) -> None:
+        self._frames.feed(data)
+
+    def receive_eof(self) -> None:
+        self._frames.end()
+
+    @property
+    def mid_frame(self) -> bool:
+        return len(self._frames) > 0
+
+    def next_event(self) -> ReplyReceived | None:
+        try:
+            frame = self._frames.take(self.frame_limit, _REPLY_FLAGS)
+            return None if frame is None else self._read_reply(*frame)
+        except Unreadable as unreadable:
+            self._frames.drop()
+            raise RemoteProtocolError(f"the server's reply cannot be read: {unreadable}") from None
+
+    def _read_reply(self, kind: int, flags: int, payload: bytes) -> ReplyReceived:
+        if kind not in _REPLIES:
+            raise Unreadable(BadRequest(f"there is no reply of kind {kind}"))
+        model, layout = _REPLIES[kind]
+        answered: int | None = None
+        at = 0
+        if kind != ERROR_WITHOUT_ID:
+            if not self._pending:
+                raise Unreadable(BadRequest("it answers no request"))
+            answered, at = _read_id(payload)
+            expected, expected_model = self._pending.popleft()
+            if answered != expected or model not in (expected_model, ErrorReply):
+                raise Unreadable(BadRequest(f"it is not the reply to request {expected}"))
+        try:
+            values = _read_fields(layout, answered, payload, at, flags)
+            reply = model.__pydantic_validator__.validate_python(values)
+        except NotUtf8Error:
+            raise Unreadable(BadRequest("a text is not UTF-8")) from None
+        except ValidationError as error:
+            raise Unreadable(BadRequest(_what_is_wrong(error))) from None
+        return ReplyReceived(answered, reply)
+
+    def send(self, id: int, request: Request) -> None:
+        if not 0 <= id <= MAX_INT:
+            raise LocalProtocolError(f"a request's id is 0 to {MAX_INT}, not {id}")
+        kind, write = _WRITE_REQUEST[type(request)]
+        out = bytearray(HEADER.size)
+        write_uint(out, id)
+        self._out.append(_frame(out, kind, write, request))
+        self._pending.append((id, request.reply))
+
+    def data_to_send(self) -> bytes:
+        out, self._out = self._out, []
+        return b"".join(out)
+
+
+class BinaryTransport(Transport):
+    """Length-prefixed frames with a fixed header."""
+
+    name = "binary"
+
+    def recognises(self, start: bytes) -> bool:
+        """Return whether a connection begins with the magic byte, whatever the version."""
+        return start[0] == MAGIC
+
+    def server_codec(self, frame_limit: int) -> BinaryServerCodec:
+        return BinaryServerCodec(frame_limit)
+
+    def client_codec(self, frame_limit: int) -> BinaryClientCodec:
+        return BinaryClientCodec(frame_limit)
+
+
+def _frame(
+    out: bytearray, kind: int, write: Callable[[bytearray, BaseModel], int], model: BaseModel
+) -> bytearray:
+    """Append a model's fields to the room for a header and the id, and fill the header in."""
+    try:
+        flags = write(out, model)
+    except UnicodeEncodeError:
+        raise LocalProtocolError("a text with half a surrogate pair has no UTF-8") from None
+    HEADER.pack_into(out, 0, MAGIC, VERSION, kind, flags, len(out) - HEADER.size)
+    return out
+
+
+def _read_id(payload: bytes) -> tuple[int, int]:
+    """Return the id that a payload begins with, and the place behind it."""
+    try:
+        frame_id, at = read_uint(payload, 0)
+    except (IndexError, MalformedError):
+        raise Unreadable(BadRequest("a frame's id is not a proper integer")) from None
+    if frame_id > MAX_INT:
+        raise Unreadable(BadRequest(f"a frame's id is 0 to {MAX_INT}"))
+    return frame_id, at
+
+
+def _read_fields(
+    layout: Layout, id: int | None, payload: bytes, at: int, flags: int
+) -> dict[str, object]:
+    """Return the fields of a frame, not validated yet.
+
+    Raises:
+        Unreadable: they are not laid out as they should be, or are not all of the frame.
+        NotUtf8Error: a text is not UTF-8.
+    """
+    try:
+        values, at = layout.read(payload, at, flags)
+    except IndexError:
+        raise Unreadable(BadRequest("a field runs beyond the end of its frame"), id) from None
+    except MalformedError as error:
+        raise Unreadable(BadRequest(str(error)), id) from None
+    if at != len(payload):
+        raise Unreadable(BadRequest("a frame is longer than its fields"), id)
+    return values
+
+
+def _read_request(kind: int, flags: int, payload: bytes) -> RequestReceived | RequestRefused:
+    frame_id, at = _read_id(payload)
+    if kind not in _REQUESTS:
+        return RequestRefused(frame_id, UnknownOp(f"there is no request of kind {kind}"))
+    validate, layout = _REQUESTS[kind]
+    try:
+        values = _read_fields(layout, frame_id, payload, at, flags)
+        return RequestReceived(frame_id, validate(values))
+    except NotUtf8Error:
+        return RequestRefused(frame_id, BadRequest("a text is not UTF-8"))
+    except ValidationError as error:
+        return RequestRefused(frame_id, BadRequest(_what_is_wrong(error)))
+
+
+def _what_is_wrong(error: ValidationError) -> str:
+    """Name the field at fault and what it should be; never what it was."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(map(str, first["loc"]))
+    what = first["msg"][:1].lower() + first["msg"][1:]
+    # A list on the wire is a tuple in the model, and nobody else needs to know.
+    return f"the field '{field}' is wrong: {what.replace('tuple', 'list')}"

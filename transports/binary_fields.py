@@ -1,0 +1,221 @@
+"""How the fields of the protocol's models are laid out in a binary frame.
+
+The layout of a model is derived from its annotations, once, when this module's caller is
+imported:
+
+=============================  ================================================================
+annotation                     bytes
+=============================  ================================================================
+``int``                        varint: 7 bits a byte, lowest first, the top bit says "more";
+                               at most 8 bytes, in the shortest form
+``bool``                       one byte, 0 or 1
+``str``                        varint of the number of bytes, then that much UTF-8
+`MessageId`                    12 bytes
+``tuple[X, ...]``              varint of the number of items, then the items
+a model                        its fields, in their order
+``X | None``                   X; None is told by a presence bit, so only a default can be None
+=============================  ================================================================
+
+A field with a default has a presence bit, numbered from bit 0 in the order of the model, and its
+bytes are there only if the bit is set.
+"""
+
+from collections.abc import Callable
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel
+
+from twinline.core.protocol import MessageId
+
+Write = Callable[[bytearray, Any], None]
+"""Appends a value."""
+Read = Callable[[bytes, int], tuple[Any, int]]
+"""Returns the value at a place, and the place behind it; IndexError is "beyond the end"."""
+
+_MAX_VARINT_SHIFT: Final = 7 * 7
+_MESSAGE_ID_BYTES: Final = 12
+
+
+class MalformedError(Exception):
+    """The bytes are not laid out as the model says."""
+
+
+class NotUtf8Error(Exception):
+    """The bytes of a text are not UTF-8, though they are where they should be."""
+
+
+def write_uint(out: bytearray, value: int) -> None:
+    """Append an integer of at most 56 bits as a varint."""
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+
+
+def read_uint(payload: bytes, at: int) -> tuple[int, int]:
+    """Return the varint at a place, and the place behind it.
+
+    Raises:
+        IndexError: it runs beyond the end.
+        MalformedError: it is longer than 8 bytes, or not in its shortest form.
+    """
+    byte = payload[at]
+    if byte < 0x80:
+        return byte, at + 1
+    value = byte & 0x7F
+    for shift in range(7, _MAX_VARINT_SHIFT + 1, 7):
+        at += 1
+        byte = payload[at]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if byte == 0:
+                raise MalformedError("an integer is not in its shortest form")
+            return value, at + 1
+    raise MalformedError("an integer is longer than 8 bytes")
+
+
+def _write_text(out: bytearray, value: str) -> None:
+    text = value.encode()
+    size = len(text)
+    if size < 0x80:
+        out.append(size)
+    else:
+        write_uint(out, size)
+    out += text
+
+
+def _read_text(payload: bytes, at: int) -> tuple[str, int]:
+    size = payload[at]
+    if size < 0x80:
+        at += 1
+    else:
+        size, at = read_uint(payload, at)
+    end = at + size
+    if end > len(payload):
+        raise IndexError
+    try:
+        return payload[at:end].decode(), end
+    except UnicodeDecodeError:
+        raise NotUtf8Error from None
+
+
+def _write_flag(out: bytearray, value: bool) -> None:  # noqa: FBT001 - it is the value itself
+    out.append(value)
+
+
+def _read_flag(payload: bytes, at: int) -> tuple[bool, int]:
+    byte = payload[at]
+    if byte > 1:
+        raise MalformedError("a truth value is neither 0 nor 1")
+    return byte == 1, at + 1
+
+
+def _write_message_id(out: bytearray, value: str) -> None:
+    out += bytes.fromhex(value)
+
+
+def _read_message_id(payload: bytes, at: int) -> tuple[str, int]:
+    end = at + _MESSAGE_ID_BYTES
+    if end > len(payload):
+        raise IndexError
+    return payload[at:end].hex(), end
+
+
+def _list_of(write_item: Write, read_item: Read) -> tuple[Write, Read]:
+    def write(out: bytearray, value: tuple[Any, ...]) -> None:
+        write_uint(out, len(value))
+        for item in value:
+            write_item(out, item)
+
+    def read(payload: bytes, at: int) -> tuple[list[Any], int]:
+        count, at = read_uint(payload, at)
+        # Every item has a byte at least: a count beyond the frame is refused before the loop.
+        if count > len(payload) - at:
+            raise IndexError
+        items = []
+        for _ in range(count):
+            item, at = read_item(payload, at)
+            items.append(item)
+        return items, at
+
+    return write, read
+
+
+class Layout:
+    """Where each field of one model goes.
+
+    Attributes:
+        model: the model.
+        known_flags: the presence bits that the model has a field for.
+        bits: the presence bit of each field that has a default.
+    """
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self.model = model
+        self.bits: dict[str, int] = {}
+        self._fields: list[tuple[str, int, Any, Write, Read]] = []
+        annotations = get_type_hints(model, include_extras=True)
+        for name, field in model.model_fields.items():
+            bit = 0
+            if not field.is_required():
+                bit = 1 << len(self.bits)
+                self.bits[name] = bit
+            write, read = _field(annotations[name])
+            self._fields.append((name, bit, field.default, write, read))
+        self.known_flags = (1 << len(self.bits)) - 1
+        if self.known_flags > 0xFF:
+            raise TypeError(f"{model.__name__} has more than 8 fields with a default")
+
+    def write(self, out: bytearray, value: BaseModel) -> int:
+        """Append a model's fields, and return the presence bits of those that were written."""
+        flags = 0
+        values = value.__dict__
+        for name, bit, default, write, _ in self._fields:
+            field = values[name]
+            if bit:
+                if field == default:
+                    continue
+                flags |= bit
+            write(out, field)
+        return flags
+
+    def read(self, payload: bytes, at: int, flags: int = 0) -> tuple[dict[str, Any], int]:
+        """Return the fields at a place, not validated yet, and the place behind them.
+
+        Raises:
+            IndexError: they run beyond the end.
+            MalformedError: they are not laid out as they should be.
+            NotUtf8Error: a text is not UTF-8.
+        """
+        values = {}
+        for name, bit, _, _, read in self._fields:
+            if not bit or flags & bit:
+                values[name], at = read(payload, at)
+        return values, at
+
+
+def _field(annotation: Any) -> tuple[Write, Read]:
+    """Return how a field of this annotation is written and read."""
+    if annotation == MessageId:
+        return _write_message_id, _read_message_id
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _field(arguments[0])
+    if origin in (Union, UnionType):
+        (annotation,) = (argument for argument in arguments if argument is not NoneType)
+        return _field(annotation)
+    if origin is tuple:
+        return _list_of(*_field(arguments[0]))
+    if annotation is int:
+        return write_uint, read_uint
+    if annotation is bool:
+        return _write_flag, _read_flag
+    if annotation is str:
+        return _write_text, _read_text
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        layout = Layout(annotation)
+        if layout.bits:
+            raise TypeError(f"{annotation.__name__} stands in a frame and has no room for bits")
+        return layout.write, layout.read  # type: ignore[return-value]
+    raise TypeError(f"a binary frame has no layout for {annotation}")

@@ -1,0 +1,400 @@
+"""The client engine: a server's accounts and mail as plain method calls, over any transport.
+
+Theory of operation: a client that is logged in has two lines to the server::
+
+    callers' threads ──(one after another)──▶ command line ──▶ server
+    the watcher's thread ───────────────────▶ watch line ────▶ server
+
+* The *command line* (`client_commands`) carries one request at a time. Any number of threads may
+  call; each waits for its turn with a deadline. Whoever has the turn owns the socket.
+* The *watch line* (`watcher`) belongs to a thread that is started by `login`, `create_account` or
+  `resume` and ends with the session. It is bound by ``resume``. It fetches a batch, hands it to
+  the `client_inbox` or to ``on_message``, and fetches the next when that is dealt with; the
+  request that fetches also acks. The lines know nothing of each other.
+* What they share is the `client_link`: the session, the state, the pace of attempts; no I/O.
+* A line that is needed is opened by the thread that needs it (`client_dialler`); others take
+  turns behind it, so that there is one attempt at a time: at once, then after 1 s, 2 s, 4 s ...
+  30 s, give or take a fifth. A line counts as working only when it has carried a request, so a
+  server that accepts and hangs up is not hammered either.
+* When a line breaks, a request that may be repeated is repeated on the next line; a send always
+  carries a ``send_id``, so that the repeat of one that had arrived gives no second message. A
+  request that may not be repeated raises `ConnectionLost`.
+
+Locks: each is taken by ``with`` for a few lines of bookkeeping, never two at once, and never
+across I/O, waiting, logging or a callback. Every wait is on a waiter or a socket of the waiting
+thread's own, is made under an `Interrupt`, and so ends at once when the client is closed. A
+socket is closed by its owner only; an interrupt shuts it down, which wakes the owner.
+
+===================  ==================  ====================================================
+what                 guarded by          used by
+===================  ==================  ====================================================
+session, state, pace `Link._lock`        every thread
+messages, acks       `Inbox._lock`       the watcher's thread, one consumer
+command line         the command turn    whoever has the turn
+watch line           nothing             the watcher's thread alone
+the watcher          `Engine._lock`      whoever logs in, logs out or closes
+===================  ==================  ====================================================
+
+Callbacks: ``on_message`` runs in the watcher's thread and may call anything, `Client.close`
+too. ``on_state`` runs in whichever thread delivers it and should return soon; it may call
+`Client.close` but no command, for it can be the very thread that is opening the line.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Self
+
+from twinline.core import protocol
+from twinline.core.deadline import Deadline
+from twinline.core.locks import new_lock
+from twinline.core.protocol import MAX_PAGE, Limits, Message
+from twinline.transports import registry
+from twinline.transports.client_engine import Engine, readable
+from twinline.transports.client_errors import (
+    ClientBusy,
+    ClientClosed,
+    ClientError,
+    ConnectionLost,
+    NotConnected,
+    TimedOut,
+)
+from twinline.transports.client_settings import ClientSettings, WatchMode
+from twinline.transports.client_state import State, StateKind
+from twinline.transports.contract import Transport
+from twinline.transports.endpoints import Endpoint
+from twinline.transports.watcher import OnHandlerError, OnMessage
+
+__all__ = [
+    "Client",
+    "ClientBusy",
+    "ClientClosed",
+    "ClientError",
+    "ClientSettings",
+    "ConnectionLost",
+    "NotConnected",
+    "State",
+    "StateKind",
+    "TimedOut",
+    "WatchMode",
+]
+
+DEFAULT_TRANSPORT = "jsonl"
+
+
+class Client:
+    """A user of a server; safe for many threads.
+
+    Every command opens the connection if need be, and takes at most ``command_seconds``. Besides
+    what each names, commands raise `NotConnected`, `ConnectionLost`, `TimedOut`, `ClientClosed`,
+    and any `twinline.core.errors.RequestError` that the server answers.
+
+    Attributes:
+        endpoint: the server's.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | Endpoint,
+        *,
+        transport: str | Transport | None = None,
+        resume: bool = True,
+        watch: WatchMode = WatchMode.BLOCKING,
+        on_message: OnMessage | None = None,
+        on_state: Callable[[State], None] | None = None,
+        on_handler_error: OnHandlerError | None = None,
+        settings: ClientSettings | None = None,
+    ) -> None:
+        """Prepare; nothing is connected yet.
+
+        Args:
+            endpoint: such as ``tcp://127.0.0.1:7767`` or ``unix:/run/twinline.sock``.
+            transport: a name or a transport; None for what the endpoint says, else ``jsonl``.
+            resume: whether to resume the session after a broken connection, or be logged out.
+            watch: how the mailbox is watched.
+            on_message: called with each message, in order, in the watcher's thread; the message
+                is acked after it has returned, and comes again if it has raised. None leaves
+                the messages to `messages`.
+            on_state: called with each state, in order, outside every lock.
+            on_handler_error: called when ``on_message`` has raised; None logs it.
+            settings: None for the defaults.
+
+        Raises:
+            EndpointError: the endpoint cannot be understood.
+            UnknownTransport: there is no transport of that name.
+        """
+        self.endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint.parse(endpoint)
+        if transport is None:
+            transport = self.endpoint.transport or DEFAULT_TRANSPORT
+        if isinstance(transport, str):
+            transport = registry.transport(transport)
+        self._transport_name = transport.name
+        self._mode = watch
+        self._takes_messages = on_message is None
+        self._engine = Engine(
+            self.endpoint,
+            transport,
+            settings or ClientSettings(),
+            watch,
+            resume=resume,
+            on_message=on_message,
+            on_state=on_state,
+            on_handler_error=on_handler_error,
+        )
+        self._send_prefix = secrets.token_urlsafe(6)  # 48 bits: no two clients share one
+        self._lock = new_lock("send numbers")
+        self._sends = 0  # guarded by _lock
+
+    # -- the connection -----------------------------------------------------------------
+
+    def connect(self, timeout: float | None = None) -> protocol.HelloReply:
+        """Connect, trying again until the server is there.
+
+        Calling it is optional: every command connects by itself.
+
+        Args:
+            timeout: seconds, or None for as long as it takes.
+
+        Returns:
+            Who the server is, and its limits.
+
+        Raises:
+            NotConnected: not in time.
+            UnsupportedVersion: the server speaks another version of the protocol.
+            ClientClosed: the client is closed, or was while this waited.
+        """
+        return self._engine.connect(Deadline.after(timeout))
+
+    def ping(self) -> float:
+        """Ask whether the server is there, and return the seconds that it took."""
+        begin = time.monotonic()
+        self._engine.ask(protocol.Ping(), protocol.Done)
+        return time.monotonic() - begin
+
+    def close(self) -> None:
+        """Ack what is dealt with and end; from any thread, twice if need be.
+
+        Every call that waits raises `ClientClosed` at once, and `messages` ends. No thread is left
+        afterwards, unless ``on_message`` does not return, or has called this: then the thread ends
+        when it returns. The session stays open at the server, for `resume` with the `token`.
+        """
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    @property
+    def state(self) -> State:
+        """Where the client stands."""
+        return self._engine.link.state
+
+    @property
+    def token(self) -> str | None:
+        """What `resume` takes, a secret; None without a session."""
+        session = self._engine.link.session
+        return None if session is None else session.token
+
+    @property
+    def username(self) -> str | None:
+        """The account, as the server spells it; None without a session."""
+        session = self._engine.link.session
+        return None if session is None else session.username
+
+    @property
+    def limits(self) -> Limits | None:
+        """What the server accepts; None before the first connection."""
+        hello = self._engine.link.hello
+        return None if hello is None else hello.limits
+
+    def __repr__(self) -> str:
+        user = "" if self.username is None else f" as {self.username}"
+        kind = self.state.kind.value
+        return f"<Client {self.endpoint} {self._transport_name} {kind}{user}>"
+
+    # -- the session --------------------------------------------------------------------
+
+    def create_account(self, username: str, password: str) -> protocol.SessionReply:
+        """Create an account, log in to it, and begin to watch its mailbox.
+
+        Raises:
+            AlreadyLoggedIn, InvalidUsername, InvalidPassword, UsernameTaken, Busy.
+        """
+        with readable():
+            request = protocol.CreateAccount(username=username, password=password)
+        return self._engine.log_in(request)
+
+    def login(self, username: str, password: str) -> protocol.SessionReply:
+        """Open a session and begin to watch the mailbox.
+
+        Raises:
+            AlreadyLoggedIn, InvalidUsername, BadCredentials, RateLimited, Busy.
+        """
+        with readable():
+            request = protocol.Login(username=username, password=password)
+        return self._engine.log_in(request)
+
+    def resume(self, token: str) -> protocol.SessionReply:
+        """Go on with a session that is open at the server, and begin to watch the mailbox.
+
+        Args:
+            token: what `token` was then.
+
+        Raises:
+            AlreadyLoggedIn, SessionExpired.
+        """
+        with readable():
+            request = protocol.Resume(session=token)
+        return self._engine.log_in(request)
+
+    def logout(self) -> None:
+        """Ack what is dealt with, and revoke the session.
+
+        Called from within ``on_message`` it leaves that message un-acked.
+
+        Raises:
+            NotLoggedIn: there is no session.
+        """
+        self._engine.end_session(protocol.Logout(), None)
+
+    def status(self) -> protocol.StatusReply:
+        """Return who is logged in, and where the mailbox stands."""
+        return self._engine.ask(protocol.Status(), protocol.StatusReply)
+
+    def change_password(self, password: str, new_password: str) -> None:
+        """Set another password; every other session of the account is revoked.
+
+        Raises:
+            InvalidPassword, BadCredentials, RateLimited, Busy.
+        """
+        with readable():
+            request = protocol.ChangePassword(password=password, new_password=new_password)
+        self._engine.ask(request, protocol.Done)
+
+    def delete_account(self, password: str, *, force: bool = False) -> None:
+        """Delete the account, its mailbox and its sessions.
+
+        Args:
+            password: the account's.
+            force: even with undelivered mail.
+
+        Raises:
+            UndeliveredMessages: unless ``force``.
+            BadCredentials, RateLimited, Busy.
+        """
+        with readable():
+            request = protocol.DeleteAccount(password=password, force=force)
+        self._engine.end_session(request, "the account was deleted")
+
+    def list_accounts(
+        self, pattern: str = "*", after: str | None = None, limit: int = 100
+    ) -> protocol.AccountsReply:
+        r"""Return a page of usernames, sorted.
+
+        Args:
+            pattern: ``*`` any run, ``?`` any character, ``\`` escapes the next.
+            after: the last username of the page before.
+            limit: 1 to 1,000.
+
+        Raises:
+            BadRequest: the pattern cannot be read.
+        """
+        with readable():
+            request = protocol.ListAccounts(pattern=pattern, after=after, limit=limit)
+        return self._engine.ask(request, protocol.AccountsReply)
+
+    def accounts(self, pattern: str = "*") -> Iterator[str]:
+        """Yield all usernames that match, sorted, fetching page after page."""
+        page = self.list_accounts(pattern)
+        yield from page.usernames
+        while page.more:
+            page = self.list_accounts(pattern, after=page.usernames[-1])
+            yield from page.usernames
+
+    # -- the mail -----------------------------------------------------------------------
+
+    def send(self, to: str, body: str, send_id: str | None = None) -> protocol.SentReply:
+        """Send a message; when this returns the server has stored it.
+
+        Args:
+            to: the recipient's username.
+            body: the text.
+            send_id: 1 to 64 bytes that stand for this message; None lets the client choose. To
+                repeat a send whose outcome is unknown, pass the error's ``send_id``.
+
+        Raises:
+            BadRequest, MessageTooLong, NoSuchUser, MailboxFull, SendIdConflict, RateLimited.
+        """
+        if send_id is None:
+            with self._lock:
+                self._sends += 1
+                send_id = f"{self._send_prefix}{self._sends:x}"
+        with readable():
+            request = protocol.Send(to=to, body=body, send_id=send_id)
+        return self._engine.ask(request, protocol.SentReply)
+
+    def messages(self, timeout: float | None = None, *, ack: bool = True) -> Iterator[Message]:
+        """Yield messages as they come, in order.
+
+        A message is dealt with when the loop comes back for the next one: leaving the loop
+        within the body, by ``break`` or an error, leaves the message to the next call.
+
+        Args:
+            timeout: end when there is no message for so many seconds; None for never.
+            ack: ack each message that is dealt with; else `ack` is the caller's to call.
+
+        Yields:
+            Messages, until the timeout, the end of the session, or `close`.
+
+        Raises:
+            ClientBusy: another loop is running, or there is an ``on_message``.
+            ClientError: the client was made with ``WatchMode.OFF``.
+            NotLoggedIn: there is no session.
+            ClientClosed: the client is closed already.
+        """
+        if self._mode is WatchMode.OFF:
+            raise ClientError("this client does not watch its mailbox")
+        if not self._takes_messages:
+            raise ClientBusy("the messages go to on_message")
+        inbox = self._engine.link.require_session().inbox
+        waiter = inbox.enter()
+        try:
+            while (message := inbox.wait_head(waiter, Deadline.after(timeout))) is not None:
+                yield message
+                inbox.pop(message, done=ack)
+        finally:
+            inbox.leave()
+
+    def ack(self, up_to: int) -> protocol.AckReply:
+        """Acknowledge every message up to a seq; only needed with ``messages(ack=False)``.
+
+        Raises:
+            CursorInvalid: there is no such seq yet.
+        """
+        with readable():
+            request = protocol.Ack(up_to=up_to)
+        return self._engine.ask(request, protocol.AckReply)
+
+    def history(self, before: int | None = None, limit: int = 50) -> protocol.HistoryReply:
+        """Return a page of the mailbox, acked messages included, the newest last.
+
+        Args:
+            before: only seqs below this one; None begins at the newest.
+            limit: 1 to 1,000.
+        """
+        with readable():
+            request = protocol.History(before=before, limit=limit)
+        return self._engine.ask(request, protocol.HistoryReply)
+
+    def delete_messages(self, seqs: Iterable[int]) -> int:
+        """Delete messages from the mailbox, and return how many of them there were."""
+        left = tuple(seqs)
+        deleted = 0
+        while left:
+            with readable():
+                request = protocol.DeleteMessages(seqs=left[:MAX_PAGE])
+            deleted += self._engine.ask(request, protocol.DeletedReply).deleted
+            left = left[MAX_PAGE:]
+        return deleted

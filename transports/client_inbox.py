@@ -1,0 +1,152 @@
+"""The messages between the watcher that fetches them and the application that deals with them."""
+
+from collections import deque
+from collections.abc import Sequence
+
+from twinline.core.deadline import Deadline
+from twinline.core.locks import new_lock
+from twinline.core.protocol import Message
+from twinline.core.waiting import Waiter, Wake
+from twinline.transports.client_errors import ClientBusy
+from twinline.transports.client_interrupt import Interrupt, Interrupted
+
+
+class Inbox:
+    """One session's messages: fetched, not dealt with yet, and how far acks have come.
+
+    ::
+
+        position ............ done ............... place
+        acked at the server   dealt with here      fetched; what lies below is never taken twice
+
+    It holds one batch: the watcher fetches the next when this one is dealt with.
+    """
+
+    def __init__(self, position: int) -> None:
+        """Begin with nothing fetched.
+
+        Args:
+            position: the last acked seq of the mailbox.
+        """
+        self._lock = new_lock("inbox")
+        self._pending: deque[Message] = deque()  # guarded by _lock
+        self._place = position  # the last seq fetched; guarded by _lock
+        self._done = position  # the last seq dealt with; guarded by _lock
+        self._position = position  # the last seq known to be acked; guarded by _lock
+        self._consumer: Waiter | None = None  # of the one consumer; guarded by _lock
+        self._on_progress: Wake | None = None  # guarded by _lock
+        self._ended = Interrupt("end of inbox")
+
+    # -- for the watcher ----------------------------------------------------------------
+
+    def tell(self, on_progress: Wake | None) -> None:
+        """Have this called whenever the application has dealt with a message."""
+        with self._lock:
+            self._on_progress = on_progress
+
+    @property
+    def place(self) -> int:
+        """The last seq that was fetched."""
+        with self._lock:
+            return self._place
+
+    def is_empty(self) -> bool:
+        """Whether all that was fetched is dealt with."""
+        with self._lock:
+            return not self._pending
+
+    @property
+    def unacked(self) -> int | None:
+        """What the next ack should say, or None when the server knows it all."""
+        with self._lock:
+            return self._done if self._done > self._position else None
+
+    def put(self, messages: Sequence[Message]) -> None:
+        """Take what was fetched; what was seen before is dropped."""
+        with self._lock:
+            for message in messages:
+                if message.seq > self._place:
+                    self._pending.append(message)
+                    self._place = message.seq
+            consumer = self._consumer
+        if consumer is not None:
+            consumer.wake()
+
+    def acked(self, position: int) -> None:
+        """Note how far the server knows that messages are dealt with."""
+        with self._lock:
+            self._position = max(self._position, position)
+
+    def rewind(self, position: int) -> None:
+        """Begin again from the server's position: its mailbox is another than it was."""
+        with self._lock:
+            self._pending.clear()
+            self._place = self._done = self._position = position
+
+    # -- for the application ------------------------------------------------------------
+
+    def head(self) -> Message | None:
+        """Return the first message that is not dealt with; it stays where it is."""
+        with self._lock:
+            return self._pending[0] if self._pending else None
+
+    def wait_head(self, waiter: Waiter, deadline: Deadline) -> Message | None:
+        """Return the first message that is not dealt with, waiting for it if need be.
+
+        Args:
+            waiter: the one that `enter` returned.
+            deadline: for a message to be there.
+
+        Returns:
+            None when there is none in time, or the inbox has ended.
+        """
+        while not self._ended.is_set:
+            message = self.head()
+            if message is not None:
+                return message
+            try:
+                woken = self._ended.wait(waiter, deadline)
+            except Interrupted:
+                break
+            if not woken:
+                break
+        return None
+
+    def pop(self, message: Message, *, done: bool) -> None:
+        """Take the first message out.
+
+        Args:
+            message: what `head` returned; nothing happens if it is not the first any more.
+            done: whether it may be acked, with all before it.
+        """
+        with self._lock:
+            if not self._pending or self._pending[0] is not message:
+                return
+            self._pending.popleft()
+            if done:
+                self._done = message.seq
+            on_progress = self._on_progress
+        if on_progress is not None:
+            on_progress()
+
+    def enter(self) -> Waiter:
+        """Become the consumer; call `leave` at the end.
+
+        Raises:
+            ClientBusy: there is one.
+        """
+        waiter = Waiter()
+        with self._lock:
+            if self._consumer is not None:
+                raise ClientBusy("another loop over messages() is running")
+            self._consumer = waiter
+        return waiter
+
+    def leave(self) -> None:
+        """Be the consumer no longer; what was not popped is there for the next one."""
+        with self._lock:
+            self._consumer = None
+
+    def end(self) -> None:
+        """Let nobody wait any more: the session or the client has ended."""
+        self._ended.set()

@@ -1,0 +1,145 @@
+"""How one thread ends another's wait, whatever it waits on, and how threads take turns."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from twinline.core.deadline import Deadline
+from twinline.core.locks import new_lock
+from twinline.core.waiting import Waiter
+
+
+class Interrupted(Exception):
+    """An interrupt was set; what waited has stopped waiting."""
+
+
+class OutOfTime(Exception):
+    """The deadline passed before it was this thread's turn."""
+
+
+class Interrupt:
+    """Something that is set once, and then ends every wait that was made under it.
+
+    A thread that is about to block says how it can be woken, with `waking`. Once `waking` has
+    been left that wake never runs again, so it may shut down a socket that its owner closes
+    afterwards, with no fear of a reused descriptor.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._lock = new_lock(name)
+        self._set = False  # guarded by _lock
+        self._wakes: list[Callable[[], object]] = []  # guarded by _lock
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return self._set
+
+    def set(self) -> None:
+        """End all waits under it, now and from now on."""
+        with self._lock:
+            self._set = True
+            # Called under the lock: that is what makes "never again" true.
+            for wake in self._wakes:
+                wake()
+
+    def check(self) -> None:
+        """Do nothing unless it is set.
+
+        Raises:
+            Interrupted: it is set.
+        """
+        if self._set:
+            raise Interrupted
+
+    @contextmanager
+    def waking(self, wake: Callable[[], object]) -> Iterator[None]:
+        """Have ``wake`` called if this is set while the body runs.
+
+        Args:
+            wake: ends the wait; it neither blocks nor raises nor takes a lock.
+
+        Raises:
+            Interrupted: it was set before the body began.
+        """
+        with self._lock:
+            if self._set:
+                raise Interrupted
+            self._wakes.append(wake)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._wakes.remove(wake)
+
+    def wait(self, waiter: Waiter, deadline: Deadline) -> bool:
+        """Block until the waiter is woken or the deadline passes.
+
+        Returns:
+            Whether the waiter was woken.
+
+        Raises:
+            Interrupted: this was set, before or during the wait.
+        """
+        with self.waking(waiter.wake):
+            woken = waiter.wait(deadline)
+        self.check()
+        return woken
+
+
+class Turn:
+    """Something that many threads use one after another, in the order in which they came.
+
+    It is no lock: who has the turn may block, and others wait with a deadline and under an
+    interrupt, outside every lock.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._lock = new_lock(name)
+        self._taken = False  # guarded by _lock
+        self._queue: deque[Waiter] = deque()  # guarded by _lock
+
+    @contextmanager
+    def take(self, deadline: Deadline, interrupt: Interrupt) -> Iterator[None]:
+        """Wait for the turn and have it while the body runs.
+
+        Raises:
+            OutOfTime: the deadline passed first.
+            Interrupted: the interrupt was set first.
+        """
+        self._enter(deadline, interrupt)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _enter(self, deadline: Deadline, interrupt: Interrupt) -> None:
+        waiter = Waiter()
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return
+            self._queue.append(waiter)
+        try:
+            interrupt.wait(waiter, deadline)
+        except BaseException:
+            if not self._withdraw(waiter):
+                self._leave()  # the turn had been given to this thread in the meantime
+            raise
+        if self._withdraw(waiter):
+            raise OutOfTime
+
+    def _withdraw(self, waiter: Waiter) -> bool:
+        """Leave the queue; False says that the turn is this thread's already."""
+        with self._lock:
+            if waiter not in self._queue:
+                return False
+            self._queue.remove(waiter)
+            return True
+
+    def _leave(self) -> None:
+        with self._lock:
+            if self._queue:
+                self._queue.popleft().wake()  # handed over: it stays taken
+            else:
+                self._taken = False

@@ -1,0 +1,97 @@
+"""The states of a client that a user interface can show, and how they are told in order."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from twinline.core.locks import new_lock
+
+log = logging.getLogger(__name__)
+
+
+class StateKind(Enum):
+    """Where a client stands."""
+
+    CONNECTING = "connecting"
+    """Never connected yet."""
+    ONLINE = "online"
+    """Connected, with a session."""
+    RECONNECTING = "reconnecting"
+    """The connection broke; commands wait."""
+    LOGGED_OUT = "logged out"
+    """Connected, without a session."""
+    CLOSED = "closed"
+    """`close` was called; the last state."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A state, and why it came to it; `str` gives what a user interface shows.
+
+    Attributes:
+        kind: where the client stands.
+        reason: a sentence for a person, or None where there is nothing to explain.
+        retry_in: seconds from this state's beginning to the next attempt, or None.
+        retry_at: that moment on the monotonic clock, or None.
+    """
+
+    kind: StateKind
+    reason: str | None = None
+    retry_in: float | None = None
+    retry_at: float | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        text: str = self.kind.value
+        if self.retry_in is not None:
+            text = f"{text} in {max(1, round(self.retry_in))} s"
+        if self.reason is not None:
+            text = f"{text}: {self.reason}"
+        return text
+
+
+class StateReport:
+    """Tells a callback every state, in order, one at a time, with no lock held.
+
+    `push` is called under whatever lock decides the order of states, `deliver` after that lock
+    has been released. The thread that delivers may be another than the one that pushed.
+    """
+
+    def __init__(self, on_state: Callable[[State], None] | None) -> None:
+        self._on_state = on_state or _ignore
+        self._queue: deque[State] = deque()  # its own operations are atomic
+        self._lock = new_lock("state report")
+        self._thread: int | None = None  # that runs the callback now; guarded by _lock
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is within the callback."""
+        return self._thread == threading.get_ident()
+
+    def push(self, state: State) -> None:
+        """Queue a state; it neither blocks nor takes a lock."""
+        self._queue.append(state)
+
+    def deliver(self) -> None:
+        """Tell what is queued, unless another thread is at it: then that thread goes on."""
+        while (state := self._begin()) is not None:
+            try:
+                self._on_state(state)
+            except Exception:
+                log.exception("on_state raised for %s", state.kind.value)
+            finally:
+                with self._lock:
+                    self._thread = None
+
+    def _begin(self) -> State | None:
+        with self._lock:
+            if self._thread is not None or not self._queue:
+                return None
+            self._thread = threading.get_ident()
+            return self._queue.popleft()
+
+
+def _ignore(_: State) -> None:
+    """Be the callback of a client that has none."""

@@ -1,0 +1,90 @@
+"""Transports by name: the built-in ones, and those that others installed.
+
+A package adds a transport by an entry point in the group ``twinline.transports``: its name is
+the transport's, its value a `Transport` subclass that needs no arguments, or an instance.
+"""
+
+import difflib
+import logging
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+from twinline.transports.auto import AutoTransport
+from twinline.transports.binary import BinaryTransport
+from twinline.transports.contract import Transport, TransportError
+from twinline.transports.jsonl import JsonlTransport
+
+ENTRY_POINTS: Final = "twinline.transports"
+AUTO: Final = AutoTransport.name
+_BUILT_IN: Final[dict[str, type[Transport]]] = {
+    JsonlTransport.name: JsonlTransport,
+    BinaryTransport.name: BinaryTransport,
+}
+_log = logging.getLogger(__name__)
+
+
+class UnknownTransport(TransportError):
+    """There is no transport of that name; the message names those that there are."""
+
+
+class BrokenTransport(TransportError):
+    """A transport was installed by another package and cannot be used."""
+
+
+def transport_names() -> list[str]:
+    """Return the names of all transports, sorted; none is imported for it."""
+    return sorted({AUTO, *_BUILT_IN, *_installed()})
+
+
+def transport(name: str) -> Transport:
+    """Return a transport by its name.
+
+    A built-in name cannot be taken over by another package.
+
+    Raises:
+        UnknownTransport: there is none of that name.
+        BrokenTransport: it comes from another package and cannot be loaded.
+    """
+    if name == AUTO:
+        return AutoTransport(_all_but_auto())
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]()
+    entry_point = _installed().get(name)
+    if entry_point is None:
+        names = transport_names()
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UnknownTransport(f"there is no transport {name!r}; {hint}known: {', '.join(names)}")
+    return _load(entry_point)
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {entry_point.name: entry_point for entry_point in entry_points(group=ENTRY_POINTS)}
+
+
+def _load(entry_point: EntryPoint) -> Transport:
+    try:
+        loaded = entry_point.load()
+        made = loaded() if isinstance(loaded, type) else loaded
+    except Exception as error:
+        raise BrokenTransport(
+            f"the transport {entry_point.name!r} ({entry_point.value}) cannot be loaded: {error}"
+        ) from error
+    if not isinstance(made, Transport):
+        raise BrokenTransport(
+            f"the transport {entry_point.name!r} ({entry_point.value}) is no Transport"
+        )
+    return made
+
+
+def _all_but_auto() -> list[Transport]:
+    found = [make() for make in _BUILT_IN.values()]
+    for name, entry_point in sorted(_installed().items()):
+        if name == AUTO or name in _BUILT_IN:
+            continue
+        try:
+            found.append(_load(entry_point))
+        except BrokenTransport as error:
+            # One broken package must not keep a server from serving the rest.
+            _log.warning("%s; it is not served", error)
+    return found
