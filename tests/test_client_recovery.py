@@ -488,6 +488,24 @@ def test_a_draining_server_is_waited_for() -> None:
             other.login("ann", PASSWORD)
 
 
+def test_a_send_in_doubt_stays_in_doubt_when_the_server_then_refuses() -> None:
+    with ScriptedServer() as server:
+        replies = scripted_session(server)
+        settings = fast(command_seconds=0.3)
+        with Client(server.endpoint, settings=settings, watch=WatchMode.OFF) as client:
+            client.login("ann", PASSWORD)
+            answers = [HANG_UP]
+            script = server.script
+            replies[Send] = errors.ShuttingDown().to_reply()
+            server.script = lambda request: (
+                answers.pop() if isinstance(request, Send) and answers else script(request)
+            )
+            with pytest.raises(ConnectionLost) as lost:
+                client.send("bob", "x")
+            assert lost.value.send_id
+            assert server.asked(Send) > 1
+
+
 def test_the_watch_line_heals_the_state_that_a_command_left() -> None:
     seen = States()
     with ScriptedServer() as server:
@@ -508,7 +526,7 @@ def test_the_watch_line_heals_the_state_that_a_command_left() -> None:
 def test_an_idle_line_that_was_reset_is_replaced_before_it_is_used(proxy: FaultProxy) -> None:
     with user(proxy.endpoint, "ann", watch=WatchMode.OFF) as ann:
         proxy.cut(reset=True)
-        proxy.routes[0].up.join()
+        proxy.routes[0].down.join()
         ann.change_password(PASSWORD, "another secret")  # would be in doubt on a broken line
         assert len(proxy.routes) == 2
 

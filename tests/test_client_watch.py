@@ -99,6 +99,22 @@ def test_acking_can_be_left_to_the_caller(site: Site) -> None:
         assert bodies(ann.messages(0.05, ack=False)) == ["m3"]
 
 
+def test_what_the_caller_has_acked_is_not_handed_over_again(site: Site) -> None:
+    with user(site.endpoint, "ann") as ann:
+        fill(site, 3)
+        loop = ann.messages(5)
+        first = next(loop)
+        wait_until(lambda: ann.status().unread == 3, "three messages")
+        ann.ack(first.seq + 1)
+        loop.close()
+        inbox = ann._engine.link.require_session().inbox
+        wait_until(lambda: inbox.place == 3, "the last is fetched")
+        assert bodies(ann.messages(0.05))[-1:] == ["m3"]
+        wait_until(lambda: ann.status().unread == 0, "the ack of the last")
+        ann.ack(3)
+        assert bodies(ann.messages(0.05)) == []
+
+
 def test_one_loop_at_a_time(site: Site) -> None:
     with user(site.endpoint, "ann") as ann:
         fill(site, 1)
@@ -304,6 +320,38 @@ def test_a_handler_may_log_out_and_its_message_stays(site: Site) -> None:
         wait_event(out, "the handler logs out")
         ann.login("ann", PASSWORD)
         wait_until(lambda: ann.status().unread == 0, "it came again, and was acked")
+
+
+def test_handlers_of_two_sessions_do_not_run_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher_module, "FLUSH_SECONDS", 0.02)
+    with user(site.endpoint, "ann"):
+        pass
+    fill(site, 1)
+    begun = threading.Event()
+    second = threading.Event()
+    go_on = threading.Event()
+    running: list[str] = []
+    most: list[int] = []
+
+    def on_message(message: Message) -> None:
+        running.append(message.body)
+        most.append(len(running))
+        (second if begun.is_set() else begun).set()
+        go_on.wait(5)
+        running.remove(message.body)
+
+    with Client(site.endpoint, settings=FAST, on_message=on_message) as ann:
+        ann.login("ann", PASSWORD)
+        wait_event(begun, "the handler")
+        ann.logout()  # does not wait for ever for a handler that does not return
+        ann.login("ann", PASSWORD)
+        assert len(watchers()) == 2
+        assert not second.wait(0.1)
+        go_on.set()
+        wait_until(lambda: ann.status().unread == 0, "it came again, and was acked")
+    assert most == [1, 1]
 
 
 def test_a_handler_that_is_refused_to_delete_the_account_goes_on(site: Site) -> None:

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from twinline.core.session import Session
 from twinline.transports import poller as poller_module
 from twinline.transports.endpoints import BoundEndpoint, Endpoint, EndpointError
 from twinline.transports.listener import STACK_BYTES, Listener
+from twinline.transports.poller import Poller
 from twinline.transports.registry import transport
 from twinline.transports.settings import ListenerSettings
 
@@ -170,6 +172,41 @@ def test_a_peer_that_stops_reading_is_cut_and_its_mail_stays() -> None:
             assert again.ask("status")["unread"] == 20
 
 
+@contextmanager
+def narrow(**settings: float) -> Iterator[tuple[Server, Peer]]:
+    """Yield a peer whose socket holds little, and who has a message of 60,000 bytes."""
+    service = make_service(body_bytes=64 * 1024)
+    with (
+        socket_path() as path,
+        serving([(f"unix:{path}", "auto")], service, **settings) as server,
+        server.peer() as ann,
+    ):
+        ann.enter("ann")
+        assert ann.ask("send", to="ann", body="x" * 60_000)["ok"]
+        yield server, ann
+
+
+def test_the_deadline_for_writing_is_the_whole_write() -> None:
+    """A peer that reads a little now and then does not extend it."""
+    with narrow(write_seconds=0.3) as (server, ann):
+        ann.send(b'{"op":"watch","id":1,"after":0}\n' * 100)
+        started = time.monotonic()
+        pace = threading.Event()
+        while server.connections and time.monotonic() < started + 5:
+            ann.socket.recv(1024)
+            pace.wait(0.005)
+        assert 0.2 < time.monotonic() - started < 4
+
+
+def test_a_peer_that_reads_late_gets_everything() -> None:
+    with narrow() as (_, ann):
+        ann.send(b"".join(b'{"op":"watch","id":%d,"after":0}\n' % n for n in range(100)))
+        for number in range(100):
+            reply = ann.read_line()
+            assert reply["id"] == number
+            assert len(reply["messages"][0]["body"]) == 60_000
+
+
 # -- limits -----------------------------------------------------------------------------
 
 
@@ -248,11 +285,20 @@ def test_accept_survives_a_thread_that_cannot_start(
             raise RuntimeError("can't start new thread")
         start(thread)
 
+    paused: list[bool] = []
+    pause = Listener._pause
+
+    def noted(listener: Listener) -> None:
+        paused.append(True)
+        pause(listener)
+
     monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
+    monkeypatch.setattr(Listener, "_pause", noted)
     with serving() as server:
         refusing.set()
         with server.peer() as peer:
             assert peer.rest() == b""
+        wait_until(lambda: paused, "the listener pauses")
         assert "cannot start a thread" in caplog.text
         refusing.clear()
         with server.peer() as peer:
@@ -300,6 +346,28 @@ def test_a_peer_that_leaves_while_it_waits_frees_its_thread_at_once(leave: str) 
             peer.close()
         server.wait_connections(0, 1)
         assert not server.listener._waiting
+
+
+def test_hangups_are_reported_before_arrivals() -> None:
+    """Else a descriptor that an arrival has reused could be taken for the one that hung up."""
+    bound = Endpoint.parse(TCP).listen()
+    poller = Poller()
+    mine, theirs = socket.socketpair()
+    with bound.socket, mine:
+        poller.add(bound.socket)
+        poller.mind(mine.fileno())
+        with Peer(bound.endpoint):
+            theirs.close()
+            assert poller.wait(5) == [(mine.fileno(), True), (bound.socket.fileno(), False)]
+    poller.close()
+
+
+def test_the_end_overtakes_no_reply() -> None:
+    """A connection that ends with unread bytes would be reset; the peer sees an orderly end."""
+    with serving() as server, server.peer() as peer:
+        peer.send(b"x" * 200_000)
+        assert peer.read_line()["error"]["code"] == "frame_too_large"
+        assert peer.socket.recv(1) == b""
 
 
 def test_without_epoll_a_hangup_is_noticed_after_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,6 +497,24 @@ def test_stop_during_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as server, server.peer():
         wait_until(server.thread.is_alive, "it runs")
         server.stop()
+
+
+def test_a_hangup_during_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as server:
+        leaving = server.peer().enter("ann")
+        leaving.send_line(op="watch", id=1, after=0, wait=60)
+        wait_until(lambda: server.listener._waiting, "it waits")
+        paused = threading.Event()
+
+        def exhausted(*_: object) -> bool:
+            paused.set()
+            return False
+
+        monkeypatch.setattr(Listener, "_accept", exhausted)
+        with server.peer():
+            wait_event(paused, "the listener pauses")
+            leaving.close()
+            server.wait_connections(0, 1)
 
 
 def test_close_without_serving_and_after() -> None:

@@ -127,7 +127,7 @@ class Listener:
                 return True
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    log.warning("cannot accept: %s; trying again", error.strerror)
+                    log.warning("cannot accept: %s; pausing", error.strerror)
                     return False
                 continue  # that peer was gone again
             if not self._start(peer, _host(peer_address), transport):
@@ -157,7 +157,7 @@ class Listener:
         try:
             thread.start()
         except RuntimeError:
-            log.warning("cannot start a thread for %s; trying again", address)
+            log.warning("cannot start a thread for %s, which is cut; pausing", address)
             self._unregister(connection)
             connection.close()
             return False
