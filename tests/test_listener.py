@@ -23,6 +23,7 @@ from twinline.core.errors import LockRuleError
 from twinline.core.protocol import Ping, Reply, Request
 from twinline.core.session import Session
 from twinline.transports import poller as poller_module
+from twinline.transports.connection import Connection
 from twinline.transports.endpoints import BoundEndpoint, Endpoint, EndpointError
 from twinline.transports.listener import STACK_BYTES, Listener
 from twinline.transports.poller import Poller
@@ -198,9 +199,18 @@ def test_the_deadline_for_writing_is_the_whole_write() -> None:
         assert 0.2 < time.monotonic() - started < 4
 
 
-def test_a_peer_that_reads_late_gets_everything() -> None:
+def test_a_peer_that_reads_late_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = threading.Event()
+    send_slowly = Connection._send_slowly
+
+    def noted(connection: Connection, rest: memoryview) -> None:
+        blocked.set()
+        send_slowly(connection, rest)
+
+    monkeypatch.setattr(Connection, "_send_slowly", noted)
     with narrow() as (_, ann):
         ann.send(b"".join(b'{"op":"watch","id":%d,"after":0}\n' % n for n in range(100)))
+        wait_event(blocked, "the server cannot write for now")
         for number in range(100):
             reply = ann.read_line()
             assert reply["id"] == number
