@@ -173,6 +173,28 @@ def test_drain_cuts_what_does_not_finish(caplog: pytest.LogCaptureFixture) -> No
     wait_until(lambda: server.connections == 0, "its thread ends all the same")
 
 
+def test_a_signal_is_noticed_whichever_thread_it_comes_to() -> None:
+    """Or one that comes just before the main thread waits: it would be held up for ever."""
+    listener = Listener(make_service(), [(Endpoint.parse(TCP), transport("auto"))])
+    before = signal.signal(signal.SIGUSR1, lambda *_: listener.stop())
+    other = threading.Timer(
+        0.05, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+    )
+    # Only for the case that it is not noticed.
+    rescue = threading.Timer(5, listener.stop)
+    try:
+        other.start()
+        rescue.start()
+        started = time.monotonic()
+        listener.serve_forever()
+        assert time.monotonic() - started < 4
+    finally:
+        rescue.cancel()
+        signal.signal(signal.SIGUSR1, before)
+        join(other)
+    assert signal.set_wakeup_fd(-1) == -1  # as it was
+
+
 def test_stop_from_a_signal_handler() -> None:
     with serving() as server:
         before = signal.signal(signal.SIGUSR1, lambda *_: server.listener.stop())

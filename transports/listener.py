@@ -86,8 +86,13 @@ class Listener:
         self._waiting: dict[int, Connection] = {}  # minded for hang-ups; guarded by _lock
 
     def serve_forever(self) -> None:
-        """Accept and serve until `stop`, then drain; the calling thread does the accepting."""
+        """Accept and serve until `stop`, then drain; the calling thread does the accepting.
+
+        In the main thread, signals are noticed at once: a handler that calls `stop` is enough.
+        """
         self._serving = True
+        if threading.current_thread() is threading.main_thread():
+            self._poller.wake_on_signals()
         arrivals = {bound.socket.fileno(): (bound, transport) for bound, transport in self._bound}
         try:
             with _small_stacks():
@@ -257,7 +262,9 @@ class Listener:
 
     def _join(self, deadline: Deadline) -> None:
         for thread in self._running().values():
-            thread.join(deadline.remaining())
+            # In steps, so that a signal which comes just before one is not held up for long.
+            while thread.is_alive() and not deadline.passed:
+                thread.join(deadline.sooner(_PAUSE_SECONDS).remaining())
 
 
 def _host(peer_address: object) -> str:
