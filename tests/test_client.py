@@ -269,7 +269,7 @@ def test_a_bad_answer_breaks_the_line_and_what_may_not_be_repeated_is_in_doubt(
 ) -> None:
     with ScriptedServer() as server:
         server.script = lambda request: HELLO if isinstance(request, Hello) else answer
-        with Client(server.endpoint, settings=fast(reply_seconds=0.1)) as client:
+        with Client(server.endpoint, settings=fast(reply_seconds=0.4)) as client:
             kind = TimedOut if answer is SILENCE else ConnectionLost
             with pytest.raises(kind, match=told) as lost:
                 client.login("ann", PASSWORD)

@@ -349,7 +349,7 @@ def test_a_resume_that_is_refused_for_now_is_tried_again(refusal) -> None:
 
 def test_while_it_reconnects_no_command_is_sent(site: Site, proxy: FaultProxy) -> None:
     seen = States()
-    settings = fast(command_seconds=0.3)
+    settings = fast(command_seconds=1)
     with user(proxy.endpoint, "ann", on_state=seen, settings=settings) as ann:
         proxy.wait_routes(2)
         # The command line is whole as far as it can tell; only the watch line breaks.
@@ -361,7 +361,7 @@ def test_while_it_reconnects_no_command_is_sent(site: Site, proxy: FaultProxy) -
         begin = time.monotonic()
         with pytest.raises(NotConnected, match="nothing was sent"):
             ann.send("ann", "not now")
-        assert 0.3 <= time.monotonic() - begin < 1
+        assert 1 <= time.monotonic() - begin < 3
         assert command.up.passed == before
         proxy.up = proxy.down = Fault()
         for route in proxy.routes:
@@ -414,7 +414,7 @@ def test_a_handler_may_send_while_the_connection_is_down(site: Site, proxy: Faul
 def test_a_dead_peer_that_says_nothing_is_noticed(site: Site, proxy: FaultProxy) -> None:
     """A blackhole: no end, no reset, no answer."""
     seen = States()
-    settings = fast(reply_seconds=0.1, wait_seconds=1, command_seconds=2)
+    settings = fast(reply_seconds=0.4, wait_seconds=1, command_seconds=5)
     with user(proxy.endpoint, "ann", on_state=seen, settings=settings) as ann:
         proxy.wait_routes(2)
         for route in proxy.routes:
@@ -429,7 +429,7 @@ def test_a_dead_peer_that_says_nothing_is_noticed(site: Site, proxy: FaultProxy)
 def test_a_line_that_breaks_each_time_is_not_hammered() -> None:
     with ScriptedServer() as server:
         replies = scripted_session(server)
-        settings = fast(command_seconds=0.5, backoff_first=0.1, backoff_max=1)
+        settings = fast(command_seconds=1, backoff_first=0.2, backoff_max=2)
         with Client(server.endpoint, settings=settings, watch=WatchMode.OFF) as client:
             client.login("ann", PASSWORD)
             replies[Send] = HANG_UP
@@ -439,7 +439,7 @@ def test_a_line_that_breaks_each_time_is_not_hammered() -> None:
             assert {send.send_id for send in server.requests if isinstance(send, Send)} == {
                 lost.value.send_id
             }
-            # At once, then after 0.1 s and 0.2 s; the next would be too late.
+            # At once, then after 0.2 s and 0.4 s; the next would be too late.
             assert server.asked(Send) <= 4
             assert client.state.kind is RECONNECTING
 
@@ -486,7 +486,7 @@ def test_a_draining_server_is_waited_for() -> None:
 def test_a_send_in_doubt_stays_in_doubt_when_the_server_then_refuses() -> None:
     with ScriptedServer() as server:
         replies = scripted_session(server)
-        settings = fast(command_seconds=0.3)
+        settings = fast(command_seconds=1)
         with Client(server.endpoint, settings=settings, watch=WatchMode.OFF) as client:
             client.login("ann", PASSWORD)
             answers = [HANG_UP]
@@ -505,7 +505,7 @@ def test_the_watch_line_heals_the_state_that_a_command_left() -> None:
     seen = States()
     with ScriptedServer() as server:
         replies = scripted_session(server)
-        settings = fast(command_seconds=0.2)
+        settings = fast(command_seconds=1)
         with Client(
             server.endpoint, settings=settings, on_state=seen, watch=WatchMode.POLLING
         ) as client:
@@ -569,7 +569,7 @@ def test_a_send_that_is_cut_gives_one_message(
 
 
 def test_a_send_whose_reply_never_comes_gives_one_message(site: Site, proxy: FaultProxy) -> None:
-    with user(proxy.endpoint, "ann", settings=fast(reply_seconds=0.1)) as ann:
+    with user(proxy.endpoint, "ann", settings=fast(reply_seconds=0.4)) as ann:
         proxy.wait_routes(2)
         proxy.routes[0].down.fault = Fault(blackhole=True)
         ann.send("ann", "once")
@@ -579,7 +579,7 @@ def test_a_send_whose_reply_never_comes_gives_one_message(site: Site, proxy: Fau
 def test_a_send_that_runs_out_of_time_can_be_repeated_by_its_send_id(
     site: Site, proxy: FaultProxy
 ) -> None:
-    settings = fast(reply_seconds=0.1, command_seconds=0.3)
+    settings = fast(reply_seconds=0.4, command_seconds=1)
     with user(proxy.endpoint, "ann", settings=settings, watch=WatchMode.OFF) as ann:
         proxy.down = Fault(blackhole=True)
         proxy.routes[0].down.fault = Fault(blackhole=True)
@@ -616,7 +616,7 @@ def test_what_may_not_be_repeated_is_not(site: Site, proxy: FaultProxy) -> None:
 
 def test_a_logout_that_fails_leaves_the_watcher_at_work(site: Site, proxy: FaultProxy) -> None:
     received = Received()
-    settings = fast(command_seconds=0.2)
+    settings = fast(command_seconds=1)
     with user(proxy.endpoint, "ann", settings=settings, on_message=received) as ann:
         ann.send("ann", "before")
         received.wait(1)
@@ -647,7 +647,7 @@ def test_a_logout_that_fails_in_the_midst_of_a_batch_loses_nothing(
     with user(site.endpoint, "bob") as bob:
         for number in range(3):
             bob.send("ann", f"m{number}")
-    settings = fast(command_seconds=0.2)
+    settings = fast(command_seconds=1)
     with again(proxy.endpoint, "ann", settings=settings, on_message=on_message) as ann:
         wait_event(in_handler, "the first message")
         proxy.refuse()
