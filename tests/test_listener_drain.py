@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 from listening import TCP, Peer, Server, serving
@@ -213,8 +214,8 @@ def test_stop_during_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_hangup_during_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving() as server:
-        leaving = server.peer().enter("ann")
+    with serving() as server, server.peer() as leaving, ExitStack() as peers:
+        leaving.enter("ann")
         leaving.send_line(op="watch", id=1, after=0, wait=60)
         wait_until(lambda: server.listener._waiting, "it waits")
         paused = threading.Event()
@@ -223,11 +224,15 @@ def test_a_hangup_during_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
             paused.set()
             return False
 
+        def arrive() -> bool:
+            # The first may still be taken by a call that began before the next line.
+            peers.enter_context(server.peer())
+            return paused.wait(0.1)
+
         monkeypatch.setattr(Listener, "_accept", exhausted)
-        with server.peer():
-            wait_event(paused, "the listener pauses")
-            leaving.close()
-            server.wait_connections(0, 1)
+        wait_until(arrive, "the listener pauses")
+        leaving.close()
+        wait_until(lambda: not server.listener._waiting, "its thread is told", 1)
 
 
 def test_close_without_serving_and_after() -> None:
