@@ -4,12 +4,17 @@ A notification is a hint: it says "look again", never what there is to see. So t
 always subscribe, look, wait, look again; a hint that comes between looking and waiting is kept.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
+from typing import Final
 
 from twinline.core.deadline import Deadline
 from twinline.core.locks import may_block, new_lock
+
+_SIGNAL_SECONDS: Final = 0.5
+"""How long a signal may go unnoticed by a main thread that waits."""
 
 Wake = Callable[[], None]
 """A callback that wakes one waiter. It never blocks and never raises; it may be called from any
@@ -49,14 +54,27 @@ class Waiter:
             Whether it was woken.
         """
         may_block("waiting")
-        try:
-            self._hints.get(timeout=deadline.remaining())
-        except Empty:
+        if not self._wait(deadline):
             return False
         with suppress(Empty):
             while True:
                 self._hints.get_nowait()
         return True
+
+    def _wait(self, deadline: Deadline) -> bool:
+        # Python runs a signal's handler in the main thread, between two steps of Python. A
+        # signal that comes after the last step and before the wait would be held up until the
+        # wait is over, so the main thread looks up now and then.
+        slices = threading.current_thread() is threading.main_thread()
+        while True:
+            step = deadline.sooner(_SIGNAL_SECONDS) if slices else deadline
+            try:
+                self._hints.get(timeout=step.remaining())
+            except Empty:
+                if deadline.passed:
+                    return False
+            else:
+                return True
 
 
 class WaiterGroup:

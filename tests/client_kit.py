@@ -13,9 +13,9 @@ from twinline.transports.endpoints import Endpoint
 from twinline.transports.watcher import THREAD_NAME
 
 FAST = ClientSettings(
-    connect_seconds=1,
-    reply_seconds=1,
-    command_seconds=4,
+    connect_seconds=5,
+    reply_seconds=5,
+    command_seconds=10,
     wait_seconds=5,
     poll_seconds=0.01,
     backoff_first=0.02,
@@ -65,6 +65,17 @@ class Received:
         """Wait until so many have come, and return their bodies."""
         wait_until(lambda: len(self.messages) >= count, f"{count} messages, not {self.bodies}")
         return self.bodies
+
+
+def receive(client: Client, count: int, *, ack: bool = True) -> list[str]:
+    """Return the bodies of so many messages, dealt with, and of any that follow at once."""
+    session = client._engine.link.session
+    assert session is not None
+    got: list[str] = []
+    while len(got) < count:
+        wait_until(lambda: session.inbox.head() is not None, f"{count} messages, not {got}")
+        got += [message.body for message in client.messages(0, ack=ack)]
+    return got + [message.body for message in client.messages(0.02, ack=ack)]
 
 
 def watchers() -> list[threading.Thread]:

@@ -134,9 +134,17 @@ def test_nothing_but_the_first_requests_without_a_login() -> None:
 def test_failures_slow_an_account_and_a_login_clears_it() -> None:
     service = make_service(failures_per_account=2)
     enter(service, "ann")
-    for _ in range(2):
+
+    def fail() -> None:
         with pytest.raises(errors.BadCredentials):
             service.login(service.session(), "ann", "another horse")
+
+    fail()
+    login(service, "ann")
+    fail()
+    login(service, "ann")
+    fail()
+    fail()
     with pytest.raises(errors.RateLimited) as refused:
         service.login(service.session(), "ann", PASSWORD)
     assert refused.value.retryable

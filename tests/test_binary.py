@@ -239,14 +239,14 @@ def test_a_limit_changed_between_two_events_holds_for_the_second():
 def test_reading_takes_linear_time(size):
     def seconds(count):
         best = float("inf")
-        for _ in range(3):
+        for _ in range(5):
             server = BinaryServerCodec(1 << 20)
             stream = pieces(PING * (count // len(PING)) if size is None else b"\0" * count, size)
-            start = time.perf_counter()
+            start = time.thread_time()
             if size == 1:
                 server.receive_data(b"\xb7\x01\x07\x00\x00\x0f\xff\x00")
             receive(server, stream)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.thread_time() - start)
         return best
 
     assert seconds(64_000) < 24 * seconds(8_000)

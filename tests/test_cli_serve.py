@@ -114,6 +114,8 @@ def refuses(place: str) -> bool:
         connected(place).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        return False  # it was in the queue of a socket that is being closed
     return False
 
 

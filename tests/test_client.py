@@ -1,6 +1,7 @@
 """The client engine's commands against a real server."""
 
 import threading
+import time
 from itertools import islice
 
 import pytest
@@ -268,7 +269,7 @@ def test_a_bad_answer_breaks_the_line_and_what_may_not_be_repeated_is_in_doubt(
 ) -> None:
     with ScriptedServer() as server:
         server.script = lambda request: HELLO if isinstance(request, Hello) else answer
-        with Client(server.endpoint, settings=fast(reply_seconds=0.1)) as client:
+        with Client(server.endpoint, settings=fast(reply_seconds=0.4)) as client:
             kind = TimedOut if answer is SILENCE else ConnectionLost
             with pytest.raises(kind, match=told) as lost:
                 client.login("ann", PASSWORD)
@@ -323,12 +324,16 @@ def test_on_state_may_close_but_not_ask(site: Site) -> None:
                     call()
                 except ClientBusy as error:
                     refused.append(error)
+            begin = time.monotonic()
             client.close()
+            took.append(time.monotonic() - begin)
 
+    took: list[float] = []
     client = Client(site.endpoint, settings=FAST, on_state=on_state)
     with pytest.raises(ClientClosed):
         client.ping()
     assert len(refused) == 3
+    assert took[0] < 0.5  # it does not wait for the turn that its own thread has
     assert seen.kinds == [StateKind.LOGGED_OUT, StateKind.CLOSED]
     assert client._engine._commands._line is None
 

@@ -12,7 +12,7 @@ from services import PASSWORD
 from waiting import join, wait_event, wait_until
 
 from twinline.core.deadline import Deadline
-from twinline.core.protocol import Hello, Message, SessionReply
+from twinline.core.protocol import Hello, Message, Resume, SessionReply
 from twinline.transports import registry
 from twinline.transports import watcher as watcher_module
 from twinline.transports.client import Client, ClientClosed, ClientSettings, StateKind, WatchMode
@@ -359,4 +359,8 @@ def test_a_session_that_ends_before_its_watcher_starts_leaves_no_thread() -> Non
 
             client._engine._start_watcher = ended_before
             client.login("ann", PASSWORD)
-            wait_until(lambda: not watchers(), "the watcher ends")
+            assert not watchers()
+            assert server.connections == 1
+            client._engine._start_watcher = start
+            client.login("ann", PASSWORD)  # its watcher does not wait for one that never began
+            wait_until(lambda: server.asked(Resume), "the watch line")

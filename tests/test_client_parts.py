@@ -257,6 +257,22 @@ def test_a_rewind_begins_again_at_the_servers_position() -> None:
     assert inbox.unacked == 3
 
 
+def test_what_was_acked_by_hand_is_taken_out() -> None:
+    progress: list[int] = []
+    inbox = Inbox(0)
+    inbox.drop(0)
+    inbox.tell(lambda: progress.append(1))
+    inbox.put([message(1), message(2), message(3)])
+    inbox.drop(2)
+    head = inbox.head()
+    assert head is not None
+    assert head.seq == 3
+    assert inbox.unacked is None
+    assert progress == [1]
+    inbox.pop(head, done=True)
+    assert inbox.unacked == 3
+
+
 def test_one_consumer_at_a_time() -> None:
     inbox = Inbox(0)
     inbox.enter()

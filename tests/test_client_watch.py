@@ -6,7 +6,7 @@ import time
 from itertools import islice
 
 import pytest
-from client_kit import FAST, Received, States, again, fast, user, watchers
+from client_kit import FAST, Received, States, again, fast, receive, user, watchers
 from servers import HELLO, ScriptedServer, Site
 from services import PASSWORD
 from waiting import join, wait_event, wait_until
@@ -62,7 +62,7 @@ def test_a_message_is_acked_when_the_loop_comes_back(site: Site, watch: WatchMod
         wait_until(lambda: ann.status().position == 2, "the ack of the second")
         loop.close()
         assert ann.status().position == 2
-        assert bodies(ann.messages(0.05)) == ["m3"]
+        assert receive(ann, 1) == ["m3"]
         wait_until(lambda: ann.status().position == 3, "the ack of the last")
 
 
@@ -75,7 +75,7 @@ def test_leaving_the_loop_leaves_the_message(site: Site) -> None:
         for message in ann.messages(5):
             assert message.body == "m1"
             break
-        assert bodies(ann.messages(0.05)) == ["m1", "m2"]
+        assert receive(ann, 2) == ["m1", "m2"]
 
 
 def test_what_was_not_acked_comes_to_the_next_session(site: Site) -> None:
@@ -84,7 +84,7 @@ def test_what_was_not_acked_comes_to_the_next_session(site: Site) -> None:
         loop = ann.messages(5)
         assert bodies(islice(loop, 2)) == ["m1", "m2"]  # m1 dealt with, m2 not
     with again(site.endpoint, "ann") as ann:
-        assert bodies(ann.messages(0.05)) == ["m2", "m3"]
+        assert receive(ann, 2) == ["m2", "m3"]
     with again(site.endpoint, "ann") as ann:
         assert bodies(ann.messages(0.05)) == []
 
@@ -92,11 +92,27 @@ def test_what_was_not_acked_comes_to_the_next_session(site: Site) -> None:
 def test_acking_can_be_left_to_the_caller(site: Site) -> None:
     with user(site.endpoint, "ann") as ann:
         fill(site, 3)
-        assert bodies(ann.messages(0.05, ack=False)) == ["m1", "m2", "m3"]
+        assert receive(ann, 3, ack=False) == ["m1", "m2", "m3"]
         assert ann.status().position == 0
         assert ann.ack(2).unread == 1
     with again(site.endpoint, "ann") as ann:
-        assert bodies(ann.messages(0.05, ack=False)) == ["m3"]
+        assert receive(ann, 1, ack=False) == ["m3"]
+
+
+def test_what_the_caller_has_acked_is_not_handed_over_again(site: Site) -> None:
+    with user(site.endpoint, "ann") as ann:
+        fill(site, 3)
+        loop = ann.messages(5)
+        first = next(loop)
+        wait_until(lambda: ann.status().unread == 3, "three messages")
+        ann.ack(first.seq + 1)
+        loop.close()
+        inbox = ann._engine.link.require_session().inbox
+        wait_until(lambda: inbox.place == 3, "the last is fetched")
+        assert bodies(ann.messages(0.05))[-1:] == ["m3"]
+        wait_until(lambda: ann.status().unread == 0, "the ack of the last")
+        ann.ack(3)
+        assert bodies(ann.messages(0.05)) == []
 
 
 def test_one_loop_at_a_time(site: Site) -> None:
@@ -131,7 +147,7 @@ def test_logging_out_ends_the_loop_and_acks_what_is_dealt_with(site: Site) -> No
         assert next(loop, None) is None
         assert not watchers()
         ann.login("ann", PASSWORD)
-        assert bodies(ann.messages(0.05)) == ["m3"]
+        assert receive(ann, 1) == ["m3"]
 
 
 def test_a_slow_consumer_holds_one_batch(site: Site) -> None:
@@ -285,7 +301,7 @@ def test_a_handler_may_close_and_its_message_is_acked(site: Site) -> None:
         wait_event(closed, "the handler closes")
         wait_until(lambda: not watchers(), "the watcher ends")
     with again(site.endpoint, "ann") as ann:
-        assert bodies(ann.messages(0.05)) == ["m2"]
+        assert receive(ann, 1) == ["m2"]
 
 
 def test_a_handler_may_log_out_and_its_message_stays(site: Site) -> None:
@@ -304,6 +320,38 @@ def test_a_handler_may_log_out_and_its_message_stays(site: Site) -> None:
         wait_event(out, "the handler logs out")
         ann.login("ann", PASSWORD)
         wait_until(lambda: ann.status().unread == 0, "it came again, and was acked")
+
+
+def test_handlers_of_two_sessions_do_not_run_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher_module, "FLUSH_SECONDS", 0.02)
+    with user(site.endpoint, "ann"):
+        pass
+    fill(site, 1)
+    begun = threading.Event()
+    second = threading.Event()
+    go_on = threading.Event()
+    running: list[str] = []
+    most: list[int] = []
+
+    def on_message(message: Message) -> None:
+        running.append(message.body)
+        most.append(len(running))
+        (second if begun.is_set() else begun).set()
+        go_on.wait(5)
+        running.remove(message.body)
+
+    with Client(site.endpoint, settings=FAST, on_message=on_message) as ann:
+        ann.login("ann", PASSWORD)
+        wait_event(begun, "the handler")
+        ann.logout()  # does not wait for ever for a handler that does not return
+        ann.login("ann", PASSWORD)
+        assert len(watchers()) == 2
+        assert not second.wait(0.1)
+        go_on.set()
+        wait_until(lambda: ann.status().unread == 0, "it came again, and was acked")
+    assert most == [1, 1]
 
 
 def test_a_handler_that_is_refused_to_delete_the_account_goes_on(site: Site) -> None:
@@ -486,7 +534,7 @@ def test_what_was_seen_is_not_handed_over_again() -> None:
         mailbox.watches = [page(1, 2), page(2, 3), page(3)]
         with Client(server.endpoint, settings=FAST) as client:
             client.resume("token")
-            assert bodies(client.messages(0.1)) == ["m1", "m2", "m3"]
+            assert receive(client, 3) == ["m1", "m2", "m3"]
 
 
 def test_the_client_asks_for_no_more_than_the_server_allows() -> None:

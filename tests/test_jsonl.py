@@ -259,13 +259,13 @@ def test_short_lines_behind_a_long_one_that_came_in_two_pieces():
 def test_many_lines_at_once_take_linear_time():
     def seconds(count):
         best = float("inf")
-        for _ in range(3):
+        for _ in range(5):
             server = JsonlServerCodec(4096)
             server.receive_data(PING * count)
-            start = time.perf_counter()
+            start = time.thread_time()
             for _ in range(count):
                 assert server.next_event() is not None
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.thread_time() - start)
         return best
 
     assert seconds(16_000) < 24 * seconds(2_000)

@@ -14,6 +14,7 @@ from twinline.core.errors import LockRuleError
 from twinline.core.protocol import Reply, WatchReply
 from twinline.core.service import ChatService
 from twinline.core.session import Session
+from twinline.core.settings import ServiceSettings
 from twinline.core.store import Draft, Receipt, Unsubscribe
 from twinline.core.waiting import Wake
 from twinline.stores.memory import MemoryStore
@@ -180,6 +181,7 @@ def test_a_session_that_is_revoked_while_it_is_bound_is_not_bound() -> None:
     with pytest.raises(errors.SessionExpired):
         service.resume(session, token)
     assert not session.logged_in
+    assert session._unsubscribe is None
     service.status(other)
 
 
@@ -426,6 +428,47 @@ def test_delete_against_delete(pausing: Pausing, service: ChatService) -> None:
         first.outcome()
 
 
+def test_delete_against_delete_before_the_look_at_the_mail(
+    pausing: Pausing, service: ChatService
+) -> None:
+    ann = enter(service, "ann")
+    other = login(service, "ann")
+    pausing.pause_before(pausing.mailboxes, "standing")
+    first = Call(lambda: service.delete_account(ann, PASSWORD))
+    wait_event(pausing.reached, "the first is about to look")
+    service.delete_account(other, PASSWORD)
+    pausing.go_on.set()
+    with pytest.raises(errors.SessionExpired):
+        first.outcome()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda service, session: service.delete_account(session, PASSWORD),
+        lambda service, session: service.change_password(session, PASSWORD, "battery staple"),
+    ],
+    ids=["delete", "change the password"],
+)
+def test_an_old_session_against_a_new_account_of_the_name(
+    use: Callable[[ChatService, Session], object], pausing: Pausing
+) -> None:
+    """Even with the same password the old session has no power over the new account."""
+    service = ChatService(pausing, ServiceSettings(free_deleted_names=True), hasher=cheap_hasher())
+    ann = enter(service, "ann")
+    other = login(service, "ann")
+    pausing.pause_before(pausing.accounts, "find")
+    first = Call(lambda: use(service, ann))
+    wait_event(pausing.reached, "the session was alive")
+    service.delete_account(other, PASSWORD)
+    new = enter(service, "ann")
+    pausing.go_on.set()
+    with pytest.raises(errors.SessionExpired):
+        first.outcome()
+    service.status(new)
+    login(service, "ann")
+
+
 def test_change_password_against_delete(pausing: Pausing, service: ChatService) -> None:
     ann = enter(service, "ann")
     other = login(service, "ann")
@@ -544,4 +587,8 @@ def test_waits_leave_nothing_behind() -> None:
         service.delete_messages(ann, [m.seq for m in service.watch(ann, 0).messages])
     assert not ann.waiters._waiters
     assert not service._waiters._waiters
+    store = service.store
+    assert isinstance(store, MemoryStore)
+    assert not any(box.watchers for box in store.mailboxes._boxes.values())
+    assert not any(session.watchers for session in store.accounts._sessions.values())
     assert bodies(service, ann) == []

@@ -1,6 +1,10 @@
 """Waiters keep a hint, count many as one, and can be ended together."""
 
+import signal
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from waiting import join
@@ -123,3 +127,27 @@ def test_a_group_forgets_who_left_by_an_exception() -> None:
     with pytest.raises(ZeroDivisionError), group.joined(waiter):
         raise ZeroDivisionError
     assert group._waiters == set()
+
+
+@contextmanager
+def handled(handler: Callable[[], object]) -> Iterator[None]:
+    """Have a handler for SIGUSR1 while the body runs."""
+    before = signal.signal(signal.SIGUSR1, lambda *_: handler())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_that_does_not_end_the_main_threads_wait_is_noticed_all_the_same() -> None:
+    """It was taken by another thread, or came just before the wait: the handler is overdue."""
+    waiter = Waiter()
+    other = threading.Timer(
+        0.05, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+    )
+    with handled(waiter.wake):
+        other.start()
+        started = time.monotonic()
+        assert waiter.wait(Deadline.after(10))
+        assert time.monotonic() - started < 5
+        join(other)

@@ -155,9 +155,6 @@ class Client:
         Args:
             timeout: seconds, or None for as long as it takes.
 
-        Returns:
-            Who the server is, and its limits.
-
         Raises:
             NotConnected: not in time.
             UnsupportedVersion: the server speaks another version of the protocol.
@@ -368,14 +365,17 @@ class Client:
             inbox.leave()
 
     def ack(self, up_to: int) -> protocol.AckReply:
-        """Acknowledge every message up to a seq; only needed with ``messages(ack=False)``.
+        """Acknowledge every message up to a seq; `messages` hands them over no more.
 
         Raises:
             CursorInvalid: there is no such seq yet.
         """
         with readable():
             request = protocol.Ack(up_to=up_to)
-        return self._engine.ask(request, protocol.AckReply)
+        inbox = self._engine.link.require_session().inbox
+        reply = self._engine.ask(request, protocol.AckReply)
+        inbox.drop(up_to)
+        return reply
 
     def history(self, before: int | None = None, limit: int = 50) -> protocol.HistoryReply:
         """Return a page of the mailbox, acked messages included, the newest last.

@@ -155,10 +155,9 @@ class Engine:
         # Known before it starts, so that whoever ends the session from now on ends it as well.
         with self._lock:
             self._watcher = watcher
-        watcher.start()
-        # And who ended it before that could not.
-        if self.link.session is not session:
-            watcher.cut()
+        # Who ended it before that could not, and it need not start.
+        if self.link.session is session:
+            watcher.start()
         if self.link.closed.is_set:
             session.inbox.end()
             watcher.stop()

@@ -129,6 +129,16 @@ class Inbox:
         if on_progress is not None:
             on_progress()
 
+    def drop(self, up_to: int) -> None:
+        """Take out what the application has acked by itself, handed over or not."""
+        with self._lock:
+            self._position = max(self._position, up_to)
+            while self._pending and self._pending[0].seq <= up_to:
+                self._done = self._pending.popleft().seq
+            on_progress = self._on_progress
+        if on_progress is not None:
+            on_progress()
+
     def enter(self) -> Waiter:
         """Become the consumer; call `leave` at the end.
 

@@ -231,7 +231,7 @@ class Connection:
         deadline = Deadline.after(self._settings.write_seconds)
         while rest:
             seconds = deadline.remaining()
-            if not seconds:
+            if not seconds:  # pragma: no cover - only if it passes between two sends
                 raise _CutError("stopped reading")
             self._set_timeout(seconds)
             try:

@@ -86,8 +86,13 @@ class Listener:
         self._waiting: dict[int, Connection] = {}  # minded for hang-ups; guarded by _lock
 
     def serve_forever(self) -> None:
-        """Accept and serve until `stop`, then drain; the calling thread does the accepting."""
+        """Accept and serve until `stop`, then drain; the calling thread does the accepting.
+
+        In the main thread, signals are noticed at once: a handler that calls `stop` is enough.
+        """
         self._serving = True
+        if threading.current_thread() is threading.main_thread():
+            self._poller.wake_on_signals()
         arrivals = {bound.socket.fileno(): (bound, transport) for bound, transport in self._bound}
         try:
             with _small_stacks():
@@ -127,7 +132,7 @@ class Listener:
                 return True
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    log.warning("cannot accept: %s; trying again", error.strerror)
+                    log.warning("cannot accept: %s; pausing", error.strerror)
                     return False
                 continue  # that peer was gone again
             if not self._start(peer, _host(peer_address), transport):
@@ -157,7 +162,7 @@ class Listener:
         try:
             thread.start()
         except RuntimeError:
-            log.warning("cannot start a thread for %s; trying again", address)
+            log.warning("cannot start a thread for %s, which is cut; pausing", address)
             self._unregister(connection)
             connection.close()
             return False
@@ -257,7 +262,9 @@ class Listener:
 
     def _join(self, deadline: Deadline) -> None:
         for thread in self._running().values():
-            thread.join(deadline.remaining())
+            # In steps, so that a signal which comes just before one is not held up for long.
+            while thread.is_alive() and not deadline.passed:
+                thread.join(deadline.sooner(_PAUSE_SECONDS).remaining())
 
 
 def _host(peer_address: object) -> str:

@@ -7,6 +7,7 @@ at no cost while nothing happens.
 
 import contextlib
 import select
+import signal
 import socket
 from typing import Final
 
@@ -27,6 +28,7 @@ class Poller:
         self._asleep, self._waker = socket.socketpair()
         self._asleep.setblocking(False)  # noqa: FBT003
         self._waker.setblocking(False)  # noqa: FBT003
+        self._signals = False
         self._register(self._asleep.fileno())
 
     def _register(self, fd: int) -> None:
@@ -56,6 +58,16 @@ class Poller:
         with contextlib.suppress(OSError):
             self._waker.send(b"\0")
 
+    def wake_on_signals(self) -> None:
+        """Let every signal wake `wait`, from now until `close`; only from the main thread.
+
+        Python runs a signal's handler between two steps of Python. For a signal that comes just
+        before the wait begins that would be after it; the byte that is written here, by the
+        interpreter's own handler, ends the wait at once.
+        """
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        self._signals = True
+
     def wait(self, seconds: float | None) -> list[tuple[int, bool]]:
         """Return what happened, as file descriptors; empty when woken or when the time is up.
 
@@ -81,6 +93,8 @@ class Poller:
 
     def close(self) -> None:
         """Release what it holds."""
+        if self._signals:
+            signal.set_wakeup_fd(-1)
         if self._epoll is not None:
             self._epoll.close()
         self._asleep.close()

@@ -126,14 +126,15 @@ class Watcher:
 
         Call `stop` or `cut` first.
         """
-        if not self.is_here:
+        if not self.is_here and self._thread.ident is not None:  # None: it has not begun yet
             self._thread.join(2 * FLUSH_SECONDS)
             self._cut.set()
             self._thread.join(FLUSH_SECONDS)
 
     def wait_ended(self) -> None:
         """Wait until the thread has ended, however long its handler takes."""
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     # -- the thread ---------------------------------------------------------------------
 

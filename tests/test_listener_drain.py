@@ -1,0 +1,289 @@
+"""Stopping: replies in flight finish, waits end, and nobody holds it up."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from listening import TCP, Peer, Server, serving
+from services import PASSWORD, make_service
+from waiting import join, wait_event, wait_until
+
+from twinline.core.errors import LockRuleError
+from twinline.core.protocol import REQUESTS, Ping, Reply, Request
+from twinline.core.session import Session
+from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener import STACK_BYTES, Listener
+from twinline.transports.registry import transport
+from twinline.transports.settings import ListenerSettings
+
+
+def test_drain_with_a_thousand_watchers_and_a_request_in_flight() -> None:
+    server = Server()
+    in_flight, go_on = threading.Event(), threading.Event()
+    handle = server.service.handle
+
+    def slow_ping(session: Session, request: Request) -> Reply:
+        if isinstance(request, Ping):
+            in_flight.set()
+            wait_event(go_on, "the test lets the ping finish")
+        return handle(session, request)
+
+    server.service.handle = slow_ping  # type: ignore[method-assign]
+    first = server.peer().enter("ann")
+    session = server.service.session()
+    token = server.service.login(session, "ann", PASSWORD).session
+    watchers = []
+    for _ in range(1000):
+        peer = server.peer()
+        peer.send_line(op="resume", id=1, session=token)
+        peer.send_line(op="watch", id=2, after=0, wait=60)
+        watchers.append(peer)
+    wait_until(lambda: len(server.listener._waiting) == 1000, "all of them wait", 20)
+    first.send(b'{"op":"ping","id":5}\n{"op":"ping","id":6}\n')
+    wait_event(in_flight, "the ping is under way")
+    started = time.monotonic()
+    server.listener.stop()
+    wait_until(lambda: server.connections < 500, "most waits have ended")
+    go_on.set()
+    join(server.thread)
+    assert time.monotonic() - started < 5
+    assert first.read_line() == {"id": 5, "ok": True}
+    assert first.read_line()["error"]["code"] == "shutting_down"
+    assert first.rest() == b""
+    for peer in watchers:
+        assert peer.read_line()["ok"]
+        assert peer.read_line()["messages"] == []
+        assert peer.rest() == b""
+        peer.close()
+    first.close()
+    with pytest.raises(ConnectionRefusedError):
+        server.peer()
+
+
+EVERY_REQUEST = {
+    "hello": {},
+    "ping": {},
+    "create_account": {"username": "new", "password": PASSWORD},
+    "login": {"username": "ann", "password": PASSWORD},
+    "resume": {"session": "TOKEN"},
+    "list_accounts": {},
+    "send": {"to": "ann", "body": "hello"},
+    "watch": {"after": 0, "wait": 60},
+    "ack": {"up_to": 0},
+    "history": {},
+    "delete_messages": {"seqs": [1]},
+    "status": {},
+    "change_password": {"password": PASSWORD, "new_password": "battery staple"},
+    "delete_account": {"password": PASSWORD},
+    "logout": {},
+}
+BEFORE_LOGIN = {request.op for request in REQUESTS if request.before_login}
+
+
+@pytest.mark.parametrize("op", [request.op for request in REQUESTS])
+def test_drain_against_every_request(op: str) -> None:
+    """The request under way is carried out and answered, and then the line ends."""
+    server = Server()
+    under_way, go_on = threading.Event(), threading.Event()
+    handle = server.service.handle
+
+    def held(session: Session, request: Request) -> Reply:
+        if request.op == op and armed:
+            under_way.set()
+            wait_event(go_on, "the test lets it go on")
+        return handle(session, request)
+
+    armed = False
+    server.service.handle = held  # type: ignore[method-assign]
+    session = server.service.session()
+    token = server.service.create_account(session, "ann", PASSWORD).session
+    with server.peer() as peer:
+        if op not in BEFORE_LOGIN:
+            peer.login("ann")
+        fields = EVERY_REQUEST[op]
+        if op == "resume":
+            fields = {"session": token}
+        armed = True
+        peer.send_line(op=op, id=1, **fields)
+        wait_event(under_way, "it is under way")
+        server.listener.stop()
+        wait_until(lambda: not _accepts(server), "the listener drains")
+        go_on.set()
+        reply = peer.read_line()
+        assert (reply["id"], reply["ok"]) == (1, True), reply
+        assert peer.rest() == b""
+        join(server.thread)
+
+
+def _accepts(server: Server) -> bool:
+    try:
+        Peer(server.endpoints[0]).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_drain_against_peers_that_keep_coming() -> None:
+    server = Server()
+    ended = threading.Event()
+    served: list[bool] = []
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            try:
+                with server.peer() as peer:
+                    served.append(peer.ask("ping")["ok"])
+            except (OSError, AssertionError):
+                continue  # refused or cut, as one is by a server that stops
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(served) > 20, "they are served")
+    started = time.monotonic()
+    server.stop()
+    assert time.monotonic() - started < 5
+    ended.set()
+    for thread in threads:
+        join(thread)
+    assert server.connections == 0
+
+
+def test_drain_cuts_what_does_not_finish(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(settings=ListenerSettings(drain_seconds=0.1))
+    in_flight, go_on = threading.Event(), threading.Event()
+    handle = server.service.handle
+
+    def stuck(session: Session, request: Request) -> Reply:
+        in_flight.set()
+        wait_event(go_on, "the test lets it finish")
+        return handle(session, request)
+
+    server.service.handle = stuck  # type: ignore[method-assign]
+    with server.peer() as peer:
+        peer.send_line(op="ping", id=1)
+        wait_event(in_flight, "the ping is under way")
+        server.listener.stop()
+        join(server.thread)
+        assert "cut" in caplog.text
+        assert peer.rest() == b""
+        go_on.set()
+    wait_until(lambda: server.connections == 0, "its thread ends all the same")
+
+
+def test_a_signal_is_noticed_whichever_thread_it_comes_to() -> None:
+    """Or one that comes just before the main thread waits: it would be held up for ever."""
+    listener = Listener(make_service(), [(Endpoint.parse(TCP), transport("auto"))])
+    before = signal.signal(signal.SIGUSR1, lambda *_: listener.stop())
+    other = threading.Timer(
+        0.05, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+    )
+    # Only for the case that it is not noticed.
+    rescue = threading.Timer(5, listener.stop)
+    try:
+        other.start()
+        rescue.start()
+        started = time.monotonic()
+        listener.serve_forever()
+        assert time.monotonic() - started < 4
+    finally:
+        rescue.cancel()
+        signal.signal(signal.SIGUSR1, before)
+        join(other)
+    assert signal.set_wakeup_fd(-1) == -1  # as it was
+
+
+def test_stop_from_a_signal_handler() -> None:
+    with serving() as server:
+        before = signal.signal(signal.SIGUSR1, lambda *_: server.listener.stop())
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            join(server.thread)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+
+
+def test_stop_during_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Listener, "_accept", lambda *_: False)
+    with serving() as server, server.peer():
+        wait_until(server.thread.is_alive, "it runs")
+        server.stop()
+
+
+def test_a_hangup_during_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as server:
+        leaving = server.peer().enter("ann")
+        leaving.send_line(op="watch", id=1, after=0, wait=60)
+        wait_until(lambda: server.listener._waiting, "it waits")
+        paused = threading.Event()
+
+        def exhausted(*_: object) -> bool:
+            paused.set()
+            return False
+
+        monkeypatch.setattr(Listener, "_accept", exhausted)
+        with server.peer():
+            wait_event(paused, "the listener pauses")
+            leaving.close()
+            server.wait_connections(0, 1)
+
+
+def test_close_without_serving_and_after() -> None:
+    unused = Listener(make_service(), [(Endpoint.parse(TCP), transport("auto"))])
+    (endpoint,) = unused.endpoints
+    unused.close()
+    with pytest.raises(ConnectionRefusedError):
+        Peer(endpoint)
+    with serving() as server, server.peer() as peer:
+        assert peer.ask("ping")["ok"]
+        server.listener.close()
+        join(server.thread)
+
+
+def test_connection_threads_have_small_stacks() -> None:
+    sizes: list[int] = []
+    with serving() as server:
+        handle = server.service.handle
+
+        def note(session: Session, request: Request) -> Reply:
+            sizes.append(threading.stack_size())
+            return handle(session, request)
+
+        server.service.handle = note  # type: ignore[method-assign]
+        with server.peer() as peer:
+            peer.ask("ping")
+    assert sizes == [STACK_BYTES]
+    assert threading.stack_size() != STACK_BYTES
+
+
+def test_a_fault_in_a_connection_ends_that_connection_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: object) -> Reply:
+        raise ZeroDivisionError
+
+    with serving() as server, server.peer() as bystander, server.peer() as peer:
+        assert bystander.ask("ping")["ok"]
+        handle = server.service.handle
+        server.service.handle = broken  # type: ignore[assignment]
+        peer.send_line(op="ping", id=1)
+        assert peer.rest() == b""
+        server.service.handle = handle  # type: ignore[method-assign]
+        assert bystander.ask("ping")["ok"]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_broken_lock_rule_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: raised.append(args.exc_type))
+    with serving() as server, server.peer() as peer:
+
+        def unlawful(*_: object) -> Reply:
+            raise LockRuleError("two locks")
+
+        server.service.handle = unlawful  # type: ignore[assignment]
+        peer.send_line(op="ping", id=1)
+        assert peer.rest() == b""
+    wait_until(lambda: raised == [LockRuleError], "the thread ended with the error")
