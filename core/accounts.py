@@ -20,6 +20,7 @@ from twinline.core.errors import (
 )
 from twinline.core.names import NamePattern, parse_username
 from twinline.core.passwords import Passwords, fits
+from twinline.core.session import while_account_lives
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import Account, SessionRecord, Store, UsernamePage
 from twinline.core.throttle import FailureThrottle
@@ -141,6 +142,8 @@ class AccountRules:
             SessionExpired: it was revoked, is idle for too long, or never was.
         """
         record = self._accounts.find_session(token_hash)
+        # The look-up is by a hash of the secret, which its owner cannot steer; the comparison
+        # that decides, for every store, takes the same time wherever two hashes differ.
         if record is None or not hmac.compare_digest(record.token_hash, token_hash):
             raise SessionExpired
         now = self._clock()
@@ -177,12 +180,10 @@ class AccountRules:
             raise InvalidPassword
         account = self._authenticate_owner(session, password, address)
         password_hash = self._passwords.hash(new_password)
-        try:
+        with while_account_lives():
             changed = self._accounts.set_password_hash(
                 account.account_id, password_hash, instead_of=account.password_hash
             )
-        except NoSuchUser:
-            raise SessionExpired from None
         if not changed:
             raise BadCredentials  # somebody else changed it meanwhile
         self._accounts.close_other_sessions(session.account_id, session.token_hash)
@@ -198,10 +199,8 @@ class AccountRules:
             BadCredentials, RateLimited, Busy, SessionExpired.
         """
         self._authenticate_owner(session, password, address)
-        try:
+        with while_account_lives():
             unread = self._store.mailboxes.standing(session.account_id).unread
-        except NoSuchUser:
-            raise SessionExpired from None
         if unread and not force:
             some = "1 message was" if unread == 1 else f"{unread} messages were"
             raise UndeliveredMessages(f"{some} not delivered yet", count=unread)

@@ -1,13 +1,13 @@
 """The rules for messages: what may be sent, and what the owner of a mailbox may do with it."""
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Final
 
 from twinline.core.clock import Clock
-from twinline.core.errors import BadRequest, MessageTooLong, NoSuchUser, SessionExpired
+from twinline.core.errors import BadRequest, MessageTooLong
 from twinline.core.names import parse_username
+from twinline.core.session import while_account_lives
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import Draft, MailPage, Receipt, SessionRecord, Standing, Store
 from twinline.core.throttle import RateThrottle
@@ -70,7 +70,7 @@ class MessageRules:
             CursorInvalid: the seq is beyond the last one.
             SessionExpired: the account is gone.
         """
-        with _own_mailbox():
+        with while_account_lives():
             return self._mailboxes.read(session.account_id, after, limit, PAGE_BYTES)
 
     def history(self, session: SessionRecord, before: int | None, limit: int) -> MailPage:
@@ -79,7 +79,7 @@ class MessageRules:
         Raises:
             SessionExpired: the account is gone.
         """
-        with _own_mailbox():
+        with while_account_lives():
             return self._mailboxes.history(
                 session.account_id, before, limit, PAGE_BYTES, self._clock()
             )
@@ -91,7 +91,7 @@ class MessageRules:
             CursorInvalid: the seq is beyond the last one.
             SessionExpired: the account is gone.
         """
-        with _own_mailbox():
+        with while_account_lives():
             return self._mailboxes.ack(session.account_id, up_to, self._clock())
 
     def delete(self, session: SessionRecord, seqs: Sequence[int]) -> int:
@@ -100,7 +100,7 @@ class MessageRules:
         Raises:
             SessionExpired: the account is gone.
         """
-        with _own_mailbox():
+        with while_account_lives():
             return self._mailboxes.delete(session.account_id, seqs)
 
     def standing(self, session: SessionRecord) -> Standing:
@@ -109,20 +109,8 @@ class MessageRules:
         Raises:
             SessionExpired: the account is gone.
         """
-        with _own_mailbox():
+        with while_account_lives():
             return self._mailboxes.standing(session.account_id)
-
-
-@contextmanager
-def _own_mailbox() -> Iterator[None]:
-    """Say "your session is over" where the store says "no such mailbox".
-
-    The account was deleted between the look at the session and the look at the mailbox.
-    """
-    try:
-        yield
-    except NoSuchUser:
-        raise SessionExpired from None
 
 
 def _utf8_length(text: str) -> int:

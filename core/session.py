@@ -1,5 +1,9 @@
 """A caller's place at the service: anonymous at first, then bound to one session."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from twinline.core.errors import NoSuchUser, SessionExpired
 from twinline.core.store import Accounts, SessionRecord, Unsubscribe
 from twinline.core.waiting import WaiterGroup, Wake
 
@@ -70,3 +74,15 @@ class Session:
 
     def __repr__(self) -> str:
         return f"Session(address={self.address!r}, username={self.username!r})"
+
+
+@contextmanager
+def while_account_lives() -> Iterator[None]:
+    """Say "your session is over" where the store says "no such user".
+
+    The account was deleted between the look at the session and what was done with it.
+    """
+    try:
+        yield
+    except NoSuchUser:
+        raise SessionExpired from None

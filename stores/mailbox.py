@@ -9,13 +9,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Self
 
+from twinline.core.clock import DAY_MS
 from twinline.core.errors import CursorInvalid, MailboxFull
 from twinline.core.store import Draft, MailboxPolicy, Standing
 from twinline.core.waiting import Wake
 
 Entry = tuple[int, Draft]
 """A message and its seq."""
-_DAY_MS: Final = 24 * 60 * 60 * 1000
 _DEAD_SEQS: Final = 64  # fewer than this are not worth a move of the others
 
 
@@ -30,7 +30,7 @@ class Retention:
     @classmethod
     def of(cls, policy: MailboxPolicy) -> Self:
         """Return what a policy says about mailboxes."""
-        return cls(policy.mailbox_messages, policy.history_messages, policy.history_days * _DAY_MS)
+        return cls(policy.mailbox_messages, policy.history_messages, policy.history_days * DAY_MS)
 
 
 class Mailbox:

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from twinline.core.clock import HOUR_MS
 from twinline.core.errors import NoSuchUser, SendIdConflict
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
@@ -20,7 +21,6 @@ from twinline.core.store import (
 from twinline.core.waiting import Wake, wake_all
 from twinline.stores.mailbox import Entry, Mailbox, Retention
 
-_HOUR_MS: Final = 60 * 60 * 1000
 _EXPIRED_A_SEND: Final = 2  # more than the one that a send adds, so that what expires goes
 
 
@@ -35,7 +35,7 @@ class MemoryMailboxes(Mailboxes):
         self._retention = Retention.of(policy)
         self._lock = new_lock("message")
         self._boxes: dict[str, Mailbox] = {}  # by account id; guarded by the message lock
-        self._sends = _SendIds(policy.send_id_hours * _HOUR_MS)  # guarded by the message lock
+        self._sends = _SendIds(policy.send_id_hours * HOUR_MS)  # guarded by the message lock
 
     def create(self, account_id: str) -> None:
         """Make an empty mailbox.

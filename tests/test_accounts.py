@@ -3,7 +3,7 @@
 import pytest
 from services import PASSWORD, FakeClock, bodies, cheap_hasher, enter, login, make_service
 
-from twinline.core import errors
+from twinline.core import accounts, errors
 from twinline.core.passwords import default_hasher
 from twinline.core.service import ChatService
 from twinline.stores.memory import MemoryStore
@@ -207,6 +207,24 @@ def test_every_bad_token_is_the_same_error() -> None:
         service.resume(service.session(), token)
     replies.add(refused.value.to_reply())
     assert len(replies) == 1
+
+
+def test_the_comparison_that_decides_takes_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = make_service()
+    session = enter(service, "ann")
+    asked: list[tuple[bytes, bytes]] = []
+
+    class Hmac:
+        @staticmethod
+        def compare_digest(known: bytes, given: bytes) -> bool:
+            asked.append((known, given))
+            return False
+
+    monkeypatch.setattr(accounts, "hmac", Hmac)
+    with pytest.raises(errors.SessionExpired):
+        service.status(session)
+    assert session.token_hash is not None
+    assert asked == [(session.token_hash, session.token_hash)]
 
 
 def test_a_session_expires_when_idle_and_lives_while_used() -> None:

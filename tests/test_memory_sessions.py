@@ -5,7 +5,6 @@ from store_samples import account, session
 
 from twinline.core.errors import NoSuchUser
 from twinline.core.locks import may_block
-from twinline.stores import memory_accounts
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory_accounts import MemoryAccounts
 
@@ -40,24 +39,6 @@ def test_a_session_is_found_by_its_token_hash(accounts: MemoryAccounts) -> None:
     accounts.open_session(record)
     assert accounts.find_session(b"one") == record
     assert accounts.find_session(b"on") is None
-
-
-def test_the_comparison_that_decides_takes_constant_time(
-    accounts: MemoryAccounts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    accounts.create(account("ann"))
-    accounts.open_session(session("one"))
-    asked: list[tuple[bytes, bytes]] = []
-
-    class Hmac:
-        @staticmethod
-        def compare_digest(known: bytes, given: bytes) -> bool:
-            asked.append((known, given))
-            return False
-
-    monkeypatch.setattr(memory_accounts, "hmac", Hmac)
-    assert accounts.find_session(b"one") is None
-    assert asked == [(b"one", b"one")]
 
 
 def test_a_session_needs_its_account(accounts: MemoryAccounts) -> None:
