@@ -24,6 +24,17 @@ class Deadline:
             return None
         return max(0.0, self._at - time.monotonic())
 
+    def timeout(self) -> float | None:
+        """Return the seconds left as a socket's timeout, or None when there is no limit.
+
+        Raises:
+            TimeoutError: none are left; to a socket 0 would mean "do not block".
+        """
+        seconds = self.remaining()
+        if seconds == 0:
+            raise TimeoutError("no time left")
+        return seconds
+
     @property
     def passed(self) -> bool:
         """Whether the time is up."""

@@ -51,3 +51,12 @@ def test_the_sooner_of_two(clock: Clock, seconds: float | None, sooner: float, l
     assert limit.sooner(sooner).remaining() == left
     # The one it came from keeps its own time.
     assert limit.remaining() == seconds
+
+
+def test_a_timeout_for_a_socket_is_never_zero() -> None:
+    assert Deadline.after(None).timeout() is None
+    left = Deadline.after(60).timeout()
+    assert left is not None
+    assert 59 < left <= 60
+    with pytest.raises(TimeoutError):
+        Deadline.after(0).timeout()

@@ -39,6 +39,7 @@ from twinline.transports.binary_frames import (
 )
 from twinline.transports.contract import (
     ClientCodec,
+    Codec,
     LocalProtocolError,
     RemoteProtocolError,
     ReplyReceived,
@@ -46,6 +47,7 @@ from twinline.transports.contract import (
     RequestRefused,
     ServerCodec,
     Transport,
+    what_is_wrong,
 )
 
 _REQUESTS: Final = {
@@ -64,8 +66,8 @@ _WRITE_REPLY: Final = {
 }
 
 
-class BinaryServerCodec(ServerCodec):
-    """The server's end of binary frames."""
+class _FrameCodec(Codec):
+    """What both ends have: frames that come in, and bytes that are to go out."""
 
     def __init__(self, frame_limit: int) -> None:
         self.frame_limit = frame_limit
@@ -81,6 +83,14 @@ class BinaryServerCodec(ServerCodec):
     @property
     def mid_frame(self) -> bool:
         return len(self._frames) > 0
+
+    def data_to_send(self) -> bytes:
+        out, self._out = self._out, []
+        return b"".join(out)
+
+
+class BinaryServerCodec(_FrameCodec, ServerCodec):
+    """The server's end of binary frames."""
 
     def next_event(self) -> RequestReceived | RequestRefused | None:
         try:
@@ -101,29 +111,13 @@ class BinaryServerCodec(ServerCodec):
             raise LocalProtocolError("only an error can answer a frame without an id")
         self._out.append(_frame(out, kind, write, reply))
 
-    def data_to_send(self) -> bytes:
-        out, self._out = self._out, []
-        return b"".join(out)
 
-
-class BinaryClientCodec(ClientCodec):
+class BinaryClientCodec(_FrameCodec, ClientCodec):
     """The client's end of binary frames."""
 
     def __init__(self, frame_limit: int) -> None:
-        self.frame_limit = frame_limit
-        self._frames = Frames()
-        self._out: list[bytearray] = []
+        super().__init__(frame_limit)
         self._pending: deque[tuple[int, type[Reply]]] = deque()
-
-    def receive_data(self, data: bytes) -> None:
-        self._frames.feed(data)
-
-    def receive_eof(self) -> None:
-        self._frames.end()
-
-    @property
-    def mid_frame(self) -> bool:
-        return len(self._frames) > 0
 
     def next_event(self) -> ReplyReceived | None:
         try:
@@ -152,7 +146,7 @@ class BinaryClientCodec(ClientCodec):
         except NotUtf8Error:
             raise Unreadable(BadRequest("a text is not UTF-8")) from None
         except ValidationError as error:
-            raise Unreadable(BadRequest(_what_is_wrong(error))) from None
+            raise Unreadable(BadRequest(what_is_wrong(error))) from None
         return ReplyReceived(answered, reply)
 
     def send(self, id: int, request: Request) -> None:
@@ -163,10 +157,6 @@ class BinaryClientCodec(ClientCodec):
         write_uint(out, id)
         self._out.append(_frame(out, kind, write, request))
         self._pending.append((id, request.reply))
-
-    def data_to_send(self) -> bytes:
-        out, self._out = self._out, []
-        return b"".join(out)
 
 
 class BinaryTransport(Transport):
@@ -239,13 +229,4 @@ def _read_request(kind: int, flags: int, payload: bytes) -> RequestReceived | Re
     except NotUtf8Error:
         return RequestRefused(frame_id, BadRequest("a text is not UTF-8"))
     except ValidationError as error:
-        return RequestRefused(frame_id, BadRequest(_what_is_wrong(error)))
-
-
-def _what_is_wrong(error: ValidationError) -> str:
-    """Name the field at fault and what it should be; never what it was."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(map(str, first["loc"]))
-    what = first["msg"][:1].lower() + first["msg"][1:]
-    # A list on the wire is a tuple in the model, and nobody else needs to know.
-    return f"the field '{field}' is wrong: {what.replace('tuple', 'list')}"
+        return RequestRefused(frame_id, BadRequest(what_is_wrong(error)))

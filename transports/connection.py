@@ -230,11 +230,8 @@ class Connection:
     def _send_slowly(self, rest: memoryview) -> None:
         deadline = Deadline.after(self._settings.write_seconds)
         while rest:
-            seconds = deadline.remaining()
-            if not seconds:  # pragma: no cover - only if it passes between two sends
-                raise _CutError("stopped reading")
-            self._set_timeout(seconds)
             try:
+                self._set_timeout(deadline.timeout())
                 rest = rest[self._socket.send(rest) :]
             except TimeoutError:
                 raise _CutError("stopped reading") from None

@@ -138,8 +138,7 @@ class Endpoint:
             except OSError as error:
                 failure = error
                 continue
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            tune(connected)
             return connected
         raise failure
 
@@ -214,24 +213,28 @@ class BoundEndpoint:
                 Path(self.endpoint.path).unlink()
 
 
+def tune(connected: socket.socket) -> None:
+    """Let a TCP connection send at once, and notice after a while that its peer is gone.
+
+    Raises:
+        OSError: the connection has ended.
+    """
+    if connected.family != socket.AF_UNIX:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
 def _connect(
     unconnected: socket.socket, address: Any, deadline: Deadline, guard: ConnectGuard
 ) -> socket.socket:
     try:
-        unconnected.settimeout(_time_left(deadline))
+        unconnected.settimeout(deadline.timeout())
         with guard(unconnected):
             unconnected.connect(address)
     except BaseException:
         unconnected.close()
         raise
     return unconnected
-
-
-def _time_left(deadline: Deadline) -> float | None:
-    seconds = deadline.remaining()
-    if seconds == 0:  # to a socket it would mean "do not block"
-        raise TimeoutError("no time left to connect")
-    return seconds
 
 
 def _is_left_over(path: str) -> bool:

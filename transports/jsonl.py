@@ -18,6 +18,7 @@ from twinline.core.errors import BadRequest, FrameTooLarge, RequestError, Unknow
 from twinline.core.protocol import MAX_INT, REQUEST_BY_OP, ErrorReply, Reply, Request
 from twinline.transports.contract import (
     ClientCodec,
+    Codec,
     LocalProtocolError,
     RemoteProtocolError,
     ReplyReceived,
@@ -25,6 +26,7 @@ from twinline.transports.contract import (
     RequestRefused,
     ServerCodec,
     Transport,
+    what_is_wrong,
 )
 
 _SHOWN_OP_CHARACTERS: Final = 40
@@ -100,14 +102,13 @@ class _Lines:
         return None
 
 
-class JsonlServerCodec(ServerCodec):
-    """The server's end of JSON-lines."""
+class _LineCodec(Codec):
+    """What both ends have: lines that come in, and bytes that are to go out."""
 
     def __init__(self, frame_limit: int) -> None:
         self.frame_limit = frame_limit
         self._lines = _Lines()
         self._out: list[bytes] = []
-        self._fresh = True
 
     def receive_data(self, data: bytes) -> None:
         self._lines.feed(data)
@@ -118,6 +119,18 @@ class JsonlServerCodec(ServerCodec):
     @property
     def mid_frame(self) -> bool:
         return len(self._lines) > 0
+
+    def data_to_send(self) -> bytes:
+        out, self._out = self._out, []
+        return b"".join(out)
+
+
+class JsonlServerCodec(_LineCodec, ServerCodec):
+    """The server's end of JSON-lines."""
+
+    def __init__(self, frame_limit: int) -> None:
+        super().__init__(frame_limit)
+        self._fresh = True
 
     def next_event(self) -> RequestReceived | RequestRefused | None:
         if self._fresh:
@@ -150,29 +163,13 @@ class JsonlServerCodec(ServerCodec):
         else:
             self._out.append(b'{"id":%d,"ok":true}\n' % id)
 
-    def data_to_send(self) -> bytes:
-        out, self._out = self._out, []
-        return b"".join(out)
 
-
-class JsonlClientCodec(ClientCodec):
+class JsonlClientCodec(_LineCodec, ClientCodec):
     """The client's end of JSON-lines."""
 
     def __init__(self, frame_limit: int) -> None:
-        self.frame_limit = frame_limit
-        self._lines = _Lines()
-        self._out: list[bytes] = []
+        super().__init__(frame_limit)
         self._pending: deque[tuple[int, type[Reply]]] = deque()
-
-    def receive_data(self, data: bytes) -> None:
-        self._lines.feed(data)
-
-    def receive_eof(self) -> None:
-        self._lines.end()
-
-    @property
-    def mid_frame(self) -> bool:
-        return len(self._lines) > 0
 
     def next_event(self) -> ReplyReceived | None:
         try:
@@ -211,10 +208,6 @@ class JsonlClientCodec(ClientCodec):
         rest = b"," + fields[1:] if len(fields) > 2 else b"}"
         self._out.append(b'{"op":"%b","id":%d%b\n' % (request.op.encode(), id, rest))
         self._pending.append((id, request.reply))
-
-    def data_to_send(self) -> bytes:
-        out, self._out = self._out, []
-        return b"".join(out)
 
 
 class JsonlTransport(Transport):
@@ -277,18 +270,7 @@ def _read_request(line: bytearray) -> RequestReceived | RequestRefused:
     try:
         return RequestReceived(line_id, model.__pydantic_validator__.validate_python(value))
     except ValidationError as error:
-        return RequestRefused(line_id, BadRequest(_what_is_wrong(error)))
-
-
-def _what_is_wrong(error: ValidationError) -> str:
-    """Name the field at fault and what it should be; never what it was."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(map(str, first["loc"]))
-    if first["type"] == "missing":
-        return f"the field '{field}' is missing"
-    what = first["msg"][:1].lower() + first["msg"][1:]
-    # A list on the wire is a tuple in the model, and nobody else needs to know.
-    return f"the field '{field}' is wrong: {what.replace('tuple', 'list')}"
+        return RequestRefused(line_id, BadRequest(what_is_wrong(error)))
 
 
 def _validate_reply(model: type[Reply], value: object) -> Reply:
@@ -296,5 +278,5 @@ def _validate_reply(model: type[Reply], value: object) -> Reply:
         return model.__pydantic_validator__.validate_python(value)  # type: ignore[no-any-return]
     except ValidationError as error:
         raise RemoteProtocolError(
-            f"the server's {model.__name__} cannot be read: {_what_is_wrong(error)}"
+            f"the server's {model.__name__} cannot be read: {what_is_wrong(error)}"
         ) from None

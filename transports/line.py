@@ -144,11 +144,11 @@ class Line:
     def _send(self, data: bytes, deadline: Deadline) -> None:
         if self.frame_bytes is not None and len(data) > self.frame_bytes + _FRAME_SLACK:
             raise FrameTooLarge(f"the request is longer than {self.frame_bytes} bytes")
-        self._set_timeout(deadline)
+        self._socket.settimeout(deadline.timeout())
         self._socket.sendall(data)
 
     def _receive(self, deadline: Deadline) -> None:
-        self._set_timeout(deadline)
+        self._socket.settimeout(deadline.timeout())
         data = self._socket.recv(_RECEIVE_BYTES)
         if not data:
             raise LineBroken("the server ended the connection")
@@ -159,12 +159,6 @@ class Line:
             raise LineBroken("the server answered another request")
         if not isinstance(event.reply, request.reply | ErrorReply):
             raise LineBroken("the server sent a reply of another kind")
-
-    def _set_timeout(self, deadline: Deadline) -> None:
-        seconds = deadline.remaining()
-        if seconds == 0:  # to a socket it would mean "do not block"
-            raise TimeoutError
-        self._socket.settimeout(seconds)
 
 
 def _shutdown(wakened: socket.socket, how: int) -> None:

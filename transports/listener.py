@@ -26,7 +26,7 @@ from twinline.core.locks import new_lock
 from twinline.core.service import ChatService
 from twinline.transports.connection import Connection
 from twinline.transports.contract import Transport
-from twinline.transports.endpoints import BoundEndpoint, Endpoint
+from twinline.transports.endpoints import BoundEndpoint, Endpoint, tune
 from twinline.transports.poller import Poller
 from twinline.transports.settings import ListenerSettings
 
@@ -141,9 +141,8 @@ class Listener:
 
     def _start(self, peer: socket.socket, address: str, transport: Transport) -> bool:
         """Give a connection its thread, and return False when there is none to give."""
-        with contextlib.suppress(OSError):  # a Unix socket has neither, and needs neither
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        with contextlib.suppress(OSError):  # gone again; its thread will see
+            tune(peer)
         connection = Connection(
             peer,
             address,

@@ -9,7 +9,7 @@ import contextlib
 import select
 import signal
 import socket
-from typing import Final
+from typing import Any, Final
 
 from twinline.core.locks import may_block
 
@@ -23,34 +23,32 @@ class Poller:
     """
 
     def __init__(self) -> None:
-        self._epoll = select.epoll() if _HANGUP_SUPPORTED else None
-        self._poll = None if _HANGUP_SUPPORTED else select.poll()
+        self._minds = _HANGUP_SUPPORTED
+        self._poll: Any = select.epoll() if self._minds else select.poll()
+        self._units = 1 if self._minds else 1000  # of time, in a second
         self._asleep, self._waker = socket.socketpair()
         self._asleep.setblocking(False)  # noqa: FBT003
         self._waker.setblocking(False)  # noqa: FBT003
         self._signals = False
-        self._register(self._asleep.fileno())
-
-    def _register(self, fd: int) -> None:
-        (self._epoll or self._poll).register(fd, select.POLLIN)  # type: ignore[union-attr]
+        self.add(self._asleep)
 
     def add(self, listening: socket.socket) -> None:
         """Report arrivals on a listening socket; only from the thread that waits."""
-        self._register(listening.fileno())
+        self._poll.register(listening, select.POLLIN)
 
     def remove(self, listening: socket.socket) -> None:
         """Report arrivals no more; only from the thread that waits."""
-        (self._epoll or self._poll).unregister(listening.fileno())  # type: ignore[union-attr]
+        self._poll.unregister(listening)
 
     def mind(self, fd: int) -> None:
         """Report, once, that the peer of a connection has hung up; from any thread."""
-        if self._epoll is not None:
-            self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
+        if self._minds:
+            self._poll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
 
     def forget(self, fd: int) -> None:
         """Mind a connection no more; called before its socket is closed, from any thread."""
-        if self._epoll is not None:
-            self._epoll.unregister(fd)
+        if self._minds:
+            self._poll.unregister(fd)
 
     def wake(self) -> None:
         """Let `wait` return; from any thread or a signal handler."""
@@ -77,13 +75,8 @@ class Poller:
             connection until the arrivals are dealt with.
         """
         may_block("waiting for connections")
-        if self._epoll is not None:
-            events = self._epoll.poll(seconds)
-        else:
-            assert self._poll is not None  # noqa: S101 - one of the two is there
-            events = self._poll.poll(None if seconds is None else seconds * 1000)
         happened = []
-        for fd, mask in events:
+        for fd, mask in self._poll.poll(None if seconds is None else seconds * self._units):
             if fd == self._asleep.fileno():
                 with contextlib.suppress(BlockingIOError):
                     self._asleep.recv(4096)
@@ -95,7 +88,7 @@ class Poller:
         """Release what it holds."""
         if self._signals:
             signal.set_wakeup_fd(-1)
-        if self._epoll is not None:
-            self._epoll.close()
+        if self._minds:
+            self._poll.close()
         self._asleep.close()
         self._waker.close()
