@@ -10,7 +10,7 @@ import click
 from twinline.cli.connecting import Target, client_options
 from twinline.cli.errors import CommandError
 from twinline.cli.exit_codes import ExitCode
-from twinline.cli.output import say, write_json, write_line, write_message
+from twinline.cli.output import say, write_json, write_line, write_message, write_usernames
 from twinline.cli.passwords import password_option, read_password
 from twinline.cli.text import visible
 from twinline.core.errors import SessionExpired
@@ -97,11 +97,7 @@ def accounts(pattern: str, as_json: bool, **options: Any) -> None:
     shell may take it for files.
     """
     with Target.of(options).logged_in() as client:
-        for username in client.accounts(pattern):
-            if as_json:
-                write_json({"username": username})
-            else:
-                write_line(visible(username))
+        write_usernames(client.accounts(pattern), as_json=as_json)
 
 
 @click.command(epilog="Example: twinline history --limit 20 --before 100")
@@ -141,7 +137,7 @@ def delete_account(
     if not yes:
         _confirm(f"Delete {session.username} at {target.place} and all its mail?")
     password = read_password(password_file, f"Password for {session.username} at {target.place}")
-    with target.logged_in() as client:
+    with target.logged_in(session) as client:
         client.delete_account(password, force=force)
     target.sessions.forget(target.endpoint, session)
     if as_json:

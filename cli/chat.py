@@ -10,7 +10,7 @@ import click
 from twinline.cli.connecting import Target, client_options
 from twinline.cli.errors import sentence
 from twinline.cli.interruption import Interruption, noticed_reader
-from twinline.cli.output import say, write_json, write_line, write_message
+from twinline.cli.output import say, write_message, write_usernames
 from twinline.cli.text import visible
 from twinline.cli.watch import StateTeller
 from twinline.core.errors import NotLoggedIn, RequestError, SessionExpired
@@ -98,7 +98,8 @@ class _Talk:
         elif word == "/to" and rest.strip():
             self._to = rest.strip()
         elif word == "/who":
-            self._list(rest.strip() or "*")
+            found = self._client.accounts(rest.strip() or "*")
+            write_usernames(found, as_json=self._as_json)
         elif text.startswith("/"):
             say(f"there is no {visible(word)}; /help tells what there is")
         elif addressed is not None:
@@ -109,10 +110,3 @@ class _Talk:
             say("to whom? write 'NAME: text' first")
         else:
             self._client.send(self._to, text)
-
-    def _list(self, pattern: str) -> None:
-        for username in self._client.accounts(pattern):
-            if self._as_json:
-                write_json({"username": username})
-            else:
-                write_line(visible(username))

@@ -112,6 +112,7 @@ class Target:
     @contextlib.contextmanager
     def logged_in(
         self,
+        session: KeptSession | None = None,
         *,
         watch: WatchMode = WatchMode.OFF,
         on_message: Callable[[Message], None] | None = None,
@@ -121,6 +122,7 @@ class Target:
         """Return a client that has resumed the kept session.
 
         Args:
+            session: the one to resume, where the command has looked it up already.
             watch: whether it receives mail.
             on_message: as for `Client`.
             on_state: as for `Client`.
@@ -130,7 +132,8 @@ class Target:
             CommandError: nobody is logged in, or the session has ended, now or while the body
                 ran; it is forgotten then.
         """
-        session = self.sessions.find(self.endpoint, self.user)
+        if session is None:
+            session = self.sessions.find(self.endpoint, self.user)
         try:
             with self._client(
                 watch=watch,

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from twinline.cli.text import local_time, visible
@@ -67,6 +67,19 @@ def write_message(message: Message, *, as_json: bool, numbered: bool = False) ->
         return
     number = f"{message.seq:>6}  " if numbered else ""
     write_line(f"{number}{message_line(message)}")
+
+
+def write_usernames(usernames: Iterable[str], *, as_json: bool) -> None:
+    """Write one username a line, as they come.
+
+    Raises:
+        OutputClosed: the reader is gone.
+    """
+    for username in usernames:
+        if as_json:
+            write_json({"username": username})
+        else:
+            write_line(visible(username))
 
 
 def message_line(message: Message) -> str:

@@ -15,6 +15,7 @@ from cli_server import PASSWORD, CommandLine, running_server
 from twinline.cli.connecting import Target
 from twinline.cli.exit_codes import ExitCode
 from twinline.cli.main import main
+from twinline.cli.sessions import SessionFile
 from twinline.transports.client import Client
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.watcher import THREAD_NAME
@@ -207,6 +208,23 @@ def test_deleting_an_account(twinline: CommandLine) -> None:
     assert twinline.run("accounts").stdout == "ann\n"
     assert "bob is not logged in" in twinline.run("status", "--user", "bob", code=3).stderr
     twinline.run("login", "bob", code=3)
+
+
+def test_the_account_that_was_asked_about_is_the_one_that_goes(
+    twinline: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another terminal logs in as somebody else while this one asks for the password."""
+    twinline.register("ann", "bob")
+    sessions = SessionFile(twinline.session_file)
+    here = Endpoint.parse(twinline.place)
+
+    def read(*_: object) -> str:
+        sessions.keep(here, sessions.find(here, "ann"))
+        return PASSWORD
+
+    monkeypatch.setattr("twinline.cli.account_commands.read_password", read)
+    assert "bob is deleted" in twinline.run("delete-account", "--yes").stderr
+    assert twinline.run("accounts").stdout == "ann\n"
 
 
 # -- reaching the server ----------------------------------------------------------------
