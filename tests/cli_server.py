@@ -5,26 +5,20 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from argon2 import PasswordHasher
-from argon2.profiles import CHEAPEST
 from click.testing import CliRunner, Result
-from waiting import join
+from listening import serving
+from services import PASSWORD, cheap_hasher
 
 from twinline.cli.main import main
 from twinline.core.service import ChatService
 from twinline.core.settings import ServiceSettings
 from twinline.stores.memory import MemoryStore
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import Listener
-from twinline.transports.registry import transport
-
-PASSWORD = "correct horse"
 
 
 @contextmanager
@@ -33,16 +27,10 @@ def running_server(place: str = "tcp://127.0.0.1:0", **settings: Any) -> Iterato
     service = ChatService(
         MemoryStore(),
         ServiceSettings(**settings),
-        hasher=PasswordHasher.from_parameters(CHEAPEST),
+        hasher=cheap_hasher(),
     )
-    listener = Listener(service, [(Endpoint.parse(place), transport("auto"))])
-    thread = threading.Thread(target=listener.serve_forever, name="server of the test")
-    thread.start()
-    try:
-        yield listener.endpoints[0]
-    finally:
-        listener.stop()
-        join(thread)
+    with serving([(place, "auto")], service) as server:
+        yield server.endpoints[0]
 
 
 class CommandLine:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from listening import TCP, Server
 from services import cheap_hasher
 from waiting import join
 
@@ -16,11 +17,8 @@ from twinline.core.store import Store
 from twinline.stores.memory import MemoryStore
 from twinline.transports.contract import RequestReceived
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import Listener
 from twinline.transports.registry import transport
 from twinline.transports.settings import ListenerSettings
-
-LOOPBACK = "tcp://127.0.0.1:0"
 
 
 class Site:
@@ -34,7 +32,7 @@ class Site:
 
     def __init__(
         self,
-        endpoint: str = LOOPBACK,
+        endpoint: str = TCP,
         transport_name: str = "auto",
         settings: ServiceSettings | None = None,
         listener_settings: ListenerSettings | None = None,
@@ -42,29 +40,26 @@ class Site:
     ) -> None:
         self.endpoint = Endpoint.parse(endpoint)
         self.store: Store = store or MemoryStore()
-        self._transport = transport(transport_name)
+        self._transport_name = transport_name
         self._settings = settings or ServiceSettings()
         self._listener_settings = listener_settings or ListenerSettings()
-        self._thread: threading.Thread | None = None
+        self._server: Server | None = None
         self.start()
 
     def start(self) -> None:
         """Serve what is in the store."""
         self.service = ChatService(self.store, self._settings, hasher=cheap_hasher())
-        self._listener = Listener(
-            self.service, [(self.endpoint, self._transport)], self._listener_settings
+        self._server = Server(
+            [(str(self.endpoint), self._transport_name)], self.service, self._listener_settings
         )
-        self.endpoint = self._listener.endpoints[0]
-        self._thread = threading.Thread(target=self._listener.serve_forever, name="accepting")
-        self._thread.start()
+        self.endpoint = self._server.endpoints[0]
 
     def stop(self, *, lose_store: bool = False) -> None:
         """Drain, as on SIGTERM; every connection has ended afterwards."""
-        if self._thread is not None:
+        if self._server is not None:
             self.service.stop()
-            self._listener.stop()
-            join(self._thread, 10)
-            self._thread = None
+            self._server.stop()
+            self._server = None
         if lose_store:
             self.store = MemoryStore()
 
@@ -104,7 +99,7 @@ class ScriptedServer:
         self.script = script
         self.requests: list[Request] = []
         self.connections = 0
-        self._bound = Endpoint.parse(LOOPBACK).listen()
+        self._bound = Endpoint.parse(TCP).listen()
         self._bound.socket.settimeout(None)
         self.endpoint = self._bound.endpoint
         self._peers: list[socket.socket] = []
@@ -164,7 +159,7 @@ class ScriptedServer:
 @contextmanager
 def silent_endpoint() -> Iterator[Endpoint]:
     """Return an endpoint whose connections are taken by the system and by nobody else."""
-    bound = Endpoint.parse(LOOPBACK).listen()
+    bound = Endpoint.parse(TCP).listen()
     try:
         yield bound.endpoint
     finally:

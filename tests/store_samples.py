@@ -2,10 +2,12 @@
 
 import itertools
 
-from twinline.core.store import Account, Draft, MailboxPolicy, SessionRecord
+from twinline.core.store import Account, Draft, MailboxPolicy, MailPage, SessionRecord
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory_mailboxes import MemoryMailboxes
 
+ALL = 10**9
+"""More than any page has."""
 _ids = itertools.count(1)
 
 
@@ -43,3 +45,24 @@ def fill(boxes: MemoryMailboxes, count: int, account_id: str = "bob", at: int = 
     """Append so many messages: m1, m2, ..."""
     for number in range(count):
         boxes.append(account_id, draft(f"m{number + 1}", sent_at=at))
+
+
+def seqs(page: MailPage) -> list[int]:
+    """Return the seqs of a page."""
+    return [message.seq for message in page.messages]
+
+
+def read(boxes: MemoryMailboxes, after: int = 0, limit: int = ALL, size: int = ALL) -> list[int]:
+    """Return the seqs that bob reads."""
+    return seqs(boxes.read("bob", after, limit, size))
+
+
+def history(
+    boxes: MemoryMailboxes,
+    before: int | None = None,
+    limit: int = ALL,
+    size: int = ALL,
+    now: int = 1,
+) -> list[int]:
+    """Return the seqs in the history of bob."""
+    return seqs(boxes.history("bob", before, limit, size, now))

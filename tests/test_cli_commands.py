@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_server import PASSWORD, CommandLine, running_server
+from cli_server import CommandLine, running_server
+from services import PASSWORD
 
 from twinline.cli.connecting import Target
 from twinline.cli.exit_codes import ExitCode

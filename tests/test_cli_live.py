@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_server import PASSWORD, CommandLine, ended, running_server
+from cli_server import CommandLine, ended, running_server
+from services import PASSWORD
 from waiting import join, wait_until
 
 from twinline.cli.output import OutputClosed

@@ -2,14 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 from client_kit import FAST, States, fast, user, watchers
 from fault_proxy import Fault, FaultProxy
 from servers import HELLO, ScriptedServer, Site, silent_endpoint
 from services import PASSWORD
-from waiting import join, wait_event, wait_until
+from waiting import Call, wait_event, wait_until
 
 from twinline.core.deadline import Deadline
 from twinline.core.protocol import Hello, Message, Resume, SessionReply
@@ -22,26 +21,11 @@ from twinline.transports.line import Line
 SLOW = ClientSettings()  # nothing ends by itself within a test
 
 
-class Call:
-    """A call in a thread of its own."""
-
-    def __init__(self, call: Callable[[], object]) -> None:
-        self.raised: BaseException | None = None
-        self.result: object = None
-        self._call = call
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.result = self._call()
-        except BaseException as error:
-            self.raised = error
-
-    def closed(self) -> None:
-        """The call has ended, and said why."""
-        join(self.thread)
-        assert isinstance(self.raised, ClientClosed), self.raised
+def closed(call: Call) -> ClientClosed:
+    """Return what a call has ended with: the client was closed."""
+    with pytest.raises(ClientClosed) as ended:
+        call.outcome()
+    return ended.value
 
 
 @pytest.fixture
@@ -68,8 +52,8 @@ def test_while_waiting_for_the_next_attempt() -> None:
         second = Call(lambda: client.login("ann", PASSWORD))
         wait_until(lambda: client._engine._commands._turn._queue, "a thread behind the first")
         quickly(client)
-        first.closed()
-        second.closed()
+        closed(first)
+        closed(second)
 
 
 def test_while_waiting_for_hello() -> None:
@@ -79,7 +63,7 @@ def test_while_waiting_for_hello() -> None:
         call = Call(client.connect)
         wait_until(lambda: server.asked(Hello), "hello")
         quickly(client)
-        call.closed()
+        closed(call)
 
 
 def test_while_waiting_for_a_reply() -> None:
@@ -90,7 +74,7 @@ def test_while_waiting_for_a_reply() -> None:
         wait_until(lambda: client._engine._commands._turn._queue, "a ping behind the first")
         quickly(client)
         for call in calls:
-            call.closed()
+            closed(call)
 
 
 def test_while_a_send_is_in_doubt(site: Site) -> None:
@@ -102,8 +86,7 @@ def test_while_a_send_is_in_doubt(site: Site) -> None:
         call = Call(lambda: ann.send("ann", "x"))
         wait_until(lambda: route.up.passed > before, "the send")
         quickly(ann)
-        call.closed()
-        assert call.raised.send_id
+        assert closed(call).send_id
 
 
 def test_while_a_send_cannot_be_written(site: Site) -> None:
@@ -122,7 +105,7 @@ def test_while_a_send_cannot_be_written(site: Site) -> None:
         call = Call(client.ping)
         wait_until(lambda: client._engine.link.closed._wakes, "a ping")
         quickly(client)
-        call.closed()
+        closed(call)
 
 
 @pytest.mark.parametrize("watch", [WatchMode.BLOCKING, WatchMode.POLLING])
@@ -137,9 +120,7 @@ def test_while_the_watcher_waits_for_mail(site: Site, watch: WatchMode) -> None:
         call = Call(lambda: list(ann.messages()))
         wait_until(lambda: ann._engine.link.session.inbox._ended._wakes, "the consumer waits")
         quickly(ann)
-        join(call.thread)
-        assert call.result == []
-        assert call.raised is None
+        assert call.outcome() == []
 
 
 def test_while_the_watcher_reconnects(site: Site) -> None:
@@ -155,7 +136,7 @@ def test_while_the_watcher_reconnects(site: Site) -> None:
         call = Call(ann.status)
         wait_until(lambda: ann._engine._dialler._turn._queue, "a command behind the watcher")
         quickly(ann)
-        call.closed()
+        closed(call)
     assert seen.kinds[-1] is StateKind.CLOSED
 
 
@@ -233,7 +214,7 @@ def test_a_command_within_a_handler_ends_too(site: Site) -> None:
             closing = Call(ann.close)
             wait_until(lambda: ann.state.kind is StateKind.CLOSED, "closing")
             held.set()
-            join(closing.thread)
+            closing.outcome()
         assert len(raised) == 1
         assert not watchers()
         other.close()

@@ -64,13 +64,13 @@ def test_accept_survives_running_out_of_descriptors(
         bystander.enter("ann")
         waiting = socket.socket()
         resource.setrlimit(resource.RLIMIT_NOFILE, (waiting.fileno() + 1, hard))
-        before = time.thread_time_ns(), time.process_time()
+        before = time.process_time()
         waiting.connect(("127.0.0.1", server.endpoints[0].port))
         wait_until(lambda: "cannot accept" in caplog.text, "the listener ran out")
         assert bystander.ask("ping")["ok"]
         spent = threading.Event()
         spent.wait(0.5)  # long enough for a loop that spins to be seen
-        assert time.process_time() - before[1] < 0.3
+        assert time.process_time() - before < 0.3
         assert len([r for r in caplog.records if "cannot accept" in r.message]) < 6
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         peer = Peer.__new__(Peer)

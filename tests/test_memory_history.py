@@ -3,32 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
-from store_samples import boxes_with, draft, fill
+from store_samples import boxes_with, draft, fill, history, read
 
-from twinline.core.store import Draft, MailPage, Standing
+from twinline.core.store import Draft, Standing
 from twinline.stores.memory_mailboxes import MemoryMailboxes
 
 HOUR = 60 * 60 * 1000
 DAY = 24 * HOUR
-ALL = 10**9
-
-
-def seqs(page: MailPage) -> list[int]:
-    return [message.seq for message in page.messages]
-
-
-def read(boxes: MemoryMailboxes, after: int = 0, limit: int = ALL, size: int = ALL) -> list[int]:
-    return seqs(boxes.read("bob", after, limit, size))
-
-
-def history(
-    boxes: MemoryMailboxes,
-    before: int | None = None,
-    limit: int = ALL,
-    size: int = ALL,
-    now: int = 1,
-) -> list[int]:
-    return seqs(boxes.history("bob", before, limit, size, now))
 
 
 # --- history

@@ -1,7 +1,7 @@
 """The mailboxes half of the in-memory store: order, positions, history, quota, repeats, wakes."""
 
 import pytest
-from store_samples import boxes_with, draft, fill
+from store_samples import ALL, boxes_with, draft, fill, history, read, seqs
 
 from twinline.core.errors import CursorInvalid, MailboxFull, NoSuchUser, SendIdConflict
 from twinline.core.locks import may_block
@@ -12,30 +12,11 @@ from twinline.stores.memory_mailboxes import MemoryMailboxes
 
 HOUR = 60 * 60 * 1000
 DAY = 24 * HOUR
-ALL = 10**9
 
 
 @pytest.fixture
 def boxes() -> MemoryMailboxes:
     return boxes_with()
-
-
-def seqs(page: MailPage) -> list[int]:
-    return [message.seq for message in page.messages]
-
-
-def read(boxes: MemoryMailboxes, after: int = 0, limit: int = ALL, size: int = ALL) -> list[int]:
-    return seqs(boxes.read("bob", after, limit, size))
-
-
-def history(
-    boxes: MemoryMailboxes,
-    before: int | None = None,
-    limit: int = ALL,
-    size: int = ALL,
-    now: int = 1,
-) -> list[int]:
-    return seqs(boxes.history("bob", before, limit, size, now))
 
 
 # --- the store

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from argon2 import PasswordHasher
 from services import PASSWORD, FakeClock, bodies, cheap_hasher, enter, login, make_service
-from waiting import join, wait_event, wait_until
+from waiting import Call, wait_event, wait_until
 
 from twinline.core import errors, protocol
 from twinline.core.errors import LockRuleError
@@ -18,30 +18,6 @@ from twinline.core.settings import ServiceSettings
 from twinline.core.store import Draft, Receipt, Unsubscribe
 from twinline.core.waiting import Wake
 from twinline.stores.memory import MemoryStore
-
-
-class Call:
-    """A call in a thread of its own, and its outcome."""
-
-    def __init__(self, function: Callable[[], object]) -> None:
-        self.result: object = None
-        self.error: Exception | None = None
-        self._function = function
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.result = self._function()
-        except Exception as error:
-            self.error = error
-
-    def outcome(self) -> object:
-        """Return the result, or raise what the call raised."""
-        join(self._thread)
-        if self.error is not None:
-            raise self.error
-        return self.result
 
 
 class Watching:

@@ -35,3 +35,27 @@ def join(thread: threading.Thread, seconds: float = 5.0) -> None:
     thread.join(seconds)
     if thread.is_alive():
         fail_with_stacks(f"{thread.name} has not ended", seconds)
+
+
+class Call:
+    """A call in a thread of its own, and its outcome."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self.result: object = None
+        self.error: Exception | None = None
+        self._function = function
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._function()
+        except Exception as error:
+            self.error = error
+
+    def outcome(self) -> object:
+        """Return the result, or raise what the call raised."""
+        join(self._thread)
+        if self.error is not None:
+            raise self.error
+        return self.result
