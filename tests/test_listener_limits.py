@@ -49,15 +49,15 @@ def test_connections_in_all() -> None:
 
 
 @pytest.fixture
-def few_descriptors() -> Iterator[None]:
-    """Leave this process no descriptor beyond those that are open now, and some."""
+def descriptors_given_back() -> Iterator[None]:
+    """Give back, after the test, the descriptors that it takes from this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_accept_survives_running_out_of_descriptors(
-    few_descriptors: None, caplog: pytest.LogCaptureFixture
+    descriptors_given_back: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with serving() as server, server.peer() as bystander:

@@ -36,6 +36,9 @@ STACK_BYTES = 256 * 1024
 """The stack of a connection's thread; the interpreter's default, 8 MiB, is for deep recursion,
 and there is none here."""
 _PAUSE_SECONDS = 0.2
+_CUT_SECONDS = 0.2
+"""For a thread whose connection was cut to end; and the longest that a signal goes unnoticed
+while the threads are joined."""
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_BATCH = 64
 
@@ -251,7 +254,7 @@ class Listener:
             log.warning("%d connections did not finish in time and are cut", len(stuck))
         for connection in stuck:
             connection.cut()
-        self._join(Deadline.after(_PAUSE_SECONDS))
+        self._join(Deadline.after(_CUT_SECONDS))
         self._poller.close()
         self._drained.set()
 
@@ -263,7 +266,7 @@ class Listener:
         for thread in self._running().values():
             # In steps, so that a signal which comes just before one is not held up for long.
             while thread.is_alive() and not deadline.passed:
-                thread.join(deadline.sooner(_PAUSE_SECONDS).remaining())
+                thread.join(deadline.sooner(_CUT_SECONDS).remaining())
 
 
 def _host(peer_address: object) -> str:
