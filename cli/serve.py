@@ -16,7 +16,9 @@ from twinline.cli.options import SettingsCommand, config_option, load_from, serv
 from twinline.cli.output import OutputClosed, write_line
 from twinline.cli.settings import Settings, refuse_exposure
 from twinline.core.locks import check_locks
+from twinline.core.processors import on_one
 from twinline.core.service import ChatService
+from twinline.core.store import Store
 from twinline.stores.registry import UnknownStore, open_store
 from twinline.transports.listener import Listener
 
@@ -60,17 +62,24 @@ def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str],
     if settings.check_locks:
         # Locks choose their kind when they are made, so before anything is built.
         check_locks(True)
-    try:
-        store = open_store(settings.store, settings)
-    except UnknownStore as error:
-        raise SettingsError(f"store: {error}") from None
-    with store:
+    # Threads stay where their maker is, so the store, which has some, comes second.
+    with (
+        on_one() if settings.one_processor else contextlib.nullcontext(),
+        _opened(settings) as store,
+    ):
         service = ChatService(store, settings)
         listener = Listener(service, endpoints, settings)
         _let_signals_stop(listener)
         on_ready(listener, settings, store.durability)
         listener.serve_forever()
         service.stop()
+
+
+def _opened(settings: Settings) -> Store:
+    try:
+        return open_store(settings.store, settings)
+    except UnknownStore as error:
+        raise SettingsError(f"store: {error}") from None
 
 
 def _announce(listener: Listener, settings: Settings, durability: str) -> None:

@@ -42,6 +42,11 @@ class ServerSettings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="how much the server logs, on stderr"
     )
+    one_processor: bool = Field(
+        default=True,
+        description="keep the threads on one processor, where the system can: with many busy "
+        "connections Python is about twice as fast so; password hashes use all of them",
+    )
     check_locks: bool = Field(
         default=False, description="check the lock rule while running, at some cost"
     )

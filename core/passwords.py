@@ -11,6 +11,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from twinline.core.errors import Busy, InvalidPassword
 from twinline.core.locks import may_block
+from twinline.core.processors import on_all
 
 MIN_CHARACTERS: Final = 8
 MAX_CHARACTERS: Final = 128
@@ -65,7 +66,8 @@ class Passwords:
         if not self._slots.acquire(timeout=self._wait_seconds):
             raise Busy("too many logins at once; try again", retry_after_ms=_RETRY_AFTER_MS)
         try:
-            yield
+            with on_all():
+                yield
         finally:
             self._slots.release()
 

@@ -1,0 +1,153 @@
+"""Which processors the threads of a server run on: one, and all of them for a password's hash."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_server import CommandLine, ended
+from waiting import join
+
+from twinline.core import processors
+from twinline.core.passwords import Passwords
+from twinline.core.processors import on_all, on_one
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="this system does not bind threads to processors"
+)
+SEVERAL = pytest.mark.skipif(
+    hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < 2,
+    reason="there is only one processor",
+)
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_kept_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processors._Process, "all", None)
+
+
+def in_a_thread(work: Callable[[], Any]) -> Any:
+    """Run work in a thread of its own, which alone it may bind, and return its result."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(work()))
+    thread.start()
+    join(thread)
+    return results[0]
+
+
+def here() -> set[int]:
+    return os.sched_getaffinity(0)
+
+
+@SEVERAL
+def test_a_thread_is_kept_on_one_with_those_that_it_starts() -> None:
+    def work() -> list[set[int]]:
+        with on_one() as chosen:
+            seen = [{chosen}, here(), in_a_thread(here)]
+        return [*seen, here()]
+
+    before = here()
+    chosen, its, children, after = in_a_thread(work)
+    assert chosen < before
+    assert its == children == chosen
+    assert after == before
+    assert here() == before  # nobody else's
+
+
+@SEVERAL
+def test_what_asks_for_all_has_them_and_comes_back() -> None:
+    def work() -> list[set[int]]:
+        with on_one():
+            seen = [here()]
+            with suppress(KeyError), on_all():
+                seen.append(here())
+                raise KeyError
+            return [*seen, here()]
+
+    before = here()
+    first, within, after = in_a_thread(work)
+    assert len(first) == 1
+    assert within == before
+    assert after == first
+
+
+@SEVERAL
+def test_a_password_is_hashed_on_all() -> None:
+    seen: list[set[int]] = []
+
+    class Hasher:
+        def hash(self, _password: object) -> str:
+            seen.append(here())
+            return "a hash"
+
+    def work() -> None:
+        with on_one():
+            Passwords(Hasher(), wait_seconds=1).hash("correct horse")  # type: ignore[arg-type]
+
+    before = here()
+    in_a_thread(work)
+    assert seen[-1] == before
+
+
+def test_who_is_not_kept_on_one_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: pytest.fail("nobody asked for this"))
+    with on_all():
+        pass
+
+
+@pytest.mark.parametrize("why", ["one processor", "no interpreter lock", "forbidden"])
+def test_where_there_is_nothing_to_gain_nothing_is_done(
+    monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    one = {0} if why == "one processor" else {0, 1}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: one)
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    locked = why != "no interpreter lock"
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: locked, raising=False)
+    with on_one() as chosen:
+        assert chosen is None
+        assert processors._Process.all is None
+
+
+def test_a_system_that_cannot_do_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_setaffinity")
+    with on_one() as chosen:
+        assert chosen is None
+
+
+def test_servers_are_spread_and_leave_the_first_to_interrupts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {2, 4, 6})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _pid, _processors: None)
+    chosen = set()
+    for number in (100, 101, 102):
+        monkeypatch.setattr(os, "getpid", lambda number=number: number)
+        with on_one() as one:
+            chosen.add(one)
+    assert chosen == {4, 6}
+
+
+@SEVERAL
+@pytest.mark.parametrize(
+    ("flag", "kept"), [("--one-processor", True), ("--no-one-processor", False)]
+)
+def test_serve_is_kept_on_one_unless_told_not_to(tmp_path: Path, flag: str, kept: bool) -> None:
+    twinline = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    store = f"sqlite:{tmp_path / 'chat.db'}"
+    server = twinline.start("serve", "--listen", "tcp://127.0.0.1:0", "--store", store, flag)
+    with ended(server):
+        assert server.stdout is not None
+        place = server.stdout.readline().split()[2]
+        twinline.run("ping", "--count", "1", "--connect", place)
+        threads = [int(task.name) for task in Path(f"/proc/{server.pid}/task").iterdir()]
+        assert len(threads) > 1  # the store's writer among them
+        counts = {len(os.sched_getaffinity(thread)) for thread in threads}
+    assert counts == ({1} if kept else {len(here())})
