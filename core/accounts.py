@@ -39,6 +39,8 @@ class AccountRules:
         self._passwords = passwords
         self._clock = clock
         self._idle_ms = round(settings.session_idle_days * DAY_MS)
+        # An hour's precision is enough for days of idleness and spares a write a request.
+        self._touch_ms = min(HOUR_MS, self._idle_ms // 2)
         self._most_sessions = settings.sessions_per_account
         self._keep_names = not settings.free_deleted_names
         self._by_account = FailureThrottle(settings.failures_per_account)
@@ -151,8 +153,7 @@ class AccountRules:
         if idle > self._idle_ms:
             self._accounts.close_session(token_hash)
             raise SessionExpired
-        # An hour's precision is enough for days of idleness and spares a write a request.
-        if idle > min(HOUR_MS, self._idle_ms // 2):
+        if idle > self._touch_ms:
             self._accounts.touch_session(token_hash, now)
         return record
 

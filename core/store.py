@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -107,9 +108,8 @@ class UsernamePage:
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A message on its way into a mailbox.
+class Draft(NamedTuple):
+    """A message on its way into a mailbox; a tuple, for every send makes one.
 
     Attributes:
         message_id: the id it gets unless it is a repeat.
@@ -130,8 +130,7 @@ class Draft:
     send_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What the sender is told: the same for every repeat of a send_id."""
 
     message_id: str

@@ -6,31 +6,16 @@ Nothing here takes a lock or calls anyone: whoever owns a mailbox guards it.
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
-from twinline.core.clock import DAY_MS
 from twinline.core.errors import CursorInvalid, MailboxFull
-from twinline.core.store import Draft, MailboxPolicy, Standing
+from twinline.core.store import Draft, Standing
 from twinline.core.waiting import Wake
+from twinline.stores.shared_rules import Retention
 
 Entry = tuple[int, Draft]
 """A message and its seq."""
 _DEAD_SEQS: Final = 64  # fewer than this are not worth a move of the others
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """A policy in the units that a mailbox counts in."""
-
-    mailbox_messages: int
-    history_messages: int
-    history_ms: float
-
-    @classmethod
-    def of(cls, policy: MailboxPolicy) -> Self:
-        """Return what a policy says about mailboxes."""
-        return cls(policy.mailbox_messages, policy.history_messages, policy.history_days * DAY_MS)
 
 
 class Mailbox:
@@ -137,6 +122,10 @@ class Mailbox:
             self._seqs[start:end] = [seq for seq in self._seqs[start:end] if seq in self._messages]
             self.unread -= sum(seq > self.position for seq in deleted)
         return len(deleted)
+
+    def needs_trim(self, now: int) -> bool:
+        """Return whether time has made something to remove; an ack removes at once the rest."""
+        return bool(self._acks) and now - self._acks[0][1] >= self._retention.history_ms
 
     def trim(self, now: int) -> None:
         """Remove acked messages beyond the history that the policy keeps at ``now``.

@@ -7,6 +7,7 @@ from twinline.core.locks import new_lock
 from twinline.core.names import NamePattern
 from twinline.core.store import Account, Accounts, SessionRecord, Unsubscribe, UsernamePage
 from twinline.core.waiting import Wake, wake_all
+from twinline.stores.shared_rules import page_of_names
 from twinline.stores.sorted_names import SortedNames
 
 
@@ -55,25 +56,15 @@ class MemoryAccounts(Accounts):
     def page(self, pattern: NamePattern, after: str | None, limit: int) -> UsernamePage:
         """Return the first usernames beyond ``after`` that match.
 
-        The names are copied one chunk at a time and matched with no lock held, so a page is
-        not a snapshot: of a name that comes or goes meanwhile it may have either.
+        The names are copied one chunk at a time and matched with no lock held.
         """
-        # The smallest text above `after` is `after` and a zero.
-        start = pattern.prefix if after is None else max(pattern.prefix, f"{after}\0")
-        if pattern.exact:
-            known = start == pattern.prefix and self.find(pattern.prefix) is not None
-            return UsernamePage((pattern.prefix,) if known else (), more=False)
-        found: list[str] = []
-        while chunk := self._chunk_from(start):
-            for name in chunk:
-                if not name.startswith(pattern.prefix):
-                    return UsernamePage(tuple(found), more=False)
-                if pattern.matches(name):
-                    if len(found) == limit:
-                        return UsernamePage(tuple(found), more=True)
-                    found.append(name)
-            start = f"{chunk[-1]}\0"
-        return UsernamePage(tuple(found), more=False)
+        return page_of_names(
+            pattern,
+            after,
+            limit,
+            exists=lambda name: self.find(name) is not None,
+            names_from=self._chunk_from,
+        )
 
     def set_password_hash(self, account_id: str, password_hash: str, *, instead_of: str) -> bool:
         """Replace a password hash, if it is still the one that the caller knows."""

@@ -1,11 +1,9 @@
 """The half of the in-memory store with messages and positions, under the message lock."""
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
-from twinline.core.clock import HOUR_MS
 from twinline.core.errors import NoSuchUser, SendIdConflict
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
@@ -19,7 +17,8 @@ from twinline.core.store import (
     Unsubscribe,
 )
 from twinline.core.waiting import Wake, wake_all
-from twinline.stores.mailbox import Entry, Mailbox, Retention
+from twinline.stores.mailbox import Entry, Mailbox
+from twinline.stores.shared_rules import Retention, fingerprint, fitting
 
 _EXPIRED_A_SEND: Final = 2  # more than the one that a send adds, so that what expires goes
 
@@ -35,7 +34,7 @@ class MemoryMailboxes(Mailboxes):
         self._retention = Retention.of(policy)
         self._lock = new_lock("message")
         self._boxes: dict[str, Mailbox] = {}  # by account id; guarded by the message lock
-        self._sends = _SendIds(policy.send_id_hours * HOUR_MS)  # guarded by the message lock
+        self._sends = _SendIds(self._retention.send_id_ms)  # guarded by the message lock
 
     def create(self, account_id: str) -> None:
         """Make an empty mailbox.
@@ -57,18 +56,20 @@ class MemoryMailboxes(Mailboxes):
 
     def append(self, account_id: str | None, draft: Draft) -> Receipt:
         """Store a message, or find that its send_id was used before."""
-        content = b"" if draft.send_id is None else _fingerprint(draft)
+        content = b"" if draft.send_id is None else fingerprint(draft)
         with self._lock:
             first = self._sends.first(draft, content)
             if first is not None:
                 return first
             box = self._box(account_id)
-            box.trim(draft.sent_at)
+            if box.needs_trim(draft.sent_at):
+                box.trim(draft.sent_at)
             box.append(draft)
             receipt = Receipt(draft.message_id, draft.sent_at)
             self._sends.keep(draft, content, receipt)
             wakes = tuple(box.watchers.values())
-        wake_all(wakes)
+        if wakes:
+            wake_all(wakes)
         return receipt
 
     def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:
@@ -77,8 +78,8 @@ class MemoryMailboxes(Mailboxes):
             box = self._box(account_id)
             entries = box.after(after, limit + 1)
             position = box.position
-        page = _within(entries, limit, max_bytes)
-        return MailPage(tuple(page), position, more=len(page) < len(entries))
+        page, more = fitting(_messages(entries), limit, max_bytes)
+        return MailPage(page, position, more)
 
     def history(
         self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
@@ -89,8 +90,8 @@ class MemoryMailboxes(Mailboxes):
             box.trim(now)
             entries = box.before(before, limit + 1)
             position = box.position
-        page = _within(reversed(entries), limit, max_bytes)
-        return MailPage(tuple(reversed(page)), position, more=len(page) < len(entries))
+        page, more = fitting(_messages(reversed(entries)), limit, max_bytes)
+        return MailPage(page[::-1], position, more)
 
     def ack(self, account_id: str, up_to: int, now: int) -> Standing:
         """Move the position forward, and remove what is beyond the history."""
@@ -182,30 +183,12 @@ class _SendIds:
         return now - receipt.sent_at >= self._keep_ms
 
 
-def _fingerprint(draft: Draft) -> bytes:
-    """Return what tells one content from another: who it is for and what it says."""
-    # A username has no zero byte, so no two contents give the same text.
-    content = f"{draft.to}\0{draft.body}".encode(errors="surrogatepass")
-    return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def _within(entries: Iterable[Entry], limit: int, max_bytes: int) -> list[Message]:
-    """Return the first messages whose bodies fit, at most ``limit`` and at least one."""
-    page: list[Message] = []
-    total = 0
+def _messages(entries: Iterable[Entry]) -> Iterator[Message]:
     for seq, draft in entries:
-        if len(page) == limit:
-            break
-        total += len(draft.body.encode(errors="surrogatepass"))
-        if page and total > max_bytes:
-            break
-        page.append(
-            Message(
-                seq=seq,
-                message_id=draft.message_id,
-                sender=draft.sender,
-                body=draft.body,
-                sent_at=draft.sent_at,
-            )
+        yield Message(
+            seq=seq,
+            message_id=draft.message_id,
+            sender=draft.sender,
+            body=draft.body,
+            sent_at=draft.sent_at,
         )
-    return page

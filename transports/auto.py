@@ -122,7 +122,10 @@ class AutoServerCodec(ServerCodec):
 
     def data_to_send(self) -> bytes:
         early = self._undecided.data_to_send()
-        return early if self._chosen is None else early + self._chosen.data_to_send()
+        if self._chosen is None:
+            return early
+        data = self._chosen.data_to_send()
+        return early + data if early else data
 
 
 class AutoTransport(Transport):

@@ -5,7 +5,6 @@ closes it. Others may only shut it down, which wakes the owner; closing from out
 and would let the number be reused under the owner's hands.
 """
 
-import contextlib
 import logging
 import socket
 from collections.abc import Callable
@@ -197,16 +196,22 @@ class Connection:
         """
         if self._codec.mid_frame and self._frame_deadline is None:
             self._frame_deadline = Deadline.after(self._settings.frame_seconds)
-        deadlines = [d for d in (self._login_deadline, self._frame_deadline) if d is not None]
-        seconds = min((d.remaining() or 0.0 for d in deadlines), default=None)
-        if seconds is not None and seconds <= 0:
-            raise _CutError(self._lateness())
         may_block("receiving")
-        self._set_timeout(seconds)
+        if self._login_deadline is not None or self._frame_deadline is not None:
+            self._set_timeout(self._seconds_left())
+        elif self._timed:
+            self._set_timeout(None)
         try:
             return self._socket.recv(_RECEIVE_BYTES)
         except TimeoutError:
             raise _CutError(self._lateness()) from None
+
+    def _seconds_left(self) -> float:
+        deadlines = [d for d in (self._login_deadline, self._frame_deadline) if d is not None]
+        seconds = min(d.remaining() or 0.0 for d in deadlines)
+        if seconds <= 0:
+            raise _CutError(self._lateness())
+        return seconds
 
     def _lateness(self) -> str:
         late = "log in" if self._login_deadline is not None else "finish a frame"
@@ -219,11 +224,13 @@ class Connection:
         self._out.clear()
         self._out_bytes = 0
         may_block("sending")
-        sent = 0
-        self._set_timeout(None)
+        if self._timed:
+            self._set_timeout(None)
         # Nearly always the kernel takes it all, and no clock is needed.
-        with contextlib.suppress(BlockingIOError):
+        try:
             sent = self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
         if sent < len(data):
             self._send_slowly(memoryview(data)[sent:])
 
@@ -237,10 +244,9 @@ class Connection:
                 raise _CutError("stopped reading") from None
 
     def _set_timeout(self, seconds: float | None) -> None:
-        """Set the socket's timeout; setting it is a system call, so not twice the same."""
-        if seconds is not None or self._timed:
-            self._socket.settimeout(seconds)
-            self._timed = seconds is not None
+        # A system call: whoever wants none asks first whether there is one.
+        self._socket.settimeout(seconds)
+        self._timed = seconds is not None
 
     def _linger(self) -> None:
         """Say that there is no more, and read on for a moment.

@@ -20,6 +20,7 @@ entry point group ``twinline.transports``. The rules that a codec keeps:
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -39,9 +40,8 @@ class LocalProtocolError(TransportError):
     """The caller asked a codec for what it cannot do: a bug on this side."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestReceived:
-    """A request that could be read.
+class RequestReceived(NamedTuple):
+    """A request that could be read; a tuple, for every request makes one.
 
     Attributes:
         id: the client's, to be echoed.

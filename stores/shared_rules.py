@@ -1,0 +1,116 @@
+"""What every store decides alike: what is kept, what fits a page, what a send_id stands for."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+from twinline.core.clock import DAY_MS, HOUR_MS
+from twinline.core.names import NamePattern
+from twinline.core.protocol import Message
+from twinline.core.store import Draft, MailboxPolicy, UsernamePage
+
+_LONG_AGO: Final = -(2**62)  # before every time that a store keeps, and fits its integers
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """A policy in the units that a mailbox counts in."""
+
+    mailbox_messages: int
+    history_messages: int
+    history_ms: float
+    send_id_ms: float
+
+    @classmethod
+    def of(cls, policy: MailboxPolicy) -> Self:
+        """Return what a policy says about mailboxes."""
+        return cls(
+            policy.mailbox_messages,
+            policy.history_messages,
+            policy.history_days * DAY_MS,
+            policy.send_id_hours * HOUR_MS,
+        )
+
+    def history_ends(self, now: int) -> int:
+        """Return the moment at or before which an ack has aged out of the history."""
+        return _before(now, self.history_ms)
+
+    def send_ids_end(self, now: int) -> int:
+        """Return the moment at or before which a send_id has expired."""
+        return _before(now, self.send_id_ms)
+
+
+def _before(now: int, milliseconds: float) -> int:
+    # A policy may say "for ever" by a number that no integer column holds.
+    return _LONG_AGO if milliseconds >= -_LONG_AGO else math.floor(now - milliseconds)
+
+
+def fingerprint(draft: Draft) -> bytes:
+    """Return what tells one content from another: who it is for and what it says."""
+    # A username has no zero byte, so no two contents give the same text.
+    content = f"{draft.to}\0{draft.body}".encode(errors="surrogatepass")
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def fitting(
+    messages: Iterable[Message], limit: int, max_bytes: int
+) -> tuple[tuple[Message, ...], bool]:
+    """Return the first messages whose bodies fit, at most ``limit`` and at least one.
+
+    Args:
+        messages: those that could be in the page, at least one more than the limit if there
+            are as many; taken one by one, and no more of them than needed.
+        limit: at most so many.
+        max_bytes: stop before the bodies have more bytes of UTF-8 than this.
+
+    Returns:
+        The page, and whether there are others behind it.
+    """
+    page: list[Message] = []
+    total = 0
+    for message in messages:
+        total += len(message.body.encode(errors="surrogatepass"))
+        if len(page) == limit or (page and total > max_bytes):
+            return tuple(page), True
+        page.append(message)
+    return tuple(page), False
+
+
+def page_of_names(
+    pattern: NamePattern,
+    after: str | None,
+    limit: int,
+    *,
+    exists: Callable[[str], bool],
+    names_from: Callable[[str], Sequence[str]],
+) -> UsernamePage:
+    """Return the first names beyond ``after`` that match, read in chunks.
+
+    The chunks are matched here, with no lock held, so a page is not a snapshot: of a name that
+    comes or goes meanwhile it may have either.
+
+    Args:
+        pattern: what is asked for.
+        after: only what sorts behind it.
+        limit: at most so many.
+        exists: whether there is a name, for a pattern that names one.
+        names_from: the first names at or above a text, sorted; none when there are none.
+    """
+    # The smallest text above `after` is `after` and a zero.
+    start = pattern.prefix if after is None else max(pattern.prefix, f"{after}\0")
+    if pattern.exact:
+        known = start == pattern.prefix and exists(pattern.prefix)
+        return UsernamePage((pattern.prefix,) if known else (), more=False)
+    found: list[str] = []
+    while chunk := names_from(start):
+        for name in chunk:
+            if not name.startswith(pattern.prefix):
+                return UsernamePage(tuple(found), more=False)
+            if pattern.matches(name):
+                if len(found) == limit:
+                    return UsernamePage(tuple(found), more=True)
+                found.append(name)
+        start = f"{chunk[-1]}\0"
+    return UsernamePage(tuple(found), more=False)
