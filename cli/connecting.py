@@ -1,7 +1,7 @@
 """How a client command gets from its flags to a client that is connected, and logged in."""
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -39,21 +39,21 @@ _wait_option = click.option(
 
 def client_options(function: Decorated) -> Decorated:
     """Give a command the flags that say which server it talks to, and how."""
-    return _client_options(function, without=())
+    return client_options_but()(function)
 
 
-def client_options_but_timeout(function: Decorated) -> Decorated:
-    """Do the same for a command that has a ``--timeout`` of its own."""
-    return _client_options(function, without=("timeout",))
+def client_options_but(*without: str) -> Callable[[Decorated], Decorated]:
+    """Do the same for a command that has a flag of its own for some of these settings."""
 
+    def decorate(function: Decorated) -> Decorated:
+        settings = settings_options(
+            ClientCommandSettings, SafetySettings, names=CLIENT_FLAGS, without=without
+        )
+        for option in (_wait_option, settings, config_option, json_option):
+            function = option(function)
+        return function
 
-def _client_options(function: Decorated, without: Collection[str]) -> Decorated:
-    settings = settings_options(
-        ClientCommandSettings, SafetySettings, names=CLIENT_FLAGS, without=without
-    )
-    for option in (_wait_option, settings, config_option, json_option):
-        function = option(function)
-    return function
+    return decorate
 
 
 @dataclass(frozen=True, slots=True)

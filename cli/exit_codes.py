@@ -16,9 +16,21 @@ class ExitCode(IntEnum):
         return member
 
     OK = 0, "it was done; also when the reader of stdout went away (`| head`)"
-    FAILURE = 1, "it failed for a reason that has no code of its own, such as a port in use"
+    FAILURE = (
+        1,
+        (
+            "it failed for a reason that has no code of its own, such as a port in use; "
+            "a store's file is not sound; a promise was broken"
+        ),
+    )
     USAGE = 2, "the command line, a setting or the input is wrong; nothing was tried"
     REFUSED = 3, "the server refused it, or there is no session to ask with: log in"
     UNREACHABLE = 4, "the server could not be reached, or the connection broke"
-    TIMED_OUT = 5, "no reply in time, or fewer messages than `--count` in time"
+    TIMED_OUT = (
+        5,
+        (
+            "no reply in time, or fewer messages than `--count` in time; nothing to judge, or not "
+            "all of it, in time"
+        ),
+    )
     INTERRUPTED = 130, "Ctrl-C"

@@ -44,7 +44,14 @@ _COMMANDS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
             ("history", "account_commands:history", "Print the mailbox."),
         ),
     ),
-    ("Checks", (("ping", "ping:ping", "Measure the way to the server and back."),)),
+    (
+        "Checks",
+        (
+            ("store", "store:store", "Check, copy or measure a store's file."),
+            ("ping", "ping:ping", "Measure the way to the server and back."),
+            ("verify", "verify:verify", "Check that a server loses and repeats nothing."),
+        ),
+    ),
 )
 _PLACES: Final = {name: place for _, commands in _COMMANDS for name, place, _summary in commands}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from twinline.cli.connecting import Target, client_options_but_timeout
+from twinline.cli.connecting import Target, client_options_but
 from twinline.cli.errors import CommandError
 from twinline.cli.exit_codes import ExitCode
 from twinline.cli.interruption import noticed_reader, unbroken
@@ -32,7 +32,7 @@ from twinline.transports.client_state import State, StateKind
     default=True,
     help="Acknowledge each message once it is printed, or leave them all unread.  [default: ack]",
 )
-@client_options_but_timeout
+@client_options_but("timeout")
 def watch(
     count: int | None, idle_seconds: float | None, ack: bool, as_json: bool, **options: Any
 ) -> None:

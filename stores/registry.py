@@ -12,6 +12,7 @@ from typing import Final
 from twinline.core.errors import TwinlineError
 from twinline.core.store import MailboxPolicy, Store
 from twinline.stores.memory import MemoryStore
+from twinline.stores.sqlite import SqliteStore
 
 ENTRY_POINTS: Final = "twinline.stores"
 OpenStore = Callable[[str, MailboxPolicy], Store]
@@ -31,7 +32,11 @@ def _open_memory(url: str, policy: MailboxPolicy) -> Store:
     return MemoryStore(policy)
 
 
-_BUILT_IN: Final[dict[str, OpenStore]] = {"memory": _open_memory}
+def _open_sqlite(url: str, policy: MailboxPolicy) -> Store:
+    return SqliteStore.open(url, policy)
+
+
+_BUILT_IN: Final[dict[str, OpenStore]] = {"memory": _open_memory, "sqlite": _open_sqlite}
 
 
 def store_schemes() -> list[str]:

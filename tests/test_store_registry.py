@@ -69,8 +69,8 @@ def test_two_stores_in_memory_share_nothing() -> None:
         ("", "written as a URL, like memory:"),
         ("memory:here", "nothing after it"),
         ("memory://", "nothing after it"),
-        ("memroy:", r"did you mean memory:\? \(known: memory:\)"),
-        ("sqlite:/var/chat.db", r"there is no store 'sqlite' \(known: memory:\)"),
+        ("memroy:", r"did you mean memory:\? \(known: memory:, sqlite:\)"),
+        ("redis:/var/chat.db", r"there is no store 'redis' \(known: memory:, sqlite:\)"),
         (":", "there is no store ''"),
     ],
 )
@@ -98,7 +98,15 @@ def test_other_packages_add_stores() -> None:
     policy = MailboxPolicy(history_days=1)
     assert isinstance(open_store("other://somewhere?x=1", policy), Store)
     assert [("other://somewhere?x=1", policy)] == OPENED
-    assert store_schemes() == ["broken", "memory", "missing", "nothing", "other", "uncallable"]
+    assert store_schemes() == [
+        "broken",
+        "memory",
+        "missing",
+        "nothing",
+        "other",
+        "sqlite",
+        "uncallable",
+    ]
 
 
 @pytest.mark.usefixtures("others")

@@ -1,0 +1,265 @@
+"""`twinline verify`: a workload, its history, and the verdict on the server that took it."""
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Final
+
+import click
+
+from twinline.cli.connecting import Target, client_options_but
+from twinline.cli.errors import CommandError
+from twinline.cli.exit_codes import ExitCode
+from twinline.cli.interruption import unbroken
+from twinline.cli.output import say, write_json, write_line
+from twinline.cli.verify_workload import Workload, WorkloadSettings
+from twinline.core.deadline import Deadline
+from twinline.core.service import ChatService
+from twinline.stores.history import Recorder, write_history
+from twinline.stores.history_checker import Checker
+from twinline.stores.history_verdict import Judgement, Verdict
+from twinline.stores.registry import UnknownStore, open_store
+from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener import Listener
+from twinline.transports.registry import transport
+
+_EXIT_CODES: Final = {
+    Verdict.OK: ExitCode.OK,
+    Verdict.VIOLATED: ExitCode.FAILURE,
+    Verdict.UNKNOWN: ExitCode.TIMED_OUT,
+}
+_TICK_SECONDS: Final = 0.2
+_BAR: Final = 30
+
+
+@click.command(
+    epilog="Example: twinline verify --duration 60 --connect tcp://127.0.0.1:7767 --history run. "
+    "The exit code is 0 for ok, 1 for violated, and 5 for unknown: nothing was delivered, or not "
+    "everything could be read in time."
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to send.",
+)
+@click.option(
+    "--senders",
+    type=click.IntRange(1, 1000),
+    default=8,
+    show_default=True,
+    help="Accounts that send, one message after another.",
+)
+@click.option(
+    "--mailboxes",
+    type=click.IntRange(1, 1000),
+    default=4,
+    show_default=True,
+    help="Accounts that receive, each with a watcher.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0),
+    default=200,
+    show_default=True,
+    help="Sends a second, of all senders together; 0 is as fast as they can.",
+)
+@click.option(
+    "--history",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    metavar="FILE",
+    help="Keep what was done, as JSON lines.",
+)
+@click.option(
+    "--connect",
+    metavar="ENDPOINT",
+    help="The server to verify.  [default: a private one in this process]",
+)
+@click.option(
+    "--store",
+    metavar="URL",
+    help="Without --connect: the store of the private server.  [default: memory:]",
+)
+@client_options_but("connect", "user")
+def verify(
+    *,
+    duration: float,
+    senders: int,
+    mailboxes: int,
+    rate: float,
+    history: Path | None,
+    connect: str | None,
+    store: str | None,
+    as_json: bool,
+    **options: Any,
+) -> ExitCode:
+    """Send and receive for a while, and check that the server kept its promises.
+
+    Makes accounts of its own at the server that --connect names, or at a private one in this
+    process, and deletes them at the end. The server may be restarted, killed or cut off while
+    this runs: that is what it is for. A message that was acknowledged must be delivered, once
+    and in order; the verdict says whether all were. Ctrl-C ends the sending early.
+    """
+    settings = WorkloadSettings(senders=senders, mailboxes=mailboxes, rate=rate)
+    checker = Checker()
+    recorder = Recorder([checker])
+    # The server first: a file that is there already is emptied only for a run that begins.
+    with _server(connect, store, options) as (endpoint, spoken), _history_file(history) as file:
+
+        def keep() -> None:
+            # What was taken must be written, or the file would tell another story.
+            with unbroken():
+                events = recorder.take()
+                if file is not None:
+                    write_history(file, events)
+
+        workload = Workload(endpoint, recorder, settings, transport=spoken)
+        try:
+            _run(workload, duration, keep)
+        finally:
+            left = workload.close()
+            keep()
+            if left:
+                say(f"{left} accounts could not be deleted; their names begin {workload.prefix}")
+    judgement = checker.judge()
+    _tell(judgement, as_json=as_json)
+    return _EXIT_CODES[judgement.verdict]
+
+
+def _run(workload: Workload, duration: float, keep: Callable[[], None]) -> None:
+    """Carry out a run, in the calling thread, which shows how far it is."""
+    progress = _Progress(duration)
+    progress.say("making accounts")
+    workload.open()
+    workload.start()
+    end = Deadline.after(duration)
+    nothing = threading.Event()
+    try:
+        while not end.passed:
+            progress.show(duration - (end.remaining() or 0.0), workload)
+            nothing.wait(end.sooner(_TICK_SECONDS).remaining())
+            keep()
+    except KeyboardInterrupt:
+        say("no more is sent; the verdict follows, and another Ctrl-C does without it")
+    progress.say("reading every mailbox to its end")
+    workload.finish()
+    progress.end()
+
+
+class _Progress:
+    """A bar on stderr, for a person who waits."""
+
+    def __init__(self, duration: float) -> None:
+        self._duration = duration
+        self._to_terminal = sys.stderr.isatty()
+
+    def show(self, passed: float, workload: Workload) -> None:
+        filled = min(_BAR, round(_BAR * passed / self._duration))
+        self.say(
+            f"[{'#' * filled}{'.' * (_BAR - filled)}] {passed:.0f} of {self._duration:g} s, "
+            f"{workload.acknowledged:,} acknowledged, {workload.received:,} received"
+        )
+
+    def say(self, text: str) -> None:
+        if self._to_terminal:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        self.say("")
+
+
+def _tell(judgement: Judgement, *, as_json: bool) -> None:
+    if as_json:
+        findings = {
+            finding.rule.value: {
+                "count": finding.count,
+                "cases": finding.cases,
+                "below_95": finding.bound,
+                "examples": finding.examples,
+            }
+            for finding in judgement.findings
+        }
+        counts = judgement.model_dump(exclude={"findings"})
+        write_json({"verdict": judgement.verdict.value, **counts, "findings": findings})
+        return
+    for line in verdict_table(judgement):
+        write_line(line)
+
+
+def verdict_table(judgement: Judgement) -> Iterator[str]:
+    """Yield the lines that tell a person what a history shows."""
+    yield (
+        f"{judgement.attempted:,} sent: {judgement.acknowledged:,} acknowledged, "
+        f"{judgement.failed:,} failed, {judgement.undecided:,} undecided"
+    )
+    yield (
+        f"{judgement.delivered:,} delivered, {judgement.redelivered:,} of them again to another "
+        f"life of a reader"
+    )
+    if judgement.unread:
+        yield f"{judgement.unread:,} mailboxes could not be read to their end, or were gone"
+    yield ""
+    yield f"{'':<11}{'found':>8}{'in':>12}   with 95 % confidence"
+    for finding in judgement.findings:
+        bound = "" if finding.bound is None else f"   below {min(finding.bound, 1):.2g}"
+        yield f"{finding.rule.value:<11}{finding.count:>8,}{finding.cases:>12,}{bound}"
+        for example in finding.examples:
+            yield f"    {example}"
+    yield ""
+    yield f"verdict: {judgement.verdict.value}"
+
+
+@contextlib.contextmanager
+def _history_file(path: Path | None) -> Iterator[IO[str] | None]:
+    if path is None:
+        yield None
+        return
+    with path.open("w", encoding="utf-8") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _server(
+    connect: str | None, store: str | None, options: Mapping[str, Any]
+) -> Iterator[tuple[Endpoint, str | None]]:
+    """Return the server that the command line names, or a private one, and what to speak there.
+
+    Only the command line names one: a run makes accounts and mail, and nobody should find them
+    at the server that a file or a variable names for other commands.
+    """
+    if connect is None:
+        with _private_server(store or "memory:") as endpoint:
+            yield endpoint, options["client_transport"]
+        return
+    if store is not None:
+        raise CommandError("give --connect or --store, not both", ExitCode.USAGE)
+    target = Target.of({**options, "connect": connect})
+    with target.anonymous():
+        pass  # it is there
+    yield target.endpoint, target.transport
+
+
+@contextlib.contextmanager
+def _private_server(url: str) -> Iterator[Endpoint]:
+    try:
+        opened = open_store(url)
+    except UnknownStore as error:
+        raise CommandError(f"--store: {error}", ExitCode.USAGE) from None
+    with opened as store:
+        service = ChatService(store)
+        wanted = Endpoint.parse("tcp://127.0.0.1:0")
+        listener = Listener(service, [(wanted, transport("auto"))])
+        thread = threading.Thread(target=listener.serve_forever, name="verify server", daemon=True)
+        thread.start()
+        say(f"a private server at {listener.endpoints[0]}, store {url.partition(':')[0]}")
+        try:
+            yield listener.endpoints[0]
+        finally:
+            listener.stop()
+            thread.join()
+            service.stop()

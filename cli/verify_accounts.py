@@ -1,0 +1,120 @@
+"""The accounts of the workload of `twinline verify`: made, logged in again, read and deleted."""
+
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+from twinline.core.deadline import Deadline
+from twinline.core.errors import (
+    BadCredentials,
+    Busy,
+    ShuttingDown,
+    StoreUnavailable,
+    TwinlineError,
+    UsernameTaken,
+)
+from twinline.core.protocol import Message
+from twinline.transports.client import Client
+from twinline.transports.client_errors import ClientClosed, ClientError
+from twinline.transports.client_settings import ClientSettings, WatchMode
+from twinline.transports.endpoints import Endpoint
+
+PATIENCE: Final = ClientSettings(
+    connect_seconds=2,
+    reply_seconds=10,
+    command_seconds=15,
+    wait_seconds=5,
+    backoff_first=0.05,
+    backoff_max=0.5,
+)
+"""Quick to come back, because a run is short and its server is expected to."""
+_PAUSE: Final = 0.1
+
+
+class Account:
+    """An account of this run, and the client that is logged in to it.
+
+    Attributes:
+        name: the username.
+        client: of one worker's thread; others may ask for the status.
+        life: how many sessions of it were lost.
+        is_gone: whether the server has forgotten the account.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        password: str,
+        endpoint: Endpoint | str,
+        *,
+        transport: str | None,
+        watches: bool,
+    ) -> None:
+        self.name = name
+        self.life = 0
+        self.is_gone = False
+        self._password = password
+        self._endpoint = endpoint
+        self._transport = transport
+        self.client = self._new_client(WatchMode.BLOCKING if watches else WatchMode.OFF)
+
+    def create(self, deadline: Deadline, give_up: threading.Event) -> None:
+        """Make the account, trying again while the server is not there or is busy.
+
+        Raises:
+            TwinlineError: not in time, or it is refused.
+        """
+        self.client.connect(deadline.remaining())
+        while True:
+            try:
+                self._create_or_log_in()
+            except (ClientError, Busy, ShuttingDown, StoreUnavailable):
+                if deadline.passed or give_up.wait(_PAUSE):
+                    raise
+            else:
+                return
+
+    def log_in_again(self, give_up: threading.Event) -> None:
+        """Open another session, for the server has forgotten the one there was."""
+        try:
+            self.client.login(self.name, self._password)
+        except BadCredentials:
+            self.is_gone = True
+        except ClientClosed:
+            return
+        except TwinlineError:
+            give_up.wait(_PAUSE)
+
+    def history(self) -> Iterator[Message]:
+        """Yield what is kept of the mailbox, the newest page first."""
+        before: int | None = None
+        while True:
+            page = self.client.history(before, limit=1000)
+            yield from page.messages
+            if not page.more or not page.messages:
+                return
+            before = page.messages[0].seq
+
+    def delete(self, seconds: float) -> bool:
+        """Delete the account, and return whether it is not there any more."""
+        try:
+            if not self.is_gone:
+                with self._new_client(WatchMode.OFF) as client:
+                    client.connect(seconds)
+                    client.login(self.name, self._password)
+                    client.delete_account(self._password, force=True)
+        except BadCredentials:
+            return True  # the server does not know it
+        except TwinlineError:
+            return False
+        return True
+
+    def _create_or_log_in(self) -> None:
+        try:
+            self.client.create_account(self.name, self._password)
+        except UsernameTaken:
+            # The name is nobody else's: an attempt whose reply was lost has made it.
+            self.client.login(self.name, self._password)
+
+    def _new_client(self, watch: WatchMode) -> Client:
+        return Client(self._endpoint, transport=self._transport, watch=watch, settings=PATIENCE)

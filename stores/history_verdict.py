@@ -1,0 +1,100 @@
+"""What a judged history says: the rules, what each found, and the verdict.
+
+The rules, for messages known by mailbox and id:
+
+============  =====================================================================================
+lost          acknowledged to its sender, and not received although its mailbox was drained
+unexpected    received or read, and never sent
+aborted       received or read, and every attempt to send it had certainly failed
+duplicates    handed twice to one life of a reader, or stored under two seqs
+reordered     received after a message of the same sender to the same mailbox whose sending began
+              only when this one had been acknowledged
+diverged      a seq of a mailbox that held two different messages
+skipped       first seen at a seq below one already received or acked, or handed to a life of a
+              reader after a higher one: what a reader had seen was no prefix of the mailbox
+============  =====================================================================================
+
+Three things are counted and are no violation: ``redelivered`` (received again by another life of
+a reader, as happens when it ended before its ack), ``undrained`` (acknowledged, not received, in
+a mailbox that was not read to its end) and ``unread`` (mailboxes that were not read to their end
+after the last send, or were gone by then: what they held cannot be judged).
+
+A rule that found 0 in N cases has not shown that it is never broken: with 95 % confidence the
+rate is below 3/N (the rule of three, https://doi.org/10.1001/jama.1983.03330370053031).
+"""
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Rule(StrEnum):
+    """What a correct store never does."""
+
+    LOST = "lost"
+    UNEXPECTED = "unexpected"
+    ABORTED = "aborted"
+    DUPLICATES = "duplicates"
+    REORDERED = "reordered"
+    DIVERGED = "diverged"
+    SKIPPED = "skipped"
+
+
+class Verdict(StrEnum):
+    """What a history shows."""
+
+    OK = "ok"
+    VIOLATED = "violated"
+    UNKNOWN = "unknown"
+    """It shows nothing: nothing was delivered, or a mailbox was not read to its end."""
+
+
+class Finding(BaseModel):
+    """What one rule found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rule: Rule = Field(description="the rule")
+    count: int = Field(description="how often it was broken")
+    cases: int = Field(description="how often it could have been")
+    examples: tuple[str, ...] = Field(description="some of the breaches, for a person")
+
+    @property
+    def bound(self) -> float | None:
+        """The rate below which it is with 95 % confidence; None if it was broken, or not tried."""
+        return 3 / self.cases if self.cases and not self.count else None
+
+
+class Judgement(BaseModel):
+    """What a whole history shows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    attempted: int = Field(description="messages that somebody tried to send")
+    acknowledged: int = Field(description="of these, acknowledged to the sender")
+    failed: int = Field(description="of these, certainly not sent")
+    undecided: int = Field(description="of these, with an outcome that nobody knows")
+    delivered: int = Field(description="different messages received")
+    receipts: int = Field(description="times that a message was received")
+    redelivered: int = Field(description="times that one came again, to another life of a reader")
+    undrained: int = Field(description="acknowledged, in a mailbox not read to its end")
+    unread: int = Field(description="mailboxes not read to their end, or gone")
+    findings: tuple[Finding, ...] = Field(description="what each rule found")
+
+    def count(self, rule: Rule) -> int:
+        """Return how often a rule was broken."""
+        return next(finding.count for finding in self.findings if finding.rule is rule)
+
+    @property
+    def violations(self) -> dict[Rule, int]:
+        """The rules that were broken, and how often."""
+        return {finding.rule: finding.count for finding in self.findings if finding.count}
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict: where nothing was delivered it is unknown, whatever else there is."""
+        if not self.delivered:
+            return Verdict.UNKNOWN
+        if self.violations:
+            return Verdict.VIOLATED
+        return Verdict.UNKNOWN if self.undrained or self.unread else Verdict.OK

@@ -1,0 +1,147 @@
+"""The store in a SQLite file: durable, on one machine, for one server at a time.
+
+Opened as ``sqlite:PATH`` or ``sqlite:PATH?synchronous=normal``. Writes are made by one thread, a
+transaction for all that wait (`twinline.stores.sqlite_writer`); reads by the threads that ask
+(`twinline.stores.sqlite_readers`). Whoever waits for mail is woken in this process.
+"""
+
+import logging
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import parse_qsl
+
+from twinline.core.store import Durability, MailboxPolicy, Store
+from twinline.stores.sqlite_accounts import SqliteAccounts
+from twinline.stores.sqlite_file import (
+    FileLock,
+    StoreFile,
+    StoreNotOpened,
+    Synchronous,
+    located,
+)
+from twinline.stores.sqlite_mailboxes import SqliteMailboxes
+from twinline.stores.sqlite_readers import Readers
+from twinline.stores.sqlite_schema import prepare
+from twinline.stores.sqlite_writer import Writer
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_POLICY: Final = MailboxPolicy()
+
+
+class SqliteStore(Store):
+    """Everything in one file; with ``Synchronous.FULL`` it survives power loss.
+
+    Attributes:
+        path: the file.
+        durability: `Durability.DISK`, or `Durability.PROCESS` with ``Synchronous.NORMAL``.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        policy: MailboxPolicy = _DEFAULT_POLICY,
+        *,
+        synchronous: Synchronous = Synchronous.FULL,
+        factory: type[sqlite3.Connection] = sqlite3.Connection,
+    ) -> None:
+        """Open a file, or make it; an older one is copied and migrated.
+
+        Args:
+            path: the file; its folder must exist.
+            policy: how much its mailboxes keep.
+            synchronous: what an acknowledged write waits for.
+            factory: the class of the connections, for tests.
+
+        Raises:
+            StoreLocked: another server has it open.
+            SchemaTooNew: a later version of this program wrote it.
+            StoreNotOpened: it cannot be read or written, or is something else.
+        """
+        file = self._file = StoreFile(located(path), synchronous, factory)
+        self.path = file.path
+        full = synchronous is Synchronous.FULL
+        self.durability = Durability.DISK if full else Durability.PROCESS
+        self._lock: FileLock | None = None
+        try:
+            self._lock = FileLock(file.path)
+        except OSError as error:
+            raise _not_opened(file, error) from error
+        try:
+            file.make()
+            copy = prepare(file)
+            if copy is not None:
+                log.warning("%s was migrated; what it was before is in %s", file.path, copy)
+            self._readers = Readers(file.reader)
+            try:
+                self._writer = Writer(file.writer)
+            except BaseException:
+                self._readers.close()
+                raise
+        except (OSError, sqlite3.Error) as error:
+            self._lock.close()
+            raise _not_opened(file, error) from error
+        except BaseException:
+            self._lock.close()
+            raise
+        self.accounts: SqliteAccounts = SqliteAccounts(self._readers, self._writer)
+        self.mailboxes: SqliteMailboxes = SqliteMailboxes(self._readers, self._writer, policy)
+
+    @classmethod
+    def open(cls, url: str, policy: MailboxPolicy = _DEFAULT_POLICY) -> Self:
+        """Open the store that a URL names.
+
+        Raises:
+            StoreNotOpened: the URL is wrong, or the file cannot be opened.
+        """
+        path, synchronous = parse_url(url)
+        return cls(path, policy, synchronous=synchronous)
+
+    def close(self) -> None:
+        """Make the writes that wait, refuse others, and let another server have the file."""
+        if self._lock is None:
+            return
+        lock, self._lock = self._lock, None
+        ended = self._writer.close()
+        self._readers.close()
+        if not ended:
+            # It may still write, so nobody else gets the file before this process ends.
+            log.error("%s does not answer, and is left as it is", self.path)
+            return
+        self._leave_one_file()
+        lock.close()
+
+    def _leave_one_file(self) -> None:
+        # Whoever closes a database last moves its log into it and removes the log; the readers,
+        # which were there to the last, may not write.
+        with suppress(sqlite3.Error), closing(self._file.plain()) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+
+
+def parse_url(url: str) -> tuple[Path, Synchronous]:
+    """Return what ``sqlite:PATH?synchronous=LEVEL`` says.
+
+    Raises:
+        StoreNotOpened: it has no path, or options that there are not.
+    """
+    text = url.partition(":")[2]
+    place, _, query = text.partition("?")
+    if not place or place == ":memory:":
+        raise StoreNotOpened(
+            "a SQLite store is written sqlite:PATH, like sqlite:/var/lib/twinline/chat.db; "
+            "for one that ends with the server write memory:"
+        )
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    level = options.pop("synchronous", "full")
+    if options or level not in ("full", "normal"):
+        raise StoreNotOpened(
+            "the only option of a SQLite store is ?synchronous=full or ?synchronous=normal"
+        )
+    return Path(place), Synchronous[level.upper()]
+
+
+def _not_opened(file: StoreFile, error: Exception) -> StoreNotOpened:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return StoreNotOpened(f"{file.path} cannot be opened as a store: {reason}")

@@ -1,0 +1,173 @@
+"""The writer's view of one mailbox in the SQLite store: its row, and what trims its messages.
+
+Only the writer's thread uses what is in this file, inside its transaction.
+"""
+
+import sqlite3
+from collections.abc import Callable, Collection
+from typing import Final
+
+from twinline.core.errors import CursorInvalid
+from twinline.core.store import Standing
+from twinline.stores.shared_rules import Retention
+
+Tables = Callable[[], sqlite3.Connection]
+"""Returns the connection, when all that was appended so far is in the tables."""
+NO_SUCH_SEQ: Final = 2**62
+"""Above every seq and every time, and within SQLite's integers."""
+LONG_AGO: Final = -NO_SUCH_SEQ
+"""Below every time."""
+
+
+class Box:
+    """A row of ``mailboxes``.
+
+    Attributes:
+        number: the key of its messages.
+        account_id: whose it is.
+        position: the last acked seq.
+        last: the last seq that was given out.
+        unread: how many messages have a seq above the position.
+        acked: how many have not.
+        oldest_ack: when the first ack that still counts was made, or None.
+    """
+
+    __slots__ = ("account_id", "acked", "last", "number", "oldest_ack", "position", "unread")
+
+    def __init__(  # noqa: PLR0917 - the columns, in the table's order
+        self,
+        number: int,
+        account_id: str,
+        position: int = 0,
+        last: int = 0,
+        unread: int = 0,
+        acked: int = 0,
+        oldest_ack: int | None = None,
+    ) -> None:
+        self.number = number
+        self.account_id = account_id
+        self.position = position
+        self.last = last
+        self.unread = unread
+        self.acked = acked
+        self.oldest_ack = oldest_ack
+
+    @property
+    def standing(self) -> Standing:
+        """The position and how many messages lie beyond it."""
+        return Standing(self.position, self.unread)
+
+    @property
+    def columns(self) -> tuple[int | str | None, ...]:
+        """The row, in the table's order."""
+        return (
+            self.number,
+            self.account_id,
+            self.position,
+            self.last,
+            self.unread,
+            self.acked,
+            self.oldest_ack,
+        )
+
+    # A statement may fail, and the row is remembered: so each method below writes first and
+    # changes the attributes when that has succeeded.
+
+    def ack(self, tables: Tables, up_to: int, now: int) -> None:
+        """Move the position forward; a lower seq changes nothing.
+
+        Raises:
+            CursorInvalid: ``up_to`` is beyond the last seq.
+        """
+        if up_to > self.last:
+            raise CursorInvalid
+        if up_to <= self.position:
+            return
+        connection = tables()
+        (moved,) = connection.execute(
+            "SELECT count(*) FROM messages WHERE box = ? AND seq > ? AND seq <= ?",
+            (self.number, self.position, up_to),
+        ).fetchone()
+        if moved:  # else there is nothing that could age
+            connection.execute("INSERT INTO acks VALUES (?, ?, ?)", (self.number, up_to, now))
+            if self.oldest_ack is None:
+                self.oldest_ack = now
+        self.position = up_to
+        self.unread -= moved
+        self.acked += moved
+
+    def delete(self, tables: Tables, seqs: Collection[int]) -> int:
+        """Delete messages, and return how many of them there were."""
+        connection = tables()
+        unread = acked = 0
+        for seq in sorted({seq for seq in seqs if 0 < seq <= self.last}):
+            gone = connection.execute(
+                "DELETE FROM messages WHERE box = ? AND seq = ?", (self.number, seq)
+            ).rowcount
+            if seq > self.position:
+                unread += gone
+            else:
+                acked += gone
+        self.unread -= unread
+        self.acked -= acked
+        return unread + acked
+
+    def needs_trim(self, retention: Retention, now: int) -> bool:
+        """Return whether there may be acked messages beyond the history kept at ``now``."""
+        if self.acked > retention.history_messages:
+            return True
+        return self.oldest_ack is not None and self.oldest_ack <= retention.history_ends(now)
+
+    def trim(self, tables: Tables, retention: Retention, now: int) -> None:
+        """Remove acked messages beyond the history that the policy keeps at ``now``."""
+        connection = tables()
+        (aged,) = connection.execute(
+            f"SELECT {AGED}", {"box": self.number, "ends": retention.history_ends(now)}
+        ).fetchone()
+        acked = self.acked - self._remove(connection, aged)
+        surplus = acked - retention.history_messages
+        if surplus > 0:
+            (end,) = connection.execute(
+                "SELECT seq FROM messages WHERE box = ? ORDER BY seq LIMIT 1 OFFSET ?",
+                (self.number, surplus - 1),
+            ).fetchone()
+            acked -= self._remove(connection, end)
+        # An ack whose messages are all gone has nothing left to age.
+        connection.execute(
+            "DELETE FROM acks WHERE box = ? AND position < ifnull("
+            "(SELECT seq FROM messages WHERE box = ? ORDER BY seq LIMIT 1), ?)",
+            (self.number, self.number, NO_SUCH_SEQ),
+        )
+        oldest = connection.execute(
+            "SELECT acked_at FROM acks WHERE box = ? ORDER BY position LIMIT 1", (self.number,)
+        ).fetchone()
+        self.acked = acked
+        self.oldest_ack = oldest[0] if oldest else None
+
+    def _remove(self, connection: sqlite3.Connection, up_to: int) -> int:
+        return connection.execute(
+            "DELETE FROM messages WHERE box = ? AND seq <= ?", (self.number, up_to)
+        ).rowcount
+
+
+# Acks age in their order: one that aged behind one that has not waits for it, as time may have
+# been set back between them.
+AGED: Final = """ifnull((
+    SELECT max(position) FROM acks WHERE box = :box AND position < ifnull(
+        (SELECT min(position) FROM acks WHERE box = :box AND acked_at > :ends), 4611686018427387904)
+), 0)"""
+"""The seq up to which a mailbox's history has aged, for ``:box`` at ``:ends``."""
+
+
+def to_column(text: str) -> str | bytes:
+    """Return a text as SQLite can keep it: as it is, unless it has half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="surrogatepass")
+    return text
+
+
+def from_column(body: str | bytes) -> str:
+    """Return a body as it was sent."""
+    return body if isinstance(body, str) else body.decode(errors="surrogatepass")

@@ -1,0 +1,137 @@
+"""What the writer of the SQLite store knows of the mailboxes, so that a send costs no statement.
+
+Only the writer's thread uses what is in this file, inside its transaction. It remembers the rows
+of ``mailboxes`` and gathers the messages of a transaction; both are written when it ends, many
+rows at a time, or before something has to look at the messages in the table.
+"""
+
+import sqlite3
+from typing import Any, Final
+
+from twinline.core.errors import MailboxFull, NoSuchUser
+from twinline.core.store import Draft
+from twinline.stores.shared_rules import Retention
+from twinline.stores.sqlite_box import Box, Tables, to_column
+from twinline.stores.sqlite_rows import write_rows
+from twinline.stores.sqlite_writer import Transaction
+
+_REMEMBERED: Final = 10_000  # rows that are remembered from one transaction to the next
+
+
+class Boxes:
+    """The rows that the writer knows, so that a send need not read and write one each time."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Box] = {}
+        # These two are still to be written.
+        self._changed: dict[str, Box] = {}
+        self._messages: list[tuple[Any, ...]] = []
+
+    def create(self, transaction: Transaction, account_id: str) -> None:
+        """Make a row.
+
+        Raises:
+            ValueError: there is one.
+        """
+        if self._find(transaction, account_id) is not None:
+            raise ValueError(f"account id {account_id!r} is used twice")
+        number = transaction.connection.execute(
+            "INSERT INTO mailboxes (account_id) VALUES (?)", (account_id,)
+        ).lastrowid
+        assert number is not None  # noqa: S101 - for the type checker: it was inserted
+        self._known[account_id] = Box(number, account_id)
+
+    def get(self, transaction: Transaction, account_id: str | None) -> Box:
+        """Return a row.
+
+        Raises:
+            NoSuchUser: there is none.
+        """
+        box = None if account_id is None else self._find(transaction, account_id)
+        if box is None:
+            raise NoSuchUser
+        return box
+
+    def changed(self, transaction: Transaction, box: Box) -> None:
+        """Say that a row is to be written before this transaction is committed."""
+        if not self._changed:
+            transaction.finishing.append(self._write)
+        self._changed[box.account_id] = box
+
+    def append(
+        self, transaction: Transaction, box: Box, draft: Draft, retention: Retention
+    ) -> None:
+        """Add a message under the next seq.
+
+        Raises:
+            MailboxFull: too many are not acked.
+        """
+        if box.unread >= retention.mailbox_messages:
+            raise MailboxFull
+        row = (
+            box.number,
+            box.last + 1,
+            draft.message_id,
+            draft.sender,
+            to_column(draft.body),
+            draft.sent_at,
+        )
+        self.changed(transaction, box)
+        box.last += 1
+        box.unread += 1
+        self._messages.append(row)
+
+    def tables(self, transaction: Transaction) -> Tables:
+        """Return what writes the messages that wait, and then returns the connection."""
+
+        def written() -> sqlite3.Connection:
+            self._write_messages(transaction.connection)
+            return transaction.connection
+
+        return written
+
+    def drop(self, transaction: Transaction, account_id: str) -> Box | None:
+        """Remove a row, and return what it was."""
+        box = self._find(transaction, account_id)
+        if box is None:
+            return None
+        transaction.connection.execute("DELETE FROM mailboxes WHERE box = ?", (box.number,))
+        # It cannot be written any more; what is still to be written is a list of those that can.
+        del self._known[account_id]
+        self._changed.pop(account_id, None)
+        return box
+
+    def forget(self) -> None:
+        """Forget every row: what was done to them was rolled back."""
+        self._known.clear()
+        self._changed.clear()
+        self._messages.clear()
+
+    def _find(self, transaction: Transaction, account_id: str) -> Box | None:
+        box = self._known.get(account_id)
+        if box is None:
+            row = transaction.connection.execute(
+                "SELECT box, account_id, position, last, unread, acked, oldest_ack "
+                "FROM mailboxes WHERE account_id = ?",
+                (account_id,),
+            ).fetchone()
+            if row is not None:
+                box = self._known[account_id] = Box(*row)
+        return box
+
+    def _write(self, connection: sqlite3.Connection) -> None:
+        self._write_messages(connection)
+        write_rows(
+            connection,
+            "INSERT INTO mailboxes",
+            [box.columns for box in self._changed.values()],
+            "ON CONFLICT (box) DO UPDATE SET position = excluded.position, last = excluded.last, "
+            "unread = excluded.unread, acked = excluded.acked, oldest_ack = excluded.oldest_ack",
+        )
+        self._changed.clear()
+        if len(self._known) > _REMEMBERED:
+            self._known.clear()
+
+    def _write_messages(self, connection: sqlite3.Connection) -> None:
+        write_rows(connection, "INSERT INTO messages", self._messages)
+        self._messages.clear()

@@ -1,0 +1,275 @@
+"""The half of the SQLite store with messages and positions."""
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import closing, suppress
+from typing import Any, Final, TypeVar, cast
+
+from twinline.core.errors import (
+    CursorInvalid,
+    MailboxFull,
+    NoSuchUser,
+    StoreUnavailable,
+)
+from twinline.core.protocol import Message
+from twinline.core.store import (
+    Draft,
+    Mailboxes,
+    MailboxPolicy,
+    MailPage,
+    Receipt,
+    Standing,
+    Unsubscribe,
+)
+from twinline.core.waiting import Wake
+from twinline.stores.shared_rules import Retention, fingerprint, fitting
+from twinline.stores.sqlite_box import AGED, NO_SUCH_SEQ, Box, Tables, from_column
+from twinline.stores.sqlite_boxes import Boxes
+from twinline.stores.sqlite_readers import Readers
+from twinline.stores.sqlite_send_ids import SendIds
+from twinline.stores.sqlite_writer import Transaction, Writer
+from twinline.stores.subscriptions import Subscriptions
+
+Result = TypeVar("Result")
+
+_SWEEP: Final = 500  # messages of dropped mailboxes that one write removes
+_TRIM_SECONDS: Final = 0.05  # what trimming may make a reader wait
+
+# One statement, so that the position and the messages are of one moment.
+_READ: Final = """
+    SELECT mailboxes.position, mailboxes.last, seq, message_id, sender, body, sent_at
+    FROM mailboxes LEFT JOIN messages ON messages.box = mailboxes.box AND seq > ?
+    WHERE account_id = ? ORDER BY seq LIMIT ?"""
+# AGED is a constant too: nothing from a request is in the text.
+_HISTORY: Final = f"""
+    WITH mine AS (
+        SELECT box, position, oldest_ack <= :ends AS ageing FROM mailboxes WHERE account_id = :id
+    )
+    SELECT mine.position, ageing, seq, message_id, sender, body, sent_at
+    FROM mine LEFT JOIN messages ON messages.box = mine.box AND seq < :before
+        AND seq > CASE WHEN ageing THEN {AGED.replace(":box", "mine.box")} ELSE 0 END
+    ORDER BY seq DESC LIMIT :limit"""  # noqa: S608
+
+
+class SqliteMailboxes(Mailboxes):
+    """Mailboxes in tables: writes are made by the writer's thread, reads by the caller's."""
+
+    def __init__(self, readers: Readers, writer: Writer, policy: MailboxPolicy) -> None:
+        self._readers = readers
+        self._writer = writer
+        self._retention = Retention.of(policy)
+        self._mail: Subscriptions[str] = Subscriptions("message")
+        # These three are the writer's thread's: what it knows of the tables.
+        self._boxes = Boxes()
+        self._sends = SendIds(self._retention)
+        self._sweeping = False  # whether a sweep is under way or waits for its turn
+        writer.rolled_back.append(self._forget)
+        writer.reopened.append(self._sweep_anew)
+        self._sweep_soon()
+
+    def create(self, account_id: str) -> None:
+        """Make an empty mailbox.
+
+        Raises:
+            ValueError: the id has a mailbox; it stays as it is.
+        """
+
+        def write(transaction: Transaction) -> None:
+            self._boxes.create(transaction, account_id)
+            transaction.committed.append(lambda: self._mail.forget(account_id))
+
+        self._writer.do(write)
+
+    def drop(self, account_id: str) -> None:
+        """Remove a mailbox, wake its watchers, and sweep its mail by and by."""
+
+        def write(transaction: Transaction) -> None:
+            box = self._boxes.drop(transaction, account_id)
+            if box is None:
+                return
+            transaction.connection.execute("INSERT INTO dropped VALUES (?)", (box.number,))
+            transaction.committed.append(lambda: self._mail.end(account_id))
+            transaction.committed.append(self._sweep_soon)
+
+        self._writer.do(write)
+
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        """Store a message, or find that its send_id was used before."""
+        return self._writer.do(_Append(self, account_id, draft))
+
+    def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:
+        """Return the first messages above a seq."""
+        values = (min(after, NO_SUCH_SEQ), account_id, _one_more(limit))
+        with self._readers.reading() as connection:
+            position, last, page, more = _page(connection, _READ, values, limit, max_bytes)
+        if after > last:
+            raise CursorInvalid
+        return MailPage(page, position, more)
+
+    def history(
+        self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
+    ) -> MailPage:
+        """Return the last messages below a seq."""
+        values = {
+            "id": account_id,
+            "before": NO_SUCH_SEQ if before is None else min(before, NO_SUCH_SEQ),
+            "limit": _one_more(limit),
+            "ends": self._retention.history_ends(now),
+        }
+        with self._readers.reading() as connection:
+            position, ageing, page, more = _page(connection, _HISTORY, values, limit, max_bytes)
+        if ageing:
+            # The page is without them already: that they go must not make a reader wait.
+            with suppress(StoreUnavailable, NoSuchUser):
+                self._change(account_id, lambda _box, _tables: None, now, _TRIM_SECONDS)
+        return MailPage(page[::-1], position, more)
+
+    def ack(self, account_id: str, up_to: int, now: int) -> Standing:
+        """Move the position forward, and remove what is beyond the history."""
+        return self._change(account_id, lambda box, tables: box.ack(tables, up_to, now), now)[1]
+
+    def delete(self, account_id: str, seqs: Collection[int]) -> int:
+        """Delete messages."""
+        return self._change(account_id, lambda box, tables: box.delete(tables, seqs))[0]
+
+    def standing(self, account_id: str) -> Standing:
+        """Return the position and the number of unread messages."""
+        with self._readers.reading() as connection:
+            rows = connection.execute(
+                "SELECT position, unread FROM mailboxes WHERE account_id = ?", (account_id,)
+            ).fetchall()
+        if not rows:
+            raise NoSuchUser
+        return Standing(*rows[0])
+
+    def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
+        """Have ``wake`` called on mail to this mailbox and when it is dropped."""
+        return self._mail.add(account_id, wake)
+
+    def _change(
+        self,
+        account_id: str,
+        change: Callable[[Box, Tables], Result],
+        trim_at: int | None = None,
+        seconds: float | None = None,
+    ) -> tuple[Result, Standing]:
+        """Change a mailbox, and trim it; return what that gave and where it stands then."""
+
+        def write(transaction: Transaction) -> tuple[Result, Standing]:
+            box = self._boxes.get(transaction, account_id)
+            tables = self._boxes.tables(transaction)
+            before = box.columns
+            result = change(box, tables)
+            if trim_at is not None and box.needs_trim(self._retention, trim_at):
+                box.trim(tables, self._retention, trim_at)
+            if before != box.columns:
+                self._boxes.changed(transaction, box)
+            return result, box.standing
+
+        return self._writer.do(write) if seconds is None else self._writer.do(write, seconds)
+
+    # --- in the writer's thread
+
+    def _append(self, transaction: Transaction, append: "_Append") -> Receipt | MailboxFull:
+        draft = append.draft
+        drafts = (each.draft for each in transaction.writes if isinstance(each, _Append))
+        first = self._sends.first(transaction, draft, append.content, drafts)
+        if first is not None:
+            return first
+        box = self._boxes.get(transaction, append.account_id)
+        if box.needs_trim(self._retention, draft.sent_at):
+            box.trim(self._boxes.tables(transaction), self._retention, draft.sent_at)
+            self._boxes.changed(transaction, box)
+        try:
+            self._boxes.append(transaction, box, draft, self._retention)
+        except MailboxFull as error:
+            return error  # what was trimmed stays trimmed
+        self._sends.keep(transaction, draft, append.content)
+        transaction.committed.append(lambda: self._mail.wake(box.account_id))
+        return Receipt(draft.message_id, draft.sent_at)
+
+    def _sweep(self, transaction: Transaction) -> None:
+        """Remove some messages of dropped mailboxes, and come back while there are others."""
+        # A mailbox may have got mail in the transaction that drops it: first into the table.
+        connection = self._boxes.tables(transaction)()
+        row = connection.execute("SELECT box FROM dropped LIMIT 1").fetchone()
+        if row is None:
+            self._sweeping = False
+            return
+        swept = connection.execute(
+            "DELETE FROM messages WHERE box = ? AND seq <= (SELECT max(seq) FROM ("
+            "SELECT seq FROM messages WHERE box = ? ORDER BY seq LIMIT ?))",
+            (*row, *row, _SWEEP),
+        ).rowcount
+        if swept < _SWEEP:
+            connection.execute("DELETE FROM acks WHERE box = ?", row)
+            connection.execute("DELETE FROM dropped WHERE box = ?", row)
+        transaction.committed.append(lambda: self._writer.post(self._sweep))
+
+    def _sweep_soon(self) -> None:
+        # One at a time: each removes so much that others' writes are not held up.
+        if not self._sweeping:
+            self._sweeping = True
+            self._writer.post(self._sweep)
+
+    def _sweep_anew(self) -> None:
+        # One that was under way when the file failed is gone.
+        self._sweeping = False
+        self._sweep_soon()
+
+    def _forget(self) -> None:
+        self._boxes.forget()
+        self._sends.forget()
+
+
+class _Append:
+    """A send, as a write that shows what it sends."""
+
+    __slots__ = ("account_id", "boxes", "content", "draft")
+
+    def __init__(self, boxes: SqliteMailboxes, account_id: str | None, draft: Draft) -> None:
+        self.boxes = boxes
+        self.account_id = account_id
+        self.draft = draft
+        self.content = b"" if draft.send_id is None else fingerprint(draft)
+
+    def __call__(self, transaction: Transaction) -> Receipt:
+        outcome = self.boxes._append(transaction, self)  # noqa: SLF001 - its other half
+        # The writer raises an error that is returned.
+        return cast("Receipt", outcome)
+
+
+def _one_more(limit: int) -> int:
+    return min(limit, NO_SUCH_SEQ) + 1
+
+
+def _page(
+    connection: sqlite3.Connection, query: str, values: Any, limit: int, max_bytes: int
+) -> tuple[int, int, tuple[Message, ...], bool]:
+    """Return the first two columns, which all rows share, and the messages of the others.
+
+    Raises:
+        NoSuchUser: there is no row.
+    """
+    # Closed: a statement that is not read to its end keeps its snapshot.
+    with closing(connection.execute(query, values)) as rows:
+        first = rows.fetchone()
+        if first is None:
+            raise NoSuchUser
+        page, more = fitting(_messages(first, rows), limit, max_bytes)
+    return first[0], first[1], page, more
+
+
+def _messages(first: tuple[Any, ...], others: Iterable[tuple[Any, ...]]) -> Iterator[Message]:
+    if first[2] is None:
+        return
+    yield _message(first)
+    for row in others:
+        yield _message(row)
+
+
+def _message(row: tuple[Any, ...]) -> Message:
+    _, _, seq, message_id, sender, body, sent_at = row
+    return Message(
+        seq=seq, message_id=message_id, sender=sender, body=from_column(body), sent_at=sent_at
+    )

@@ -1,0 +1,96 @@
+"""A few read-only connections that many threads share, so that no reader waits for the writer.
+
+In WAL mode a statement sees the last commit as of its beginning, and neither waits for the writer
+nor holds it up. A connection is lent to one thread for one short read; there are fewer of them
+than threads because each has a descriptor and a page cache of its own.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from twinline.core.errors import StoreUnavailable
+from twinline.core.locks import may_block
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS: Final = 8
+"""How many reads run at once; the others wait for one of them to end."""
+_WAIT_SECONDS: Final = 5.0
+
+
+class Readers:
+    """Connections that are made when they are first needed, and made again when they fail."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        """Open one connection, which also tells whether the file can be read.
+
+        Raises:
+            sqlite3.Error: it cannot.
+        """
+        self._connect = connect
+        # A place that holds no connection yet holds None.
+        self._places: SimpleQueue[sqlite3.Connection | None] = SimpleQueue()
+        self._closed = False
+        # Of no use but to be open: SQLite's index of the log lives as long as one connection
+        # does. Were the writer's the only one, to reopen after an error would rebuild it from
+        # the log's file, in which a commit that failed may stand all the same.
+        self._anchor = connect()
+        self._anchor.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        for _ in range(CONNECTIONS):
+            self._places.put(None)
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection to the calling thread.
+
+        Raises:
+            StoreUnavailable: the file cannot be read, or no connection was free in time.
+        """
+        may_block("reading the store")
+        connection = self._take()
+        try:
+            if connection is None:
+                connection = self._connect()
+            yield connection
+        except sqlite3.Error as error:
+            # What is wrong may be the connection: the next reader gets a new one.
+            if connection is not None:
+                connection.close()
+                connection = None
+            log.error("the store cannot be read: %s", error)  # noqa: TRY400 - the text says all
+            raise StoreUnavailable from error
+        finally:
+            if self._closed and connection is not None:
+                connection.close()  # nobody waits for it any more
+                connection = None
+            self._places.put(connection)
+
+    def close(self) -> None:
+        """Close the connections, each when its read has ended; reads are refused from now on.
+
+        One whose read does not end in time is left to it.
+        """
+        self._closed = True
+        for _ in range(CONNECTIONS):
+            with suppress(Empty):
+                connection = self._places.get(timeout=_WAIT_SECONDS)
+                if connection is not None:
+                    connection.close()
+        # Whoever waited for a place finds one, and sees that it is too late.
+        for _ in range(CONNECTIONS):
+            self._places.put(None)
+        self._anchor.close()
+
+    def _take(self) -> sqlite3.Connection | None:
+        try:
+            connection = self._places.get(timeout=_WAIT_SECONDS)
+        except Empty:
+            raise StoreUnavailable from None
+        if self._closed:
+            self._places.put(connection)
+            raise StoreUnavailable
+        return connection

@@ -1,0 +1,266 @@
+"""The tables of the SQLite store, their version, and how an older file becomes a new one.
+
+::
+
+    accounts(account_id, username, password_hash, created_at)
+    reserved_names(username)
+    sessions(token_hash, account_id, username, opened_at, used_at)
+
+    mailboxes(box, account_id, position, last, unread, acked, oldest_ack)
+        box         a number that is never used twice: what is left of a dropped mailbox can
+                    be swept later and never shows up in another
+        last        the last seq that was given out; never lower, whatever is deleted
+        unread      how many messages have a seq above the position
+        acked       how many have not, and are kept as history
+        oldest_ack  when the first of `acks` was made, or NULL
+    messages(box, seq, message_id, sender, body, sent_at)
+    acks(box, position, acked_at)
+        history ages from its ack, so each ack that moved over messages is kept with them
+    send_ids(sender_id, send_id, content, message_id, sent_at)
+    dropped(box)    whose messages are still to be swept
+    store(fence)    a number that is written to see whether the file can be written
+
+The two groups do not refer to each other, as the two halves of a store do not.
+"""
+
+import errno
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from twinline.stores.sqlite_file import APPLICATION_ID, StoreFile, StoreNotOpened
+
+VERSION: Final = 1
+"""The version of the tables below, kept in ``PRAGMA user_version``."""
+
+TABLES: Final = (
+    """CREATE TABLE accounts (
+        account_id TEXT NOT NULL PRIMARY KEY,
+        username TEXT NOT NULL UNIQUE,
+        password_hash TEXT NOT NULL,
+        created_at INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    "CREATE TABLE reserved_names (username TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID",
+    """CREATE TABLE sessions (
+        token_hash BLOB NOT NULL PRIMARY KEY,
+        account_id TEXT NOT NULL,
+        username TEXT NOT NULL,
+        opened_at INTEGER NOT NULL,
+        used_at INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    "CREATE INDEX sessions_of_account ON sessions (account_id, used_at)",
+    """CREATE TABLE mailboxes (
+        box INTEGER PRIMARY KEY AUTOINCREMENT,
+        account_id TEXT NOT NULL UNIQUE,
+        position INTEGER NOT NULL DEFAULT 0 CHECK (position <= last),
+        last INTEGER NOT NULL DEFAULT 0,
+        unread INTEGER NOT NULL DEFAULT 0 CHECK (unread >= 0),
+        acked INTEGER NOT NULL DEFAULT 0 CHECK (acked >= 0),
+        oldest_ack INTEGER
+    )""",
+    """CREATE TABLE messages (
+        box INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        message_id TEXT NOT NULL,
+        sender TEXT NOT NULL,
+        body NOT NULL,
+        sent_at INTEGER NOT NULL,
+        PRIMARY KEY (box, seq)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE acks (
+        box INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        acked_at INTEGER NOT NULL,
+        PRIMARY KEY (box, position)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE send_ids (
+        sender_id TEXT NOT NULL,
+        send_id TEXT NOT NULL,
+        content BLOB NOT NULL,
+        message_id TEXT NOT NULL,
+        sent_at INTEGER NOT NULL,
+        PRIMARY KEY (sender_id, send_id)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX send_ids_by_age ON send_ids (sent_at)",
+    "CREATE TABLE dropped (box INTEGER PRIMARY KEY)",
+    "CREATE TABLE store (fence INTEGER NOT NULL)",
+    "INSERT INTO store VALUES (0)",
+)
+
+MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {}
+"""For each older version, the statements that make the next one of it."""
+
+Progress = Callable[[int, int], None]
+"""Told how much of a long work is done, and how much there is."""
+
+
+class SchemaTooNew(StoreNotOpened):
+    """The file was written by a later version of this program."""
+
+
+def version_of(connection: sqlite3.Connection, path: Path) -> int | None:
+    """Return the version of a file's tables, or None if it is empty.
+
+    Raises:
+        SchemaTooNew: a later program wrote it.
+        StoreNotOpened: it is a database, but not a store.
+    """
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application != APPLICATION_ID:
+        if tables or application:
+            raise StoreNotOpened(f"{path} is a SQLite database, but not a store of twinline")
+        return None
+    if version > VERSION:
+        raise SchemaTooNew(
+            f"{path} has schema version {version}, and this program knows versions up to "
+            f"{VERSION}; use the program that wrote it, or a later one"
+        )
+    return int(version)
+
+
+def prepare(file: StoreFile, progress: Progress | None = None) -> Path | None:
+    """Make a file's tables, or bring them to this version; its lock must be held.
+
+    An older file is copied first and then changed in one transaction, so it has either version
+    whatever happens in between.
+
+    Args:
+        file: what to open.
+        progress: told the pages that are copied, and all of them.
+
+    Returns:
+        Where the copy of an older file is, or None if there was nothing to migrate.
+
+    Raises:
+        StoreNotOpened: the file cannot be used; it is left as it was.
+        sqlite3.Error: it cannot be read or written.
+    """
+    version = _version_of_file(file)
+    copy = None
+    if version is not None and version < VERSION:
+        missing = [number for number in range(version, VERSION) if number not in MIGRATIONS]
+        if missing:
+            raise StoreNotOpened(f"{file.path} has schema version {version}, which is too old")
+        copy = _free_name(file.path, version)
+        with closing(file.reader()) as connection:
+            copy_database(connection, copy, progress)
+    with closing(file.writer()) as connection:
+        if version != VERSION:
+            try:
+                _change(connection, version)
+            except BaseException:
+                if copy is not None:
+                    copy.unlink()  # the file is what it was, and the next attempt makes another
+                raise
+    return copy
+
+
+def _version_of_file(file: StoreFile) -> int | None:
+    # By a connection that changes nothing, not even a log, for the file may be another's.
+    try:
+        with closing(file.reader()) as connection:
+            return version_of(connection, file.path)
+    except sqlite3.OperationalError:
+        # What was being made when the power failed has to be rolled back before it can be read.
+        with closing(file.plain()) as connection:
+            return version_of(connection, file.path)
+
+
+def copy_database(
+    source: sqlite3.Connection, target: Path, progress: Progress | None = None
+) -> None:
+    """Copy a database as it is at this moment, while others read and write it.
+
+    Args:
+        source: a connection to it; no transaction is open on it.
+        target: a file that is not there yet; it is complete once it has this name.
+        progress: told the pages that are copied, and all of them.
+
+    Raises:
+        FileExistsError: the target is there, or a log that SQLite would take for its own.
+        OSError, sqlite3.Error: it cannot be read or written; no target is left.
+    """
+    _require_free(target)
+    descriptor, name = tempfile.mkstemp(".part", f"{target.name}.", target.parent)  # mode 600
+    os.close(descriptor)
+    part = Path(name)
+
+    def tell(_status: int, remaining: int, total: int) -> None:
+        if progress is not None:
+            progress(total - remaining, total)
+
+    try:
+        with closing(sqlite3.connect(part, isolation_level=None)) as copy:
+            # A snapshot: without it the copy begins again whenever the file is written.
+            source.execute("BEGIN")
+            try:
+                source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                source.backup(copy, pages=256, progress=tell, sleep=0)
+            finally:
+                source.execute("COMMIT")
+            # One file instead of a file and a log; the next server makes it a log again.
+            copy.execute("PRAGMA journal_mode = DELETE")
+        _sync(part)
+        _require_free(target)
+        try:
+            os.link(part, target)  # unlike a renaming, it never replaces what is there
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            part.rename(target)
+        _sync(target.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _change(connection: sqlite3.Connection, version: int | None) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if version is None:
+            statements: tuple[str, ...] = TABLES
+        else:
+            steps = (MIGRATIONS[number] for number in range(version, VERSION))
+            statements = tuple(statement for step in steps for statement in step)
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _free_name(path: Path, version: int) -> Path:
+    copy, number = path.with_name(f"{path.name}.version-{version}"), 1
+    while _taken(copy) is not None:
+        number += 1
+        copy = path.with_name(f"{path.name}.version-{version}.{number}")
+    return copy
+
+
+def _taken(target: Path) -> Path | None:
+    """Return what is in a database's place already: a file, or what SQLite keeps beside one."""
+    names = (target.with_name(target.name + end) for end in ("", "-wal", "-shm", "-journal"))
+    return next((path for path in names if os.path.lexists(path)), None)
+
+
+def _require_free(target: Path) -> None:
+    taken = _taken(target)
+    if taken is not None:
+        raise FileExistsError(errno.EEXIST, "there is a file already", str(taken))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,239 @@
+"""Checking, copying and measuring a SQLite store's file, also while a server has it open."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from twinline.stores.sqlite_file import FileLock, StoreFile, StoreNotOpened, located
+from twinline.stores.sqlite_schema import VERSION, Progress, copy_database, prepare, version_of
+
+Step = Callable[[int, int, str], None]
+"""Told how many steps are done, how many there are, and what the next one looks at."""
+
+# What must not be found: what it is, and a query that counts it.
+_FAULTS: Final = (
+    (
+        "mailboxes whose position or a message's seq is beyond the last seq given out",
+        (
+            "SELECT count(*) FROM mailboxes WHERE position > last OR last < "
+            "(SELECT ifnull(max(seq), 0) FROM messages WHERE messages.box = mailboxes.box)"
+        ),
+    ),
+    (
+        "mailboxes whose count of unread or of read messages is wrong",
+        (
+            "SELECT count(*) FROM mailboxes LEFT JOIN ("
+            "SELECT box, count(*) AS kept, sum(seq > position) AS beyond "
+            "FROM messages JOIN mailboxes USING (box) GROUP BY box) AS counted USING (box) "
+            "WHERE unread != ifnull(beyond, 0) OR acked != ifnull(kept - beyond, 0)"
+        ),
+    ),
+    (
+        "messages with a seq below 1 or in no mailbox",
+        (
+            "SELECT count(*) FROM messages WHERE seq < 1 OR ("
+            "box NOT IN (SELECT box FROM mailboxes) AND box NOT IN (SELECT box FROM dropped))"
+        ),
+    ),
+    (
+        "messages that cannot be read",
+        (
+            "SELECT count(*) FROM messages WHERE typeof(message_id) != 'text' "
+            "OR typeof(sender) != 'text' OR typeof(body) NOT IN ('text', 'blob') "
+            "OR typeof(sent_at) != 'integer' OR typeof(seq) != 'integer'"
+        ),
+    ),
+    (
+        "mailboxes whose history does not begin with its oldest ack",
+        (
+            "SELECT count(*) FROM mailboxes WHERE oldest_ack IS NOT (SELECT acked_at FROM acks "
+            "WHERE acks.box = mailboxes.box ORDER BY acks.position LIMIT 1)"
+        ),
+    ),
+    (
+        "acks beyond their mailbox's position",
+        (
+            "SELECT count(*) FROM acks JOIN mailboxes USING (box) "
+            "WHERE acks.position > mailboxes.position"
+        ),
+    ),
+    (
+        "mailboxes that are dropped and still there",
+        "SELECT count(*) FROM dropped JOIN mailboxes USING (box)",
+    ),
+    (
+        "accounts without a mailbox",
+        "SELECT count(*) FROM accounts WHERE account_id NOT IN (SELECT account_id FROM mailboxes)",
+    ),
+    (
+        "sessions of no account, or under another name than it has",
+        (
+            "SELECT count(*) FROM sessions LEFT JOIN accounts USING (account_id) "
+            "WHERE accounts.username IS NOT sessions.username"
+        ),
+    ),
+)
+# What a crash between two steps leaves: it is in nobody's way.
+_NOTES: Final = (
+    (
+        "mailboxes whose account is gone",
+        "SELECT count(*) FROM mailboxes WHERE account_id NOT IN (SELECT account_id FROM accounts)",
+    ),
+    (
+        "dropped mailboxes that the next server will sweep",
+        "SELECT count(*) FROM dropped",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a check came to: sentences, each with a count; without faults the file is sound."""
+
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a file holds; ``bytes`` are those of the database and its log."""
+
+    accounts: int
+    sessions: int
+    mailboxes: int
+    messages: int
+    unread: int
+    bytes: int
+    schema_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """The schema version before and after, and where the copy is, if there was a need for one."""
+
+    before: int
+    after: int
+    copy: Path | None
+
+
+def check(path: Path, step: Step = lambda _done, _all, _what: None) -> Findings:
+    """Check a file: SQLite's own check of every page, then what this store relies on.
+
+    It looks at one moment of the file, and holds up nobody who serves it; but the log grows
+    meanwhile.
+
+    Args:
+        path: the file.
+        step: told of the progress.
+
+    Raises:
+        StoreNotOpened: it is no store of this version.
+        sqlite3.Error, OSError: it cannot be read.
+    """
+    findings = Findings()
+    with _snapshot(path) as connection:
+        total = 1 + len(_FAULTS) + len(_NOTES)
+        step(0, total, "every page")
+        rows = connection.execute("PRAGMA integrity_check").fetchall()
+        findings.faults.extend(f"SQLite: {text}" for (text,) in rows if text != "ok")
+        done = 1
+        if findings.faults:
+            return findings  # what is counted on broken pages says nothing
+        for found, queries in ((findings.faults, _FAULTS), (findings.notes, _NOTES)):
+            for what, query in queries:
+                step(done, total, what)
+                (count,) = connection.execute(query).fetchone()
+                if count:
+                    found.append(f"{count} {what}")
+                done += 1
+        step(total, total, "done")
+    return findings
+
+
+def backup(path: Path, target: Path, progress: Progress | None = None) -> None:
+    """Copy a file as it is at this moment, also while a server has it open.
+
+    Args:
+        path: the file.
+        target: the copy, which must not be there yet.
+        progress: told the pages that are copied, and all of them.
+
+    Raises:
+        FileExistsError: the target is there, or a log of one that was.
+        StoreNotOpened: the file is no store.
+        sqlite3.Error, OSError: it cannot be read, or the copy not written; then there is none.
+    """
+    with _opened(path) as connection:
+        _require_store(connection, path)
+        copy_database(connection, target, progress)
+
+
+def migrate(path: Path, progress: Progress | None = None) -> Migration:
+    """Bring an older file to this version, after a copy.
+
+    Args:
+        path: the file, which no server has open.
+        progress: told the pages that are copied, and all of them.
+
+    Raises:
+        StoreLocked: a server has it open.
+        StoreNotOpened: it is no store, or one of a later version.
+        sqlite3.Error, OSError: it cannot be read or written.
+    """
+    file = StoreFile(located(path))
+    with _opened(path) as connection:
+        before = _require_store(connection, path)
+    with closing(FileLock(file.path)):
+        return Migration(before, VERSION, prepare(file, progress))
+
+
+def stats(path: Path) -> Stats:
+    """Return what a file holds.
+
+    Raises:
+        StoreNotOpened: it is no store of this version.
+        sqlite3.Error, OSError: it cannot be read.
+    """
+    with _snapshot(path) as connection:
+        # The mailboxes' own counts: counting the messages would read all of them.
+        row = connection.execute(
+            "SELECT (SELECT count(*) FROM accounts), (SELECT count(*) FROM sessions), "
+            "count(*), ifnull(sum(unread + acked), 0), ifnull(sum(unread), 0) FROM mailboxes"
+        ).fetchone()
+    path = located(path)  # the log is beside the file, not beside a link to it
+    files = (path, path.with_name(f"{path.name}-wal"))
+    size = sum(each.stat().st_size for each in files if each.exists())
+    accounts, sessions, mailboxes, messages, unread = row
+    return Stats(accounts, sessions, mailboxes, messages, unread, size, VERSION)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    if not path.is_file():
+        raise FileNotFoundError(2, "there is no such file", str(path))
+    with closing(StoreFile(located(path)).reader()) as connection:
+        yield connection
+
+
+def _require_store(connection: sqlite3.Connection, path: Path) -> int:
+    version = version_of(connection, path)
+    if version is None:
+        raise StoreNotOpened(f"{path} holds no store yet")
+    return version
+
+
+@contextmanager
+def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a file of this version, all that is read being of one moment."""
+    with _opened(path) as connection:
+        connection.execute("BEGIN")
+        version = _require_store(connection, path)
+        if version != VERSION:
+            raise StoreNotOpened(
+                f"{path} has schema version {version}; bring it to {VERSION} with "
+                "'twinline store migrate'"
+            )
+        yield connection

@@ -1,0 +1,341 @@
+"""The one thread that writes a SQLite store: it commits all that waits as one transaction.
+
+A commit costs one sync of the disk however much is in it. So writes are not made by the threads
+that ask for them: each leaves its write here and waits, and the writer takes all that wait into
+the next transaction, while the ones after them gather (group commit: DeWitt et al. 1984,
+"Implementation techniques for main memory database systems", section 5).
+
+1. Nobody is told of success before the commit has returned.
+2. A write that raises is refused alone. It looks before it writes; should it raise after it has
+   written something, that is a bug, and the transaction is begun again without it.
+3. When SQLite itself fails, in a write or in the commit, everyone in that transaction gets
+   `StoreUnavailable`, and nothing is written until the connection was closed, opened and tried.
+   The trial is a commit too. If it was only the sync that failed, the lost transaction may be
+   in the log's file from beginning to end; the trial's commit overwrites it, so that not even a
+   crash brings back what was refused.
+4. While the trial fails, writes are refused at once, and it is tried again soon.
+"""
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TypeVar
+
+from twinline.core.deadline import Deadline
+from twinline.core.errors import StoreUnavailable
+from twinline.core.locks import may_block, new_lock
+from twinline.core.waiting import Waiter
+from twinline.stores.sqlite_file import BUSY_SECONDS
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+WAIT_SECONDS: Final = 30.0
+"""How long a write may wait for its commit before its thread gives up."""
+_IDLE_SECONDS: Final = 1.0  # with nothing to do for so long, the log goes into the database
+_BATCH: Final = 1_000  # the most writes in a transaction: what waits behind it is not kept long
+_RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.4)  # and so on with the last
+# What SQLite raises because of a statement, not because of the file.
+_BUGS: Final = (
+    sqlite3.IntegrityError,
+    sqlite3.ProgrammingError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.NotSupportedError,
+)
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What a write writes to.
+
+    Attributes:
+        connection: with a transaction open.
+        writes: all that are made in it.
+        committed: what is called, in order, once it is committed; wakes, mostly.
+        finishing: what still has to be written when all writes of it were made.
+    """
+
+    connection: sqlite3.Connection
+    writes: list[Callable[["Transaction"], object]]
+    committed: list[Callable[[], object]] = field(default_factory=list)
+    finishing: list[Callable[[sqlite3.Connection], object]] = field(default_factory=list)
+
+
+Write = Callable[[Transaction], Result]
+"""Reads, decides and then writes; raises what its caller shall get. To refuse although it has
+written something that is to stay, it returns the error instead of raising it."""
+
+
+class _Request:
+    """A write that waits, and who is to be told after it.
+
+    The writer tells the first of a transaction; whoever was told tells the next one. Were all
+    told at once, all would want the interpreter at once, and most of them would be woken only
+    to wait for it.
+    """
+
+    __slots__ = ("left", "next", "outcome", "value", "write")
+
+    def __init__(self, write: Write[Any]) -> None:
+        self.write = write
+        self.value: Any = None
+        self.outcome: SimpleQueue[Any] = SimpleQueue()
+        self.next: _Request | None = None
+        self.left = False  # whether nobody listens; guarded by the queue lock
+
+
+class Writer:
+    """Takes writes from any thread and makes them in its own.
+
+    Attributes:
+        rolled_back: what is called in the writer's thread when writes were made in vain, so that
+            whoever remembers what they did can forget it.
+        reopened: what is called in the writer's thread when the file can be written again; writes
+            that nobody waited for may be lost.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        """Start the thread.
+
+        Args:
+            connect: opens the writing connection.
+
+        Raises:
+            sqlite3.Error: the file cannot be written.
+        """
+        self.rolled_back: list[Callable[[], object]] = []
+        self.reopened: list[Callable[[], object]] = []
+        self._connect = connect
+        self._connection: sqlite3.Connection | None = connect()
+        self._lock = new_lock("queue")
+        self._waiting: list[_Request] = []  # guarded by the queue lock
+        self._refusing = False  # guarded by the queue lock
+        self._closed = False  # guarded by the queue lock
+        self._hint = Waiter()
+        self._log_is_empty = False  # the writer's thread's
+        self._thread = threading.Thread(target=self._run, name="sqlite writer", daemon=True)
+        self._thread.start()
+
+    def do(self, write: Write[Result], seconds: float = WAIT_SECONDS) -> Result:
+        """Make a write; when this returns, it is committed.
+
+        Args:
+            write: what to do, in the writer's thread.
+            seconds: how long to wait.
+
+        Raises:
+            StoreUnavailable: it was not committed; or the time is up, and then a write that
+                was begun may be committed all the same.
+            Exception: what the write raises or returns.
+        """
+        may_block("writing the store")
+        request = self._queue(write)
+        try:
+            value = request.outcome.get(timeout=seconds)
+        except Empty:
+            self._leave(request)
+            raise StoreUnavailable("the store does not answer in time") from None
+        except BaseException:  # pragma: no cover - Ctrl-C, in an embedder's main thread
+            self._leave(request)
+            raise
+        if request.next is not None:
+            self._tell(request.next)
+        if isinstance(value, Exception):
+            raise value
+        result: Result = value
+        return result
+
+    def post(self, write: Write[object]) -> None:
+        """Make a write soon, if nothing prevents it; nobody waits for it."""
+        with suppress(StoreUnavailable):
+            self._queue(write, left=True)
+
+    def close(self, seconds: float = WAIT_SECONDS) -> bool:
+        """Make the writes that wait, refuse others, and end.
+
+        Returns:
+            Whether it has ended; a disk that does not answer can hold it up.
+        """
+        with self._lock:
+            self._closed = True
+        self._hint.wake()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _queue(self, write: Write[Any], *, left: bool = False) -> _Request:
+        request = _Request(write)
+        request.left = left
+        with self._lock:
+            if self._refusing or self._closed:
+                raise StoreUnavailable
+            self._waiting.append(request)
+        self._hint.wake()
+        return request
+
+    def _tell(self, request: _Request | None) -> None:
+        """Tell the first who is still there; the others are told by it."""
+        while request is not None:
+            request.outcome.put(request.value)
+            with self._lock:
+                left = request.left
+            if not left:
+                return
+            request = request.next
+
+    def _leave(self, request: _Request) -> None:
+        """Wait no more; those who would have been told by this one are told all the same."""
+        with self._lock:
+            request.left = True
+            with suppress(ValueError):  # it may have been begun by now
+                self._waiting.remove(request)
+        # Told in the moment between: whoever told it thinks that it tells the next one. Should
+        # both do it, the second word is not listened to.
+        if not request.outcome.empty():
+            self._tell(request.next)
+
+    # --- in the writer's thread
+
+    def _run(self) -> None:
+        while True:
+            batch, closed = self._take()
+            if batch:
+                self._make(batch)
+            elif closed:
+                break
+            elif not self._hint.wait(Deadline.after(None if self._log_is_empty else _IDLE_SECONDS)):
+                self._empty_log()
+        self._empty_log()
+        self._disconnect()
+
+    def _take(self) -> tuple[list[_Request], bool]:
+        with self._lock:
+            batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+            return batch, self._closed
+
+    def _make(self, batch: list[_Request]) -> None:
+        try:
+            transaction = self._commit(batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, this thread must go on
+            self._recover(batch, error)
+            return
+        self._log_is_empty = False
+        for call in transaction.committed:
+            try:
+                call()
+            except Exception:
+                log.exception("a wake raised")
+        for request, following in pairwise(batch):
+            request.next = following
+        self._tell(batch[0])
+
+    def _commit(self, batch: list[_Request]) -> Transaction:
+        """Make the writes as one transaction, each request's outcome in its ``value``.
+
+        Raises:
+            Exception: nothing is committed.
+        """
+        connection = self._connection
+        if connection is None:  # pragma: no cover - writes are refused without one
+            raise StoreUnavailable
+        spoilt: set[int] = set()
+        while True:
+            transaction = Transaction(connection, [request.write for request in batch])
+            connection.execute("BEGIN IMMEDIATE")
+            again = False
+            for index, request in enumerate(batch):
+                if index in spoilt:
+                    continue
+                before = connection.total_changes
+                try:
+                    request.value = request.write(transaction)
+                except Exception as error:
+                    if isinstance(error, sqlite3.Error) and not isinstance(error, _BUGS):
+                        raise
+                    request.value = error
+                    if connection.total_changes != before:
+                        log.exception("a write raised after it had written something")
+                        spoilt.add(index)
+                        again = True
+                        break
+            if again:
+                connection.execute("ROLLBACK")
+                self._roll_back()
+                continue
+            for finish in transaction.finishing:
+                finish(connection)
+            connection.execute("COMMIT")
+            return transaction
+
+    def _roll_back(self) -> None:
+        for call in self.rolled_back:
+            call()
+
+    def _recover(self, batch: list[_Request], error: Exception) -> None:
+        """Refuse writes until the file can be written again, or the store is closed."""
+        with self._lock:
+            self._refusing = True
+        log.error("the store cannot be written, and refuses writes: %s", error)
+        self._roll_back()
+        attempt = 0
+        while True:
+            done = self._reopen()
+            # Only now, for rule 3; and no later, for they wait.
+            for request in batch:
+                request.outcome.put(StoreUnavailable())
+            with self._lock:
+                # What came before writes were refused would be made now, or fails as well.
+                batch = [] if done else self._waiting
+                self._waiting = self._waiting if done else []
+                self._refusing = not done
+                closed = self._closed
+            if done:
+                log.warning("the store can be written again")
+                for call in self.reopened:
+                    call()
+                return
+            for request in batch:
+                request.outcome.put(StoreUnavailable())
+            batch = []
+            if closed:
+                return
+            seconds = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
+            attempt += 1
+            self._hint.wait(Deadline.after(seconds))
+
+    def _reopen(self) -> bool:
+        """Close the connection and open it anew; return whether a commit succeeds on it."""
+        self._disconnect()
+        try:
+            self._connection = self._connect()
+            self._connection.execute("UPDATE store SET fence = fence + 1")
+        except Exception:  # noqa: BLE001 - told by who called
+            self._disconnect()
+            return False
+        return True
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _empty_log(self) -> None:
+        """Move the log into the database and cut it, unless a reader is in the way."""
+        connection = self._connection
+        if connection is None or self._log_is_empty:
+            return
+        # A reader of another process may hold it for long, and must not hold up a write.
+        with suppress(sqlite3.Error):
+            connection.execute("PRAGMA busy_timeout = 20")
+            try:
+                (blocked, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                self._log_is_empty = not blocked
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")

@@ -1,0 +1,52 @@
+"""Who is woken for what: wakes by a key, for stores whose state is not in this process."""
+
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from twinline.core.locks import new_lock
+from twinline.core.store import Unsubscribe
+from twinline.core.waiting import Wake, wake_all
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Subscriptions(Generic[Key]):
+    """Wakes by key, under a lock of their own; they are called with no lock held."""
+
+    def __init__(self, name: str) -> None:
+        self._lock = new_lock(name)
+        self._wakes: dict[Key, dict[object, Wake]] = {}  # guarded by _lock
+
+    def add(self, key: Key, wake: Wake) -> Unsubscribe:
+        """Have ``wake`` called whenever this key is woken, until it is unsubscribed."""
+        mine = object()
+        with self._lock:
+            wakes = self._wakes.setdefault(key, {})
+            wakes[mine] = wake
+
+        def unsubscribe() -> None:
+            with self._lock:
+                wakes.pop(mine, None)
+                # Another may have come under the same key since this one was forgotten.
+                if not wakes and self._wakes.get(key) is wakes:
+                    del self._wakes[key]
+
+        return unsubscribe
+
+    def wake(self, key: Key) -> None:
+        """Wake those who wait for a key."""
+        with self._lock:
+            wakes = tuple(self._wakes.get(key, {}).values())
+        wake_all(wakes)
+
+    def end(self, key: Key) -> None:
+        """Wake those who wait for a key, and forget them: it will not come again."""
+        with self._lock:
+            wakes = self._wakes.pop(key, {})
+            ended = tuple(wakes.values())
+        wake_all(ended)
+
+    def forget(self, key: Key) -> None:
+        """Forget those who wait for a key: what they waited for was gone when they came."""
+        with self._lock:
+            self._wakes.pop(key, None)

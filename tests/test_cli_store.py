@@ -1,0 +1,270 @@
+"""`twinline store`: check, backup, migrate and stats, with a server in the file and without."""
+
+import io
+import json
+import sqlite3
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from store_samples import account, draft, session
+from waiting import join
+
+from twinline.cli import store as command
+from twinline.cli.main import main
+from twinline.stores import sqlite_schema
+from twinline.stores.sqlite import SqliteStore
+from twinline.stores.sqlite_upkeep import check
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    with SqliteStore(tmp_path / "chat.db") as store:
+        for name in ("ann", "bob"):
+            store.mailboxes.create(f"id-{name}")
+            store.accounts.create(account(name))
+        store.accounts.open_session(session("one"))
+        for number in range(5):
+            store.mailboxes.append("id-bob", draft(f"m{number}", send_id=f"{number}"))
+        store.mailboxes.ack("id-bob", 2, now=1)
+        yield store
+
+
+@pytest.fixture
+def path(store: SqliteStore) -> Path:
+    """A file that no server has open."""
+    store.close()
+    return store.path
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, ["store", *map(str, arguments)])
+    assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr)
+    assert "Traceback" not in result.output
+    return result
+
+
+def run_json(*arguments: object, code: int = 0) -> Any:
+    return json.loads(run(*arguments, "--json", code=code).stdout)
+
+
+def change(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute(statement)
+
+
+def test_a_sound_file(store: SqliteStore) -> None:
+    assert run("check", store.path).stdout == f"{store.path} is sound\n"
+    assert run_json("check", f"sqlite:{store.path}") == {"sound": True, "faults": [], "notes": []}
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("UPDATE mailboxes SET last = 4 WHERE last = 5", "beyond the last seq"),
+        ("UPDATE mailboxes SET position = 6 WHERE last = 5", "beyond the last seq"),
+        ("UPDATE mailboxes SET unread = 9 WHERE last = 5", "count of unread"),
+        ("UPDATE mailboxes SET acked = 9 WHERE last = 5", "count of unread"),
+        ("UPDATE mailboxes SET unread = 1 WHERE last = 0", "count of unread"),
+        ("INSERT INTO messages VALUES (99, 1, 'x', 'ann', 'x', 1)", "in no mailbox"),
+        ("INSERT INTO messages VALUES (1, 0, 'x', 'ann', 'x', 1)", "a seq below 1"),
+        ("UPDATE messages SET sent_at = 'noon'", "cannot be read"),
+        ("UPDATE mailboxes SET oldest_ack = 7 WHERE last = 5", "oldest ack"),
+        ("DELETE FROM acks", "oldest ack"),
+        ("UPDATE acks SET position = 4", "acks beyond"),
+        ("INSERT INTO dropped SELECT box FROM mailboxes", "dropped and still there"),
+        ("DELETE FROM mailboxes WHERE account_id = 'id-ann'", "without a mailbox"),
+        ("UPDATE sessions SET username = 'bob'", "under another name"),
+        ("UPDATE sessions SET account_id = 'x'", "sessions of no account"),
+    ],
+)
+def test_each_fault_is_found(path: Path, statement: str, says: str) -> None:
+    change(path, statement)
+    assert any(says in fault for fault in check(path).faults)
+    result = run("check", path, code=1)
+    assert f"{says}" in result.stdout
+    assert result.stderr.splitlines()[-1].startswith("twinline: ")
+    assert run("check", path, "--json", code=1).stdout.startswith('{"sound": false')
+
+
+def test_what_a_crash_may_leave_is_a_note(path: Path) -> None:
+    change(path, "DELETE FROM accounts WHERE username = 'bob'")
+    assert "note: 1 mailboxes whose account is gone" in run("check", path).stdout
+
+
+def test_broken_pages_are_found(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-4096:] = b"\xff" * 4096
+    path.write_bytes(content)
+    result = run("check", path, code=1)
+    assert "SQLite: " in result.stdout or "malformed" in result.stderr
+
+
+def test_a_backup_while_a_server_writes(store: SqliteStore, tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            store.mailboxes.append("id-ann", draft("x" * 2000))
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        for number in range(3):
+            target = tmp_path / f"copy{number}.db"
+            copied = run_json("backup", store.path, target)
+            assert copied["bytes"] == target.stat().st_size
+            assert check(target).faults == []
+    finally:
+        stop.set()
+        join(writing)
+    with SqliteStore(tmp_path / "copy0.db") as copy:
+        assert copy.mailboxes.standing("id-bob") == store.mailboxes.standing("id-bob")
+        assert copy.accounts.find_session(b"one") == session("one")
+    assert not list(tmp_path.glob("*.part*"))
+
+
+def test_a_backup_overwrites_nothing_and_leaves_nothing_half(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copy.db"
+    assert "was copied to" in run("backup", path, target).stderr
+    before = target.read_bytes()
+    assert "there is a file already" in run("backup", path, target, code=1).stderr
+    assert target.read_bytes() == before
+    run("backup", path, tmp_path / "no such folder" / "copy.db", code=1)
+
+    def fail(_done: int, _total: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        command.sqlite_upkeep.backup(path, tmp_path / "other.db", fail)
+    assert not list(tmp_path.glob("other*"))
+
+
+def test_a_backup_keeps_away_from_what_is_another_s(path: Path, tmp_path: Path) -> None:
+    # SQLite would take a log that lies about for the copy's own, and replay it.
+    log = tmp_path / "copy.db-wal"
+    log.write_bytes(b"a log")
+    assert "copy.db-wal" in run("backup", path, tmp_path / "copy.db", code=1).stderr
+    log.unlink()
+    (tmp_path / "copy.db").symlink_to(tmp_path / "nowhere")
+    run("backup", path, tmp_path / "copy.db", code=1)
+    mine = tmp_path / "other.db.part"
+    mine.write_bytes(b"mine")
+    run("backup", path, tmp_path / "other.db")
+    assert mine.read_bytes() == b"mine"
+    assert (tmp_path / "other.db").stat().st_nlink == 1
+    assert (tmp_path / "other.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_target_that_appears_meanwhile_is_not_replaced(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copy.db"
+
+    def appear(done: int, total: int) -> None:
+        if done == total:
+            target.write_bytes(b"mine")
+
+    with pytest.raises(FileExistsError):
+        command.sqlite_upkeep.backup(path, target, appear)
+    assert target.read_bytes() == b"mine"
+
+
+def test_a_backup_where_there_are_no_links(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    run("backup", path, tmp_path / "copy.db")
+    assert check(tmp_path / "copy.db").faults == []
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_stats_through_a_link_count_the_log(store: SqliteStore, tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(store.path)
+    assert run_json("stats", link) == run_json("stats", store.path)
+
+
+def test_stats(store: SqliteStore) -> None:
+    counted = run_json("stats", store.path)
+    assert counted.pop("bytes") > 4096
+    assert counted == {
+        "accounts": 2,
+        "sessions": 1,
+        "mailboxes": 2,
+        "messages": 5,
+        "unread": 3,
+        "schema_version": 1,
+        "durability": "disk",
+    }
+    assert run_json("stats", f"sqlite:{store.path}?synchronous=normal")["durability"] == "process"
+    assert "unread          3" in run("stats", store.path).stdout
+
+
+def test_migrating(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "version 1 already" in run("migrate", path).stderr
+    monkeypatch.setitem(sqlite_schema.MIGRATIONS, 0, ("CREATE TABLE new (x)",))
+    change(path, "PRAGMA user_version = 0")
+    assert "twinline store migrate" in run("stats", path, code=1).stderr
+    migrated = run_json("migrate", path)
+    assert migrated == {"before": 0, "after": 1, "copy": f"{path}.version-0"}
+    change(path, "PRAGMA user_version = 0")
+    change(path, "DROP TABLE new")
+    assert "went from schema version 0 to 1" in run("migrate", path).stderr
+    assert run_json("migrate", path) == {"before": 1, "after": 1, "copy": None}
+
+
+def test_a_file_that_a_server_has_open_is_not_migrated(store: SqliteStore) -> None:
+    assert "another server has" in run("migrate", store.path, code=1).stderr
+
+
+def test_an_empty_file_is_not_backed_up(tmp_path: Path) -> None:
+    (tmp_path / "empty.db").touch()
+    result = run("backup", tmp_path / "empty.db", tmp_path / "copy.db", code=1)
+    assert "holds no store yet" in result.stderr
+
+
+def test_what_is_no_store(tmp_path: Path) -> None:
+    for each in ("check", "stats", "migrate"):
+        assert "no such file" in run(each, tmp_path / "missing.db", code=1).stderr
+        assert "only a SQLite store" in run(each, "memory:", code=2).stderr
+        assert "is written sqlite:PATH" in run(each, "sqlite:", code=2).stderr
+        (tmp_path / "empty.db").touch()
+        assert "holds no store yet" in run(each, tmp_path / "empty.db", code=1).stderr
+        (tmp_path / "text.db").write_text("a letter to my aunt, long enough for a header " * 9)
+        assert "not a database" in run(each, tmp_path / "text.db", code=1).stderr
+    assert not (tmp_path / "missing.db").exists()
+    # What is not the scheme of a store is a path, as odd as it may be.
+    assert "no such file" in run("stats", f"{tmp_path}/a:b", code=1).stderr
+
+
+def test_the_group_tells_what_it_has() -> None:
+    shown = run().stdout
+    for each in ("check", "backup", "migrate", "stats"):
+        assert f"\n  {each} " in shown
+
+
+class Terminal(io.StringIO):
+    """A stderr with a person behind it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_person_sees_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with command._bar("copying") as tell:
+        tell(0, 4, "the first page")
+        assert "the first page" in terminal.getvalue()  # at once, for it may take long
+        for done in range(5):
+            tell(done, 4)
+    assert "copying" in terminal.getvalue()
+    assert "100%" in terminal.getvalue()

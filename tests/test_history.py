@@ -1,0 +1,316 @@
+"""The checker: each verdict by hand, and that it accuses the faulty and nobody else."""
+
+import io
+import json
+import tracemalloc
+
+import pytest
+from history_samples import Fault, Script, simulated
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twinline.stores.history import (
+    Event,
+    HistoryError,
+    Op,
+    Outcome,
+    Recorder,
+    read_history,
+    write_history,
+)
+from twinline.stores.history_checker import EXAMPLES, Checker
+from twinline.stores.history_verdict import Judgement, Rule, Verdict
+
+EXPECTED = {
+    Fault.ACK_BEFORE_COMMIT: {Rule.LOST},
+    Fault.DROP: {Rule.LOST},
+    Fault.SWAP: {Rule.REORDERED},
+    Fault.GLOBAL_SEQUENCE: {Rule.SKIPPED},
+    Fault.REUSE: {Rule.DIVERGED, Rule.SKIPPED},
+    Fault.INVENT: {Rule.UNEXPECTED},
+    Fault.ABORT: {Rule.ABORTED},
+    Fault.REPEAT: {Rule.DUPLICATES},
+    Fault.REDELIVER: {Rule.DUPLICATES},
+    Fault.MISDELIVER: {Rule.LOST, Rule.UNEXPECTED},
+}
+
+
+def judged(script: Script) -> Judgement:
+    return Checker.over(script.events).judge()
+
+
+# -- each verdict, by hand --------------------------------------------------------------
+
+CLEAN = {
+    "all delivered": Script().sent("a", "b").came(1, "a").came(2, "b").drained(),
+    "unknown and delivered": Script().invoke("a").info("a").came(1, "a").drained(),
+    "unknown and not delivered": (
+        Script().sent("a").invoke("b").info("b").came(1, "a").drained()
+    ),
+    "never answered and delivered": Script().invoke("a").came(1, "a").drained(),
+    "failed and not delivered": Script().sent("a").invoke("b").fail("b").came(1, "a").drained(),
+    "unknown, then refused, and delivered": (
+        Script().invoke("a").info("a").invoke("a").fail("a").came(1, "a").drained()
+    ),
+    "received before it was acknowledged": (
+        Script().invoke("a").came(1, "a").ok("a").drained()
+    ),
+    "redelivered to the next life of the reader": (
+        Script().sent("a").came(1, "a", "bob.0").came(1, "a", "bob.1").drained()
+    ),
+    "sent at the same time, in either order": (
+        Script().invoke("a").invoke("b").ok("a").ok("b").came(1, "b").came(2, "a").drained()
+    ),
+    "an unknown one overtaken": (
+        Script().invoke("a").info("a").sent("b").came(1, "b").came(2, "a").drained()
+    ),
+    "two senders in either order": (
+        Script().sent("a").sent("b", sender="eve").came(1, "b").came(2, "a").drained()
+    ),
+    "one seq in two mailboxes": (
+        Script()
+        .sent("a").sent("b", box="other")
+        .came(1, "a").came(1, "b", box="other")
+        .drained().drained(box="other")
+    ),
+    "a gap": Script().sent("a", "b").came(1, "a").came(7, "b").drained(),
+    "read as well": Script().sent("a").came(1, "a").read(1, "a").drained(),
+    "acked as well": Script().sent("a").came(1, "a").acked(1).sent("b").came(2, "b").drained(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", CLEAN.values(), ids=CLEAN)
+def test_what_is_allowed_is_not_accused(script: Script) -> None:
+    judgement = judged(script)
+    assert judgement.violations == {}
+    assert judgement.verdict is Verdict.OK
+
+
+WRONG = {
+    "acknowledged, drained, not received": (
+        Script().sent("a", "b").came(1, "a").drained(), {Rule.LOST: 1}),
+    "acknowledged, and the mailbox is gone": (
+        Script().sent("a", "b").came(1, "a").drained(Outcome.FAIL), {Rule.LOST: 1}),
+    "acknowledged at the second attempt, not received": (
+        Script().sent("a").invoke("b").info("b").invoke("b").ok("b").came(1, "a").drained(),
+        {Rule.LOST: 1}),
+    "received, never sent": (
+        Script().sent("a").came(1, "a").came(2, "x").drained(), {Rule.UNEXPECTED: 1}),
+    "read, never sent": (
+        Script().sent("a").came(1, "a").read(2, "x").drained(), {Rule.UNEXPECTED: 1}),
+    "received in another mailbox": (
+        Script().sent("a").came(1, "a", box="other").drained(),
+        {Rule.LOST: 1, Rule.UNEXPECTED: 1}),
+    "failed and received": (
+        Script().invoke("a").fail("a").came(1, "a").drained(), {Rule.ABORTED: 1}),
+    "failed twice and received": (
+        Script().invoke("a").fail("a").invoke("a").fail("a").came(1, "a").drained(),
+        {Rule.ABORTED: 1}),
+    "twice to one reader": (
+        Script().sent("a").came(1, "a").came(1, "a").drained(), {Rule.DUPLICATES: 1}),
+    "under two seqs": (
+        Script().sent("a").came(1, "a").came(2, "a").drained(), {Rule.DUPLICATES: 1}),
+    "under two seqs, to two lives of a reader": (
+        Script().sent("a").came(1, "a", "bob.0").came(2, "a", "bob.1").drained(),
+        {Rule.DUPLICATES: 1}),
+    "swapped": (
+        Script().sent("a", "b").came(1, "b").came(2, "a").drained(), {Rule.REORDERED: 1}),
+    "two messages at one seq": (
+        Script().sent("a", "b", sender="ann").came(1, "a").came(2, "b").read(2, "a").drained(),
+        {Rule.DIVERGED: 1, Rule.DUPLICATES: 1}),
+    "a seq given out again": (
+        Script().sent("a").came(1, "a").sent("b").came(1, "b", "bob.1").drained(),
+        {Rule.DIVERGED: 1, Rule.SKIPPED: 1}),
+    "below what was received": (
+        Script().sent("a").sent("b", sender="eve").came(2, "b").came(1, "a").drained(),
+        {Rule.SKIPPED: 1}),
+    "below what was received, and only read": (
+        Script().sent("a").sent("b", sender="eve").came(2, "b").read(1, "a").drained(),
+        {Rule.LOST: 1, Rule.SKIPPED: 1}),
+    "below what the same reader had, when it came again": (
+        Script().sent("a", "b").came(1, "a", "bob.0").came(2, "b", "bob.0")
+        .came(2, "b", "bob.1").came(1, "a", "bob.1").drained(),
+        {Rule.SKIPPED: 1}),
+    "below what was acked": (
+        Script().sent("a").acked(3).came(2, "a").drained(), {Rule.SKIPPED: 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "found"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_found(script: Script, found: dict[Rule, int]) -> None:
+    judgement = judged(script)
+    assert judgement.violations == found
+    assert judgement.verdict is Verdict.VIOLATED
+    for finding in judgement.findings:
+        assert len(finding.examples) == finding.count
+        assert (finding.bound is None) or not finding.count
+
+
+UNSURE = {
+    "nothing happened": Script(),
+    "nothing was delivered": Script().sent("a").drained(),
+    "not drained": Script().sent("a", "b").came(1, "a"),
+    "the drain did not end": Script().sent("a", "b").came(1, "a").drained(Outcome.INFO),
+    "all received, and never drained": Script().sent("a").came(1, "a"),
+    "all received, and the drain did not end": (
+        Script().sent("a").came(1, "a").drained(Outcome.INFO)
+    ),
+    "all received, and the mailbox gone": Script().sent("a").came(1, "a").drained(Outcome.FAIL),
+    "one mailbox of two was drained": (
+        Script().sent("a").came(1, "a").drained().sent("b", box="other").came(1, "b", box="other")
+    ),
+    "drained before the last send": Script().sent("a").came(1, "a").drained().sent("b"),
+    "drained before the last acknowledgement": (
+        Script().sent("a").came(1, "a").invoke("b").drained().ok("b")
+    ),
+}
+
+
+@pytest.mark.parametrize("script", UNSURE.values(), ids=UNSURE)
+def test_what_shows_nothing_is_unknown(script: Script) -> None:
+    assert judged(script).verdict is Verdict.UNKNOWN
+
+
+def test_it_counts() -> None:
+    script = Script().sent("a", "b").invoke("c").fail("c").invoke("d").info("d").invoke("e")
+    script.came(1, "a", "bob.0").came(1, "a", "bob.1").came(2, "b", "bob.1").read(1, "a").drained()
+    judgement = judged(script)
+    assert judgement.model_dump(exclude={"findings"}) == {
+        "attempted": 5,
+        "acknowledged": 2,
+        "failed": 1,
+        "undecided": 2,
+        "delivered": 2,
+        "receipts": 3,
+        "redelivered": 1,
+        "undrained": 0,
+        "unread": 0,
+    }
+    cases = {finding.rule: finding.cases for finding in judgement.findings}
+    assert cases[Rule.LOST] == 2
+    assert cases[Rule.ABORTED] == 1
+    assert cases[Rule.DUPLICATES] == 3
+    assert cases[Rule.DIVERGED] == 4
+
+
+def test_nothing_found_in_so_many_is_bounded_by_the_rule_of_three() -> None:
+    script = Script()
+    for number in range(1, 1001):
+        script.sent(str(number)).came(number, str(number))
+    (lost, *_), aborted = judged(script.drained()).findings, Rule.ABORTED
+    assert lost.rule is Rule.LOST
+    assert lost.bound == pytest.approx(0.003)
+    assert {f.rule for f in judged(script).findings if f.bound is None} == {aborted}
+
+
+def test_it_names_a_few_and_counts_all() -> None:
+    script = Script().sent("a").came(1, "a").sent(*(f"lost-{number}" for number in range(100)))
+    lost = judged(script.drained()).findings[0]
+    assert lost.count == 100
+    assert lost.examples == tuple(f"lost-{number} in box" for number in range(EXAMPLES))
+
+
+# -- simulated runs ---------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32))
+def test_a_correct_run_is_never_accused(seed: int) -> None:
+    judgement = Checker.over(simulated(seed)).judge()
+    assert judgement.violations == {}
+    assert judgement.verdict is Verdict.OK
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(list(Fault)))
+def test_a_run_with_one_fault_is_always_accused_of_it(seed: int, fault: Fault) -> None:
+    judgement = Checker.over(simulated(seed, fault, sends=200)).judge()
+    assert EXPECTED[fault] <= judgement.violations.keys(), (judgement, fault)
+    assert judgement.verdict is Verdict.VIOLATED
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_each_fault_is_caught_once_in_a_thousand(fault: Fault) -> None:
+    judgement = Checker.over(simulated(1, fault, sends=1000)).judge()
+    for rule in EXPECTED[fault]:
+        assert judgement.count(rule) in (1, 2), judgement
+
+
+# -- lines and recording ----------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=10, deadline=None)
+def test_a_history_survives_being_written(seed: int) -> None:
+    events = simulated(seed, sends=50)
+    file = io.StringIO()
+    write_history(file, events)
+    file.seek(0)
+    assert list(read_history(file)) == events
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{}", "[]", '{"at":1}', '{"at":NaN,"worker":"a","op":"send","outcome":"ok"}']
+)
+def test_a_line_that_is_no_event_is_named(line: str) -> None:
+    good = Script().sent("a").events[0].model_dump_json()
+    with pytest.raises(HistoryError, match="line 2 is no event"):
+        list(read_history([good, line]))
+
+
+def test_what_is_recorded_is_told_and_taken_once() -> None:
+    checker = Checker()
+    recorder = Recorder([checker], clock=iter([1.5, 2.5, 3.5]).__next__)
+    recorder.record("ann", Op.SEND, Outcome.INVOKE, "box", message="a")
+    recorder.record("ann", Op.SEND, Outcome.OK, "box", message="a")
+    first = recorder.take()
+    recorder.record("bob", Op.RECEIVE, Outcome.OK, "box", message="a", seq=1)
+    assert [event.at for event in first] == [1.5, 2.5]
+    assert recorder.take() == [
+        Event(
+            at=3.5,
+            worker="bob",
+            op=Op.RECEIVE,
+            outcome=Outcome.OK,
+            mailbox="box",
+            message="a",
+            seq=1,
+        )
+    ]
+    assert recorder.take() == []
+    assert checker.judge().delivered == 1
+
+
+def test_it_keeps_no_events() -> None:
+    """A stream of redeliveries, which is long and tells little, leaves little behind."""
+    checker = Checker.over(Script().sent("a").came(1, "a").events)
+    again = Script().came(1, "a").events[0]
+    tracemalloc.start()
+    try:
+        for _ in range(20_000):
+            checker.feed(again)
+        grown = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert grown < 20_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"op": "send", "outcome": "invoke"}, "this send has no message"),
+        ({"op": "receive", "outcome": "ok", "seq": 1}, "this receive has no message"),
+        ({"op": "receive", "outcome": "ok", "message": "a"}, "this receive has no seq"),
+        ({"op": "ack", "outcome": "ok"}, "this ack has no seq"),
+    ],
+)
+def test_an_event_that_says_too_little_is_no_event(fields: dict[str, object], says: str) -> None:
+    line = json.dumps({"at": 1, "worker": "bob", "mailbox": "box", **fields})
+    with pytest.raises(HistoryError, match=f"line 1 is no event: .*{says}"):
+        list(read_history([line]))
+
+
+def test_an_outcome_without_its_beginning_tells_of_an_attempt() -> None:
+    judgement = judged(Script().ok("a").came(1, "a").drained())
+    assert (judgement.attempted, judgement.acknowledged, judgement.undecided) == (1, 1, 0)
+    assert judgement.verdict is Verdict.OK

@@ -1,0 +1,99 @@
+"""The SQLite store against the models that the in-memory store is held to, by random steps."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant
+from test_store_model import NAMES, AccountSteps, MailboxSteps
+
+from twinline.core.errors import NoSuchUser
+from twinline.core.store import Standing
+from twinline.stores import sqlite_accounts, sqlite_mailboxes, sqlite_send_ids
+from twinline.stores.sqlite import SqliteStore
+from twinline.stores.sqlite_file import Synchronous
+from twinline.stores.sqlite_upkeep import check
+
+
+class SqliteMailboxSteps(MailboxSteps):
+    """The same steps, with sweeps and expiry in small pieces."""
+
+    @initialize(
+        mailbox_messages=st.integers(1, 6),
+        history_messages=st.integers(0, 4),
+        history_days=st.sampled_from([0, 0.5, 2, 100]),
+        send_id_hours=st.sampled_from([0, 3, 1000]),
+        piece=st.sampled_from([1, 2]),
+    )
+    def start(self, piece: int, **policy: float) -> None:
+        super().start(dead=1, **policy)
+        self.patch.setattr(sqlite_mailboxes, "_SWEEP", piece)
+        self.patch.setattr(sqlite_send_ids, "_EXPIRE", piece)
+        # Long enough for every trim, as the model trims at once.
+        self.patch.setattr(sqlite_mailboxes, "_TRIM_SECONDS", 30)
+        self.folder = tempfile.TemporaryDirectory()
+        self.store = SqliteStore(
+            Path(self.folder.name) / "s", self.policy, synchronous=Synchronous.NORMAL
+        )
+        self.boxes = self.store.mailboxes
+        self.model.clear()
+        self.ids = {name: self.make(name) for name in ("ann", "bob")}
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.store.close()
+            with SqliteStore(self.store.path, self.policy) as again:
+                self.boxes = again.mailboxes
+                self.stands()
+            findings = check(self.store.path)
+            assert not findings.faults
+            self.folder.cleanup()
+        super().teardown()
+
+    @invariant()
+    def stands(self) -> None:
+        for account_id in getattr(self, "ids", {}).values():
+            box = self.model.get(account_id)
+            if box is None:
+                with pytest.raises(NoSuchUser):
+                    self.boxes.standing(account_id)
+            else:
+                assert self.boxes.standing(account_id) == Standing(box.position, box.unread)
+                kept = self.boxes.read(account_id, 0, 1000, 10**9).messages
+                assert [(m.seq, m.body) for m in kept] == [(m.seq, m.body) for m in box.mail]
+
+
+class SqliteAccountSteps(AccountSteps):
+    """The same steps, with listings in chunks of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch.setattr(sqlite_accounts, "_CHUNK", 4)
+        self.folder = tempfile.TemporaryDirectory()
+        self.store = SqliteStore(Path(self.folder.name) / "s", synchronous=Synchronous.NORMAL)
+        self.accounts = self.store.accounts
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.folder.cleanup()
+        super().teardown()
+
+    @invariant()
+    def agrees(self) -> None:
+        for name in NAMES:
+            found = self.accounts.find(name)
+            assert (found.account_id if found else None) == self.ids.get(name)
+        for token, owner in self.sessions.items():
+            record = self.accounts.find_session(token)
+            assert record is not None
+            assert record.account_id == owner
+
+
+few = settings(max_examples=12, stateful_step_count=25, deadline=None)
+
+TestSqliteMailboxes = SqliteMailboxSteps.TestCase
+TestSqliteMailboxes.settings = few
+TestSqliteAccounts = SqliteAccountSteps.TestCase
+TestSqliteAccounts.settings = few

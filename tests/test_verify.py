@@ -1,0 +1,445 @@
+"""`twinline verify`: what it prints and leaves behind, and that it convicts stores that cheat."""
+
+import json
+import signal
+import threading
+from bisect import insort
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cli_server import CommandLine, ended, running_server
+from click.testing import CliRunner
+from servers import Site
+from waiting import wait_until
+
+from twinline.cli import verify as verify_module
+from twinline.cli.main import main
+from twinline.cli.verify_messages import body_of, id_of, outcome_of
+from twinline.cli.verify_workload import Workload, WorkloadSettings
+from twinline.core.errors import (
+    InternalError,
+    MailboxFull,
+    NoSuchUser,
+    RateLimited,
+    SessionExpired,
+    StoreUnavailable,
+    TwinlineError,
+)
+from twinline.core.protocol import Message
+from twinline.core.settings import ServiceSettings
+from twinline.core.store import Draft, MailboxPolicy, Receipt, SessionRecord
+from twinline.stores.history import Outcome, Recorder, read_history
+from twinline.stores.history_checker import Checker
+from twinline.stores.history_verdict import Judgement, Rule, Verdict
+from twinline.stores.memory import MemoryStore
+from twinline.stores.memory_accounts import MemoryAccounts
+from twinline.stores.memory_mailboxes import MemoryMailboxes
+from twinline.transports.client import Client
+from twinline.transports.client_errors import ConnectionLost, NotConnected, TimedOut
+
+SETTINGS = WorkloadSettings(senders=4, mailboxes=2, rate=0, settle_seconds=15)
+SENDS = 300
+
+
+# -- stores that cheat ------------------------------------------------------------------
+
+
+class Cheat(MemoryMailboxes):
+    """Mailboxes that count their appends; what is wrong is a subclass's."""
+
+    def __init__(self) -> None:
+        super().__init__(MailboxPolicy())
+        self._counting = threading.Lock()
+        self._count = 0
+
+    def number(self) -> int:
+        with self._counting:
+            self._count += 1
+            return self._count
+
+
+class Drops(Cheat):
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        if self.number() % 1000 == 0:
+            return Receipt(draft.message_id, draft.sent_at)
+        return super().append(account_id, draft)
+
+
+class AcksBeforeCommit(Cheat):
+    """Commits eight at a time; the process once dies before a commit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._batch: list[tuple[str | None, Draft]] = []  # guarded by _counting
+
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        number = self.number()
+        with self._counting:
+            self._batch.append((account_id, draft))
+            batch = []
+            if len(self._batch) == 8 or number > SENDS // 2:
+                batch, self._batch = self._batch, []
+        if number != SENDS // 2 + 1:
+            for entry in batch:
+                super().append(*entry)
+        return Receipt(draft.message_id, draft.sent_at)
+
+
+class Swaps(Cheat):
+    """Once holds a message back until the same sender's next one to that mailbox."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: tuple[str | None, Draft] | None = None  # guarded by _counting
+
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        number = self.number()
+        with self._counting:
+            if number == 100:
+                self._held = (account_id, draft)
+                return Receipt(draft.message_id, draft.sent_at)
+            held = self._held
+            due = held is not None and (held[0], held[1].sender) == (account_id, draft.sender)
+            if due:
+                self._held = None
+        receipt = super().append(account_id, draft)
+        if due and held is not None:
+            super().append(*held)
+        return receipt
+
+
+class TakesSeqsEarly(Cheat):
+    """Once gives a message its seq, and commits it after others that have higher ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._late: tuple[str | None, Draft, int, int] | None = None  # guarded by _counting
+
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        number = self.number()
+        with self._counting:
+            if number == 100:
+                assert account_id is not None
+                box = self._boxes[account_id]
+                box.last += 1
+                self._late = (account_id, draft, box.last, number + 100)
+                return Receipt(draft.message_id, draft.sent_at)
+            late = self._late
+            due = late is not None and number >= late[3]
+            if due:
+                self._late = None
+        if due and late is not None and late[0] is not None:
+            box = self._boxes[late[0]]
+            box._messages[late[2]] = late[1]
+            insort(box._seqs, late[2])
+        return super().append(account_id, draft)
+
+
+class Changes(Cheat):
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        if self.number() == 100:
+            draft = draft._replace(body=draft.body[:-1] + "?")
+        return super().append(account_id, draft)
+
+
+class Cuts(Cheat):
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        return super().append(account_id, draft._replace(body=draft.body[: len(draft.body) // 2]))
+
+
+class ForgetsSendIds(Cheat):
+    """Once stores a message, and says that nobody knows."""
+
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        receipt = super().append(account_id, draft._replace(send_id=None))
+        if self.number() == 100:
+            raise StoreUnavailable
+        return receipt
+
+
+def cheating(mailboxes: MemoryMailboxes) -> MemoryStore:
+    store = MemoryStore()
+    store.mailboxes = mailboxes
+    return store
+
+
+def judged(store: MemoryStore, sends: int) -> Judgement:
+    """Run the workload over a store until so many sends were acknowledged."""
+    checker = Checker()
+    enough = threading.Event()
+
+    class Count:
+        done = 0
+
+        def feed(self, event: object) -> None:
+            self.done += getattr(event, "outcome", None) is Outcome.OK
+            if self.done >= 2 * sends:  # an acknowledgement and a receipt each
+                enough.set()
+
+    with Site(store=store) as site:
+        workload = Workload(site.endpoint, Recorder([checker, Count()]), SETTINGS)
+        try:
+            workload.open()
+            workload.start()
+            assert enough.wait(30)
+            workload.finish()
+        finally:
+            workload.close()
+    return checker.judge()
+
+
+@pytest.mark.parametrize(
+    ("kind", "sends", "rules"),
+    [
+        (Drops, 1050, {Rule.LOST}),
+        (AcksBeforeCommit, SENDS, {Rule.LOST}),
+        (Swaps, SENDS, {Rule.REORDERED}),
+        (TakesSeqsEarly, SENDS, {Rule.LOST, Rule.SKIPPED}),
+        (Changes, SENDS, {Rule.LOST, Rule.UNEXPECTED}),
+        (Cuts, SENDS, {Rule.LOST, Rule.UNEXPECTED}),
+        (ForgetsSendIds, SENDS, {Rule.DUPLICATES}),
+    ],
+)
+def test_a_store_that_cheats_is_convicted(kind: type[Cheat], sends: int, rules: set[Rule]) -> None:
+    judgement = judged(cheating(kind()), sends)
+    assert judgement.violations.keys() == rules, judgement
+    assert judgement.verdict is Verdict.VIOLATED
+
+
+def test_a_store_that_does_not_is_not() -> None:
+    judgement = judged(cheating(Cheat()), SENDS)
+    assert judgement.violations == {}
+    assert judgement.verdict is Verdict.OK
+    assert judgement.delivered == judgement.acknowledged == judgement.attempted >= SENDS
+
+
+# -- the workload -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (MailboxFull(), Outcome.FAIL),
+        (NoSuchUser(), Outcome.FAIL),
+        (NotConnected("nobody there"), Outcome.FAIL),
+        (ConnectionLost("cut"), Outcome.INFO),
+        (TimedOut("no reply"), Outcome.INFO),
+        (StoreUnavailable(), Outcome.INFO),
+        (InternalError(), Outcome.INFO),
+        (RateLimited(), Outcome.INFO),
+        (SessionExpired(), Outcome.INFO),
+    ],
+)
+def test_what_nobody_knows_is_info_and_never_fail(error: TwinlineError, outcome: Outcome) -> None:
+    assert outcome_of(error) is outcome
+
+
+def test_a_message_that_was_changed_is_nobodys() -> None:
+    message = Message(seq=1, message_id="0" * 24, sender="s0", body=body_of("s0-7", 64), sent_at=1)
+    assert id_of(message, 64) == "s0-7"
+    bodies = [message.body + "!", message.body + "7", message.body[:-1], "s0-7 ", "hello", ""]
+    for change in ({"sender": "s1"}, *({"body": body} for body in bodies)):
+        assert id_of(message.model_copy(update=change), 64).startswith("changed: ")
+
+
+class Stumbles(MemoryAccounts):
+    """Makes an account and cannot open a session for it, three times."""
+
+    refusals = 3
+
+    def open_session(
+        self, session: SessionRecord, *, verified: str | None = None, most: int | None = None
+    ) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise StoreUnavailable
+        super().open_session(session, verified=verified, most=most)
+
+
+def test_an_account_that_was_half_made_is_used() -> None:
+    store = MemoryStore()
+    store.accounts = Stumbles()
+    with Site(store=store) as site:
+        workload = Workload(site.endpoint, Recorder(), SETTINGS)
+        try:
+            workload.open()
+        finally:
+            workload.close()
+        assert store.accounts.refusals == 0
+        with Client(site.endpoint) as client:
+            client.create_account("ann", "correct horse")
+            assert list(client.accounts()) == ["ann"]
+
+
+def test_it_survives_a_server_that_is_restarted() -> None:
+    checker = Checker()
+    with Site() as site:
+        workload = Workload(site.endpoint, Recorder([checker]), replace(SETTINGS, rate=200))
+        try:
+            workload.open()
+            workload.start()
+            for _ in range(3):
+                goal = workload.acknowledged + 20
+                wait_acknowledged(workload, goal)
+                site.stop()
+                site.start()
+            workload.finish()
+        finally:
+            workload.close()
+    judgement = checker.judge()
+    assert judgement.violations == {}
+    assert judgement.verdict is Verdict.OK
+
+
+def test_a_server_that_forgets_everything_is_not_acquitted() -> None:
+    checker = Checker()
+    with Site() as site:
+        workload = Workload(site.endpoint, Recorder([checker]), replace(SETTINGS, rate=500))
+        try:
+            workload.open()
+            workload.start()
+            wait_acknowledged(workload, 50)
+            site.stop(lose_store=True)
+            site.start()
+            workload.finish()
+        finally:
+            workload.close()
+    judgement = checker.judge()
+    # What was acknowledged and not received by then is lost; where all was, nobody can tell.
+    lost = judgement.count(Rule.LOST) > 0
+    assert judgement.verdict is (Verdict.VIOLATED if lost else Verdict.UNKNOWN)
+    assert judgement.unread == SETTINGS.mailboxes
+
+
+def test_a_server_that_does_not_come_back_is_not_acquitted() -> None:
+    checker = Checker()
+    with Site() as site:
+        settings = replace(SETTINGS, rate=500, settle_seconds=1)
+        workload = Workload(site.endpoint, Recorder([checker]), settings)
+        try:
+            workload.open()
+            workload.start()
+            wait_acknowledged(workload, 50)
+            site.stop()
+            workload.finish()
+        finally:
+            left = workload.close()
+    assert left == SETTINGS.senders + SETTINGS.mailboxes  # and the command says so
+    assert checker.judge().verdict is Verdict.UNKNOWN
+
+
+def test_a_limited_rate_is_told_once_and_kept_to(capsys: pytest.CaptureFixture[str]) -> None:
+    recorder = Recorder([checker := Checker()])
+    with Site(settings=ServiceSettings(sends_per_second=1)) as site:
+        workload = Workload(site.endpoint, recorder, replace(SETTINGS, rate=0))
+        try:
+            workload.open()
+            workload.start()
+            wait_until(lambda: "limits the rate" in capsys.readouterr().err, "it is said")
+            workload.finish()
+        finally:
+            workload.close()
+    events = recorder.take()
+    assert checker.judge().verdict is Verdict.OK
+    assert len([event for event in events if event.note == "RateLimited"]) <= 3 * SETTINGS.senders
+    assert "limits the rate" not in capsys.readouterr().err
+
+
+def wait_acknowledged(workload: Workload, goal: int) -> None:
+    wait_until(lambda: workload.acknowledged >= goal, f"{goal} sends", 20)
+
+
+# -- the command ------------------------------------------------------------------------
+
+
+def test_the_verdict_on_a_private_server(tmp_path: Path) -> None:
+    user = CommandLine(tmp_path, "tcp://127.0.0.1:1")  # where nobody listens
+    result = user.run("verify", "--duration", "0.3", "--senders", "2", "--mailboxes", "1")
+    assert result.stdout.splitlines()[-1] == "verdict: ok"
+    assert "lost              0" in result.stdout
+    assert "with 95 % confidence" in result.stdout
+
+
+def test_the_verdict_on_a_named_server_and_what_is_kept_of_it(tmp_path: Path) -> None:
+    history = tmp_path / "history"
+    with running_server() as endpoint:
+        user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+        (verdict,) = user.json(
+            *("verify", "--duration", "0.3", "--connect", str(endpoint)),
+            *("--senders", "2", "--mailboxes", "1", "--history", str(history)),
+        )
+        with Client(endpoint) as client:
+            client.create_account("ann", "correct horse")
+            assert list(client.accounts()) == ["ann"]  # its own are gone
+    assert verdict["verdict"] == "ok"
+    assert verdict["acknowledged"] == verdict["delivered"] > 0
+    lost = verdict["findings"]["lost"]
+    assert (lost["count"], lost["cases"]) == (0, verdict["acknowledged"])
+    assert lost["below_95"] == pytest.approx(3 / verdict["acknowledged"])
+    with history.open(encoding="utf-8") as lines:
+        again = Checker.over(read_history(lines)).judge()
+    assert again.delivered == verdict["delivered"]
+    assert again.verdict is Verdict.OK
+
+
+class Refuses(Cheat):
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        raise MailboxFull
+
+
+class DropsAll(Cheat):
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        if self.number() == 1:
+            return super().append(account_id, draft)
+        return Receipt(draft.message_id, draft.sent_at)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "verdict"), [(DropsAll, 1, "violated"), (Refuses, 5, "unknown")]
+)
+def test_the_exit_code_tells_the_verdict(
+    kind: type[Cheat], code: int, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_module, "open_store", lambda _url: cheating(kind()))
+    user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    arguments = ("--duration", "0.3", "--senders", "1", "--mailboxes", "1")
+    result = CliRunner().invoke(main, ["verify", *arguments], env=user.environment)
+    assert result.exit_code == code, result.output
+    assert result.stdout.splitlines()[-1] == f"verdict: {verdict}"
+    if code == 1:
+        assert json.dumps(result.stdout).count("-s0-") == 5  # some of them are named
+
+
+def test_a_server_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    user.run("verify", "--connect", "tcp://127.0.0.1:1", code=4)
+
+
+def test_a_store_that_is_none_is_told(tmp_path: Path) -> None:
+    user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    assert "there is no store" in user.run("verify", "--store", "nothing:", code=2).stderr
+
+
+def test_connect_and_store_exclude_each_other(tmp_path: Path) -> None:
+    user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    result = user.run("verify", "--connect", "tcp://127.0.0.1:1", "--store", "memory:", code=2)
+    assert "not both" in result.stderr
+
+
+def test_ctrl_c_ends_the_sending_and_the_verdict_follows(tmp_path: Path) -> None:
+    history = tmp_path / "run.jsonl"
+    twinline = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    with ended(twinline.start("verify", "--duration", "600", "--history", str(history))) as run:
+        acknowledged = '"op":"send","outcome":"ok"'
+        wait_until(
+            lambda: history.exists() and acknowledged in history.read_text(encoding="utf-8"),
+            "something is acknowledged",
+            seconds=20,
+        )
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=40)
+    assert run.returncode == 0, err
+    assert "no more is sent" in err
+    assert out.splitlines()[-1] == "verdict: ok"
+    assert "Traceback" not in err
