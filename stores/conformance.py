@@ -1,0 +1,170 @@
+"""The store kit: sees whether a `Store` keeps the contract, and says in words where not.
+
+::
+
+    from twinline.stores.conformance import check_store
+
+    print(check_store(lambda policy: MyStore(policy)))
+
+It needs no test framework. These are the rules; the contract is `twinline.core.store`.
+
+Accounts and their names (`conformance_accounts`):
+
+1. An account is found by its name, every field as it was; under any other name is none.
+2. A name that is in use is UsernameTaken, and nothing changes.
+3. An account id that is in use is ValueError, and nothing changes.
+4. A name is free when it is neither in use nor reserved; a reserved one stays taken.
+5. Pages of usernames are by code point, beyond `after`, of `limit` at most, and tell `more`.
+6. A password hash is replaced only instead of the one that is named; else it stays.
+7. Of all who withdraw an account one is told True; it is gone, and no other is.
+
+Sessions (`conformance_sessions`):
+
+8. A session is found by its token's hash, every field as it was; no other hash finds one.
+9. A session that needs a verified hash opens only while that is the account's hash.
+10. Beyond the most sessions of an account, the one that was used longest ago ends.
+11. Touching a session notes its use to within an hour, and opens none that is gone.
+12. Closing a session ends it and wakes all who wait on it, and nobody else.
+13. Closing all other sessions of an account keeps the one that is named, and wakes the rest.
+14. Withdrawing an account ends all its sessions, wakes who waits on them, and lets none open.
+
+A mailbox, its seqs, and its one owner (`conformance_mailboxes`):
+
+15. A new mailbox is empty, at position 0; an id that has one is ValueError, and it stays.
+16. A message is kept exactly as it was sent, and its sender gets its id and time.
+17. Each mailbox counts its messages by itself: 1, 2, 3 and so on, without a gap.
+18. A seq is never used twice, whatever was deleted, acked or trimmed before.
+19. Every call about a mailbox that is not there is NoSuchUser; before or after its life.
+20. The two halves share nothing: a mailbox needs no account, and outlives one.
+21. A new account of an old name sees nothing of the old one's mail, and gets none of it.
+
+Pages, positions, and what is deleted (`conformance_reading`):
+
+22. read() gives the first messages beyond a seq, within both limits, and tells `more`.
+23. history() gives the last messages below a seq, within both limits, and tells `more`.
+24. An ack moves the position forward, never back, and not beyond the last seq.
+25. Deleting tells how many there were, and takes those from every view, and no others.
+26. A call that is refused changes nothing.
+
+Repeated sends, full mailboxes, and history (`conformance_sending`):
+
+27. A repeat of a sender's send_id and content gets the first receipt, and stores nothing.
+28. A sender's send_id that stands for another recipient or body is SendIdConflict.
+29. A send_id counts as long as the policy says; one that was refused does not count at all.
+30. A mailbox with the policy's number of unacked messages is full; acking makes room.
+31. Of the acked messages a mailbox keeps the newest, as many as the policy says.
+32. An acked message is in the history for the policy's days after its ack, and no longer.
+33. What is not acked is kept, whatever its age and however much there is.
+
+Whom mail wakes, and how (`conformance_waking`):
+
+34. A message wakes all who watch its mailbox, every time, and nobody else.
+35. Dropping a mailbox wakes all who watch it, and nobody else.
+36. Who has unsubscribed is not woken; unsubscribing ends one subscription, twice is harmless.
+37. A wake is called with no lock held: another thread can use the store meanwhile.
+
+Calls at once (`conformance_account_races`, `conformance_mail_races`):
+
+38. Of those who create one name at once exactly one gets it, the rest UsernameTaken.
+39. Of those who withdraw an account or replace its hash at once exactly one is told True.
+40. No session outlives an account that is withdrawn while it opens.
+41. Sessions that open at once never leave more than the most of them.
+42. Messages at once get seqs without gap or repeat, each sender's in the order it sent them.
+43. What a reader sees is a prefix: no seq appears behind one that it has read; no wake is lost.
+44. Of one send_id sent many times at once one message is stored, and all get its receipt.
+45. A mailbox never holds more than its quota, whoever sends at once.
+46. A message to a mailbox that is dropped meanwhile is stored or refused, and is gone then.
+47. Who subscribes and then looks misses nothing: the look shows it, or the wake comes.
+48. Acks, deletes and messages at once keep the position, the count and the mail together.
+
+What is still there when the store is opened again (`conformance_durable`):
+
+49. Accounts and reserved names survive a reopening; what was withdrawn stays withdrawn.
+50. Sessions survive a reopening, and can be ended after it; those that ended stay so.
+51. Mail, positions and history survive a reopening; what was dropped stays gone.
+52. A seq is not used again after a reopening, even if its message is gone.
+53. Send_ids survive a reopening: a repeat still gets the first receipt.
+"""
+
+from collections.abc import Collection
+from typing import Final
+
+from twinline.core.conformance import (
+    ConformanceError,
+    ConformanceReport,
+    Failure,
+    Progress,
+    Rule,
+    check_rules,
+    chosen,
+)
+from twinline.stores import (
+    conformance_account_races,
+    conformance_accounts,
+    conformance_durable,
+    conformance_mail_races,
+    conformance_mailboxes,
+    conformance_reading,
+    conformance_sending,
+    conformance_sessions,
+    conformance_waking,
+)
+from twinline.stores.conformance_bench import OpenStore, Reopen, StoreBench
+
+__all__ = ["RULES", "ConformanceError", "ConformanceReport", "Failure", "check_store"]
+
+RULES: Final[tuple[Rule[StoreBench], ...]] = (
+    *conformance_accounts.RULES,
+    *conformance_sessions.RULES,
+    *conformance_mailboxes.RULES,
+    *conformance_reading.RULES,
+    *conformance_sending.RULES,
+    *conformance_waking.RULES,
+    *conformance_account_races.RULES,
+    *conformance_mail_races.RULES,
+    *conformance_durable.RULES,
+)
+"""The rules, by number."""
+_PATIENCE_SECONDS: Final = 30.0  # for one rule; it takes one or two
+
+
+def check_store(
+    open_store: OpenStore,
+    *,
+    reopen: Reopen | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    wake_seconds: float = 5.0,
+    slow: bool = False,
+    only: Collection[str] | str = (),
+) -> ConformanceReport:
+    """Check every rule, and tell all that do not hold.
+
+    Args:
+        open_store: opens a store under a policy. It is called many times, and each store must
+            be new: with nothing in it, in a place of its own. The kit closes them all.
+        reopen: closes a store that `open_store` made and opens what it kept again, under the
+            same policy. Without it, what survives is not checked.
+        seed: of the ids that are used; the same one gives the same ids.
+        progress: told before each rule how many are done, how many there are, and its sentence.
+        wake_seconds: how long to wait for a wake that should come; raise it where stores are far.
+        slow: try every race many more times.
+        only: the names of the rules to check, for work on one of them; none means all.
+
+    Returns:
+        What was checked.
+
+    Raises:
+        ValueError: ``only`` names a rule that there is not.
+        ConformanceError: at least one rule does not hold.
+    """
+    patience = _PATIENCE_SECONDS * (10 if slow else 1)
+
+    def bench(rule: Rule[StoreBench]) -> StoreBench:
+        return StoreBench(
+            open_store, reopen, f"{seed}/{rule.number}", wake_seconds=wake_seconds, slow=slow
+        )
+
+    return check_rules(
+        "the store", chosen(RULES, only), bench, progress=progress, patience=patience
+    )

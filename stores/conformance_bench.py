@@ -1,0 +1,249 @@
+"""What the store kit's rules work on: empty stores, things to put into them, bells and races."""
+
+import itertools
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
+from queue import Empty, SimpleQueue
+from random import Random
+from typing import Any, Final
+
+from twinline.core.conformance import Checks, NotChecked, failure
+from twinline.core.protocol import Message
+from twinline.core.store import (
+    Account,
+    Draft,
+    Mailboxes,
+    MailboxPolicy,
+    MailPage,
+    SessionRecord,
+    Store,
+)
+
+OpenStore = Callable[[MailboxPolicy], Store]
+"""Opens a new store with nothing in it."""
+Reopen = Callable[[Store], Store]
+"""Closes a store and opens what it kept again."""
+NOW: Final = 1_767_225_600_000
+HOUR: Final = 60 * 60 * 1000
+DAY: Final = 24 * HOUR
+ALL: Final = 10**6
+"""More messages and more bytes than any rule stores."""
+_START_SECONDS: Final = 5.0
+_STALE_SECONDS: Final = 1.5  # a store that several servers share may be a second behind
+_SETTLE_SECONDS: Final = 0.02
+_RACE_SECONDS: Final = 25.0
+
+
+class StoreBench:
+    """One rule's bench.
+
+    Attributes:
+        rounds: how often to try a race.
+        wake_seconds: how long to wait for a wake.
+    """
+
+    def __init__(
+        self,
+        open_store: OpenStore,
+        reopen: Reopen | None,
+        seed: str,
+        *,
+        wake_seconds: float,
+        slow: bool,
+    ) -> None:
+        self.rounds = 300 if slow else 15
+        self.wake_seconds = wake_seconds
+        self._stale_seconds = _STALE_SECONDS
+        self._open_store = open_store
+        self._reopen = reopen
+        self._seed = seed
+        self._random = Random(seed)  # noqa: S311 - it only puts threads in order
+        self._ids = itertools.count(1)
+        self._open: list[Store] = []
+
+    def store(self, **policy: float) -> Store:
+        """Return a new store with nothing in it."""
+        store = self._open_store(MailboxPolicy.model_validate(policy))
+        self._open.append(store)
+        return store
+
+    def reopened(self, store: Store) -> Store:
+        """Close a store and return what comes back of it.
+
+        Raises:
+            NotChecked: the kit was not told how.
+        """
+        if self._reopen is None:
+            raise NotChecked("it was not told how to reopen the store")
+        self._open.remove(store)
+        store = self._reopen(store)
+        self._open.append(store)
+        return store
+
+    def close(self) -> None:
+        """Close every store that the rule opened."""
+        while self._open:
+            self._open.pop().close()
+
+    def bell(self) -> "Bell":
+        """Return a wake that tells whether it was called."""
+        return Bell(self)
+
+    def settled(self, look: Callable[[], Any], expected: object) -> Any:
+        """Return what is seen once it is as expected, or after more than a second what there is.
+
+        For what a store may answer from memory that is a second old.
+        """
+        until = time.monotonic() + self._stale_seconds
+        while (seen := look()) != expected:
+            if time.monotonic() >= until:
+                self._stale_seconds = 0.0  # it was waited for in vain once: that tells enough
+                break
+            time.sleep(0.02)
+        return seen
+
+    def race(self, checks: Checks, *steps: Callable[[], object]) -> list[Any]:
+        """Run steps at once, each in its thread; return what each returned or raised."""
+        interval = sys.getswitchinterval()
+        # Not before every thread has started: a tracer cannot be installed in two threads at once.
+        barrier = threading.Barrier(len(steps), action=lambda: sys.setswitchinterval(1e-5))
+        results: list[Any] = [None] * len(steps)
+
+        def run(index: int) -> None:
+            try:
+                barrier.wait(_START_SECONDS)
+                results[index] = steps[index]()
+            except BaseException as error:  # noqa: BLE001 - it is the result
+                results[index] = error
+
+        threads = [
+            threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(steps))
+        ]
+        # Whoever comes to the barrier last is the first to go on: let that be another each time.
+        for thread in self._random.sample(threads, len(threads)):
+            thread.start()
+        until = time.monotonic() + _RACE_SECONDS
+        try:
+            for thread in threads:
+                thread.join(max(0.0, until - time.monotonic()))
+        finally:
+            sys.setswitchinterval(interval)
+        if any(thread.is_alive() for thread in threads):
+            checks.give_up(f"calls at once are not done within {_RACE_SECONDS:g} s")
+        return results
+
+    def id(self) -> str:
+        """Return an account id that was not used before."""
+        return uuid.uuid5(uuid.NAMESPACE_OID, f"{self._seed}/{next(self._ids)}").hex
+
+    def account(self, username: str, account_id: str | None = None) -> Account:
+        """Return an account with all that the rules of accounts put into one."""
+        return Account(account_id or self.id(), username, password_hash("first"), NOW)
+
+    def session(self, account: Account, used_at: int = NOW) -> SessionRecord:
+        """Return a session with a token hash that was not used before."""
+        token = sha256(self.id().encode()).digest()
+        return SessionRecord(token, account.account_id, account.username, NOW, used_at)
+
+    def draft(
+        self,
+        body: str = "hello",
+        *,
+        sender: str = "ann",
+        to: str = "bob",
+        sent_at: int = NOW,
+        send_id: str | None = None,
+    ) -> Draft:
+        """Return a message; its sender's account id is made of the name."""
+        message_id = f"{next(self._ids):024x}"
+        sender_id = uuid.uuid5(uuid.NAMESPACE_OID, sender).hex
+        return Draft(message_id, sender_id, sender, to, body, sent_at, send_id)
+
+    def mailbox(self, store: Store, messages: int = 0) -> str:
+        """Make a mailbox with some messages, m1, m2 and so on, and return its account id."""
+        account_id = self.id()
+        store.mailboxes.create(account_id)
+        for number in range(1, messages + 1):
+            store.mailboxes.append(account_id, self.draft(f"m{number}"))
+        return account_id
+
+
+def password_hash(word: str) -> str:
+    """Return what the hash of a password looks like."""
+    digest = sha256(word.encode()).hexdigest()[:43]
+    return f"$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHRzb21lc2FsdA${digest}"
+
+
+# -- looking -----------------------------------------------------------------------------
+
+
+def seqs(page: MailPage) -> list[int]:
+    """Return the seqs of a page."""
+    return [message.seq for message in page.messages]
+
+
+def everything(boxes: Mailboxes, account_id: str) -> object:
+    """Return all that can be seen of a mailbox, to compare before with after."""
+    return (
+        boxes.standing(account_id),
+        boxes.read(account_id, 0, ALL, ALL),
+        boxes.history(account_id, None, ALL, ALL, NOW),
+    )
+
+
+def arrived(draft: Draft, seq: int) -> Message:
+    """Return the message that a draft becomes."""
+    return Message(
+        seq=seq,
+        message_id=draft.message_id,
+        sender=draft.sender,
+        body=draft.body,
+        sent_at=draft.sent_at,
+    )
+
+
+# -- waking ------------------------------------------------------------------------------
+
+
+class Bell:
+    """A wake that tells whether it was called."""
+
+    def __init__(self, bench: StoreBench) -> None:
+        self._bench = bench
+        self._rings: SimpleQueue[None] = SimpleQueue()
+
+    def ring(self) -> None:
+        """Be the wake: never block, never raise."""
+        self._rings.put(None)
+
+    def rang(self) -> bool:
+        """Return whether the wake was called since the last look; wait a few seconds for it."""
+        if self._taken(self._bench.wake_seconds):
+            return True
+        self._bench.wake_seconds = _SETTLE_SECONDS  # one that was waited for in vain tells enough
+        return False
+
+    def quiet(self) -> bool:
+        """Return whether the wake was not called since the last look, nor is in a moment."""
+        return not self._taken(_SETTLE_SECONDS)
+
+    def _taken(self, seconds: float) -> bool:
+        try:
+            self._rings.get(timeout=seconds)
+        except Empty:
+            return False
+        # It may be called more than once for one thing, and that again is one.
+        while not self._rings.empty():
+            self._rings.get_nowait()
+        return True
+
+
+def outcomes(checks: Checks, results: Iterable[Any], known: Sequence[type], what: str) -> None:
+    """Note evidence for each exception that none of those known."""
+    for result in results:
+        if isinstance(result, BaseException):
+            checks.that(isinstance(result, tuple(known)), f"{what}: {failure(result)}")

@@ -1,0 +1,148 @@
+"""Rules 49 to 53 of the store kit: what is still there when the store is opened again."""
+
+from typing import Final
+
+from twinline.core.conformance import Checks, rule
+from twinline.core.errors import MailboxFull, NoSuchUser, SendIdConflict, UsernameTaken
+from twinline.core.names import NamePattern
+from twinline.core.store import Receipt, Standing
+from twinline.stores.conformance_bench import (
+    ALL,
+    DAY,
+    HOUR,
+    NOW,
+    StoreBench,
+    everything,
+    password_hash,
+    seqs,
+)
+
+
+@rule(49, "Accounts and reserved names survive a reopening; what was withdrawn stays withdrawn.")
+def accounts_survive(checks: Checks, bench: StoreBench) -> None:
+    """Create, change and withdraw accounts, and reopen twice."""
+    store = bench.store()
+    ann, bob, carl, dora = (bench.account(name) for name in ("ann", "bob", "carl", "dora"))
+    for account in (ann, bob, carl, dora):
+        store.accounts.create(account)
+    new = password_hash("second")
+    store.accounts.set_password_hash(ann.account_id, new, instead_of=ann.password_hash)
+    store.accounts.withdraw(carl.account_id, keep_name=True)
+    store.accounts.withdraw(dora.account_id, keep_name=False)
+    for _ in range(2):
+        store = bench.reopened(store)
+        found = store.accounts.find("ann")
+        checks.equal(found and found.password_hash, new, "the hash that was replaced")
+        checks.equal(store.accounts.find("bob"), bob, "an account that was created")
+        names = store.accounts.page(NamePattern("*"), None, 9).usernames
+        checks.equal(names, ("ann", "bob"), "the list of names")
+        free = [store.accounts.is_free(name) for name in ("ann", "carl", "dora")]
+        checks.equal(free, [False, False, True], "whether used, reserved and freed names are free")
+    again = bench.account("carl")
+    checks.raises(UsernameTaken, lambda: store.accounts.create(again), "creating a reserved name")
+    twice = bench.account("erin", bob.account_id)
+    checks.raises(ValueError, lambda: store.accounts.create(twice), "an account id in use")
+
+
+@rule(50, "Sessions survive a reopening, and can be ended after it; those that ended stay so.")
+def sessions_survive(checks: Checks, bench: StoreBench) -> None:
+    """Open, touch and close sessions, reopen, and end what is left."""
+    store = bench.store()
+    ann = bench.account("ann")
+    store.accounts.create(ann)
+    kept, closed, touched, last = (bench.session(ann, NOW + at) for at in range(4))
+    for session in (kept, closed, touched, last):
+        store.accounts.open_session(session)
+    store.accounts.close_session(closed.token_hash)
+    store.accounts.touch_session(touched.token_hash, NOW + 5 * HOUR)
+    store = bench.reopened(store)
+    checks.equal(store.accounts.find_session(kept.token_hash), kept, "a session that was open")
+    checks.equal(store.accounts.find_session(closed.token_hash), None, "a session that ended")
+    found = store.accounts.find_session(touched.token_hash)
+    used = found.used_at if found else 0
+    near = abs(used - NOW - 5 * HOUR) <= HOUR
+    checks.that(near, f"a session touched at {NOW + 5 * HOUR} was used at {used}")
+    bell = bench.bell()
+    store.accounts.on_session_end(kept.token_hash, bell.ring)
+    store.accounts.close_other_sessions(ann.account_id, last.token_hash)
+    checks.that(bell.rang(), "the end of a session that was opened before wakes nobody")
+    store = bench.reopened(store)
+    checks.equal(store.accounts.find_session(kept.token_hash), None, "a session that ended then")
+    checks.equal(store.accounts.find_session(last.token_hash), last, "the session that was kept")
+    store.accounts.withdraw(ann.account_id, keep_name=False)
+    store = bench.reopened(store)
+    gone = store.accounts.find_session(last.token_hash)
+    checks.equal(gone, None, "a session of an account that was withdrawn")
+
+
+@rule(51, "Mail, positions and history survive a reopening; what was dropped stays gone.")
+def mail_survives(checks: Checks, bench: StoreBench) -> None:
+    """Fill, ack, delete from and drop mailboxes, and compare all there is."""
+    store = bench.store(mailbox_messages=6, history_messages=3, history_days=1)
+    boxes = store.mailboxes
+    bob, empty, dropped = bench.mailbox(store), bench.mailbox(store), bench.mailbox(store, 2)
+    for body in ("a", "Grüße 👋", "\0\x1b[31m", "", "x" * 16_384, "last"):
+        boxes.append(bob, bench.draft(body))
+    boxes.ack(bob, 3, NOW)
+    boxes.delete(bob, [2])
+    boxes.drop(dropped)
+    before = [everything(boxes, one) for one in (bob, empty)]
+    for _ in range(2):
+        store = bench.reopened(store)
+        boxes = store.mailboxes
+        after = [everything(boxes, one) for one in (bob, empty)]
+        checks.equal(after, before, "what is in the mailboxes")
+        checks.raises(NoSuchUser, lambda: boxes.standing(dropped), "a mailbox that was dropped")  # noqa: B023 - called at once
+    checks.raises(ValueError, lambda: boxes.create(empty), "a mailbox under an id that has one")
+    history = boxes.history(bob, None, ALL, ALL, NOW + DAY + HOUR)
+    checks.equal(seqs(history), [4, 5, 6], "the history when its time is over")
+    for _ in range(3):
+        boxes.append(bob, bench.draft())
+    checks.raises(MailboxFull, lambda: boxes.append(bob, bench.draft()), "one more than the quota")
+    checks.equal(boxes.ack(bob, 9, NOW), Standing(9, 0), "the standing when all is acked")
+    checks.equal(seqs(boxes.read(bob, 0, ALL, ALL)), [7, 8, 9], "a history of three")
+
+
+@rule(52, "A seq is not used again after a reopening, even if its message is gone.")
+def seqs_survive(checks: Checks, bench: StoreBench) -> None:
+    """Take the last messages away, reopen, and send another."""
+    store = bench.store(history_messages=0)
+    deleted, acked, kept = (bench.mailbox(store, messages=3) for _ in range(3))
+    store.mailboxes.delete(deleted, [2, 3])
+    store.mailboxes.ack(acked, 3, NOW)
+    store = bench.reopened(store)
+    for account_id in (deleted, acked, kept):
+        store.mailboxes.append(account_id, bench.draft("next"))
+        page = store.mailboxes.read(account_id, 3, 9, ALL)
+        checks.equal(seqs(page), [4], "the seq of the message after 3 others")
+
+
+@rule(53, "Send_ids survive a reopening: a repeat still gets the first receipt.")
+def send_ids_survive(checks: Checks, bench: StoreBench) -> None:
+    """Repeat sends after reopening, one of them to a mailbox that is gone."""
+    store = bench.store(send_id_hours=3)
+    bob, gone = bench.mailbox(store), bench.mailbox(store)
+    receipt = store.mailboxes.append(bob, bench.draft("hi", send_id="x"))
+    other = store.mailboxes.append(gone, bench.draft("hi", to="gone", send_id="y"))
+    store.mailboxes.drop(gone)
+    store = bench.reopened(store)
+    boxes = store.mailboxes
+    again = bench.draft("hi", send_id="x", sent_at=NOW + HOUR)
+    checks.equal(boxes.append(bob, again), receipt, "the receipt of a repeat")
+    again = bench.draft("hi", to="gone", send_id="y", sent_at=NOW + HOUR)
+    checks.equal(boxes.append(None, again), other, "the receipt of a repeat to an account gone")
+    conflict = bench.draft("ho", send_id="x", sent_at=NOW + HOUR)
+    checks.raises(SendIdConflict, lambda: boxes.append(bob, conflict), "another content")
+    late = bench.draft("ho", send_id="x", sent_at=NOW + 3 * HOUR + 1_000)
+    expected = Receipt(late.message_id, late.sent_at)
+    checks.equal(boxes.append(bob, late), expected, "the receipt of a send when its time is over")
+    checks.equal(boxes.standing(bob), Standing(0, 2), "the standing then")
+
+
+RULES: Final = (
+    accounts_survive,
+    sessions_survive,
+    mail_survives,
+    seqs_survive,
+    send_ids_survive,
+)

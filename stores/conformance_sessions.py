@@ -1,0 +1,215 @@
+"""Rules 8 to 14 of the store kit: sessions, how they end, and who learns of it."""
+
+from dataclasses import replace
+from typing import Final
+
+from twinline.core.conformance import Checks, rule
+from twinline.core.errors import NoSuchUser
+from twinline.core.store import Account, Accounts, SessionRecord
+from twinline.stores.conformance_bench import (
+    HOUR,
+    NOW,
+    Bell,
+    StoreBench,
+    password_hash,
+)
+
+
+def _is_open(
+    checks: Checks, bench: StoreBench, accounts: Accounts, session: SessionRecord, when: str
+) -> None:
+    seen = bench.settled(lambda: accounts.find_session(session.token_hash), session)
+    checks.equal(seen, session, f"the session {when}")
+
+
+def _is_gone(
+    checks: Checks, bench: StoreBench, accounts: Accounts, session: SessionRecord, when: str
+) -> None:
+    seen = bench.settled(lambda: accounts.find_session(session.token_hash), None)
+    checks.equal(seen, None, f"the session {when}")
+
+
+def _opened(
+    accounts: Accounts, bench: StoreBench, account: Account, used_at: int = NOW
+) -> tuple[SessionRecord, Bell]:
+    """Open a session and subscribe to its end."""
+    session, bell = bench.session(account, used_at), bench.bell()
+    accounts.open_session(session)
+    accounts.on_session_end(session.token_hash, bell.ring)
+    return session, bell
+
+
+def _two_accounts(bench: StoreBench) -> tuple[Accounts, Account, Account]:
+    accounts = bench.store().accounts
+    ann, bob = bench.account("ann"), bench.account("bob")
+    accounts.create(ann)
+    accounts.create(bob)
+    return accounts, ann, bob
+
+
+@rule(8, "A session is found by its token's hash, every field as it was; no other hash finds one.")
+def sessions_are_found(checks: Checks, bench: StoreBench) -> None:
+    """Open sessions of two accounts; then use a hash again, and an account that is not there."""
+    accounts, ann, bob = _two_accounts(bench)
+    opened = [bench.session(ann), bench.session(ann, NOW + 5), bench.session(bob)]
+    for session in opened:
+        accounts.open_session(session)
+    for session in opened:
+        _is_open(checks, bench, accounts, session, "that was opened")
+    for other in (b"", b"\0" * 32, opened[0].token_hash[:-1], opened[0].token_hash + b"\0"):
+        checks.equal(accounts.find_session(other), None, "the session of another hash")
+    again = replace(bench.session(bob), token_hash=opened[0].token_hash)
+    checks.raises(ValueError, lambda: accounts.open_session(again), "a token hash that is in use")
+    _is_open(checks, bench, accounts, opened[0], "whose hash was used again")
+    stray = bench.session(bench.account("nobody"))
+    checks.raises(NoSuchUser, lambda: accounts.open_session(stray), "a session of no account")
+    _is_gone(checks, bench, accounts, stray, "of no account")
+
+
+@rule(9, "A session that needs a verified hash opens only while that is the account's hash.")
+def sessions_need_the_verified_hash(checks: Checks, bench: StoreBench) -> None:
+    """Open one with the old hash, when it is replaced, and one with the new."""
+    accounts, ann, _ = _two_accounts(bench)
+    old, new = ann.password_hash, password_hash("second")
+    early, late, right = (bench.session(ann) for _ in range(3))
+    accounts.open_session(early, verified=old)
+    _is_open(checks, bench, accounts, early, "opened with the hash that it was")
+    accounts.set_password_hash(ann.account_id, new, instead_of=old)
+    checks.raises(
+        NoSuchUser, lambda: accounts.open_session(late, verified=old), "a hash that is old"
+    )
+    _is_gone(checks, bench, accounts, late, "opened with an old hash")
+    accounts.open_session(right, verified=new)
+    _is_open(checks, bench, accounts, right, "opened with the new hash")
+
+
+@rule(10, "Beyond the most sessions of an account, the one that was used longest ago ends.")
+def the_oldest_session_makes_room(checks: Checks, bench: StoreBench) -> None:
+    """Open one session too many, when the first one was used last; then with a lower limit."""
+    accounts, ann, bob = _two_accounts(bench)
+    other, other_bell = _opened(accounts, bench, bob, NOW - 9 * HOUR)
+    first, first_bell = _opened(accounts, bench, ann, NOW)
+    second, second_bell = _opened(accounts, bench, ann, NOW + 3 * HOUR)
+    accounts.touch_session(first.token_hash, NOW + 6 * HOUR)
+    third = bench.session(ann, NOW + 6 * HOUR)
+    accounts.open_session(third, most=2)
+    _is_gone(checks, bench, accounts, second, "that was used longest ago")
+    checks.that(second_bell.rang(), "nobody who waits on the session that made room is woken")
+    checks.that(first_bell.quiet(), "who waits on a session that was used later is woken")
+    checks.that(accounts.find_session(first.token_hash), "a session that was used later ends")
+    _is_open(checks, bench, accounts, third, "that was opened last")
+    fourth = bench.session(ann, NOW + 7 * HOUR)
+    accounts.open_session(fourth, most=9)
+    checks.that(accounts.find_session(first.token_hash), "a session ends though there is room")
+    _is_open(checks, bench, accounts, other, "of another account")
+    checks.that(other_bell.quiet(), "who waits on another account's session is woken")
+
+
+@rule(11, "Touching a session notes its use to within an hour, and opens none that is gone.")
+def touching_notes_the_use(checks: Checks, bench: StoreBench) -> None:
+    """Touch a session some hours later, and one that ended."""
+    accounts, ann, _ = _two_accounts(bench)
+    session, bell = _opened(accounts, bench, ann)
+    used = NOW + 5 * HOUR
+    accounts.touch_session(session.token_hash, used)
+    seen = accounts.find_session(session.token_hash)
+    late = bench.settled(
+        lambda: (
+            (found := accounts.find_session(session.token_hash)) is not None
+            and abs(found.used_at - used) <= HOUR
+        ),
+        expected=True,
+    )
+    checks.that(late, f"touched at {used}, a session is {seen}")
+    if seen is not None:
+        checks.equal(replace(seen, used_at=NOW), session, "the rest of a session that was touched")
+    accounts.close_session(session.token_hash)
+    accounts.touch_session(session.token_hash, used)
+    _is_gone(checks, bench, accounts, session, "that was touched when it was gone")
+    accounts.touch_session(b"\1" * 32, used)
+    checks.that(bell.rang(), "the end of a session that was touched wakes nobody")
+
+
+@rule(12, "Closing a session ends it and wakes all who wait on it, and nobody else.")
+def closing_wakes_those_who_wait(checks: Checks, bench: StoreBench) -> None:
+    """Close one of two sessions, twice, with two subscriptions and one that was ended."""
+    accounts, ann, _ = _two_accounts(bench)
+    session, bell = _opened(accounts, bench, ann)
+    other, other_bell = _opened(accounts, bench, ann)
+    again, ended = bench.bell(), bench.bell()
+    accounts.on_session_end(session.token_hash, again.ring)
+    unsubscribe = accounts.on_session_end(session.token_hash, ended.ring)
+    unsubscribe()
+    unsubscribe()
+    accounts.close_session(session.token_hash)
+    _is_gone(checks, bench, accounts, session, "that was closed")
+    checks.that(bell.rang() and again.rang(), "closing does not wake all who wait on the session")
+    checks.that(ended.quiet(), "closing wakes who has unsubscribed")
+    checks.that(other_bell.quiet(), "closing wakes who waits on another session")
+    _is_open(checks, bench, accounts, other, "beside the one that was closed")
+    late = bench.bell()
+    accounts.on_session_end(session.token_hash, late.ring)()
+    accounts.on_session_end(session.token_hash, late.ring)
+    accounts.close_session(session.token_hash)
+    accounts.close_session(b"\1" * 32)
+    checks.that(late.quiet(), "a subscription to a session that is gone is called")
+
+
+@rule(
+    13, "Closing all other sessions of an account keeps the one that is named, and wakes the rest."
+)
+def closing_others_keeps_one(checks: Checks, bench: StoreBench) -> None:
+    """Close all but one of three, beside another account's."""
+    accounts, ann, bob = _two_accounts(bench)
+    kept, first, second = (_opened(accounts, bench, ann) for _ in range(3))
+    other = _opened(accounts, bench, bob)
+    accounts.close_other_sessions(ann.account_id, kept[0].token_hash)
+    for session, bell in (first, second):
+        _is_gone(checks, bench, accounts, session, "that is one of the others")
+        checks.that(bell.rang(), "closing the others does not wake who waits on one of them")
+    for session, bell in (kept, other):
+        _is_open(checks, bench, accounts, session, "that is none of the others")
+        checks.that(bell.quiet(), "closing the others wakes who waits on none of them")
+    accounts.close_other_sessions(bob.account_id, b"\1" * 32)
+    _is_gone(checks, bench, accounts, other[0], "of one who keeps none")
+    checks.that(other[1].rang(), "closing all sessions of an account does not wake who waits")
+
+
+@rule(
+    14, "Withdrawing an account ends all its sessions, wakes who waits on them, and lets none open."
+)
+def withdrawing_ends_sessions(checks: Checks, bench: StoreBench) -> None:
+    """Withdraw an account with sessions, beside another; then give its name to a new one."""
+    accounts, ann, bob = _two_accounts(bench)
+    gone = [_opened(accounts, bench, ann) for _ in range(3)]
+    other, other_bell = _opened(accounts, bench, bob)
+    accounts.withdraw(ann.account_id, keep_name=False)
+    for session, bell in gone:
+        _is_gone(checks, bench, accounts, session, "of an account that was withdrawn")
+        checks.that(bell.rang(), "withdrawing does not wake who waits on a session")
+    _is_open(checks, bench, accounts, other, "of another account")
+    checks.that(other_bell.quiet(), "withdrawing wakes who waits on another account's session")
+    late = bench.session(ann)
+    for verified in (None, ann.password_hash):
+        checks.raises(
+            NoSuchUser,
+            lambda: accounts.open_session(late, verified=verified),  # noqa: B023 - called at once
+            "a session of an account that was withdrawn",
+        )
+    accounts.create(bench.account("ann"))
+    for session, _ in gone:
+        _is_gone(
+            checks, bench, accounts, session, "of the old account, when its name is used again"
+        )
+    checks.raises(NoSuchUser, lambda: accounts.open_session(late), "a session of the old account")
+
+
+RULES: Final = (
+    sessions_are_found,
+    sessions_need_the_verified_hash,
+    the_oldest_session_makes_room,
+    touching_notes_the_use,
+    closing_wakes_those_who_wait,
+    closing_others_keeps_one,
+    withdrawing_ends_sessions,
+)

@@ -1,0 +1,137 @@
+"""Faults in the place of the methods of the in-memory store's accounts.
+
+Each gets the half that it is in, the method that it replaces, and the arguments.
+"""
+
+from seeded_faults_mailboxes import a_moment
+
+from twinline.core.errors import NoSuchUser, UsernameTaken
+from twinline.core.names import NamePattern
+from twinline.core.store import UsernamePage
+from twinline.stores.memory_accounts import MemoryAccounts, _Session
+
+
+def finds_any_case(half: MemoryAccounts, was, username):
+    return was(username.lower())
+
+
+def takes_names_over(half: MemoryAccounts, was, account):
+    old = half.find(account.username)
+    if old is not None:
+        half.withdraw(old.account_id, keep_name=False)
+    was(account)
+
+
+def takes_ids_over(half: MemoryAccounts, was, account):
+    old = half._by_id.get(account.account_id)
+    if old is not None:
+        half.withdraw(old.account_id, keep_name=False)
+    was(account)
+
+
+def forgets_reserved_names(half: MemoryAccounts, was, account_id, *, keep_name):
+    return was(account_id, keep_name=False)
+
+
+def takes_underscores_for_any_character(half: MemoryAccounts, was, pattern, after, limit):
+    return was(NamePattern(pattern.text.replace("_", "?")), after, limit)
+
+
+def never_has_more_names(half: MemoryAccounts, was, pattern, after, limit):
+    return UsernamePage(was(pattern, after, limit).usernames, more=False)
+
+
+def begins_at_after(half: MemoryAccounts, was, pattern, after, limit):
+    if after is not None and pattern.text == "*" and half.find(after):
+        page = was(pattern, after, limit)
+        return UsernamePage((after, *page.usernames)[:limit], page.more)
+    return was(pattern, after, limit)
+
+
+def replaces_any_hash(half: MemoryAccounts, was, account_id, password_hash, *, instead_of):
+    account = half._by_id.get(account_id)
+    return was(account_id, password_hash, instead_of=account.password_hash if account else "")
+
+
+def always_withdraws(half: MemoryAccounts, was, account_id, *, keep_name):
+    was(account_id, keep_name=keep_name)
+    return True
+
+
+def takes_tokens_over(half: MemoryAccounts, was, session, **options):
+    half.close_session(session.token_hash)
+    was(session, **options)
+
+
+def ignores_verified(half: MemoryAccounts, was, session, *, verified=None, most=None):
+    was(session, most=most)
+
+
+def ends_the_newest(half: MemoryAccounts, was, session, *, verified=None, most=None):
+    tokens = half._tokens.get(session.account_id, set())
+    if most is not None and len(tokens) >= most:
+        half.close_session(max(tokens, key=half._used_at))
+    was(session, verified=verified)
+
+
+def forgets_touches(half: MemoryAccounts, was, token_hash, used_at):
+    pass
+
+
+def touches_revive(half: MemoryAccounts, was, token_hash, used_at):
+    old = getattr(half, "old", {})
+    if half.find_session(token_hash) is None and token_hash in old:
+        half.open_session(old[token_hash])
+    was(token_hash, used_at)
+
+
+def remembers(half: MemoryAccounts, was, session, **options):
+    half.old = {**getattr(half, "old", {}), session.token_hash: session}  # type: ignore[attr-defined]
+    was(session, **options)
+
+
+def closes_in_silence(half: MemoryAccounts, was, token_hash):
+    with half._lock:
+        half._end(token_hash)
+
+
+def closes_everybodys(half: MemoryAccounts, was, account_id, keep):
+    for token_hash in set(half._sessions) - {keep}:
+        half.close_session(token_hash)
+
+
+def leaks_sessions(half: MemoryAccounts, was, account_id, *, keep_name):
+    kept = {token: half._sessions.pop(token) for token in half._tokens.pop(account_id, set())}
+    withdrawn = was(account_id, keep_name=keep_name)
+    half._sessions.update(kept)
+    return withdrawn
+
+
+def looks_then_creates(half: MemoryAccounts, was, account):
+    if not half.is_free(account.username):
+        raise UsernameTaken
+    a_moment()
+    takes_names_over(half, was, account)
+
+
+def looks_then_withdraws(half: MemoryAccounts, was, account_id, *, keep_name):
+    there = account_id in half._by_id
+    a_moment()
+    was(account_id, keep_name=keep_name)
+    return there
+
+
+def looks_then_opens(half: MemoryAccounts, was, session, *, verified=None, most=None):
+    if session.account_id not in half._by_id:
+        raise NoSuchUser
+    a_moment()
+    with half._lock:
+        half._sessions[session.token_hash] = _Session(session)
+        half._tokens.setdefault(session.account_id, set()).add(session.token_hash)
+
+
+def counts_then_opens(half: MemoryAccounts, was, session, *, verified=None, most=None):
+    tokens = half._tokens.get(session.account_id, set())
+    room = most is None or len(tokens) < most
+    a_moment()
+    was(session, verified=verified, most=None if room else most)

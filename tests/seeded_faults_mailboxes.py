@@ -1,0 +1,302 @@
+"""Faults in the place of the methods of the in-memory store's mailboxes.
+
+Each gets the half that it is in, the method that it replaces, and the arguments.
+"""
+
+import time
+from bisect import insort
+from dataclasses import replace
+
+from twinline.core.errors import CursorInvalid, MailboxFull, NoSuchUser
+from twinline.core.store import Receipt, Standing
+from twinline.core.waiting import wake_all
+from twinline.stores.mailbox import Mailbox
+from twinline.stores.memory_mailboxes import MemoryMailboxes
+
+ALL = 10**9
+
+
+def a_moment() -> None:
+    """Let other threads through where two steps should have been one."""
+    time.sleep(0.005)
+
+
+def begins_anew(half: MemoryMailboxes, was, account_id):
+    half._boxes.pop(account_id, None)
+    was(account_id)
+
+
+def strips_bodies(half: MemoryMailboxes, was, account_id, draft):
+    return was(account_id, draft._replace(body=draft.body.strip()))
+
+
+def counts_over_all_mailboxes(half: MemoryMailboxes, was, account_id, draft):
+    last = max((box.last for box in half._boxes.values()), default=0)
+    if account_id in half._boxes:
+        half._boxes[account_id].last = last
+    return was(account_id, draft)
+
+
+def gives_deleted_seqs_again(half: MemoryMailboxes, was, account_id, seqs):
+    count = was(account_id, seqs)
+    box = half._boxes[account_id]
+    box.last = max([box.position, *box._messages])
+    return count
+
+
+def makes_missing_mailboxes(half: MemoryMailboxes, was, account_id, draft):
+    if account_id is not None and account_id not in half._boxes:
+        half.create(account_id)
+    return was(account_id, draft)
+
+
+def raises_what_it_likes(half: MemoryMailboxes, was, account_id):
+    if account_id not in half._boxes:
+        raise KeyError(account_id)
+    return was(account_id)
+
+
+def ignores_the_byte_budget(half: MemoryMailboxes, was, account_id, after, limit, max_bytes):  # noqa: PLR0917 - as it is there
+    return was(account_id, after, limit, ALL)
+
+
+def tells_more_by_the_limit(half: MemoryMailboxes, was, account_id, after, limit, max_bytes):  # noqa: PLR0917 - as it is there
+    page = was(account_id, after, limit, max_bytes)
+    return replace(page, more=len(page.messages) == limit)
+
+
+def reads_beyond_the_end(half: MemoryMailboxes, was, account_id, after, limit, max_bytes):  # noqa: PLR0917 - as it is there
+    last = half._boxes[account_id].last if account_id in half._boxes else 0
+    return was(account_id, min(after, last), limit, max_bytes)
+
+
+def begins_at_before(half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now):  # noqa: PLR0917 - as it is there
+    return was(account_id, None if before is None else before + 1, limit, max_bytes, now)
+
+
+def gives_the_oldest(half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now):  # noqa: PLR0917 - as it is there
+    page = was(account_id, before, ALL, ALL, now)
+    return replace(page, messages=page.messages[:limit], more=len(page.messages) > limit)
+
+
+def forgets_acks(half: MemoryMailboxes, was, account_id, up_to, now):
+    standing = half.standing(account_id)
+    if up_to > half._boxes[account_id].last:
+        raise CursorInvalid
+    return Standing(max(up_to, standing.position), standing.unread)
+
+
+def moves_back(half: MemoryMailboxes, was, account_id, up_to, now):
+    standing = was(account_id, up_to, now)
+    box = half._boxes[account_id]
+    if up_to < box.position:
+        box.position = up_to
+        box.unread = sum(seq > up_to for seq in box._messages)
+        return box.standing
+    return standing
+
+
+def counts_what_was_named(half: MemoryMailboxes, was, account_id, seqs):
+    was(account_id, seqs)
+    return len(seqs)
+
+
+def acks_what_there_is(half: MemoryMailboxes, was, account_id, up_to, now):
+    """Go to the end before it refuses what is beyond it."""
+    box = half._boxes.get(account_id)
+    if box is not None and up_to > box.last:
+        was(account_id, box.last, now)
+    return was(account_id, up_to, now)
+
+
+def tells_repeats_their_own(half: MemoryMailboxes, was, account_id, draft):
+    was(account_id, draft)
+    return Receipt(draft.message_id, draft.sent_at)
+
+
+def looks_for_the_mailbox_first(half: MemoryMailboxes, was, account_id, draft):
+    half.standing(account_id)
+    return was(account_id, draft)
+
+
+def looks_only_at_the_id(half: MemoryMailboxes, was, account_id, draft):
+    first = half._sends._firsts.get((draft.sender_id, draft.send_id or ""))
+    return first[1] if first else was(account_id, draft)
+
+
+def mixes_senders(half: MemoryMailboxes, was, account_id, draft):
+    return was(account_id, draft._replace(sender_id="everyone"))
+
+
+def keeps_refused_send_ids(half: MemoryMailboxes, was, account_id, draft):
+    try:
+        return was(account_id, draft)
+    except (MailboxFull, NoSuchUser):
+        half._sends.keep(draft, b"", Receipt(draft.message_id, draft.sent_at))
+        raise
+
+
+def counts_acked_mail(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes.get(account_id)
+    if box is not None and len(box) >= box._retention.mailbox_messages:
+        raise MailboxFull
+    return was(account_id, draft)
+
+
+def trims_by_sending_time(half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now):  # noqa: PLR0917 - as it is there
+    """Count a message's age from when it was sent."""
+    page = was(account_id, before, limit, max_bytes, now)
+    keep_ms = half._retention.history_ms
+    fresh = [
+        one
+        for one in page.messages
+        if one.seq > page.position or now - one.sent_at < keep_ms or keep_ms == 0
+    ]
+    return replace(page, messages=tuple(fresh))
+
+
+def trims_what_is_unread(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes.get(account_id)
+    if box is not None and draft.sent_at > 1_767_225_600_000 + 86_400_000 * 365:
+        box.delete(list(box._messages))
+    return was(account_id, draft)
+
+
+def wakes_everyone(half: MemoryMailboxes, was, account_id, draft):
+    receipt = was(account_id, draft)
+    wake_all(wake for box in half._boxes.values() for wake in tuple(box.watchers.values()))
+    return receipt
+
+
+def wakes_the_others(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes[account_id]
+    own, box.watchers = box.watchers, {}
+    receipt = was(account_id, draft)
+    box.watchers = own
+    others = [other for other in half._boxes.values() if other is not box]
+    wake_all(wake for other in others[:1] for wake in other.watchers.values())
+    return receipt
+
+
+def wakes_nobody(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes.get(account_id, Mailbox(half._retention))
+    own, box.watchers = box.watchers, {}
+    try:
+        return was(account_id, draft)
+    finally:
+        box.watchers = own
+
+
+def wakes_once(half: MemoryMailboxes, was, account_id, draft):
+    receipt = was(account_id, draft)
+    half._boxes[account_id].watchers.clear()
+    return receipt
+
+
+def drops_in_silence(half: MemoryMailboxes, was, account_id):
+    half._boxes.pop(account_id, None)
+
+
+def subscribes_each_wake_once(half: MemoryMailboxes, was, account_id, wake):
+    box = half._boxes.get(account_id)
+    if box is None:
+        return lambda: None
+    box.watchers[wake] = wake
+    return lambda: box.watchers.pop(wake, None)
+
+
+def stays_subscribed(half: MemoryMailboxes, was, account_id, wake):
+    was(account_id, wake)
+    return lambda: None
+
+
+def wakes_under_its_lock(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes[account_id]
+    receipt = was(account_id, draft)
+    with half._lock:
+        for wake in tuple(box.watchers.values()):
+            wake()
+    return receipt
+
+
+def in_the_lock(half: MemoryMailboxes, was, account_id, draft):
+    with half._lock:
+        return was(account_id, draft)
+
+
+def counts_then_stores(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes[account_id]
+    last = box.last
+    a_moment()
+    with half._lock:
+        box.last = last
+        box.append(draft)
+        box._seqs = sorted(set(box._seqs))
+    return Receipt(draft.message_id, draft.sent_at)
+
+
+def stores_out_of_order(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes[account_id]
+    with half._lock:
+        box.last += 1
+        seq = box.last
+    if seq % 3 == 1:
+        a_moment()
+    with half._lock:
+        insort(box._seqs, seq)
+        box._messages[seq] = draft
+        box.unread += 1
+        wakes = tuple(box.watchers.values())
+    wake_all(wakes)
+    return Receipt(draft.message_id, draft.sent_at)
+
+
+def wakes_then_stores(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes[account_id]
+    wake_all(tuple(box.watchers.values()))
+    time.sleep(0.05)
+    return wakes_nobody(half, was, account_id, draft)
+
+
+def looks_then_stores(half: MemoryMailboxes, was, account_id, draft):
+    first = half._sends._firsts.get((draft.sender_id, draft.send_id or ""))
+    a_moment()
+    if first:
+        return first[1]
+    receipt = was(account_id, draft._replace(send_id=None))
+    half._sends.keep(draft, b"", receipt)
+    return receipt
+
+
+def counts_then_fills(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes[account_id]
+    most = box._retention.mailbox_messages
+    if box.unread >= most:
+        raise MailboxFull
+    a_moment()
+    with half._lock:
+        box._retention = replace(box._retention, mailbox_messages=10**6)
+        box.append(draft)
+        box._retention = replace(box._retention, mailbox_messages=most)
+    return Receipt(draft.message_id, draft.sent_at)
+
+
+def looks_then_revives(half: MemoryMailboxes, was, account_id, draft):
+    with half._lock:
+        box = half._box(account_id)
+    a_moment()
+    with half._lock:
+        box.append(draft)
+        half._boxes[account_id] = box
+    return Receipt(draft.message_id, draft.sent_at)
+
+
+def looks_then_acks(half: MemoryMailboxes, was, account_id, up_to, now):
+    position = max(half.standing(account_id).position, up_to)
+    a_moment()
+    was(account_id, up_to, now)
+    box = half._boxes[account_id]
+    with half._lock:
+        box.position = position
+        box.unread = sum(seq > position for seq in box._messages)
+        return box.standing

@@ -1,0 +1,223 @@
+"""The store in memory with one fault each, for the store kit to find."""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import seeded_faults_accounts as by_accounts
+import seeded_faults_mailboxes as by_mailboxes
+
+from twinline.core.store import MailboxPolicy
+from twinline.stores.mailbox import Mailbox
+from twinline.stores.memory import MemoryStore
+from twinline.stores.memory_accounts import _Session
+
+Open = Callable[[MailboxPolicy], MemoryStore]
+
+
+def accounts(**faults: Callable[..., Any]) -> Open:
+    """Return what opens a store with faults in its accounts."""
+    return partial(_opened, "accounts", faults)
+
+
+def mailboxes(**faults: Callable[..., Any]) -> Open:
+    """Return what opens a store with faults in its mailboxes."""
+    return partial(_opened, "mailboxes", faults)
+
+
+def _opened(half: str, faults: dict[str, Callable[..., Any]], policy: MailboxPolicy) -> MemoryStore:
+    store = MemoryStore(policy)
+    target = getattr(store, half)
+    for name, fault in faults.items():
+        setattr(target, name, partial(fault, target, getattr(target, name)))
+    return store
+
+
+def drops_the_mailbox_too(store: MemoryStore, was, account_id, *, keep_name):
+    store.mailboxes.drop(account_id)
+    return was(account_id, keep_name=keep_name)
+
+
+def cascading(policy: MailboxPolicy) -> MemoryStore:
+    """Open a store whose accounts take their mailboxes with them."""
+    store = MemoryStore(policy)
+    was = store.accounts.withdraw
+    store.accounts.withdraw = partial(drops_the_mailbox_too, store, was)  # type: ignore[method-assign]
+    return store
+
+
+def keyed_by_name(policy: MailboxPolicy) -> MemoryStore:
+    """Open a store in which a mailbox belongs to a name, whoever has it."""
+    store = MemoryStore(policy)
+    create, boxes = store.accounts.create, store.mailboxes._boxes
+    by_name: dict[str, Mailbox] = {}
+
+    def created(account):
+        create(account)
+        if account.account_id in boxes:
+            mine = by_name.setdefault(account.username, boxes[account.account_id])
+            boxes[account.account_id] = mine
+
+    store.accounts.create = created  # type: ignore[method-assign]
+    return store
+
+
+def keeps_send_ids_for_ever(policy: MailboxPolicy) -> MemoryStore:
+    return MemoryStore(policy.model_copy(update={"send_id_hours": 10**6}))
+
+
+def without_quota(policy: MailboxPolicy) -> MemoryStore:
+    return MemoryStore(policy.model_copy(update={"mailbox_messages": 10**6}))
+
+
+def without_history_size(policy: MailboxPolicy) -> MemoryStore:
+    return MemoryStore(policy.model_copy(update={"history_messages": 10**6}))
+
+
+def without_history_age(policy: MailboxPolicy) -> MemoryStore:
+    return MemoryStore(policy.model_copy(update={"history_days": 10**6}))
+
+
+def wakes_under_a_plain_lock(policy: MailboxPolicy) -> MemoryStore:
+    """Open a store whose lock does not check the rule."""
+    store = _opened("mailboxes", {"append": by_mailboxes.in_the_lock}, policy)
+    store.mailboxes._lock = threading.RLock()
+    return store
+
+
+def reopened(
+    store: MemoryStore, forget: Callable[[MemoryStore], object] = lambda store: None
+) -> MemoryStore:
+    """Return another store with what one kept, less what is forgotten: a restart in memory."""
+    again = MemoryStore()
+    for name in ("_by_name", "_by_id", "_names", "_reserved", "_tokens"):
+        setattr(again.accounts, name, getattr(store.accounts, name))
+    sessions = store.accounts._sessions
+    again.accounts._sessions = {token: _Session(one.record) for token, one in sessions.items()}
+    for name in ("_retention", "_boxes", "_sends"):
+        setattr(again.mailboxes, name, getattr(store.mailboxes, name))
+    for box in again.mailboxes._boxes.values():
+        box.watchers = {}
+    forget(again)
+    return again
+
+
+def forgets_sessions(store: MemoryStore) -> None:
+    store.accounts._sessions.clear()
+    store.accounts._tokens.clear()
+
+
+def forgets_positions(store: MemoryStore) -> None:
+    for box in store.mailboxes._boxes.values():
+        box.position, box.unread = 0, len(box)
+
+
+def forgets_when_it_was_acked(store: MemoryStore) -> None:
+    for box in store.mailboxes._boxes.values():
+        box._acks.clear()
+
+
+def counts_seqs_from_what_is_left(store: MemoryStore) -> None:
+    for box in store.mailboxes._boxes.values():
+        box.last = max(box._messages, default=0)
+
+
+def forgets_send_ids(store: MemoryStore) -> None:
+    store.mailboxes._sends._firsts.clear()
+
+
+def forgets_reservations(store: MemoryStore) -> None:
+    store.accounts._reserved.clear()
+
+
+FAULTS: tuple[tuple[Open, str], ...] = (
+    (accounts(find=by_accounts.finds_any_case), "accounts_are_found"),
+    (accounts(create=by_accounts.takes_names_over), "names_are_taken_once"),
+    (accounts(create=by_accounts.takes_ids_over), "account_ids_are_used_once"),
+    (accounts(withdraw=by_accounts.forgets_reserved_names), "reserved_names_stay_taken"),
+    (accounts(page=by_accounts.takes_underscores_for_any_character), "pages_of_names_are_right"),
+    (accounts(page=by_accounts.never_has_more_names), "pages_of_names_are_right"),
+    (accounts(page=by_accounts.begins_at_after), "pages_of_names_are_right"),
+    (accounts(set_password_hash=by_accounts.replaces_any_hash), "password_hashes_are_compared"),
+    (accounts(withdraw=by_accounts.always_withdraws), "accounts_are_withdrawn_once"),
+    (accounts(open_session=by_accounts.takes_tokens_over), "sessions_are_found"),
+    (accounts(open_session=by_accounts.ignores_verified), "sessions_need_the_verified_hash"),
+    (accounts(open_session=by_accounts.ends_the_newest), "the_oldest_session_makes_room"),
+    (accounts(touch_session=by_accounts.forgets_touches), "touching_notes_the_use"),
+    (accounts(touch_session=by_accounts.forgets_touches), "the_oldest_session_makes_room"),
+    (
+        accounts(touch_session=by_accounts.touches_revive, open_session=by_accounts.remembers),
+        "touching_notes_the_use",
+    ),
+    (accounts(close_session=by_accounts.closes_in_silence), "closing_wakes_those_who_wait"),
+    (accounts(close_other_sessions=by_accounts.closes_everybodys), "closing_others_keeps_one"),
+    (accounts(withdraw=by_accounts.leaks_sessions), "withdrawing_ends_sessions"),
+    (mailboxes(create=by_mailboxes.begins_anew), "mailboxes_begin_empty"),
+    (mailboxes(append=by_mailboxes.strips_bodies), "messages_are_kept_exactly"),
+    (mailboxes(append=by_mailboxes.counts_over_all_mailboxes), "seqs_have_no_gaps"),
+    (mailboxes(delete=by_mailboxes.gives_deleted_seqs_again), "seqs_are_never_used_again"),
+    (mailboxes(append=by_mailboxes.makes_missing_mailboxes), "missing_mailboxes_are_told"),
+    (mailboxes(standing=by_mailboxes.raises_what_it_likes), "missing_mailboxes_are_told"),
+    (cascading, "halves_share_nothing"),
+    (keyed_by_name, "old_mail_stays_old"),
+    (mailboxes(read=by_mailboxes.ignores_the_byte_budget), "reading_goes_forward"),
+    (mailboxes(read=by_mailboxes.tells_more_by_the_limit), "reading_goes_forward"),
+    (mailboxes(read=by_mailboxes.reads_beyond_the_end), "reading_goes_forward"),
+    (mailboxes(history=by_mailboxes.begins_at_before), "history_goes_backward"),
+    (mailboxes(history=by_mailboxes.gives_the_oldest), "history_goes_backward"),
+    (mailboxes(ack=by_mailboxes.forgets_acks), "positions_move_forward"),
+    (mailboxes(ack=by_mailboxes.moves_back), "positions_move_forward"),
+    (mailboxes(delete=by_mailboxes.counts_what_was_named), "deleting_takes_what_is_named"),
+    (mailboxes(ack=by_mailboxes.acks_what_there_is), "refused_calls_change_nothing"),
+    (mailboxes(append=by_mailboxes.tells_repeats_their_own), "repeats_get_the_first_receipt"),
+    (mailboxes(append=by_mailboxes.looks_for_the_mailbox_first), "repeats_get_the_first_receipt"),
+    (mailboxes(append=by_mailboxes.looks_only_at_the_id), "send_ids_stand_for_one_content"),
+    (mailboxes(append=by_mailboxes.mixes_senders), "send_ids_stand_for_one_content"),
+    (keeps_send_ids_for_ever, "send_ids_expire"),
+    (mailboxes(append=by_mailboxes.keeps_refused_send_ids), "send_ids_expire"),
+    (without_quota, "full_mailboxes_refuse"),
+    (mailboxes(append=by_mailboxes.counts_acked_mail), "full_mailboxes_refuse"),
+    (without_history_size, "history_has_a_size"),
+    (without_history_age, "history_has_an_age"),
+    (mailboxes(history=by_mailboxes.trims_by_sending_time), "history_has_an_age"),
+    (mailboxes(append=by_mailboxes.trims_what_is_unread), "unacked_mail_is_kept"),
+    (mailboxes(append=by_mailboxes.wakes_everyone), "mail_wakes_its_watchers"),
+    (mailboxes(append=by_mailboxes.wakes_the_others), "mail_wakes_its_watchers"),
+    (mailboxes(append=by_mailboxes.wakes_nobody), "mail_wakes_its_watchers"),
+    (mailboxes(append=by_mailboxes.wakes_once), "mail_wakes_its_watchers"),
+    (mailboxes(drop=by_mailboxes.drops_in_silence), "dropping_wakes_watchers"),
+    (mailboxes(on_mail=by_mailboxes.subscribes_each_wake_once), "unsubscribing_ends_one"),
+    (mailboxes(on_mail=by_mailboxes.stays_subscribed), "unsubscribing_ends_one"),
+    (mailboxes(append=by_mailboxes.wakes_under_its_lock), "wakes_are_called_without_a_lock"),
+    (wakes_under_a_plain_lock, "wakes_are_called_without_a_lock"),
+    (accounts(create=by_accounts.looks_then_creates), "one_creates_a_name"),
+    (accounts(withdraw=by_accounts.looks_then_withdraws), "one_is_told_true"),
+    (accounts(open_session=by_accounts.looks_then_opens), "no_session_outlives_its_account"),
+    (accounts(open_session=by_accounts.counts_then_opens), "the_most_sessions_hold"),
+    (mailboxes(append=by_mailboxes.counts_then_stores), "messages_at_once_are_all_kept"),
+    (mailboxes(append=by_mailboxes.stores_out_of_order), "readers_see_a_prefix"),
+    (mailboxes(append=by_mailboxes.looks_then_stores), "one_of_many_repeats_is_stored"),
+    (mailboxes(append=by_mailboxes.counts_then_fills), "quotas_hold_at_once"),
+    (mailboxes(append=by_mailboxes.looks_then_revives), "dropped_mail_is_gone"),
+    (mailboxes(append=by_mailboxes.wakes_then_stores), "no_wake_is_lost"),
+    (mailboxes(ack=by_mailboxes.looks_then_acks), "counts_stay_right_at_once"),
+)
+"""What opens a store with a fault, and the rule that must say so."""
+
+FORGETFUL: tuple[tuple[Callable[[MemoryStore], None], str], ...] = (
+    (forgets_reservations, "accounts_survive"),
+    (forgets_sessions, "sessions_survive"),
+    (forgets_positions, "mail_survives"),
+    (forgets_when_it_was_acked, "mail_survives"),
+    (counts_seqs_from_what_is_left, "seqs_survive"),
+    (forgets_send_ids, "send_ids_survive"),
+)
+"""What a store forgets when it is reopened, and the rule that must say so."""
+
+
+def named(fault: Open) -> str:
+    """Return what a fault is called."""
+    if isinstance(fault, partial):
+        return "-".join(one.__name__ for one in fault.args[1].values())
+    return fault.__name__

@@ -1,0 +1,186 @@
+"""The store kit: every built-in keeps all its rules, and each seeded fault breaks one."""
+
+import asyncio
+import io
+import re
+import threading
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import pytest
+from seeded_faults_stores import FAULTS, FORGETFUL, mailboxes, named, reopened
+from waiting import join
+
+from twinline.core.conformance import check_rules, rule
+from twinline.core.store import MailboxPolicy, Store
+from twinline.stores import conformance, conformance_bench, conformance_sending
+from twinline.stores.conformance import RULES, ConformanceError, ConformanceReport, check_store
+from twinline.stores.memory import MemoryStore
+from twinline.stores.registry import open_store, store_schemes
+
+NAMES = tuple(rule.name for rule in RULES)
+DURABLE = {rule for _, rule in FORGETFUL}
+SENDING = [rule.name for rule in conformance_sending.RULES]
+
+
+@pytest.fixture(autouse=True)
+def no_store_here_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conformance_bench, "_STALE_SECONDS", 0.05)
+
+
+def in_memory(folder: Path) -> ConformanceReport:
+    """Check the store in memory; what it keeps ends with it."""
+    return check_store(partial(open_store, "memory:"))
+
+
+def on_disk(scheme: str, folder: Path) -> ConformanceReport:
+    """Check a store that keeps all it has in a file."""
+    numbers = count()
+    urls: dict[Store, tuple[str, MailboxPolicy]] = {}
+
+    def opened(url: str, policy: MailboxPolicy) -> Store:
+        store = open_store(url, policy)
+        urls[store] = (url, policy)
+        return store
+
+    def reopen(store: Store) -> Store:
+        store.close()
+        return opened(*urls[store])
+
+    return check_store(
+        lambda policy: opened(f"{scheme}:{folder / str(next(numbers))}", policy), reopen=reopen
+    )
+
+
+BUILT_IN: dict[str, Callable[[Path], ConformanceReport]] = {
+    "memory": in_memory,
+    "sqlite": partial(on_disk, "sqlite"),
+}
+
+
+@pytest.mark.parametrize("scheme", BUILT_IN)
+def test_a_built_in_store_keeps_every_rule(scheme: str, tmp_path: Path) -> None:
+    report = BUILT_IN[scheme](tmp_path)
+    forgotten = DURABLE if scheme == "memory" else set()
+    assert report.rules == tuple(name for name in NAMES if name not in forgotten)
+    assert {skipped.split()[2] for skipped in report.skipped} == {f"({one}):" for one in forgotten}
+    assert report.checks > 1_000
+
+
+def test_no_built_in_store_is_left_out() -> None:
+    assert set(store_schemes()) <= BUILT_IN.keys()
+
+
+def test_with_a_reopening_every_rule_is_checked() -> None:
+    report = check_store(MemoryStore, reopen=reopened, only=DURABLE)
+    assert set(report.rules) == DURABLE
+    assert report.skipped == ()
+
+
+@pytest.mark.parametrize(
+    ("broken", "rule"), FAULTS, ids=[f"{named(broken)}: {rule}" for broken, rule in FAULTS]
+)
+def test_a_seeded_fault_is_found(broken, rule: str) -> None:
+    with pytest.raises(ConformanceError) as caught:
+        check_store(broken, only=[rule], wake_seconds=0.2)
+    (failure,) = caught.value.failures
+    assert failure.name == rule
+    assert failure.evidence
+    assert failure.sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(("forget", "rule"), FORGETFUL, ids=[one.__name__ for one, _ in FORGETFUL])
+def test_what_a_reopened_store_forgot_is_found(forget, rule: str) -> None:
+    reopen = partial(reopened, forget=forget)
+    with pytest.raises(ConformanceError) as caught:
+        check_store(MemoryStore, reopen=reopen, only=DURABLE, wake_seconds=0.2)
+    assert [failure.name for failure in caught.value.failures] == [rule]
+
+
+def test_every_rule_has_a_fault_that_breaks_it() -> None:
+    broken = {rule for _, rule in FAULTS} | DURABLE
+    assert broken == set(NAMES)
+
+
+def test_every_store_is_closed_and_each_rule_has_new_ones() -> None:
+    opened: list[MemoryStore] = []
+    closed: list[Store] = []
+
+    class Closing(MemoryStore):
+        def __init__(self, policy: MailboxPolicy) -> None:
+            super().__init__(policy)
+            opened.append(self)
+
+        def close(self) -> None:
+            closed.append(self)
+
+    check_store(Closing, only=NAMES[:20])
+    assert len(opened) >= 20
+    assert sorted(map(id, opened)) == sorted(map(id, closed))
+
+
+def test_a_store_that_does_not_open_is_told_and_nothing_hangs() -> None:
+    def broken(policy: MailboxPolicy) -> Store:
+        raise OSError("no such place")
+
+    with pytest.raises(ConformanceError, match="OSError: no such place") as caught:
+        check_store(broken)
+    assert len(caught.value.failures) == len(RULES)
+
+
+def test_what_a_store_raises_unasked_is_told_with_the_call() -> None:
+    def raises(half, was, account_id, up_to, now):
+        raise ZeroDivisionError
+
+    with pytest.raises(ConformanceError, match=r"unexpected ZeroDivisionError.*, by `boxes\.ack\("):
+        check_store(mailboxes(ack=raises), only=["mailboxes_begin_empty"])
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit])
+def test_what_ends_a_thread_is_evidence(error: type[BaseException]) -> None:
+    def ends(half, was, *_arguments):
+        raise error
+
+    with pytest.raises(ConformanceError) as caught:
+        check_store(mailboxes(append=ends, read=ends), only=SENDING, wake_seconds=0.2)
+    assert {failure.name for failure in caught.value.failures} == set(SENDING)
+    assert error.__name__ in str(caught.value)
+
+
+def test_a_rule_that_checks_nothing_does_not_hold() -> None:
+    lazy = rule(1, "Nothing is looked at.")(lambda _checks, _bench: None)
+    with pytest.raises(ConformanceError, match="nothing was checked"):
+        check_rules("a store", [lazy], lambda _rule: io.BytesIO(), patience=5)
+
+
+def test_one_name_is_a_name_and_no_list_of_letters() -> None:
+    assert check_store(MemoryStore, only="accounts_are_found").rules == ("accounts_are_found",)
+
+
+def test_a_store_that_hangs_is_given_up_with_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def hangs(half, was, account_id):
+        release.wait(30)
+        return was(account_id)
+
+    monkeypatch.setattr(conformance, "_PATIENCE_SECONDS", 0.1)
+    with pytest.raises(
+        ConformanceError, match=r"it does not end; after 0\.1 s it stands at"
+    ) as caught:
+        check_store(mailboxes(standing=hangs), only=["mailboxes_begin_empty", "accounts_are_found"])
+    release.set()
+    assert [failure.name for failure in caught.value.failures] == ["mailboxes_begin_empty"]
+    assert "release.wait" in str(caught.value)
+    for thread in threading.enumerate():
+        if thread.name.startswith("rule "):
+            join(thread)
+
+
+def test_the_docstring_lists_every_rule() -> None:
+    listed = re.sub(r"\n +", " ", conformance.__doc__ or "")
+    for each in RULES:
+        assert f"\n{each.number}. {each.sentence}\n" in listed
+    assert [each.number for each in RULES] == list(range(1, len(RULES) + 1))
