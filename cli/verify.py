@@ -121,8 +121,10 @@ def verify(
         try:
             _run(workload, duration, keep)
         finally:
-            left = workload.close()
-            keep()
+            try:
+                left = workload.close()
+            finally:
+                keep()
             if left:
                 say(f"{left} accounts could not be deleted; their names begin {workload.prefix}")
     judgement = checker.judge()

@@ -21,6 +21,7 @@ from twinline.cli.verify_accounts import Account
 from twinline.cli.verify_messages import body_of, id_of, outcome_of
 from twinline.core.deadline import Deadline
 from twinline.core.errors import NotLoggedIn, RateLimited, SessionExpired, TwinlineError
+from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
 from twinline.stores.history import Op, Outcome, Recorder
 from twinline.transports.client_errors import ClientClosed, NotConnected
@@ -81,7 +82,8 @@ class Workload:
         self._password = secrets.token_urlsafe(12)
         self._stop = threading.Event()  # no new send
         self._give_up = threading.Event()  # nothing more at all
-        self._limited = threading.Event()  # it was said that the server limits the rate
+        self._limit_lock = new_lock("verify limit")
+        self._limit_known = False  # it was said that the rate is limited; guarded by _limit_lock
         self._senders: list[Account] = []
         self._readers: list[Account] = []
         self._threads: list[threading.Thread] = []
@@ -204,8 +206,10 @@ class Workload:
                 self._record(
                     sender, Op.SEND, outcome, mailbox, message_id, note=type(error).__name__
                 )
-                limited = isinstance(error, RateLimited)
-                if isinstance(error, ClientClosed) or (limited and self._stop.is_set()):
+                if isinstance(error, ClientClosed):
+                    return False
+                # Nothing was done this time, and a send after the drain would spoil it.
+                if self._stop.is_set() and isinstance(error, RateLimited | NotConnected):
                     return False
                 if self._rest(error):
                     return False
@@ -223,8 +227,9 @@ class Workload:
         """Wait before another attempt, and return whether there shall be none."""
         if not isinstance(error, RateLimited):
             return self._give_up.wait(_PAUSE)
-        if not self._limited.is_set():
-            self._limited.set()
+        with self._limit_lock:
+            known, self._limit_known = self._limit_known, True
+        if not known:
             say("the server limits the rate of sends; this sends as fast as it lets")
         # Whoever has to wait for its turn need not wait for the end of the run as well.
         self._stop.wait(max(_PAUSE, (error.retry_after_ms or 0) / 1000))

@@ -25,7 +25,7 @@ again after a crash, and so may be handed a message again, is another worker.
 import time
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
-from typing import IO, Protocol, Self
+from typing import IO, Final, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -58,6 +58,15 @@ class Outcome(StrEnum):
     """Perhaps done: nobody knows."""
 
 
+_OUTCOMES: Final = {
+    Op.SEND: frozenset(Outcome),
+    Op.RECEIVE: frozenset({Outcome.OK}),
+    Op.READ: frozenset({Outcome.OK}),
+    Op.ACK: frozenset({Outcome.OK}),
+    Op.DRAIN: frozenset({Outcome.OK, Outcome.FAIL, Outcome.INFO}),
+}
+
+
 class Event(BaseModel):
     """One line of a history."""
 
@@ -74,10 +83,12 @@ class Event(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        if self.outcome not in _OUTCOMES[self.op]:
+            raise ValueError(f"no {self.op} has the outcome {self.outcome}")
         of_a_message = self.op in (Op.SEND, Op.RECEIVE, Op.READ)
         if of_a_message and self.message is None:
             raise ValueError(f"this {self.op} has no message")
-        of_a_place = self.outcome is Outcome.OK and self.op in (Op.RECEIVE, Op.READ, Op.ACK)
+        of_a_place = self.op in (Op.RECEIVE, Op.READ, Op.ACK)
         if of_a_place and self.seq is None:
             raise ValueError(f"this {self.op} has no seq")
         return self

@@ -1,10 +1,15 @@
-"""Histories for tests: written by hand in a few words, or of simulated runs with a fault."""
+"""Histories for tests: by hand, of simulated runs with a fault, and the stores that cheat."""
 
 import random
+import threading
+from bisect import insort
 from dataclasses import dataclass, field
 from enum import Enum
 
+from twinline.core.errors import StoreUnavailable
+from twinline.core.store import Draft, MailboxPolicy, Receipt
 from twinline.stores.history import Event, Op, Outcome
+from twinline.stores.memory_mailboxes import MemoryMailboxes
 
 
 class Script:
@@ -218,3 +223,121 @@ def simulated(seed: int, fault: Fault | None = None, sends: int = 400) -> list[E
     simulation = _Simulation(seed)
     simulation.run(fault, sends)
     return simulation.script.events
+
+
+# -- stores that cheat ------------------------------------------------------------------
+
+SENDS = 300
+
+
+class Cheat(MemoryMailboxes):
+    """Mailboxes that count their appends; what is wrong is a subclass's."""
+
+    def __init__(self) -> None:
+        super().__init__(MailboxPolicy())
+        self._counting = threading.Lock()
+        self._count = 0
+
+    def number(self) -> int:
+        with self._counting:
+            self._count += 1
+            return self._count
+
+
+class Drops(Cheat):
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        if self.number() % 1000 == 0:
+            return Receipt(draft.message_id, draft.sent_at)
+        return super().append(account_id, draft)
+
+
+class AcksBeforeCommit(Cheat):
+    """Commits eight at a time; the process once dies before a commit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._batch: list[tuple[str | None, Draft]] = []  # guarded by _counting
+
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        number = self.number()
+        with self._counting:
+            self._batch.append((account_id, draft))
+            batch = []
+            if len(self._batch) == 8 or number > SENDS // 2:
+                batch, self._batch = self._batch, []
+        if number != SENDS // 2 + 1:
+            for entry in batch:
+                super().append(*entry)
+        return Receipt(draft.message_id, draft.sent_at)
+
+
+class Swaps(Cheat):
+    """Once holds a message back until the same sender's next one to that mailbox."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: tuple[str | None, Draft] | None = None  # guarded by _counting
+
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        number = self.number()
+        with self._counting:
+            if number == 100:
+                self._held = (account_id, draft)
+                return Receipt(draft.message_id, draft.sent_at)
+            held = self._held
+            due = held is not None and (held[0], held[1].sender) == (account_id, draft.sender)
+            if due:
+                self._held = None
+        receipt = super().append(account_id, draft)
+        if due and held is not None:
+            super().append(*held)
+        return receipt
+
+
+class TakesSeqsEarly(Cheat):
+    """Once gives a message its seq, and commits it after others that have higher ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._late: tuple[str | None, Draft, int, int] | None = None  # guarded by _counting
+
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        number = self.number()
+        with self._counting:
+            if number == 100:
+                assert account_id is not None
+                box = self._boxes[account_id]
+                box.last += 1
+                self._late = (account_id, draft, box.last, number + 100)
+                return Receipt(draft.message_id, draft.sent_at)
+            late = self._late
+            due = late is not None and number >= late[3]
+            if due:
+                self._late = None
+        if due and late is not None and late[0] is not None:
+            box = self._boxes[late[0]]
+            box._messages[late[2]] = late[1]
+            insort(box._seqs, late[2])
+        return super().append(account_id, draft)
+
+
+class Changes(Cheat):
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        if self.number() == 100:
+            draft = draft._replace(body=draft.body[:-1] + "?")
+        return super().append(account_id, draft)
+
+
+class Cuts(Cheat):
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        return super().append(account_id, draft._replace(body=draft.body[: len(draft.body) // 2]))
+
+
+class ForgetsSendIds(Cheat):
+    """Once stores a message, and says that nobody knows."""
+
+    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+        receipt = super().append(account_id, draft._replace(send_id=None))
+        if self.number() == 100:
+            raise StoreUnavailable
+        return receipt

@@ -236,6 +236,11 @@ def test_each_fault_is_caught_once_in_a_thousand(fault: Fault) -> None:
         assert judgement.count(rule) in (1, 2), judgement
 
 
+def test_each_fault_has_a_history_of_its_own() -> None:
+    histories = {tuple(simulated(1, fault, sends=50)) for fault in Fault}
+    assert len(histories) == len(Fault)
+
+
 # -- lines and recording ----------------------------------------------------------------
 
 
@@ -302,6 +307,10 @@ def test_it_keeps_no_events() -> None:
         ({"op": "receive", "outcome": "ok", "seq": 1}, "this receive has no message"),
         ({"op": "receive", "outcome": "ok", "message": "a"}, "this receive has no seq"),
         ({"op": "ack", "outcome": "ok"}, "this ack has no seq"),
+        ({"op": "ack", "outcome": "info", "seq": 1}, "no ack has the outcome info"),
+        ({"op": "drain", "outcome": "invoke"}, "no drain has the outcome invoke"),
+        ({"op": "read", "outcome": "fail", "message": "a"}, "no read has the outcome fail"),
+        ({"op": "receive", "outcome": "info", "message": "a"}, "no receive has the outcome info"),
     ],
 )
 def test_an_event_that_says_too_little_is_no_event(fields: dict[str, object], says: str) -> None:

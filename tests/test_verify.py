@@ -3,33 +3,48 @@
 import json
 import signal
 import threading
-from bisect import insort
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 from cli_server import CommandLine, ended, running_server
 from click.testing import CliRunner
+from history_samples import (
+    SENDS,
+    AcksBeforeCommit,
+    Changes,
+    Cheat,
+    Cuts,
+    Drops,
+    ForgetsSendIds,
+    Swaps,
+    TakesSeqsEarly,
+)
 from servers import Site
 from waiting import wait_until
 
 from twinline.cli import verify as verify_module
+from twinline.cli import verify_accounts
 from twinline.cli.main import main
 from twinline.cli.verify_messages import body_of, id_of, outcome_of
 from twinline.cli.verify_workload import Workload, WorkloadSettings
 from twinline.core.errors import (
+    Busy,
     InternalError,
     MailboxFull,
     NoSuchUser,
+    NotLoggedIn,
     RateLimited,
     SessionExpired,
+    ShuttingDown,
     StoreUnavailable,
     TwinlineError,
 )
 from twinline.core.protocol import Message
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import Draft, MailboxPolicy, Receipt, SessionRecord
-from twinline.stores.history import Outcome, Recorder, read_history
+from twinline.core.store import Draft, Receipt, SessionRecord
+from twinline.stores.history import Event, Outcome, Recorder, read_history, write_history
 from twinline.stores.history_checker import Checker
 from twinline.stores.history_verdict import Judgement, Rule, Verdict
 from twinline.stores.memory import MemoryStore
@@ -39,123 +54,9 @@ from twinline.transports.client import Client
 from twinline.transports.client_errors import ConnectionLost, NotConnected, TimedOut
 
 SETTINGS = WorkloadSettings(senders=4, mailboxes=2, rate=0, settle_seconds=15)
-SENDS = 300
 
 
 # -- stores that cheat ------------------------------------------------------------------
-
-
-class Cheat(MemoryMailboxes):
-    """Mailboxes that count their appends; what is wrong is a subclass's."""
-
-    def __init__(self) -> None:
-        super().__init__(MailboxPolicy())
-        self._counting = threading.Lock()
-        self._count = 0
-
-    def number(self) -> int:
-        with self._counting:
-            self._count += 1
-            return self._count
-
-
-class Drops(Cheat):
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
-        if self.number() % 1000 == 0:
-            return Receipt(draft.message_id, draft.sent_at)
-        return super().append(account_id, draft)
-
-
-class AcksBeforeCommit(Cheat):
-    """Commits eight at a time; the process once dies before a commit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._batch: list[tuple[str | None, Draft]] = []  # guarded by _counting
-
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
-        number = self.number()
-        with self._counting:
-            self._batch.append((account_id, draft))
-            batch = []
-            if len(self._batch) == 8 or number > SENDS // 2:
-                batch, self._batch = self._batch, []
-        if number != SENDS // 2 + 1:
-            for entry in batch:
-                super().append(*entry)
-        return Receipt(draft.message_id, draft.sent_at)
-
-
-class Swaps(Cheat):
-    """Once holds a message back until the same sender's next one to that mailbox."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._held: tuple[str | None, Draft] | None = None  # guarded by _counting
-
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
-        number = self.number()
-        with self._counting:
-            if number == 100:
-                self._held = (account_id, draft)
-                return Receipt(draft.message_id, draft.sent_at)
-            held = self._held
-            due = held is not None and (held[0], held[1].sender) == (account_id, draft.sender)
-            if due:
-                self._held = None
-        receipt = super().append(account_id, draft)
-        if due and held is not None:
-            super().append(*held)
-        return receipt
-
-
-class TakesSeqsEarly(Cheat):
-    """Once gives a message its seq, and commits it after others that have higher ones."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._late: tuple[str | None, Draft, int, int] | None = None  # guarded by _counting
-
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
-        number = self.number()
-        with self._counting:
-            if number == 100:
-                assert account_id is not None
-                box = self._boxes[account_id]
-                box.last += 1
-                self._late = (account_id, draft, box.last, number + 100)
-                return Receipt(draft.message_id, draft.sent_at)
-            late = self._late
-            due = late is not None and number >= late[3]
-            if due:
-                self._late = None
-        if due and late is not None and late[0] is not None:
-            box = self._boxes[late[0]]
-            box._messages[late[2]] = late[1]
-            insort(box._seqs, late[2])
-        return super().append(account_id, draft)
-
-
-class Changes(Cheat):
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
-        if self.number() == 100:
-            draft = draft._replace(body=draft.body[:-1] + "?")
-        return super().append(account_id, draft)
-
-
-class Cuts(Cheat):
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
-        return super().append(account_id, draft._replace(body=draft.body[: len(draft.body) // 2]))
-
-
-class ForgetsSendIds(Cheat):
-    """Once stores a message, and says that nobody knows."""
-
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
-        receipt = super().append(account_id, draft._replace(send_id=None))
-        if self.number() == 100:
-            raise StoreUnavailable
-        return receipt
 
 
 def cheating(mailboxes: MemoryMailboxes) -> MemoryStore:
@@ -228,7 +129,10 @@ def test_a_store_that_does_not_is_not() -> None:
         (StoreUnavailable(), Outcome.INFO),
         (InternalError(), Outcome.INFO),
         (RateLimited(), Outcome.INFO),
+        (NotLoggedIn(), Outcome.INFO),
         (SessionExpired(), Outcome.INFO),
+        (Busy(), Outcome.INFO),
+        (ShuttingDown(), Outcome.INFO),
     ],
 )
 def test_what_nobody_knows_is_info_and_never_fail(error: TwinlineError, outcome: Outcome) -> None:
@@ -312,11 +216,15 @@ def test_a_server_that_forgets_everything_is_not_acquitted() -> None:
     assert judgement.unread == SETTINGS.mailboxes
 
 
-def test_a_server_that_does_not_come_back_is_not_acquitted() -> None:
-    checker = Checker()
+def test_a_server_that_does_not_come_back_is_not_acquitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hasty = verify_accounts.PATIENCE.model_copy(update={"wait_seconds": 0.1})
+    monkeypatch.setattr(verify_accounts, "PATIENCE", hasty)
+    recorder = Recorder([checker := Checker()])
     with Site() as site:
         settings = replace(SETTINGS, rate=500, settle_seconds=1)
-        workload = Workload(site.endpoint, Recorder([checker]), settings)
+        workload = Workload(site.endpoint, recorder, settings)
         try:
             workload.open()
             workload.start()
@@ -325,8 +233,11 @@ def test_a_server_that_does_not_come_back_is_not_acquitted() -> None:
             workload.finish()
         finally:
             left = workload.close()
-    assert left == SETTINGS.senders + SETTINGS.mailboxes  # and the command says so
+    assert left == SETTINGS.senders + SETTINGS.mailboxes
     assert checker.judge().verdict is Verdict.UNKNOWN
+    # Nobody goes on knocking while the mailboxes are read.
+    refused = [event for event in recorder.take() if event.note == "NotConnected"]
+    assert len(refused) <= 3 * SETTINGS.senders
 
 
 def test_a_limited_rate_is_told_once_and_kept_to(capsys: pytest.CaptureFixture[str]) -> None:
@@ -412,8 +323,53 @@ def test_the_exit_code_tells_the_verdict(
 
 
 def test_a_server_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    history = tmp_path / "history"
+    history.write_text("of another run\n", encoding="utf-8")
     user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
-    user.run("verify", "--connect", "tcp://127.0.0.1:1", code=4)
+    user.run("verify", "--connect", "tcp://127.0.0.1:1", "--history", str(history), code=4)
+    assert history.read_text(encoding="utf-8") == "of another run\n"
+
+
+class KeepsAccounts(MemoryAccounts):
+    def withdraw(self, account_id: str, *, keep_name: bool) -> bool:
+        raise StoreUnavailable
+
+
+def test_accounts_that_are_left_behind_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    store.accounts = KeepsAccounts()
+    monkeypatch.setattr(verify_module, "open_store", lambda _url: store)
+    user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    arguments = ("--duration", "0.3", "--senders", "2", "--mailboxes", "1")
+    said = user.run("verify", *arguments).stderr
+    assert "3 accounts could not be deleted; their names begin verify-" in said
+
+
+def test_a_ctrl_c_while_the_history_is_written_leaves_nothing_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hits = 0
+
+    def interrupted(file: IO[str], events: list[Event]) -> None:
+        nonlocal hits
+        for number, event in enumerate(events):
+            if number == 1 and not hits:
+                hits += 1
+                signal.raise_signal(signal.SIGINT)
+            write_history(file, [event])
+
+    monkeypatch.setattr(verify_module, "write_history", interrupted)
+    history = tmp_path / "history"
+    user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    arguments = ("--duration", "60", "--senders", "2", "--mailboxes", "1")
+    (told,) = user.json("verify", *arguments, "--history", str(history))
+    assert hits == 1
+    with history.open(encoding="utf-8") as lines:
+        again = Checker.over(read_history(lines)).judge()
+    assert again.verdict is Verdict.OK
+    assert (again.attempted, again.receipts) == (told["attempted"], told["receipts"])
 
 
 def test_a_store_that_is_none_is_told(tmp_path: Path) -> None:
