@@ -32,7 +32,8 @@ SECTOR: Final = 512
 _LINE: Final = re.compile(r"(\d+) +(?:<\.\.\. (\w+) resumed>|(\w+)\()(.*)", re.DOTALL)
 _FILE: Final = re.compile(r"\d+<([^>]*)>")
 _UNFINISHED: Final = "<unfinished ...>"
-_FAILED: Final = re.compile(r"\) += -1 E[A-Z]+ [^\"]*$")
+_FAILED: Final = re.compile(r"\) += (?:-1 E[A-Z]+ |\?)[^\"]*$")
+"""Or nobody knows: a call in which the process was killed has ``?`` for its result."""
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ LINES = {
     f'7  pwrite64({A}, "{hexed("hi")}", 2, 0 <unfinished ...>': [],
     f'7  pwrite64({A}, "{hexed("hi")}", 2, 0) = -1 ENOSPC (No space left) (INJECTED)': [],
     f"7  fdatasync({A}) = -1 EIO (Input/output error) (INJECTED)": [SyncBegin(FILE, "7")],
+    f"7  fsync({A}) = ?": [SyncBegin(FILE, "7")],
     f"7  ftruncate({A}, 32) = -1 EIO (Input/output error)": [],
     f'7  unlink("{hexed(FILE)}") = -1 ENOENT (No such file or directory)': [],
     f"7  fdatasync({A}) = 0": [SyncBegin(FILE, "7"), SyncEnd(FILE, "7")],
