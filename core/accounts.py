@@ -20,7 +20,6 @@ from twinline.core.errors import (
 )
 from twinline.core.names import NamePattern, parse_username
 from twinline.core.passwords import Passwords, fits
-from twinline.core.session import while_account_lives
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import Account, SessionRecord, Store, UsernamePage
 from twinline.core.throttle import FailureThrottle
@@ -137,23 +136,38 @@ class AccountRules:
             raise BadCredentials from None
         return token, record
 
-    def session(self, token_hash: bytes) -> SessionRecord:
-        """Return a session that is alive, and note that it is in use.
+    def session_of(self, token: str, now: int) -> SessionRecord:
+        """Return the session that a token opens, and note that it is in use.
+
+        Raises:
+            SessionExpired: it was revoked, is idle for too long, or never was.
+        """
+        token_hash = hash_token(token)
+        record = self.session(token_hash, now)
+        # The look-up is by a hash of the secret, which its owner cannot steer; the comparison
+        # that decides, for every store, takes the same time wherever two hashes differ.
+        if not hmac.compare_digest(record.token_hash, token_hash):
+            raise SessionExpired
+        return record
+
+    def session(self, token_hash: bytes, now: int) -> SessionRecord:
+        """Return a session that is alive, and note that it is in use; asked for every request.
+
+        Args:
+            token_hash: of a token that was compared before, by `session_of`.
+            now: in ms.
 
         Raises:
             SessionExpired: it was revoked, is idle for too long, or never was.
         """
         record = self._accounts.find_session(token_hash)
-        # The look-up is by a hash of the secret, which its owner cannot steer; the comparison
-        # that decides, for every store, takes the same time wherever two hashes differ.
-        if record is None or not hmac.compare_digest(record.token_hash, token_hash):
+        if record is None:
             raise SessionExpired
-        now = self._clock()
         idle = now - record.used_at
-        if idle > self._idle_ms:
-            self._accounts.close_session(token_hash)
-            raise SessionExpired
         if idle > self._touch_ms:
+            if idle > self._idle_ms:
+                self._accounts.close_session(token_hash)
+                raise SessionExpired
             self._accounts.touch_session(token_hash, now)
         return record
 
@@ -181,10 +195,12 @@ class AccountRules:
             raise InvalidPassword
         account = self._authenticate_owner(session, password, address)
         password_hash = self._passwords.hash(new_password)
-        with while_account_lives():
+        try:
             changed = self._accounts.set_password_hash(
                 account.account_id, password_hash, instead_of=account.password_hash
             )
+        except NoSuchUser:
+            raise SessionExpired from None
         if not changed:
             raise BadCredentials  # somebody else changed it meanwhile
         self._accounts.close_other_sessions(session.account_id, session.token_hash)
@@ -200,8 +216,10 @@ class AccountRules:
             BadCredentials, RateLimited, Busy, SessionExpired.
         """
         self._authenticate_owner(session, password, address)
-        with while_account_lives():
+        try:
             unread = self._store.mailboxes.standing(session.account_id).unread
+        except NoSuchUser:
+            raise SessionExpired from None
         if unread and not force:
             some = "1 message was" if unread == 1 else f"{unread} messages were"
             raise UndeliveredMessages(f"{some} not delivered yet", count=unread)

@@ -45,8 +45,12 @@ class _Held(threading.local):
     name: str | None = None
 
 
-class _Checking:
-    """Whether the rule is checked, in one place that every caller can read cheaply."""
+class checking:  # noqa: N801 - the one place where it is told, and never called
+    """Whether the rule is checked, in one place that every caller can read cheaply.
+
+    Attributes:
+        on: whether it is. A hot path asks before it calls `may_block`, to spare the call.
+    """
 
     on = False
     hooked = False
@@ -98,7 +102,7 @@ def new_lock(name: str) -> Lock:
     Args:
         name: what the lock guards, for the error's text.
     """
-    return CheckedLock(name) if _Checking.on else threading.Lock()
+    return CheckedLock(name) if checking.on else threading.Lock()
 
 
 def check_locks(on: bool) -> None:  # noqa: FBT001 - the call reads as a sentence
@@ -107,12 +111,12 @@ def check_locks(on: bool) -> None:  # noqa: FBT001 - the call reads as a sentenc
     The first call installs its hooks for the life of the process; they do nothing while no
     checked lock is held.
     """
-    if on and not _Checking.hooked:
-        _Checking.hooked = True
+    if on and not checking.hooked:
+        checking.hooked = True
         sys.addaudithook(_audit)
         logging.setLogRecordFactory(_CheckedRecord)
         time.sleep = _checked_sleep
-    _Checking.on = on
+    checking.on = on
 
 
 def may_block(what: str) -> None:
@@ -124,7 +128,7 @@ def may_block(what: str) -> None:
     Raises:
         LockRuleError: this thread holds a checked lock.
     """
-    if _Checking.on and _held.name is not None:
+    if checking.on and _held.name is not None:
         raise LockRuleError(f"{what} with the {_held.name} lock held")
 
 

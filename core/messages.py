@@ -1,13 +1,11 @@
 """The rules for messages: what may be sent, and what the owner of a mailbox may do with it."""
 
-import random
+import os
 from collections.abc import Sequence
 from typing import Final
 
-from twinline.core.clock import Clock
-from twinline.core.errors import BadRequest, MessageTooLong
+from twinline.core.errors import BadRequest, MessageTooLong, NoSuchUser, SessionExpired
 from twinline.core.names import parse_username
-from twinline.core.session import while_account_lives
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import Draft, MailPage, Receipt, SessionRecord, Standing, Store
 from twinline.core.throttle import RateThrottle
@@ -16,23 +14,29 @@ PAGE_BYTES: Final = 64 * 1024
 """The bodies of one page, in bytes of UTF-8. JSON escapes one byte as six at the most, so a page
 stays well below `protocol.MAX_REPLY_BYTES` on every transport."""
 MAX_SEND_ID_BYTES: Final = 64
+_MESSAGE_ID_BYTES: Final = 12
+_IDS_AT_ONCE: Final = 256
 
 
 class MessageRules:
-    """Sends into any mailbox; reads, acknowledges and deletes in the caller's own."""
+    """Sends into any mailbox; reads, acknowledges and deletes in the caller's own.
 
-    def __init__(self, store: Store, settings: ServiceSettings, clock: Clock) -> None:
+    Every method takes the caller's session as the store has it now. What the store says of a
+    mailbox that is gone, `NoSuchUser`, is `SessionExpired` to its owner: the account was deleted
+    between the look at the session and what was done with it.
+    """
+
+    def __init__(self, store: Store, settings: ServiceSettings) -> None:
         self._accounts = store.accounts
         self._mailboxes = store.mailboxes
-        self._clock = clock
         self._body_bytes = settings.body_bytes
         rate = settings.sends_per_second
         self._rate = RateThrottle(rate) if rate else None
-        # Message ids must be unique, not secret: a generator seeded by the system is enough
-        # and spares a system call a message.
-        self._random = random.Random()  # noqa: S311
+        self._ids: list[str] = []  # to be given out; appended and popped, no more
 
-    def send(self, session: SessionRecord, to: str, body: str, send_id: str | None) -> Receipt:
+    def send(
+        self, session: SessionRecord, to: str, body: str, send_id: str | None, now: int
+    ) -> Receipt:
         """Put a message into a mailbox; when this returns the store has it.
 
         Raises:
@@ -41,27 +45,39 @@ class MessageRules:
             InvalidUsername, NoSuchUser, MailboxFull, SendIdConflict, RateLimited.
         """
         name = parse_username(to)
-        if not body:
-            raise BadRequest("the message is empty")
-        if _utf8_length(body) > self._body_bytes:
-            raise MessageTooLong(f"a message has at most {self._body_bytes} bytes of UTF-8")
+        # Nearly every body is short and ASCII, which has as many bytes as characters.
+        if not body or len(body) > self._body_bytes or not body.isascii():
+            self._check_body(body)
         if send_id is not None and not 1 <= _utf8_length(send_id) <= MAX_SEND_ID_BYTES:
             raise BadRequest(f"a send_id has 1 to {MAX_SEND_ID_BYTES} bytes of UTF-8")
         if self._rate is not None:
             self._rate.take(session.account_id)
         recipient = self._accounts.find(name)
-        draft = Draft(
-            message_id=f"{self._random.getrandbits(96):024x}",
-            sender_id=session.account_id,
-            sender=session.username,
-            to=name,
-            body=body,
-            sent_at=self._clock(),
-            send_id=send_id,
-        )
+        try:
+            message_id = self._ids.pop()
+        except IndexError:
+            message_id = self._draw_ids()
+        draft = Draft(message_id, session.account_id, session.username, name, body, now, send_id)
         # Asked even without a recipient: a repeat of a send that was accepted before the
         # recipient left gets its first result.
         return self._mailboxes.append(recipient.account_id if recipient else None, draft)
+
+    def _check_body(self, body: str) -> None:
+        if not body:
+            raise BadRequest("the message is empty")
+        if _utf8_length(body) > self._body_bytes:
+            raise MessageTooLong(f"a message has at most {self._body_bytes} bytes of UTF-8")
+
+    def _draw_ids(self) -> str:
+        """Return 96 bits from the system's generator, as 24 hexadecimal digits.
+
+        They are drawn for many messages at once, because each drawing is a system call.
+        """
+        drawn = os.urandom(_MESSAGE_ID_BYTES * _IDS_AT_ONCE).hex()
+        digits = 2 * _MESSAGE_ID_BYTES
+        first, *others = (drawn[at : at + digits] for at in range(0, len(drawn), digits))
+        self._ids.extend(others)
+        return first
 
     def read(self, session: SessionRecord, after: int, limit: int) -> MailPage:
         """Return messages beyond a seq.
@@ -70,29 +86,33 @@ class MessageRules:
             CursorInvalid: the seq is beyond the last one.
             SessionExpired: the account is gone.
         """
-        with while_account_lives():
+        try:
             return self._mailboxes.read(session.account_id, after, limit, PAGE_BYTES)
+        except NoSuchUser:
+            raise SessionExpired from None
 
-    def history(self, session: SessionRecord, before: int | None, limit: int) -> MailPage:
+    def history(self, session: SessionRecord, before: int | None, limit: int, now: int) -> MailPage:
         """Return the last messages below a seq.
 
         Raises:
             SessionExpired: the account is gone.
         """
-        with while_account_lives():
-            return self._mailboxes.history(
-                session.account_id, before, limit, PAGE_BYTES, self._clock()
-            )
+        try:
+            return self._mailboxes.history(session.account_id, before, limit, PAGE_BYTES, now)
+        except NoSuchUser:
+            raise SessionExpired from None
 
-    def ack(self, session: SessionRecord, up_to: int) -> Standing:
+    def ack(self, session: SessionRecord, up_to: int, now: int) -> Standing:
         """Acknowledge up to a seq.
 
         Raises:
             CursorInvalid: the seq is beyond the last one.
             SessionExpired: the account is gone.
         """
-        with while_account_lives():
-            return self._mailboxes.ack(session.account_id, up_to, self._clock())
+        try:
+            return self._mailboxes.ack(session.account_id, up_to, now)
+        except NoSuchUser:
+            raise SessionExpired from None
 
     def delete(self, session: SessionRecord, seqs: Sequence[int]) -> int:
         """Delete messages and return how many there were.
@@ -100,8 +120,10 @@ class MessageRules:
         Raises:
             SessionExpired: the account is gone.
         """
-        with while_account_lives():
+        try:
             return self._mailboxes.delete(session.account_id, seqs)
+        except NoSuchUser:
+            raise SessionExpired from None
 
     def standing(self, session: SessionRecord) -> Standing:
         """Return the position and how much is unread.
@@ -109,8 +131,10 @@ class MessageRules:
         Raises:
             SessionExpired: the account is gone.
         """
-        with while_account_lives():
+        try:
             return self._mailboxes.standing(session.account_id)
+        except NoSuchUser:
+            raise SessionExpired from None
 
 
 def _utf8_length(text: str) -> int:

@@ -7,13 +7,14 @@ into replies.
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any, Final
 
 from argon2 import PasswordHasher
 
 from twinline.core import protocol
-from twinline.core.accounts import AccountRules, hash_token
+from twinline.core.accounts import AccountRules
 from twinline.core.clock import Clock, wall_clock_ms
 from twinline.core.deadline import Deadline
 from twinline.core.errors import (
@@ -45,7 +46,7 @@ from twinline.core.protocol import (
     StatusReply,
     WatchReply,
 )
-from twinline.core.session import Session
+from twinline.core.session import Session, WatchPlace
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailPage, SessionRecord, Store
 from twinline.core.waiting import Waiter, WaiterGroup, Wake
@@ -86,7 +87,8 @@ class ChatService:
         self.store = store
         passwords = Passwords(hasher, wait_seconds=self.settings.hash_wait_seconds)
         self._accounts = AccountRules(store, passwords, self.settings, clock)
-        self._messages = MessageRules(store, self.settings, clock)
+        self._messages = MessageRules(store, self.settings)
+        self._clock = clock
         self._waiters = WaiterGroup("service")
         self._handlers: dict[type[Request], Callable[[Session, Any], Reply]] = {
             protocol.Hello: lambda s, r: self.hello(s, r.protocol, r.client),
@@ -110,9 +112,11 @@ class ChatService:
 
     # -- the life of a caller, and of the service ---------------------------------------
 
-    def session(self, address: str = "", on_end: Wake | None = None) -> Session:
+    def session(
+        self, address: str = "", on_end: Wake | None = None, *, keeps_place: bool = False
+    ) -> Session:
         """Return a new, anonymous session; see `Session`."""
-        return Session(address, on_end)
+        return Session(address, on_end, keeps_place=keeps_place)
 
     def leave(self, session: Session) -> None:
         """Say that a caller is gone: its waits end and its ``on_end`` is forgotten.
@@ -189,7 +193,7 @@ class ChatService:
             AlreadyLoggedIn, SessionExpired.
         """
         self._admit_login(session)
-        return self._bind(session, token, self._accounts.session(hash_token(token)))
+        return self._bind(session, token, self._accounts.session_of(token, self._clock()))
 
     def ping(self, session: Session) -> Done:  # noqa: ARG002 - every request has a session
         """Answer."""
@@ -200,7 +204,7 @@ class ChatService:
 
     def logout(self, session: Session) -> Done:
         """Revoke the session; every line of it ends."""
-        self._accounts.end_session(self._require(session).token_hash)
+        self._accounts.end_session(self._require(session, self._clock()).token_hash)
         session.unbind()
         return Done()
 
@@ -212,13 +216,13 @@ class ChatService:
         Raises:
             BadRequest: the pattern cannot be read.
         """
-        self._require(session)
+        self._require(session, self._clock())
         page = self._accounts.page(pattern, after, limit)
         return AccountsReply(usernames=page.usernames, more=page.more)
 
     def status(self, session: Session) -> StatusReply:
         """Say who is logged in here, and where the mailbox stands."""
-        record = self._require(session)
+        record = self._require(session, self._clock())
         standing = self._messages.standing(record)
         return StatusReply(
             username=record.username, position=standing.position, unread=standing.unread
@@ -230,7 +234,7 @@ class ChatService:
         Raises:
             InvalidPassword, BadCredentials, RateLimited, Busy.
         """
-        record = self._require(session)
+        record = self._require(session, self._clock())
         self._accounts.change_password(record, password, new_password, session.address)
         return Done()
 
@@ -241,7 +245,7 @@ class ChatService:
             UndeliveredMessages: unless ``force``.
             BadCredentials, RateLimited, Busy.
         """
-        record = self._require(session)
+        record = self._require(session, self._clock())
         self._accounts.delete(record, password, session.address, force=force)
         session.unbind()
         return Done()
@@ -255,8 +259,9 @@ class ChatService:
             BadRequest, MessageTooLong, InvalidUsername, NoSuchUser, MailboxFull,
             SendIdConflict, RateLimited.
         """
-        receipt = self._messages.send(self._require(session), to, body, send_id)
-        return SentReply(message_id=receipt.message_id, sent_at=receipt.sent_at)
+        now = self._clock()
+        receipt = self._messages.send(self._require(session, now), to, body, send_id, now)
+        return SentReply.trusted({"message_id": receipt.message_id, "sent_at": receipt.sent_at})
 
     def watch(
         self, session: Session, after: int, ack: int | None = None, limit: int = 64, wait: int = 0
@@ -277,32 +282,41 @@ class ChatService:
         """
         if not 0 <= wait <= MAX_WAIT_SECONDS:
             raise BadRequest(f"wait is 0 to {MAX_WAIT_SECONDS} seconds")
-        record = self._require(session)
-        if ack is not None:
-            self._messages.ack(record, ack)
-        page = self._messages.read(record, after, limit)
-        if not page.messages and wait:
-            page = self._wait_for_mail(session, record, after, limit, Deadline.after(wait))
-        return WatchReply(messages=page.messages, position=page.position)
-
-    def _wait_for_mail(
-        self, session: Session, record: SessionRecord, after: int, limit: int, deadline: Deadline
-    ) -> MailPage:
-        """Subscribe, look, wait, look again: a message that comes in between is not missed."""
-        waiter = Waiter()
-        no_mail = self.store.mailboxes.on_mail(record.account_id, waiter.wake)
-        no_end = self.store.accounts.on_session_end(record.token_hash, waiter.wake)
+        if not wait:
+            return _watched(self._look(session, after, ack, limit))
+        place = session.take_place() or self._new_place(session)
+        waiter = place.waiter
         try:
-            with self._waiters.joined(waiter), session.waiters.joined(waiter):
-                while True:
-                    self._require(session)
-                    page = self._messages.read(record, after, limit)
-                    interrupted = session.waiters.ended
-                    if page.messages or interrupted or not waiter.wait(deadline):
-                        return page
+            # Subscribed, clear, look, wait, look again: a message that comes in between is
+            # not missed, nor is the end of the session or of the service.
+            waiter.clear()
+            page = self._look(session, after, ack, limit)
+            if not page.messages:
+                deadline = Deadline.after(wait)
+                while not (page.messages or session.waiters.ended) and waiter.wait(deadline):
+                    page = self._look(session, after, None, limit)
         finally:
-            no_end()
-            no_mail()
+            session.leave_place(place)
+        return _watched(page)
+
+    def _look(self, session: Session, after: int, ack: int | None, limit: int) -> MailPage:
+        now = self._clock()
+        record = self._require(session, now)
+        if ack is not None:
+            self._messages.ack(record, ack, now)
+        return self._messages.read(record, after, limit)
+
+    def _new_place(self, session: Session) -> WatchPlace:
+        """Subscribe a waiter to everything that ends a watch."""
+        record = self._require(session, self._clock())
+        waiter = Waiter()
+        with ExitStack() as subscriptions:
+            subscribed = subscriptions.callback
+            subscribed(self.store.mailboxes.on_mail(record.account_id, waiter.wake))
+            subscribed(self.store.accounts.on_session_end(record.token_hash, waiter.wake))
+            subscribed(self._waiters.join(waiter))
+            subscribed(session.waiters.join(waiter))
+            return WatchPlace(waiter, record.token_hash, subscriptions.pop_all())
 
     def ack(self, session: Session, up_to: int) -> AckReply:
         """Acknowledge every message up to a seq.
@@ -310,17 +324,20 @@ class ChatService:
         Raises:
             CursorInvalid: there is no such seq yet.
         """
-        standing = self._messages.ack(self._require(session), up_to)
+        now = self._clock()
+        standing = self._messages.ack(self._require(session, now), up_to, now)
         return AckReply(position=standing.position, unread=standing.unread)
 
     def history(self, session: Session, before: int | None = None, limit: int = 50) -> HistoryReply:
         """Return the last messages below ``before``, the newest last."""
-        page = self._messages.history(self._require(session), before, limit)
+        now = self._clock()
+        page = self._messages.history(self._require(session, now), before, limit, now)
         return HistoryReply(messages=page.messages, more=page.more)
 
     def delete_messages(self, session: Session, seqs: Sequence[int]) -> DeletedReply:
         """Delete messages from the caller's mailbox."""
-        return DeletedReply(deleted=self._messages.delete(self._require(session), seqs))
+        record = self._require(session, self._clock())
+        return DeletedReply(deleted=self._messages.delete(record, seqs))
 
     # -- sessions -----------------------------------------------------------------------
 
@@ -333,19 +350,20 @@ class ChatService:
         if session.token_hash is not None:
             raise AlreadyLoggedIn
 
-    def _require(self, session: Session) -> SessionRecord:
+    def _require(self, session: Session, now: int) -> SessionRecord:
         """Return the caller's session as the store has it now: a revoked one is noticed."""
-        self._admit()
+        if self._waiters.ended:
+            raise ShuttingDown
         token_hash = session.token_hash
         if token_hash is None:
             raise NotLoggedIn
-        return self._accounts.session(token_hash)
+        return self._accounts.session(token_hash, now)
 
     def _bind(self, session: Session, token: str, record: SessionRecord) -> SessionReply:
         # Subscribe, then look: a session that is revoked in between is seen by one of them.
         session.subscribe(self.store.accounts, record)
         try:
-            self._accounts.session(record.token_hash)
+            self._accounts.session(record.token_hash, self._clock())
             standing = self._messages.standing(record)
         except SessionExpired:
             session.unsubscribe()
@@ -357,3 +375,7 @@ class ChatService:
             position=standing.position,
             unread=standing.unread,
         )
+
+
+def _watched(page: MailPage) -> WatchReply:
+    return WatchReply.trusted({"messages": page.messages, "position": page.position})

@@ -1,11 +1,25 @@
 """A caller's place at the service: anonymous at first, then bound to one session."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
+from dataclasses import dataclass
 
-from twinline.core.errors import NoSuchUser, SessionExpired
 from twinline.core.store import Accounts, SessionRecord, Unsubscribe
-from twinline.core.waiting import WaiterGroup, Wake
+from twinline.core.waiting import Waiter, WaiterGroup, Wake
+
+
+@dataclass(frozen=True, slots=True)
+class WatchPlace:
+    """Where a thread waits for the mail of a session.
+
+    Attributes:
+        waiter: what is woken.
+        token_hash: whose mail it is woken for.
+        subscriptions: what has to be ended when the place is given up.
+    """
+
+    waiter: Waiter
+    token_hash: bytes
+    subscriptions: ExitStack
 
 
 class Session:
@@ -22,14 +36,27 @@ class Session:
         waiters: those of this session's threads that wait for mail.
     """
 
-    __slots__ = ("_on_end", "_unsubscribe", "address", "token_hash", "username", "waiters")
+    __slots__ = (
+        "_keeps_place",
+        "_on_end",
+        "_places",
+        "_unsubscribe",
+        "address",
+        "token_hash",
+        "username",
+        "waiters",
+    )
 
-    def __init__(self, address: str = "", on_end: Wake | None = None) -> None:
+    def __init__(
+        self, address: str = "", on_end: Wake | None = None, *, keeps_place: bool = False
+    ) -> None:
         """Make an anonymous session.
 
         Args:
             address: where the caller comes from.
             on_end: called when the session is revoked, from any thread; it must not block.
+            keeps_place: whether a watch leaves its subscriptions to the next one. For callers
+                that watch again and again, and that say `ChatService.leave` in the end.
         """
         self.address = address
         self.username: str | None = None
@@ -37,6 +64,8 @@ class Session:
         self.waiters = WaiterGroup("session")
         self._on_end = on_end
         self._unsubscribe: Unsubscribe | None = None
+        self._keeps_place = keeps_place
+        self._places: list[WatchPlace] = []  # kept for later; appended and popped, no more
 
     @property
     def logged_in(self) -> bool:
@@ -56,10 +85,30 @@ class Session:
             self._unsubscribe = accounts.on_session_end(record.token_hash, self._on_end)
 
     def unsubscribe(self) -> None:
-        """Forget ``on_end``; called by the service."""
+        """Forget ``on_end``, and the places that were kept; called by the service."""
         unsubscribe, self._unsubscribe = self._unsubscribe, None
         if unsubscribe is not None:
             unsubscribe()
+        while (place := self.take_place()) is not None:
+            place.subscriptions.close()
+
+    def take_place(self) -> WatchPlace | None:
+        """Return a place to wait that an earlier watch left; called by the service."""
+        try:
+            return self._places.pop()
+        except IndexError:
+            return None
+
+    def leave_place(self, place: WatchPlace) -> None:
+        """Keep a place for the next watch, or give it up; called by the service."""
+        if self._keeps_place and place.token_hash == self.token_hash:
+            self._places.append(place)
+            if not self.waiters.ended:
+                return
+            # The caller has left meanwhile, and perhaps had looked for places before.
+            self.unsubscribe()
+        else:
+            place.subscriptions.close()
 
     def bind(self, record: SessionRecord) -> None:
         """Log in; called by the service."""
@@ -74,15 +123,3 @@ class Session:
 
     def __repr__(self) -> str:
         return f"Session(address={self.address!r}, username={self.username!r})"
-
-
-@contextmanager
-def while_account_lives() -> Iterator[None]:
-    """Say "your session is over" where the store says "no such user".
-
-    The account was deleted between the look at the session and what was done with it.
-    """
-    try:
-        yield
-    except NoSuchUser:
-        raise SessionExpired from None

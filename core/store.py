@@ -137,8 +137,7 @@ class Receipt(NamedTuple):
     sent_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Where a mailbox stands.
 
     Attributes:
@@ -150,8 +149,7 @@ class Standing:
     unread: int
 
 
-@dataclass(frozen=True, slots=True)
-class MailPage:
+class MailPage(NamedTuple):
     """Messages by rising seq, the mailbox's position, and whether there are others to read."""
 
     messages: tuple[Message, ...]

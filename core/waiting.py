@@ -21,11 +21,56 @@ Wake = Callable[[], None]
 thread, more than once, and late. It is called with no lock held."""
 
 
+class _Deferred(threading.local):
+    wakes: list[Wake] | None = None  # None: they are called at once
+
+
+_deferred = _Deferred()
+
+
 def wake_all(wakes: Iterable[Wake]) -> None:
     """Call the wakes that a store collected under its lock, now that it is released."""
     may_block("waking")
     for wake in wakes:
         wake()
+
+
+def wake_soon(wakes: Iterable[Wake]) -> None:
+    """Do as `wake_all`, or leave it to the end of what this thread does: see `deferred_wakes`.
+
+    For wakes that nothing but the mail's arrival hangs on.
+    """
+    deferred = _deferred.wakes
+    if deferred is None:
+        wake_all(wakes)
+    else:
+        deferred.extend(wakes)
+
+
+@contextmanager
+def deferred_wakes() -> Iterator[list[Wake]]:
+    """Keep the wakes of `wake_soon` until this thread has said what it has to say.
+
+    A thread that is woken wants the interpreter at once, and the one that woke it still needs
+    it to write its reply: waking after the reply spares both a change of thread.
+
+    Yields:
+        The wakes that are owed; to be given to `wake_owed` after each reply, and before anything
+        that takes long. Those that are left at the end are called then.
+    """
+    owed: list[Wake] = []
+    _deferred.wakes = owed
+    try:
+        yield owed
+    finally:
+        _deferred.wakes = None
+        wake_owed(owed)
+
+
+def wake_owed(owed: list[Wake]) -> None:
+    """Call the wakes that `deferred_wakes` kept, and forget them."""
+    while owed:
+        owed.pop()()
 
 
 class Waiter:
@@ -47,6 +92,13 @@ class Waiter:
         if self._hints.empty():
             self._hints.put(None)
 
+    def clear(self) -> None:
+        """Forget the wakes that came before; only for the thread that waits."""
+        # Asked first, because an exception costs more than all the rest of a wait.
+        while not self._hints.empty():
+            with suppress(Empty):
+                self._hints.get_nowait()
+
     def wait(self, deadline: Deadline) -> bool:
         """Block until woken or until the deadline passes.
 
@@ -56,16 +108,14 @@ class Waiter:
         may_block("waiting")
         if not self._wait(deadline):
             return False
-        with suppress(Empty):
-            while True:
-                self._hints.get_nowait()
+        self.clear()
         return True
 
     def _wait(self, deadline: Deadline) -> bool:
         # Python runs a signal's handler in the main thread, between two steps of Python. A
         # signal that comes after the last step and before the wait would be held up until the
         # wait is over, so the main thread looks up now and then.
-        slices = threading.current_thread() is threading.main_thread()
+        slices = threading.get_ident() == threading.main_thread().ident
         while True:
             step = deadline.sooner(_SIGNAL_SECONDS) if slices else deadline
             try:
@@ -91,19 +141,23 @@ class WaiterGroup:
         self._waiters: set[Waiter] = set()  # guarded by _lock
         self.ended = False  # written under _lock
 
-    @contextmanager
-    def joined(self, waiter: Waiter) -> Iterator[None]:
-        """Let `end` wake this waiter while the block runs."""
+    def join(self, waiter: Waiter) -> Callable[[], None]:
+        """Let `end` wake this waiter from now on, and at once if it was called already.
+
+        Returns:
+            What takes the waiter out again.
+        """
         with self._lock:
             self._waiters.add(waiter)
             ended = self.ended
         if ended:
             waiter.wake()
-        try:
-            yield
-        finally:
+
+        def leave() -> None:
             with self._lock:
                 self._waiters.discard(waiter)
+
+        return leave
 
     def end(self) -> None:
         """Wake every waiter of the group, now and from now on."""

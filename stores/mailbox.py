@@ -67,17 +67,20 @@ class Mailbox:
         return Standing(self.position, self.unread)
 
     def append(self, draft: Draft) -> None:
-        """Add a message under the next seq.
+        """Add a message under the next seq, and remove what has aged by the time it was sent.
 
         Raises:
             MailboxFull: too many are not acked.
         """
+        # An ack removes at once what is too much; the rest is removed when its time has come.
+        if self._acks and draft.sent_at - self._acks[0][1] >= self._retention.history_ms:
+            self.trim(draft.sent_at)
         if self.unread >= self._retention.mailbox_messages:
             raise MailboxFull
-        self.last += 1
         self.unread += 1
-        self._messages[self.last] = draft
-        self._seqs.append(self.last)
+        self.last = seq = self.last + 1
+        self._messages[seq] = draft
+        self._seqs.append(seq)
 
     def after(self, seq: int, count: int) -> list[Entry]:
         """Return the first messages above a seq, at most ``count``.
@@ -85,8 +88,10 @@ class Mailbox:
         Raises:
             CursorInvalid: the seq is beyond the last one.
         """
-        if seq > self.last:
-            raise CursorInvalid
+        if seq >= self.last:
+            if seq > self.last:
+                raise CursorInvalid
+            return []
         start = bisect_right(self._seqs, seq, self._head)
         return [(found, self._messages[found]) for found in self._seqs[start : start + count]]
 
@@ -122,10 +127,6 @@ class Mailbox:
             self._seqs[start:end] = [seq for seq in self._seqs[start:end] if seq in self._messages]
             self.unread -= sum(seq > self.position for seq in deleted)
         return len(deleted)
-
-    def needs_trim(self, now: int) -> bool:
-        """Return whether time has made something to remove; an ack removes at once the rest."""
-        return bool(self._acks) and now - self._acks[0][1] >= self._retention.history_ms
 
     def trim(self, now: int) -> None:
         """Remove acked messages beyond the history that the policy keeps at ``now``.

@@ -16,7 +16,7 @@ from twinline.core.store import (
     Standing,
     Unsubscribe,
 )
-from twinline.core.waiting import Wake, wake_all
+from twinline.core.waiting import Wake, wake_all, wake_soon
 from twinline.stores.mailbox import Entry, Mailbox
 from twinline.stores.shared_rules import Retention, fingerprint, fitting
 
@@ -33,7 +33,7 @@ class MemoryMailboxes(Mailboxes):
     def __init__(self, policy: MailboxPolicy) -> None:
         self._retention = Retention.of(policy)
         self._lock = new_lock("message")
-        self._boxes: dict[str, Mailbox] = {}  # by account id; guarded by the message lock
+        self._boxes: dict[str | None, Mailbox] = {}  # by account id; guarded by the message lock
         self._sends = _SendIds(self._retention.send_id_ms)  # guarded by the message lock
 
     def create(self, account_id: str) -> None:
@@ -56,20 +56,25 @@ class MemoryMailboxes(Mailboxes):
 
     def append(self, account_id: str | None, draft: Draft) -> Receipt:
         """Store a message, or find that its send_id was used before."""
+        now = draft.sent_at
+        receipt = Receipt(draft.message_id, now)
         content = b"" if draft.send_id is None else fingerprint(draft)
         with self._lock:
-            first = self._sends.first(draft, content)
-            if first is not None:
-                return first
-            box = self._box(account_id)
-            if box.needs_trim(draft.sent_at):
-                box.trim(draft.sent_at)
+            if self._sends.firsts:  # none for as long as nobody gives send_ids
+                self._sends.expire(now)
+            if content:
+                first = self._sends.first(draft, content)
+                if first is not None:
+                    return first
+            box = self._boxes.get(account_id)
+            if box is None:
+                raise NoSuchUser
             box.append(draft)
-            receipt = Receipt(draft.message_id, draft.sent_at)
-            self._sends.keep(draft, content, receipt)
-            wakes = tuple(box.watchers.values())
+            if content:
+                self._sends.keep(draft, content, receipt)
+            wakes = tuple(box.watchers.values()) if box.watchers else ()
         if wakes:
-            wake_all(wakes)
+            wake_soon(wakes)
         return receipt
 
     def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:
@@ -78,6 +83,8 @@ class MemoryMailboxes(Mailboxes):
             box = self._box(account_id)
             entries = box.after(after, limit + 1)
             position = box.position
+        if not entries:  # as in half of the looks of those who wait for mail
+            return MailPage((), position, more=False)
         page, more = fitting(_messages(entries), limit, max_bytes)
         return MailPage(page, position, more)
 
@@ -127,24 +134,28 @@ class MemoryMailboxes(Mailboxes):
         return unsubscribe
 
     def _box(self, account_id: str | None) -> Mailbox:
-        box = None if account_id is None else self._boxes.get(account_id)
+        box = self._boxes.get(account_id)  # no mailbox has the key None
         if box is None:
             raise NoSuchUser
         return box
 
 
 class _SendIds:
-    """What each sender's send_ids stand for, oldest first; its owner's lock guards it."""
+    """What each sender's send_ids stand for; its owner's lock guards it.
 
-    __slots__ = ("_firsts", "_keep_ms")
+    Attributes:
+        firsts: the content and the receipt by the sender's account and its send_id, oldest first.
+    """
+
+    __slots__ = ("_keep_ms", "firsts")
 
     def __init__(self, keep_ms: float) -> None:
         self._keep_ms = keep_ms
         # An OrderedDict: taking from the front of a plain one walks over all it lost before.
-        self._firsts: OrderedDict[tuple[str, str], tuple[bytes, Receipt]] = OrderedDict()
+        self.firsts: OrderedDict[tuple[str, str | None], tuple[bytes, Receipt]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._firsts)
+        return len(self.firsts)
 
     def first(self, draft: Draft, content: bytes) -> Receipt | None:
         """Return the receipt of the first send under this draft's send_id, if it still counts.
@@ -152,10 +163,7 @@ class _SendIds:
         Raises:
             SendIdConflict: that send had another recipient or body.
         """
-        self._expire(draft.sent_at)
-        if draft.send_id is None:
-            return None
-        known = self._firsts.get((draft.sender_id, draft.send_id))
+        known = self.firsts.get((draft.sender_id, draft.send_id))
         if known is None or self._expired(known[1], draft.sent_at):
             return None
         if known[0] != content:
@@ -164,20 +172,20 @@ class _SendIds:
 
     def keep(self, draft: Draft, content: bytes, receipt: Receipt) -> None:
         """Remember what a send_id stands for from now on."""
-        if draft.send_id is not None and self._keep_ms > 0:
+        if self._keep_ms > 0:
             key = (draft.sender_id, draft.send_id)
-            self._firsts[key] = (content, receipt)
-            self._firsts.move_to_end(key)
+            self.firsts[key] = (content, receipt)
+            self.firsts.move_to_end(key)
 
-    def _expire(self, now: int) -> None:
+    def expire(self, now: int) -> None:
         """Forget the oldest if they have expired: a few, so that every send costs the same."""
         for _ in range(_EXPIRED_A_SEND):
-            if not self._firsts:
+            if not self.firsts:
                 return
-            key = next(iter(self._firsts))
-            if not self._expired(self._firsts[key][1], now):
+            key = next(iter(self.firsts))
+            if not self._expired(self.firsts[key][1], now):
                 return
-            del self._firsts[key]
+            del self.firsts[key]
 
     def _expired(self, receipt: Receipt, now: int) -> bool:
         return now - receipt.sent_at >= self._keep_ms
@@ -185,10 +193,12 @@ class _SendIds:
 
 def _messages(entries: Iterable[Entry]) -> Iterator[Message]:
     for seq, draft in entries:
-        yield Message(
-            seq=seq,
-            message_id=draft.message_id,
-            sender=draft.sender,
-            body=draft.body,
-            sent_at=draft.sent_at,
+        yield Message.trusted(
+            {
+                "seq": seq,
+                "message_id": draft.message_id,
+                "sender": draft.sender,
+                "body": draft.body,
+                "sent_at": draft.sent_at,
+            }
         )

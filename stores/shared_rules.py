@@ -71,7 +71,8 @@ def fitting(
     page: list[Message] = []
     total = 0
     for message in messages:
-        total += len(message.body.encode(errors="surrogatepass"))
+        body = message.body
+        total += len(body if body.isascii() else body.encode(errors="surrogatepass"))
         if len(page) == limit or (page and total > max_bytes):
             return tuple(page), True
         page.append(message)

@@ -120,7 +120,7 @@ def looks_for_the_mailbox_first(half: MemoryMailboxes, was, account_id, draft):
 
 
 def looks_only_at_the_id(half: MemoryMailboxes, was, account_id, draft):
-    first = half._sends._firsts.get((draft.sender_id, draft.send_id or ""))
+    first = half._sends.firsts.get((draft.sender_id, draft.send_id or ""))
     return first[1] if first else was(account_id, draft)
 
 
@@ -259,7 +259,7 @@ def wakes_then_stores(half: MemoryMailboxes, was, account_id, draft):
 
 
 def looks_then_stores(half: MemoryMailboxes, was, account_id, draft):
-    first = half._sends._firsts.get((draft.sender_id, draft.send_id or ""))
+    first = half._sends.firsts.get((draft.sender_id, draft.send_id or ""))
     a_moment()
     if first:
         return first[1]

@@ -124,7 +124,7 @@ def counts_seqs_from_what_is_left(store: MemoryStore) -> None:
 
 
 def forgets_send_ids(store: MemoryStore) -> None:
-    store.mailboxes._sends._firsts.clear()
+    store.mailboxes._sends.firsts.clear()
 
 
 def forgets_reservations(store: MemoryStore) -> None:

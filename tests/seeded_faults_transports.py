@@ -117,7 +117,7 @@ class LosesCoalescedFrames(JsonlServerCodec):
 
     def next_event(self):
         event = super().next_event()
-        self._lines._buffer.clear()
+        self._lines.buffer.clear()
         self._lines._searched = 0
         return event
 
@@ -126,7 +126,7 @@ class ClientLosesCoalescedFrames(JsonlClientCodec):
     def next_event(self):
         event = super().next_event()
         if event is not None:
-            self._lines._buffer.clear()
+            self._lines.buffer.clear()
             self._lines._searched = 0
         return event
 
@@ -185,7 +185,7 @@ class GoesOnAfterTheEnd(JsonlServerCodec):
     """Skips a line that is too long, and says that this was fatal."""
 
     def _end(self, error):
-        rest = bytes(self._lines._buffer).partition(b"\n")[2]
+        rest = bytes(self._lines.buffer).partition(b"\n")[2]
         super()._end(error)
         self._lines._ended = False
         self._lines.feed(rest)
@@ -289,8 +289,8 @@ class Quadratic(JsonlServerCodec):
 
     def receive_data(self, data):
         for _ in range(6):  # plain even under a tracer, which makes every call slow
-            self._lines._buffer = bytearray(bytes(self._lines._buffer))
-        self._lines._buffer += data
+            self._lines.buffer = bytearray(bytes(self._lines.buffer))
+        self._lines.buffer += data
 
 
 class Endless(JsonlServerCodec):

@@ -28,30 +28,27 @@ from twinline.transports.binary_fields import Layout, MalformedError, read_uint,
     ],
 )
 def test_varints(value, data):
-    out = bytearray()
-    write_uint(out, value)
+    out = write_uint(value)
     assert out.hex() == data
-    assert read_uint(bytes(out) + b"\x07", 0) == (value, len(out))
-    assert read_uint(b"\x07" + bytes(out), 1) == (value, 1 + len(out))
+    assert read_uint(bytearray(out + b"\x07"), 0) == (value, len(out))
+    assert read_uint(bytearray(b"\x07" + out), 1) == (value, 1 + len(out))
     with pytest.raises(IndexError):
-        read_uint(bytes(out[:-1]), 0)
+        read_uint(bytearray(out[:-1]), 0)
 
 
 @pytest.mark.parametrize("data", ["8000", "ff00", "80808080808000", "808080808080808001"])
 def test_varints_that_are_none(data):
     with pytest.raises(MalformedError):
-        read_uint(bytes.fromhex(data), 0)
+        read_uint(bytearray.fromhex(data), 0)
 
 
 def test_a_field_with_a_default_may_stand_before_one_without():
     model = create_model("Early", __base__=Reply, a=(Uint, 7), b=(Text, ...), c=(Uint | None, None))
     layout = Layout(model)
     assert (layout.bits, layout.known_flags) == ({"a": 1, "c": 2}, 3)
-    out = bytearray()
-    assert layout.write(out, model(a=8, b="x", c=0)) == 3
-    assert out == b"\x08\x01x\x00"
-    assert layout.read(bytes(out), 0, 3) == ({"a": 8, "b": "x", "c": 0}, 4)
-    assert layout.read(b"\x01x", 0, 0) == ({"b": "x"}, 2)
+    assert layout.write(model(a=8, b="x", c=0)) == (3, b"\x08\x01x\x00")
+    assert layout.read(bytearray(b"\x08\x01x\x00"), 0, 3) == ({"a": 8, "b": "x", "c": 0}, 4)
+    assert layout.read(bytearray(b"\x01x"), 0, 0) == ({"b": "x"}, 2)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,19 @@
 
 import socket
 import struct
+import threading
 import time
+from typing import Literal
 
 import pytest
+from argon2 import PasswordHasher
 from listening import TCP, Peer, serving
-from services import PASSWORD
+from services import PASSWORD, cheap_hasher
 from waiting import wait_until
 
+from twinline.core.service import ChatService
+from twinline.stores.memory import MemoryStore
+from twinline.stores.memory_mailboxes import MemoryMailboxes
 from twinline.transports import poller as poller_module
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.poller import Poller
@@ -96,3 +102,68 @@ def test_deleting_the_account_ends_all_its_lines() -> None:
         assert first.ask("delete_account", password=PASSWORD)["ok"]
         assert first.rest(1) == b""
         assert idle.rest(1) == b""
+
+
+class _HeldHasher(PasswordHasher):
+    """Hashes cheaply, and verifies when it is let."""
+
+    def __init__(self) -> None:
+        cheap = cheap_hasher()
+        super().__init__(cheap.time_cost, cheap.memory_cost, cheap.parallelism)
+        self.asked = threading.Event()
+        self.may_go_on = threading.Event()
+
+    def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:
+        self.asked.set()
+        assert self.may_go_on.wait(10)
+        return super().verify(hash, password)
+
+
+def test_mail_waits_for_nothing_that_its_sender_asked_for_behind_it() -> None:
+    """Watchers are woken after the replies are written, and a password's hash comes before."""
+    hasher = _HeldHasher()
+    with (
+        serving(service=ChatService(MemoryStore(), hasher=hasher)) as server,
+        server.peer() as ann,
+        server.peer() as bob,
+    ):
+        ann.enter("ann")
+        bob.enter("bob").send_line(op="watch", id=2, after=0, wait=60)
+        wait_until(lambda: server.listener._waiting, "bob waits")
+        ann.send(
+            b'{"op":"send","id":1,"to":"bob","body":"hello"}\n'
+            b'{"op":"change_password","id":2,"password":"correct horse",'
+            b'"new_password":"another horse"}\n'
+        )
+        assert hasher.asked.wait(5)
+        assert [message["body"] for message in bob.read_line()["messages"]] == ["hello"]
+        assert ann.read_line()["id"] == 1
+        hasher.may_go_on.set()
+        assert ann.read_line() == {"id": 2, "ok": True}
+
+
+@pytest.mark.parametrize("spoken", ["auto", "jsonl"])
+def test_a_connection_keeps_its_place_to_wait_and_gives_it_up(spoken: str) -> None:
+    with serving([(TCP, spoken)]) as server, server.peer() as ann:
+        ann.enter("ann")
+        mailboxes = server.service.store.mailboxes
+        assert isinstance(mailboxes, MemoryMailboxes)
+        (box,) = mailboxes._boxes.values()
+        for after in range(3):
+            ann.send_line(op="watch", id=1, after=after, wait=60)
+            wait_until(lambda: box.watchers, "ann waits")
+            with server.peer() as again:
+                again.login("ann").ask("send", to="ann", body="hello")
+            assert len(ann.read_line()["messages"]) == 1
+            assert len(box.watchers) == 1
+        ann.close()
+        wait_until(lambda: not box.watchers, "the place was given up")
+
+
+def test_more_than_fits_one_read_is_answered() -> None:
+    """A connection that sends much is read in larger pieces, and then in small ones again."""
+    with serving() as server, server.peer() as ann:
+        ann.enter("ann")
+        for count in (1_000, 1, 1_000):
+            ann.send(b'{"op":"ping","id":5}\n' * count)
+            assert [ann.read_line() for _ in range(count)] == [{"id": 5, "ok": True}] * count

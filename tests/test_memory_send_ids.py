@@ -122,7 +122,7 @@ def test_a_send_id_that_is_used_anew_waits_behind_the_others() -> None:
         boxes.append("bob", draft(send_id=send_id, sent_at=hour * HOUR))
     boxes.append("bob", draft(send_id="o", sent_at=10 * HOUR + 1))
     boxes.append("bob", draft(sent_at=11 * HOUR))
-    assert [send_id for _, send_id in boxes._sends._firsts] == ["o"]
+    assert [send_id for _, send_id in boxes._sends.firsts] == ["o"]
 
 
 def test_send_ids_can_be_forgotten_at_once() -> None:

@@ -568,3 +568,70 @@ def test_waits_leave_nothing_behind() -> None:
     assert not any(box.watchers for box in store.mailboxes._boxes.values())
     assert not any(session.watchers for session in store.accounts._sessions.values())
     assert bodies(service, ann) == []
+
+
+def watchers_of(service: ChatService, session: Session) -> int:
+    """Return how many wait for mail of this session's account."""
+    assert session.username is not None
+    account = service.store.accounts.find(session.username)
+    assert account is not None
+    return len(service.store.mailboxes._boxes[account.account_id].watchers)  # type: ignore[attr-defined]
+
+
+def test_a_session_that_keeps_its_place_waits_in_it_again() -> None:
+    service = make_service()
+    kept, other = service.session(keeps_place=True), enter(service, "bob")
+    service.create_account(kept, "ann", PASSWORD)
+    for number in range(3):
+        service.send(other, "ann", "hello")
+        assert service.watch(kept, number, wait=5).messages
+        assert watchers_of(service, kept) == 1
+        service.send(other, "bob", "hello")
+        assert service.watch(other, number, wait=5).messages
+        assert watchers_of(service, other) == 0
+    service.leave(kept)
+    service.login(other_session := service.session(), "ann", PASSWORD)
+    assert watchers_of(service, other_session) == 0
+
+
+def test_a_kept_place_is_of_one_account_alone() -> None:
+    """After a logout and another login the old account's mail wakes nobody here."""
+    service = make_service()
+    session, bob = service.session(keeps_place=True), enter(service, "bob")
+    service.create_account(session, "ann", PASSWORD)
+    service.send(bob, "ann", "hello")
+    assert service.watch(session, 0, wait=5).messages
+    service.logout(session)
+    ann = login(service, "ann")
+    assert watchers_of(service, ann) == 0
+    service.login(session, "bob", PASSWORD)
+    service.send(ann, "bob", "hello")
+    assert [m.sender for m in service.watch(session, 0, wait=5).messages] == ["ann"]
+    assert (watchers_of(service, ann), watchers_of(service, bob)) == (0, 1)
+
+
+def test_a_wake_of_before_does_not_end_the_next_wait() -> None:
+    service = make_service()
+    session = service.session(keeps_place=True)
+    service.create_account(session, "ann", PASSWORD)
+    service.send(session, "ann", "one")
+    assert service.watch(session, 0, wait=5).messages
+    service.send(session, "ann", "two")  # wakes the place that nobody waits in
+    assert len(service.watch(session, 1, wait=5).messages) == 1
+    call = Call(lambda: service.watch(session, 2, wait=30))
+    service.send(session, "ann", "three")
+    reply = call.outcome()
+    assert isinstance(reply, WatchReply)
+    assert [m.body for m in reply.messages] == ["three"]
+
+
+def test_who_leaves_while_it_watches_leaves_nothing_behind() -> None:
+    service = make_service()
+    session = service.session(keeps_place=True)
+    service.create_account(session, "ann", PASSWORD)
+    ann = login(service, "ann")
+    call = Call(lambda: service.watch(session, 0, wait=30))
+    wait_until(lambda: watchers_of(service, ann), "it watches")
+    service.leave(session)
+    call.outcome()
+    assert watchers_of(service, ann) == 0

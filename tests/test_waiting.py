@@ -10,7 +10,14 @@ import pytest
 from waiting import join
 
 from twinline.core.deadline import Deadline
-from twinline.core.waiting import Waiter, WaiterGroup, wake_all
+from twinline.core.waiting import (
+    Waiter,
+    WaiterGroup,
+    deferred_wakes,
+    wake_all,
+    wake_owed,
+    wake_soon,
+)
 
 NOW = 0.0
 SOON = 5.0  # long enough for any machine; a test that waits for it has failed
@@ -103,30 +110,68 @@ def test_wake_all_calls_each() -> None:
 def test_the_end_of_a_group_wakes_who_is_in_it() -> None:
     group = WaiterGroup("test")
     inside, left = Waiter(), Waiter()
-    with group.joined(left):
-        pass
-    with group.joined(inside):
-        assert not group.ended
-        group.end()
-        assert group.ended
-        assert inside.wait(Deadline.after(NOW))
-        assert not left.wait(Deadline.after(NOW))
+    group.join(left)()
+    group.join(inside)
+    assert not group.ended
+    group.end()
+    assert group.ended
+    assert inside.wait(Deadline.after(NOW))
+    assert not left.wait(Deadline.after(NOW))
 
 
 def test_who_joins_a_group_that_has_ended_is_woken_at_once() -> None:
     group = WaiterGroup("test")
     group.end()
     waiter = Waiter()
-    with group.joined(waiter):
-        assert waiter.wait(Deadline.after(NOW))
+    group.join(waiter)
+    assert waiter.wait(Deadline.after(NOW))
 
 
-def test_a_group_forgets_who_left_by_an_exception() -> None:
+def test_a_group_forgets_who_left() -> None:
     group = WaiterGroup("test")
-    waiter = Waiter()
-    with pytest.raises(ZeroDivisionError), group.joined(waiter):
-        raise ZeroDivisionError
+    leave = group.join(Waiter())
+    leave()
+    leave()  # harmless
     assert group._waiters == set()
+
+
+def test_wakes_that_may_come_later_are_kept_until_they_are_asked_for() -> None:
+    called: list[str] = []
+    wake_soon([lambda: called.append("at once: nobody keeps it")])
+    with deferred_wakes() as owed:
+        wake_soon([lambda: called.append("asked for")])
+        wake_all([lambda: called.append("urgent")])
+        assert called[1:] == ["urgent"]
+        wake_owed(owed)
+        assert called[2:] == ["asked for"]
+        wake_owed(owed)
+        wake_soon([lambda: called.append("at the end")])
+        assert len(called) == 3
+    assert called[3:] == ["at the end"]
+    wake_soon([lambda: called.append("at once again")])
+    assert len(called) == 5
+
+
+def test_wakes_that_were_kept_are_called_when_what_keeps_them_fails() -> None:
+    called: list[str] = []
+
+    def fail() -> None:
+        with deferred_wakes():
+            wake_soon([lambda: called.append("woken")])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert called == ["woken"]
+
+
+def test_wakes_are_kept_for_their_own_thread_alone() -> None:
+    called: list[str] = []
+    with deferred_wakes():
+        other = threading.Thread(target=lambda: wake_soon([lambda: called.append("woken")]))
+        other.start()
+        join(other)
+        assert called == ["woken"]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from twinline.core.errors import BadRequest, UnknownOp
 from twinline.core.protocol import MAX_INT, ErrorReply, Reply, Request
@@ -72,7 +72,7 @@ class _FrameCodec(Codec):
     def __init__(self, frame_limit: int) -> None:
         self.frame_limit = frame_limit
         self._frames = Frames()
-        self._out: list[bytearray] = []
+        self._out: list[bytes] = []
 
     def receive_data(self, data: bytes) -> None:
         self._frames.feed(data)
@@ -82,11 +82,12 @@ class _FrameCodec(Codec):
 
     @property
     def mid_frame(self) -> bool:
-        return len(self._frames) > 0
+        return bool(self._frames.buffer)
 
     def data_to_send(self) -> bytes:
-        out, self._out = self._out, []
-        return b"".join(out)
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
 
 
 class BinaryServerCodec(_FrameCodec, ServerCodec):
@@ -102,14 +103,12 @@ class BinaryServerCodec(_FrameCodec, ServerCodec):
 
     def send(self, id: int | None, reply: Reply) -> None:
         kind, write = _WRITE_REPLY[type(reply)]
-        out = bytearray(HEADER.size)
         if id is not None:
-            write_uint(out, id)
+            self._out.append(_frame(kind, write_uint(id), write, reply))
         elif isinstance(reply, ErrorReply):
-            kind = ERROR_WITHOUT_ID
+            self._out.append(_frame(ERROR_WITHOUT_ID, b"", write, reply))
         else:
             raise LocalProtocolError("only an error can answer a frame without an id")
-        self._out.append(_frame(out, kind, write, reply))
 
 
 class BinaryClientCodec(_FrameCodec, ClientCodec):
@@ -127,21 +126,21 @@ class BinaryClientCodec(_FrameCodec, ClientCodec):
             self._frames.drop()
             raise RemoteProtocolError(f"the server's reply cannot be read: {unreadable}") from None
 
-    def _read_reply(self, kind: int, flags: int, payload: bytes) -> ReplyReceived:
+    def _read_reply(self, kind: int, flags: int, frame: bytearray) -> ReplyReceived:
         if kind not in _REPLIES:
             raise Unreadable(BadRequest(f"there is no reply of kind {kind}"))
         model, layout = _REPLIES[kind]
         answered: int | None = None
-        at = 0
+        at = HEADER.size
         if kind != ERROR_WITHOUT_ID:
             if not self._pending:
                 raise Unreadable(BadRequest("it answers no request"))
-            answered, at = _read_id(payload)
+            answered, at = _read_id(frame)
             expected, expected_model = self._pending.popleft()
             if answered != expected or model not in (expected_model, ErrorReply):
                 raise Unreadable(BadRequest(f"it is not the reply to request {expected}"))
         try:
-            values = _read_fields(layout, answered, payload, at, flags)
+            values = _read_fields(layout, answered, frame, at, flags)
             reply = model.__pydantic_validator__.validate_python(values)
         except NotUtf8Error:
             raise Unreadable(BadRequest("a text is not UTF-8")) from None
@@ -153,9 +152,7 @@ class BinaryClientCodec(_FrameCodec, ClientCodec):
         if not 0 <= id <= MAX_INT:
             raise LocalProtocolError(f"a request's id is 0 to {MAX_INT}, not {id}")
         kind, write = _WRITE_REQUEST[type(request)]
-        out = bytearray(HEADER.size)
-        write_uint(out, id)
-        self._out.append(_frame(out, kind, write, request))
+        self._out.append(_frame(kind, write_uint(id), write, request))
         self._pending.append((id, request.reply))
 
 
@@ -176,21 +173,24 @@ class BinaryTransport(Transport):
 
 
 def _frame(
-    out: bytearray, kind: int, write: Callable[[bytearray, BaseModel], int], model: BaseModel
-) -> bytearray:
-    """Append a model's fields to the room for a header and the id, and fill the header in."""
+    kind: int,
+    id: bytes,
+    write: Callable[[Request | Reply], tuple[int, bytes]],
+    model: Request | Reply,
+) -> bytes:
+    """Return the frame of a model, its id given as it is written."""
     try:
-        flags = write(out, model)
+        flags, fields = write(model)
     except UnicodeEncodeError:
         raise LocalProtocolError("a text with half a surrogate pair has no UTF-8") from None
-    HEADER.pack_into(out, 0, MAGIC, VERSION, kind, flags, len(out) - HEADER.size)
-    return out
+    size = len(id) + len(fields)
+    return HEADER.pack(MAGIC, VERSION, kind, flags, size) + id + fields
 
 
-def _read_id(payload: bytes) -> tuple[int, int]:
-    """Return the id that a payload begins with, and the place behind it."""
+def _read_id(frame: bytearray) -> tuple[int, int]:
+    """Return the id that a frame's payload begins with, and the place behind it."""
     try:
-        frame_id, at = read_uint(payload, 0)
+        frame_id, at = read_uint(frame, HEADER.size)
     except (IndexError, MalformedError):
         raise Unreadable(BadRequest("a frame's id is not a proper integer")) from None
     if frame_id > MAX_INT:
@@ -199,7 +199,7 @@ def _read_id(payload: bytes) -> tuple[int, int]:
 
 
 def _read_fields(
-    layout: Layout, id: int | None, payload: bytes, at: int, flags: int
+    layout: Layout, id: int | None, frame: bytearray, at: int, flags: int
 ) -> dict[str, object]:
     """Return the fields of a frame, not validated yet.
 
@@ -208,24 +208,23 @@ def _read_fields(
         NotUtf8Error: a text is not UTF-8.
     """
     try:
-        values, at = layout.read(payload, at, flags)
+        values, at = layout.read(frame, at, flags)
     except IndexError:
         raise Unreadable(BadRequest("a field runs beyond the end of its frame"), id) from None
     except MalformedError as error:
         raise Unreadable(BadRequest(str(error)), id) from None
-    if at != len(payload):
+    if at != len(frame):
         raise Unreadable(BadRequest("a frame is longer than its fields"), id)
     return values
 
 
-def _read_request(kind: int, flags: int, payload: bytes) -> RequestReceived | RequestRefused:
-    frame_id, at = _read_id(payload)
+def _read_request(kind: int, flags: int, frame: bytearray) -> RequestReceived | RequestRefused:
+    frame_id, at = _read_id(frame)
     if kind not in _REQUESTS:
         return RequestRefused(frame_id, UnknownOp(f"there is no request of kind {kind}"))
     validate, layout = _REQUESTS[kind]
     try:
-        values = _read_fields(layout, frame_id, payload, at, flags)
-        return RequestReceived(frame_id, validate(values))
+        return RequestReceived(frame_id, validate(_read_fields(layout, frame_id, frame, at, flags)))
     except NotUtf8Error:
         return RequestRefused(frame_id, BadRequest("a text is not UTF-8"))
     except ValidationError as error:

@@ -89,21 +89,25 @@ class Unreadable(Exception):
 
 
 class Frames:
-    """Cuts what arrives into frames, and judges each by its header first."""
+    """Cuts what arrives into frames, and judges each by its header first.
 
-    __slots__ = ("_buffer", "_ended")
+    Attributes:
+        buffer: what has arrived and is not taken out.
+    """
+
+    __slots__ = ("_ended", "buffer")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self.buffer = bytearray()
         self._ended = False
 
     def __len__(self) -> int:
-        return len(self._buffer)
+        return len(self.buffer)
 
     def feed(self, data: bytes) -> None:
         """Take bytes in, unless the end was told or the stream was given up."""
         if not self._ended:
-            self._buffer += data
+            self.buffer += data
 
     def end(self) -> None:
         """Take no more in; the frames that are complete can still be taken out."""
@@ -112,10 +116,10 @@ class Frames:
     def drop(self) -> None:
         """Give the stream up: forget what there is, and take no more in."""
         self._ended = True
-        self._buffer = bytearray()
+        self.buffer = bytearray()
 
-    def take(self, limit: int, known_flags: dict[int, int]) -> tuple[int, int, bytes] | None:
-        """Return the next frame's kind, flags and payload, or None until more arrives.
+    def take(self, limit: int, known_flags: dict[int, int]) -> tuple[int, int, bytearray] | None:
+        """Return the next frame's kind, its flags and all of it, or None until more arrives.
 
         Args:
             limit: the most bytes that a frame may have, its header included.
@@ -124,7 +128,9 @@ class Frames:
         Raises:
             Unreadable: there is no frame here, or none that may be collected.
         """
-        buffer = self._buffer
+        buffer = self.buffer
+        if not buffer:
+            return None
         if len(buffer) < HEADER.size:
             _check_start(buffer)
         else:
@@ -139,10 +145,10 @@ class Frames:
             if size > limit:
                 raise Unreadable(FrameTooLarge(f"a frame is longer than {limit} bytes"))
             if len(buffer) >= size:
-                payload = bytes(memoryview(buffer)[HEADER.size : size])
+                frame = buffer[:size]
                 # bytearray moves its start here and not the bytes: many frames stay linear.
                 del buffer[:size]
-                return kind, flags, payload
+                return kind, flags, frame
         if self._ended:
             self.drop()
         return None

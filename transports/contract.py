@@ -128,6 +128,14 @@ class ServerCodec(Codec):
             reply: the reply, or an `ErrorReply`.
         """
 
+    def settled(self) -> "ServerCodec":
+        """Return the codec that goes on with the connection, now that its peer has logged in.
+
+        This one, unless it only stood before another: then the other, with all that has arrived
+        and that is to be sent, and this one is used no more.
+        """
+        return self
+
 
 class ClientCodec(Codec):
     """The client's end: requests out, replies in, in the same order."""

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
 from twinline.core.errors import BadRequest, FrameTooLarge, RequestError, UnknownOp
-from twinline.core.protocol import MAX_INT, REQUEST_BY_OP, ErrorReply, Reply, Request
+from twinline.core.protocol import MAX_INT, REQUESTS, ErrorReply, Reply, Request
 from twinline.transports.contract import (
     ClientCodec,
     Codec,
@@ -30,6 +30,9 @@ from twinline.transports.contract import (
 )
 
 _SHOWN_OP_CHARACTERS: Final = 40
+_VALIDATE: Final = {
+    request.op: request.__pydantic_validator__.validate_python for request in REQUESTS
+}
 _TLS_START: Final = b"\x16\x03"
 _HTTP_METHODS: Final = b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PRI"
 _HTTP_STARTS: Final = tuple(method + b" " for method in _HTTP_METHODS.split())
@@ -52,24 +55,28 @@ def foreign_greeting(start: bytes) -> BadRequest | None:
 
 
 class _Lines:
-    """Cuts what arrives into lines, and searches every byte once."""
+    """Cuts what arrives into lines, and searches every byte once.
 
-    __slots__ = ("_buffer", "_ended", "_searched")
+    Attributes:
+        buffer: what has arrived and is not taken out.
+    """
+
+    __slots__ = ("_ended", "_searched", "buffer")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self.buffer = bytearray()
         self._searched = 0
         self._ended = False
 
     def __len__(self) -> int:
-        return len(self._buffer)
+        return len(self.buffer)
 
     def feed(self, data: bytes) -> None:
         if not self._ended:
-            self._buffer += data
+            self.buffer += data
 
     def start(self) -> bytes:
-        return bytes(self._buffer[:_LONGEST_START])
+        return bytes(self.buffer[:_LONGEST_START])
 
     def end(self) -> None:
         """Take no more in; the lines that are complete can still be taken out."""
@@ -77,7 +84,7 @@ class _Lines:
 
     def drop(self) -> None:
         self._ended = True
-        self._buffer = bytearray()
+        self.buffer = bytearray()
         self._searched = 0
 
     def take(self, limit: int) -> bytearray | None:
@@ -86,7 +93,9 @@ class _Lines:
         Raises:
             FrameTooLarge: there is no line feed among the first ``limit + 1`` bytes.
         """
-        buffer = self._buffer
+        buffer = self.buffer
+        if not buffer:
+            return None
         end = buffer.find(b"\n", self._searched, limit + 1)
         if end >= 0:
             line = buffer[:end]
@@ -118,11 +127,12 @@ class _LineCodec(Codec):
 
     @property
     def mid_frame(self) -> bool:
-        return len(self._lines) > 0
+        return bool(self._lines.buffer)
 
     def data_to_send(self) -> bytes:
-        out, self._out = self._out, []
-        return b"".join(out)
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
 
 
 class JsonlServerCodec(_LineCodec, ServerCodec):
@@ -153,7 +163,7 @@ class JsonlServerCodec(_LineCodec, ServerCodec):
 
     def send(self, id: int | None, reply: Reply) -> None:
         fields = _to_json(reply)
-        if isinstance(reply, ErrorReply):
+        if type(reply) is ErrorReply:
             shown = b"null" if id is None else b"%d" % id
             self._out.append(b'{"id":%b,"ok":false,"error":%b}\n' % (shown, fields))
         elif id is None:
@@ -262,13 +272,13 @@ def _read_request(line: bytearray) -> RequestReceived | RequestRefused:
     op = value.get("op")
     if type(op) is not str:
         return RequestRefused(line_id, BadRequest("'op' must be a string that names the request"))
-    model = REQUEST_BY_OP.get(op)
-    if model is None:
+    validate = _VALIDATE.get(op)
+    if validate is None:
         dots = "…" if len(op) > _SHOWN_OP_CHARACTERS else ""
         shown = repr(op[:_SHOWN_OP_CHARACTERS])
         return RequestRefused(line_id, UnknownOp(f"there is no request {shown}{dots}"))
     try:
-        return RequestReceived(line_id, model.__pydantic_validator__.validate_python(value))
+        return RequestReceived(line_id, validate(value))
     except ValidationError as error:
         return RequestRefused(line_id, BadRequest(what_is_wrong(error)))
 
