@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from twinline.core.deadline import Deadline
-from twinline.core.locks import may_block, new_lock
+from twinline.core.locks import checking, may_block, new_lock
 
 _SIGNAL_SECONDS: Final = 0.5
 """How long a signal may go unnoticed by a main thread that waits."""
@@ -105,13 +105,8 @@ class Waiter:
         Returns:
             Whether it was woken.
         """
-        may_block("waiting")
-        if not self._wait(deadline):
-            return False
-        self.clear()
-        return True
-
-    def _wait(self, deadline: Deadline) -> bool:
+        if checking.on:
+            may_block("waiting")
         # Python runs a signal's handler in the main thread, between two steps of Python. A
         # signal that comes after the last step and before the wait would be held up until the
         # wait is over, so the main thread looks up now and then.
@@ -124,6 +119,7 @@ class Waiter:
                 if deadline.passed:
                     return False
             else:
+                self.clear()
                 return True
 
 

@@ -6,14 +6,17 @@ Nothing here takes a lock or calls anyone: whoever owns a mailbox guards it.
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection
-from typing import Final
+from typing import Final, cast
 
 from twinline.core.errors import CursorInvalid, MailboxFull
 from twinline.core.store import Draft, Standing
 from twinline.core.waiting import Wake
 from twinline.stores.shared_rules import Retention
 
-Entry = tuple[int, Draft]
+Kept = tuple[str, str, str, str, str, int, str | None]
+"""A `Draft` as a plain tuple: Python's garbage collector looks at a plain tuple of texts and
+numbers once and then never again, but at a named one for as long as it lives."""
+Entry = tuple[int, Kept]
 """A message and its seq."""
 _DEAD_SEQS: Final = 64  # fewer than this are not worth a move of the others
 
@@ -23,7 +26,7 @@ class Mailbox:
 
     The messages are in a dictionary by seq; beside it is the sorted list of those seqs, so a
     page is one binary search and one look-up a message, whatever was deleted before it. They
-    are kept as the drafts that they came as, a quarter of what the protocol's models take.
+    are kept as what they came as, a quarter of what the protocol's models take.
 
     Attributes:
         position: the last acked seq.
@@ -50,7 +53,7 @@ class Mailbox:
         self.unread = 0
         self.watchers: dict[object, Wake] = {}
         self._retention = retention
-        self._messages: dict[int, Draft] = {}
+        self._messages: dict[int, Kept] = {}
         # Seqs below index _head belong to messages that are gone: cutting the list at every
         # ack would move all the others, so it is cut when half of it is dead.
         self._seqs: list[int] = []
@@ -79,7 +82,7 @@ class Mailbox:
             raise MailboxFull
         self.unread += 1
         self.last = seq = self.last + 1
-        self._messages[seq] = draft
+        self._messages[seq] = cast("Kept", tuple(draft))
         self._seqs.append(seq)
 
     def after(self, seq: int, count: int) -> list[Entry]:
@@ -134,11 +137,16 @@ class Mailbox:
         Each message and each ack is removed once, so the cost is constant for each of them.
         """
         aged = 0
+        acked = len(self._seqs) - self.unread
+        most = self._retention.history_messages
+        if acked - self._head <= most and not (
+            self._acks and now - self._acks[0][1] >= self._retention.history_ms
+        ):
+            return
         while self._acks and now - self._acks[0][1] >= self._retention.history_ms:
             aged = self._acks.popleft()[0]
         keep = bisect_right(self._seqs, aged, self._head)
-        acked = len(self._seqs) - self.unread
-        keep = max(keep, acked - self._retention.history_messages)
+        keep = max(keep, acked - most)
         for seq in self._seqs[self._head : keep]:
             del self._messages[seq]
         self._head = keep

@@ -17,7 +17,7 @@ from twinline.core.store import (
     Unsubscribe,
 )
 from twinline.core.waiting import Wake, wake_all, wake_soon
-from twinline.stores.mailbox import Entry, Mailbox
+from twinline.stores.mailbox import Entry, Kept, Mailbox
 from twinline.stores.shared_rules import Retention, fingerprint, fitting
 
 _EXPIRED_A_SEND: Final = 2  # more than the one that a send adds, so that what expires goes
@@ -83,8 +83,11 @@ class MemoryMailboxes(Mailboxes):
             box = self._box(account_id)
             entries = box.after(after, limit + 1)
             position = box.position
-        if not entries:  # as in half of the looks of those who wait for mail
+        # Most looks are of those who wait for mail, and find nothing or the one that woke them.
+        if not entries:
             return MailPage((), position, more=False)
+        if len(entries) == 1:
+            return MailPage((_message(*entries[0]),), position, more=False)
         page, more = fitting(_messages(entries), limit, max_bytes)
         return MailPage(page, position, more)
 
@@ -192,13 +195,18 @@ class _SendIds:
 
 
 def _messages(entries: Iterable[Entry]) -> Iterator[Message]:
-    for seq, draft in entries:
-        yield Message.trusted(
-            {
-                "seq": seq,
-                "message_id": draft.message_id,
-                "sender": draft.sender,
-                "body": draft.body,
-                "sent_at": draft.sent_at,
-            }
-        )
+    for seq, kept in entries:
+        yield _message(seq, kept)
+
+
+def _message(seq: int, kept: Kept) -> Message:
+    message_id, _, sender, _, body, sent_at, _ = kept
+    return Message.trusted(
+        {
+            "seq": seq,
+            "message_id": message_id,
+            "sender": sender,
+            "body": body,
+            "sent_at": sent_at,
+        }
+    )
