@@ -12,8 +12,8 @@ The work: a sender sends a message of 54 bytes, addressed to a recipient; the se
 the recipient's watcher, which waits; the sender gets an acknowledgement. What that says differs
 from one to the other, and stands in the table. Every server is a process of its own. The load is
 one loop over raw sockets with frames that were encoded once; its share of a processor stands in
-the column `load`. Servers take turns in each round,
-and a ratio is the median of those within a round.
+the column `load`. Near 1 it is the load that limits a server, whose µs are the figure then.
+Servers take turns in each round, and a ratio is the median of those within a round.
 
 twinline and the floor keep their threads on one processor. The Python peers run as their
 documentation has it, and a second time in the same way as twinline, as `...-pinned`.
@@ -260,8 +260,11 @@ def main() -> int:
     print(table(found, {peer.name: peer.acknowledged for peer in PEERS}, TWINLINE[0], FLOOR))
     for name, why in left_out.items():
         print(f"{name} is left out: {why}")
-    for line in verdicts(found, TWINLINE, [peer.name for peer in PEERS if peer.python]):
-        print(line)
+    python = [peer.name for peer in PEERS if peer.python]
+    print("Against the best Python peer:")
+    print(*verdicts(found, TWINLINE, python), sep="\n")
+    print("Against the best that promises the same:")
+    print(*verdicts(found, TWINLINE, [name for name in python if "acked" in name]), sep="\n")
     return bool(failed)
 
 
