@@ -1,0 +1,194 @@
+"""What every peer of `benchmarks/peers.py` is: a server of its own process, and its connections.
+
+The connections are those of `twinline.cli.bench_load`: raw sockets with frames that were encoded
+once, so that the load costs less than the server.
+"""
+
+# A script's part: it starts what it measures.
+# ruff: noqa: S603
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from twinline.cli.bench_load import PATIENCE_SECONDS, Caller, LoadError, Pair
+from twinline.cli.bench_target import Target
+from twinline.cli.bench_wire import BODY
+from twinline.core.deadline import Deadline
+from twinline.transports.endpoints import Endpoint
+
+_Socket = TypeVar("_Socket", bound=socket.socket)
+_STOP_SECONDS = 10
+
+
+class Server(ABC):
+    """A peer's server that runs, and the connections that are made to it.
+
+    Attributes:
+        target: where it listens, and its process.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._sockets: list[socket.socket] = []
+
+    @abstractmethod
+    def callers(self, count: int) -> list[Caller]:
+        """Return connections that send to recipients of their own, whom nobody watches."""
+
+    @abstractmethod
+    def pairs(self, count: int) -> list[Pair]:
+        """Return senders, each with the waiting watcher of its recipient."""
+
+    def check(self, pair: Pair) -> None:
+        """Check that a watcher received as many messages as it was counted to have.
+
+        Raises:
+            LoadError: it did not, so that what was measured is nothing.
+        """
+        found = sum(data.count(BODY.encode()) for data in pair.received)
+        if found != len(pair.received):
+            raise LoadError(f"{found} messages came in {len(pair.received)} deliveries")
+        pair.received.clear()
+
+    def connect(self, kind: type[_Socket]) -> _Socket:
+        """Return a new connection, which `disconnect` closes.
+
+        Raises:
+            OSError: nobody listens there.
+        """
+        plain = self.target.endpoint.connect(Deadline.after(PATIENCE_SECONDS))
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected = kind(fileno=plain.detach())
+        connected.settimeout(PATIENCE_SECONDS)
+        self._sockets.append(connected)
+        return connected
+
+    def disconnect(self) -> None:
+        """Close every connection."""
+        for connected in self._sockets:
+            connected.close()
+        self._sockets.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One row of the table.
+
+    Attributes:
+        name: what `--only` takes.
+        acknowledged: what the reply to a send says.
+        serve: runs its server for the length of a block.
+        python: it is what twinline's targets are about, a server written in Python.
+        missing: says what has to be installed, or returns None.
+    """
+
+    name: str
+    acknowledged: str
+    serve: Callable[[], AbstractContextManager[Server]]
+    python: bool = False
+    missing: Callable[[], str | None] = lambda: None
+
+
+def ask(connected: socket.socket, frame: bytes, ending: bytes) -> bytes:
+    """Send a frame, and return what came up to and with such an ending.
+
+    Raises:
+        LoadError: the server ended the connection.
+        TimeoutError: it did not answer in time.
+    """
+    connected.sendall(frame)
+    reply = b""
+    while not reply.endswith(ending):
+        received = connected.recv(1 << 16)
+        if not received:
+            raise LoadError(f"the server ended a connection after {reply!r}")
+        reply += received
+    return reply
+
+
+# --- processes
+
+
+@contextmanager
+def python_server(script: str, *flags: str) -> Iterator[Target]:
+    """Run a script of this folder as a server; it prints its port, and ends with its input.
+
+    Raises:
+        LoadError: it did not start; it has said why.
+    """
+    command = [sys.executable, str(Path(script).resolve()), *flags]
+    with _running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        line = process.stdout.readline().decode() if process.stdout is not None else ""
+        if not line.strip().isdigit():
+            raise LoadError(f"{Path(script).name} could not be started")
+        yield Target(_listening(int(line), process, Path(script).name), process.pid)
+
+
+def end_with_parent() -> None:
+    """End this process when its standard input does; for the scripts of `python_server`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def broker(command: Sequence[str], port: int) -> Iterator[Target]:
+    """Run a server that listens on a port of this machine when it is ready.
+
+    Raises:
+        LoadError: it ended, or does not listen.
+    """
+    quiet = subprocess.DEVNULL
+    # In a session of its own, so that Ctrl-C reaches this process alone, which ends it.
+    with _running(command, stdin=quiet, stdout=quiet, start_new_session=True) as process:
+        yield Target(_listening(port, process, command[0]), process.pid)
+
+
+def _listening(port: int, process: subprocess.Popen[bytes], name: str) -> Endpoint:
+    """Wait until a process listens on a port."""
+    endpoint = Endpoint.parse(f"tcp://127.0.0.1:{port}")
+    deadline = Deadline.after(PATIENCE_SECONDS)
+    pause = threading.Event()
+    while True:
+        try:
+            endpoint.connect(deadline).close()
+        except OSError as error:
+            if process.poll() is not None or deadline.passed:
+                raise LoadError(f"{name} could not be started") from error
+            pause.wait(0.02)
+        else:
+            return endpoint
+
+
+def free_port() -> int:
+    """Return a port that nobody listened on a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
+
+
+@contextmanager
+def _running(command: Sequence[str], **options: object) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command, **options) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
