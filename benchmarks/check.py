@@ -5,9 +5,9 @@
 
 Two figures of each workload are kept in ``baseline.json``, for each Python version: the bytecode
 instructions of an operation, which are exact and the same everywhere, and its processor time as
-a multiple of a yardstick's, which sees C as well and was repeatable to a few percent on a busy
+a multiple of a yardstick's, which sees C as well and was repeatable to about a tenth on a busy
 machine (`check_figures` says how they are taken, and why so). Both are needed: work that moves
-into C leaves the count, and a slower C function changes nothing in it.
+into C leaves the count, and a C function that becomes slower changes nothing in it.
 
 A figure that is worse by more than 20 % fails the check. A time that looks worse is measured
 again before it is believed: the median is then that of all processes. One that is better by more

@@ -25,8 +25,8 @@ minimum over minimum                                     8 %
 
 So neighbours do not cancel out: who shares the processor slows the yardstick more than the
 workloads. With a load of 5 to 20 the last one was 22 % for single processes, and for the median
-of five, drawn 2,000 times out of 30, it was 14 % between the extremes and 6 % between the 5 %
-and 95 % quantiles (over the lowest of the same five: 18 % and 10 %).
+of five, drawn 2,000 times out of 30, it was 12 % between the extremes and 5 % between the 5 %
+and the 95 % quantile. (The lowest over the lowest yardstick of the same five: 13 % and 6 %.)
 """
 
 import gc

@@ -4,9 +4,9 @@ A workload must stay what it is, or the figures that are kept for it mean nothin
 changed gets another name, and figures of its own. Nothing here touches more of twinline than
 the contracts of transports and stores and the methods of `ChatService`.
 
-The SQLite store is not among them. What it costs is a thread that collects a batch, and the
-system that writes and syncs it; how many sends share a batch differs from run to run, and so
-did the figure, by half. `sqlite.py` measures it.
+The SQLite store is not among them: most of what it costs is another thread that collects a
+batch, and the system that writes and syncs it, and both figures are those of one thread alone.
+`sqlite.py` measures it.
 """
 
 from collections.abc import Callable, Iterator
