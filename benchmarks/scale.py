@@ -37,8 +37,9 @@ from twinline.core.protocol import AccountsReply, ListAccounts
 
 _SENDS_A_SLICE: Final = 1_000
 _PAGES: Final = 300
-_SLICES: Final = 4
-"""So many short rounds of the growth are in one of the others: the more turns, the better."""
+_TURNS: Final = 20
+"""So many turns of the growth are in one round of the others: a machine that others use changes
+its pace within a second, and with short turns each of those compared meets the same."""
 _QUIET: Final = 20  # percent of them count as quiet
 _LISTING_SECONDS: Final = 120.0  # that one listing may take before the run is given up
 
@@ -193,15 +194,15 @@ def measure_growth(
         }
         costs: dict[str, list[Cost]] = {name: [] for name in configurations}
         names = list(configurations)
-        for round_ in range(rounds * _SLICES):
-            if round_ % _SLICES == 0:
-                say(f"  growth, round {round_ // _SLICES + 1} of {rounds}: {', '.join(names)}")
-            full.empty(empty)
+        for turn in range(rounds * _TURNS):
+            if turn % _TURNS == 0:
+                say(f"  growth, round {turn // _TURNS + 1} of {rounds}: {', '.join(names)}")
+                full.empty(empty)
             # Each comes first in its turn, so that none always has the machine at its best.
-            turned = names[round_ % len(names) :] + names[: round_ % len(names)]
+            turned = names[turn % len(names) :] + names[: turn % len(names)]
             for name in turned:
                 site = configurations[name][0]
-                costs[name].append(site.cost(callers[name], seconds / _SLICES))
+                costs[name].append(site.cost(callers[name], seconds / _TURNS))
         rows += _growth_rows(costs)
     return rows
 
@@ -224,7 +225,7 @@ def _growth_rows(costs: dict[str, list[Cost]]) -> list[Row]:
                 f"{_quiet(of_it):.1f} µs, {median(each.rate for each in of_it):,.0f}, "
                 f"{cost:.2f}, {rate:.2f}",
                 "" if of_it is base else "0.90 to 1.10",
-                {"rounds": [asdict(each) for each in of_it], "cost": cost, "rate": rate},
+                {"turns": [asdict(each) for each in of_it], "cost": cost, "rate": rate},
             )
         )
     return rows
