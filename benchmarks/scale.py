@@ -1,0 +1,284 @@
+"""Measures how twinline grows: a million accounts, full mailboxes, 200 logins at once.
+
+The server is `twinline serve` with its default settings and the store in memory, which is filled
+before it listens; the load comes from this process, over TCP, in JSON-lines. Beside it stands
+what a send costs without any wire. What is compared comes from the same run, in turns; medians
+are printed.
+
+    python benchmarks/scale.py                 # about five minutes, and 3 GB of memory
+    python benchmarks/scale.py --quick         # a look, at a tenth of the size
+    python benchmarks/scale.py --only growth
+"""
+
+# ruff: noqa: T201 - a script prints
+
+import argparse
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from statistics import median
+from typing import Final
+
+import scale_store
+from check_workloads import BODY
+from check_workloads import Site as WithoutWire
+from scale_logins import measure_logins
+from scale_site import CONNECTIONS, Cost, Row, Site, Sites, in_ms
+
+from twinline.cli.bench_load import one_at_a_time, percentile
+from twinline.cli.bench_wire import Wire
+from twinline.core.protocol import AccountsReply, ListAccounts
+
+_SENDS_A_SLICE: Final = 1_000
+_PAGES: Final = 300
+_TURNS: Final = 20
+"""So many turns of the growth are in one round of the others: a machine that others use changes
+its pace within a second, and with short turns each of those compared meets the same."""
+_QUIET: Final = 20  # percent of them count as quiet
+_LISTING_SECONDS: Final = 120.0  # that one listing may take before the run is given up
+
+
+def say(text: str) -> None:
+    """Tell how far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- without a wire
+
+
+def measure_send(rounds: int, seconds: float) -> list[Row]:
+    """`ChatService.send` in one thread, with no wire."""
+    site = WithoutWire()
+    rates, costs = [], []
+    for round_ in range(rounds):
+        say(f"  send, round {round_ + 1} of {rounds}")
+        wall = processor = 0.0
+        sends = 0
+        while wall < seconds:
+            began, used = time.perf_counter(), time.thread_time()
+            for _ in range(_SENDS_A_SLICE):
+                site.service.send(site.ann, "bob", BODY)
+            wall += time.perf_counter() - began
+            processor += time.thread_time() - used
+            sends += _SENDS_A_SLICE
+            site.empty_bob()
+        rates.append(sends / wall)
+        costs.append(1e6 * processor / sends)
+    return [
+        Row(
+            "ChatService.send, calls a second: median, best round",
+            f"{median(rates):,.0f}, {max(rates):,.0f}",
+            ">= 200,000",
+            {"rates": rates},
+        ),
+        Row(
+            "its processor time: median, best round",
+            f"{median(costs):.2f}, {min(costs):.2f} µs",
+            "<= 5 µs",
+            {"microseconds": costs},
+        ),
+    ]
+
+
+# --- many accounts
+
+
+def measure_accounts(site: Site, rounds: int, seconds: float) -> list[Row]:
+    """Pages of a list of many names, and what reading all of them costs others."""
+    size = site.target.resident_bytes() or 0
+    lister = site.dialect.logged_in(site.member(0))
+    pages = []
+    for _ in range(_PAGES):
+        began = time.perf_counter()
+        page = lister.ask(ListAccounts(pattern="abc*", limit=100), AccountsReply)
+        pages.append(time.perf_counter() - began)
+        if not all(name.startswith("abc") for name in page.usernames) or not page.usernames:
+            raise AssertionError("this is another page than was asked for")
+    callers = site.callers()
+    quiet: list[float] = []
+    beside: list[float] = []
+    listings: list[float] = []
+    for round_ in range(rounds):
+        say(f"  accounts, round {round_ + 1} of {rounds}")
+        quiet += one_at_a_time(callers, seconds).latencies
+        with _listing(lister, listings):
+            beside += one_at_a_time(callers, seconds).latencies
+    page_ms, without, with_it = in_ms(pages), in_ms(quiet), in_ms(beside)
+    what = f"sends from {CONNECTIONS} connections"
+    return [
+        Row(
+            f"resident memory with {site.accounts:,} accounts",
+            f"{size / 1e6:,.0f} MB, {size / site.accounts:,.0f} bytes each",
+            "",
+            {"bytes": size},
+        ),
+        Row(
+            f"a page of {len(page.usernames)} names, abc*, over the wire: p50, p99, longest",
+            page_ms.text,
+            "<= 5 ms",
+            page_ms.figures,
+        ),
+        Row(
+            "a listing of *x*, which nothing matches, beside the sends: median, longest",
+            f"{median(listings):.2f}, {max(listings):.2f} s",
+            "",
+            {"seconds": listings},
+        ),
+        Row(f"{what}: p50, p99, longest", without.text, "", without.figures),
+        Row(f"{what}, beside such listings: the same", with_it.text, "", with_it.figures),
+        Row(
+            "by so much the listings delay the p99",
+            f"{with_it.p99 - without.p99:.1f} ms",
+            "<= 20 ms",
+            {"ms": with_it.p99 - without.p99},
+        ),
+    ]
+
+
+@contextmanager
+def _listing(lister: Wire, taken: list[float]) -> Iterator[None]:
+    """Read all names again and again while the block runs, and once at least."""
+    enough = threading.Event()
+    errors: list[Exception] = []
+    found: list[str] = []
+    lister.socket.settimeout(_LISTING_SECONDS)
+
+    def read() -> None:
+        try:
+            while not enough.is_set():
+                began = time.perf_counter()
+                page = lister.ask(ListAccounts(pattern="*x*"), AccountsReply)
+                taken.append(time.perf_counter() - began)
+                found.extend(page.usernames)
+        except Exception as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+    if found:
+        raise AssertionError("a name has an x")
+
+
+# --- growth
+
+
+def measure_growth(
+    sites: Sites, sizes: list[int], queued: int, rounds: int, seconds: float
+) -> list[Row]:
+    """What a send costs by the number of accounts, and by the messages in the mailbox."""
+    by_size = {f"{size:,} accounts": (sites.site(size), None) for size in sizes}
+    full = sites.site(1_000, queued)
+    empty = range(scale_store.QUEUES + 1, 2 * scale_store.QUEUES + 1)
+    by_queue = {
+        "0 messages queued": (full, empty),
+        f"{queued:,} messages queued": (full, range(1, scale_store.QUEUES + 1)),
+    }
+    rows = []
+    for configurations in (by_size, by_queue):
+        callers = {
+            name: site.callers() if numbers is None else site.callers_to(numbers)
+            for name, (site, numbers) in configurations.items()
+        }
+        costs: dict[str, list[Cost]] = {name: [] for name in configurations}
+        names = list(configurations)
+        for turn in range(rounds * _TURNS):
+            if turn % _TURNS == 0:
+                say(f"  growth, round {turn // _TURNS + 1} of {rounds}: {', '.join(names)}")
+                full.empty(empty)
+            # Each comes first in its turn, so that none always has the machine at its best.
+            turned = names[turn % len(names) :] + names[: turn % len(names)]
+            for name in turned:
+                site = configurations[name][0]
+                costs[name].append(site.cost(callers[name], seconds / _TURNS))
+        rows += _growth_rows(costs)
+    return rows
+
+
+def _growth_rows(costs: dict[str, list[Cost]]) -> list[Row]:
+    """Compare each with the first.
+
+    The rates by the median of the ratios of each turn. The costs by their quiet turns: noise
+    only ever adds to them, and takes not the same share of each (see `check_figures`).
+    """
+    base = next(iter(costs.values()))
+    rows = []
+    for name, of_it in costs.items():
+        cost = _quiet(of_it) / _quiet(base)
+        pairs = zip(of_it, base, strict=True)
+        rate = median(each.rate / other.rate for each, other in pairs)
+        rows.append(
+            Row(
+                f"a send with {name}: server µs, sends a second, ratio of each",
+                f"{_quiet(of_it):.1f} µs, {median(each.rate for each in of_it):,.0f}, "
+                f"{cost:.2f}, {rate:.2f}",
+                "" if of_it is base else "0.90 to 1.10",
+                {"turns": [asdict(each) for each in of_it], "cost": cost, "rate": rate},
+            )
+        )
+    return rows
+
+
+def _quiet(costs: list[Cost]) -> float:
+    return percentile(sorted(each.microseconds for each in costs), _QUIET)
+
+
+def main() -> None:
+    """Measure what was asked for and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one short round, a tenth of the size")
+    parser.add_argument(
+        "--only",
+        choices=["send", "accounts", "logins", "growth"],
+        action="append",
+        help="repeatable",
+    )
+    parser.add_argument("--accounts", type=int, help="at the most  [default: 1,000,000]")
+    parser.add_argument("--rounds", type=int, default=5, help="of each measurement  [default: 5]")
+    parser.add_argument("--seconds", type=float, default=2, help="of each round  [default: 2]")
+    parser.add_argument("--json", action="store_true", help="print every figure as JSON")
+    options = parser.parse_args()
+    rounds, seconds = (1, 0.5) if options.quick else (options.rounds, options.seconds)
+    most, queued = (100_000, 1_000) if options.quick else (1_000_000, 10_000)
+    most = options.accounts or most
+    sizes = sorted({*(size for size in (10, 1_000, 100_000) if size < most), most})
+    rows: list[Row] = []
+    with Sites(say) as sites:
+        parts: dict[str, Callable[[], list[Row]]] = {
+            "send": lambda: measure_send(rounds, seconds),
+            "accounts": lambda: measure_accounts(sites.site(most), rounds, seconds),
+            "logins": lambda: measure_logins(sites.site(1_000), rounds, seconds, say),
+            "growth": lambda: measure_growth(sites, sizes, queued, rounds, seconds),
+        }
+        for part, measure in parts.items():
+            if not options.only or part in options.only:
+                say(part)
+                rows += measure()
+    if options.json:
+        machine = {
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+        }
+        print(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=2))
+        return
+    width = max(len(row.what) for row in rows)
+    for row in rows:
+        wanted = f"   (wanted: {row.wanted})" if row.wanted else ""
+        print(f"{row.what:{width}}  {row.found}{wanted}")
+
+
+if __name__ == "__main__":
+    main()

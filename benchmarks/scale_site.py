@@ -1,0 +1,169 @@
+"""The servers of `scale.py`: ``twinline serve`` over a filled store, and connections to it."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import scale_store
+
+from twinline.cli.bench_load import Caller, LoadError, one_at_a_time, percentile
+from twinline.cli.bench_target import Target, private_server
+from twinline.cli.bench_wire import Accounts, Dialect, Member
+from twinline.transports.registry import transport
+
+WIRE: Final = transport("jsonl")
+CONNECTIONS: Final = 16
+_SPREAD: Final = 1_024  # recipients: more than fit in a processor's nearest caches
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What sends cost in one round: sends a second, and the server's processor µs for one."""
+
+    rate: float
+    microseconds: float
+
+
+class Site:
+    """A server with so many accounts, and what is connected to it.
+
+    Attributes:
+        target: the server.
+        accounts: how many it has.
+        dialect: makes connections.
+    """
+
+    def __init__(self, target: Target, accounts: int) -> None:
+        self.target = target
+        self.accounts = accounts
+        self._members = Accounts(target.endpoint, WIRE)
+        self._members.sender = self.member(0)
+        self.dialect = Dialect(target.endpoint, WIRE, self._members)
+
+    def member(self, number: int) -> Member:
+        """Return an account that has a session, by its number."""
+        return Member(scale_store.username(number), scale_store.token(number))
+
+    def callers(self) -> list[Caller]:
+        """Return connections that send to accounts all over the store."""
+        step = max(1, (self.accounts - 1) // _SPREAD)
+        return self.callers_to(range(1, self.accounts, step)[:_SPREAD])
+
+    def callers_to(self, numbers: range) -> list[Caller]:
+        """Return connections that send to these accounts."""
+        self._members.recipients = [self.member(number) for number in numbers]
+        return self.dialect.callers(CONNECTIONS)
+
+    def empty(self, numbers: range) -> None:
+        """Let these accounts acknowledge all their mail."""
+        self._members.recipients = [self.member(number) for number in numbers]
+        self._members.acknowledge()
+
+    def cost(self, callers: list[Caller], seconds: float) -> Cost:
+        """Send for so long."""
+        before = self._processor_seconds()
+        sample = one_at_a_time(callers, seconds)
+        used = self._processor_seconds() - before
+        return Cost(sample.rate, 1e6 * used / sample.operations)
+
+    def _processor_seconds(self) -> float:
+        seconds = self.target.processor_seconds()
+        if seconds is None:
+            raise LoadError("this system does not tell what another process uses")
+        return seconds
+
+
+class Sites:
+    """The sites of a run; each is filled once, when it is asked for first."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._open = ExitStack()
+        self._sites: dict[tuple[int, int], Site] = {}
+
+    def __enter__(self) -> Self:
+        self._open.enter_context(_plugged_in())
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._open.close()
+
+    def site(self, accounts: int, queued: int = 0) -> Site:
+        """Return the server with so many accounts, and mail in the mailboxes of some."""
+        if (accounts, queued) not in self._sites:
+            self._say(f"  filling {accounts:,} accounts, {queued:,} messages queued")
+            began = time.monotonic()
+            store = f"filled:accounts={accounts},queued={queued}"
+            site = Site(self._open.enter_context(private_server(store)), accounts)
+            self._open.callback(site.dialect.close)
+            self._sites[accounts, queued] = site
+            self._say(f"  ... in {time.monotonic() - began:.0f} s")
+        return self._sites[accounts, queued]
+
+
+@contextmanager
+def _plugged_in() -> Iterator[None]:
+    """Install the store for the processes that are started meanwhile, as a package would."""
+    with tempfile.TemporaryDirectory(prefix="twinline-scale-") as name:
+        about = Path(name, "scale_store-0.dist-info")
+        about.mkdir()
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: scale-store\nVersion: 0\n")
+        (about / "entry_points.txt").write_text(
+            "[twinline.stores]\nfilled = scale_store:open_filled\n"
+        )
+        Path(name, "scale_store.py").symlink_to(scale_store.__file__)
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (name, before)))
+        try:
+            yield
+        finally:
+            del os.environ["PYTHONPATH"]
+            if before is not None:
+                os.environ["PYTHONPATH"] = before
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How long something took, in ms."""
+
+    p50: float
+    p99: float
+    longest: float
+
+    @property
+    def text(self) -> str:
+        """The three for a table."""
+        return f"{self.p50:.2f}, {self.p99:.2f}, {self.longest:.1f} ms"
+
+    @property
+    def figures(self) -> dict[str, object]:
+        """The three for JSON."""
+        return {f"{name}_ms": value for name, value in asdict(self).items()}
+
+
+def in_ms(seconds: list[float]) -> Spread:
+    """Return the spread of times, which are in seconds and in no order."""
+    ordered = sorted(seconds)
+    return Spread(1e3 * percentile(ordered, 50), 1e3 * percentile(ordered, 99), 1e3 * ordered[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        what: was measured.
+        found: for a person.
+        wanted: what is to be reached, "" where there is nothing to reach.
+        figures: for JSON.
+    """
+
+    what: str
+    found: str
+    wanted: str
+    figures: dict[str, object]
