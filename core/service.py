@@ -7,7 +7,6 @@ into replies.
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -48,7 +47,7 @@ from twinline.core.protocol import (
 )
 from twinline.core.session import Session, WatchPlace
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import MailPage, SessionRecord, Store
+from twinline.core.store import MailPage, SessionRecord, Store, Unsubscribe
 from twinline.core.waiting import Waiter, WaiterGroup, Wake
 
 log = logging.getLogger(__name__)
@@ -310,13 +309,16 @@ class ChatService:
         """Subscribe a waiter to everything that ends a watch."""
         record = self._require(session, self._clock())
         waiter = Waiter()
-        with ExitStack() as subscriptions:
-            subscribed = subscriptions.callback
-            subscribed(self.store.mailboxes.on_mail(record.account_id, waiter.wake))
-            subscribed(self.store.accounts.on_session_end(record.token_hash, waiter.wake))
-            subscribed(self._waiters.join(waiter))
-            subscribed(session.waiters.join(waiter))
-            return WatchPlace(waiter, record.token_hash, subscriptions.pop_all())
+        wake = waiter.wake
+        subscriptions: tuple[Unsubscribe, ...] = ()
+        try:
+            subscriptions += (self.store.mailboxes.on_mail(record.account_id, wake),)
+            subscriptions += (self.store.accounts.on_session_end(record.token_hash, wake),)
+            subscriptions += (self._waiters.join(waiter), session.waiters.join(waiter))
+        except BaseException:
+            WatchPlace(waiter, record.token_hash, subscriptions).close()
+            raise
+        return WatchPlace(waiter, record.token_hash, subscriptions)
 
     def ack(self, session: Session, up_to: int) -> AckReply:
         """Acknowledge every message up to a seq.

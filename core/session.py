@@ -1,6 +1,5 @@
 """A caller's place at the service: anonymous at first, then bound to one session."""
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from twinline.core.store import Accounts, SessionRecord, Unsubscribe
@@ -14,12 +13,17 @@ class WatchPlace:
     Attributes:
         waiter: what is woken.
         token_hash: whose mail it is woken for.
-        subscriptions: what has to be ended when the place is given up.
+        subscriptions: what ends them, when the place is given up.
     """
 
     waiter: Waiter
     token_hash: bytes
-    subscriptions: ExitStack
+    subscriptions: tuple[Unsubscribe, ...]
+
+    def close(self) -> None:
+        """Give the place up."""
+        for unsubscribe in self.subscriptions:
+            unsubscribe()
 
 
 class Session:
@@ -90,7 +94,7 @@ class Session:
         if unsubscribe is not None:
             unsubscribe()
         while (place := self.take_place()) is not None:
-            place.subscriptions.close()
+            place.close()
 
     def take_place(self) -> WatchPlace | None:
         """Return a place to wait that an earlier watch left; called by the service."""
@@ -108,7 +112,7 @@ class Session:
             # The caller has left meanwhile, and perhaps had looked for places before.
             self.unsubscribe()
         else:
-            place.subscriptions.close()
+            place.close()
 
     def bind(self, record: SessionRecord) -> None:
         """Log in; called by the service."""

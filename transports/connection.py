@@ -21,7 +21,7 @@ from twinline.transports.settings import ListenerSettings
 log = logging.getLogger(__name__)
 
 _RECEIVE_BYTES = 16 * 1024
-_IDLE_RECEIVE_BYTES = 2 * 1024
+_IDLE_RECEIVE_BYTES = 1024
 """The room that a thread which waits for its peer holds; it asks for more when this was filled."""
 _FLUSH_BYTES = 64 * 1024
 """Replies are written together until there is this much; it bounds what one connection holds."""
