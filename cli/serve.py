@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from twinline.cli.errors import SettingsError
+from twinline.cli.hashing import BackgroundHasher
 from twinline.cli.options import SettingsCommand, config_option, load_from, server_options
 from twinline.cli.output import OutputClosed, write_line
 from twinline.cli.runtime import keep_memory_small
@@ -69,7 +70,7 @@ def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str],
         on_one() if settings.one_processor else contextlib.nullcontext(),
         _opened(settings) as store,
     ):
-        service = ChatService(store, settings)
+        service = ChatService(store, settings, hasher=BackgroundHasher())
         listener = Listener(service, endpoints, settings)
         _let_signals_stop(listener)
         on_ready(listener, settings, store.durability)

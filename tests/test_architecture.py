@@ -17,7 +17,7 @@ LIBRARIES = {
     "core": {"pydantic", "pydantic_core", "argon2"},
     "transports": {"pydantic", "pydantic_core"},
     "stores": {"pydantic"},
-    "cli": {"pydantic", "pydantic_core", "pydantic_settings", "click"},
+    "cli": {"pydantic", "pydantic_core", "pydantic_settings", "click", "argon2"},
 }
 
 

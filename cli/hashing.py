@@ -1,0 +1,59 @@
+"""Password hashes that give way: a storm of logins must not hold up those who are logged in."""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final, Literal, TypeVar
+
+from argon2 import PasswordHasher
+
+from twinline.core.passwords import default_hasher
+from twinline.core.processors import on_all
+
+_NICE: Final = 10
+"""A tenth of the share of an ordinary thread that wants the same processor; see sched(7)."""
+Result = TypeVar("Result")
+
+
+class BackgroundHasher(PasswordHasher):
+    """Hashes in threads of its own, one for each processor, at a lower priority.
+
+    A thread that lowered its priority could not raise it again without being privileged, and so
+    a connection's own thread cannot hash in this way: it asks, and waits.
+    """
+
+    def __init__(self) -> None:
+        """Take the parameters of `default_hasher`; the threads start when they are needed."""
+        usual = default_hasher()
+        super().__init__(usual.time_cost, usual.memory_cost, usual.parallelism)
+        self._threads = ThreadPoolExecutor(os.cpu_count() or 1, "hash", _give_way)
+
+    def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
+        """Return the hash of a password."""
+        hash_here = super().hash
+        return self._run(lambda: hash_here(password, salt=salt))
+
+    def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:
+        """Return if the password is the one of the hash.
+
+        Raises:
+            VerificationError, InvalidHashError: it is not.
+        """
+        verify_here = super().verify
+        return self._run(lambda: verify_here(hash, password))
+
+    def _run(self, work: Callable[[], Result]) -> Result:
+        def everywhere() -> Result:
+            with on_all():
+                return work()
+
+        return self._threads.submit(everywhere).result()
+
+
+def _give_way() -> None:
+    # On Linux a thread has a priority of its own; elsewhere this would be the whole process's.
+    with suppress(OSError, AttributeError):
+        if hasattr(os, "sched_setaffinity"):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
