@@ -40,7 +40,7 @@ _STORES: Final = ("memory:", "sqlite:")
 _IDLE_USERS: Final = 4_000
 _ROUNDS: Final = 5
 _SECONDS: Final = 1.0
-_QUICK_IDLE_USERS: Final = 100
+_QUICK_IDLE_USERS: Final = 50
 _QUICK_SECONDS: Final = 0.3
 _LIMITS: Final = {
     RateLimited: "it limits the rate of sends (sends_per_second), and a benchmark needs it not to",
@@ -245,8 +245,7 @@ def _private(urls: Sequence[str]) -> Iterator[tuple[Place, ...]]:
             return private_server(real, max(10_000, connections))
 
         yield tuple(
-            Place(url, partial(serve, url), keeps=url not in _STORES, fresh=True)
-            for url in dict.fromkeys(urls)
+            Place(url, partial(serve, url), keeps=url not in _STORES) for url in dict.fromkeys(urls)
         )
 
 
@@ -258,7 +257,7 @@ def _deployment(options: dict[str, Any], pid: int | None) -> tuple[Place, str | 
     target = Target(named.endpoint, pid)
     if pid is not None and target.processor_seconds() is None:
         raise CommandError(f"--pid: there is no process {pid} on this machine", ExitCode.USAGE)
-    place = Place(named.place, lambda _: nullcontext(target), keeps=True, fresh=False)
+    place = Place(named.place, lambda _: nullcontext(target), keeps=True)
     return place, named.endpoint.transport
 
 

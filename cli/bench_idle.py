@@ -61,8 +61,8 @@ class Crowd:
         self._wires: list[Wire] = []
         self._watching: dict[int, tuple[Wire, int]] = {}  # by descriptor: line and last seq
         self._poll = select.epoll()
-        self._wake, self._woken = os.pipe()
-        self._poll.register(self._wake, select.EPOLLIN)
+        self._ending, self._end = os.pipe()  # readable once the other end is closed
+        self._poll.register(self._ending, select.EPOLLIN)
         self._failure: LoadError | None = None  # written by the thread, and then it ends
         self._thread = threading.Thread(target=self._keep, name="idle users", daemon=True)
 
@@ -71,10 +71,10 @@ class Crowd:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._woken)
+        os.close(self._end)
         self._thread.join()
         self._poll.close()
-        os.close(self._wake)
+        os.close(self._ending)
         for wire in self._wires:
             wire.close()
 
@@ -113,7 +113,7 @@ class Crowd:
     def _keep(self) -> None:
         while True:
             for descriptor, _ in self._poll.poll():
-                if descriptor == self._wake:
+                if descriptor == self._ending:
                     return
                 line, last = self._watching[descriptor]
                 try:

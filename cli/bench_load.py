@@ -55,7 +55,8 @@ class Pair:
 
     Attributes:
         sender: sends, one message at a time.
-        watcher: receives them.
+        watcher: receives them, each in one piece, as they come from a server that writes a
+            reply at once.
         ask: makes the frame that asks for what follows so many messages; None where the
             server pushes.
         seen: how many messages the watcher has received.

@@ -39,6 +39,8 @@ from twinline.transports.contract import Transport
 CALLERS: Final = max(load.connections for load in SEND_LOADS)
 _UNWATCHED: Final = 16
 """Accounts that callers send to: enough that none is full before its mail is acknowledged."""
+_UNWATCHED_BY_IDLE: Final = 8
+"""Where memory is measured, fewer: what they keep as history would be counted as well."""
 _POLL_SECONDS: Final = 1.0
 _WARM_UP_SECONDS: Final = 0.2
 # For the bar, about what they take.
@@ -59,13 +61,11 @@ class Place:
         serve: runs it, or only says where it is, for the time of the context; told how many
             connections it will get.
         keeps: whether the accounts would outlive the run, so that they must be deleted.
-        fresh: whether every context is another process.
     """
 
     name: str
     serve: Callable[[int], AbstractContextManager[Target]]
     keeps: bool
-    fresh: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +168,7 @@ class Run:
             self._measure_in_turns()
         if Part.IDLE in self._plan.parts and self._plan.idle_users:
             for place in self._plan.places:
-                for transport in self._plan.transports:
-                    self._measure_idle(place, transport)
+                self._measure_idle(place)
 
     # -- in turns -----------------------------------------------------------------------
 
@@ -258,45 +257,48 @@ class Run:
         after = subject.target.processor_seconds()
         subject.settle()
         self._course.passed(self._plan.seconds + _STEP_SECONDS)
-        return sample, None if before is None or after is None else after - before
+        return sample, _difference(before, after)
 
     # -- beside idle users --------------------------------------------------------------
 
-    def _measure_idle(self, place: Place, transport: Transport) -> None:
+    def _measure_idle(self, place: Place) -> None:
         """Measure what idle users cost, at a server that has had no others before."""
-        plan, book = self._plan, self.book
-        who = Who(place.name, transport.name)
+        plan = self._plan
         with ExitStack() as stack:
             target = stack.enter_context(place.serve(2 * plan.idle_users + plan.descriptors))
-            accounts = stack.enter_context(self._accounts(place, target, transport))
-            server = stack.enter_context(closing(ServerSubject(target, transport, accounts)))
-            server.make_accounts(_UNWATCHED, 0, self._one_account)
-            self._course.step(f"{who}: making the accounts of {plan.idle_users:,} idle users")
+            # One after another in every transport: an account costs more than all the rest.
+            accounts = stack.enter_context(self._accounts(place, target, plan.transports[0]))
+            servers: dict[Who, ServerSubject] = {}
+            for transport in plan.transports:
+                server = stack.enter_context(closing(ServerSubject(target, transport, accounts)))
+                server.make_accounts(_UNWATCHED_BY_IDLE, 0, self._one_account)
+                server.open(IDLE_LOAD.connections, 0)
+                servers[Who(place.name, transport.name)] = server
+            self._course.step(f"{place.name} making the accounts of {plan.idle_users:,} idle users")
             members = accounts.make(plan.idle_users, self._one_account)
-            server.open(IDLE_LOAD.connections, 0)
             target.settle()
-            before, threads = target.resident_bytes(), target.threads()
-            with Crowd(target.endpoint, transport) as crowd:
-                self._course.step(f"{who}: connecting {plan.idle_users:,} idle users")
-                crowd.join(members, lambda count: self._course.passed(count * _JOIN_SECONDS))
-                target.settle()
-                after = target.resident_bytes()
-                # A process that had idle users of another transport has memory to spare for these.
-                comparable = place.fresh or transport is plan.transports[0]
-                if before is not None and after is not None and comparable:
-                    book.add(who, figures.IDLE_BYTES, (after - before) / plan.idle_users)
-                self._course.step(f"{who}: sends beside {plan.idle_users:,} idle users")
+            # Later crowds are compared with this too: they live in what the ones before left.
+            memory, threads = target.resident_bytes(), target.threads()
+            for transport, (who, server) in zip(plan.transports, servers.items(), strict=True):
+                with Crowd(target.endpoint, transport) as crowd:
+                    self._course.step(f"{who}: connecting {plan.idle_users:,} idle users")
+                    crowd.join(members, lambda count: self._course.passed(count * _JOIN_SECONDS))
+                    target.settle()
+                    grown = _difference(memory, target.resident_bytes())
+                    if grown is not None:
+                        self.book.add(who, figures.IDLE_BYTES, grown / plan.idle_users)
+                    self._course.step(f"{who}: sends beside {plan.idle_users:,} idle users")
+                    for _ in range(plan.rounds):
+                        self.book.add(who, figures.CROWDED_P99, self._send_p99(server))
+                    crowd.check()
+                target.settle(threads)
+                self._course.step(f"{who}: the same sends without them")
                 for _ in range(plan.rounds):
-                    book.add(who, figures.CROWDED_P99, self._send_p99(server))
-                crowd.check()
-            target.settle(threads)
-            self._course.step(f"{who}: the same sends without them")
-            for _ in range(plan.rounds):
-                book.add(who, figures.ALONE_P99, self._send_p99(server))
-            crowded = book.values(who, figures.CROWDED_P99)
-            alone = book.values(who, figures.ALONE_P99)
-            for most, least in zip(crowded, alone, strict=True):
-                book.add(who, figures.CROWDED_COST, most / least)
+                    self.book.add(who, figures.ALONE_P99, self._send_p99(server))
+                crowded = self.book.values(who, figures.CROWDED_P99)
+                alone = self.book.values(who, figures.ALONE_P99)
+                for most, least in zip(crowded, alone, strict=True):
+                    self.book.add(who, figures.CROWDED_COST, most / least)
 
     def _send_p99(self, server: ServerSubject) -> float:
         sample, _ = self._loaded(server, partial(_send, server, IDLE_LOAD, self._plan.seconds))
@@ -334,10 +336,11 @@ def expected_seconds(plan: Plan) -> float:
         total += servers * (1 + _UNWATCHED + plan.pairs) * _ACCOUNT_SECONDS
     total += (servers + 1) * plan.rounds * loads * (plan.seconds + _STEP_SECONDS)
     total += servers * 2 * _POLL_SECONDS * (Part.POLLING in plan.parts)
-    if Part.IDLE in plan.parts:
-        users = plan.idle_users * (_ACCOUNT_SECONDS + _JOIN_SECONDS)
-        users += (1 + _UNWATCHED) * _ACCOUNT_SECONDS
-        total += servers * (users + 2 * plan.rounds * (plan.seconds + _STEP_SECONDS))
+    if Part.IDLE in plan.parts and plan.idle_users:
+        made = plan.idle_users + len(plan.transports) * (1 + _UNWATCHED_BY_IDLE)
+        total += len(plan.places) * made * _ACCOUNT_SECONDS
+        total += servers * plan.idle_users * _JOIN_SECONDS
+        total += servers * 2 * plan.rounds * (plan.seconds + _STEP_SECONDS)
     return total
 
 
@@ -355,6 +358,10 @@ def _explained(subject: Subject) -> Iterator[None]:
         yield
     except Refused as refused:
         raise subject.explain(refused) from refused
+
+
+def _difference(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
 
 
 def _microseconds(seconds: float | None, sample: Sample) -> float | None:

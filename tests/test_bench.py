@@ -46,6 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(bench_plan, "_POLL_SECONDS", 0.1)
     monkeypatch.setattr(bench_plan, "PAIRS", 8)  # a password hash each
     monkeypatch.setattr(bench_plan, "_UNWATCHED", 2)
+    monkeypatch.setattr(bench_plan, "_UNWATCHED_BY_IDLE", 1)
     yield kept
     assert list(kept.iterdir()) == []
 
@@ -268,11 +269,15 @@ def test_ctrl_c_leaves_no_process_and_no_file(
     monkeypatch.setenv("TMPDIR", str(kept))
     command = CommandLine(tmp_path, "")
     arguments = ("bench", "--store", "sqlite:", "--transport", "jsonl", "--only", "latency")
-    with ended(command.start(*arguments, "--rounds", "100")) as running:
+    running = command.start(*arguments, "--rounds", "100", start_new_session=True)
+    with ended(running):
         # The run, the floor, and the server, whose file it is.
         wait_until(lambda: list(kept.glob("*/*.db")), "the server's file", 30)
         assert len(mentioning(str(kept))) == 3
-        running.send_signal(number)
+        if number is signal.SIGINT:
+            os.killpg(running.pid, number)  # a terminal sends it to all that were started there
+        else:
+            running.send_signal(number)
         stdout, stderr = running.communicate(timeout=30)
     assert running.returncode == 130
     assert stdout == ""
