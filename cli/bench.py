@@ -149,6 +149,8 @@ def bench(
         bench_plot.check(plot_file, only)
     if idle_users is None:
         idle_users = 0 if connect else _QUICK_IDLE_USERS if quick else _IDLE_USERS
+    if not idle_users and only == {Part.IDLE}:
+        raise CommandError("--only idle needs --idle-users", ExitCode.USAGE)
     with ExitStack() as stack:
         stack.enter_context(_ended_by_sigterm())
         if connect is None:

@@ -168,7 +168,7 @@ class ServerSubject:
             self._check(pair, self._bases[number] + checked, pair.seen - checked)
         self._accounts.acknowledge(self._unwatched)
 
-    def lengths(self) -> "Lengths":
+    def lengths(self) -> Lengths:
         """Deliver a message to the first watcher, and return how many bytes that took.
 
         Raises:

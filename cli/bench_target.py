@@ -19,7 +19,7 @@ _STOP_SECONDS: Final = 20
 _QUIET_SECONDS: Final = 0.1
 _QUIET_SHARE: Final = 0.01  # seconds of a processor in that time
 _QUIET_TIMES: Final = 3  # in a row
-_QUIET_WITHIN_SECONDS: Final = 15
+_QUIET_WITHIN_SECONDS: Final = 60
 _PROCESS_CLOCK: Final = 2  # CPUCLOCK_SCHED: user and system time, in nanoseconds
 
 

@@ -193,6 +193,7 @@ def test_a_server_that_is_not_there(tmp_path: Path, folder: Path) -> None:
         (["--pid", "1"], "--connect"),
         (["--connect", "tcp://127.0.0.1:1", "--store", "memory:"], "not both"),
         (["--only", "sends,speed"], "'speed'"),
+        (["--only", "idle", "--connect", "tcp://127.0.0.1:1"], "--idle-users"),
         (["--transport", "auto"], "auto"),
         (["--transport", "jsno"], "jsonl"),
         (["--store", "memroy:"], "memory:"),

@@ -167,6 +167,26 @@ def test_silence_is_found(load: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.exit_code is ExitCode.TIMED_OUT
 
 
+def test_no_request_to_watch_is_left_behind_when_the_time_is_up_in_the_middle() -> None:
+    watcher, delivering = socket.socketpair()
+    asked = b"ask\n"
+
+    def answer(number: int) -> list[bytes]:
+        if number == 1:
+            threading.Event().wait(2 * SECONDS)  # the time is up before there is a delivery
+        delivering.sendall(b"message\n")
+        if number == 1:
+            assert delivering.recv(2 * len(asked), socket.MSG_WAITALL) == asked * 2
+        return [GOOD]
+
+    with watcher, delivering, answering(answer) as (silent, peer):
+        sample = deliveries([Pair(silent.sender, watcher, lambda _: asked)], SECONDS)
+        assert sample.operations == peer.requests == 2
+        delivering.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            delivering.recv(1)
+
+
 def test_more_than_was_asked_for_is_found() -> None:
     with answering(lambda _: [GOOD + GOOD]) as (pair, _), pytest.raises(LoadError, match="more"):
         one_at_a_time([pair.sender], SECONDS)
