@@ -12,7 +12,7 @@ from twinline.cli.bench_floor import HELLO_BYTES, REPLY
 from twinline.cli.bench_load import Caller, Pair, delivery_latency
 from twinline.cli.bench_sockets import PATIENCE_SECONDS, LoadError, Refused
 from twinline.cli.bench_target import Target
-from twinline.cli.bench_wire import Wire, decoded, encoded, expect
+from twinline.cli.bench_wire import BODY, Wire, decoded, encoded, expect
 from twinline.core.deadline import Deadline
 from twinline.core.errors import RequestError
 from twinline.core.protocol import (
@@ -33,7 +33,6 @@ from twinline.core.protocol import (
 from twinline.transports.contract import Transport
 from twinline.transports.jsonl import JsonlTransport
 
-BODY: Final = "See you at the station at half past seven, platform 4."
 _TYPICAL_NAME: Final = "bench-01234567-89"
 _TYPICAL_SEQ: Final = 1000
 _SHARED_FRAMES: Final = 4096

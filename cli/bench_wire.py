@@ -11,6 +11,8 @@ from twinline.core.protocol import MAX_REPLY_BYTES, ErrorReply, Reply, Request, 
 from twinline.transports.contract import ClientCodec, RemoteProtocolError, Transport
 from twinline.transports.endpoints import Endpoint
 
+BODY: Final = "See you at the station at half past seven, platform 4."
+"""What is sent."""
 _Reply = TypeVar("_Reply", bound=Reply)
 _ANY: Final = Send(to="", body="")
 
