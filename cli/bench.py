@@ -147,7 +147,9 @@ def bench(
         from twinline.cli import bench_plot  # noqa: PLC0415 - needs an extra
 
         bench_plot.check(plot_file, only)
-    if idle_users is None:
+    if Part.IDLE not in only:
+        idle_users = 0
+    elif idle_users is None:
         idle_users = 0 if connect else _QUICK_IDLE_USERS if quick else _IDLE_USERS
     if not idle_users and only == {Part.IDLE}:
         raise CommandError("--only idle needs --idle-users", ExitCode.USAGE)
@@ -178,7 +180,7 @@ def bench(
 def _measure(plan: Plan, *, as_json: bool, plot_file: Path | None) -> None:
     warnings = []
     room = room_for_users(plan.idle_users, plan.descriptors)
-    if room < plan.idle_users and Part.IDLE in plan.parts:
+    if room < plan.idle_users:
         warnings.append(
             f"only {room:,} idle users instead of {plan.idle_users:,}, for this process may not "
             "have more open files (ulimit -n)"
@@ -271,8 +273,9 @@ def _refusal(error: RequestError) -> LoadError:
 
 def _machine() -> Machine:
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    system = os.uname()
     return Machine(
-        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        system=f"{system.sysname} {system.release} {system.machine}",
         processors=len(usable) or os.cpu_count() or 1,
         python=platform.python_version(),
     )

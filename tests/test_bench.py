@@ -113,6 +113,7 @@ def test_a_store_of_the_user_s_own_is_left_without_accounts(tmp_path: Path, fold
     store = f"sqlite:{tmp_path / 'mine.db'}"
     report = bench(tmp_path, "--store", store, "--only", "bytes", "--transport", "binary")
     assert {(each.place, each.transport) for each in report.results} == {(store, "binary")}
+    assert report.idle_users == 0
     stats = CommandLine(tmp_path, "").json("store", "stats", str(tmp_path / "mine.db"))[0]
     assert stats["accounts"] == 0
 
