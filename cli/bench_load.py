@@ -2,30 +2,34 @@
 
 It must cost less than the server that it measures, so nothing is decoded while the clock runs.
 A reply to a send always has the same length, and so replies are counted by their bytes; what a
-watcher receives is kept, and read when the time is up.
+watcher receives is kept, and read when the time is up. The loops bind what they call for every
+event beforehand, for in Python a look-up and a call cost as much as the work itself.
 """
 
-import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle, islice
+from itertools import accumulate, cycle
 from typing import Final
 
-from twinline.cli.errors import CommandError
+from twinline.cli.bench_sockets import (
+    RECEIVE_BYTES,
+    LoadError,
+    Refused,
+    ended,
+    events,
+    polling,
+    receive,
+    unblocked,
+    wait_for,
+)
 from twinline.cli.exit_codes import ExitCode
 
-PATIENCE_SECONDS: Final = 10.0
-"""How long a server may take to answer before the run is given up."""
 _SETTLE_SECONDS: Final = 0.001
 """For a watcher's request to reach the server and block there, before it is sent to."""
-_RECEIVE_BYTES: Final = 1 << 16
-
-
-class LoadError(CommandError):
-    """The server did not do its part, so that there is nothing to measure."""
+_SHOWN_BYTES: Final = 1 << 10
+"""How much of a refusal is kept, to tell what it was."""
 
 
 @dataclass(slots=True)
@@ -51,7 +55,8 @@ class Pair:
 
     Attributes:
         sender: sends, one message at a time.
-        watcher: receives them.
+        watcher: receives them, each in one piece, as they come from a server that writes a
+            reply at once.
         ask: makes the frame that asks for what follows so many messages; None where the
             server pushes.
         seen: how many messages the watcher has received.
@@ -73,11 +78,13 @@ class Sample:
         operations: how many were done.
         seconds: in how much time.
         latencies: of each operation, in seconds, sorted; empty where they were not taken.
+        processor_seconds: what the load itself took of a processor in that time.
     """
 
     operations: int
     seconds: float
     latencies: list[float] = field(default_factory=list)
+    processor_seconds: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -91,63 +98,108 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 
 def one_at_a_time(callers: Sequence[Caller], seconds: float) -> Sample:
-    """Let every connection send, wait for the reply, and send again."""
-    by_descriptor = {caller.socket.fileno(): caller for caller in callers}
-    frames = {descriptor: cycle(caller.frames) for descriptor, caller in by_descriptor.items()}
-    began = {}
-    latencies = []
-    clock = time.perf_counter
-    with _polling(by_descriptor) as poll:
+    """Let every connection send, wait for the reply, and send again.
+
+    Raises:
+        LoadError: the server refused a request, does not answer, or ended a connection.
+    """
+    lines = {
+        caller.socket.fileno(): (
+            caller,
+            caller.socket.recv_into,
+            caller.socket.send,
+            cycle(caller.frames).__next__,
+            caller.reply_bytes,
+            caller.reply_start,
+        )
+        for caller in callers
+    }
+    began = dict.fromkeys(lines, 0.0)
+    latencies: list[float] = []
+    clock, took = time.perf_counter, latencies.append
+    buffer = bytearray(RECEIVE_BYTES)
+    with unblocked(caller.socket for caller in callers), polling(lines) as poll:
+        spent = time.thread_time()
         started = now = clock()
         ends = started + seconds
-        for descriptor, caller in by_descriptor.items():
+        for descriptor, (_, _, send, next_frame, _, _) in lines.items():
             began[descriptor] = clock()
-            caller.socket.send(next(frames[descriptor]))
-        under_way = len(callers)
+            send(next_frame())
+        under_way = len(lines)
         while under_way:
-            for descriptor, _ in _happened(poll):
-                caller = by_descriptor[descriptor]
-                _take_replies(caller, 1)
+            for descriptor, _ in events(poll):
+                caller, take, send, next_frame, length, start = lines[descriptor]
+                count = take(buffer)
+                if count != length or not buffer.startswith(start):
+                    _finish_reply(caller, bytes(buffer[:count]))
                 now = clock()
-                latencies.append(now - began[descriptor])
+                took(now - began[descriptor])
                 if now < ends:
                     began[descriptor] = now
-                    caller.socket.send(next(frames[descriptor]))
+                    send(next_frame())
                 else:
                     under_way -= 1
-    return Sample(len(latencies), now - started, sorted(latencies))
+        spent = time.thread_time() - spent
+    return Sample(len(latencies), now - started, sorted(latencies), spent)
+
+
+class _Stream:
+    """The frames of a caller, laid end to end, so that any run of them is one slice."""
+
+    def __init__(self, caller: Caller, window: int) -> None:
+        count = len(caller.frames)
+        frames = [caller.frames[number % count] for number in range(count + window)]
+        self._bytes = memoryview(b"".join(frames))
+        self._ends = [0, *accumulate(map(len, frames))]
+        self._count = count
+        self._next = 0
+        self._send = caller.socket.send
+
+    def send(self, count: int) -> None:
+        """Send the next so many frames, at most as many as the window has."""
+        first = self._next
+        begin, end = self._ends[first], self._ends[first + count]
+        if self._send(self._bytes[begin:end]) != end - begin:
+            raise LoadError("the server does not take what it is sent", ExitCode.TIMED_OUT)
+        self._next = (first + count) % self._count
 
 
 def pipelined(callers: Sequence[Caller], window: int, seconds: float) -> Sample:
-    """Let every connection have so many requests under way at any time."""
-    by_descriptor = {caller.socket.fileno(): caller for caller in callers}
-    frames = {descriptor: cycle(caller.frames) for descriptor, caller in by_descriptor.items()}
-    read = dict.fromkeys(by_descriptor, 0)  # bytes of a reply that has not come altogether
+    """Let every connection have so many requests under way at any time.
+
+    Raises:
+        LoadError: as for `one_at_a_time`.
+    """
+    lines = {
+        caller.socket.fileno(): (caller, caller.socket.recv_into, _Stream(caller, window).send)
+        for caller in callers
+    }
+    read = dict.fromkeys(lines, 0)  # bytes of a reply that has not come altogether
     done = 0
     clock = time.perf_counter
-    with _polling(by_descriptor) as poll:
+    buffer = bytearray(RECEIVE_BYTES)
+    with unblocked(caller.socket for caller in callers), polling(lines) as poll:
+        spent = time.thread_time()
         started = now = clock()
         ends = started + seconds
-        for descriptor, caller in by_descriptor.items():
-            caller.socket.send(b"".join(islice(frames[descriptor], window)))
-        under_way = window * len(callers)
+        for _, _, send in lines.values():
+            send(window)
+        under_way = window * len(lines)
         while under_way:
-            for descriptor, _ in _happened(poll):
-                caller = by_descriptor[descriptor]
-                data = _receive(caller.socket)
-                if not read[descriptor]:
-                    _check_start(caller, data)
-                complete, read[descriptor] = divmod(
-                    read[descriptor] + len(data), caller.reply_bytes
-                )
+            for descriptor, _ in events(poll):
+                caller, take, send = lines[descriptor]
+                count = take(buffer)
+                _check_replies(caller, buffer, count, read[descriptor])
+                complete, read[descriptor] = divmod(read[descriptor] + count, caller.reply_bytes)
                 done += complete
                 if now < ends:
                     if complete:
-                        caller.socket.send(b"".join(islice(frames[descriptor], complete)))
+                        send(complete)
                 else:
                     under_way -= complete
             now = clock()
-    return Sample(done, now - started)
+        spent = time.thread_time() - spent
+    return Sample(done, now - started, [], spent)
 
 
 def deliveries(pairs: Sequence[Pair], seconds: float) -> Sample:
@@ -155,66 +207,84 @@ def deliveries(pairs: Sequence[Pair], seconds: float) -> Sample:
 
     A delivery is four transfers: the message and its reply, and the watcher's request, which
     acknowledges the last message, and its reply.
+
+    Raises:
+        LoadError: as for `one_at_a_time`.
     """
-    senders = {pair.sender.socket.fileno(): pair for pair in pairs}
-    watchers = {pair.watcher.fileno(): pair for pair in pairs}
-    missing = dict.fromkeys(senders, 2)
+    senders = {pair.sender.socket.fileno(): number for number, pair in enumerate(pairs)}
+    watchers = {pair.watcher.fileno(): number for number, pair in enumerate(pairs)}
+    missing = [2] * len(pairs)
+    asked = [True] * len(pairs)
     done = 0
     clock = time.perf_counter
-    with _polling([*senders, *watchers]) as poll:
+    with unblocked(_sockets(pairs)), polling([*senders, *watchers]) as poll:
         for pair in pairs:
             _ask(pair)
         time.sleep(_SETTLE_SECONDS * 20)
-        started = clock()
+        spent = time.thread_time()
+        started = now = clock()
         ends = started + seconds
         for pair in pairs:
             pair.sender.socket.send(pair.sender.frames[0])
         under_way = len(pairs)
         while under_way:
-            for descriptor, _ in _happened(poll):
+            for descriptor, _ in events(poll):
                 watching = watchers.get(descriptor)
                 if watching is None:
-                    pair = senders[descriptor]
-                    _take_replies(pair.sender, 1)
+                    number = senders[descriptor]
+                    _take_reply(pairs[number].sender)
                 else:
-                    pair = watching
-                    _take_delivery(pair)
+                    number = watching
+                    _take_delivery(pairs[number])
                     done += 1
-                    _ask(pair)
-                sender = pair.sender.socket
-                missing[sender.fileno()] -= 1
-                if missing[sender.fileno()]:
+                    asked[number] = now < ends
+                    if now < ends:
+                        _ask(pairs[number])
+                missing[number] -= 1
+                if missing[number]:
                     continue
-                if clock() < ends:
-                    missing[sender.fileno()] = 2
-                    sender.send(pair.sender.frames[0])
+                # Whoever has asked gets an answer, or a request would be left behind.
+                if asked[number]:
+                    missing[number] = 2
+                    sender = pairs[number].sender
+                    sender.socket.send(sender.frames[0])
                 else:
                     under_way -= 1
-        elapsed = clock() - started
-    for pair in pairs:
-        _deliver(pair)  # no request to watch is left behind, to be answered who knows when
-    return Sample(done, elapsed)
+            now = clock()
+        spent = time.thread_time() - spent
+    return Sample(done, now - started, [], spent)
 
 
 def delivery_latency(pairs: Sequence[Pair], seconds: float) -> Sample:
-    """Send to one blocked watcher after another, and time each until the watcher has it."""
+    """Send to one blocked watcher after another, and time each until the watcher has it.
+
+    Raises:
+        LoadError: as for `one_at_a_time`.
+    """
     latencies: list[float] = []
-    started = time.perf_counter()
-    ends = started + seconds
-    for pair in cycle(pairs):
-        _ask(pair)
-        time.sleep(_SETTLE_SECONDS)
-        latencies.append(_deliver(pair))
-        if time.perf_counter() >= ends:
-            break
-    return Sample(len(latencies), time.perf_counter() - started, sorted(latencies))
+    with unblocked(_sockets(pairs)):
+        spent = time.thread_time()
+        started = time.perf_counter()
+        ends = started + seconds
+        for pair in cycle(pairs):
+            _ask(pair)
+            time.sleep(_SETTLE_SECONDS)
+            latencies.append(_deliver(pair))
+            if time.perf_counter() >= ends:
+                break
+        spent = time.thread_time() - spent
+    return Sample(len(latencies), time.perf_counter() - started, sorted(latencies), spent)
 
 
 def polled_latency(pairs: Sequence[Pair], every: float) -> Sample:
     """Send to watchers that look every so often instead of waiting, and time each delivery.
 
     Each pair's ``ask`` must make requests that are answered at once. The times between a
-    message and the watcher's next look are spread evenly over the interval.
+    message and the watcher's next look are spread evenly over the interval. It takes twice as
+    long as the interval, and gives a latency for each pair.
+
+    Raises:
+        LoadError: as for `one_at_a_time`.
     """
     clock = time.perf_counter
     started = clock() + every
@@ -225,18 +295,19 @@ def polled_latency(pairs: Sequence[Pair], every: float) -> Sample:
     order += [(moment, pairs[number], False) for number, moment in looks.items()]
     sent_at: dict[int, float] = {}
     latencies: list[float] = []
-    for moment, pair, sending in sorted(order, key=lambda event: (event[0], not event[2])):
-        time.sleep(max(0.0, moment - clock()))
-        if sending:
-            sent_at[id(pair)] = clock()
-            pair.sender.socket.send(pair.sender.frames[0])
-            _wait_for(pair.sender.socket)
-            _take_replies(pair.sender, 1)
-        else:
-            _ask(pair)
-            _wait_for(pair.watcher)
-            _take_delivery(pair)
-            latencies.append(clock() - sent_at[id(pair)])
+    with unblocked(_sockets(pairs)):
+        for moment, pair, sending in sorted(order, key=lambda event: (event[0], not event[2])):
+            time.sleep(max(0.0, moment - clock()))
+            if sending:
+                sent_at[id(pair)] = clock()
+                pair.sender.socket.send(pair.sender.frames[0])
+                wait_for(pair.sender.socket)
+                _take_reply(pair.sender)
+            else:
+                _ask(pair)
+                wait_for(pair.watcher)
+                _take_delivery(pair)
+                latencies.append(clock() - sent_at[id(pair)])
     return Sample(len(latencies), clock() - started, sorted(latencies))
 
 
@@ -246,15 +317,16 @@ def _deliver(pair: Pair) -> float:
     sender = pair.sender.socket.fileno()
     missing = {sender, pair.watcher.fileno()}
     delivered_at = 0.0
-    with _polling(missing) as poll:
+    with polling(missing) as poll:
         sent_at = clock()
         pair.sender.socket.send(pair.sender.frames[0])
         while missing:
-            for descriptor, _ in _happened(poll):
-                now = clock()
+            ready = events(poll)
+            now = clock()
+            for descriptor, _ in ready:
                 missing.discard(descriptor)
                 if descriptor == sender:
-                    _take_replies(pair.sender, 1)
+                    _take_reply(pair.sender)
                 else:
                     delivered_at = now
                     _take_delivery(pair)
@@ -267,50 +339,56 @@ def _ask(pair: Pair) -> None:
 
 
 def _take_delivery(pair: Pair) -> None:
-    pair.received.append(_receive(pair.watcher))
+    pair.received.append(receive(pair.watcher))
     pair.seen += 1
 
 
-def _take_replies(caller: Caller, count: int) -> None:
-    """Read so many replies of a connection that has something to read."""
-    data = _receive(caller.socket)
-    _check_start(caller, data)
-    missing = count * caller.reply_bytes - len(data)
-    while missing > 0:  # a reply may come in pieces
-        _wait_for(caller.socket)
-        missing -= len(_receive(caller.socket))
-    if missing < 0:
-        raise LoadError("the server sent more than was asked for")
+def _take_reply(caller: Caller) -> None:
+    """Read the reply of a connection that has something to read."""
+    data = caller.socket.recv(RECEIVE_BYTES)
+    if len(data) != caller.reply_bytes or not data.startswith(caller.reply_start):
+        _finish_reply(caller, data)
 
 
-def _check_start(caller: Caller, data: bytes) -> None:
-    """Refuse a reply that does not begin as a good one does."""
-    if not data.startswith(caller.reply_start[: len(data)]):
-        raise LoadError(f"the server refused a request: {data[:200]!r}", ExitCode.REFUSED)
-
-
-def _receive(connected: socket.socket) -> bytes:
-    data = connected.recv(_RECEIVE_BYTES)
+def _finish_reply(caller: Caller, data: bytes) -> None:
+    """Read the rest of a reply that came in pieces, and refuse one that is not good."""
+    while data.startswith(caller.reply_start[: len(data)]) and data:
+        if len(data) == caller.reply_bytes:
+            return
+        if len(data) > caller.reply_bytes:
+            raise LoadError("the server sent more than was asked for")
+        wait_for(caller.socket)
+        data += receive(caller.socket)
     if not data:
-        raise LoadError("the server ended a connection", ExitCode.UNREACHABLE)
-    return data
+        raise ended()
+    raise Refused(data[:_SHOWN_BYTES])
 
 
-def _wait_for(connected: socket.socket) -> None:
-    with _polling([connected.fileno()]) as poll:
-        _happened(poll)
+def _check_replies(caller: Caller, buffer: bytearray, count: int, read: int) -> None:
+    """Refuse pipelined replies of which one does not begin as a good one does.
+
+    Only the last byte of the beginning is looked at: there a refusal differs, and all replies
+    before the first refusal have the same length, so that it is where it is expected.
+
+    Args:
+        caller: whose replies they are.
+        buffer: begins with what was received.
+        count: how many bytes that is.
+        read: how many bytes of the first reply came before.
+    """
+    if not count:
+        raise ended()
+    mark = len(caller.reply_start) - 1
+    if mark < 0:
+        return
+    first = (mark - read) % caller.reply_bytes
+    marks = buffer[first : count : caller.reply_bytes]
+    good = marks.count(caller.reply_start[mark])
+    if good != len(marks):
+        bad = next(at for at, byte in enumerate(marks) if byte != caller.reply_start[mark])
+        begin = max(0, first + bad * caller.reply_bytes - mark)
+        raise Refused(bytes(buffer[begin : min(count, begin + _SHOWN_BYTES)]))
 
 
-def _happened(poll: select.epoll) -> list[tuple[int, int]]:
-    happened = poll.poll(PATIENCE_SECONDS)
-    if not happened:
-        raise LoadError("the server does not answer", ExitCode.TIMED_OUT)
-    return happened
-
-
-@contextmanager
-def _polling(descriptors: Iterable[int]) -> Iterator[select.epoll]:
-    with select.epoll() as poll:
-        for descriptor in descriptors:
-            poll.register(descriptor, select.EPOLLIN)
-        yield poll
+def _sockets(pairs: Sequence[Pair]) -> list[socket.socket]:
+    return [each for pair in pairs for each in (pair.sender.socket, pair.watcher)]

@@ -50,6 +50,7 @@ _COMMANDS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
             ("store", "store:store", "Check, copy or measure a store's file."),
             ("ping", "ping:ping", "Measure the way to the server and back."),
             ("verify", "verify:verify", "Check that a server loses and repeats nothing."),
+            ("bench", "bench:bench", "Measure how fast a server is."),
         ),
     ),
 )

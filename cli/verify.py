@@ -1,7 +1,6 @@
 """`twinline verify`: a workload, its history, and the verdict on the server that took it."""
 
 import contextlib
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from twinline.cli.errors import CommandError
 from twinline.cli.exit_codes import ExitCode
 from twinline.cli.interruption import unbroken
 from twinline.cli.output import say, write_json, write_line
+from twinline.cli.progress import Progress
 from twinline.cli.verify_workload import Workload, WorkloadSettings
 from twinline.core.deadline import Deadline
 from twinline.core.service import ChatService
@@ -31,7 +31,6 @@ _EXIT_CODES: Final = {
     Verdict.UNKNOWN: ExitCode.TIMED_OUT,
 }
 _TICK_SECONDS: Final = 0.2
-_BAR: Final = 30
 
 
 @click.command(
@@ -134,7 +133,7 @@ def verify(
 
 def _run(workload: Workload, duration: float, keep: Callable[[], None]) -> None:
     """Carry out a run, in the calling thread, which shows how far it is."""
-    progress = _Progress(duration)
+    progress = Progress()
     progress.say("making accounts")
     workload.open()
     workload.start()
@@ -142,7 +141,9 @@ def _run(workload: Workload, duration: float, keep: Callable[[], None]) -> None:
     nothing = threading.Event()
     try:
         while not end.passed:
-            progress.show(duration - (end.remaining() or 0.0), workload)
+            passed = duration - (end.remaining() or 0.0)
+            counts = f"{workload.acknowledged:,} acknowledged, {workload.received:,} received"
+            progress.show(passed / duration, f"{passed:.0f} of {duration:g} s, {counts}")
             nothing.wait(end.sooner(_TICK_SECONDS).remaining())
             keep()
     except KeyboardInterrupt:
@@ -150,29 +151,6 @@ def _run(workload: Workload, duration: float, keep: Callable[[], None]) -> None:
     progress.say("reading every mailbox to its end")
     workload.finish()
     progress.end()
-
-
-class _Progress:
-    """A bar on stderr, for a person who waits."""
-
-    def __init__(self, duration: float) -> None:
-        self._duration = duration
-        self._to_terminal = sys.stderr.isatty()
-
-    def show(self, passed: float, workload: Workload) -> None:
-        filled = min(_BAR, round(_BAR * passed / self._duration))
-        self.say(
-            f"[{'#' * filled}{'.' * (_BAR - filled)}] {passed:.0f} of {self._duration:g} s, "
-            f"{workload.acknowledged:,} acknowledged, {workload.received:,} received"
-        )
-
-    def say(self, text: str) -> None:
-        if self._to_terminal:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
-
-    def end(self) -> None:
-        self.say("")
 
 
 def _tell(judgement: Judgement, *, as_json: bool) -> None:

@@ -17,7 +17,8 @@ LIBRARIES = {
     "core": {"pydantic", "pydantic_core", "argon2"},
     "transports": {"pydantic", "pydantic_core"},
     "stores": {"pydantic"},
-    "cli": {"pydantic", "pydantic_core", "pydantic_settings", "click", "argon2"},
+    # matplotlib is an extra: only bench_plot has it, and imports it when it draws.
+    "cli": {"pydantic", "pydantic_core", "pydantic_settings", "click", "matplotlib", "argon2"},
 }
 
 
