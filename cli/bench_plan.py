@@ -1,14 +1,14 @@
 """What `twinline bench` measures, in which order: rounds in which everybody takes a turn."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from twinline.cli import bench_figures as figures
-from twinline.cli.bench_accounts import Accounts
+from twinline.cli.bench_accounts import Accounts, Member
 from twinline.cli.bench_figures import (
     FLOOR,
     IDLE_LOAD,
@@ -277,28 +277,38 @@ class Run:
             self._course.step(f"{place.name} making the accounts of {plan.idle_users:,} idle users")
             members = accounts.make(plan.idle_users, self._one_account)
             target.settle()
-            # Later crowds are compared with this too: they live in what the ones before left.
+            # All crowds are compared with this: a later one lives in what the ones before left.
+            # They come before any mail, of which the server keeps some as history.
             memory, threads = target.resident_bytes(), target.threads()
-            for transport, (who, server) in zip(plan.transports, servers.items(), strict=True):
-                with Crowd(target.endpoint, transport) as crowd:
-                    self._course.step(f"{who}: connecting {plan.idle_users:,} idle users")
-                    crowd.join(members, lambda count: self._course.passed(count * _JOIN_SECONDS))
+            if memory is not None:
+                for who, server in servers.items():
+                    with self._crowd(who, server, members):
+                        target.settle()
+                        grown = _difference(memory, target.resident_bytes())
+                        if grown is not None:
+                            self.book.add(who, figures.IDLE_BYTES, grown / plan.idle_users)
+                    target.settle(threads)
+            for who, server in servers.items():
+                with self._crowd(who, server, members) as crowd:
                     target.settle()
-                    grown = _difference(memory, target.resident_bytes())
-                    if grown is not None:
-                        self.book.add(who, figures.IDLE_BYTES, grown / plan.idle_users)
                     self._course.step(f"{who}: sends beside {plan.idle_users:,} idle users")
-                    for _ in range(plan.rounds):
-                        self.book.add(who, figures.CROWDED_P99, self._send_p99(server))
+                    crowded = [self._send_p99(server) for _ in range(plan.rounds)]
                     crowd.check()
                 target.settle(threads)
                 self._course.step(f"{who}: the same sends without them")
-                for _ in range(plan.rounds):
-                    self.book.add(who, figures.ALONE_P99, self._send_p99(server))
-                crowded = self.book.values(who, figures.CROWDED_P99)
-                alone = self.book.values(who, figures.ALONE_P99)
+                alone = [self._send_p99(server) for _ in range(plan.rounds)]
                 for most, least in zip(crowded, alone, strict=True):
+                    self.book.add(who, figures.CROWDED_P99, most)
+                    self.book.add(who, figures.ALONE_P99, least)
                     self.book.add(who, figures.CROWDED_COST, most / least)
+
+    @contextmanager
+    def _crowd(self, who: Who, server: ServerSubject, members: Sequence[Member]) -> Iterator[Crowd]:
+        """Have users connected and idle while the block runs."""
+        with Crowd(server.target.endpoint, server.transport) as crowd:
+            self._course.step(f"{who}: connecting {len(members):,} idle users")
+            crowd.join(members, lambda count: self._course.passed(count * _JOIN_SECONDS))
+            yield crowd
 
     def _send_p99(self, server: ServerSubject) -> float:
         sample, _ = self._loaded(server, partial(_send, server, IDLE_LOAD, self._plan.seconds))
@@ -339,7 +349,7 @@ def expected_seconds(plan: Plan) -> float:
     if Part.IDLE in plan.parts and plan.idle_users:
         made = plan.idle_users + len(plan.transports) * (1 + _UNWATCHED_BY_IDLE)
         total += len(plan.places) * made * _ACCOUNT_SECONDS
-        total += servers * plan.idle_users * _JOIN_SECONDS
+        total += 2 * servers * plan.idle_users * _JOIN_SECONDS
         total += servers * 2 * plan.rounds * (plan.seconds + _STEP_SECONDS)
     return total
 

@@ -90,6 +90,7 @@ class ServerSubject:
 
     Attributes:
         target: its process.
+        transport: that is spoken.
         pairs: the pairs that `open` made.
     """
 
@@ -103,7 +104,7 @@ class ServerSubject:
         """
         self.target = target
         self.pairs: list[Pair] = []
-        self._transport = transport
+        self.transport = transport
         self._accounts = accounts
         self._sender: Member
         self._unwatched: list[Member] = []
@@ -142,7 +143,7 @@ class ServerSubject:
             # Each begins with another one, so that they do not all send to the same.
             first = number % len(self._unwatched)
             self._callers.append(self._caller(self._unwatched[first:] + self._unwatched[:first]))
-        asking = _watching(self._transport, wait)
+        asking = _watching(self.transport, wait)
         for member in self._watched[:pairs]:
             sender = self._caller([member])
             watcher = self.logged_in(member)
@@ -181,12 +182,12 @@ class ServerSubject:
 
     def explain(self, refused: Refused) -> Exception:
         """Return the error that a refusal under load is."""
-        reply = decoded(self._transport, refused.reply)
+        reply = decoded(self.transport, refused.reply)
         return RequestError.from_reply(reply) if isinstance(reply, ErrorReply) else refused
 
     def logged_in(self, member: Member) -> Wire:
         """Return a connection that has resumed a member's session."""
-        wire = Wire(self.target.endpoint, self._transport)
+        wire = Wire(self.target.endpoint, self.transport)
         self._wires.append(wire)
         wire.ask(Resume(session=member.token), SessionReply)
         return wire
@@ -199,7 +200,7 @@ class ServerSubject:
             connections.clear()
 
     def _check(self, pair: Pair, base: int, seen: int) -> None:
-        codec = self._transport.client_codec(MAX_REPLY_BYTES)
+        codec = self.transport.client_codec(MAX_REPLY_BYTES)
         for received in pair.received:
             codec.send(1, Watch(after=0))
             codec.receive_data(received)
@@ -214,7 +215,7 @@ class ServerSubject:
         pair.received.clear()
 
     def _send_frame(self, to: Member) -> bytes:
-        return encoded(self._transport, Send(to=to.name, body=BODY))
+        return encoded(self.transport, Send(to=to.name, body=BODY))
 
     def _caller(self, to: Sequence[Member]) -> Caller:
         """Connect a sender that sends to these in turn."""
