@@ -80,7 +80,7 @@ class Site:
         self.bob = self._enter("bob")
 
     def _enter(self, name: str) -> Session:
-        session = self.service.session("127.0.0.1")
+        session = self.service.session("127.0.0.1", keeps_place=True)
         self.service.create_account(session, name, "correct horse")
         return session
 
@@ -108,6 +108,7 @@ class Site:
         bob = self.store.accounts.find("bob")
         if bob is None:
             raise AssertionError("bob is gone")
+        self.bob.unsubscribe()  # from the old one
         self.store.mailboxes.drop(bob.account_id)
         self.store.mailboxes.create(bob.account_id)
 

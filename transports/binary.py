@@ -219,7 +219,9 @@ def _read_fields(
 
 
 def _read_request(kind: int, flags: int, frame: bytearray) -> RequestReceived | RequestRefused:
-    frame_id, at = _read_id(frame)
+    frame_id, at = frame[HEADER.size], HEADER.size + 1
+    if frame_id >= 0x80:  # it has more bytes
+        frame_id, at = _read_id(frame)
     if kind not in _REQUESTS:
         return RequestRefused(frame_id, UnknownOp(f"there is no request of kind {kind}"))
     validate, layout = _REQUESTS[kind]
