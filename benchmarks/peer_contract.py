@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from twinline.cli.bench_load import PATIENCE_SECONDS, Caller, LoadError, Pair
+from twinline.cli.bench_load import Caller, LoadError, Pair
+from twinline.cli.bench_sockets import PATIENCE_SECONDS
 from twinline.cli.bench_target import Target
 from twinline.cli.bench_wire import BODY
 from twinline.core.deadline import Deadline

@@ -6,16 +6,19 @@ from contextlib import AbstractContextManager, contextmanager
 
 from peer_contract import Server, ask
 
+from twinline.cli.bench_accounts import Accounts
 from twinline.cli.bench_floor import HELLO_BYTES, REPLY
 from twinline.cli.bench_load import Caller, Pair
+from twinline.cli.bench_subjects import ServerSubject
 from twinline.cli.bench_target import Target, floor_server, private_server
-from twinline.cli.bench_wire import BODY, Accounts, Dialect, encoded
+from twinline.cli.bench_wire import BODY, encoded
 from twinline.core.protocol import Send, Watch
 from twinline.transports.binary import BinaryTransport
 from twinline.transports.contract import Transport
 from twinline.transports.jsonl import JsonlTransport
 
-_RECIPIENTS = 64
+_UNWATCHED = 64
+_WATCHED = 64
 
 
 class TwinlineServer(Server):
@@ -23,25 +26,27 @@ class TwinlineServer(Server):
 
     def __init__(self, target: Target, transport: Transport) -> None:
         super().__init__(target)
-        self._accounts = Accounts(target.endpoint, transport).open(_RECIPIENTS)
-        self._dialect = Dialect(target.endpoint, transport, self._accounts)
+        self._subject = ServerSubject(target, transport, Accounts(target.endpoint, transport))
+        self._subject.make_accounts(_UNWATCHED, _WATCHED)
 
     def callers(self, count: int) -> list[Caller]:
         """Return connections that send to each recipient in turn."""
-        return self._dialect.callers(count)
+        self._subject.open(count, 0)
+        return self._subject.callers(count)
 
     def pairs(self, count: int) -> list[Pair]:
         """Return senders, each with the waiting watcher of its recipient."""
-        return self._dialect.pairs(count)
+        self._subject.open(0, count)
+        return self._subject.pairs[:count]
 
-    def check(self, pair: Pair) -> None:
-        """Check that a watcher received every message once and in order."""
-        self._dialect.check(pair)
+    def check(self, _pair: Pair) -> None:
+        """Check that every watcher received each message once and in order."""
+        self._subject.settle()
 
     def disconnect(self) -> None:
         """Close every connection, and leave no mail behind."""
-        self._dialect.close()
-        self._accounts.acknowledge()
+        self._subject.settle()
+        self._subject.close()
 
 
 class FloorServer(Server):

@@ -92,7 +92,7 @@ def measure_send(rounds: int, seconds: float) -> list[Row]:
 def measure_accounts(site: Site, rounds: int, seconds: float) -> list[Row]:
     """Pages of a list of many names, and what reading all of them costs others."""
     size = site.target.resident_bytes() or 0
-    lister = site.dialect.logged_in(site.member(0))
+    lister = site.wire()
     pages = []
     for _ in range(_PAGES):
         began = time.perf_counter()

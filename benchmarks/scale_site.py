@@ -11,9 +11,12 @@ from typing import Final, Self
 
 import scale_store
 
+from twinline.cli.bench_accounts import Accounts, Member
 from twinline.cli.bench_load import Caller, LoadError, one_at_a_time, percentile
+from twinline.cli.bench_subjects import ServerSubject
 from twinline.cli.bench_target import Target, private_server
-from twinline.cli.bench_wire import Accounts, Dialect, Member
+from twinline.cli.bench_wire import Wire
+from twinline.core.protocol import Resume, SessionReply
 from twinline.transports.registry import transport
 
 WIRE: Final = transport("jsonl")
@@ -35,15 +38,13 @@ class Site:
     Attributes:
         target: the server.
         accounts: how many it has.
-        dialect: makes connections.
     """
 
     def __init__(self, target: Target, accounts: int) -> None:
         self.target = target
         self.accounts = accounts
         self._members = Accounts(target.endpoint, WIRE)
-        self._members.sender = self.member(0)
-        self.dialect = Dialect(target.endpoint, WIRE, self._members)
+        self._subjects: list[ServerSubject] = []
 
     def member(self, number: int) -> Member:
         """Return an account that has a session, by its number."""
@@ -56,13 +57,26 @@ class Site:
 
     def callers_to(self, numbers: range) -> list[Caller]:
         """Return connections that send to these accounts."""
-        self._members.recipients = [self.member(number) for number in numbers]
-        return self.dialect.callers(CONNECTIONS)
+        subject = ServerSubject(self.target, WIRE, self._members)
+        self._subjects.append(subject)
+        subject.take_accounts(self.member(0), [self.member(number) for number in numbers])
+        subject.open(CONNECTIONS, 0)
+        return subject.callers(CONNECTIONS)
 
     def empty(self, numbers: range) -> None:
         """Let these accounts acknowledge all their mail."""
-        self._members.recipients = [self.member(number) for number in numbers]
-        self._members.acknowledge()
+        self._members.acknowledge([self.member(number) for number in numbers])
+
+    def wire(self) -> Wire:
+        """Return another connection that is logged in."""
+        wire = Wire(self.target.endpoint, WIRE)
+        wire.ask(Resume(session=self.member(0).token), SessionReply)
+        return wire
+
+    def close(self) -> None:
+        """Close the connections of the callers."""
+        for subject in self._subjects:
+            subject.close()
 
     def cost(self, callers: list[Caller], seconds: float) -> Cost:
         """Send for so long."""
@@ -100,7 +114,7 @@ class Sites:
             began = time.monotonic()
             store = f"filled:accounts={accounts},queued={queued}"
             site = Site(self._open.enter_context(private_server(store)), accounts)
-            self._open.callback(site.dialect.close)
+            self._open.callback(site.close)
             self._sites[accounts, queued] = site
             self._say(f"  ... in {time.monotonic() - began:.0f} s")
         return self._sites[accounts, queued]

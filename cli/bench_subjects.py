@@ -123,9 +123,15 @@ class ServerSubject:
             LoadError: it does not answer, or ended a connection.
         """
         made = self._accounts.make(1 + unwatched + watched, told)
-        self._sender = made[0]
-        self._unwatched = made[1 : 1 + unwatched]
-        self._watched = made[1 + unwatched :]
+        self.take_accounts(made[0], made[1 : 1 + unwatched], made[1 + unwatched :])
+
+    def take_accounts(
+        self, sender: Member, unwatched: Sequence[Member], watched: Sequence[Member] = ()
+    ) -> None:
+        """Take accounts that are there already: as `make_accounts` makes them."""
+        self._sender = sender
+        self._unwatched = list(unwatched)
+        self._watched = list(watched)
 
     def open(self, callers: int, pairs: int, *, wait: int = MAX_WAIT_SECONDS) -> None:
         """Connect so many callers and pairs.

@@ -15,7 +15,7 @@ from twinline.cli.errors import SettingsError
 from twinline.cli.hashing import BackgroundHasher
 from twinline.cli.options import SettingsCommand, config_option, load_from, server_options
 from twinline.cli.output import OutputClosed, write_line
-from twinline.cli.runtime import keep_memory_small
+from twinline.cli.runtime import keep_memory_small, let_threads_finish_their_turn
 from twinline.cli.settings import Settings, refuse_exposure
 from twinline.core.locks import check_locks
 from twinline.core.processors import on_one
@@ -62,6 +62,7 @@ def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str],
     refuse_exposure(settings, (endpoint for endpoint, _ in endpoints))
     _start_log(settings.log_level)
     keep_memory_small()
+    let_threads_finish_their_turn()
     if settings.check_locks:
         # Locks choose their kind when they are made, so before anything is built.
         check_locks(True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
@@ -11,6 +12,7 @@ from twinline.core.names import NamePattern
 from twinline.core.protocol import Message
 from twinline.core.store import Draft, MailboxPolicy, UsernamePage
 
+_YIELD_SECONDS: Final = 0.00002
 _LONG_AGO: Final = -(2**62)  # before every time that a store keeps, and fits its integers
 
 
@@ -114,4 +116,7 @@ def page_of_names(
                     return UsernamePage(tuple(found), more=True)
                 found.append(name)
         start = f"{chunk[-1]}\0"
+        # A scan of a million names runs Python for half a second: others get a turn now and then.
+        # With 0 this thread would take the turn again before another is awake.
+        time.sleep(_YIELD_SECONDS)
     return UsernamePage(tuple(found), more=False)
