@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeVar
 from argon2 import PasswordHasher
 
 from twinline.core.passwords import default_hasher
-from twinline.core.processors import on_all
+from twinline.core.processors import on_others
 
 _NICE: Final = 10
 """A tenth of the share of an ordinary thread that wants the same processor; see sched(7)."""
@@ -45,11 +45,11 @@ class BackgroundHasher(PasswordHasher):
         return self._run(lambda: verify_here(hash, password))
 
     def _run(self, work: Callable[[], Result]) -> Result:
-        def everywhere() -> Result:
-            with on_all():
+        def elsewhere() -> Result:
+            with on_others():
                 return work()
 
-        return self._threads.submit(everywhere).result()
+        return self._threads.submit(elsewhere).result()
 
 
 def _give_way() -> None:

@@ -11,7 +11,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from twinline.core.errors import Busy, InvalidPassword
 from twinline.core.locks import may_block
-from twinline.core.processors import on_all
+from twinline.core.processors import on_others
 
 MIN_CHARACTERS: Final = 8
 MAX_CHARACTERS: Final = 128
@@ -66,7 +66,7 @@ class Passwords:
         if not self._slots.acquire(timeout=self._wait_seconds):
             raise Busy("too many logins at once; try again", retry_after_ms=_RETRY_AFTER_MS)
         try:
-            with on_all():
+            with on_others():
                 yield
         finally:
             self._slots.release()

@@ -1,10 +1,10 @@
-"""Which processors a thread may run on: one for all that run Python, every one for the rest.
+"""Which processors a thread may run on: one for all that run Python, the others for the rest.
 
 Only one thread at a time runs Python. Where the threads of a busy server are spread over
 several processors, each turn is passed on by waking another processor, and that costs more than
 the turn itself: kept on one, a server with 64 busy connections was measured to answer twice as
 many requests. So a server may keep its threads on one processor; work that leaves the
-interpreter for long, a password's hash, borrows all of them for its time.
+interpreter for long, a password's hash, goes to the others for its time.
 """
 
 import os
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 class _Process:
     """What the process may use, in one place that every thread can read."""
 
-    all: frozenset[int] | None = None  # None: its threads are not kept on one
+    others: frozenset[int] | None = None  # than the one; None: its threads are not kept on one
 
 
 @contextmanager
@@ -36,23 +36,23 @@ def on_one() -> Iterator[int | None]:
     if chosen is None or not _move({chosen}):
         yield None
         return
-    _Process.all = frozenset(allowed)
+    _Process.others = frozenset(allowed - {chosen})
     try:
         yield chosen
     finally:
-        _Process.all = None
+        _Process.others = None
         _move(allowed)
 
 
 @contextmanager
-def on_all() -> Iterator[None]:
-    """Let this thread run on every processor that the process has, while the block runs."""
-    everywhere = _Process.all
-    if everywhere is None:
+def on_others() -> Iterator[None]:
+    """Let this thread run on the processors that run no Python, while the block runs."""
+    others = _Process.others
+    if others is None:
         yield
         return
     kept = os.sched_getaffinity(0)
-    _move(everywhere)
+    _move(others)
     try:
         yield
     finally:

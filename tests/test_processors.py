@@ -14,7 +14,7 @@ from waiting import join
 
 from twinline.core import processors
 from twinline.core.passwords import Passwords
-from twinline.core.processors import on_all, on_one
+from twinline.core.processors import on_others, on_one
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity"), reason="this system does not bind threads to processors"
@@ -27,7 +27,7 @@ SEVERAL = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def nobody_is_kept_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processors._Process, "all", None)
+    monkeypatch.setattr(processors._Process, "others", None)
 
 
 def in_a_thread(work: Callable[[], Any]) -> Any:
@@ -59,11 +59,11 @@ def test_a_thread_is_kept_on_one_with_those_that_it_starts() -> None:
 
 
 @SEVERAL
-def test_what_asks_for_all_has_them_and_comes_back() -> None:
+def test_what_asks_for_the_others_has_them_and_comes_back() -> None:
     def work() -> list[set[int]]:
         with on_one():
             seen = [here()]
-            with suppress(KeyError), on_all():
+            with suppress(KeyError), on_others():
                 seen.append(here())
                 raise KeyError
             return [*seen, here()]
@@ -71,12 +71,12 @@ def test_what_asks_for_all_has_them_and_comes_back() -> None:
     before = here()
     first, within, after = in_a_thread(work)
     assert len(first) == 1
-    assert within == before
+    assert within == before - first
     assert after == first
 
 
 @SEVERAL
-def test_a_password_is_hashed_on_all() -> None:
+def test_a_password_is_hashed_on_others() -> None:
     seen: list[set[int]] = []
 
     class Hasher:
@@ -84,18 +84,19 @@ def test_a_password_is_hashed_on_all() -> None:
             seen.append(here())
             return "a hash"
 
-    def work() -> None:
+    def work() -> set[int]:
         with on_one():
             Passwords(Hasher(), wait_seconds=1).hash("correct horse")  # type: ignore[arg-type]
+            return here()
 
     before = here()
-    in_a_thread(work)
-    assert seen[-1] == before
+    one = in_a_thread(work)
+    assert seen[-1] == before - one
 
 
 def test_who_is_not_kept_on_one_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_setaffinity", lambda *_: pytest.fail("nobody asked for this"))
-    with on_all():
+    with on_others():
         pass
 
 
@@ -113,7 +114,7 @@ def test_where_there_is_nothing_to_gain_nothing_is_done(
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: locked, raising=False)
     with on_one() as chosen:
         assert chosen is None
-        assert processors._Process.all is None
+        assert processors._Process.others is None
 
 
 def test_a_system_that_cannot_do_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
