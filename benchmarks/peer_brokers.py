@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peer_contract import Server, ask, broker, free_port
+from peer_contract import Server, TranslatingSocket, ask, broker, free_port
 
 from twinline.cli.bench_load import Caller, LoadError, Pair
 from twinline.cli.bench_wire import BODY
@@ -171,7 +171,7 @@ def resp(*words: str) -> bytes:
     return f"*{len(words)}\r\n{''.join(parts)}".encode()
 
 
-class NumberSocket(socket.socket):
+class NumberSocket(TranslatingSocket):
     """A connection whose replies are numbers of any length, of which the mark is returned."""
 
     def recv(self, size: int, flags: int = 0) -> bytes:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import Any
 
-from peer_contract import Server, end_with_parent, python_server
+from peer_contract import Server, TranslatingSocket, end_with_parent, python_server
 from peer_router import Router
 
 from twinline.cli.bench_load import Caller, LoadError, Pair
@@ -69,7 +69,7 @@ def message(body: bytes) -> bytes:
     return b"\0" + len(body).to_bytes(4, "big") + body
 
 
-class GrpcSocket(socket.socket):
+class GrpcSocket(TranslatingSocket):
     """A connection with one call, that sends gRPC messages and receives them.
 
     The server's control frames come as it likes. They must not pass for a reply, so that the

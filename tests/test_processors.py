@@ -1,4 +1,4 @@
-"""Which processors the threads of a server run on: one, and all of them for a password's hash."""
+"""Which processors the threads of a server run on: one, and the others for a password's hash."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from waiting import join
 
 from twinline.core import processors
 from twinline.core.passwords import Passwords
-from twinline.core.processors import on_others, on_one
+from twinline.core.processors import on_one, on_others
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity"), reason="this system does not bind threads to processors"
