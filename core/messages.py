@@ -73,11 +73,11 @@ class MessageRules:
 
         They are drawn for many messages at once, because each drawing is a system call.
         """
-        drawn = os.urandom(_MESSAGE_ID_BYTES * _IDS_AT_ONCE).hex()
-        digits = 2 * _MESSAGE_ID_BYTES
-        first, *others = (drawn[at : at + digits] for at in range(0, len(drawn), digits))
-        self._ids.extend(others)
-        return first
+        drawn = os.urandom(_MESSAGE_ID_BYTES * _IDS_AT_ONCE)
+        ids = drawn.hex(" ", _MESSAGE_ID_BYTES).split()
+        last = ids.pop()
+        self._ids.extend(ids)
+        return last
 
     def read(self, session: SessionRecord, after: int, limit: int) -> MailPage:
         """Return messages beyond a seq.

@@ -1,5 +1,7 @@
 """Messages, at the service's door: sending, reading, acking, send_ids, limits."""
 
+import re
+
 import pytest
 from services import FakeClock, bodies, enter, login, make_service
 
@@ -219,3 +221,12 @@ def test_wait_out_of_range() -> None:
     for wait in (-1, 61):
         with pytest.raises(errors.BadRequest):
             service.watch(ann, 0, wait=wait)
+
+
+def test_message_ids_are_hexadecimal_and_never_the_same() -> None:
+    """They are drawn many at a time: more here than in two draws."""
+    service = make_service()
+    ann = enter(service, "ann")
+    ids = [service.send(ann, "ann", "hello").message_id for _ in range(600)]
+    assert len(set(ids)) == 600
+    assert all(re.fullmatch("[0-9a-f]{24}", message_id) for message_id in ids)
