@@ -131,18 +131,25 @@ class Mailbox:
             self.unread -= sum(seq > self.position for seq in deleted)
         return len(deleted)
 
+    def _is_old(self, now: int) -> bool:
+        """Return whether the oldest ack has aged, or its messages are all gone."""
+        if not self._acks:
+            return False
+        up_to, acked_at = self._acks[0]
+        if now - acked_at >= self._retention.history_ms:
+            return True
+        return self._head == len(self._seqs) or up_to < self._seqs[self._head]
+
     def trim(self, now: int) -> None:
         """Remove acked messages beyond the history that the policy keeps at ``now``.
 
         Each message and each ack is removed once, so the cost is constant for each of them.
         """
-        aged = 0
         acked = len(self._seqs) - self.unread
         most = self._retention.history_messages
-        if acked - self._head <= most and not (
-            self._acks and now - self._acks[0][1] >= self._retention.history_ms
-        ):
+        if acked - self._head <= most and not self._is_old(now):
             return
+        aged = 0
         while self._acks and now - self._acks[0][1] >= self._retention.history_ms:
             aged = self._acks.popleft()[0]
         keep = bisect_right(self._seqs, aged, self._head)
