@@ -66,9 +66,7 @@ class MemoryMailboxes(Mailboxes):
                 first = self._sends.first(draft, content)
                 if first is not None:
                     return first
-            box = self._boxes.get(account_id)
-            if box is None:
-                raise NoSuchUser
+            box = self._box(account_id)
             box.append(draft)
             if content:
                 self._sends.keep(draft, content, receipt)
@@ -86,7 +84,7 @@ class MemoryMailboxes(Mailboxes):
         # Most looks are of those who wait for mail, and find nothing or the one that woke them.
         if not entries:
             return MailPage((), position, more=False)
-        if len(entries) == 1:
+        if len(entries) == 1 <= limit:
             return MailPage((_message(*entries[0]),), position, more=False)
         page, more = fitting(_messages(entries), limit, max_bytes)
         return MailPage(page, position, more)

@@ -70,6 +70,7 @@ def test_seqs_count_from_one_in_each_mailbox(boxes: MemoryMailboxes) -> None:
         (0, 4, [1, 2, 3, 4], True),
         (2, 1, [3], True),
         (4, 1, [5], False),
+        (4, 0, [], True),
         (5, 1, [], False),
     ],
 )
