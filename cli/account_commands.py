@@ -1,7 +1,6 @@
 """`register`, `login`, `logout`, `status`, `accounts`, `history` and `delete-account`."""
 
 import sys
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +11,11 @@ from twinline.cli.errors import CommandError
 from twinline.cli.exit_codes import ExitCode
 from twinline.cli.output import say, write_json, write_line, write_message, write_usernames
 from twinline.cli.passwords import password_option, read_password
+from twinline.cli.reading import newest
 from twinline.cli.text import visible
 from twinline.core.errors import SessionExpired
 from twinline.core.names import parse_username
-from twinline.core.protocol import MAX_PAGE, Message, SessionReply
+from twinline.core.protocol import SessionReply
 from twinline.transports.client import Client
 
 
@@ -112,7 +112,7 @@ def history(limit: int, before: int | None, as_json: bool, **options: Any) -> No
     Each line begins with the message's seq, which --before takes to go further back.
     """
     with Target.of(options).logged_in() as client:
-        messages, more = _newest(client, before, limit)
+        messages, more = newest(client, before, limit)
     for message in messages:
         write_message(message, as_json=as_json, numbered=True)
     if more:
@@ -157,18 +157,6 @@ def _open_session(
         write_json(reply.model_dump(exclude={"session"}))
     else:
         say(f"logged in as {visible(reply.username)} at {target.place}, {reply.unread} unread")
-
-
-def _newest(client: Client, before: int | None, limit: int) -> tuple[deque[Message], bool]:
-    """Return the newest messages below a seq, page by page, and whether older ones are kept."""
-    messages: deque[Message] = deque()
-    more = True
-    while more and len(messages) < limit:
-        page = client.history(before, min(limit - len(messages), MAX_PAGE))
-        messages.extendleft(reversed(page.messages))
-        more = page.more and bool(page.messages)
-        before = messages[0].seq if messages else before
-    return messages, more
 
 
 def _confirm(question: str) -> None:

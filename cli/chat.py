@@ -1,112 +1,96 @@
-"""`twinline chat`: lines in, lines out; works at a terminal and in a pipe."""
+"""`twinline chat`: a prompt at a terminal, and lines in and out anywhere else."""
 
-import re
+import os
 import sys
-from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 import click
 
+from twinline.cli.chat_lines import LineScreen, Presence, hold
+from twinline.cli.chat_talk import Talk
 from twinline.cli.connecting import Target, client_options
-from twinline.cli.errors import sentence
 from twinline.cli.interruption import Interruption, noticed_reader
-from twinline.cli.output import say, write_message, write_usernames
-from twinline.cli.text import visible
-from twinline.cli.watch import StateTeller
-from twinline.core.errors import NotLoggedIn, RequestError, SessionExpired
+from twinline.cli.output import say
+from twinline.cli.sessions import KeptSession
+from twinline.core.errors import SessionExpired
 from twinline.core.protocol import Message
-from twinline.transports.client import Client
-from twinline.transports.client_errors import ClientError
 from twinline.transports.client_settings import WatchMode
 from twinline.transports.client_state import State, StateKind
-
-_ADDRESSED: Final = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9._-]{0,31}):(?:\s+(.*))?", re.DOTALL)
-_HELP: Final = """\
-NAME: TEXT       send TEXT to NAME, who is then the one you talk to
-TEXT             send TEXT to the one you talk to
-/to NAME         talk to NAME
-/who [PATTERN]   list accounts
-/quit            leave; so does the end of input"""
 
 
 @click.command(epilog="Example: twinline chat bob")
 @click.argument("to", required=False)
+@click.option("--plain", is_flag=True, help="Lines in and out, also at a terminal.")
 @client_options
-def chat(to: str | None, as_json: bool, **options: Any) -> None:
-    """Talk to others, line by line, and see what they say as it arrives.
+def chat(to: str | None, plain: bool, as_json: bool, **options: Any) -> None:
+    """Talk to others, and see what they say as it arrives.
 
     Write 'bob: hello' to say hello to bob; further lines go to bob until another name comes
-    first. /help tells the rest. Stdin may be a pipe: each line is then a message, and the end of
-    input ends the talk.
+    first. /help tells the rest, Ctrl-D leaves. Where stdin is a pipe, or the terminal is a dumb
+    one, each line is carried out without a prompt, and the end of input ends the talk.
     """
+    target = Target.of(options)
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if at_terminal:
+        from twinline.cli.chat_start import session_at_terminal  # noqa: PLC0415 - only here
+
+        session = session_at_terminal(target)
+    else:
+        session = target.sessions.find(target.endpoint, target.user)
+    if plain or as_json or not at_terminal or os.environ.get("TERM", "dumb") in ("dumb", ""):
+        _talk_in_lines(target, session, to, as_json=as_json)
+    else:
+        _talk_at_prompt(target, session, to)
+
+
+def _talk_at_prompt(target: Target, session: KeptSession, to: str | None) -> None:
+    from twinline.cli.chat_live import LiveTalk  # noqa: PLC0415 - a pipe should not wait for it
+
+    live = LiveTalk(target.place)
+    with target.logged_in(session, watch=WatchMode.BLOCKING, on_state=live.on_state) as client:
+        live.hold(
+            client,
+            to=to,
+            folder=target.sessions.path.parent,
+            forget=lambda: target.sessions.forget(target.endpoint, session),
+        )
+
+
+def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_json: bool) -> None:
+    screen = LineScreen(as_json=as_json)
+    presence = Presence()
+    interruption = Interruption()
+    talk: Talk | None = None
 
     def show(message: Message) -> None:
-        write_message(message, as_json=as_json)
+        screen.show(message)
 
     def not_shown(_message: Message, error: Exception) -> None:
         # It is not acknowledged, and comes again next time.
         interruption.end(error)
 
-    tell = StateTeller()
-
-    def tell_and_end(state: State) -> None:
-        tell(state)
-        if state.kind is StateKind.LOGGED_OUT:
+    def on_state(state: State) -> None:
+        presence(state)
+        if state.kind is StateKind.LOGGED_OUT and not (talk is not None and talk.over):
             # Nothing happens before there is a session, for the body has not begun then.
             interruption.end(SessionExpired())
 
-    target = Target.of(options)
-    interruption = Interruption()
     with target.logged_in(
+        session,
         watch=WatchMode.BLOCKING,
         on_message=show,
-        on_state=tell_and_end,
+        on_state=on_state,
         on_handler_error=not_shown,
     ) as client:
         if sys.stdin.isatty():
             say(f"you are {client.username} at {target.place}; /help tells what to type")
+        talk = Talk(
+            client,
+            screen,
+            place=target.place,
+            forget=lambda: target.sessions.forget(target.endpoint, session),
+        )
+        if to is not None:
+            talk.turn_to(to)
         with interruption, noticed_reader(sys.stdout):
-            _Talk(client, to, as_json=as_json).hold(sys.stdin)
-
-
-class _Talk:
-    def __init__(self, client: Client, to: str | None, *, as_json: bool) -> None:
-        self._client = client
-        self._to = to
-        self._as_json = as_json
-
-    def hold(self, lines: Iterable[str]) -> None:
-        """Carry out each line until the input ends."""
-        for line in lines:
-            text = line.rstrip("\r\n")
-            if text == "/quit":
-                return
-            try:
-                self._obey(text)
-            except NotLoggedIn:
-                raise
-            except (RequestError, ClientError) as error:
-                say(f"twinline: {sentence(error)}")
-
-    def _obey(self, text: str) -> None:
-        word, _, rest = text.partition(" ")
-        addressed = _ADDRESSED.fullmatch(text)
-        if not text.strip():
-            return
-        if word == "/help":
-            say(_HELP)
-        elif word == "/to" and rest.strip():
-            self._to = rest.strip()
-        elif word == "/who":
-            found = self._client.accounts(rest.strip() or "*")
-            write_usernames(found, as_json=self._as_json)
-        elif text.startswith("/"):
-            say(f"there is no {visible(word)}; /help tells what there is")
-        elif addressed is not None:
-            self._to = addressed[1]
-            if addressed[2]:
-                self._client.send(self._to, addressed[2])
-        elif self._to is None:
-            say("to whom? write 'NAME: text' first")
-        else:
-            self._client.send(self._to, text)
+            hold(talk, sys.stdin, presence)

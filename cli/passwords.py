@@ -36,8 +36,8 @@ def read_password(file: str | None, prompt: str, *, twice: bool = False) -> str:
     variable = os.environ.get("TWINLINE_PASSWORD")
     if variable:
         return variable
-    password = _ask(prompt)
-    if twice and _ask("The same again") != password:
+    password = ask_password(prompt)
+    if twice and ask_password("The same again") != password:
         raise CommandError("the two passwords differ", ExitCode.USAGE)
     return password
 
@@ -61,7 +61,12 @@ def _from_file(file: str) -> str:
     return password
 
 
-def _ask(prompt: str) -> str:
+def ask_password(prompt: str) -> str:
+    """Ask for a password at the terminal, without showing it.
+
+    Raises:
+        CommandError: there is no terminal.
+    """
     with warnings.catch_warnings():
         # Without a terminal getpass would read stdin with an echo; we say what to do instead.
         warnings.simplefilter("error", getpass.GetPassWarning)

@@ -18,7 +18,15 @@ LIBRARIES = {
     "transports": {"pydantic", "pydantic_core"},
     "stores": {"pydantic"},
     # matplotlib is an extra: only bench_plot has it, and imports it when it draws.
-    "cli": {"pydantic", "pydantic_core", "pydantic_settings", "click", "matplotlib", "argon2"},
+    "cli": {
+        "pydantic",
+        "pydantic_core",
+        "pydantic_settings",
+        "click",
+        "prompt_toolkit",
+        "matplotlib",
+        "argon2",
+    },
 }
 
 

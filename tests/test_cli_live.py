@@ -1,4 +1,4 @@
-"""Commands that run on: `watch`, `chat` and `demo`, and how each of them ends."""
+"""Commands that run on: `watch` and `demo`, and how each of them ends."""
 
 import os
 import pty
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cli_server import CommandLine, ended, running_server
 from services import PASSWORD
-from waiting import join, wait_until
+from waiting import join
 
 from twinline.cli.output import OutputClosed
 from twinline.transports.client import Client
@@ -143,37 +143,6 @@ def test_watch_outlives_the_server(tmp_path: Path) -> None:
             # A server that keeps its state in memory does not know the session any more.
             assert watching.wait(10) == 3
         assert "the session of ann" in watching.stderr.read()
-
-
-# -- chat -------------------------------------------------------------------------------
-
-
-def test_chat_from_a_pipe(ann: CommandLine) -> None:
-    lines = "to nobody\nbob: hello\n\nhow are you?\n/to ann\nme\n/who a*\n/what\nnobody: hi\n"
-    result = ann.run("chat", input=f"{lines}bob:\nbye\n/quit\nnot sent\n")
-    assert "to whom? write 'NAME: text' first" in result.stderr
-    assert "there is no /what" in result.stderr
-    assert "twinline: there is no such user" in result.stderr
-    assert "ann\n" in result.stdout
-    history = ann.json("history", "--user", "bob")
-    assert [message["body"] for message in history] == ["hello", "how are you?", "bye"]
-    assert [message["body"] for message in ann.json("history")] == ["me"]
-
-
-def test_chat_with_someone_by_name_and_what_they_say(ann: CommandLine) -> None:
-    with ended(ann.start("chat", "bob", stdin=subprocess.PIPE)) as talking:
-        assert talking.stdin is not None
-        assert talking.stdout is not None
-        assert talking.stderr is not None
-        ann.run("send", "ann", "hi \x1b[2Jann", "--user", "bob")
-        assert talking.stdout.readline().endswith("  bob: hi ␛[2Jann\n")
-        talking.stdin.write("good day\n")
-        talking.stdin.flush()
-        wait_until(lambda: unread(ann, "bob") == 1, "bob to have mail")
-        # The session ends while chat waits for a line that never comes.
-        ann.run("logout")
-        assert talking.wait(5) == 3
-        assert "the session of ann" in talking.stderr.read()
 
 
 # -- demo -------------------------------------------------------------------------------

@@ -1,0 +1,130 @@
+"""`twinline chat` in a pipe: what each line does, and how it ends."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_server import CommandLine, ended, running_server
+from services import PASSWORD
+from waiting import wait_until
+
+from twinline.cli.chat_talk import COMMANDS
+from twinline.transports.client import Client
+
+
+@pytest.fixture
+def ann(tmp_path: Path) -> Iterator[CommandLine]:
+    """Ann and bob have accounts; ann is the one who chats."""
+    with running_server() as endpoint:
+        twinline = CommandLine(tmp_path, endpoint)
+        twinline.register("bob", "ann")
+        yield twinline
+
+
+def bodies(twinline: CommandLine, user: str) -> list[str]:
+    return [message["body"] for message in twinline.json("history", "--user", user)]
+
+
+def test_each_line_is_carried_out_and_what_is_not_is_told(ann: CommandLine) -> None:
+    lines = "to nobody\nbob: hello\n\nhow are you?\n/to ann\nme\n/accounts a*\n/what\nnobody: hi\n"
+    result = ann.run("chat", input=f"{lines}bob:\nbye\n/quit\nnot sent\n", code=3)
+    assert "to whom? write 'NAME: text', or '/to NAME' first" in result.stderr
+    assert "there is no /what" in result.stderr
+    assert "twinline: there is no nobody" in result.stderr
+    assert result.stderr.endswith("twinline: 3 lines were not carried out\n")
+    assert "ann\n" in result.stdout
+    assert bodies(ann, "bob") == ["hello", "how are you?", "bye"]
+    assert bodies(ann, "ann") == ["me"]
+
+
+def test_with_someone_by_name_and_what_they_say(ann: CommandLine) -> None:
+    with ended(ann.start("chat", "bob", stdin=subprocess.PIPE)) as talking:
+        assert talking.stdin is not None
+        assert talking.stdout is not None
+        assert talking.stderr is not None
+        ann.run("send", "ann", "hi \x1b[2Jann", "--user", "bob")
+        assert talking.stdout.readline().endswith("  bob: hi ␛[2Jann\n")
+        talking.stdin.write("good day\n")
+        talking.stdin.flush()
+        wait_until(lambda: bodies(ann, "bob") == ["good day"], "bob to have mail")
+        # The session ends while chat waits for a line that never comes.
+        ann.run("logout")
+        assert talking.wait(5) == 3
+        assert "the session of ann" in talking.stderr.read()
+
+
+def test_the_commands(ann: CommandLine) -> None:
+    ann.run("send", "ann", "--lines", "--user", "bob", input="one\ntwo\nthree\n")
+    with ended(ann.start("chat", stdin=subprocess.PIPE)) as talking:
+        assert talking.stdin is not None
+        assert talking.stdout is not None
+        for text in ("one", "two", "three"):
+            assert talking.stdout.readline().endswith(f"  bob: {text}\n")
+        out, told = talking.communicate("/help\n/status\n/delete 2 9-8\n/history 1\n/history\n")
+    assert talking.returncode == 0
+    shown = out.splitlines()
+    assert shown[0].startswith("ann: ")
+    assert [line.rpartition(" ")[2] for line in shown[1:]] == ["three", "one", "three"]
+    for word in COMMANDS:
+        assert f"\n{word}" in told
+    assert "1 message deleted" in told
+    assert "there are older ones" in told
+
+
+def test_json(ann: CommandLine) -> None:
+    ann.run("send", "bob", "hello bob")
+    objects = ann.json("chat", "--user", "bob", input="/accounts\n/status\n/history\n")
+    mail = [each for each in objects if "body" in each]
+    assert {"username": "ann"} in objects
+    assert {"username", "position", "unread"} in [set(each) for each in objects]
+    assert {each["body"] for each in mail} == {"hello bob"}
+
+
+@pytest.mark.parametrize("line", ["/history x", "/history 0", "/delete", "/delete 1-99999", "/to"])
+def test_a_command_that_is_used_wrong_is_exit_code_2(ann: CommandLine, line: str) -> None:
+    result = ann.run("chat", input=f"{line}\n", code=2)
+    assert f"{line.split(maxsplit=1)[0]} takes" in result.stderr
+
+
+def test_log_out_and_delete_account(ann: CommandLine) -> None:
+    assert "ann is logged out of" in ann.run("chat", input="/logout\n").stderr
+    ann.run("status", "--user", "ann", code=3)
+    # There is nobody to ask, so nothing is deleted.
+    result = ann.run("chat", "--user", "bob", input="/delete-account\n", code=2)
+    assert "there is no terminal to ask at" in result.stderr
+    ann.run("status", "--user", "bob")
+
+
+def test_while_the_server_is_away_no_line_is_read(tmp_path: Path) -> None:
+    place = f"unix:{tmp_path}/socket"
+    twinline = CommandLine(tmp_path, place)
+    serve = ("serve", "--listen", place, "--store", f"sqlite:{tmp_path}/chat.db")
+    with ended(twinline.start(*serve)) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        twinline.register("bob", "ann")
+        with ended(twinline.start("chat", "bob", stdin=subprocess.PIPE)) as talking:
+            assert talking.stdin is not None
+            assert talking.stderr is not None
+            talking.stdin.write("before\n")
+            talking.stdin.flush()
+            wait_until(lambda: bodies(twinline, "bob") == ["before"], "the first line")
+            server.kill()
+            server.wait(5)
+            assert talking.stderr.readline().startswith("twinline: reconnecting")
+            talking.stdin.write("while away\nand more\n")
+            talking.stdin.close()
+            with ended(twinline.start(*serve)) as again:
+                assert again.stdout is not None
+                again.stdout.readline()
+                assert talking.wait(20) == 0
+                assert bodies(twinline, "bob") == ["before", "while away", "and more"]
+
+
+def test_whoever_is_not_logged_in_is_told_so(ann: CommandLine) -> None:
+    with Client(ann.place) as elsewhere:
+        elsewhere.login("ann", PASSWORD)
+        elsewhere.delete_account(PASSWORD)
+    assert "log in again" in ann.run("chat", input="", code=3).stderr
+    assert "nobody is logged in" in ann.run("chat", input="", code=3).stderr

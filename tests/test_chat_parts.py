@@ -1,0 +1,187 @@
+"""The parts of the chat prompt that need no terminal: toolbar, look, completion, kept history."""
+
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+
+from twinline.cli.chat_completion import Names, TalkCompleter
+from twinline.cli.chat_history import MAX_BYTES, kept_history
+from twinline.cli.chat_look import came_in, clock_time, plain, went_out
+from twinline.cli.chat_talk import COMMANDS, needs_server
+from twinline.cli.chat_toolbar import Tally, Toolbar, connection
+from twinline.cli.text import local_time
+from twinline.core.clock import wall_clock_ms
+from twinline.core.protocol import Message
+from twinline.transports.client_errors import NotConnected
+from twinline.transports.client_state import State, StateKind
+
+RECONNECTING = State(StateKind.RECONNECTING, "Connection refused", retry_in=4.0, retry_at=104.0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+# -- the toolbar ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("now", "shown"),
+    [
+        (100.0, "reconnecting in 4 s (Connection refused)"),
+        (100.5, "reconnecting in 4 s (Connection refused)"),
+        (101.5, "reconnecting in 3 s (Connection refused)"),
+        (103.9, "reconnecting in 1 s (Connection refused)"),
+        (104.0, "reconnecting ... (Connection refused)"),
+    ],
+)
+def test_a_countdown(now: float, shown: str) -> None:
+    assert connection(RECONNECTING, now) == shown
+
+
+def test_what_the_toolbar_says() -> None:
+    clock = Clock()
+    toolbar = Toolbar("ann at here", clock)
+    assert str(toolbar) == "online | 0 unread | ann at here"
+    toolbar.under_way(is_so=True)
+    clock.now += 0.4
+    assert "waiting for the server" not in str(toolbar)
+    clock.now += 0.2
+    assert str(toolbar) == "online | waiting for the server ... | 0 unread | ann at here"
+    toolbar.under_way(is_so=False)
+    toolbar.held_back = True
+    toolbar.take_in(RECONNECTING)
+    assert "| your line waits; Enter sends it when we are online |" in str(toolbar)
+    toolbar.take_in(State(StateKind.ONLINE))
+    toolbar.take_in(RECONNECTING)
+    assert "your line waits" not in str(toolbar)
+
+
+def test_what_is_unread() -> None:
+    tally = Tally()
+    for name in ("bob", "eve", "bob", "carl", "dora"):
+        tally.came_from(name)
+    assert str(tally) == "5 unread (bob 2, eve 1, carl 1, ...)"
+    assert tally.senders == ["bob", "eve", "carl", "dora"]
+    tally.turn_to("bob")
+    tally.came_from("bob")
+    assert str(tally) == "3 unread (eve 1, carl 1, dora 1)"
+    tally.turn_to("eve")
+    tally.came_from("bob")
+    assert sorted(tally.senders) == ["bob", "carl", "dora"]
+    for name in ("carl", "dora", "bob"):
+        tally.turn_to(name)
+    assert str(tally) == "0 unread"
+
+
+# -- how lines look ---------------------------------------------------------------------
+
+
+def test_lines_of_others_and_own_ones_differ_without_colour() -> None:
+    now = wall_clock_ms()
+    message = Message(seq=7, message_id="0" * 24, sender="bob", body="a\x1b[0mb\nc", sent_at=now)
+    assert plain(came_in(message)).endswith(" ← bob: a␛[0mb␊c")
+    assert plain(came_in(message, numbered=True)).startswith("     7  ")
+    assert plain(went_out("bob", "a\nb", now)).endswith(" → bob: a␊b")
+
+
+def test_the_date_is_shown_when_it_is_another() -> None:
+    now = wall_clock_ms()
+    assert clock_time(now) == local_time(now).split()[1]
+    before = now - 40 * 86_400_000
+    assert clock_time(before) == local_time(before)
+
+
+# -- completion -------------------------------------------------------------------------
+
+
+def offered(text: str, completer: TalkCompleter) -> list[str]:
+    document = Document(text, len(text))
+    found = completer.get_completions(document, CompleteEvent(completion_requested=True))
+    return [text[: len(text) + each.start_position] + each.text for each in found]
+
+
+class Server:
+    """Answers with some names, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.is_online = True
+        self.is_gone = False
+
+    def ask(self, pattern: str) -> Iterable[str]:
+        self.asked.append(pattern)
+        if self.is_gone:
+            raise NotConnected("gone")
+        return [name for name in ("ann", "anton", "bob") if name.startswith(pattern[:-1])]
+
+
+def test_what_is_offered() -> None:
+    server = Server()
+    completer = TalkCompleter(Names(server.ask, lambda: server.is_online), lambda: ["eve", "bob"])
+    assert offered("/de", completer) == ["/delete ", "/delete-account"]
+    assert offered("/", completer) == [
+        f"{name} " if command.takes else name for name, command in COMMANDS.items()
+    ]
+    assert offered("/to an", completer) == ["/to ann", "/to anton"]
+    assert offered("AN", completer) == ["ann: ", "anton: "]
+    assert offered("", completer) == ["eve: ", "bob: "]
+    assert offered("hello an", completer) == []
+    assert offered("/history an", completer) == []
+    assert offered("é", completer) == []
+    assert server.asked == ["an*"]  # the second time it was known
+
+
+def test_nothing_is_offered_while_the_server_is_away() -> None:
+    server = Server()
+    completer = TalkCompleter(Names(server.ask, lambda: server.is_online), list)
+    server.is_online = False
+    assert offered("a", completer) == []
+    assert server.asked == []
+    server.is_online, server.is_gone = True, True
+    assert offered("a", completer) == []
+    server.is_gone = False
+    assert offered("a", completer) == ["ann: ", "anton: "]
+
+
+def test_which_lines_need_the_server() -> None:
+    lines = ("hello", "/accounts", "/unknown", "bob: hello", "", "  ", "/help", "/quit")
+    assert [needs_server(line) for line in lines] == [True] * 4 + [False] * 4
+
+
+# -- what was typed ---------------------------------------------------------------------
+
+
+def test_a_history_that_has_grown_loses_its_older_half(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    history = kept_history(folder)
+    path = folder / "chat-history"
+    path.chmod(0o644)
+    for number in range(4000):
+        history.append_string(f"line {number} {'x' * 60}")
+    assert path.stat().st_size > MAX_BYTES
+    again = kept_history(folder)
+    assert path.stat().st_size <= MAX_BYTES
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [each.name for each in folder.iterdir()] == ["chat-history"]
+    lines = list(again.load_history_strings())  # the newest first
+    assert lines[0].startswith("line 3999 ")
+    assert len(lines) > 1000
+    assert all(line.startswith("line ") and line.endswith("x" * 60) for line in lines)
+
+
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    history = kept_history(tmp_path / "file" / "below")
+    history.append_string("remembered for now")
+    assert "what you type is not kept: Not a directory" in capsys.readouterr().err

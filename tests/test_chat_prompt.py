@@ -1,0 +1,457 @@
+"""`twinline chat` at a terminal: a pseudo-terminal, a real server, and the screen of its user."""
+
+import itertools
+import os
+import re
+import signal
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from cli_server import CommandLine, running_server
+from services import PASSWORD
+from terminal import Terminal, colours, terminal
+from waiting import wait_until
+
+from twinline.transports.client import Client
+
+
+@pytest.fixture
+def ann(tmp_path: Path) -> Iterator[CommandLine]:
+    """Ann and bob have accounts; ann is the one who chats."""
+    with running_server() as endpoint:
+        twinline = CommandLine(tmp_path, endpoint)
+        twinline.register("bob", "ann")
+        yield twinline
+
+
+def chat(
+    twinline: CommandLine, *arguments: str, variables: dict[str, str] | None = None, **size: int
+) -> AbstractContextManager[Terminal]:
+    environment = {**twinline.environment, "TWINLINE_CHECK_LOCKS": "1", **(variables or {})}
+    return terminal("chat", *arguments, environment=environment, **size)
+
+
+def bodies(twinline: CommandLine, user: str) -> list[str]:
+    return [message["body"] for message in twinline.json("history", "--user", user)]
+
+
+def unread(twinline: CommandLine, user: str) -> int:
+    count: int = twinline.json("status", "--user", user)[0]["unread"]
+    return count
+
+
+def without_times(lines: list[str]) -> list[str]:
+    return [re.sub(r"\d\d:\d\d:\d\d", "TIME", line) for line in lines]
+
+
+def test_a_talk_as_it_looks(ann: CommandLine) -> None:
+    with chat(ann) as shown:
+        shown.wait_toolbar("online")
+        assert shown.line == ">"
+        shown.enter("bob: hello")
+        shown.wait_line("to bob>")
+        ann.run("send", "ann", "hi there", "--user", "bob")
+        shown.wait_text("hi there")
+        shown.enter("how are you?")
+        shown.wait_text("→ bob: how are you?")
+        shown.enter("/status")
+        shown.wait_text("acknowledged up to 1")
+        shown.enter("/history 5")
+        shown.wait_text("1  ")
+        shown.enter("/quit")
+        assert shown.exit_code() == 0
+        assert shown.is_as_before
+        place = ann.place
+        assert without_times([line for line in shown.lines if line]) == [
+            f"you are ann at {place}; /help tells what to type",
+            "TIME → bob: hello",
+            "TIME ← bob: hi there",
+            "TIME → bob: how are you?",
+            f"ann at {place}: 0 unread, acknowledged up to 1",
+            "     1  TIME ← bob: hi there",
+        ]
+    assert bodies(ann, "bob") == ["hello", "how are you?"]
+
+
+def test_mail_appears_above_the_line_that_is_being_typed(ann: CommandLine) -> None:
+    hostile = "\x1b[2J\x1b]0;owned\x07 \u202eabc\u202c \x9b31m and\nmore"
+    typed = "a line that is typed slowly and never garbled"
+    with chat(ann, "bob") as shown:
+        shown.wait_line("to bob>")
+        with Client(ann.place) as bob:
+            bob.login("bob", PASSWORD)
+            bob.send("ann", hostile)
+            shown.wait_text("and␊more")
+            for number, character in enumerate(typed):
+                shown.type(character)
+                bob.send("ann", f"number {number}")
+        last = len(typed) - 1
+        shown.wait_text(f"number {last}")
+        shown.wait_line(f"to bob> {typed}")
+        assert without_times(shown.above)[1:] == [
+            "TIME ← bob: ␛[2J␛]0;owned␇ <U+202E>abc<U+202C> <U+009B>31m and␊more",
+            *(f"TIME ← bob: number {number}" for number in range(last + 1)),
+        ]
+        assert b"owned\x07" not in shown.output
+        shown.enter()
+        shown.wait_text(f"→ bob: {typed}")
+    assert bodies(ann, "bob") == [typed]
+
+
+def test_much_mail_at_once_comes_whole_and_in_order(ann: CommandLine) -> None:
+    count = 400
+    ann.run(
+        "send",
+        "ann",
+        "--lines",
+        "--user",
+        "bob",
+        input="".join(f"{number}\n" for number in range(count)),
+    )
+    with chat(ann) as shown:
+        shown.wait_text(f"bob: {count - 1}")
+        shown.wait_toolbar(f"{count} unread (bob {count})")
+        seen = [line.rpartition("bob: ")[2] for line in shown.above if "bob: " in line]
+        assert seen == [str(number) for number in range(count)]
+        wait_until(lambda: unread(ann, "ann") == 0, "all of it to be acknowledged")
+        shown.enter("/to bob")
+        shown.wait_toolbar("0 unread")
+
+
+def test_the_server_goes_and_comes_back(tmp_path: Path) -> None:
+    place = f"unix:{tmp_path}/socket"
+    store = f"sqlite:{tmp_path}/chat.db"
+    twinline = CommandLine(tmp_path, place)
+    serve = ("serve", "--listen", place, "--store", store)
+
+    def started() -> AbstractContextManager[Terminal]:
+        return terminal(*serve, environment=twinline.environment, columns=200)
+
+    with started() as server:
+        server.wait(lambda: b"listening" in server.output, "the server")
+        twinline.register("bob", "ann")
+        with chat(twinline, "bob", columns=120) as shown:
+            shown.wait_line("to bob>")
+            shown.type("typed before")
+            server.close()
+            shown.wait(lambda: re.search(r"reconnecting in \d s", shown.toolbar), "a countdown")
+            shown.enter()
+            shown.wait_toolbar("your line waits")
+            seconds: list[str] = []
+
+            def counts_down() -> bool:
+                seconds.extend(re.findall(r"reconnecting in (\d+) s", shown.toolbar)[:1])
+                told = [int(key) for key, _ in itertools.groupby(seconds)]
+                return any(b == a - 1 for a, b in itertools.pairwise(told))
+
+            shown.wait(counts_down, "a countdown that counts down")
+            assert shown.line == "to bob> typed before"
+            shown.enter("/help")  # it is still the same line
+            shown.wait_line("to bob> typed before/help")
+            shown.type("\x7f" * 5)
+            with started():
+                shown.wait(lambda: shown.toolbar.startswith(" online"), "to be online")
+                shown.wait_line("to bob> typed before")
+                assert bodies(twinline, "bob") == []
+                shown.enter()
+                shown.wait_text("→ bob: typed before")
+                assert bodies(twinline, "bob") == ["typed before"]
+
+
+def test_a_session_that_ends_elsewhere_ends_the_talk(ann: CommandLine) -> None:
+    with chat(ann) as shown:
+        shown.wait_toolbar("online")
+        ann.run("logout")
+        assert shown.exit_code() == 3
+        assert shown.is_as_before
+        assert any(line.startswith("twinline: the session of ann") for line in shown.lines)
+
+
+def test_ctrl_c_clears_and_ctrl_d_leaves(ann: CommandLine) -> None:
+    with chat(ann, "bob") as shown:
+        shown.type("never sent")
+        shown.wait_line("to bob> never sent")
+        shown.type("\x03")
+        shown.wait_line("to bob>")
+        shown.type("nor this")
+        shown.wait_line("to bob> nor this")
+        os.killpg(shown.process.pid, signal.SIGINT)
+        shown.wait_line("to bob>")
+        shown.type("x\x04")  # not on an empty line
+        shown.wait_line("to bob> x")
+        shown.type("\x7f\x04")
+        assert shown.exit_code() == 0
+        assert shown.is_as_before
+    assert bodies(ann, "bob") == []
+    assert ann.run("status").exit_code == 0  # the session is still open
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_the_terminal_as_it_was(ann: CommandLine, number: signal.Signals) -> None:
+    with chat(ann) as shown:
+        shown.wait_toolbar("online")
+        shown.process.send_signal(number)
+        assert shown.exit_code() == 128 + number
+        assert shown.is_as_before
+
+
+def test_completion(ann: CommandLine) -> None:
+    ann.register("carol", "carla")
+    with chat(ann, "--user", "ann") as shown:
+        shown.wait_toolbar("online")
+        shown.type("/hi")
+        shown.wait(
+            lambda: (
+                any("/history  show the last" in line for line in shown.lines)
+                and not any("/status" in line for line in shown.lines)
+            ),
+            "a menu of what begins with /hi",
+        )
+        shown.type("\t")
+        shown.wait_line("> /history")
+        shown.type("\x03/to B")
+        shown.wait_line("> /to B")
+        shown.type("\t")
+        shown.wait_line("> /to bob")
+        shown.type("\x03car\t")
+        shown.wait(lambda: [line.strip() for line in shown.lines].count("carol") == 1, "a menu")
+        assert [line.strip() for line in shown.lines if "car" in line][1:] == ["carla", "carol"]
+        shown.type("\t")
+        shown.wait_line("> carla:")
+        shown.type("\x03")
+        ann.run("send", "ann", "hello", "--user", "carol")
+        shown.wait_toolbar("1 unread (carol 1)")
+        shown.type("\t")
+        shown.wait_line("> carol:")
+        shown.enter("hello yourself")
+        shown.wait_line("to carol>")
+        shown.wait_toolbar("0 unread")
+
+
+def test_what_was_typed_is_there_again_and_no_password_is(ann: CommandLine) -> None:
+    with chat(ann, "bob") as shown:
+        shown.wait_line("to bob>")
+        shown.enter("remembered")
+        shown.wait_text("→ bob: remembered")
+        shown.enter("/password")
+        shown.wait_line("Present password:")
+        shown.type(PASSWORD)
+        shown.wait_line(f"Present password: {'*' * len(PASSWORD)}")
+        shown.enter()
+        for question in ("New password:", "The same again:"):
+            shown.wait_line(question)
+            shown.enter("another horse")
+        shown.wait_text("the password is changed")
+        shown.type("\x04")
+        assert shown.exit_code() == 0
+        assert PASSWORD.encode() not in shown.output
+    kept = ann.session_file.with_name("chat-history")
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert "remembered" in kept.read_text()
+    assert "horse" not in kept.read_text()
+    with chat(ann) as shown:
+        shown.wait_toolbar("online")
+        shown.type("\x1b[A\x1b[A")
+        shown.wait_line("> remembered")
+    with Client(ann.place) as again:
+        again.login("ann", "another horse")
+
+
+def test_a_question_can_be_left(ann: CommandLine) -> None:
+    with chat(ann) as shown:
+        for leave in ("\x03", "\x04"):
+            shown.wait_line(">")
+            shown.enter("/password")
+            shown.wait_line("Present password:")
+            shown.type(leave)
+            shown.wait_line(">")
+        shown.enter("/delete-account")
+        shown.wait_text(f"Delete ann at {ann.place} and all its mail? [y/N]:")
+        shown.enter("n")
+        shown.wait(
+            lambda: shown.above.count("nothing was changed") == 3, "three answers to no question"
+        )
+    assert ann.run("status").exit_code == 0
+
+
+def test_delete_messages_and_the_account(ann: CommandLine) -> None:
+    ann.run("send", "ann", "--lines", "--user", "bob", input="one\ntwo\nthree\n")
+    with chat(ann) as shown:
+        shown.wait_text("three")
+        shown.enter("/delete 1-2")
+        shown.wait_text("2 messages deleted")
+        assert bodies(ann, "ann") == ["three"]
+        shown.enter("/delete-account")
+        shown.wait_text("[y/N]:")
+        shown.enter("y")
+        shown.wait_line("Password for ann:")
+        shown.enter(PASSWORD)
+        shown.wait_text("ann is deleted")
+        assert shown.exit_code() == 0
+    assert "ann" not in ann.session_file.read_text()
+
+
+def test_log_out(ann: CommandLine) -> None:
+    with chat(ann) as shown:
+        shown.wait_line(">")
+        shown.enter("/logout")
+        assert shown.exit_code() == 0
+        assert f"ann is logged out of {ann.place}" in shown.lines
+    ann.run("status", "--user", "ann", code=3)
+
+
+def test_a_line_that_fails_comes_back(ann: CommandLine) -> None:
+    with chat(ann, "bob") as shown:
+        shown.wait_line("to bob>")
+        shown.enter("ps: see you")
+        shown.wait_text("! there is no ps; to say this to bob, begin it with a space")
+        shown.wait_line("to bob> ps: see you")
+        shown.type("\x01 ")  # to the beginning of the line
+        shown.enter()
+        shown.wait_text("→ bob: ps: see you")
+        shown.enter("/frobnicate")
+        shown.wait_text("! there is no /frobnicate; /help tells what there is")
+        shown.wait_line("to bob> /frobnicate")
+        shown.type("\x03")
+        shown.enter("/to nobody")
+        shown.wait_text("! there is no nobody")
+        shown.wait_line("to bob> /to nobody")
+        shown.type("\x03")
+        shown.enter("//slash")
+        shown.wait_text("→ bob: /slash")
+    assert bodies(ann, "bob") == ["ps: see you", "/slash"]
+
+
+def test_a_long_list_goes_to_the_pager_and_mail_waits_until_it_can_be_seen(
+    ann: CommandLine, tmp_path: Path
+) -> None:
+    pager, seen, go_on = (tmp_path / name for name in ("pager", "seen", "go-on"))
+    os.mkfifo(go_on)
+    pager.write_text(f"#!/bin/sh\ncat > {seen}\necho in the pager\nread line < {go_on}\n")
+    pager.chmod(0o755)
+    names = [f"user{number:03d}" for number in range(30)]
+    ann.register(*names)
+    with chat(ann, "--user", "ann", variables={"PAGER": str(pager)}) as shown:
+        shown.wait_line(">")
+        shown.enter("/accounts user00*")  # fits
+        shown.wait_text("user009")
+        shown.enter("/accounts user*")
+        shown.wait_text("in the pager")
+        ann.run("send", "ann", "while the pager is open", "--user", "bob")
+        assert seen.read_text().split() == names
+        assert unread(ann, "ann") == 1
+        assert not any("while the pager is open" in line for line in shown.lines)
+        go_on.write_text("\n")
+        shown.wait_text("while the pager is open")
+        wait_until(lambda: unread(ann, "ann") == 0, "it to be acknowledged")
+        assert not any("user010" in line for line in shown.lines)
+
+
+def test_the_terminal_changes_its_size(ann: CommandLine) -> None:
+    with chat(ann, "bob") as shown:
+        shown.type("half a line")
+        shown.wait_line("to bob> half a line")
+        for columns, lines in ((50, 15), (120, 40)):
+            shown.resize(columns, lines)
+            ann.run("send", "ann", f"at {columns}", "--user", "bob")
+            shown.wait_text(f"at {columns}")
+            shown.wait_line("to bob> half a line")
+        shown.enter(" and the rest")
+        shown.wait_text("→ bob: half a line and the rest")
+
+
+def test_no_color(ann: CommandLine) -> None:
+    for variables, coloured in (({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True)):
+        with chat(ann, "bob", variables=variables) as shown:
+            shown.wait_line("to bob>")
+            shown.enter("from me")
+            ann.run("send", "ann", "to me", "--user", "bob")
+            shown.wait_text("→ bob: from me")
+            shown.wait_text("← bob: to me")
+            assert bool(colours(shown.output)) is coloured
+
+
+def test_arrows_where_the_terminal_has_none(ann: CommandLine) -> None:
+    with chat(ann, "bob", variables={"PYTHONIOENCODING": "ascii"}) as shown:
+        shown.wait_line("to bob>")
+        shown.enter("from me")
+        shown.wait_text("-> bob: from me")
+        ann.run("send", "ann", "to me", "--user", "bob")
+        shown.wait_text("<- bob: to me")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"), [((), {"TERM": "dumb"}), (("--plain",), {"TERM": "xterm"})]
+)
+def test_a_terminal_that_can_do_nothing(
+    ann: CommandLine, arguments: tuple[str, ...], variables: dict[str, str]
+) -> None:
+    with chat(ann, *arguments, "bob", variables=variables) as shown:
+        shown.wait_text("/help tells what to type")
+        shown.type("hello\n")
+        wait_until(lambda: bodies(ann, "bob") == ["hello"], "the message")
+        ann.run("send", "ann", "hi \x1b[2J", "--user", "bob")
+        shown.wait_text("bob: hi ␛[2J")
+        shown.type("/nothing\n")
+        shown.wait_text("twinline: there is no /nothing")
+        shown.type("\x04")
+        assert shown.exit_code() == 0
+        assert b"\x1b" not in shown.output
+
+
+def test_the_first_start_makes_an_account(tmp_path: Path) -> None:
+    with running_server() as endpoint:
+        twinline = CommandLine(tmp_path, endpoint)
+        twinline.register("taken")
+        twinline.session_file.unlink()
+        with chat(twinline, variables={"TWINLINE_PASSWORD": ""}) as shown:
+            shown.wait_text(f"nobody is logged in at {endpoint}")
+            shown.wait_text("quit (q)?")
+            shown.enter()
+            for name, password in (("Zoë", ""), ("taken", PASSWORD), ("zoe", "short"), ("zoe", "")):
+                shown.wait(lambda: shown.foot[-1] == "Choose a name:", "to be asked for a name")
+                shown.enter(name)
+                if name == "Zoë":
+                    continue
+                shown.wait(lambda: "New password" in shown.foot[-1], "to be asked for a password")
+                shown.enter(password or PASSWORD)
+                shown.wait(lambda: shown.foot[-1] == "The same again:", "to be asked again")
+                shown.enter(password or PASSWORD)
+            shown.wait_toolbar("online")
+            shown.enter("taken: it works")
+            shown.wait_text("→ taken: it works")
+        # The session is kept, and the next start asks for nothing.
+        with chat(twinline, variables={"TWINLINE_PASSWORD": ""}) as shown:
+            shown.wait_toolbar("online")
+            assert "zoe at" in shown.toolbar
+
+
+def test_a_start_after_the_session_has_ended(ann: CommandLine) -> None:
+    with Client(ann.place) as elsewhere:
+        elsewhere.login("ann", PASSWORD)
+        elsewhere.change_password(PASSWORD, "another horse")
+    with chat(ann, variables={"TWINLINE_PASSWORD": ""}) as shown:
+        shown.wait_text(f"the session of ann at {ann.place} has ended")
+        shown.wait_text("[l]:")
+        shown.enter()
+        for password in (PASSWORD, "another horse"):
+            shown.wait(lambda: shown.foot[-1] == "Name [ann]:", "to be asked for the name")
+            shown.enter()
+            shown.wait(lambda: "Password for ann" in shown.foot[-1], "to be asked for a password")
+            shown.enter(password)
+        shown.wait_toolbar("online")
+
+
+def test_whoever_wants_no_account_leaves(tmp_path: Path) -> None:
+    with running_server() as endpoint:
+        twinline = CommandLine(tmp_path, endpoint)
+        with chat(twinline) as shown:
+            shown.wait_text("quit (q)?")
+            shown.enter("q")
+            assert shown.exit_code() == 3
+            assert "twinline: nobody is logged in" in shown.lines
+    with chat(twinline) as shown:
+        assert shown.exit_code() == 4  # the server is gone
