@@ -2,10 +2,10 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from typing import Final
 
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, ThreadedCompleter
 from prompt_toolkit.document import Document
 
 from twinline.cli.chat_talk import COMMANDS
@@ -79,6 +79,24 @@ class TalkCompleter(Completer):
                 yield Completion(f"{name}: ", display=name)
         elif " " not in text:
             yield from self._accounts(text, ": ")
+
+    async def get_completions_async(
+        self, document: Document, complete_event: CompleteEvent
+    ) -> AsyncGenerator[Completion, None]:
+        """Yield the same; the server is asked in a thread of its own.
+
+        Commands need none, and names are asked for with Tab alone: so a Tab never finds the
+        completion of an earlier key still under way, which would swallow it.
+        """
+        text = document.text_before_cursor
+        if text.startswith("/") and " " not in text:
+            for completion in self.get_completions(document, complete_event):
+                yield completion
+        elif complete_event.completion_requested:
+            async for completion in ThreadedCompleter(self).get_completions_async(
+                document, complete_event
+            ):
+                yield completion
 
     def _commands(self, word: str) -> Iterator[Completion]:
         for name, command in COMMANDS.items():

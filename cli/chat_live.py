@@ -26,7 +26,7 @@ from twinline.cli.chat_prompt import Prompt
 from twinline.cli.chat_screen import PromptScreen
 from twinline.cli.chat_talk import Outcome, Talk, needs_server
 from twinline.cli.chat_toolbar import Toolbar
-from twinline.core.errors import NotLoggedIn, SessionExpired
+from twinline.core.errors import CursorInvalid, NotLoggedIn, SessionExpired
 from twinline.core.protocol import Message
 from twinline.transports.client import Client
 from twinline.transports.client_errors import (
@@ -161,13 +161,12 @@ class LiveTalk:
             prompt.leave(error)
 
     def _receive(self, prompt: Prompt, conversation: Talk, client: Client) -> None:
-        shown = 0
         try:
             while _waits_for_mail(client):
-                batch = [each for each in client.messages(0, ack=False) if each.seq > shown]
+                batch = list(client.messages(0, ack=False))
                 self._show(prompt, batch)
-                shown = max([shown, *(each.seq for each in batch)])
-                _acknowledge(client, shown)
+                if batch:
+                    _acknowledge(client, batch[-1].seq)
         except (ClientClosed, NotLoggedIn, SessionExpired):
             pass  # see below
         except Exception as error:  # noqa: BLE001 - a bug must not leave a prompt that is deaf
@@ -196,4 +195,6 @@ def _acknowledge(client: Client, seq: int) -> None:
             client.ack(seq)
         except (NotConnected, ConnectionLost, TimedOut):
             continue  # each has waited for the server
+        except CursorInvalid:
+            pass  # the server's store was put back to before; the engine begins again there
         return

@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 import click
 from prompt_toolkit.application import Application, run_in_terminal
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.completion import Completer, ThreadedCompleter
+from prompt_toolkit.completion import Completer
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition, has_completions, has_focus, is_done
@@ -84,7 +84,7 @@ class Prompt:
             to: whom the line goes to, for the prompt.
             toolbar: the toolbar's text.
             history: of what was typed.
-            completer: offers what can be typed; asked in a thread of its own.
+            completer: offers what can be typed, without holding up the loop.
             on_line: takes a line, or returns False to leave it where it is.
             on_end: called when the person wants to leave.
         """
@@ -94,7 +94,7 @@ class Prompt:
         self._on_end = on_end
         self._line = Buffer(
             history=history,
-            completer=ThreadedCompleter(completer),
+            completer=completer,
             complete_while_typing=Condition(self._begins_command),
             multiline=False,
         )

@@ -124,6 +124,7 @@ class Talk:
         self.to: str | None = None
         self.over = False
         self.last_error: Exception | None = None
+        self._unsure: dict[tuple[str, str], str] = {}  # send_ids of sends with unknown outcome
 
     def obey(self, line: str) -> Outcome:
         """Carry out a line, and show what came of it.
@@ -201,7 +202,14 @@ class Talk:
         return Outcome.DONE
 
     def _send(self, to: str, body: str) -> None:
-        receipt = self._client.send(to, body)
+        try:
+            receipt = self._client.send(to, body, self._unsure.pop((to, body), None))
+        except ClientError as error:
+            if error.send_id is not None:
+                # It may have arrived. The line comes back, and when it is entered again the
+                # server is told that it is the same message.
+                self._unsure[to, body] = error.send_id
+            raise
         self._screen.sent(to, body, receipt.sent_at)
 
     # -- the commands -------------------------------------------------------------------

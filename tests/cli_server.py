@@ -70,6 +70,15 @@ class CommandLine:
         for username in usernames:
             self.run("register", username)
 
+    def bodies(self, user: str) -> list[str]:
+        """Return the texts in a user's mailbox, the oldest first."""
+        return [message["body"] for message in self.json("history", "--user", user)]
+
+    def unread(self, user: str) -> int:
+        """Return how many messages a user has not acknowledged."""
+        count: int = self.json("status", "--user", user)[0]["unread"]
+        return count
+
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start a command as a process of its own."""
         return subprocess.Popen(

@@ -12,10 +12,11 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pyte
+from cli_server import CommandLine
 from waiting import fail_with_stacks, join
 
 COLOUR = re.compile(rb"\x1b\[(?:\d+;)*(?:[349]\d|10\d|38;|48;)[\d;]*m")
@@ -173,6 +174,14 @@ def terminal(*command: str, environment: dict[str, str], **size: Any) -> Iterato
         yield shown
     finally:
         shown.close()
+
+
+def chat(
+    twinline: CommandLine, *arguments: str, variables: dict[str, str] | None = None, **size: int
+) -> AbstractContextManager[Terminal]:
+    """Run `twinline chat` at a terminal, as the user of a command line."""
+    environment = {**twinline.environment, "TWINLINE_CHECK_LOCKS": "1", **(variables or {})}
+    return terminal("chat", *arguments, environment=environment, **size)
 
 
 def colours(output: bytes) -> list[bytes]:

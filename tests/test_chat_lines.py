@@ -22,10 +22,6 @@ def ann(tmp_path: Path) -> Iterator[CommandLine]:
         yield twinline
 
 
-def bodies(twinline: CommandLine, user: str) -> list[str]:
-    return [message["body"] for message in twinline.json("history", "--user", user)]
-
-
 def test_each_line_is_carried_out_and_what_is_not_is_told(ann: CommandLine) -> None:
     lines = "to nobody\nbob: hello\n\nhow are you?\n/to ann\nme\n/accounts a*\n/what\nnobody: hi\n"
     result = ann.run("chat", input=f"{lines}bob:\nbye\n/quit\nnot sent\n", code=3)
@@ -34,8 +30,8 @@ def test_each_line_is_carried_out_and_what_is_not_is_told(ann: CommandLine) -> N
     assert "twinline: there is no nobody" in result.stderr
     assert result.stderr.endswith("twinline: 3 lines were not carried out\n")
     assert "ann\n" in result.stdout
-    assert bodies(ann, "bob") == ["hello", "how are you?", "bye"]
-    assert bodies(ann, "ann") == ["me"]
+    assert ann.bodies("bob") == ["hello", "how are you?", "bye"]
+    assert ann.bodies("ann") == ["me"]
 
 
 def test_with_someone_by_name_and_what_they_say(ann: CommandLine) -> None:
@@ -47,7 +43,7 @@ def test_with_someone_by_name_and_what_they_say(ann: CommandLine) -> None:
         assert talking.stdout.readline().endswith("  bob: hi ␛[2Jann\n")
         talking.stdin.write("good day\n")
         talking.stdin.flush()
-        wait_until(lambda: bodies(ann, "bob") == ["good day"], "bob to have mail")
+        wait_until(lambda: ann.bodies("bob") == ["good day"], "bob to have mail")
         # The session ends while chat waits for a line that never comes.
         ann.run("logout")
         assert talking.wait(5) == 3
@@ -109,7 +105,7 @@ def test_while_the_server_is_away_no_line_is_read(tmp_path: Path) -> None:
             assert talking.stderr is not None
             talking.stdin.write("before\n")
             talking.stdin.flush()
-            wait_until(lambda: bodies(twinline, "bob") == ["before"], "the first line")
+            wait_until(lambda: twinline.bodies("bob") == ["before"], "the first line")
             server.kill()
             server.wait(5)
             assert talking.stderr.readline().startswith("twinline: reconnecting")
@@ -119,7 +115,7 @@ def test_while_the_server_is_away_no_line_is_read(tmp_path: Path) -> None:
                 assert again.stdout is not None
                 again.stdout.readline()
                 assert talking.wait(20) == 0
-                assert bodies(twinline, "bob") == ["before", "while away", "and more"]
+                assert twinline.bodies("bob") == ["before", "while away", "and more"]
 
 
 def test_whoever_is_not_logged_in_is_told_so(ann: CommandLine) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cli_server import CommandLine, running_server
 from services import PASSWORD
-from terminal import Terminal, colours, terminal
+from terminal import Terminal, chat, terminal
 from waiting import wait_until
 
 from twinline.transports.client import Client
@@ -25,22 +25,6 @@ def ann(tmp_path: Path) -> Iterator[CommandLine]:
         twinline = CommandLine(tmp_path, endpoint)
         twinline.register("bob", "ann")
         yield twinline
-
-
-def chat(
-    twinline: CommandLine, *arguments: str, variables: dict[str, str] | None = None, **size: int
-) -> AbstractContextManager[Terminal]:
-    environment = {**twinline.environment, "TWINLINE_CHECK_LOCKS": "1", **(variables or {})}
-    return terminal("chat", *arguments, environment=environment, **size)
-
-
-def bodies(twinline: CommandLine, user: str) -> list[str]:
-    return [message["body"] for message in twinline.json("history", "--user", user)]
-
-
-def unread(twinline: CommandLine, user: str) -> int:
-    count: int = twinline.json("status", "--user", user)[0]["unread"]
-    return count
 
 
 def without_times(lines: list[str]) -> list[str]:
@@ -73,7 +57,7 @@ def test_a_talk_as_it_looks(ann: CommandLine) -> None:
             f"ann at {place}: 0 unread, acknowledged up to 1",
             "     1  TIME ← bob: hi there",
         ]
-    assert bodies(ann, "bob") == ["hello", "how are you?"]
+    assert ann.bodies("bob") == ["hello", "how are you?"]
 
 
 def test_mail_appears_above_the_line_that_is_being_typed(ann: CommandLine) -> None:
@@ -98,7 +82,7 @@ def test_mail_appears_above_the_line_that_is_being_typed(ann: CommandLine) -> No
         assert b"owned\x07" not in shown.output
         shown.enter()
         shown.wait_text(f"→ bob: {typed}")
-    assert bodies(ann, "bob") == [typed]
+    assert ann.bodies("bob") == [typed]
 
 
 def test_much_mail_at_once_comes_whole_and_in_order(ann: CommandLine) -> None:
@@ -116,7 +100,7 @@ def test_much_mail_at_once_comes_whole_and_in_order(ann: CommandLine) -> None:
         shown.wait_toolbar(f"{count} unread (bob {count})")
         seen = [line.rpartition("bob: ")[2] for line in shown.above if "bob: " in line]
         assert seen == [str(number) for number in range(count)]
-        wait_until(lambda: unread(ann, "ann") == 0, "all of it to be acknowledged")
+        wait_until(lambda: ann.unread("ann") == 0, "all of it to be acknowledged")
         shown.enter("/to bob")
         shown.wait_toolbar("0 unread")
 
@@ -155,10 +139,31 @@ def test_the_server_goes_and_comes_back(tmp_path: Path) -> None:
             with started():
                 shown.wait(lambda: shown.toolbar.startswith(" online"), "to be online")
                 shown.wait_line("to bob> typed before")
-                assert bodies(twinline, "bob") == []
+                assert twinline.bodies("bob") == []
                 shown.enter()
                 shown.wait_text("→ bob: typed before")
-                assert bodies(twinline, "bob") == ["typed before"]
+                assert twinline.bodies("bob") == ["typed before"]
+
+
+def test_a_line_whose_reply_never_came_is_sent_again_and_arrives_once(tmp_path: Path) -> None:
+    place = f"unix:{tmp_path}/socket"
+    twinline = CommandLine(tmp_path, place)
+    with terminal("serve", "--listen", place, environment=twinline.environment) as server:
+        server.wait(lambda: b"listening" in server.output, "the server")
+        twinline.register("bob", "ann")
+        with chat(twinline, "bob", "--timeout", "2") as shown:
+            shown.wait_line("to bob>")
+            server.process.send_signal(signal.SIGSTOP)
+            shown.enter("once only")
+            shown.wait_text("waiting for the server ...")
+            shown.wait_text("! ")
+            shown.wait_line("to bob> once only")
+            server.process.send_signal(signal.SIGCONT)
+            shown.wait(lambda: shown.toolbar.startswith(" online"), "to be online")
+            wait_until(lambda: twinline.bodies("bob") == ["once only"], "the first attempt")
+            shown.enter()
+            shown.wait_text("→ bob: once only")
+            assert twinline.bodies("bob") == ["once only"]
 
 
 def test_a_session_that_ends_elsewhere_ends_the_talk(ann: CommandLine) -> None:
@@ -185,7 +190,7 @@ def test_ctrl_c_clears_and_ctrl_d_leaves(ann: CommandLine) -> None:
         shown.type("\x7f\x04")
         assert shown.exit_code() == 0
         assert shown.is_as_before
-    assert bodies(ann, "bob") == []
+    assert ann.bodies("bob") == []
     assert ann.run("status").exit_code == 0  # the session is still open
 
 
@@ -283,7 +288,7 @@ def test_delete_messages_and_the_account(ann: CommandLine) -> None:
         shown.wait_text("three")
         shown.enter("/delete 1-2")
         shown.wait_text("2 messages deleted")
-        assert bodies(ann, "ann") == ["three"]
+        assert ann.bodies("ann") == ["three"]
         shown.enter("/delete-account")
         shown.wait_text("[y/N]:")
         shown.enter("y")
@@ -322,7 +327,7 @@ def test_a_line_that_fails_comes_back(ann: CommandLine) -> None:
         shown.type("\x03")
         shown.enter("//slash")
         shown.wait_text("→ bob: /slash")
-    assert bodies(ann, "bob") == ["ps: see you", "/slash"]
+    assert ann.bodies("bob") == ["ps: see you", "/slash"]
 
 
 def test_a_long_list_goes_to_the_pager_and_mail_waits_until_it_can_be_seen(
@@ -342,116 +347,9 @@ def test_a_long_list_goes_to_the_pager_and_mail_waits_until_it_can_be_seen(
         shown.wait_text("in the pager")
         ann.run("send", "ann", "while the pager is open", "--user", "bob")
         assert seen.read_text().split() == names
-        assert unread(ann, "ann") == 1
+        assert ann.unread("ann") == 1
         assert not any("while the pager is open" in line for line in shown.lines)
         go_on.write_text("\n")
         shown.wait_text("while the pager is open")
-        wait_until(lambda: unread(ann, "ann") == 0, "it to be acknowledged")
+        wait_until(lambda: ann.unread("ann") == 0, "it to be acknowledged")
         assert not any("user010" in line for line in shown.lines)
-
-
-def test_the_terminal_changes_its_size(ann: CommandLine) -> None:
-    with chat(ann, "bob") as shown:
-        shown.type("half a line")
-        shown.wait_line("to bob> half a line")
-        for columns, lines in ((50, 15), (120, 40)):
-            shown.resize(columns, lines)
-            ann.run("send", "ann", f"at {columns}", "--user", "bob")
-            shown.wait_text(f"at {columns}")
-            shown.wait_line("to bob> half a line")
-        shown.enter(" and the rest")
-        shown.wait_text("→ bob: half a line and the rest")
-
-
-def test_no_color(ann: CommandLine) -> None:
-    for variables, coloured in (({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True)):
-        with chat(ann, "bob", variables=variables) as shown:
-            shown.wait_line("to bob>")
-            shown.enter("from me")
-            ann.run("send", "ann", "to me", "--user", "bob")
-            shown.wait_text("→ bob: from me")
-            shown.wait_text("← bob: to me")
-            assert bool(colours(shown.output)) is coloured
-
-
-def test_arrows_where_the_terminal_has_none(ann: CommandLine) -> None:
-    with chat(ann, "bob", variables={"PYTHONIOENCODING": "ascii"}) as shown:
-        shown.wait_line("to bob>")
-        shown.enter("from me")
-        shown.wait_text("-> bob: from me")
-        ann.run("send", "ann", "to me", "--user", "bob")
-        shown.wait_text("<- bob: to me")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "variables"), [((), {"TERM": "dumb"}), (("--plain",), {"TERM": "xterm"})]
-)
-def test_a_terminal_that_can_do_nothing(
-    ann: CommandLine, arguments: tuple[str, ...], variables: dict[str, str]
-) -> None:
-    with chat(ann, *arguments, "bob", variables=variables) as shown:
-        shown.wait_text("/help tells what to type")
-        shown.type("hello\n")
-        wait_until(lambda: bodies(ann, "bob") == ["hello"], "the message")
-        ann.run("send", "ann", "hi \x1b[2J", "--user", "bob")
-        shown.wait_text("bob: hi ␛[2J")
-        shown.type("/nothing\n")
-        shown.wait_text("twinline: there is no /nothing")
-        shown.type("\x04")
-        assert shown.exit_code() == 0
-        assert b"\x1b" not in shown.output
-
-
-def test_the_first_start_makes_an_account(tmp_path: Path) -> None:
-    with running_server() as endpoint:
-        twinline = CommandLine(tmp_path, endpoint)
-        twinline.register("taken")
-        twinline.session_file.unlink()
-        with chat(twinline, variables={"TWINLINE_PASSWORD": ""}) as shown:
-            shown.wait_text(f"nobody is logged in at {endpoint}")
-            shown.wait_text("quit (q)?")
-            shown.enter()
-            for name, password in (("Zoë", ""), ("taken", PASSWORD), ("zoe", "short"), ("zoe", "")):
-                shown.wait(lambda: shown.foot[-1] == "Choose a name:", "to be asked for a name")
-                shown.enter(name)
-                if name == "Zoë":
-                    continue
-                shown.wait(lambda: "New password" in shown.foot[-1], "to be asked for a password")
-                shown.enter(password or PASSWORD)
-                shown.wait(lambda: shown.foot[-1] == "The same again:", "to be asked again")
-                shown.enter(password or PASSWORD)
-            shown.wait_toolbar("online")
-            shown.enter("taken: it works")
-            shown.wait_text("→ taken: it works")
-        # The session is kept, and the next start asks for nothing.
-        with chat(twinline, variables={"TWINLINE_PASSWORD": ""}) as shown:
-            shown.wait_toolbar("online")
-            assert "zoe at" in shown.toolbar
-
-
-def test_a_start_after_the_session_has_ended(ann: CommandLine) -> None:
-    with Client(ann.place) as elsewhere:
-        elsewhere.login("ann", PASSWORD)
-        elsewhere.change_password(PASSWORD, "another horse")
-    with chat(ann, variables={"TWINLINE_PASSWORD": ""}) as shown:
-        shown.wait_text(f"the session of ann at {ann.place} has ended")
-        shown.wait_text("[l]:")
-        shown.enter()
-        for password in (PASSWORD, "another horse"):
-            shown.wait(lambda: shown.foot[-1] == "Name [ann]:", "to be asked for the name")
-            shown.enter()
-            shown.wait(lambda: "Password for ann" in shown.foot[-1], "to be asked for a password")
-            shown.enter(password)
-        shown.wait_toolbar("online")
-
-
-def test_whoever_wants_no_account_leaves(tmp_path: Path) -> None:
-    with running_server() as endpoint:
-        twinline = CommandLine(tmp_path, endpoint)
-        with chat(twinline) as shown:
-            shown.wait_text("quit (q)?")
-            shown.enter("q")
-            assert shown.exit_code() == 3
-            assert "twinline: nobody is logged in" in shown.lines
-    with chat(twinline) as shown:
-        assert shown.exit_code() == 4  # the server is gone

@@ -27,11 +27,6 @@ def ann(tmp_path: Path) -> Iterator[CommandLine]:
         yield twinline
 
 
-def unread(twinline: CommandLine, user: str) -> int:
-    count: int = twinline.json("status", "--user", user)[0]["unread"]
-    return count
-
-
 # -- watch ------------------------------------------------------------------------------
 
 
@@ -48,7 +43,7 @@ def test_watch_prints_at_once_and_ends_at_ctrl_c_with_what_it_printed_acked(
         assert watching.wait(5) == 130
         assert watching.stdout.read() == ""
         assert watching.stderr.read().strip() == ""
-    assert unread(ann, "bob") == 0
+    assert ann.unread("bob") == 0
 
 
 def test_watch_ends_when_its_reader_does_and_acks_what_was_written(ann: CommandLine) -> None:
@@ -61,7 +56,7 @@ def test_watch_ends_when_its_reader_does_and_acks_what_was_written(ann: CommandL
         watching.stdout.close()
         assert watching.wait(5) == 0
         assert watching.stderr.read() == ""
-    assert unread(ann, "bob") == 0
+    assert ann.unread("bob") == 0
 
 
 def test_a_message_that_cannot_be_written_stays_unread(
@@ -77,7 +72,7 @@ def test_a_message_that_cannot_be_written_stays_unread(
 
     monkeypatch.setattr("twinline.cli.watch.write_message", write)
     ann.run("watch", "--user", "bob")
-    assert unread(ann, "bob") == 1
+    assert ann.unread("bob") == 1
 
 
 def test_ctrl_c_in_the_midst_of_a_line_waits_for_its_end_and_acks_it(
@@ -94,7 +89,7 @@ def test_ctrl_c_in_the_midst_of_a_line_waits_for_its_end_and_acks_it(
     monkeypatch.setattr("twinline.cli.watch.write_message", write)
     ann.run("watch", "--user", "bob", code=130)
     assert len(written) == 2
-    assert unread(ann, "bob") == 1
+    assert ann.unread("bob") == 1
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_end_of_a_line(
@@ -109,7 +104,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_end_of_a_line(
 
     monkeypatch.setattr("twinline.cli.watch.write_message", write)
     ann.run("watch", "--user", "bob", code=130)
-    assert unread(ann, "bob") == 1
+    assert ann.unread("bob") == 1
 
 
 def test_a_session_that_ends_ends_watch(ann: CommandLine) -> None:

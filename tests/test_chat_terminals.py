@@ -1,0 +1,128 @@
+"""`twinline chat` on terminals of every kind, and how a talk starts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_server import CommandLine, running_server
+from services import PASSWORD
+from terminal import chat, colours
+from waiting import wait_until
+
+from twinline.transports.client import Client
+
+
+@pytest.fixture
+def ann(tmp_path: Path) -> Iterator[CommandLine]:
+    """Ann and bob have accounts; ann is the one who chats."""
+    with running_server() as endpoint:
+        twinline = CommandLine(tmp_path, endpoint)
+        twinline.register("bob", "ann")
+        yield twinline
+
+
+def test_the_terminal_changes_its_size(ann: CommandLine) -> None:
+    with chat(ann, "bob") as shown:
+        shown.type("half a line")
+        shown.wait_line("to bob> half a line")
+        for columns, lines in ((50, 15), (120, 40)):
+            shown.resize(columns, lines)
+            ann.run("send", "ann", f"at {columns}", "--user", "bob")
+            shown.wait_text(f"at {columns}")
+            shown.wait_line("to bob> half a line")
+        shown.enter(" and the rest")
+        shown.wait_text("→ bob: half a line and the rest")
+
+
+def test_no_color(ann: CommandLine) -> None:
+    for variables, coloured in (({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True)):
+        with chat(ann, "bob", variables=variables) as shown:
+            shown.wait_line("to bob>")
+            shown.enter("from me")
+            ann.run("send", "ann", "to me", "--user", "bob")
+            shown.wait_text("→ bob: from me")
+            shown.wait_text("← bob: to me")
+            assert bool(colours(shown.output)) is coloured
+
+
+def test_arrows_where_the_terminal_has_none(ann: CommandLine) -> None:
+    with chat(ann, "bob", variables={"PYTHONIOENCODING": "ascii"}) as shown:
+        shown.wait_line("to bob>")
+        shown.enter("from me")
+        shown.wait_text("-> bob: from me")
+        ann.run("send", "ann", "to me", "--user", "bob")
+        shown.wait_text("<- bob: to me")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"), [((), {"TERM": "dumb"}), (("--plain",), {"TERM": "xterm"})]
+)
+def test_a_terminal_that_can_do_nothing(
+    ann: CommandLine, arguments: tuple[str, ...], variables: dict[str, str]
+) -> None:
+    with chat(ann, *arguments, "bob", variables=variables) as shown:
+        shown.wait_text("/help tells what to type")
+        shown.type("hello\n")
+        wait_until(lambda: ann.bodies("bob") == ["hello"], "the message")
+        ann.run("send", "ann", "hi \x1b[2J", "--user", "bob")
+        shown.wait_text("bob: hi ␛[2J")
+        shown.type("/nothing\n")
+        shown.wait_text("twinline: there is no /nothing")
+        shown.type("\x04")
+        assert shown.exit_code() == 0
+        assert b"\x1b" not in shown.output
+
+
+def test_the_first_start_makes_an_account(tmp_path: Path) -> None:
+    with running_server() as endpoint:
+        twinline = CommandLine(tmp_path, endpoint)
+        twinline.register("taken")
+        twinline.session_file.unlink()
+        with chat(twinline, variables={"TWINLINE_PASSWORD": ""}) as shown:
+            shown.wait_text(f"nobody is logged in at {endpoint}")
+            shown.wait_text("quit (q)?")
+            shown.enter()
+            for name, password in (("Zoë", ""), ("taken", PASSWORD), ("zoe", "short"), ("zoe", "")):
+                shown.wait(lambda: shown.foot[-1] == "Choose a name:", "to be asked for a name")
+                shown.enter(name)
+                if name == "Zoë":
+                    continue
+                shown.wait(lambda: "New password" in shown.foot[-1], "to be asked for a password")
+                shown.enter(password or PASSWORD)
+                shown.wait(lambda: shown.foot[-1] == "The same again:", "to be asked again")
+                shown.enter(password or PASSWORD)
+            shown.wait_toolbar("online")
+            shown.enter("taken: it works")
+            shown.wait_text("→ taken: it works")
+        # The session is kept, and the next start asks for nothing.
+        with chat(twinline, variables={"TWINLINE_PASSWORD": ""}) as shown:
+            shown.wait_toolbar("online")
+            assert "zoe at" in shown.toolbar
+
+
+def test_a_start_after_the_session_has_ended(ann: CommandLine) -> None:
+    with Client(ann.place) as elsewhere:
+        elsewhere.login("ann", PASSWORD)
+        elsewhere.change_password(PASSWORD, "another horse")
+    with chat(ann, variables={"TWINLINE_PASSWORD": ""}) as shown:
+        shown.wait_text(f"the session of ann at {ann.place} has ended")
+        shown.wait_text("[l]:")
+        shown.enter()
+        for password in (PASSWORD, "another horse"):
+            shown.wait(lambda: shown.foot[-1] == "Name [ann]:", "to be asked for the name")
+            shown.enter()
+            shown.wait(lambda: "Password for ann" in shown.foot[-1], "to be asked for a password")
+            shown.enter(password)
+        shown.wait_toolbar("online")
+
+
+def test_whoever_wants_no_account_leaves(tmp_path: Path) -> None:
+    with running_server() as endpoint:
+        twinline = CommandLine(tmp_path, endpoint)
+        with chat(twinline) as shown:
+            shown.wait_text("quit (q)?")
+            shown.enter("q")
+            assert shown.exit_code() == 3
+            assert "twinline: nobody is logged in" in shown.lines
+    with chat(twinline) as shown:
+        assert shown.exit_code() == 4  # the server is gone
