@@ -22,8 +22,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
 from twinline.core.errors import RequestError, TwinlineError
 from twinline.core.protocol import Reply, Request
 
@@ -181,14 +179,3 @@ class Transport(ABC):
     @abstractmethod
     def client_codec(self, frame_limit: int) -> ClientCodec:
         """Return the codec for the client's end of a new connection."""
-
-
-def what_is_wrong(error: ValidationError) -> str:
-    """Name the field of a model that is at fault and what it should be; never what it was."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(map(str, first["loc"]))
-    if first["type"] == "missing":
-        return f"the field '{field}' is missing"
-    what = first["msg"][:1].lower() + first["msg"][1:]
-    # A list on the wire is a tuple in the model, and nobody else needs to know.
-    return f"the field '{field}' is wrong: {what.replace('tuple', 'list')}"
