@@ -1,13 +1,18 @@
 """The embedding examples, over real HTTP: the API of both, and how the threaded one waits."""
 
+import importlib
+import re
 import socket
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from http_examples import FOLDER, Caller, Example, example
 from services import PASSWORD
 from waiting import wait_until
 
+PAGE = FOLDER.parent.parent / "docs" / "how-to" / "embed.md"
 NAMES = ("threaded_http.py", "sse_app.py")
 
 
@@ -116,6 +121,33 @@ def test_a_get_acknowledges_nothing(server: Example) -> None:
     eve = server.caller().enter("eve")
     eve.send("eve", "hi")
     assert eve.ask("GET", "/messages?after=0&ack=1")[1]["position"] == 0
+
+
+# -- the pages about them ------------------------------------------------------------------
+
+
+def test_the_page_about_embedding_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {"__name__": "page"}
+    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(code, PAGE.name, "exec"), names)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == ["ann", "200"]
+    assert "the field 'body' is missing" in printed[2]
+    assert printed[3:] == ["ann hi", "ann are you there?", "['from a loop']"]
+
+
+@pytest.mark.parametrize("page", [PAGE, FOLDER / "README.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_readme_lists_what_there_is_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    routes = importlib.import_module("api").ROUTES
+    del sys.modules["api"]
+    listed = re.findall(r"^\| `([A-Z]+ /\w+)", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    assert listed == list(routes)
 
 
 # -- the threaded one waits ----------------------------------------------------------------
