@@ -32,9 +32,12 @@ def test_a_stream_brings_what_waits_and_then_what_comes(server: Example) -> None
     stream = server.stream(ann.token)
     name, message = stream.event()
     assert (name, message["seq"], message["body"]) == ("1", 1, "one\ndata: two\r\n\r\nthree")
-    server.caller().enter("bob").send("ann", "now")
+    bob = server.caller().enter("bob")
+    sent = time.monotonic()
+    bob.send("ann", "now")
     name, message = stream.event()
     assert (name, message["sender"], message["body"]) == ("2", "bob", "now")
+    assert time.monotonic() - sent < 10, "it came by a heartbeat, not by a wake"
 
 
 def test_a_stream_goes_on_after_the_last_event_id(server: Example) -> None:
