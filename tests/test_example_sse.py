@@ -96,7 +96,7 @@ def test_many_browsers_wait_and_the_server_answers_others_at_once(server: Exampl
     began = time.monotonic()
     for _ in range(20):
         assert dan.ask("GET", "/ping") == (200, {})
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert server.threads < BROWSERS
     dan.send("dan", "to all of you")
     for stream in streams:
