@@ -34,6 +34,8 @@ The transports add `TransportError` and the client its own branch; all of them d
 
 from typing import ClassVar, Final
 
+from pydantic import ValidationError
+
 from twinline.core.protocol import ErrorReply
 
 
@@ -283,3 +285,17 @@ ERROR_BY_CODE: Final[dict[str, type[RequestError]]] = {
         InternalError,
     )
 }
+
+
+def what_is_wrong(error: ValidationError) -> str:
+    """Name the field of a model that is at fault and what it should be; never what it was.
+
+    For `BadRequest`, where a request's fields come as a dictionary or as JSON.
+    """
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return f"the field '{field}' is missing"
+    what = first["msg"][:1].lower() + first["msg"][1:]
+    # A list on the wire is a tuple in the model, and nobody else needs to know.
+    return f"the field '{field}' is wrong: {what.replace('tuple', 'list')}"

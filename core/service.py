@@ -45,10 +45,10 @@ from twinline.core.protocol import (
     StatusReply,
     WatchReply,
 )
-from twinline.core.session import Session, WatchPlace
+from twinline.core.session import Session, WatchPlace, subscribe
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailPage, SessionRecord, Store, Unsubscribe
-from twinline.core.waiting import Waiter, WaiterGroup, Wake
+from twinline.core.waiting import Hint, Waiter, WaiterGroup, Wake
 
 log = logging.getLogger(__name__)
 
@@ -306,19 +306,30 @@ class ChatService:
         return self._messages.read(record, after, limit)
 
     def _new_place(self, session: Session) -> WatchPlace:
-        """Subscribe a waiter to everything that ends a watch."""
         record = self._require(session, self._clock())
         waiter = Waiter()
-        wake = waiter.wake
-        subscriptions: tuple[Unsubscribe, ...] = ()
-        try:
-            subscriptions += (self.store.mailboxes.on_mail(record.account_id, wake),)
-            subscriptions += (self.store.accounts.on_session_end(record.token_hash, wake),)
-            subscriptions += (self._waiters.join(waiter), session.waiters.join(waiter))
-        except BaseException:
-            WatchPlace(waiter, record.token_hash, subscriptions).close()
-            raise
+        subscriptions = subscribe(waiter, self.store, record, self._waiters, session.waiters)
         return WatchPlace(waiter, record.token_hash, subscriptions)
+
+    def subscribe(self, session: Session, wake: Wake) -> Unsubscribe:
+        """Have ``wake`` called whenever a watch that waited would look again.
+
+        For callers with no thread to spare, such as an event loop: subscribe, `watch` with
+        ``wait=0``, wait for ``wake`` in a way of their own, and watch again. It is called, as
+        `Wake` says, for mail, for the end of the session and the service, and by
+        `Session.interrupt`.
+
+        Returns:
+            What ends the subscription; a wake that is under way may still come.
+        """
+        record = self._require(session, self._clock())
+        subscriptions = subscribe(Hint(wake), self.store, record, self._waiters, session.waiters)
+
+        def unsubscribe() -> None:
+            for each in subscriptions:
+                each()
+
+        return unsubscribe
 
     def ack(self, session: Session, up_to: int) -> AckReply:
         """Acknowledge every message up to a seq.

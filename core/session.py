@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from twinline.core.store import Accounts, SessionRecord, Unsubscribe
-from twinline.core.waiting import Waiter, WaiterGroup, Wake
+from twinline.core.store import Accounts, SessionRecord, Store, Unsubscribe
+from twinline.core.waiting import Waiter, WaiterGroup, Wake, Woken
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,27 @@ class WatchPlace:
         """Give the place up."""
         for unsubscribe in self.subscriptions:
             unsubscribe()
+
+
+def subscribe(
+    woken: Woken, store: Store, record: SessionRecord, *groups: WaiterGroup
+) -> tuple[Unsubscribe, ...]:
+    """Have somebody woken by all that ends a watch: mail, the session's end, that of the groups.
+
+    Returns:
+        What ends the subscriptions.
+    """
+    subscriptions: tuple[Unsubscribe, ...] = ()
+    try:
+        subscriptions += (store.mailboxes.on_mail(record.account_id, woken.wake),)
+        subscriptions += (store.accounts.on_session_end(record.token_hash, woken.wake),)
+        for group in groups:
+            subscriptions += (group.join(woken),)
+    except BaseException:
+        for unsubscribe in subscriptions:
+            unsubscribe()
+        raise
+    return subscriptions
 
 
 class Session:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, Protocol
 
 from twinline.core.deadline import Deadline
 from twinline.core.locks import checking, may_block, new_lock
@@ -123,6 +123,26 @@ class Waiter:
                 return True
 
 
+class Woken(Protocol):
+    """What can be woken: a thread's `Waiter`, or a `Hint`."""
+
+    def wake(self) -> None:
+        """Wake it; see `Wake`."""
+
+
+class Hint:
+    """Somebody who waits in a way of their own, and is told by a callback.
+
+    Attributes:
+        wake: the callback.
+    """
+
+    __slots__ = ("wake",)
+
+    def __init__(self, wake: Wake) -> None:
+        self.wake = wake
+
+
 class WaiterGroup:
     """Waiters that can be ended together: those of one session, or those of a whole service.
 
@@ -134,10 +154,10 @@ class WaiterGroup:
 
     def __init__(self, name: str) -> None:
         self._lock = new_lock(name)
-        self._waiters: set[Waiter] = set()  # guarded by _lock
+        self._waiters: set[Woken] = set()  # guarded by _lock
         self.ended = False  # written under _lock
 
-    def join(self, waiter: Waiter) -> Callable[[], None]:
+    def join(self, waiter: Woken) -> Callable[[], None]:
         """Let `end` wake this waiter from now on, and at once if it was called already.
 
         Returns:

@@ -1,6 +1,7 @@
-"""Write what is made from the models: the tables of docs/protocol.md, and the vectors.
+"""Write what is made from elsewhere: the tables of docs/protocol.md, the vectors, the tutorial.
 
-Run ``python tests/regenerate.py`` after a change to the models; a test compares.
+Run ``python tests/regenerate.py`` after a change to the models, or to the README of the example
+that the tutorial is made from; tests compare.
 """
 
 import json
@@ -37,6 +38,8 @@ from twinline.transports.registry import transport
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "protocol.md"
 VECTORS = DOCS / "protocol-vectors.json"
+TUTORIAL = DOCS / "how-to" / "write-a-transport.md"
+TUTORIAL_SOURCE = DOCS.parent / "examples" / "msgpack_transport" / "README.md"
 TRANSPORTS = ("jsonl", "binary")
 
 
@@ -237,7 +240,21 @@ def page(text: str) -> str:
     return text
 
 
+# ---------------------------------------------------------------------------------------
+# The tutorial
+
+
+def tutorial() -> str:
+    """Return the example's README as a page of the documentation: its links start elsewhere."""
+    text = TUTORIAL_SOURCE.read_text(encoding="utf-8")
+    where = TUTORIAL_SOURCE.relative_to(DOCS.parent)
+    made = f"<!-- made from {where} by tests/regenerate.py: change that one -->\n\n"
+    return made + text.replace("](../../docs/", "](../")
+
+
 def main() -> None:
+    TUTORIAL.parent.mkdir(exist_ok=True)
+    TUTORIAL.write_text(tutorial(), encoding="utf-8")
     VECTORS.write_text(vectors(), encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 

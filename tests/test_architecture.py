@@ -13,6 +13,7 @@ ARROWS = {
     "stores": {"core", "stores"},
     "cli": {"core", "transports", "stores", "cli"},
 }
+EXAMPLES = Path(__file__).parent.parent / "examples"
 LIBRARIES = {
     "core": {"pydantic", "pydantic_core", "argon2"},
     "transports": {"pydantic", "pydantic_core"},
@@ -89,6 +90,18 @@ def test_imports_point_one_way(package: str) -> None:
 )
 def test_the_check_catches_an_import_against_the_arrows(package: str, source: str) -> None:
     assert against_the_arrows(package, source)
+
+
+@pytest.mark.parametrize(
+    ("example", "packages"),
+    [("embed", {"core", "stores"}), ("msgpack_transport/src", {"core", "transports"})],
+)
+def test_an_example_needs_only_what_it_shows(example: str, packages: set[str]) -> None:
+    files = sorted((EXAMPLES / example).glob("**/*.py"))
+    assert files
+    for path in files:
+        ours = {name for name in imported_by(path.read_text()) if name.startswith("twinline.")}
+        assert {name.split(".")[1] for name in ours} <= packages, path
 
 
 @pytest.mark.parametrize("package", ARROWS)

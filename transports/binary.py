@@ -18,7 +18,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from twinline.core.errors import BadRequest, UnknownOp
+from twinline.core.errors import BadRequest, UnknownOp, what_is_wrong
 from twinline.core.protocol import MAX_INT, ErrorReply, Reply, Request
 from twinline.transports.binary_fields import (
     Layout,
@@ -47,7 +47,6 @@ from twinline.transports.contract import (
     RequestRefused,
     ServerCodec,
     Transport,
-    what_is_wrong,
 )
 
 _REQUESTS: Final = {

@@ -16,13 +16,18 @@ entry point group ``twinline.transports``. The rules that a codec keeps:
    codec is a bug.
 4. A frame that is longer than the limit is refused before it is collected, in linear time.
 5. After a fatal event the codec yields nothing more.
+6. What its own side may not send is `LocalProtocolError`, and nothing of it goes out.
+
+A codec is used by one thread at a time and needs no lock. What it needs of the protocol is public:
+`twinline.core.protocol.REQUEST_BY_OP` finds the model of a request by its name, ``model_validate``
+makes a request or a reply of a dictionary and ``model_dump(exclude_defaults=True)`` a dictionary of
+either, `Request.reply` is the model of what answers a request, and
+`twinline.core.errors.what_is_wrong` says what a ``ValidationError`` found.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
-
-from pydantic import ValidationError
 
 from twinline.core.errors import RequestError, TwinlineError
 from twinline.core.protocol import Reply, Request
@@ -85,7 +90,8 @@ class Codec(ABC):
     """One connection's state; see the module's rules.
 
     Attributes:
-        frame_limit: the longest frame to accept, in bytes; may be changed between two events.
+        frame_limit: the longest frame to accept, in bytes; may be changed between two events. Up
+            to 64 bytes of what stands around a frame need not count.
     """
 
     frame_limit: int
@@ -126,6 +132,10 @@ class ServerCodec(Codec):
         Args:
             id: the request's, or None for an error about a frame that had none.
             reply: the reply, or an `ErrorReply`.
+
+        Raises:
+            LocalProtocolError: only an error can go without an id; or a text has half a
+                surrogate pair, which has no UTF-8.
         """
 
     def settled(self) -> "ServerCodec":
@@ -151,7 +161,11 @@ class ClientCodec(Codec):
 
     @abstractmethod
     def send(self, id: int, request: Request) -> None:
-        """Put in a request, and expect its reply after those of the requests before it."""
+        """Put in a request, and expect its reply after those of the requests before it.
+
+        Raises:
+            LocalProtocolError: the id is not 0 to 2**53 - 1, or a text has half a surrogate pair.
+        """
 
 
 class Transport(ABC):
@@ -167,11 +181,13 @@ class Transport(ABC):
     def recognises(self, start: bytes) -> bool | None:
         """Return whether a connection that begins with these bytes speaks this transport.
 
+        ``auto`` asks about the first byte, then the first two, and so on, up to 256.
+
         Args:
             start: what has arrived so far, at least one byte.
 
         Returns:
-            None while it could still turn out either way.
+            None while it could still turn out either way; True and False are final.
         """
 
     @abstractmethod
@@ -181,14 +197,3 @@ class Transport(ABC):
     @abstractmethod
     def client_codec(self, frame_limit: int) -> ClientCodec:
         """Return the codec for the client's end of a new connection."""
-
-
-def what_is_wrong(error: ValidationError) -> str:
-    """Name the field of a model that is at fault and what it should be; never what it was."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(map(str, first["loc"]))
-    if first["type"] == "missing":
-        return f"the field '{field}' is missing"
-    what = first["msg"][:1].lower() + first["msg"][1:]
-    # A list on the wire is a tuple in the model, and nobody else needs to know.
-    return f"the field '{field}' is wrong: {what.replace('tuple', 'list')}"

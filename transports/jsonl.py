@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
-from twinline.core.errors import BadRequest, FrameTooLarge, RequestError, UnknownOp
+from twinline.core.errors import BadRequest, FrameTooLarge, RequestError, UnknownOp, what_is_wrong
 from twinline.core.protocol import MAX_INT, REQUESTS, ErrorReply, Reply, Request
 from twinline.transports.contract import (
     ClientCodec,
@@ -26,7 +26,6 @@ from twinline.transports.contract import (
     RequestRefused,
     ServerCodec,
     Transport,
-    what_is_wrong,
 )
 
 _SHOWN_OP_CHARACTERS: Final = 40

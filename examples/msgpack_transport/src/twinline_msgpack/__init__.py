@@ -1,0 +1,1 @@
+"""MessagePack for twinline, as another package brings it: see the README."""
