@@ -59,6 +59,7 @@ class RequestError(TwinlineError):
     code: str = "internal"
     retryable: bool = False
     default_message: ClassVar[str] = "the request was refused"
+    """The sentence of an error that is raised without one."""
 
     def __init__(
         self,
@@ -283,3 +284,4 @@ ERROR_BY_CODE: Final[dict[str, type[RequestError]]] = {
         InternalError,
     )
 }
+"""The leaf of each error code."""

@@ -117,7 +117,7 @@ def _attributes(model: type[BaseModel]) -> Iterator[str]:
     own = [
         (name, field)
         for name, field in model.model_fields.items()
-        if name in model.__dict__.get("__annotations__", {})
+        if name in inspect.get_annotations(model)
     ]
     for name, field in own:
         words = [field.description or "", *_bounds(field), *_default(field)]

@@ -91,9 +91,7 @@ def _link(
     domain: PythonDomain = env.domains.python_domain
     again = pending_xref("", refdomain="py", reftype="obj", reftarget=full_name)
     try:
-        return domain.resolve_xref(
-            env, node["refdoc"], app.builder, "obj", full_name, again, shown
-        )
+        return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", full_name, again, shown)
     except NoUri:
         return None
 
@@ -120,7 +118,7 @@ def _full_name(target: str, module_name: str | None, class_name: str | None) -> 
 
 def _imported(target: str) -> str | None:
     """Return a dotted name that begins with a module, if there is such a thing."""
-    head = target.split(".")[0]
+    head = target.partition(".")[0]
     if head in _FOREIGN:
         return target
     if head != "twinline":

@@ -78,9 +78,13 @@ def members(kind: type[Any]) -> list[str]:
     for node in definition.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names.append(node.name)
-        elif not _says_what_the_base_declared(kind, node):
+        else:
             names += _assigned(node)
-    return [name for name in names if not name.startswith("_") and name not in _CONFIGURATION]
+    return [
+        name
+        for name in dict.fromkeys(names)
+        if not (name.startswith("_") or name in _CONFIGURATION or _is_told_by_a_base(kind, name))
+    ]
 
 
 def inventory(path: Path) -> set[str]:
@@ -105,13 +109,9 @@ def _matters(module: ModuleType, name: str) -> bool:
     return not isinstance(getattr(module, name), logging.Logger | TypeVar)
 
 
-def _says_what_the_base_declared(kind: type[Any], node: ast.stmt) -> bool:
-    """Return whether a class only gives a value to what its base has told of."""
-    names = _assigned(node)
-    return bool(names) and all(
-        any(name in base.__dict__.get("__annotations__", {}) for base in kind.__mro__[1:])
-        for name in names
-    )
+def _is_told_by_a_base(kind: type[Any], name: str) -> bool:
+    """Return whether a class only says what it has for something that a base declares."""
+    return any(name in inspect.get_annotations(base) for base in kind.__mro__[1:])
 
 
 def main() -> int:
