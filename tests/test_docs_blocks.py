@@ -40,7 +40,7 @@ def assert_parses(line: str) -> None:
     """See to it that a command line has only commands and options that there are."""
     words = [word.strip("\"'") for word in re.sub(r"\s+#.*|[|;&>].*", "", line).split()[1:]]
     command: click.Command = main
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+    while isinstance(command, click.Group) and words and not words[0].startswith(("-", "[")):
         found = command.get_command(click.Context(command), words[0])
         assert found is not None, line
         command, words = found, words[1:]

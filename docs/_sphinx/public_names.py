@@ -46,9 +46,11 @@ def documented() -> dict[str, list[str] | None]:
     return found
 
 
-def public_names() -> Iterator[str]:
-    """Yield the full name of everything public."""
+def public_names(of: str | None = None) -> Iterator[str]:
+    """Yield the full name of everything public, or of what one module has of it."""
     for module_name, picked in documented().items():
+        if of not in (None, module_name):
+            continue
         module = import_module(module_name)
         yield module_name
         for name in own_names(module) if picked is None else picked:
