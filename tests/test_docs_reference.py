@@ -53,7 +53,8 @@ def commands(
         option
         for parameter in command.get_params(context)
         for option in (*parameter.opts, *parameter.secondary_opts)
-        if option.startswith("--") and option != "--help"
+        if option.startswith("--")
+        and option not in {"--help", "--help-all"}  # every command has them
     }
     if not isinstance(command, click.Group) or options:
         yield name, options
