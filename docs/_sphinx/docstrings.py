@@ -64,6 +64,8 @@ def prepare(
     _app: Sphinx, what: str, name: str, obj: object, _options: object, lines: list[str]
 ) -> None:
     """Rewrite the lines of one docstring in place."""
+    if lines[:1] and lines[0].startswith("Create new instance of"):
+        lines.clear()  # what Python says of every named tuple
     module = _module_of(name)
     if module is not None:
         lines[:] = spelled_out(lines, module)
