@@ -9,6 +9,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
 
@@ -24,6 +25,30 @@ from twinline.core.protocol import REQUEST_BY_OP, REQUESTS
 from twinline.core.service import ChatService
 
 DOCS = ROOT / "docs"
+OF_EVERY_COMMAND = {"--help", "--help-all"}
+# Modules that nobody outside needs to import; the rest is on the pages of docs/api.
+INTERNAL = (
+    "core.accounts",
+    "core.messages",
+    "core.processors",
+    "core.throttle",
+    "transports.backoff",
+    "transports.binary_*",
+    "transports.client_[cdeil]*",
+    "transports.conformance_*",
+    "transports.connection",
+    "transports.line",
+    "transports.poller",
+    "transports.watcher",
+    "stores.conformance_*",
+    "stores.mailbox",
+    "stores.memory_*",
+    "stores.remembered",
+    "stores.shared_rules",
+    "stores.sorted_names",
+    "stores.sqlite_*",
+    "stores.subscriptions",
+)
 
 
 def read(name: str) -> str:
@@ -53,8 +78,7 @@ def commands(
         option
         for parameter in command.get_params(context)
         for option in (*parameter.opts, *parameter.secondary_opts)
-        if option.startswith("--")
-        and option not in {"--help", "--help-all"}  # every command has them
+        if option.startswith("--") and option not in OF_EVERY_COMMAND
     }
     if not isinstance(command, click.Group) or options:
         yield name, options
@@ -202,6 +226,20 @@ def test_every_public_name_is_documented(module_name: str) -> None:
 
 def all_api_pages() -> str:
     return "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "api").glob("*.md"))
+
+
+def test_every_module_is_public_or_known_to_be_internal() -> None:
+    documented = public_names.documented()
+    assert [] not in documented.values(), "a module is opened and nothing of it is picked"
+    modules = {
+        f"{package}.{file.stem}"
+        for package in ("core", "transports", "stores")
+        for file in (ROOT / package).glob("[!_]*.py")
+    }
+    public = {name.removeprefix("twinline.") for name in documented}
+    internal = {name for name in modules if any(fnmatch(name, each) for each in INTERNAL)}
+    assert sorted(modules - public - internal) == [], "add it to a page of docs/api, or to INTERNAL"
+    assert [each for each in INTERNAL if not any(fnmatch(name, each) for name in modules)] == []
 
 
 def test_what_is_public_is_found() -> None:
