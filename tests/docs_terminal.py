@@ -23,7 +23,7 @@ _VARYING = (
     (re.compile(r"\b1\d{12}\b"), "MS"),
     (re.compile(r"^\[(\d)\] \d+$", re.MULTILINE), r"[\1] PID"),
 )
-_ASKS = re.compile(r"[^\n]*(?:[Pp]assword|The same again)[^\n]*: $")
+_ASKS = re.compile(r"[^\n]*(?:[Pp]assword|The same again)[^\n]*: \Z")
 
 
 class WrongOutputError(AssertionError):

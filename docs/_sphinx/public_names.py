@@ -73,7 +73,17 @@ def own_names(module: ModuleType) -> list[str]:
 
 
 def members(kind: type[Any]) -> list[str]:
-    """Return the public names that the body of a class defines."""
+    """Return the public names of a class: its own, and those of bases that have no page."""
+    public = documented()
+    names: list[str] = []
+    for base in reversed(kind.__mro__):
+        is_ours = base.__module__.startswith("twinline.")
+        if base is kind or (is_ours and base.__module__ not in public):
+            names += _in_body(base)
+    return list(dict.fromkeys(names))
+
+
+def _in_body(kind: type[Any]) -> list[str]:
     tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(kind)))
     (definition,) = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     names = []
