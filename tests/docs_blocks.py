@@ -9,6 +9,7 @@ A block is run as its language says. A comment just before its fence changes tha
 ``<!-- terminal: NAME -->``      a console block goes on in the terminal of that name
 ``<!-- goes on -->``             its last command does not end by itself
 ``<!-- types: TEXT -->``         what is typed at its password prompts, which nobody sees
+``<!-- logged in: A, B -->``     the accounts A and B are there, and A is logged in
 ``<!-- needs: PROGRAM -->``      skipped, and said so, where there is no such program
 ===============================  ===============================================================
 """
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 # What is no code: pictures, what a program prints, and what only Sphinx reads.
 NO_CODE = {"", "text", "mermaid", "{eval-rst}", "{toctree}"}
 RUNNABLE = {"python", "sh", "console", "toml", "json", "ini"}
-_MARKS = {"not run", "file", "prints", "terminal", "goes on", "types", "needs"}
+_MARKS = {"not run", "file", "prints", "terminal", "goes on", "types", "logged in", "needs"}
 _COMMENT = re.compile(r"\s*<!-- ([a-z ]+?)(?:: (.*?))? -->")
 _FENCE = re.compile(r"(\s*)(`{3,})([^\s`]*)\s*$")
 

@@ -87,7 +87,9 @@ class Page:
             return
         if needed is not None and shutil.which(needed) is None:
             self.lacking[needed] = self.lacking.get(needed, 0) + 1
-        elif "file" in block.marks:
+            return
+        self._register(block.marks.get("logged in", ""))
+        if "file" in block.marks:
             (self.work / block.marks["file"]).write_text(block.text, encoding="utf-8")
             if block.language == "toml":
                 self._check_toml(block)
@@ -142,6 +144,10 @@ class Page:
         if self._python is not None:
             with self._python:
                 self._python.kill()
+
+    def _register(self, names: str) -> None:
+        for name in reversed(names.replace(",", " ").split()):
+            self._run_shell(f"twinline login {name} || twinline register {name}")
 
     def _run_shell(self, text: str) -> str:
         done = subprocess.run(

@@ -87,8 +87,22 @@ def test_what_is_so_passes(tmp_path: Path) -> None:
     follow(
         tmp_path,
         "```python\na = 1\n```\n\n```python\nprint(a)\n```\n\n<!-- prints -->\n```text\n1\n```\n"
-        "```console\n$ echo a; echo b\n…\nb\n$ read -r word\n```\n".replace("$ read -r word\n", ""),
+        "```console\n$ echo a; echo b\n…\nb\n```\n",
     )
+
+
+def test_accounts_can_be_there_before(tmp_path: Path) -> None:
+    follow(
+        tmp_path,
+        "<!-- logged in: ann, bob -->\n```sh\ntwinline send bob hello\n"
+        "twinline status | cut -d : -f 1\n```\n<!-- prints -->\n"
+        "```text\nann at tcp\n```\n",
+    )
+
+
+def test_what_needs_a_program_that_is_not_here_is_told(tmp_path: Path) -> None:
+    page = follow(tmp_path, "<!-- needs: no-such-program -->\n```sh\nno-such-program\n```\n")
+    assert page.lacking == {"no-such-program": 1}
 
 
 def test_a_block_that_nobody_can_run_is_noticed(tmp_path: Path) -> None:
