@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -71,7 +71,7 @@ def prepare(
         lines[:] = spelled_out(lines, module)
     if what == "class" and _is_model(obj):
         # Called for the class, and again for its __init__, which is pydantic's.
-        if lines[:1] == inspect.getdoc(BaseModel.__init__).splitlines()[:1]:
+        if lines[:1] == (inspect.getdoc(BaseModel.__init__) or "").splitlines()[:1]:
             lines.clear()
         else:
             lines.extend(_attributes(obj))
@@ -154,7 +154,7 @@ def _default(field: FieldInfo) -> Iterator[str]:
         yield f"default ``{field.default!r}``"
 
 
-def _is_model(obj: object) -> bool:
+def _is_model(obj: object) -> TypeGuard[type[BaseModel]]:
     return isinstance(obj, type) and issubclass(obj, BaseModel)
 
 
