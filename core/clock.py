@@ -7,7 +7,9 @@ Clock = Callable[[], int]
 """Returns milliseconds since 1970-01-01 UTC."""
 
 HOUR_MS = 3_600_000
+"""An hour."""
 DAY_MS = 24 * HOUR_MS
+"""A day."""
 
 
 def wall_clock_ms() -> int:

@@ -61,6 +61,7 @@ class RequestError(TwinlineError):
     code: str = "internal"
     retryable: bool = False
     default_message: ClassVar[str] = "the request was refused"
+    """The sentence of an error that is raised without one."""
 
     def __init__(
         self,
@@ -285,6 +286,7 @@ ERROR_BY_CODE: Final[dict[str, type[RequestError]]] = {
         InternalError,
     )
 }
+"""The leaf of each error code."""
 
 
 def what_is_wrong(error: ValidationError) -> str:

@@ -50,6 +50,7 @@ class checking:  # noqa: N801 - the one place where it is told, and never called
 
     Attributes:
         on: whether it is. A hot path asks before it calls `may_block`, to spare the call.
+        hooked: whether the hooks of `check_locks` are installed.
     """
 
     on = False

@@ -7,6 +7,7 @@ from typing import Final
 from twinline.core.errors import BadRequest, InvalidUsername
 
 MAX_PATTERN_CHARACTERS: Final = 256
+"""The longest pattern that is read."""
 _USERNAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 

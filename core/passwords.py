@@ -14,7 +14,9 @@ from twinline.core.locks import may_block
 from twinline.core.processors import on_others
 
 MIN_CHARACTERS: Final = 8
+"""The shortest password that may be set."""
 MAX_CHARACTERS: Final = 128
+"""The longest one; a longer one is refused before it is hashed."""
 _RETRY_AFTER_MS: Final = 1_000
 
 

@@ -17,10 +17,13 @@ from typing import Annotated, Any, ClassVar, Final, Self
 from pydantic import BaseModel, ConfigDict, FailFast, Field, Strict
 
 PROTOCOL_VERSION: Final = 1
+"""The version that this package speaks."""
 MAX_INT: Final = 2**53 - 1
+"""The largest integer in any field."""
 MAX_PAGE: Final = 1_000
 """The most usernames, messages or seqs that one request may ask for or name."""
 MAX_WAIT_SECONDS: Final = 60
+"""The longest that a watch may wait."""
 MAX_REPLY_BYTES: Final = 1 << 20
 """No reply is longer than this on any built-in transport; a client may refuse a longer one."""
 
@@ -188,7 +191,9 @@ class Request(_Model):
     """The base of every request."""
 
     op: ClassVar[str]
+    """Its name in the protocol."""
     reply: ClassVar[type[Reply]]
+    """What answers it, unless it is refused."""
     before_login: ClassVar[bool] = False
     """Whether a line that is not logged in may ask this."""
     repeatable: ClassVar[bool] = True
@@ -376,3 +381,4 @@ REQUESTS: Final[tuple[type[Request], ...]] = (
 only if it writes the numbers down: the order is not part of the protocol."""
 
 REQUEST_BY_OP: Final[dict[str, type[Request]]] = {request.op: request for request in REQUESTS}
+"""The model of each op."""

@@ -53,6 +53,7 @@ from twinline.core.waiting import Hint, Waiter, WaiterGroup, Wake
 log = logging.getLogger(__name__)
 
 SERVER_NAME: Final = f"twinline/{version('twinline')}"
+"""What the reply to `hello` says of the server."""
 
 
 class ChatService:

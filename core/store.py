@@ -102,7 +102,12 @@ class SessionRecord:
 
 @dataclass(frozen=True, slots=True)
 class UsernamePage:
-    """A page of usernames, sorted by code point, and whether others follow."""
+    """A page of usernames.
+
+    Attributes:
+        usernames: sorted by code point.
+        more: whether others follow.
+    """
 
     usernames: tuple[str, ...]
     more: bool
@@ -131,7 +136,12 @@ class Draft(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """What the sender is told: the same for every repeat of a send_id."""
+    """What the sender is told: the same for every repeat of a send_id.
+
+    Attributes:
+        message_id: the message's.
+        sent_at: when it was accepted, in ms.
+    """
 
     message_id: str
     sent_at: int
@@ -150,7 +160,13 @@ class Standing(NamedTuple):
 
 
 class MailPage(NamedTuple):
-    """Messages by rising seq, the mailbox's position, and whether there are others to read."""
+    """A page of a mailbox.
+
+    Attributes:
+        messages: by rising seq.
+        position: the last acked seq.
+        more: whether there are others to read.
+    """
 
     messages: tuple[Message, ...]
     position: int

@@ -41,17 +41,24 @@ class Op(StrEnum):
     """What a worker did."""
 
     SEND = "send"
+    """Sent a message."""
     RECEIVE = "receive"
+    """Was handed a message."""
     READ = "read"
+    """Read a message without taking it."""
     ACK = "ack"
+    """Moved a mailbox's position."""
     DRAIN = "drain"
+    """Received all that a mailbox holds."""
 
 
 class Outcome(StrEnum):
     """How far it has come."""
 
     INVOKE = "invoke"
+    """Begun."""
     OK = "ok"
+    """Done."""
     FAIL = "fail"
     """Certainly not done."""
     INFO = "info"

@@ -32,19 +32,28 @@ class Rule(StrEnum):
     """What a correct store never does."""
 
     LOST = "lost"
+    """Acknowledged, and not received although its mailbox was drained."""
     UNEXPECTED = "unexpected"
+    """Received or read, and never sent."""
     ABORTED = "aborted"
+    """Received or read, although every attempt to send it had failed."""
     DUPLICATES = "duplicates"
+    """Handed twice to one life of a reader, or stored under two seqs."""
     REORDERED = "reordered"
+    """Received after a later one of the same sender."""
     DIVERGED = "diverged"
+    """At a seq that had held another message."""
     SKIPPED = "skipped"
+    """First seen below a seq that had been received or acked."""
 
 
 class Verdict(StrEnum):
     """What a history shows."""
 
     OK = "ok"
+    """Every rule held."""
     VIOLATED = "violated"
+    """A rule was broken."""
     UNKNOWN = "unknown"
     """It shows nothing: nothing was delivered, or a mailbox was not read to its end."""
 

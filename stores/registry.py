@@ -15,7 +15,9 @@ from twinline.stores.memory import MemoryStore
 from twinline.stores.sqlite import SqliteStore
 
 ENTRY_POINTS: Final = "twinline.stores"
+"""The group of entry points that is read."""
 OpenStore = Callable[[str, MailboxPolicy], Store]
+"""Opens the store that a URL names, with what its mailboxes keep."""
 _DEFAULT_POLICY: Final = MailboxPolicy()
 
 

@@ -45,7 +45,9 @@ class Synchronous(IntEnum):
     """What a commit waits for; the numbers are SQLite's."""
 
     NORMAL = 1
+    """Nothing: it survives the end of the process, and not the loss of power."""
     FULL = 2
+    """The sync of the log: it survives the loss of power."""
 
 
 class FileLock:

@@ -42,12 +42,6 @@ def test_the_transport_example(capsys: pytest.CaptureFixture[str]) -> None:
     run_test["test_my_transport_keeps_the_contract"]()  # type: ignore[operator]
 
 
-def test_the_store_example(capsys: pytest.CaptureFixture[str]) -> None:
-    code = block("reopen=reopen")
-    run(code.replace("reopen=reopen", 'reopen=reopen, only=["accounts_survive", "seqs_survive"]'))
-    assert capsys.readouterr().out.startswith("the store keeps 2 rules (")
-
-
 def test_the_failing_example_prints_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
     run(block("class Trusting"))
     (text,) = blocks("text")

@@ -10,7 +10,7 @@ To write one, derive from `Transport`, `ServerCodec` and `ClientCodec`, and name
 entry point group ``twinline.transports``. The rules that a codec keeps:
 
 1. The events depend on the bytes, never on how they were cut.
-2. `Codec.next_event` decodes one frame at a time, so that a limit that the caller raises between
+2. ``next_event`` decodes one frame at a time, so that a limit that the caller raises between
    two events holds for the second.
 3. Bytes from a peer either become an event or a documented error: any other exception out of a
    codec is a bug.

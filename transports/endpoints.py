@@ -21,10 +21,12 @@ from twinline.core.locks import may_block
 from twinline.transports.contract import TransportError
 
 DEFAULT_PORT: Final = 7767
+"""The port of a TCP endpoint that names none."""
 _BACKLOG: Final = 1024
 
 
 ConnectGuard = Callable[[socket.socket], AbstractContextManager[object]]
+"""Makes the context within which a socket connects; see `Endpoint.connect`."""
 
 
 def _unguarded(_: socket.socket) -> AbstractContextManager[object]:
@@ -39,8 +41,11 @@ class Scheme(StrEnum):
     """What carries the bytes."""
 
     TCP = "tcp"
+    """A TCP connection, in plain."""
     TLS = "tls"
+    """TLS over TCP; not supported yet."""
     UNIX = "unix"
+    """A Unix socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +205,12 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class BoundEndpoint:
-    """An endpoint with the socket that listens there."""
+    """An endpoint with the socket that listens there.
+
+    Attributes:
+        endpoint: with the port that it got.
+        socket: listens.
+    """
 
     endpoint: Endpoint
     socket: socket.socket

@@ -15,7 +15,9 @@ from twinline.transports.contract import Transport, TransportError
 from twinline.transports.jsonl import JsonlTransport
 
 ENTRY_POINTS: Final = "twinline.transports"
+"""The group of entry points that is read."""
 AUTO: Final = AutoTransport.name
+"""The name under which all transports are served on one port."""
 _BUILT_IN: Final[dict[str, type[Transport]]] = {
     JsonlTransport.name: JsonlTransport,
     BinaryTransport.name: BinaryTransport,

@@ -1,0 +1,112 @@
+"""docs/how-to/twinline.service: systemd accepts it, and its server stops as it expects."""
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_server import ended
+from docs_blocks import ROOT, Block, blocks_of
+
+from twinline.transports.settings import ListenerSettings
+
+UNIT = ROOT / "docs" / "how-to" / "twinline.service"
+PAGE = UNIT.with_name("systemd.md")
+PROGRAM = "/opt/twinline/bin/twinline"
+
+
+def unit_blocks() -> list[Block]:
+    return [each for each in blocks_of(PAGE.read_text("utf-8")) if each.language == "ini"]
+
+
+def setting(name: str) -> str:
+    """Return what the unit says of a setting, whole lines of it."""
+    text = UNIT.read_text(encoding="utf-8").replace("\\\n", "")
+    (value,) = re.findall(rf"^{name}=(.*)$", text, re.MULTILINE)
+    return str(value)
+
+
+def problems_of(unit: Path) -> list[str]:
+    """Return what systemd has against a unit, and not against others of this machine."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not here")
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    return [line for line in verified.stderr.splitlines() if "twinline" in line]
+
+
+def installed(folder: Path, text: str) -> Path:
+    """Write a unit whose program is the one that is installed here."""
+    program = folder / "twinline"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    unit = folder / "twinline.service"
+    unit.write_text(text.replace(PROGRAM, str(program)), encoding="utf-8")
+    return unit
+
+
+def test_the_page_shows_the_unit_as_it_is() -> None:
+    assert unit_blocks()[0].text == UNIT.read_text(encoding="utf-8")
+
+
+def test_systemd_accepts_the_unit_alone_and_with_the_changes_of_the_page(tmp_path: Path) -> None:
+    unit = installed(tmp_path, UNIT.read_text(encoding="utf-8"))
+    assert problems_of(unit) == []
+    (tmp_path / "twinline.service.d").mkdir()
+    for change in unit_blocks()[1:]:
+        (tmp_path / "twinline.service.d" / "override.conf").write_text(change.text)
+        assert problems_of(unit) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"), [("Restart=on-failure", "Restart=sometimes"), (PROGRAM, "/no/such/program")]
+)
+def test_a_unit_that_is_wrong_is_noticed(right: str, wrong: str, tmp_path: Path) -> None:
+    text = UNIT.read_text(encoding="utf-8")
+    assert right in text
+    assert problems_of(installed(tmp_path, text.replace(right, wrong)))
+
+
+def test_the_time_to_stop_is_longer_than_the_drain() -> None:
+    drain = ListenerSettings().drain_seconds
+    assert float(setting("TimeoutStopSec")) >= drain + 5
+    told = re.search(r"`drain_seconds` to\s+more than (\d+)", PAGE.read_text(encoding="utf-8"))
+    assert told is not None
+    assert float(setting("TimeoutStopSec")) >= float(told[1]) + 5
+
+
+def test_the_server_of_the_unit_starts_and_stops_as_it_says(tmp_path: Path) -> None:
+    config = tmp_path / "twinline.toml"
+    config.write_text('listen = ["tcp://127.0.0.1:0"]\n')
+    (tmp_path / "twinline").mkdir()
+    command = setting("ExecStart").replace("/etc/twinline/twinline.toml", str(config))
+    program, *arguments = command.replace("%S", str(tmp_path)).split()
+    assert program == PROGRAM
+    with (
+        ended(
+            subprocess.Popen(
+                [sys.executable, "-m", "twinline.cli", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        ) as server,
+    ):
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        assert "store=sqlite durability=disk" in line
+        port = int(re.search(r":(\d+) ", line)[1])
+        # A peer that never says anything does not hold the stop up.
+        with socket.create_connection(("127.0.0.1", port), timeout=10):
+            server.send_signal(signal.Signals[setting("KillSignal")])
+            assert server.wait(float(setting("TimeoutStopSec"))) == 0
+    assert (tmp_path / "twinline" / "chat.db").exists()
