@@ -5,17 +5,33 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Final
 
 import click
 
+from twinline.cli.command import Option
 from twinline.cli.errors import CommandError
 from twinline.cli.exit_codes import ExitCode
 
-password_option = click.option(
+PASSWORD_VARIABLE: Final = "TWINLINE_PASSWORD"  # noqa: S105 - a name, no password
+
+password_option: Final = click.option(
     "--password-file",
+    cls=Option,
+    type=click.Path(allow_dash=True),
     metavar="FILE",
+    brief="Its first line is the password; - is stdin.",
     help="Read the password from the first line of this file; - is stdin.  "
-    "[default: the variable TWINLINE_PASSWORD, else a prompt]",
+    f"[default: the variable {PASSWORD_VARIABLE}, else a prompt]",
+)
+new_password_option: Final = click.option(
+    "--new-password-file",
+    cls=Option,
+    type=click.Path(allow_dash=True),
+    metavar="FILE",
+    brief="Its first line is the new password; - is stdin.",
+    help="Read the new password from the first line of this file; - is stdin, its second line "
+    "where the first is the password.  [default: a prompt]",
 )
 
 
@@ -33,11 +49,28 @@ def read_password(file: str | None, prompt: str, *, twice: bool = False) -> str:
     """
     if file is not None:
         return _from_file(file)
-    variable = os.environ.get("TWINLINE_PASSWORD")
-    if variable:
-        return variable
-    password = _ask(prompt)
-    if twice and _ask("The same again") != password:
+    instead = f"use --password-file or {PASSWORD_VARIABLE}"
+    return os.environ.get(PASSWORD_VARIABLE) or _typed(prompt, instead, twice=twice)
+
+
+def read_new_password(file: str | None, prompt: str) -> str:
+    """Return the password that takes another one's place: from the file, else from a prompt.
+
+    Args:
+        file: as for `read_password`.
+        prompt: what the prompt asks for, twice.
+
+    Raises:
+        CommandError: there is no password, or the two differ.
+    """
+    if file is not None:
+        return _from_file(file)
+    return _typed(prompt, "use --new-password-file", twice=True)
+
+
+def _typed(prompt: str, instead: str, *, twice: bool) -> str:
+    password = _ask(prompt, instead)
+    if twice and _ask("The same again", instead) != password:
         raise CommandError("the two passwords differ", ExitCode.USAGE)
     return password
 
@@ -61,7 +94,7 @@ def _from_file(file: str) -> str:
     return password
 
 
-def _ask(prompt: str) -> str:
+def _ask(prompt: str, instead: str) -> str:
     with warnings.catch_warnings():
         # Without a terminal getpass would read stdin with an echo; we say what to do instead.
         warnings.simplefilter("error", getpass.GetPassWarning)
@@ -69,7 +102,6 @@ def _ask(prompt: str) -> str:
             return getpass.getpass(f"{prompt}: ")
         except (getpass.GetPassWarning, EOFError):
             raise CommandError(
-                "there is no terminal to ask for the password: "
-                "use --password-file or TWINLINE_PASSWORD",
+                f"there is no terminal to ask for the password: {instead}",
                 ExitCode.USAGE,
             ) from None
