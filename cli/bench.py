@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -47,9 +47,13 @@ _LIMITS: Final = {
     Busy: "it takes no more (connections, connections_per_address)",
 }
 """What a refusal has to do with a server's settings."""
+if TYPE_CHECKING:  # click's types are generic to a checker only, before 8.4
+    _PartsType = click.ParamType[frozenset[Part]]
+else:
+    _PartsType = click.ParamType
 
 
-class _Parts(click.ParamType[frozenset[Part]]):
+class _Parts(_PartsType):
     """Names of parts, with commas between them."""
 
     name = "parts"

@@ -49,13 +49,13 @@ complete -o nosort -F %(complete_func)s %(prog_name)s 2>/dev/null ||
 class _Values(ShellComplete):
     """Completes what click cannot know: names and endpoints."""
 
-    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
+    def get_completions(self, args: list[str], incomplete: str) -> "list[CompletionItem[str]]":
         try:
             return self._found(args, incomplete)
         except Exception:  # noqa: BLE001 - a person who presses Tab wants no errors
             return []
 
-    def _found(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
+    def _found(self, args: list[str], incomplete: str) -> "list[CompletionItem[str]]":
         context, asked, incomplete = _resolved(self, args, incomplete)
         if asked is self.cli and not incomplete.startswith("-"):
             # Not by way of the commands themselves, which would all be imported.
@@ -150,7 +150,7 @@ def _resolved(
     return context, asked, incomplete
 
 
-def _beginning(incomplete: str, found: Mapping[str, Any]) -> list[CompletionItem[str]]:
+def _beginning(incomplete: str, found: Mapping[str, Any]) -> "list[CompletionItem[str]]":
     return [
         CompletionItem(name, help=words)
         for name, words in found.items()

@@ -1,6 +1,7 @@
-"""Write what is made from the models: the tables of docs/protocol.md, and the vectors.
+"""Write what is made from the program: the tables of docs/protocol.md, the vectors, docs/cli.md's
+reference, and the manual page.
 
-Run ``python tests/regenerate.py`` after a change to the models; a test compares.
+Run ``python tests/regenerate.py`` after a change to the models or the commands; tests compare.
 """
 
 import json
@@ -20,6 +21,7 @@ from malformed_samples import (
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from twinline.cli import cli_docs, man_page
 from twinline.core import protocol
 from twinline.core.errors import ERROR_BY_CODE
 from twinline.core.protocol import (
@@ -37,6 +39,8 @@ from twinline.transports.registry import transport
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "protocol.md"
 VECTORS = DOCS / "protocol-vectors.json"
+CLI_PAGE = DOCS / "cli.md"
+MAN_PAGE = DOCS / "man" / "twinline.1"
 TRANSPORTS = ("jsonl", "binary")
 
 
@@ -240,6 +244,8 @@ def page(text: str) -> str:
 def main() -> None:
     VECTORS.write_text(vectors(), encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    CLI_PAGE.write_text(cli_docs.inserted(CLI_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    MAN_PAGE.write_text(man_page.page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
