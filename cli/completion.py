@@ -4,6 +4,8 @@ The protocol between the script and this program is click's: variables tell the 
 the answer is a completion. Whatever goes wrong, the answer is empty: a Tab key shows no errors.
 """
 
+import contextlib
+import io
 import os
 import re
 from collections.abc import Mapping
@@ -35,7 +37,10 @@ _BASH: Final = """\
         case $kind in
             dir) compopt -o dirnames 2>/dev/null ;;
             file) compopt -o default 2>/dev/null ;;
-            plain) COMPREPLY+=("$value") ;;
+            plain)
+                COMPREPLY+=("$value")
+                [[ $value == *[:/] ]] && compopt -o nospace 2>/dev/null
+                ;;
         esac
     done < <(COMP_LINE="$COMP_LINE" COMP_POINT="$COMP_POINT" COMP_WORDBREAKS="$COMP_WORDBREAKS" \
 %(complete_var)s=bash_complete "$1" 2>/dev/null)
@@ -58,6 +63,8 @@ class _Values(ShellComplete):
     def _found(self, args: list[str], incomplete: str) -> "list[CompletionItem[str]]":
         context, asked, incomplete = _resolved(self, args, incomplete)
         if asked is self.cli and not incomplete.startswith("-"):
+            if any(not word.startswith("-") for word in args):
+                return []  # there is no such command
             # Not by way of the commands themselves, which would all be imported.
             return _beginning(incomplete, _SUMMARIES)
         if isinstance(asked, click.Parameter):
@@ -131,7 +138,12 @@ def answer(cli: click.Group, instruction: str) -> Literal[0, 1]:
     if shell not in SHELLS or wish not in ("complete", "source"):
         return 1
     asking = SHELLS[shell](cli, {}, PROGRAM, COMPLETE_VARIABLE)
-    click.echo((asking.source() if wish == "source" else asking.complete()).encode())
+    with contextlib.redirect_stderr(io.StringIO()):  # a log's line would stand in the prompt
+        try:
+            text = asking.source() if wish == "source" else asking.complete()
+        except Exception:  # noqa: BLE001 - a variable is missing, or is no number
+            return 1
+    click.echo(f"{text}\n".encode() if text else b"", nl=False)
     return 0
 
 
