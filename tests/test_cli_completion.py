@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from cli_server import CommandLine, running_server
 from cli_tree import every_command
 from click.testing import CliRunner
+from waiting import join
 
 from twinline.cli import completion_values
 from twinline.cli.commands_table import PLACES
@@ -21,6 +23,7 @@ from twinline.cli.completion import SHELLS
 from twinline.cli.main import main
 from twinline.core.protocol import AccountsReply
 from twinline.transports.client import Client
+from twinline.transports.endpoints import Endpoint
 
 SHELL_CHECKS = {"bash": ["bash", "-n"], "zsh": ["zsh", "-n"], "fish": ["fish", "--no-execute"]}
 
@@ -180,6 +183,29 @@ def test_a_server_that_never_answers_costs_half_a_second(ann: CommandLine, tmp_p
         silent = min(seconds() for _ in range(3))
     gone = min(seconds() for _ in range(3))
     assert silent - gone < 0.5 + 0.5  # of which half is for a loaded machine
+
+
+def test_a_name_of_a_host_that_takes_long_to_look_up_is_not_waited_for(
+    ann: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, asking, gave_up = threading.Event(), threading.Event(), threading.Event()
+
+    def connect(*_arguments: object) -> socket.socket:
+        asking.set()
+        if not found.wait(20):
+            gave_up.set()
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(Endpoint, "connect", connect)
+    try:
+        assert values(ann, "send", "a") == []
+        assert asking.is_set()
+        assert not gave_up.is_set()
+    finally:
+        found.set()
+        for thread in threading.enumerate():
+            if thread.name == "completion":
+                join(thread)
 
 
 def test_a_name_that_no_account_can_have_never_reaches_the_shell(

@@ -249,7 +249,9 @@ def test_a_restart_of_the_server_costs_neither_the_ack_nor_a_second_run(
     with ended(serve()) as first:
         twinline.register("bob", "ann")
         twinline.run("send", "bob", "--lines", input="one\ntwo\n")
+        twinline.environment["TWINLINE_TIMEOUT"] = "1"
         watching = watch(twinline, f"{WAITS}; echo $TWINLINE_SEQ", "--count", "2")
+        del twinline.environment["TWINLINE_TIMEOUT"]
         wait_until((tmp_path / "runs").exists, "the command to run")
         first.send_signal(signal.SIGKILL)
         first.wait(10)
@@ -258,6 +260,10 @@ def test_a_restart_of_the_server_costs_neither_the_ack_nor_a_second_run(
         (tmp_path / "go").touch()
         assert watching.stdout is not None
         assert watching.stdout.readline() == "1\n"
+        # Longer than one attempt to ack has: there are more of them, and no other message.
+        with pytest.raises(subprocess.TimeoutExpired):
+            watching.wait(2.5)
+        assert len((tmp_path / "runs").read_text().splitlines()) == 1
         with ended(serve()):
             assert watching.wait(40) == 0
             assert watching.stdout.read() == "2\n"
