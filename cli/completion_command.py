@@ -21,12 +21,13 @@ from twinline.cli.shapes import Script
     none. Those of --user come from the kept sessions.
     """,
 )
-@click.argument("shell", type=click.Choice(list(SHELLS)))
+@click.argument("shell", type=click.Choice(list(SHELLS)), metavar="SHELL")
 @json_option
 def completion(shell: str, as_json: bool) -> None:
     """Print what SHELL evaluates to complete commands with the Tab key.
 
-    Usernames are completed too, from the server, where somebody is logged in.
+    SHELL is bash, zsh or fish. Usernames are completed too, from the server, where
+    somebody is logged in.
     """
     text = script(shell)
     if as_json:

@@ -74,9 +74,11 @@ def sentence(error: BaseException) -> str:
         case RequestError():
             return visible(error.message)
         case click.UsageError(ctx=click.Context() as context):
-            return f"{error.format_message()} (see '{context.command_path} --help')"
+            # click lists choices on lines of their own, and quotes what it was given as it is.
+            words = visible(" ".join(error.format_message().split()))
+            return f"{words} (see '{context.command_path} --help')"
         case click.ClickException():
-            return error.format_message()
+            return visible(" ".join(error.format_message().split()))
         case TwinlineError():
             return visible(str(error))
         case OSError(strerror=str(reason)):

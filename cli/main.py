@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +14,7 @@ from twinline.cli.command import Group, show_help
 from twinline.cli.commands_table import COMMANDS, COMPLETE_VARIABLE, PLACES
 from twinline.cli.exit_codes import ExitCode
 from twinline.cli.output import prepare_streams, write_line
+from twinline.cli.text import visible
 
 
 class CommandGroup(Group):
@@ -29,6 +31,16 @@ class CommandGroup(Group):
         module, _, attribute = PLACES[cmd_name].partition(":")
         command: click.Command = getattr(import_module(f"twinline.cli.{module}"), attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is named, or say which one may be meant."""
+        if args and args[0] not in PLACES and not ctx.resilient_parsing:
+            near = get_close_matches(args[0], PLACES, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            ctx.fail(f"there is no command {visible(args[0])}{hint}")
+        return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the commands beside the titles of their groups; the usage has the options."""

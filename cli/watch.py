@@ -101,6 +101,9 @@ def watch(
     """
     if on_failure is not None and command is None:
         raise click.UsageError("--on-failure is for --exec")
+    if command is not None and not command.strip():
+        # An unset variable, most likely; it would succeed on every message.
+        raise click.UsageError("--exec: the command is empty")
     target = Target.of(options)
     with (
         ended_by_sigterm(),

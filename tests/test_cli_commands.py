@@ -35,6 +35,9 @@ def twinline(tmp_path: Path) -> Iterator[CommandLine]:
     [
         ["sned"],
         ["send"],
+        ["completion"],
+        ["completion", "tcsh"],
+        ["watch", "--on-failure", "never\n"],
         ["send", "bob", "hi", "--lines"],
         ["send", "bob", "hi", "--colour"],
         ["watch", "--count", "0"],
@@ -48,6 +51,14 @@ def test_a_wrong_command_line_is_exit_code_2(tmp_path: Path, arguments: list[str
     result = CommandLine(tmp_path, "tcp://127.0.0.1:1").run(*arguments, code=2)
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
+
+
+def test_a_command_that_is_misspelt_is_guessed(tmp_path: Path) -> None:
+    twinline = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    assert (
+        "there is no command sned; did you mean send? (see" in twinline.run("sned", code=2).stderr
+    )
+    assert "did you mean" not in twinline.run("zzz", code=2).stderr
 
 
 # -- accounts and sessions --------------------------------------------------------------

@@ -170,6 +170,12 @@ def test_what_to_do_on_failure_needs_a_command(ann: CommandLine) -> None:
     ann.run("watch", "--exec", "true", "--on-failure", "ignore", code=2)
 
 
+def test_an_empty_command_is_a_mistake(ann: CommandLine) -> None:
+    ann.run("send", "bob", "one")
+    assert "is empty" in ann.run("watch", "--user", "bob", "--exec", " ", code=2).stderr
+    assert unread(ann) == 1
+
+
 # -- signals, and a server that goes away -----------------------------------------------
 
 
