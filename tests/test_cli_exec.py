@@ -187,12 +187,12 @@ def test_a_signal_waits_for_the_command_and_begins_no_other(
     ann.run("send", "bob", "--lines", input="one\ntwo\n")
     runs = tmp_path / "runs"
     with ended(watch(ann, f"{WAITS}; touch done; exit {status}")) as watching:
-        wait_until(runs.exists, "the command to run")
+        wait_until(runs.exists, "the command to run", 30)
         watching.send_signal(number)
         with pytest.raises(subprocess.TimeoutExpired):
             watching.wait(0.3)
         (tmp_path / "go").touch()
-        assert watching.wait(10) == 130
+        assert watching.wait(30) == 130
     assert (tmp_path / "done").exists()
     assert len(runs.read_text().splitlines()) == 1
     assert unread(ann) == left
@@ -202,12 +202,12 @@ def test_a_second_signal_ends_the_command(ann: CommandLine, tmp_path: Path) -> N
     ann.run("send", "bob", "one")
     command = "trap 'touch told; exit 0' TERM; touch runs; while :; do sleep 0.05; done"
     with ended(watch(ann, command)) as watching:
-        wait_until((tmp_path / "runs").exists, "the command to run")
+        wait_until((tmp_path / "runs").exists, "the command to run", 30)
         watching.send_signal(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):
             watching.wait(0.3)
         watching.send_signal(signal.SIGTERM)
-        assert watching.wait(10) == 130
+        assert watching.wait(30) == 130
     assert (tmp_path / "told").exists()
     assert unread(ann) == 1
 
@@ -217,13 +217,13 @@ def test_a_reader_of_stdout_that_goes_away_lets_the_command_finish(
 ) -> None:
     ann.run("send", "bob", "--lines", input="one\ntwo\n")
     with ended(watch(ann, WAITS)) as watching:
-        wait_until((tmp_path / "runs").exists, "the command to run")
+        wait_until((tmp_path / "runs").exists, "the command to run", 30)
         assert watching.stdout is not None
         watching.stdout.close()
         with pytest.raises(subprocess.TimeoutExpired):
             watching.wait(0.3)
         (tmp_path / "go").touch()
-        assert watching.wait(10) == 0
+        assert watching.wait(30) == 0
     assert unread(ann) == 1
 
 
@@ -232,10 +232,10 @@ def test_a_session_that_ends_while_the_command_runs_is_exit_code_3(
 ) -> None:
     ann.run("send", "bob", "one")
     with ended(watch(ann, WAITS)) as watching:
-        wait_until((tmp_path / "runs").exists, "the command to run")
+        wait_until((tmp_path / "runs").exists, "the command to run", 30)
         ann.run("logout", "--user", "bob")
         (tmp_path / "go").touch()
-        assert watching.wait(10) == 3
+        assert watching.wait(30) == 3
         assert watching.stderr is not None
         assert "the session of bob" in watching.stderr.read()
 
@@ -258,7 +258,7 @@ def test_a_restart_of_the_server_costs_neither_the_ack_nor_a_second_run(
         twinline.environment["TWINLINE_TIMEOUT"] = "1"
         watching = watch(twinline, f"{WAITS}; echo $TWINLINE_SEQ", "--count", "2")
         del twinline.environment["TWINLINE_TIMEOUT"]
-        wait_until((tmp_path / "runs").exists, "the command to run")
+        wait_until((tmp_path / "runs").exists, "the command to run", 30)
         first.send_signal(signal.SIGKILL)
         first.wait(10)
     with ended(watching):

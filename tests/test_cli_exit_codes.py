@@ -117,7 +117,7 @@ def test_a_server_that_answers_hello_and_then_nothing_times_out(ann: CommandLine
                     with real.makefile("rb") as replies:
                         connection.sendall(replies.readline())
                 assert b'"ping"' in requests.readline()
-                assert pinging.wait(20) == ExitCode.TIMED_OUT
+                assert pinging.wait(30) == ExitCode.TIMED_OUT
             assert pinging.stderr is not None
             assert is_one_line(pinging.stderr.read())
 
@@ -134,9 +134,9 @@ def test_a_signal_interrupts(
 ) -> None:
     with ended(ann.start(*arguments)) as watching:
         ann.run("send", "ann", "hello")
-        wait_until(lambda: ann.json("status")[0]["unread"] == 0, "the message to be acked")
+        wait_until(lambda: ann.json("status")[0]["unread"] == 0, "the message to be acked", 30)
         watching.send_signal(number)
-        assert watching.wait(10) == ExitCode.INTERRUPTED
+        assert watching.wait(30) == ExitCode.INTERRUPTED
         assert watching.stderr is not None
         assert watching.stderr.read().strip() == ""
 
@@ -147,7 +147,7 @@ def test_a_reader_that_went_away_is_no_failure(ann: CommandLine) -> None:
             assert running.stdout is not None
             assert running.stderr is not None
             running.stdout.close()
-            assert running.wait(20) == ExitCode.OK, command
+            assert running.wait(30) == ExitCode.OK, command
             assert running.stderr.read() == ""
 
 
