@@ -67,7 +67,6 @@ class MessageCommand:
         done = 0
         with noticed_reader(sys.stdout):
             for message in client.messages(idle_seconds, ack=False):
-                # What the command has done and what the server knows of it must not differ.
                 if not self._until_done(client, message, ack=ack):
                     break  # the session has ended
                 done += 1
@@ -78,6 +77,7 @@ class MessageCommand:
     def _until_done(self, client: Client, message: Message, *, ack: bool) -> bool:
         backoff = Backoff()
         while client.state.kind is not StateKind.LOGGED_OUT:
+            # What the command has done and what the server knows of it must not differ.
             with unbroken():
                 status = self._run(client, message)
                 acked = status == 0 and (not ack or _acked(client, message.seq))

@@ -1,5 +1,4 @@
-"""Write what is made from the program: the tables of docs/protocol.md, the vectors, docs/cli.md's
-reference, and the manual page.
+"""Write what is made from the program: tables and reference in the docs, vectors, the manual page.
 
 Run ``python tests/regenerate.py`` after a change to the models or the commands; tests compare.
 """
