@@ -1,4 +1,4 @@
-"""`register`, `login`, `logout`, `status`, `accounts`, `history` and `delete-account`."""
+"""The commands about accounts: from `register` and `login` to `delete-account`."""
 
 import sys
 from collections.abc import Callable
@@ -6,12 +6,18 @@ from typing import Any
 
 import click
 
+from twinline.cli.command import Command
 from twinline.cli.connecting import Target, client_options
 from twinline.cli.errors import CommandError
 from twinline.cli.exit_codes import ExitCode
-from twinline.cli.output import say, write_json, write_line, write_message, write_usernames
-from twinline.cli.passwords import password_option, read_password
-from twinline.cli.reading import newest
+from twinline.cli.output import say, write_json, write_line, write_usernames
+from twinline.cli.passwords import (
+    new_password_option,
+    password_option,
+    read_new_password,
+    read_password,
+)
+from twinline.cli.shapes import Account, LoggedIn
 from twinline.cli.text import visible
 from twinline.core.errors import SessionExpired
 from twinline.core.names import parse_username
@@ -19,7 +25,7 @@ from twinline.core.protocol import SessionReply
 from twinline.transports.client import Client
 
 
-@click.command(epilog="Example: twinline register ann --password-file ann.password")
+@click.command(cls=Command, example="twinline register ann --password-file ann.password")
 @click.argument("username")
 @password_option
 @client_options
@@ -36,7 +42,7 @@ def register(username: str, password_file: str | None, as_json: bool, **options:
     _open_session(target, as_json, lambda client: client.create_account(name, password))
 
 
-@click.command(epilog="Example: twinline login ann --connect unix:/tmp/twinline.sock")
+@click.command(cls=Command, example="twinline login ann --connect unix:/tmp/twinline.sock")
 @click.argument("username")
 @password_option
 @client_options
@@ -52,7 +58,7 @@ def login(username: str, password_file: str | None, as_json: bool, **options: An
     _open_session(target, as_json, lambda client: client.login(name, password))
 
 
-@click.command(epilog="Example: twinline logout --user ann")
+@click.command(cls=Command, example="twinline logout --user ann")
 @client_options
 def logout(as_json: bool, **options: Any) -> None:
     """End the kept session, on the server and here."""
@@ -66,12 +72,12 @@ def logout(as_json: bool, **options: Any) -> None:
             say("the session had ended already")
     target.sessions.forget(target.endpoint, session)
     if as_json:
-        write_json({"username": session.username})
+        write_json(Account(username=session.username))
     else:
         say(f"{session.username} is logged out of {target.place}")
 
 
-@click.command(epilog="Example: twinline status --json")
+@click.command(cls=Command, example="twinline status --json")
 @client_options
 def status(as_json: bool, **options: Any) -> None:
     """Show who is logged in, and how much is unread."""
@@ -79,7 +85,7 @@ def status(as_json: bool, **options: Any) -> None:
     with target.logged_in() as client:
         reply = client.status()
     if as_json:
-        write_json(reply.model_dump())
+        write_json(reply)
     else:
         write_line(
             f"{visible(reply.username)} at {target.place}: "
@@ -87,7 +93,7 @@ def status(as_json: bool, **options: Any) -> None:
         )
 
 
-@click.command(epilog="Example: twinline accounts 'a*'")
+@click.command(cls=Command, example="twinline accounts 'a*'")
 @click.argument("pattern", default="*")
 @client_options
 def accounts(pattern: str, as_json: bool, **options: Any) -> None:
@@ -100,26 +106,40 @@ def accounts(pattern: str, as_json: bool, **options: Any) -> None:
         write_usernames(client.accounts(pattern), as_json=as_json)
 
 
-@click.command(epilog="Example: twinline history --limit 20 --before 100")
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many."
+@click.command(
+    "change-password",
+    cls=Command,
+    example="twinline change-password --user ann --new-password-file ann.new",
+    details="""
+    The password comes from --password-file, TWINLINE_PASSWORD or a prompt, as for login; the new
+    one from --new-password-file or a prompt. With - for both, stdin has the password on its first
+    line and the new one on its second.
+    """,
 )
-@click.option("--before", type=click.IntRange(min=0), help="Only those with a seq below this one.")
+@password_option
+@new_password_option
 @client_options
-def history(limit: int, before: int | None, as_json: bool, **options: Any) -> None:
-    """Print the newest messages of the mailbox, oldest first, read ones included.
+def change_password(
+    password_file: str | None, new_password_file: str | None, as_json: bool, **options: Any
+) -> None:
+    """Change the password of the account that is logged in.
 
-    Each line begins with the message's seq, which --before takes to go further back.
+    The kept session goes on; every other session of the account ends.
     """
-    with Target.of(options).logged_in() as client:
-        messages, more = newest(client, before, limit)
-    for message in messages:
-        write_message(message, as_json=as_json, numbered=True)
-    if more:
-        say(f"there are older ones: --before {messages[0].seq}")
+    target = Target.of(options)
+    session = target.sessions.find(target.endpoint, target.user)
+    name = session.username
+    password = read_password(password_file, f"Password for {name} at {target.place}")
+    new = read_new_password(new_password_file, f"New password for {name} at {target.place}")
+    with target.logged_in(session) as client:
+        client.change_password(password, new)
+    if as_json:
+        write_json(Account(username=name))
+    else:
+        say(f"the password of {name} is changed")
 
 
-@click.command("delete-account", epilog="Example: twinline delete-account --user ann --force")
+@click.command("delete-account", cls=Command, example="twinline delete-account --user ann --force")
 @password_option
 @click.option("--force", is_flag=True, help="Even if messages were never delivered.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -141,7 +161,7 @@ def delete_account(
         client.delete_account(password, force=force)
     target.sessions.forget(target.endpoint, session)
     if as_json:
-        write_json({"username": session.username})
+        write_json(Account(username=session.username))
     else:
         say(f"{session.username} is deleted")
 
@@ -154,7 +174,7 @@ def _open_session(
     target.keep(reply.username, reply.session)
     if as_json:
         # Without the token: what a script logs must not open the mailbox.
-        write_json(reply.model_dump(exclude={"session"}))
+        write_json(LoggedIn(username=reply.username, position=reply.position, unread=reply.unread))
     else:
         say(f"logged in as {visible(reply.username)} at {target.place}, {reply.unread} unread")
 

@@ -3,9 +3,7 @@
 import os
 import platform
 import select
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -13,8 +11,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -24,10 +21,12 @@ from twinline.cli.bench_plan import Place, Plan, Run
 from twinline.cli.bench_report import table, warnings_of
 from twinline.cli.bench_sockets import LoadError
 from twinline.cli.bench_target import Target, private_server
+from twinline.cli.command import Command, Option
 from twinline.cli.connecting import Target as Named
 from twinline.cli.connecting import client_options_but
 from twinline.cli.errors import CommandError, sentence
 from twinline.cli.exit_codes import ExitCode
+from twinline.cli.interruption import ended_by_sigterm
 from twinline.cli.output import say, write_line
 from twinline.cli.progress import Progress
 from twinline.core.errors import Busy, MailboxFull, RateLimited, RequestError
@@ -48,9 +47,13 @@ _LIMITS: Final = {
     Busy: "it takes no more (connections, connections_per_address)",
 }
 """What a refusal has to do with a server's settings."""
+if TYPE_CHECKING:  # click's types are generic to a checker only, before 8.4
+    _PartsType = click.ParamType[frozenset[Part]]
+else:
+    _PartsType = click.ParamType
 
 
-class _Parts(click.ParamType[frozenset[Part]]):
+class _Parts(_PartsType):
     """Names of parts, with commas between them."""
 
     name = "parts"
@@ -68,27 +71,48 @@ class _Parts(click.ParamType[frozenset[Part]]):
 
 
 @click.command(
-    epilog="Example: twinline bench --store memory: --only sends,latency --plot bench.png. "
-    "The exit code is 3 when the server refuses what is sent, and 4 when it is not reached."
+    cls=Command,
+    example="twinline bench --store memory: --only sends,latency --plot bench.png",
+    details="""
+    Without --connect, private servers are started on this machine. In the same rounds the floor
+    is measured, a bare server of the same shape that only echoes and relays, and every figure
+    is set beside it. A whole run takes some minutes; Ctrl-C ends it and leaves nothing.
+
+    The exit code is 3 when the server refuses what is sent, and 4 when it is not reached.
+    """,
 )
 @click.option(
     "--only",
     type=_Parts(),
     default=frozenset(Part),
     metavar="PARTS",
+    cls=Option,
+    brief=f"Of {','.join(Part)}.",
     help=f"Measure only these, with commas between: {', '.join(Part)}.",
 )
 @click.option("--quick", is_flag=True, help="A look in less than a minute: one short round.")
-@click.option("--rounds", type=click.IntRange(1, 100), help=f"Of each load.  [default: {_ROUNDS}]")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 100),
+    cls=Option,
+    metavar="NUMBER",
+    brief=f"Of each load.  [{_ROUNDS}]",
+    help=f"Of each load.  [default: {_ROUNDS}]",
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(0, 60, min_open=True),
+    cls=Option,
+    metavar="NUMBER",
+    brief=f"Of each load in a round.  [{_SECONDS:g}]",
     help=f"Of each load in a round.  [default: {_SECONDS:g}]",
 )
 @click.option(
     "--idle-users",
     type=click.IntRange(0, 100_000),
     metavar="NUMBER",
+    cls=Option,
+    brief=f"Connected and idle, two lines each.  [{_IDLE_USERS:,}]",
     help=f"Connected and idle, two lines each.  [default: {_IDLE_USERS:,}; with --connect none]",
 )
 @click.option(
@@ -96,6 +120,8 @@ class _Parts(click.ParamType[frozenset[Part]]):
     "transports",
     multiple=True,
     metavar="NAME",
+    cls=Option,
+    brief="What to speak. Repeatable.  [jsonl binary]",
     help="Repeatable.  [default: jsonl, binary]",
 )
 @click.option(
@@ -103,12 +129,17 @@ class _Parts(click.ParamType[frozenset[Part]]):
     "stores",
     multiple=True,
     metavar="URL",
+    cls=Option,
+    brief="Of a private server. Repeatable.  [memory: sqlite:]",
     help="Of a private server. Repeatable.  [default: memory:, and a file of its own for sqlite:]",
 )
 @click.option("--connect", metavar="ENDPOINT", help="Measure this server, not a private one.")
 @click.option(
     "--pid",
     type=click.IntRange(min=1),
+    cls=Option,
+    metavar="NUMBER",
+    brief="With --connect: its process, to measure it too.",
     help="With --connect: its process on this machine, for its processor time and memory.",
 )
 @click.option(
@@ -116,6 +147,8 @@ class _Parts(click.ParamType[frozenset[Part]]):
     "plot_file",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     metavar="FILE",
+    cls=Option,
+    brief="Draw them: .png, .svg or .pdf.",
     help="Draw latency and throughput; the ending says how: .png, .svg or .pdf.",
 )
 @client_options_but("connect", "user", "client_transport")
@@ -134,12 +167,7 @@ def bench(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure what a server does: sends, deliveries, latency, bytes, idle users.
-
-    Without --connect, private servers are started on this machine. In the same rounds the floor
-    is measured, a bare server of the same shape that only echoes and relays, and every figure
-    is set beside it. A whole run takes some minutes; Ctrl-C ends it and leaves nothing.
-    """
+    """Measure what a server does: sends, deliveries, latency, bytes, idle users."""
     if not hasattr(select, "epoll"):
         raise CommandError("the load needs epoll, which only Linux has")
     if plot_file is not None:
@@ -154,7 +182,7 @@ def bench(
     if not idle_users and only == {Part.IDLE}:
         raise CommandError("--only idle needs --idle-users", ExitCode.USAGE)
     with ExitStack() as stack:
-        stack.enter_context(_ended_by_sigterm())
+        stack.enter_context(ended_by_sigterm())
         if connect is None:
             if pid is not None:
                 raise CommandError("--pid is for --connect", ExitCode.USAGE)
@@ -279,20 +307,3 @@ def _machine() -> Machine:
         processors=len(usable) or os.cpu_count() or 1,
         python=platform.python_version(),
     )
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does, so that no server is left behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

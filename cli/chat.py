@@ -8,6 +8,7 @@ import click
 
 from twinline.cli.chat_lines import LineScreen, Presence, hold
 from twinline.cli.chat_talk import Talk
+from twinline.cli.command import Command, Option
 from twinline.cli.connecting import Target, client_options
 from twinline.cli.interruption import Interruption, noticed_reader
 from twinline.cli.output import say
@@ -18,16 +19,32 @@ from twinline.transports.client_settings import WatchMode
 from twinline.transports.client_state import State, StateKind
 
 
-@click.command(epilog="Example: twinline chat bob")
-@click.argument("to", required=False)
-@click.option("--plain", is_flag=True, help="Lines in and out, also at a terminal.")
+@click.command(
+    cls=Command,
+    example="twinline chat bob",
+    details="""
+    /help, typed into the chat, tells what else there is. What comes in appears above the line that
+    is typed; Tab completes names and commands; Ctrl-C clears the line.
+
+    Where stdin or stdout is no terminal, or the terminal is a dumb one, or with --plain or --json,
+    there is no prompt: each line of stdin is carried out, and the end of input ends the talk. If
+    lines of a pipe were not carried out, the exit code is that of the last of them.
+    """,
+)
+@click.argument("to", metavar="[NAME]", required=False)
+@click.option(
+    "--plain",
+    cls=Option,
+    is_flag=True,
+    brief="No prompt: lines in and out.",
+    help="No prompt, also at a terminal: lines in and out.",
+)
 @client_options
 def chat(to: str | None, plain: bool, as_json: bool, **options: Any) -> None:
     """Talk to others, and see what they say as it arrives.
 
     Write 'bob: hello' to say hello to bob; further lines go to bob until another name comes
-    first. /help tells the rest, Ctrl-D leaves. Where stdin is a pipe, or the terminal is a dumb
-    one, each line is carried out without a prompt, and the end of input ends the talk.
+    first. /help tells the rest, Ctrl-D leaves.
     """
     target = Target.of(options)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()

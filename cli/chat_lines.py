@@ -61,7 +61,7 @@ class LineScreen:
     def show_status(self, status: StatusReply) -> None:
         """Write how the account stands."""
         if self._as_json:
-            write_json(status.model_dump())
+            write_json(status)
         else:
             write_line(
                 f"{visible(status.username)}: {status.unread} unread, "
@@ -70,7 +70,9 @@ class LineScreen:
 
     def ask_password(self, question: str, *, known: bool) -> str:
         """Ask at the terminal, for a password that is known also TWINLINE_PASSWORD."""
-        return read_password(None, question) if known else ask_password(question)
+        if known:
+            return read_password(None, question)
+        return ask_password(question, "use 'twinline change-password'")
 
     def confirm(self, question: str) -> bool:
         """Ask at the terminal."""

@@ -6,30 +6,28 @@ from typing import Any
 
 import click
 
+from twinline.cli.command import Command, Group, show_help
 from twinline.cli.errors import SettingsError
 from twinline.cli.options import (
-    SettingsCommand,
     all_options,
     config_option,
     json_option,
     load_from,
-    show_help,
 )
-from twinline.cli.output import say, write_line
+from twinline.cli.output import say, write_json, write_line
 from twinline.cli.settings import GROUPS
 from twinline.cli.settings_sources import Loaded, check_file, find_file
+from twinline.cli.shapes import FileChecked, InForce
 
 
-@click.group(invoke_without_command=True, epilog="Example: twinline config show --json")
+@click.group(cls=Group, example="twinline config show --json")
 @click.pass_context
 def config(context: click.Context) -> None:
     """Show the settings in effect, or check a settings file."""
     show_help(context)
 
 
-@config.command(
-    cls=SettingsCommand, epilog="Example: TWINLINE_LOG_LEVEL=debug twinline config show"
-)
+@config.command(cls=Command, example="TWINLINE_LOG_LEVEL=debug twinline config show")
 @config_option
 @json_option
 @all_options
@@ -40,7 +38,7 @@ def show(as_json: bool, **options: Any) -> None:
     """
     loaded = load_from(options)
     if as_json:
-        write_line(json.dumps(_with_sources(loaded), indent=2))
+        write_json(_with_sources(loaded))
         return
     for title, model in GROUPS:
         write_line(f"# {title}")
@@ -49,9 +47,10 @@ def show(as_json: bool, **options: Any) -> None:
         write_line()
 
 
-@config.command(epilog="Example: twinline config check ./twinline.toml")
+@config.command(cls=Command, example="twinline config check ./twinline.toml")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-def check(file: Path | None) -> None:
+@json_option
+def check(file: Path | None, as_json: bool) -> None:
     """Check a settings file: its syntax, its keys and their values.
 
     Without FILE, the file that the other commands would read.
@@ -60,13 +59,16 @@ def check(file: Path | None) -> None:
     if path is None:
         raise SettingsError("there is no settings file here; name one to check it")
     check_file(path)
-    say(f"{path} is fine")
+    if as_json:
+        write_json(FileChecked(path=str(path)))
+    else:
+        say(f"{path} is fine")
 
 
-def _with_sources(loaded: Loaded) -> dict[str, dict[str, Any]]:
+def _with_sources(loaded: Loaded) -> dict[str, Any]:
     return {
-        name: {"value": value, "source": loaded.sources[name]}
-        for name, value in loaded.settings.model_dump().items()
+        name: InForce(value=value, source=loaded.sources[name]).model_dump()
+        for name, value in loaded.settings.model_dump(mode="json").items()
     }
 
 

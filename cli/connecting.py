@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar
 
 import click
 
+from twinline.cli.command import Option
 from twinline.cli.errors import CommandError
 from twinline.cli.exit_codes import ExitCode
 from twinline.cli.options import (
@@ -33,7 +34,11 @@ from twinline.transports.endpoints import Endpoint
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 _wait_option = click.option(
-    "--wait", is_flag=True, help="Keep trying while nobody listens, until --timeout."
+    "--wait",
+    cls=Option,
+    is_flag=True,
+    brief="Keep trying while nobody listens.",
+    help="Keep trying while nobody listens, until --timeout.",
 )
 
 

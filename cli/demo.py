@@ -3,15 +3,18 @@
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Self
 
 import click
 
+from twinline.cli.command import Command
 from twinline.cli.errors import CommandError
-from twinline.cli.output import write_line
+from twinline.cli.options import json_option
+from twinline.cli.output import write_json, write_line
+from twinline.cli.shapes import DemoStep
 from twinline.cli.text import visible
 from twinline.core.protocol import Message
 from twinline.core.service import ChatService
@@ -25,32 +28,59 @@ _SECONDS: Final = 10.0
 _PASSWORD: Final = "a password for the demo"  # noqa: S105 - of accounts that end with this process
 
 
-@click.command(epilog="Example: twinline demo --once")
+@click.command(cls=Command, example="twinline demo --once")
 @click.option("--once", is_flag=True, help="End when the talk is over.")
-def demo(once: bool) -> None:
+@json_option
+def demo(once: bool, as_json: bool) -> None:
     """See two people talk through a real server, on two transports.
 
     Starts a server on a free port of this machine, lets ann (JSON lines) and bob (binary) talk,
     and prints what each sees. Then the server stays up and tells how to join; Ctrl-C ends it.
     Nothing is kept.
     """
+    show = write_json if as_json else _tell
     with _server() as endpoint, ExitStack() as people:
-        write_line(f"A server listens on {endpoint}. It speaks both transports on one port")
-        write_line("and keeps what it is told in memory.")
-        write_line()
-        ann = people.enter_context(_Person("ann", "jsonl", endpoint))
-        bob = people.enter_context(_Person("bob", "binary", endpoint))
-        write_line()
+        show(DemoStep(event="listening", endpoint=str(endpoint)))
+        ann = people.enter_context(_Person("ann", "jsonl", endpoint, show))
+        bob = people.enter_context(_Person("bob", "binary", endpoint, show))
+        if not as_json:
+            write_line()
         _talk(ann, bob)
         if once:
             return
         bob.answers = True
-        _invite(endpoint)
+        if not as_json:
+            _invite(endpoint)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
             # It is how the demo ends, so it is no failure.
+            if not as_json:
+                write_line()
+
+
+def _tell(step: DemoStep) -> None:
+    """Tell a person what happens."""
+    body = visible(step.body or "")
+    match step.event:
+        case "listening":
+            write_line(
+                f"A server listens on {step.endpoint}. It speaks both transports on one port"
+            )
+            write_line("and keeps what it is told in memory.")
             write_line()
+            return
+        case "registered":
+            words = f"has an account and is online, speaking {step.transport}"
+        case "sent":
+            words = f"writes to {visible(step.peer or '')}: {body}"
+        case "received":
+            words = f"sees from {visible(step.peer or '')}: {body}"
+        case "offline":
+            words = "goes offline"
+        case "online":
+            words = "is online again"
+    write_line(f"  {step.username}  {words}")
 
 
 def _talk(ann: "_Person", bob: "_Person") -> None:
@@ -72,8 +102,11 @@ class _Person:
         answers: whether to answer strangers.
     """
 
-    def __init__(self, name: str, spoken: str, endpoint: Endpoint) -> None:
+    def __init__(
+        self, name: str, spoken: str, endpoint: Endpoint, show: Callable[[DemoStep], None]
+    ) -> None:
         self.name = name
+        self._show = show
         self.answers = False
         self._spoken = spoken
         self._endpoint = endpoint
@@ -85,7 +118,7 @@ class _Person:
         client = self._connected()
         self._token = client.create_account(self.name, _PASSWORD).session
         self._client = client
-        self._tell(f"has an account and is online, speaking {self._spoken}")
+        self._show(DemoStep(event="registered", username=self.name, transport=self._spoken))
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -96,7 +129,7 @@ class _Person:
         """Send a line, and wait until the other has seen it, if they are there."""
         if self._client is None:
             raise CommandError(f"{self.name} is offline")
-        self._tell(f"writes to {to.name}: {text}")
+        self._show(DemoStep(event="sent", username=self.name, peer=to.name, body=text))
         self._client.send(to.name, text)
         if to._client is not None:  # noqa: SLF001 - of the same class
             to.see_one()
@@ -111,12 +144,12 @@ class _Person:
         client, self._client = self._client, None
         if client is not None:
             client.close()
-            self._tell("goes offline")
+            self._show(DemoStep(event="offline", username=self.name))
 
     def come_back(self) -> None:
         """Go online with the same session."""
         client = self._connected()
-        self._tell("is online again")
+        self._show(DemoStep(event="online", username=self.name))
         self._client = client
         client.resume(self._token)
 
@@ -130,15 +163,13 @@ class _Person:
         return client
 
     def _see(self, message: Message) -> None:
-        self._tell(f"sees from {visible(message.sender)}: {visible(message.body)}")
+        sender = message.sender
+        self._show(DemoStep(event="received", username=self.name, peer=sender, body=message.body))
         self._seen.release()
-        if self.answers and self._client is not None and message.sender not in ("ann", "bob"):
-            answer = f"Hello {message.sender}, I read: {message.body[:200]}"
-            self._tell(f"writes to {visible(message.sender)}: {visible(answer)}")
-            self._client.send(message.sender, answer)
-
-    def _tell(self, text: str) -> None:
-        write_line(f"  {self.name}  {text}")
+        if self.answers and self._client is not None and sender not in ("ann", "bob"):
+            answer = f"Hello {sender}, I read: {message.body[:200]}"
+            self._show(DemoStep(event="sent", username=self.name, peer=sender, body=answer))
+            self._client.send(sender, answer)
 
 
 @contextmanager

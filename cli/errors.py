@@ -3,7 +3,8 @@
 import click
 
 from twinline.cli.exit_codes import ExitCode
-from twinline.cli.output import OutputClosed, say, stdout_is_closed
+from twinline.cli.output import OutputClosed, json_line, say, stdout_is_closed
+from twinline.cli.shapes import Failure
 from twinline.cli.text import visible
 from twinline.core.errors import RequestError, SessionExpired, TwinlineError, UndeliveredMessages
 from twinline.transports.client_errors import ConnectionLost, NotConnected, TimedOut
@@ -73,9 +74,11 @@ def sentence(error: BaseException) -> str:
         case RequestError():
             return visible(error.message)
         case click.UsageError(ctx=click.Context() as context):
-            return f"{error.format_message()} (see '{context.command_path} --help')"
+            # click lists choices on lines of their own, and quotes what it was given as it is.
+            words = visible(" ".join(error.format_message().split()))
+            return f"{words} (see '{context.command_path} --help')"
         case click.ClickException():
-            return error.format_message()
+            return visible(" ".join(error.format_message().split()))
         case TwinlineError():
             return visible(str(error))
         case OSError(strerror=str(reason)):
@@ -83,14 +86,31 @@ def sentence(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {visible(str(error))} (--debug shows more)"
 
 
-def tell(error: BaseException) -> ExitCode:
-    """Tell the person at the terminal what ended the command, and return its exit code."""
+def tell(error: BaseException, *, as_json: bool = False) -> ExitCode:
+    """Tell the person at the terminal what ended the command, and return its exit code.
+
+    Args:
+        error: what ended it.
+        as_json: tell a script instead, in an object; on stderr all the same.
+    """
     code = exit_code_of(error)
     if isinstance(error, OutputClosed):
         stdout_is_closed()
     elif code is not ExitCode.INTERRUPTED:
-        say(f"twinline: {sentence(error)}")
+        say(json_line(_failure(error, code)) if as_json else f"twinline: {sentence(error)}")
     return code
+
+
+def _failure(error: BaseException, code: ExitCode) -> Failure:
+    # A line that fails within `send --lines` is told with the server's error as its cause.
+    refusal = error.__cause__ if isinstance(error, CommandError) else error
+    refused = refusal if isinstance(refusal, RequestError) else None
+    return Failure(
+        error=refused.code if refused is not None else code.name.lower(),
+        message=sentence(error),
+        exit_code=code,
+        retry_after_ms=None if refused is None else refused.retry_after_ms,
+    )
 
 
 def _seconds(milliseconds: int) -> str:

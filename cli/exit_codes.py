@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
         1,
         (
             "it failed for a reason that has no code of its own, such as a port in use; "
-            "a store's file is not sound; a promise was broken"
+            "a store's file is not sound; a promise was broken; a message's command failed"
         ),
     )
     USAGE = 2, "the command line, a setting or the input is wrong; nothing was tried"
@@ -33,4 +33,4 @@ class ExitCode(IntEnum):
             "all of it, in time"
         ),
     )
-    INTERRUPTED = 130, "Ctrl-C"
+    INTERRUPTED = 130, "Ctrl-C; SIGTERM too where something is finished first (`watch`, `bench`)"

@@ -54,7 +54,8 @@ class Interruption:
 def unbroken() -> Iterator[None]:
     """Let the body finish before a Ctrl-C counts; a second Ctrl-C does not wait for it.
 
-    What is written and what is noted as written then never differ.
+    What is written and what is noted as written then never differ. A SIGTERM counts as a Ctrl-C
+    within `ended_by_sigterm`.
 
     Raises:
         KeyboardInterrupt: there was one.
@@ -70,15 +71,38 @@ def unbroken() -> Iterator[None]:
         if hits > 1:
             raise KeyboardInterrupt
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, defer)
+    # One that is ignored, or kills at once, stays what it is.
+    before = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if callable(handler := signal.getsignal(number))
+    }
+    for number in before:
+        signal.signal(number, defer)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if hits:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the body as Ctrl-C does, so that it can finish what it is at."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -1,82 +1,58 @@
 """`twinline`: the group that holds the commands, and the one place where a command ends."""
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module, metadata
-from typing import Any, Final
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
 
 import click
 
-from twinline.cli.errors import tell
+from twinline.cli.command import Group, show_help
+from twinline.cli.commands_table import COMMANDS, COMPLETE_VARIABLE, PLACES
 from twinline.cli.exit_codes import ExitCode
-from twinline.cli.options import show_help
-from twinline.cli.output import prepare_streams
-
-# In the order of the help. A command's module is imported when the command is used, because
-# half of a short command's time would go into importing what the others need.
-_COMMANDS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
-    (
-        "Start here",
-        (
-            ("demo", "demo:demo", "See two people talk through a real server."),
-            ("serve", "serve:serve", "Run a server."),
-            ("config", "config:config", "Show or check the settings."),
-        ),
-    ),
-    (
-        "Your account",
-        (
-            ("register", "account_commands:register", "Create an account and log in."),
-            ("login", "account_commands:login", "Log in, and stay logged in."),
-            ("logout", "account_commands:logout", "End the session."),
-            ("status", "account_commands:status", "Show who is logged in and what is unread."),
-            ("accounts", "account_commands:accounts", "List accounts."),
-            ("delete-account", "account_commands:delete_account", "Delete the account."),
-        ),
-    ),
-    (
-        "Messages",
-        (
-            ("chat", "chat:chat", "Talk, line by line."),
-            ("send", "send:send", "Send a message, or many."),
-            ("watch", "watch:watch", "Print messages as they arrive."),
-            ("history", "account_commands:history", "Print the mailbox."),
-        ),
-    ),
-    (
-        "Checks",
-        (
-            ("store", "store:store", "Check, copy or measure a store's file."),
-            ("ping", "ping:ping", "Measure the way to the server and back."),
-            ("verify", "verify:verify", "Check that a server loses and repeats nothing."),
-            ("bench", "bench:bench", "Measure how fast a server is."),
-        ),
-    ),
-)
-_PLACES: Final = {name: place for _, commands in _COMMANDS for name, place, _summary in commands}
+from twinline.cli.output import prepare_streams, write_line
+from twinline.cli.text import visible
 
 
-class CommandGroup(click.Group):
+class CommandGroup(Group):
     """A group that imports a command when it is used, and turns every error into one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the commands in the order of the help."""
-        return list(_PLACES)
+        return list(PLACES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import a command."""
-        if cmd_name not in _PLACES:
+        if cmd_name not in PLACES:
             return None
-        module, _, attribute = _PLACES[cmd_name].partition(":")
+        module, _, attribute = PLACES[cmd_name].partition(":")
         command: click.Command = getattr(import_module(f"twinline.cli.{module}"), attribute)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the commands under the headings of their groups."""
-        for title, commands in _COMMANDS:
-            with formatter.section(title):
-                formatter.write_dl([(name, summary) for name, _, summary in commands])
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is named, or say which one may be meant."""
+        if args and args[0] not in PLACES and not ctx.resilient_parsing:
+            near = get_close_matches(args[0], PLACES, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            ctx.fail(f"there is no command {visible(args[0])}{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the commands beside the titles of their groups; the usage has the options."""
+        formatter.write("\n")
+        for title, commands in COMMANDS:
+            for at, (name, _, summary) in enumerate(commands):
+                heading = "" if at else f"{title}:"
+                formatter.write(f"{heading:<14}{name:<17}{summary}\n")
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the example."""
+        formatter.write(f"Example:      {self.example}\n")
 
     def main(  # type: ignore[override]  # click's overloads tell apart what we always do
         self,
@@ -87,25 +63,51 @@ class CommandGroup(click.Group):
         """Run a command and exit with its code."""
         extra.pop("standalone_mode", None)
         prepare_streams()
+        if COMPLETE_VARIABLE in os.environ:
+            from twinline.cli.completion import answer  # noqa: PLC0415 - for a shell only
+
+            sys.exit(answer(self, os.environ[COMPLETE_VARIABLE]))
         arguments = list(sys.argv[1:] if args is None else args)
         try:
             code = super().main(arguments, prog_name, standalone_mode=False, **extra)
         except Exception as error:  # noqa: BLE001 - a command ends in one line, whatever ended it
-            if "--debug" in arguments:
+            from twinline.cli.errors import tell  # noqa: PLC0415 - imports every kind of error
+
+            flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
+            if "--debug" in flags:
                 traceback.print_exc()
-            code = tell(error)
+            code = tell(error, as_json="--json" in flags)
         sys.exit(int(code or ExitCode.OK))
+
+
+def _show_version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        from importlib import metadata  # noqa: PLC0415 - is slow to import
+
+        write_line(f"twinline {metadata.version('twinline')}")
+        context.exit()
 
 
 @click.command(
     cls=CommandGroup,
     invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Example: twinline demo. Settings come from flags, TWINLINE_... variables and "
-    "twinline.toml; exit codes are 0 done, 1 failed, 2 usage, 3 refused, 4 not reachable, "
-    "5 timed out, 130 interrupted.",
+    options_metavar="[--version] [--debug] [--help]",
+    subcommand_metavar="COMMAND [ARGS]...",
+    example="twinline demo    (twinline COMMAND --help has one for each)",
+    details="""
+    Standard output carries data, standard error talk, and the exit code says what happened.
+
+    Settings come from flags, TWINLINE_... variables and twinline.toml, in this order.
+    """,
 )
-@click.version_option(metadata.version("twinline"), message="twinline %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version.",
+)
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")
 @click.pass_context
 def main(context: click.Context) -> None:

@@ -8,53 +8,49 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from twinline.cli.command import Option
 from twinline.cli.settings import GROUPS, ClientCommandSettings, Settings
 from twinline.cli.settings_sources import Loaded, flag_name, load
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
+_TITLES: Final = {name: title for title, model in GROUPS for name in model.model_fields}
+
 # What a client command calls a setting; on `config show` it has its full name.
 CLIENT_FLAGS: Final[Mapping[str, str]] = {"client_transport": "--transport"}
+
+# The short help of the flags that many commands share, and of the settings that most people
+# need; all others stand in the long help only.
+BRIEF: Final[Mapping[str, str]] = {
+    "listen": "Where to listen. Repeatable.",
+    "transport": "What is spoken there; auto is all, on one port.",
+    "store": "Where the state is kept.",
+    "log_level": "debug, info, warning or error.",
+    "insecure": "Allow plain TCP beyond this machine.",
+    "connect": "The server's endpoint.",
+    "client_transport": "What to speak, unless ENDPOINT says.",
+    "user": "The account to act as, not the last to log in.",
+    "timeout": "Wait so long for the server.",
+}
 
 config_option: Final = click.option(
     "--config",
     "config_file",
+    cls=Option,
     type=click.Path(path_type=Path),
     metavar="FILE",
+    brief="Read the settings from FILE.",
     help="Read the settings from this file.  [default: ./twinline.toml, "
     "~/.config/twinline/twinline.toml]",
 )
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 
 
-class SettingsCommand(click.Command):
-    """A command whose help shows the settings in their groups."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's own options, then each group of settings."""
-        grouped = {name: title for title, model in GROUPS for name in model.model_fields}
-        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
-        sections |= {title: [] for title, _ in GROUPS}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                sections[grouped.get(parameter.name or "", "Options")].append(record)
-        for title, records in sections.items():
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
-
-
-def show_help(context: click.Context) -> None:
-    """Print a group's help when no command was named."""
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
-
-
 def settings_options(
     *models: type[BaseModel],
     names: Mapping[str, str] | None = None,
     without: Collection[str] = (),
+    grouped: bool = False,
 ) -> Callable[[Decorated], Decorated]:
     """Return a decorator that gives a command a flag for every setting of these models.
 
@@ -62,6 +58,7 @@ def settings_options(
         models: parts of `Settings`.
         names: how a flag is written, where it is not the setting's name.
         without: settings that the command has another use for.
+        grouped: whether the long help shows them under the headings of the documentation.
     """
 
     def decorate(function: Decorated) -> Decorated:
@@ -69,7 +66,8 @@ def settings_options(
         for name, field in reversed(fields):
             if name in without:
                 continue
-            function = _option(name, field, (names or {}).get(name, flag_name(name)))(function)
+            flag = (names or {}).get(name, flag_name(name))
+            function = _option(name, field, flag, _TITLES[name] if grouped else None)(function)
         return function
 
     return decorate
@@ -78,12 +76,12 @@ def settings_options(
 def server_options(function: Decorated) -> Decorated:
     """Give a command a flag for every setting that is not a client's."""
     models = [model for _, model in GROUPS if model is not ClientCommandSettings]
-    return settings_options(*models)(function)
+    return settings_options(*models, grouped=True)(function)
 
 
 def all_options(function: Decorated) -> Decorated:
     """Give a command a flag for every setting."""
-    return settings_options(*(model for _, model in GROUPS))(function)
+    return settings_options(*(model for _, model in GROUPS), grouped=True)(function)
 
 
 def load_from(options: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Loaded:
@@ -110,38 +108,50 @@ def help_words(field: FieldInfo) -> str:
     return f"{text[:1].upper()}{text[1:]}.{_default(field)}"
 
 
-def _option(name: str, field: FieldInfo, flag: str) -> Callable[[Decorated], Decorated]:
+def _option(
+    name: str, field: FieldInfo, flag: str, group: str | None
+) -> Callable[[Decorated], Decorated]:
     # No default and no type of click's: an absent flag must leave room for the other sources,
     # and the model says what a value can be, in the same words for every source.
-    if field.annotation is bool:
-        declaration = f"{flag}/--no-{flag.removeprefix('--')}"
-        return click.option(declaration, name, default=None, help=help_words(field))
     several = isinstance(field.default, tuple)
-    return click.option(
-        flag,
-        name,
-        multiple=several,
-        default=None,
-        metavar=_metavar(name, field.annotation),
-        help=help_words(field) + (" Repeatable." if several else ""),
-    )
+    is_switch = field.annotation is bool
+    brief = BRIEF.get(name)
+    attributes: dict[str, Any] = {
+        "cls": Option,
+        "default": None,
+        "group": group,
+        "rare": brief is None,
+        "brief": brief if brief is None or is_switch else f"{brief}{_default(field, brief=True)}",
+        "help": help_words(field) + (" Repeatable." if several else ""),
+    }
+    if is_switch:
+        return click.option(f"{flag}/--no-{flag.removeprefix('--')}", name, **attributes)
+    metavar = _metavar(name, field.annotation)
+    return click.option(flag, name, multiple=several, metavar=metavar, **attributes)
 
 
 def _metavar(name: str, annotation: Any) -> str:
+    known = {
+        "listen": "ENDPOINT",
+        "connect": "ENDPOINT",
+        "store": "URL",
+        "timeout": "SECONDS",
+        "log_level": "LEVEL",
+    }
+    if name in known:
+        return known[name]
     if annotation in (int, float):
         return "NUMBER"
     if get_origin(annotation) is Literal:
         return "|".join(get_args(annotation))
-    return {"listen": "ENDPOINT", "connect": "ENDPOINT", "store": "URL", "user": "NAME"}.get(
-        name, "NAME"
-    )
+    return "NAME"
 
 
-def _default(field: FieldInfo) -> str:
+def _default(field: FieldInfo, *, brief: bool = False) -> str:
     value: Any = field.default
     if value is None:
         return ""
     if isinstance(value, bool):
         value = "on" if value else "off"
     words = " ".join(value) if isinstance(value, tuple) else value
-    return f"  [default: {words}]"
+    return f"  [{words}]" if brief else f"  [default: {words}]"

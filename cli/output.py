@@ -5,10 +5,14 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from twinline.cli.text import local_time, visible
-from twinline.core.protocol import Message
+
+if TYPE_CHECKING:  # a completion or an error needs no models, which take a while to import
+    from pydantic import BaseModel
+
+    from twinline.core.protocol import Message
 
 
 class OutputClosed(Exception):
@@ -39,7 +43,7 @@ def write_line(text: str = "") -> None:
         raise OutputClosed from error
 
 
-def write_json(fields: Mapping[str, Any]) -> None:
+def write_json(shape: "BaseModel | Mapping[str, Any]") -> None:
     """Write one JSON object as a line of data.
 
     What is not ASCII is escaped: a reader gets every character exactly, a terminal gets none
@@ -48,10 +52,18 @@ def write_json(fields: Mapping[str, Any]) -> None:
     Raises:
         OutputClosed: the reader is gone.
     """
-    write_line(json.dumps(fields))
+    write_line(json_line(shape))
 
 
-def write_message(message: Message, *, as_json: bool, numbered: bool = False) -> None:
+def json_line(shape: "BaseModel | Mapping[str, Any]") -> str:
+    """Return a JSON object as a line of ASCII."""
+    # A model's own JSON is not escaped, so it goes by way of plain values.
+    return json.dumps(
+        shape if isinstance(shape, Mapping) else shape.model_dump(mode="json", by_alias=True)
+    )
+
+
+def write_message(message: "Message", *, as_json: bool, numbered: bool = False) -> None:
     """Write one message as a line: for a person, or exactly and for a script.
 
     Args:
@@ -63,7 +75,7 @@ def write_message(message: Message, *, as_json: bool, numbered: bool = False) ->
         OutputClosed: the reader is gone.
     """
     if as_json:
-        write_json(message.model_dump())
+        write_json(message)
         return
     number = f"{message.seq:>6}  " if numbered else ""
     write_line(f"{number}{message_line(message)}")
@@ -82,7 +94,7 @@ def write_usernames(usernames: Iterable[str], *, as_json: bool) -> None:
             write_line(visible(username))
 
 
-def message_line(message: Message) -> str:
+def message_line(message: "Message") -> str:
     """Return a message as a line for a person: when, who, what."""
     return f"{local_time(message.sent_at)}  {visible(message.sender)}: {visible(message.body)}"
 

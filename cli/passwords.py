@@ -5,17 +5,33 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Final
 
 import click
 
+from twinline.cli.command import Option
 from twinline.cli.errors import CommandError
 from twinline.cli.exit_codes import ExitCode
 
-password_option = click.option(
+PASSWORD_VARIABLE: Final = "TWINLINE_PASSWORD"  # noqa: S105 - a name, no password
+
+password_option: Final = click.option(
     "--password-file",
+    cls=Option,
+    type=click.Path(allow_dash=True),
     metavar="FILE",
+    brief="Its first line is the password; - is stdin.",
     help="Read the password from the first line of this file; - is stdin.  "
-    "[default: the variable TWINLINE_PASSWORD, else a prompt]",
+    f"[default: the variable {PASSWORD_VARIABLE}, else a prompt]",
+)
+new_password_option: Final = click.option(
+    "--new-password-file",
+    cls=Option,
+    type=click.Path(allow_dash=True),
+    metavar="FILE",
+    brief="Its first line is the new password; - is stdin.",
+    help="Read the new password from the first line of this file; - is stdin, its second line "
+    "where the first is the password.  [default: a prompt]",
 )
 
 
@@ -33,11 +49,28 @@ def read_password(file: str | None, prompt: str, *, twice: bool = False) -> str:
     """
     if file is not None:
         return _from_file(file)
-    variable = os.environ.get("TWINLINE_PASSWORD")
-    if variable:
-        return variable
-    password = ask_password(prompt)
-    if twice and ask_password("The same again") != password:
+    instead = f"use --password-file or {PASSWORD_VARIABLE}"
+    return os.environ.get(PASSWORD_VARIABLE) or _typed(prompt, instead, twice=twice)
+
+
+def read_new_password(file: str | None, prompt: str) -> str:
+    """Return the password that takes another one's place: from the file, else from a prompt.
+
+    Args:
+        file: as for `read_password`.
+        prompt: what the prompt asks for, twice.
+
+    Raises:
+        CommandError: there is no password, or the two differ.
+    """
+    if file is not None:
+        return _from_file(file)
+    return _typed(prompt, "use --new-password-file", twice=True)
+
+
+def _typed(prompt: str, instead: str, *, twice: bool) -> str:
+    password = ask_password(prompt, instead)
+    if twice and ask_password("The same again", instead) != password:
         raise CommandError("the two passwords differ", ExitCode.USAGE)
     return password
 
@@ -61,8 +94,12 @@ def _from_file(file: str) -> str:
     return password
 
 
-def ask_password(prompt: str) -> str:
+def ask_password(prompt: str, instead: str) -> str:
     """Ask for a password at the terminal, without showing it.
+
+    Args:
+        prompt: what to ask for.
+        instead: what to do where there is no terminal.
 
     Raises:
         CommandError: there is no terminal.
@@ -74,7 +111,6 @@ def ask_password(prompt: str) -> str:
             return getpass.getpass(f"{prompt}: ")
         except (getpass.GetPassWarning, EOFError):
             raise CommandError(
-                "there is no terminal to ask for the password: "
-                "use --password-file or TWINLINE_PASSWORD",
+                f"there is no terminal to ask for the password: {instead}",
                 ExitCode.USAGE,
             ) from None

@@ -5,13 +5,22 @@ from typing import Any
 
 import click
 
+from twinline.cli.command import Command, Option
 from twinline.cli.connecting import Target, client_options
 from twinline.cli.output import say, write_json, write_line
+from twinline.cli.shapes import RoundTrip
 
 
-@click.command(epilog="Example: twinline ping --count 10 --connect tcp://127.0.0.1:7767")
+@click.command(cls=Command, example="twinline ping --count 10 --connect tcp://127.0.0.1:7767")
 @click.option(
-    "--count", type=click.IntRange(min=1), default=3, show_default=True, help="Round trips."
+    "--count",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    cls=Option,
+    metavar="NUMBER",
+    brief="Round trips.  [3]",
+    help="Round trips.",
 )
 @client_options
 def ping(count: int, as_json: bool, **options: Any) -> None:
@@ -23,7 +32,7 @@ def ping(count: int, as_json: bool, **options: Any) -> None:
             milliseconds = client.ping() * 1000
             times.append(milliseconds)
             if as_json:
-                write_json({"number": number, "milliseconds": round(milliseconds, 3)})
+                write_json(RoundTrip(number=number, milliseconds=round(milliseconds, 3)))
             else:
                 write_line(f"{target.place} answered in {milliseconds:.2f} ms")
     if count > 1 and not as_json:

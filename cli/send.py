@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from twinline.cli.command import Command
 from twinline.cli.connecting import Target, client_options
 from twinline.cli.errors import CommandError, exit_code_of, sentence
 from twinline.cli.exit_codes import ExitCode
@@ -19,8 +20,13 @@ _PROGRESS_SECONDS = 0.2
 
 
 @click.command(
-    epilog="Example: twinline send bob 'see you at eight', or: tail -f log | "
-    "twinline send bob --lines"
+    cls=Command,
+    example="tail -f log | twinline send bob --lines",
+    details="""
+    Without TEXT one newline at the end of stdin is dropped. With --lines the first line that
+    fails ends it: the error names the line and tells how many were sent before. Where the server
+    limits the rate of sends, the command waits as it is told.
+    """,
 )
 @click.argument("to")
 @click.argument("text", required=False)
@@ -29,7 +35,8 @@ _PROGRESS_SECONDS = 0.2
 def send(to: str, text: str | None, lines: bool, as_json: bool, **options: Any) -> None:
     """Send TEXT to the account TO; without TEXT, send what stdin holds as one message.
 
-    The server has stored a message when this returns. With --json its id is printed.
+    The server has stored a message when this returns. With --json its id is
+    printed; else a success is silent.
     """
     if lines and text is not None:
         raise click.UsageError("give TEXT, or --lines with the text on stdin, not both")
@@ -114,7 +121,7 @@ def _send(client: Client, to: str, body: str, timeout: float) -> SentReply:
 
 def _report(reply: SentReply, as_json: bool) -> None:
     if as_json:
-        write_json(reply.model_dump())
+        write_json(reply)
 
 
 def _whole_stdin() -> str:

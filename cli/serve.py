@@ -6,17 +6,20 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import click
 
+from twinline.cli.command import Command
 from twinline.cli.errors import SettingsError
 from twinline.cli.hashing import BackgroundHasher
-from twinline.cli.options import SettingsCommand, config_option, load_from, server_options
-from twinline.cli.output import OutputClosed, write_line
+from twinline.cli.options import config_option, json_option, load_from, server_options
+from twinline.cli.output import OutputClosed, write_json, write_line
 from twinline.cli.runtime import keep_memory_small, let_threads_finish_their_turn
 from twinline.cli.settings import Settings, refuse_exposure
+from twinline.cli.shapes import Listening
 from twinline.core.locks import check_locks
 from twinline.core.processors import on_one
 from twinline.core.service import ChatService
@@ -24,26 +27,30 @@ from twinline.core.store import Store
 from twinline.stores.registry import UnknownStore, open_store
 from twinline.transports.listener import Listener
 
-_EPILOG = (
-    "Example: twinline serve --listen tcp://127.0.0.1:7767 --listen unix:/tmp/twinline.sock. "
-    "Every flag is also a variable, as TWINLINE_LOG_LEVEL for --log-level, and a key in "
-    "twinline.toml, as log_level."
-)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-@click.command(cls=SettingsCommand, epilog=_EPILOG)
+@click.command(
+    cls=Command,
+    example="twinline serve --listen tcp://127.0.0.1:7767 --store sqlite:chat.db",
+    details="""
+    Every flag is also a variable, as TWINLINE_LOG_LEVEL for --log-level, and a key in
+    twinline.toml, as log_level. A second signal ends the server at once, with 128 plus the
+    signal's number.
+    """,
+)
 @config_option
+@json_option
 @server_options
-def serve(**options: Any) -> None:
+def serve(as_json: bool, **options: Any) -> None:
     """Run a server until SIGTERM or Ctrl-C.
 
-    Prints a line for each endpoint when it is ready; the log goes to stderr. A signal drains:
-    nobody new is let in, replies in flight finish, and the exit code is 0. A second signal ends
-    it at once.
+    Prints a line for each endpoint when it is ready; the log goes to stderr. A
+    signal drains: nobody new is let in, replies in flight finish, and the exit
+    code is 0. Every setting has a flag: --help-all shows them.
     """
     settings = load_from(options).settings
-    run_server(settings, on_ready=_announce)
+    run_server(settings, on_ready=partial(_announce, as_json=as_json))
 
 
 def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str], None]) -> None:
@@ -86,16 +93,23 @@ def _opened(settings: Settings) -> Store:
         raise SettingsError(f"store: {error}") from None
 
 
-def _announce(listener: Listener, settings: Settings, durability: str) -> None:
-    scheme = settings.store.partition(":")[0]
+def _announce(listener: Listener, settings: Settings, durability: str, *, as_json: bool) -> None:
     # A server whose stdout nobody reads serves all the same.
     with contextlib.suppress(OutputClosed):
         for endpoint in listener.endpoints:
-            place = str(endpoint).partition("?")[0]
-            spoken = endpoint.transport or settings.transport
-            write_line(
-                f"listening on {place} transport={spoken} store={scheme} durability={durability}"
+            ready = Listening(
+                endpoint=str(endpoint).partition("?")[0],
+                transport=endpoint.transport or settings.transport,
+                store=settings.store.partition(":")[0],
+                durability=durability,
             )
+            if as_json:
+                write_json(ready)
+            else:
+                write_line(
+                    f"listening on {ready.endpoint} transport={ready.transport} "
+                    f"store={ready.store} durability={ready.durability}"
+                )
 
 
 def _start_log(level: str) -> None:

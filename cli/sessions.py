@@ -75,6 +75,22 @@ class SessionFile:
             )
         return kept
 
+    def endpoints(self) -> list[str]:
+        """Return the endpoints where somebody is logged in.
+
+        Raises:
+            CommandError: the file cannot be read.
+        """
+        return list(self._read().endpoints)
+
+    def usernames(self, endpoint: Endpoint) -> list[str]:
+        """Return who is logged in at an endpoint.
+
+        Raises:
+            CommandError: the file cannot be read.
+        """
+        return sorted(self._read().endpoints.get(_key(endpoint), _AtEndpoint()).sessions)
+
     def keep(self, endpoint: Endpoint, session: KeptSession) -> None:
         """Keep a session, in place of an older one, and make it the endpoint's current one."""
         with self._changing() as contents:

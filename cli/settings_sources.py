@@ -20,8 +20,16 @@ from twinline.cli.errors import SettingsError
 from twinline.cli.settings import ENVIRONMENT_PREFIX, Settings, describe_expected
 
 FILE_NAME: Final = "twinline.toml"
-OTHER_VARIABLES: Final = frozenset({"TWINLINE_CONFIG", "TWINLINE_PASSWORD"})
-"""Variables that are no settings: where the file is, and a secret that no file should hold."""
+MESSAGE_VARIABLES: Final = (
+    "TWINLINE_SENDER",
+    "TWINLINE_SEQ",
+    "TWINLINE_MESSAGE_ID",
+    "TWINLINE_SENT_AT",
+)
+"""What `watch --exec` tells its command, which may well run `twinline` itself."""
+OTHER_VARIABLES: Final = frozenset({"TWINLINE_CONFIG", "TWINLINE_PASSWORD", *MESSAGE_VARIABLES})
+"""Variables that are no settings: where the file is, a secret that no file should hold, and those
+of a message."""
 DEFAULT: Final = "default"
 
 

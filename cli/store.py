@@ -10,10 +10,12 @@ from typing import Final, Protocol
 
 import click
 
+from twinline.cli.command import Command, Group, show_help
 from twinline.cli.errors import CommandError, SettingsError
 from twinline.cli.exit_codes import ExitCode
-from twinline.cli.options import json_option, show_help
+from twinline.cli.options import json_option
 from twinline.cli.output import say, write_json, write_line
+from twinline.cli.shapes import StoreChecked, StoreCopied, StoreMigrated, StoreStats
 from twinline.cli.text import visible
 from twinline.core.store import Durability
 from twinline.stores import sqlite_upkeep
@@ -26,25 +28,21 @@ class _Bar(Protocol):
     def __call__(self, done: int, total: int, what: str = "") -> None: ...
 
 
-_argument: Final = click.argument("store", metavar="PATH_OR_URL")
+_argument: Final = click.argument("store", type=click.Path(), metavar="PATH_OR_URL")
 
 
-@click.group(
-    "store",
-    invoke_without_command=True,
-    epilog="Example: twinline store check sqlite:/var/lib/twinline/chat.db. All but migrate also "
-    "work while a server has the file open.",
-)
+@click.group("store", cls=Group, example="twinline store check sqlite:/var/lib/twinline/chat.db")
 @click.pass_context
 def store(context: click.Context) -> None:
     """Look after the file of a SQLite store.
 
-    PATH_OR_URL is the file, or the URL that the server was given: sqlite:PATH.
+    PATH_OR_URL is the file, or the URL that the server was given: sqlite:PATH. All but migrate
+    also work while a server has the file open.
     """
     show_help(context)
 
 
-@store.command(epilog="Example: twinline store check chat.db && echo sound")
+@store.command(cls=Command, example="twinline store check chat.db && echo sound")
 @_argument
 @json_option
 def check(store: str, as_json: bool) -> None:
@@ -57,7 +55,9 @@ def check(store: str, as_json: bool) -> None:
         findings = sqlite_upkeep.check(path, tell)
     sound = not findings.faults
     if as_json:
-        write_json({"sound": sound, "faults": findings.faults, "notes": findings.notes})
+        write_json(
+            StoreChecked(sound=sound, faults=tuple(findings.faults), notes=tuple(findings.notes))
+        )
     else:
         for text in findings.faults:
             write_line(f"fault: {visible(text)}")
@@ -69,7 +69,9 @@ def check(store: str, as_json: bool) -> None:
         raise CommandError(f"{path} is not sound; go back to a backup of it", ExitCode.FAILURE)
 
 
-@store.command(epilog="Example: twinline store backup chat.db /mnt/backups/chat-$(date +%F).db")
+@store.command(
+    cls=Command, example="twinline store backup chat.db /mnt/backups/chat-$(date +%F).db"
+)
 @_argument
 @click.argument("target", type=click.Path(path_type=Path))
 @json_option
@@ -84,12 +86,12 @@ def backup(store: str, target: Path, as_json: bool) -> None:
         sqlite_upkeep.backup(path, target, tell)
     size = target.stat().st_size
     if as_json:
-        write_json({"source": str(path), "target": str(target), "bytes": size})
+        write_json(StoreCopied(source=str(path), target=str(target), bytes=size))
     else:
         say(f"{path} was copied to {target}, {size:,} bytes")
 
 
-@store.command(epilog="Example: twinline store migrate chat.db")
+@store.command(cls=Command, example="twinline store migrate chat.db")
 @_argument
 @json_option
 def migrate(store: str, as_json: bool) -> None:
@@ -103,7 +105,7 @@ def migrate(store: str, as_json: bool) -> None:
         migration = sqlite_upkeep.migrate(path, tell)
     if as_json:
         copy = None if migration.copy is None else str(migration.copy)
-        write_json({"before": migration.before, "after": migration.after, "copy": copy})
+        write_json(StoreMigrated(before=migration.before, after=migration.after, copy=copy))
     elif migration.copy is None:
         say(f"{path} has schema version {migration.after} already")
     else:
@@ -113,7 +115,7 @@ def migrate(store: str, as_json: bool) -> None:
         )
 
 
-@store.command(epilog="Example: twinline store stats chat.db --json")
+@store.command(cls=Command, example="twinline store stats chat.db --json")
 @_argument
 @json_option
 def stats(store: str, as_json: bool) -> None:
@@ -121,12 +123,12 @@ def stats(store: str, as_json: bool) -> None:
     path, synchronous = _place(store)
     with _readable(path):
         counted = dataclasses.asdict(sqlite_upkeep.stats(path))
-    full = synchronous is Synchronous.FULL
-    counted["durability"] = str(Durability.DISK if full else Durability.PROCESS)
+    durability = Durability.DISK if synchronous is Synchronous.FULL else Durability.PROCESS
+    shape = StoreStats(**counted, durability=str(durability))
     if as_json:
-        write_json(counted)
+        write_json(shape)
         return
-    for name, value in counted.items():
+    for name, value in shape:
         shown = f"{value:,}" if isinstance(value, int) else value
         write_line(f"{name.replace('_', ' '):<15} {shown}")
 

@@ -8,12 +8,14 @@ from typing import IO, Any, Final
 
 import click
 
+from twinline.cli.command import Command, Option
 from twinline.cli.connecting import Target, client_options_but
 from twinline.cli.errors import CommandError
 from twinline.cli.exit_codes import ExitCode
 from twinline.cli.interruption import unbroken
 from twinline.cli.output import say, write_json, write_line
 from twinline.cli.progress import Progress
+from twinline.cli.shapes import RuleFound, Verified
 from twinline.cli.verify_workload import Workload, WorkloadSettings
 from twinline.core.deadline import Deadline
 from twinline.core.service import ChatService
@@ -34,9 +36,17 @@ _TICK_SECONDS: Final = 0.2
 
 
 @click.command(
-    epilog="Example: twinline verify --duration 60 --connect tcp://127.0.0.1:7767 --history run. "
-    "The exit code is 0 for ok, 1 for violated, and 5 for unknown: nothing was delivered, or not "
-    "everything could be read in time."
+    cls=Command,
+    example="twinline verify --duration 60 --connect tcp://127.0.0.1:7767",
+    details="""
+    The server may be restarted, killed or cut off while this runs: that is what it is for. A
+    message that was acknowledged must be delivered, once and in order; the verdict says whether
+    all were. Ctrl-C ends the sending early, and the verdict is that of what was sent until then; a
+    second Ctrl-C does without one, and is exit code 130.
+
+    The exit code is 0 for ok, 1 for violated, and 5 for unknown: nothing was delivered, or not
+    everything could be read in time.
+    """,
 )
 @click.option(
     "--duration",
@@ -44,6 +54,8 @@ _TICK_SECONDS: Final = 0.2
     default=10,
     show_default=True,
     metavar="SECONDS",
+    cls=Option,
+    brief="How long to send.  [10]",
     help="How long to send.",
 )
 @click.option(
@@ -51,6 +63,9 @@ _TICK_SECONDS: Final = 0.2
     type=click.IntRange(1, 1000),
     default=8,
     show_default=True,
+    metavar="NUMBER",
+    cls=Option,
+    brief="Accounts that send.  [8]",
     help="Accounts that send, one message after another.",
 )
 @click.option(
@@ -58,6 +73,9 @@ _TICK_SECONDS: Final = 0.2
     type=click.IntRange(1, 1000),
     default=4,
     show_default=True,
+    metavar="NUMBER",
+    cls=Option,
+    brief="Accounts that receive, each with a watcher.  [4]",
     help="Accounts that receive, each with a watcher.",
 )
 @click.option(
@@ -65,6 +83,9 @@ _TICK_SECONDS: Final = 0.2
     type=click.FloatRange(min=0),
     default=200,
     show_default=True,
+    cls=Option,
+    metavar="NUMBER",
+    brief="Sends a second, of all senders.  [200]",
     help="Sends a second, of all senders together; 0 is as fast as they can.",
 )
 @click.option(
@@ -76,11 +97,13 @@ _TICK_SECONDS: Final = 0.2
 @click.option(
     "--connect",
     metavar="ENDPOINT",
-    help="The server to verify.  [default: a private one in this process]",
+    help="The server to verify.  [default: a private one]",
 )
 @click.option(
     "--store",
     metavar="URL",
+    cls=Option,
+    brief="Of the private server.  [memory:]",
     help="Without --connect: the store of the private server.  [default: memory:]",
 )
 @client_options_but("connect", "user")
@@ -98,10 +121,8 @@ def verify(
 ) -> ExitCode:
     """Send and receive for a while, and check that the server kept its promises.
 
-    Makes accounts of its own at the server that --connect names, or at a private one in this
-    process, and deletes them at the end. The server may be restarted, killed or cut off while
-    this runs: that is what it is for. A message that was acknowledged must be delivered, once
-    and in order; the verdict says whether all were. Ctrl-C ends the sending early.
+    Makes accounts at the server of --connect, or at a private one, and deletes
+    them at the end. Exit code 0 is ok, 1 violated, 5 unknown.
     """
     settings = WorkloadSettings(senders=senders, mailboxes=mailboxes, rate=rate)
     checker = Checker()
@@ -156,16 +177,16 @@ def _run(workload: Workload, duration: float, keep: Callable[[], None]) -> None:
 def _tell(judgement: Judgement, *, as_json: bool) -> None:
     if as_json:
         findings = {
-            finding.rule.value: {
-                "count": finding.count,
-                "cases": finding.cases,
-                "below_95": finding.bound,
-                "examples": finding.examples,
-            }
+            finding.rule.value: RuleFound(
+                count=finding.count,
+                cases=finding.cases,
+                below_95=finding.bound,
+                examples=finding.examples,
+            )
             for finding in judgement.findings
         }
         counts = judgement.model_dump(exclude={"findings"})
-        write_json({"verdict": judgement.verdict.value, **counts, "findings": findings})
+        write_json(Verified(verdict=judgement.verdict, **counts, findings=findings))
         return
     for line in verdict_table(judgement):
         write_line(line)

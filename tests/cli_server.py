@@ -58,7 +58,11 @@ class CommandLine:
         assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr)
         assert "Traceback" not in result.output
         if code not in (0, 130):
-            assert result.stderr.splitlines()[-1].startswith("twinline: ")
+            last = result.stderr.splitlines()[-1]
+            if "--json" in arguments and "--" not in arguments:
+                assert json.loads(last)["exit_code"] == code
+            else:
+                assert last.startswith("twinline: ")
         return result
 
     def json(self, *arguments: str, input: str | bytes | None = None) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""Write what is made from elsewhere: the tables of docs/protocol.md, the vectors, the tutorial.
+"""Write what is made from the program: tables and reference in the docs, vectors, the manual page.
 
-Run ``python tests/regenerate.py`` after a change to the models, or to the README of the example
-that the tutorial is made from; tests compare.
+Run ``python tests/regenerate.py`` after a change to the models or the commands, or to the README of
+the example that the tutorial on transports is made from; tests compare.
 """
 
 import json
@@ -21,6 +21,7 @@ from malformed_samples import (
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from twinline.cli import cli_docs, man_page
 from twinline.core import protocol
 from twinline.core.errors import ERROR_BY_CODE
 from twinline.core.protocol import (
@@ -40,6 +41,8 @@ PAGE = DOCS / "protocol.md"
 VECTORS = DOCS / "protocol-vectors.json"
 TUTORIAL = DOCS / "how-to" / "write-a-transport.md"
 TUTORIAL_SOURCE = DOCS.parent / "examples" / "msgpack_transport" / "README.md"
+CLI_PAGE = DOCS / "cli.md"
+MAN_PAGE = DOCS / "man" / "twinline.1"
 TRANSPORTS = ("jsonl", "binary")
 
 
@@ -257,6 +260,8 @@ def main() -> None:
     TUTORIAL.write_text(tutorial(), encoding="utf-8")
     VECTORS.write_text(vectors(), encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    CLI_PAGE.write_text(cli_docs.inserted(CLI_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    MAN_PAGE.write_text(man_page.page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The client commands against a real server, each with its exit codes."""
 
 import json
-import re
 import socket
 import stat
 import threading
@@ -14,14 +13,11 @@ from cli_server import CommandLine, running_server
 from services import PASSWORD
 
 from twinline.cli.connecting import Target
-from twinline.cli.exit_codes import ExitCode
-from twinline.cli.main import main
 from twinline.cli.sessions import SessionFile
+from twinline.core.errors import NotLoggedIn
 from twinline.transports.client import Client
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.watcher import THREAD_NAME
-
-DOCS = Path(__file__).parent.parent / "docs"
 
 
 @pytest.fixture
@@ -31,22 +27,7 @@ def twinline(tmp_path: Path) -> Iterator[CommandLine]:
         yield CommandLine(tmp_path, endpoint)
 
 
-# -- help and usage ---------------------------------------------------------------------
-
-
-def test_every_command_has_help_with_an_example(tmp_path: Path) -> None:
-    twinline = CommandLine(tmp_path, "tcp://127.0.0.1:1")
-    context = main.make_context("twinline", [])
-    for name in main.list_commands(context):
-        for flag in ("-h", "--help"):
-            text = twinline.run(name, flag).stdout
-            assert f"Usage: main {name}" in text or f"Usage: twinline {name}" in text
-            assert "Example: " in text
-    overview = twinline.run().stdout
-    assert overview == twinline.run("--help").stdout
-    names = re.findall(r"^  ([a-z][a-z-]*)  +[A-Z]", overview, re.MULTILINE)
-    assert names == main.list_commands(context)
-    assert twinline.run("--version").stdout.startswith("twinline ")
+# -- usage ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -54,6 +35,9 @@ def test_every_command_has_help_with_an_example(tmp_path: Path) -> None:
     [
         ["sned"],
         ["send"],
+        ["completion"],
+        ["completion", "tcsh"],
+        ["watch", "--on-failure", "never\n"],
         ["send", "bob", "hi", "--lines"],
         ["send", "bob", "hi", "--colour"],
         ["watch", "--count", "0"],
@@ -69,12 +53,12 @@ def test_a_wrong_command_line_is_exit_code_2(tmp_path: Path, arguments: list[str
     assert result.stderr.count("\n") == 1
 
 
-def test_the_documentation_has_every_exit_code() -> None:
-    text = (DOCS / "cli.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\d+) \| (.*) \|$", text, re.MULTILINE)
-    assert [(int(code), words.replace("\\|", "|")) for code, words in rows] == [
-        (int(code), code.meaning) for code in ExitCode
-    ]
+def test_a_command_that_is_misspelt_is_guessed(tmp_path: Path) -> None:
+    twinline = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    assert (
+        "there is no command sned; did you mean send? (see" in twinline.run("sned", code=2).stderr
+    )
+    assert "did you mean" not in twinline.run("zzz", code=2).stderr
 
 
 # -- accounts and sessions --------------------------------------------------------------
@@ -178,6 +162,62 @@ def test_the_prompt_asks_twice_for_a_new_password_and_names_the_server(
     again = "The same again: "
     new = f"New password for ann at {twinline.place}: "
     assert asked == [new, again, new, again, f"Password for ann at {twinline.place}: "]
+
+
+def test_changing_the_password_keeps_this_session_and_ends_the_others(
+    twinline: CommandLine, tmp_path: Path
+) -> None:
+    twinline.register("bob", "ann")
+    file = tmp_path / "new"
+    file.write_text("another horse\n")
+    with Client(twinline.place) as other:
+        other.login("bob", PASSWORD)
+        change = ("change-password", "--user", "bob", "--new-password-file", str(file))
+        assert twinline.run(*change).stderr == "the password of bob is changed\n"
+        with pytest.raises(NotLoggedIn):
+            other.status()
+    assert twinline.json("status", "--user", "bob")[0]["username"] == "bob"
+    twinline.run("login", "bob", code=3)
+    # With both on stdin the first line is the one that holds.
+    both = ("--user", "bob", "--password-file", "-", "--new-password-file", "-")
+    twinline.run("change-password", *both, input="another horse\na third horse\n")
+    twinline.run("login", "bob", "--password-file", "-", input="a third horse\n")
+
+
+def test_a_new_password_that_cannot_be(twinline: CommandLine, tmp_path: Path) -> None:
+    assert "nobody is logged in" in twinline.run("change-password", code=3).stderr
+    twinline.register("ann")
+    file = tmp_path / "new"
+    change = ("change-password", "--new-password-file", str(file))
+    assert "cannot read" in twinline.run(*change, code=2).stderr
+    file.write_text("short\n")
+    assert "8 to 128" in twinline.run(*change, code=3).stderr
+    file.write_text("another horse\n")
+    twinline.environment["TWINLINE_PASSWORD"] = "wrong horse"
+    twinline.run(*change, code=3)
+    twinline.environment["TWINLINE_PASSWORD"] = PASSWORD
+    twinline.run("login", "ann")
+
+
+def test_the_prompt_asks_for_the_password_and_twice_for_the_new_one(
+    twinline: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twinline.register("ann")
+    asked: list[str] = []
+    answers = [PASSWORD, "another horse", "another horse", "another horse", "a third one"]
+
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        return answers.pop(0)
+
+    monkeypatch.setattr("getpass.getpass", ask)
+    del twinline.environment["TWINLINE_PASSWORD"]
+    monkeypatch.delenv("TWINLINE_PASSWORD", raising=False)
+    twinline.run("change-password")
+    new = f"New password for ann at {twinline.place}: "
+    assert asked == [f"Password for ann at {twinline.place}: ", new, "The same again: "]
+    twinline.environment["TWINLINE_PASSWORD"] = "another horse"
+    assert "differ" in twinline.run("change-password", code=2).stderr
 
 
 def test_accounts_are_listed_page_after_page(twinline: CommandLine) -> None:

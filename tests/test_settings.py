@@ -197,7 +197,7 @@ def test_config_check_names_the_file_it_checked(nowhere: Path) -> None:
 
 @pytest.mark.parametrize("command", ["serve", "config show"])
 def test_every_setting_has_a_flag_that_tells_its_meaning_and_default(command: str) -> None:
-    text = " ".join(twinline(*command.split(), "--help").stdout.split())
+    text = " ".join(twinline(*command.split(), "--help-all").stdout.split())
     client = {"connect", "client_transport", "user", "timeout"}
     for name, field in Settings.model_fields.items():
         if command == "serve" and name in client:

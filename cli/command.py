@@ -1,0 +1,156 @@
+"""Commands whose help fits a screen, with all there is to know behind `--help-all`.
+
+The short help, `--help-all`, the manual page and ``docs/cli.md`` are made from the same commands:
+their docstring, `details`, `example` and options. What is meant for the short help only is an
+option's `brief`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+
+WIDTH: Final = 80
+CONTEXT_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
+_HELP_WORDS: Final = "Show this; --help-all shows everything."
+
+
+class Option(click.Option):
+    """An option with a line for the short help beside its whole description.
+
+    Attributes:
+        brief: the line; None: the whole description is short enough.
+        group: the heading of a setting in the long help; None is "Options".
+        rare: whether the short help leaves the option out.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        brief: str | None = None,
+        group: str | None = None,
+        rare: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.brief = brief
+        self.group = group
+        self.rare = rare
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return what the short help says."""
+        if self.rare:
+            return None
+        if self.brief is None:
+            return super().get_help_record(ctx)
+        metavar = f" {self.make_metavar(ctx)}" if not self.is_flag else ""
+        return f"{', '.join(self.opts)}{metavar}", self.brief
+
+    def full_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return what the long help says."""
+        return super().get_help_record(ctx)
+
+
+class Documented(click.Command):
+    """What commands and groups have in common.
+
+    Attributes:
+        example: a command line that can be tried.
+        details: paragraphs for the long help and the manual, beyond those of the docstring.
+    """
+
+    def __init__(self, *args: Any, example: str = "", details: str = "", **kwargs: Any) -> None:
+        kwargs["context_settings"] = {**CONTEXT_SETTINGS, **kwargs.get("context_settings", {})}
+        super().__init__(*args, **kwargs)
+        self.example = example
+        self.details = details
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example, on a line that can be copied."""
+        if self.example:
+            formatter.write(f"\nExample: {self.example}\n")
+        super().format_epilog(ctx, formatter)
+
+
+class Command(Documented):
+    """A command with `--help` and `--help-all`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(_help_all())
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return `--help`, which tells of the other one."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.help = _HELP_WORDS
+        return option
+
+    def long_help(self, ctx: click.Context) -> str:
+        """Return the long help: every paragraph, and every option with its whole description."""
+        formatter = ctx.make_formatter()
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        for paragraph in paragraphs(self.details):
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(paragraph)
+        for title, records in full_records(self, ctx):
+            with formatter.section(title):
+                formatter.write_dl(records)
+        self.format_epilog(ctx, formatter)
+        return formatter.getvalue()
+
+
+class Group(Documented, click.Group):
+    """A group of commands; by itself it shows its help."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("invoke_without_command", True)
+        super().__init__(*args, **kwargs)
+
+
+def show_help(context: click.Context) -> None:
+    """Print a group's help when no command was named."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def paragraphs(text: str) -> Sequence[str]:
+    """Return the paragraphs of a text, each on one line."""
+    return [" ".join(each.split()) for each in text.split("\n\n") if each.strip()]
+
+
+def full_records(
+    command: click.Command, ctx: click.Context
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return every option with its whole description, under the headings of the settings."""
+    sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+    for parameter in command.get_params(ctx):
+        title = None
+        if isinstance(parameter, Option):
+            record, title = parameter.full_record(ctx), parameter.group
+        else:
+            record = parameter.get_help_record(ctx)
+        if record is not None:
+            sections.setdefault(title or "Options", []).append(record)
+    return [(title, records) for title, records in sections.items() if records]
+
+
+def _help_all() -> Option:
+    def show(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+        if asked and not context.resilient_parsing:
+            command = context.command
+            assert isinstance(command, Command)  # noqa: S101 - it is a parameter of nothing else
+            click.echo_via_pager(command.long_help(context))
+            context.exit()
+
+    return Option(
+        ["--help-all"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        rare=True,
+        help="Show every option with all there is to know, page by page.",
+    )

@@ -1,0 +1,120 @@
+"""Which shape each command prints with `--json`, and how often: the table of the documentation."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from twinline.cli.bench_figures import Report
+from twinline.cli.shapes import (
+    Account,
+    DemoStep,
+    FileChecked,
+    InForce,
+    Listening,
+    LoggedIn,
+    RoundTrip,
+    Script,
+    StoreChecked,
+    StoreCopied,
+    StoreMigrated,
+    StoreStats,
+    Verified,
+)
+from twinline.core.protocol import Message, SentReply, StatusReply
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """What a command prints.
+
+    Attributes:
+        models: of its objects.
+        each: for what there is one.
+        keyed: whether there is one object, with such an object for each of its keys.
+    """
+
+    models: tuple[type[BaseModel], ...]
+    each: str
+    keyed: bool = False
+
+
+def _one(model: type[BaseModel]) -> Printed:
+    return Printed((model,), "one, at the end")
+
+
+_MESSAGE: Final = Printed((Message,), "one for each message")
+PRINTED: Final[Mapping[str, Printed]] = {
+    "demo": Printed((DemoStep,), "one for each step"),
+    "serve": Printed((Listening,), "one for each endpoint, when it is ready"),
+    "config show": Printed((InForce,), "one, with such an object for each setting", keyed=True),
+    "config check": _one(FileChecked),
+    "register": _one(LoggedIn),
+    "login": _one(LoggedIn),
+    "logout": _one(Account),
+    "status": _one(StatusReply),
+    "accounts": Printed((Account,), "one for each account"),
+    "change-password": _one(Account),
+    "delete-account": _one(Account),
+    "chat": Printed(
+        (Message, Account, StatusReply),
+        "one for each message, each account of `/accounts`, and each `/status`",
+    ),
+    "send": Printed((SentReply,), "one for each message that was sent"),
+    "watch": Printed((Message,), "one for each message; with `--exec` on COMMAND's stdin"),
+    "history": _MESSAGE,
+    "store check": _one(StoreChecked),
+    "store backup": _one(StoreCopied),
+    "store migrate": _one(StoreMigrated),
+    "store stats": _one(StoreStats),
+    "ping": Printed((RoundTrip,), "one for each round trip"),
+    "verify": _one(Verified),
+    "bench": _one(Report),
+    "completion": _one(Script),
+}
+"""By the command, without the name of the program."""
+
+
+def fields(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
+    """Yield each field of a shape: its name, what it is, its type."""
+    for name, field in model.model_fields.items():
+        yield field.alias or name, field.description or "", _type_words(field.annotation)
+
+
+def inner_models(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """Return the models of the objects within a shape."""
+    found: list[type[BaseModel]] = []
+    for field in model.model_fields.values():
+        for inner in _models_in(field.annotation):
+            found += [inner, *inner_models(inner)]
+    return list(dict.fromkeys(found))
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
+
+
+def _type_words(annotation: Any) -> str:
+    words = {int: "integer", float: "number", str: "text", bool: "true or false", NoneType: "null"}
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if annotation in words:
+        return words[annotation]
+    if annotation is Any:
+        return "any"
+    if origin in (Union, UnionType):
+        return " or ".join(map(_type_words, parts))
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in parts)
+    if origin is tuple:
+        return f"list of {_type_words(parts[0])}"
+    if origin is dict:
+        return f"object of {_type_words(parts[1])}"
+    if issubclass(annotation, Enum):
+        return "text"
+    return str(annotation.__name__)

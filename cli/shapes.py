@@ -1,0 +1,159 @@
+"""What the commands print with `--json`: a model for each, with every field's meaning and unit.
+
+What is a reply of the server's is its own model in `twinline.core.protocol`. The tables of
+``docs/cli.md`` are made from all of these (`twinline.cli.shapes_docs`), and tests compare them with
+what the commands print.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from twinline.stores.history_verdict import Verdict
+
+
+class Shape(BaseModel):
+    """One JSON object on one line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Failure(Shape):
+    """What ended a command, on stderr."""
+
+    error: str = Field(
+        description="the server's error code, such as `no_such_user`; without one, what the exit "
+        "code means: `failure`, `usage`, `refused`, `unreachable` or `timed_out`"
+    )
+    message: str = Field(description="for a person")
+    exit_code: int = Field(description="what the command ends with")
+    retry_after_ms: int | None = Field(description="how long the server asks to wait, or null")
+
+
+class Account(Shape):
+    """An account."""
+
+    username: str = Field(description="the account")
+
+
+class LoggedIn(Account):
+    """A session that was opened; its token is not printed."""
+
+    position: int = Field(description="the last acknowledged seq, 0 at first")
+    unread: int = Field(description="messages after it")
+
+
+class Listening(Shape):
+    """An endpoint that is ready."""
+
+    endpoint: str = Field(description="where clients connect, with the port that was chosen")
+    transport: str = Field(description="what is spoken there; `auto` is all")
+    store: str = Field(description="the scheme of the store's URL")
+    durability: str = Field(description="of an acknowledged message: what it outlives")
+
+
+class DemoStep(Shape):
+    """Something that happens in the demo."""
+
+    event: Literal["listening", "registered", "sent", "received", "offline", "online"] = Field(
+        description="what happens"
+    )
+    endpoint: str | None = Field(None, description="of the server, when it is listening")
+    username: str | None = Field(None, description="who it happens to")
+    peer: str | None = Field(None, description="whom they write to, or who wrote")
+    body: str | None = Field(None, description="the message's text")
+    transport: str | None = Field(None, description="what they speak, when they register")
+
+
+class InForce(Shape):
+    """A setting."""
+
+    value: Any = Field(description="the value in force; null is unset")
+    source: str = Field(description="where it comes from")
+
+
+class FileChecked(Shape):
+    """A settings file that is fine."""
+
+    path: str = Field(description="the file")
+
+
+class RoundTrip(Shape):
+    """One ping."""
+
+    number: int = Field(description="which, from 1")
+    milliseconds: float = Field(description="that it took")
+
+
+class Script(Shape):
+    """The completion of a shell."""
+
+    shell: str = Field(description="the shell")
+    script: str = Field(description="what it should evaluate")
+
+
+class StoreChecked(Shape):
+    """What a check of a store's file found."""
+
+    sound: bool = Field(description="whether there are no faults")
+    faults: tuple[str, ...] = Field(description="what is wrong")
+    notes: tuple[str, ...] = Field(description="what is unusual, and no fault")
+
+
+class StoreCopied(Shape):
+    """A copy of a store's file."""
+
+    source: str = Field(description="the file")
+    target: str = Field(description="its copy")
+    bytes: int = Field(description="the copy's size")
+
+
+class StoreMigrated(Shape):
+    """A store's file at the schema version of this program."""
+
+    before: int = Field(description="its schema version before")
+    after: int = Field(description="its schema version now")
+    copy_: str | None = Field(
+        alias="copy", description="the file as it was before; null if there was nothing to do"
+    )
+
+
+class StoreStats(Shape):
+    """What a store's file holds."""
+
+    accounts: int = Field(description="accounts")
+    sessions: int = Field(description="open sessions")
+    mailboxes: int = Field(description="mailboxes")
+    messages: int = Field(description="messages, read and unread")
+    unread: int = Field(description="messages that are not acknowledged")
+    bytes: int = Field(description="the size of the file and its log")
+    schema_version: int = Field(description="of the file")
+    durability: str = Field(description="of an acknowledged message, by the URL's `synchronous`")
+
+
+class RuleFound(Shape):
+    """How well one rule was kept."""
+
+    count: int = Field(description="how often it was broken")
+    cases: int = Field(description="how often it could have been")
+    below_95: float | None = Field(
+        description="with 95 % confidence it is broken in less than this part of the cases; null "
+        "where nothing can be said"
+    )
+    examples: tuple[str, ...] = Field(description="some breaches, for a person")
+
+
+class Verified(Shape):
+    """The verdict on a server."""
+
+    verdict: Verdict = Field(description="`ok`, `violated` or `unknown`")
+    attempted: int = Field(description="messages that somebody tried to send")
+    acknowledged: int = Field(description="of these, acknowledged to the sender")
+    failed: int = Field(description="of these, certainly not sent")
+    undecided: int = Field(description="of these, with an outcome that nobody knows")
+    delivered: int = Field(description="different messages received")
+    receipts: int = Field(description="times that a message was received")
+    redelivered: int = Field(description="times that one came again, to another life of a reader")
+    undrained: int = Field(description="acknowledged, in a mailbox not read to its end")
+    unread: int = Field(description="mailboxes not read to their end, or gone")
+    findings: dict[str, RuleFound] = Field(description="by the name of each rule")

@@ -1,0 +1,158 @@
+"""Every exit code for real: a process that ends with it, for each way to get there."""
+
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from cli_server import CommandLine, ended, running_server
+from cli_tree import command_of, every_command
+from waiting import wait_until
+
+from twinline.cli.exit_codes import ExitCode
+
+CLIENTS = [
+    words
+    for words in every_command()
+    if any(parameter.name == "wait" for parameter in command_of(words).params)
+]
+WITHOUT_A_SESSION = {"register", "login", "ping", "verify", "bench"}
+WITH_A_SESSION = [words for words in CLIENTS if words[0] not in WITHOUT_A_SESSION]
+ARGUMENTS = {
+    "register": ["carol"],
+    "login": ["ann"],
+    "delete-account": ["--yes"],
+    "send": ["ann", "hi"],
+    "change-password": ["--new-password-file", "new"],
+    "verify": ["--duration", "0.1"],
+    "bench": ["--quick", "--only", "bytes"],
+}
+"""What a command needs to get as far as its server."""
+
+
+@pytest.fixture
+def ann(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CommandLine]:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new").write_text("another horse\n")
+    with running_server() as endpoint:
+        twinline = CommandLine(tmp_path, endpoint)
+        twinline.register("ann")
+        yield twinline
+
+
+def ends(twinline: CommandLine, *arguments: str) -> tuple[int, str, str]:
+    """Run a process to its end, and return its exit code and what it wrote."""
+    with ended(twinline.start(*arguments, stdin=subprocess.DEVNULL)) as process:
+        stdout, stderr = process.communicate(timeout=40)
+    return process.returncode, stdout, stderr
+
+
+def is_one_line(stderr: str) -> bool:
+    return stderr.startswith("twinline: ") and stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", every_command(), ids=" ".join)
+def test_usage(ann: CommandLine, words: tuple[str, ...]) -> None:
+    code, stdout, stderr = ends(ann, *words, "--nonsense")
+    assert (code, stdout) == (ExitCode.USAGE, "")
+    assert is_one_line(stderr)
+    assert "--nonsense" in stderr
+
+
+@pytest.mark.parametrize("words", CLIENTS, ids=" ".join)
+def test_not_reachable(ann: CommandLine, words: tuple[str, ...]) -> None:
+    """There is a session for a server that is gone."""
+    with running_server() as endpoint:
+        ann.run("register", "ann", "--connect", str(endpoint))
+    arguments = ARGUMENTS.get(words[0], [])
+    code, stdout, stderr = ends(ann, *words, *arguments, "--connect", str(endpoint))
+    assert (code, stdout) == (ExitCode.UNREACHABLE, "")
+    assert is_one_line(stderr)
+    assert "cannot reach" in stderr
+
+
+@pytest.mark.parametrize("words", WITH_A_SESSION, ids=" ".join)
+def test_a_session_that_is_missing_is_refused(ann: CommandLine, words: tuple[str, ...]) -> None:
+    code, stdout, stderr = ends(ann, *words, *ARGUMENTS.get(words[0], []), "--user", "nobody")
+    assert (code, stdout) == (ExitCode.REFUSED, "")
+    assert is_one_line(stderr)
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        (ExitCode.REFUSED, ["register", "ann"]),
+        (ExitCode.REFUSED, ["send", "nobody", "hi"]),
+        (ExitCode.TIMED_OUT, ["watch", "--count", "1", "--timeout", "0.1"]),
+        (ExitCode.TIMED_OUT, ["watch", "--exec", "true", "--count", "1", "--timeout", "0.1"]),
+        (ExitCode.FAILURE, ["store", "stats", "nowhere.db"]),
+        (ExitCode.FAILURE, ["serve", "--listen", "unix:/nowhere/s"]),
+        (ExitCode.USAGE, ["config", "check", "nowhere.toml"]),
+        (ExitCode.USAGE, ["config", "show", "--store", "nowhere"]),
+        (ExitCode.USAGE, ["serve", "--listen", "nowhere"]),
+        (ExitCode.USAGE, ["completion", "tcsh"]),
+        (ExitCode.USAGE, ["send", "ann", ""]),
+        (ExitCode.OK, ["watch", "--timeout", "0.1"]),
+        (ExitCode.OK, ["status"]),
+    ],
+)
+def test_other_ways(ann: CommandLine, code: ExitCode, arguments: list[str]) -> None:
+    ended_with, _, stderr = ends(ann, *arguments)
+    assert ended_with == code
+    assert is_one_line(stderr) == (code is not ExitCode.OK)
+
+
+def test_a_server_that_answers_hello_and_then_nothing_times_out(ann: CommandLine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        place = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
+        with ended(ann.start("ping", "--connect", place, "--timeout", "0.5")) as pinging:
+            connection, _ = listening.accept()
+            with connection, connection.makefile("rb") as requests:
+                assert b'"hello"' in requests.readline()
+                with socket.create_connection(address_of(ann)) as real:
+                    real.sendall(b'{"op":"hello","id":1}\n')
+                    with real.makefile("rb") as replies:
+                        connection.sendall(replies.readline())
+                assert b'"ping"' in requests.readline()
+                assert pinging.wait(30) == ExitCode.TIMED_OUT
+            assert pinging.stderr is not None
+            assert is_one_line(pinging.stderr.read())
+
+
+def address_of(twinline: CommandLine) -> tuple[str, int]:
+    host, _, port = twinline.place.removeprefix("tcp://").rpartition(":")
+    return host, int(port)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("arguments", [["watch"], ["watch", "--exec", "true"]], ids=" ".join)
+def test_a_signal_interrupts(
+    ann: CommandLine, number: signal.Signals, arguments: list[str]
+) -> None:
+    with ended(ann.start(*arguments)) as watching:
+        ann.run("send", "ann", "hello")
+        wait_until(lambda: ann.json("status")[0]["unread"] == 0, "the message to be acked", 30)
+        watching.send_signal(number)
+        assert watching.wait(30) == ExitCode.INTERRUPTED
+        assert watching.stderr is not None
+        assert watching.stderr.read().strip() == ""
+
+
+def test_a_reader_that_went_away_is_no_failure(ann: CommandLine) -> None:
+    for command in (["accounts"], ["history"], ["config", "show"], ["completion", "bash"]):
+        with ended(ann.start(*command)) as running:
+            assert running.stdout is not None
+            assert running.stderr is not None
+            running.stdout.close()
+            assert running.wait(30) == ExitCode.OK, command
+            assert running.stderr.read() == ""
+
+
+def test_a_group_is_no_failure() -> None:
+    for words in every_command():
+        if isinstance(command_of(words), click.Group):
+            twinline = CommandLine(Path("/nowhere"), "tcp://127.0.0.1:1")
+            assert ends(twinline, *words)[0] == ExitCode.OK

@@ -1,0 +1,215 @@
+"""What every command prints with `--json`, compared with its documented shape."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from cli_server import CommandLine, ended, running_server
+from cli_tree import command_of, every_command
+from pydantic import BaseModel
+
+from twinline.cli.json_shapes import PRINTED, fields, inner_models
+from twinline.cli.settings import Settings
+from twinline.cli.shapes import DemoStep, Failure
+
+Lines = list[str]
+
+
+@pytest.fixture
+def ann(tmp_path: Path) -> Iterator[CommandLine]:
+    """Ann is the one who acts; bob has one message of hers."""
+    with running_server() as endpoint:
+        twinline = CommandLine(tmp_path, endpoint)
+        twinline.register("bob", "ann")
+        twinline.run("send", "bob", "hello é")
+        yield twinline
+
+
+def has_shape(line: str, model: type[BaseModel]) -> bool:
+    """Return whether a line is such an object, with all of its keys and no other."""
+    keys = json.loads(line)
+    if set(keys) != {name for name, *_ in fields(model)}:
+        return False
+    model.model_validate_json(line, strict=True)
+    return True
+
+
+def printed(command: str, *arguments: str) -> Callable[[CommandLine, Path], Lines]:
+    def run(twinline: CommandLine, _: Path) -> Lines:
+        return twinline.run(*command.split(), *arguments, "--json").stdout.splitlines()
+
+    return run
+
+
+def of_a_store(command: str, *arguments: str) -> Callable[[CommandLine, Path], Lines]:
+    def run(twinline: CommandLine, folder: Path) -> Lines:
+        place = f"unix:{folder}/s"
+        file = str(folder / "chat.db")
+        server = twinline.start("serve", "--listen", place, "--store", f"sqlite:{file}")
+        with ended(server):
+            assert server.stdout is not None
+            server.stdout.readline()
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(10) == 0
+        more = [str(folder / each) for each in arguments]
+        return twinline.run("store", command, file, *more, "--json").stdout.splitlines()
+
+    return run
+
+
+def serve(twinline: CommandLine, folder: Path) -> Lines:
+    places = ("tcp://127.0.0.1:0", f"unix:{folder}/s")
+    server = twinline.start("serve", "--json", *(f"--listen={place}" for place in places))
+    with ended(server):
+        assert server.stdout is not None
+        lines = [server.stdout.readline() for _ in places]
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(10) == 0
+        assert server.stdout.read() == ""
+    first, second = map(json.loads, lines)
+    assert first["endpoint"].startswith("tcp://127.0.0.1:")
+    assert first["endpoint"] != places[0]
+    assert second["endpoint"] == places[1]
+    return lines
+
+
+def chat(twinline: CommandLine, _: Path) -> Lines:
+    twinline.run("send", "ann", "to myself")
+    talk = twinline.run(
+        "chat", "--json", input="/accounts b*\n/status\n/quit\n"
+    ).stdout.splitlines()
+    return [line for line in talk if "body" not in line]
+
+
+def new_password(twinline: CommandLine, folder: Path) -> Lines:
+    file = folder / "new"
+    file.write_text("another horse\n")
+    return printed("change-password", "--new-password-file", str(file))(twinline, folder)
+
+
+RUNS: Mapping[str, Callable[[CommandLine, Path], Lines]] = {
+    "demo": printed("demo", "--once"),
+    "serve": serve,
+    "config check": lambda ann, folder: (
+        (folder / "t.toml").write_text("insecure = true\n"),
+        printed("config check", str(folder / "t.toml"))(ann, folder),
+    )[1],
+    "register": printed("register", "carol"),
+    "login": printed("login", "bob"),
+    "logout": printed("logout"),
+    "status": printed("status"),
+    "accounts": printed("accounts"),
+    "change-password": new_password,
+    "delete-account": printed("delete-account", "--yes"),
+    "chat": chat,
+    "send": printed("send", "bob", "two"),
+    "watch": printed("watch", "--user", "bob", "--count", "1"),
+    "history": printed("history", "--user", "bob"),
+    "store check": of_a_store("check"),
+    "store backup": of_a_store("backup", "copy.db"),
+    "store migrate": of_a_store("migrate"),
+    "store stats": of_a_store("stats"),
+    "ping": printed("ping"),
+    "verify": printed("verify", "--duration", "0.3", "--senders", "1", "--mailboxes", "1"),
+    "bench": printed("bench", "--quick", "--only", "bytes", "--store", "memory:"),
+    "completion": printed("completion", "fish"),
+}
+
+
+def test_every_command_has_a_shape_and_a_run() -> None:
+    commands = {
+        " ".join(words)
+        for words in every_command()
+        if not isinstance(command_of(words), click.Group)
+    }
+    assert set(PRINTED) == commands
+    assert set(RUNS) | {"config show"} == commands
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bench needs epoll")
+@pytest.mark.parametrize("command", RUNS)
+def test_a_command_prints_its_shape(ann: CommandLine, tmp_path: Path, command: str) -> None:
+    lines = RUNS[command](ann, tmp_path)
+    assert lines
+    for line in lines:
+        assert line.isascii()
+        assert any(has_shape(line, model) for model in PRINTED[command].models), line
+
+
+def test_config_show_prints_an_object_for_each_setting(ann: CommandLine) -> None:
+    (settings,) = ann.json("config", "show")
+    assert set(settings) == set(Settings.model_fields)
+    (model,) = PRINTED["config show"].models
+    assert all(has_shape(json.dumps(each), model) for each in settings.values())
+    assert settings["connect"] == {
+        "value": ann.place,
+        "source": "environment TWINLINE_CONNECT",
+    }
+    assert settings["listen"]["value"] == ["tcp://127.0.0.1:7767"]
+
+
+def test_the_demo_tells_the_same_story_to_a_script(ann: CommandLine) -> None:
+    steps = [DemoStep(**step) for step in ann.json("demo", "--once")]
+    assert [step.event for step in steps[:3]] == ["listening", "registered", "registered"]
+    sent = [(step.username, step.peer, step.body) for step in steps if step.event == "sent"]
+    got = [(step.peer, step.username, step.body) for step in steps if step.event == "received"]
+    assert sorted(sent, key=str) == sorted(got, key=str)
+    assert [step.username for step in steps if step.event == "offline"] == ["bob"]
+
+
+def test_every_field_of_every_shape_has_a_meaning() -> None:
+    for shape in PRINTED.values():
+        for model in shape.models:
+            for each in (model, *inner_models(model)):
+                assert all(words and kind for _, words, kind in fields(each))
+
+
+# -- errors -----------------------------------------------------------------------------
+
+
+def failure(twinline: CommandLine, *arguments: str, code: int, **options: Any) -> Failure:
+    result = twinline.run(*arguments, "--json", code=code, **options)
+    line = result.stderr.splitlines()[-1]
+    assert has_shape(line, Failure)
+    return Failure.model_validate_json(line)
+
+
+def test_an_error_is_an_object_on_stderr(ann: CommandLine) -> None:
+    assert failure(ann, "send", "nobody", "hi", code=3) == Failure(
+        error="no_such_user", message="there is no such user", exit_code=3, retry_after_ms=None
+    )
+    assert failure(ann, "status", "--user", "carol", code=3).error == "refused"
+    assert failure(ann, "send", code=2).error == "usage"
+    gone = ("ping", "--connect", "tcp://127.0.0.1:1")
+    assert failure(ann, *gone, code=4).error == "unreachable"
+    idle = ("watch", "--count", "2", "--timeout", "0.1")
+    assert failure(ann, *idle, code=5).error == "timed_out"
+    assert failure(ann, "store", "stats", "/nowhere/x.db", code=1).error == "failure"
+
+
+def test_the_reason_of_a_line_that_was_not_sent_is_the_servers(ann: CommandLine) -> None:
+    found = failure(ann, "send", "nobody", "--lines", code=3, input="one\n")
+    assert found.error == "no_such_user"
+    assert found.message == "line 1 was not sent: there is no such user (0 sent before)"
+
+
+def test_how_long_to_wait_is_told(tmp_path: Path) -> None:
+    with running_server(sends_per_second=1) as endpoint:
+        twinline = CommandLine(tmp_path, endpoint)
+        twinline.register("ann")
+        lines = "x\n" * 30
+        arguments = ("send", "ann", "--lines", "--timeout", "0.05")
+        found = failure(twinline, *arguments, code=3, input=lines)
+    assert found.error == "rate_limited"
+    assert found.retry_after_ms
+
+
+def test_a_word_after_two_dashes_is_no_flag(ann: CommandLine) -> None:
+    assert ann.run("send", "nobody", "--", "--json", code=3).stderr == (
+        "twinline: there is no such user\n"
+    )
