@@ -12,7 +12,7 @@ def every_command() -> list[tuple[str, ...]]:
 
     def below(group: click.Group, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield words
-        context = click.Context(group)
+        context = click.Context(group, **group.context_settings)
         for name in group.list_commands(context):
             command = group.get_command(context, name)
             assert command is not None
@@ -29,7 +29,7 @@ def command_of(words: tuple[str, ...]) -> click.Command:
     command: click.Command = main
     for word in words:
         assert isinstance(command, click.Group)
-        found = command.get_command(click.Context(command), word)
+        found = command.get_command(click.Context(command, **command.context_settings), word)
         assert found is not None
         command = found
     return command

@@ -131,6 +131,7 @@ def test_every_command_has_a_shape_and_a_run() -> None:
     assert set(RUNS) | {"config show"} == commands
 
 
+@pytest.mark.timeout(300)  # bench makes accounts, and a loaded machine takes its time
 @pytest.mark.skipif(sys.platform != "linux", reason="bench needs epoll")
 @pytest.mark.parametrize("command", RUNS)
 def test_a_command_prints_its_shape(ann: CommandLine, tmp_path: Path, command: str) -> None:

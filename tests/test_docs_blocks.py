@@ -41,12 +41,12 @@ def assert_parses(line: str) -> None:
     words = [word.strip("\"'") for word in re.sub(r"\s+#.*|[|;&>].*", "", line).split()[1:]]
     command: click.Command = main
     while isinstance(command, click.Group) and words and not words[0].startswith(("-", "[")):
-        found = command.get_command(click.Context(command), words[0])
+        found = command.get_command(click.Context(command, **command.context_settings), words[0])
         assert found is not None, line
         command, words = found, words[1:]
     options = {
         name
-        for parameter in command.get_params(click.Context(command))
+        for parameter in command.get_params(click.Context(command, **command.context_settings))
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
     for word in words:

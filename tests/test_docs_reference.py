@@ -70,7 +70,7 @@ def commands(
     command: click.Command = main, name: str = "twinline"
 ) -> Iterator[tuple[str, set[str]]]:
     """Yield every command that does something, with its long options."""
-    context = click.Context(command)
+    context = click.Context(command, **command.context_settings)
     if isinstance(command, click.Group):
         for each in command.list_commands(context):
             found = command.get_command(context, each)
