@@ -16,7 +16,7 @@ from twinline.transports import registry
 from twinline.transports import watcher as watcher_module
 from twinline.transports.client import Client, ClientClosed, ClientSettings, StateKind, WatchMode
 from twinline.transports.client_dialler import ClientLine
-from twinline.transports.line import Line
+from twinline.transports.client_socket import SocketLine
 
 SLOW = ClientSettings()  # nothing ends by itself within a test
 
@@ -94,7 +94,7 @@ def test_while_a_send_cannot_be_written(site: Site) -> None:
     with silent_endpoint() as endpoint:
         client = Client(endpoint, settings=SLOW)
 
-        line = Line(endpoint.connect(Deadline.after(5)), registry.transport("jsonl"))
+        line = SocketLine(endpoint.connect(Deadline.after(5)), registry.transport("jsonl"))
         line._socket.setblocking(False)
         try:
             while True:
