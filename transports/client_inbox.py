@@ -33,7 +33,7 @@ class Inbox:
         self._place = position  # the last seq fetched; guarded by _lock
         self._done = position  # the last seq dealt with; guarded by _lock
         self._position = position  # the last seq known to be acked; guarded by _lock
-        self._consumer: Waiter | None = None  # of the one consumer; guarded by _lock
+        self._consumer: Waiter | None = None  # of the one consumer; set under _lock
         self._on_progress: Wake | None = None  # guarded by _lock
         self._ended = Interrupt("end of inbox")
 
@@ -155,8 +155,9 @@ class Inbox:
 
     def leave(self) -> None:
         """Be the consumer no longer; what was not popped is there for the next one."""
-        with self._lock:
-            self._consumer = None
+        # Without the lock: the garbage collector may drop a loop, which then leaves, in a thread
+        # that holds it. A single assignment needs none.
+        self._consumer = None
 
     def end(self) -> None:
         """Let nobody wait any more: the session or the client has ended."""
