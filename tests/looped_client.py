@@ -6,6 +6,7 @@ it runs in a thread, as `asyncio.to_thread` has it.
 """
 
 import asyncio
+import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Self, TypeVar
@@ -80,7 +81,7 @@ class LoopedClient:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._client, name)
-        if not asyncio.iscoroutinefunction(found):
+        if not inspect.iscoroutinefunction(found):
             return found
         return lambda *arguments, **options: self._thread.call(found(*arguments, **options))
 

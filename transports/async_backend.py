@@ -89,7 +89,9 @@ class TaskStateReport(StateReport):
                     self._end()
             if isawaitable(returned):
                 telling = self._await(state, returned)
-                self._task = asyncio.create_task(telling, context=outside_callbacks())
+                task = asyncio.create_task(telling, context=outside_callbacks())
+                if not task.done():  # as it is at once where tasks are begun eagerly
+                    self._task = task
                 return
 
     async def settle(self, seconds: float) -> None:

@@ -35,6 +35,7 @@ from twinline.transports import client_requests as requests
 from twinline.transports.async_backend import AsyncioBackend
 from twinline.transports.client_base import ACCOUNT_DELETED, ClientBase
 from twinline.transports.client_engine import Engine
+from twinline.transports.client_errors import ClientBusy
 from twinline.transports.client_inbox import MessageLoop
 from twinline.transports.client_settings import ClientSettings, WatchMode
 from twinline.transports.client_state import State
@@ -303,19 +304,25 @@ class Messages(AsyncIterator[Message]):
         self._timeout = timeout
         self._ack = ack
         self._loop: MessageLoop | None = None
+        self._waiting = False
         self._ended = False
 
     async def __anext__(self) -> Message:
         if self._ended:
             raise StopAsyncIteration
+        if self._waiting:
+            raise ClientBusy("another task is in this loop")
         if self._loop is None:
             self._loop = self._engine.messages(self._timeout, ack=self._ack)
+        self._waiting = True
         try:
             message = await self._loop.next()
         except BaseException:
             # Whoever catches this may hold the traceback, and so this object, for long.
             self._leave()
             raise
+        finally:
+            self._waiting = False
         if message is None:
             self._ended = True
             self._leave()
