@@ -5,6 +5,7 @@ import gc
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from inspect import isawaitable
 from typing import Any
 
 from client_kit import FAST
@@ -31,9 +32,9 @@ def aio(main: Callable[[], Coroutine[Any, Any, object]]) -> None:
 
 
 async def until(predicate: Callable[[], object], what: str, seconds: float = 5.0) -> None:
-    """Return once the predicate is true, for states that nothing announces."""
+    """Return once the predicate is true, or what it returns to be awaited."""
     deadline = time.monotonic() + seconds
-    while not predicate():
+    while not (await found if isawaitable(found := predicate()) else found):
         if time.monotonic() > deadline:
             fail_with_stacks(what, seconds)
         await asyncio.sleep(0.002)

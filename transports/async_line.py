@@ -187,13 +187,12 @@ async def _connect(endpoint: Endpoint) -> socket.socket:
 
 async def _addresses(endpoint: Endpoint) -> Sequence[tuple[int, int, int, str, Any]]:
     """Look the host up; an address needs no looking up, and so no thread of the event loop's."""
-    try:
+    with suppress(socket.gaierror):
         return socket.getaddrinfo(
             endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
         )
-    except socket.gaierror:
-        loop = asyncio.get_running_loop()
-        return await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    loop = asyncio.get_running_loop()
+    return await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
 
 
 async def _connect_to(family: int, protocol: int, address: Any) -> socket.socket:
