@@ -14,7 +14,14 @@ from twinline.core.deadline import Deadline
 from twinline.core.protocol import Hello, Message, Resume, SessionReply
 from twinline.transports import registry
 from twinline.transports import watcher as watcher_module
-from twinline.transports.client import Client, ClientClosed, ClientSettings, StateKind, WatchMode
+from twinline.transports.client import (
+    Client,
+    ClientClosed,
+    ClientSettings,
+    State,
+    StateKind,
+    WatchMode,
+)
 from twinline.transports.client_dialler import ClientLine
 from twinline.transports.client_socket import SocketLine
 
@@ -276,6 +283,22 @@ def test_a_ping_that_gets_no_answer_is_cut(site: Site, monkeypatch: pytest.Monke
             before = watch.up.passed
             wait_until(lambda: watch.up.passed > before, "a ping")
             quickly(ann)
+
+
+@threads_only
+def test_from_on_state_in_the_watchers_thread_closes_an_idle_command_line(site: Site) -> None:
+    closed = threading.Event()
+
+    def on_state(state: State) -> None:
+        if state.kind is StateKind.RECONNECTING and not closed.is_set():
+            ann.close()
+            closed.set()
+
+    with FaultProxy(site.endpoint) as proxy, user(proxy.endpoint, "ann", on_state=on_state) as ann:
+        proxy.wait_routes(2).cut()
+        wait_event(closed, "the callback closes")
+        assert ann._engine._commands._line is None
+        wait_until(lambda: not watchers(), "the watcher ends")
 
 
 def test_twice_and_from_many_threads(site: Site) -> None:
