@@ -298,27 +298,34 @@ def test_a_coroutine_may_log_out_and_its_message_stays(site: Site, wrapped: bool
 
 
 def test_a_task_that_outlives_its_callback_is_not_within_it(site: Site) -> None:
+    """So its logout acks what was dealt with, as anybody's does."""
     background: list[asyncio.Task] = []
+    within: list[bool] = []
 
     async def main() -> None:
         returned = asyncio.Event()
 
         async def on_message(_: Message) -> None:
             async def later() -> None:
+                within.append(ann._engine._watcher.is_here)
                 await returned.wait()
+                within.append(ann._engine._watcher.is_here)
                 await ann.logout()
 
             background.append(asyncio.create_task(later()))
+            await asyncio.sleep(0)
 
         async with user(site.endpoint, on_message=on_message) as ann:
             await ann.send("ann", "m1")
-            await until(lambda: background, "the callback")
+            inbox = ann._engine.link.require_session().inbox
+            await until(lambda: within and inbox.is_empty(), "the callback")
             returned.set()
             await background[0]
-        async with again(site.endpoint) as ann:  # the logout has acked what was dealt with
+        async with again(site.endpoint) as ann:
             assert (await ann.status()).unread == 0
 
     aio(main)
+    assert within == [True, False]
 
 
 def test_a_coroutine_may_close_and_its_message_is_acked(site: Site) -> None:
@@ -368,6 +375,29 @@ def test_a_coroutine_that_does_not_return_is_cancelled_by_close(
         assert ann.token == token
         async with again(site.endpoint) as ann:
             assert await take(ann, 1) == ["m1"]
+
+    aio(main)
+
+
+def test_a_client_that_had_to_cancel_its_callback_still_tells_its_token(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher_module, "FLUSH_SECONDS", 0.05)
+
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        async def on_message(_: Message) -> None:
+            begun.set()
+            await asyncio.sleep(60)
+
+        async with user(site.endpoint, on_message=on_message) as ann:
+            await ann.send("ann", "m1")
+            await begun.wait()
+        assert ann.token is not None
+        async with AsyncClient(site.endpoint, settings=FAST) as other:
+            await other.resume(ann.token)
+            assert await take(other, 1) == ["m1"]
 
     aio(main)
 

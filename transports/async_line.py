@@ -61,12 +61,8 @@ class AsyncLine(Line, asyncio.Protocol):
             with interrupt.waking(lambda: _end_now(limit)):
                 connected = await _connect(endpoint)
                 line = cls(connected, transport)
-                try:
-                    loop = asyncio.get_running_loop()
-                    await loop.create_connection(lambda: line, sock=connected)
-                except BaseException:
-                    line.close()
-                    raise
+                loop = asyncio.get_running_loop()
+                await loop.create_connection(lambda: line, sock=connected)
         return line
 
     # -- what the event loop calls ------------------------------------------------------
