@@ -19,11 +19,15 @@ Theory of operation: a client that is logged in has two lines to the server::
 * When a line breaks, a request that may be repeated is repeated on the next line; a send always
   carries a ``send_id``, so that the repeat of one that had arrived gives no second message. A
   request that may not be repeated raises `ConnectionLost`.
+* All of this is written once, as coroutines, for this client and for
+  `twinline.transports.async_client.AsyncClient`; `client_backend` says how. A method here runs its
+  coroutine to the end in the calling thread: it blocks where the other one suspends.
 
 Locks: each is taken by ``with`` for a few lines of bookkeeping, never two at once, and never
-across I/O, waiting, logging or a callback. Every wait is on a waiter or a socket of the waiting
-thread's own, is made under an `Interrupt`, and so ends at once when the client is closed. A
-socket is closed by its owner only; an interrupt shuts it down, which wakes the owner.
+across I/O, waiting, an ``await``, logging or a callback. Every wait is on a waiter or a socket of
+the waiting thread's own, is made under an `Interrupt`, and so ends at once when the client is
+closed. A socket is closed by its owner only; an interrupt shuts it down, which wakes the owner.
+Under asyncio a thread is a task, and a lock is never waited for.
 
 ===================  ==================  ====================================================
 what                 guarded by          used by
