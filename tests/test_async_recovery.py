@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import random
+from pathlib import Path
 
 import pytest
 from aio_kit import again, aio, take, until, user
 from client_kit import FAST, States, fast
+from crash_server import CrashServer
 from fault_proxy import Fault, FaultProxy, Route
 from servers import Site
 from services import PASSWORD
@@ -147,6 +149,45 @@ def test_nothing_is_lost_and_nothing_comes_twice_through_many_faults(
         assert len(proxy.routes) > 10
 
     aio(main)
+
+
+def test_a_server_that_is_killed_again_and_again(tmp_path: Path) -> None:
+    """Kill -9 of a real process, whose store is on the disk, in the midst of sends."""
+    count = 60
+    got: list[str] = []
+
+    async def main(server: CrashServer) -> None:
+        async def on_message(message: Message) -> None:
+            await asyncio.sleep(0)
+            got.append(message.body)
+
+        async def send(bob: AsyncClient) -> None:
+            for number in range(count):
+                await bob.send("ann", f"m{number}")
+                await asyncio.sleep(0.01)
+
+        async with (
+            user(server.endpoint, "ann", on_message=on_message) as ann,
+            user(server.endpoint, "bob") as bob,
+        ):
+            sending = asyncio.create_task(send(bob))
+            for kill in (1, 2, 3):
+                await until(lambda kill=kill: len(got) >= 12 * kill, "some messages", 20)
+                await asyncio.to_thread(server.kill)
+                await until(lambda: ann.state.kind is RECONNECTING, "the loss is noticed")
+                await asyncio.to_thread(server.start_warm)
+            await sending
+            await until(lambda: len(got) >= count, f"{count} messages", 20)
+
+            async def acked() -> bool:
+                return (await ann.status()).unread == 0
+
+            await until(acked, "the last ack")
+
+    with CrashServer(tmp_path) as server:
+        server.start_warm()
+        aio(lambda: main(server))
+    assert got == [f"m{number}" for number in range(count)]
 
 
 def test_while_it_reconnects_no_command_is_sent(site: Site, proxy: FaultProxy) -> None:

@@ -31,7 +31,7 @@ class AsyncLine(Line, asyncio.Protocol):
         """
         super().__init__(transport)
         self._socket = connected  # to look at only
-        self._channel: asyncio.Transport | None = None
+        self._channel: asyncio.Transport  # since `connection_made`; no line is used before
         self._waiter = TaskWaiter()
         self._arrived = bytearray()
         self._ended = False  # nothing more will arrive
@@ -75,7 +75,7 @@ class AsyncLine(Line, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Keep what has arrived, and take in no more than is asked for soon."""
         self._arrived += data
-        if len(self._arrived) >= RECEIVE_BYTES and self._channel is not None:
+        if len(self._arrived) >= RECEIVE_BYTES:
             self._channel.pause_reading()
         self._waiter.wake()
 
@@ -88,7 +88,7 @@ class AsyncLine(Line, asyncio.Protocol):
         if isinstance(exc, OSError) and not self._ended:
             self._error = exc
         self._end()
-        self._closed()
+        self.lost.set_result(None)
 
     # -- what the owner calls -----------------------------------------------------------
 
@@ -110,14 +110,14 @@ class AsyncLine(Line, asyncio.Protocol):
     def close(self) -> None:
         """Close the connection; the socket is closed when `lost` is done."""
         self.closed = True
-        self._abort()
+        self._channel.abort()
 
     # -- what others call, within `waking` ----------------------------------------------
 
     def shutdown(self) -> None:
         """End the owner's exchange at once."""
         self._end()
-        self._abort()
+        self._channel.abort()
 
     def stop_reading(self) -> None:
         """End the owner's wait for a reply; what it has sent is with the system already."""
@@ -127,7 +127,7 @@ class AsyncLine(Line, asyncio.Protocol):
 
     async def _send(self, data: bytes, deadline: Deadline) -> None:
         deadline.timeout()
-        if self._channel is None or self._ended:
+        if self._ended:
             raise self._error or ConnectionAbortedError("the connection has ended")
         # One frame at a time is under way, so there is no more than one to be kept in memory,
         # and a peer that does not take it is noticed by the reply that does not come.
@@ -141,24 +141,12 @@ class AsyncLine(Line, asyncio.Protocol):
             raise self._error
         data = bytes(self._arrived)
         self._arrived.clear()
-        if self._channel is not None:
-            self._channel.resume_reading()
+        self._channel.resume_reading()
         return data
 
     def _end(self) -> None:
         self._ended = True
         self._waiter.wake()
-
-    def _abort(self) -> None:
-        if self._channel is None:
-            self._socket.close()
-            self._closed()
-        else:
-            self._channel.abort()
-
-    def _closed(self) -> None:
-        if not self.lost.done():
-            self.lost.set_result(None)
 
 
 def _end_now(limit: asyncio.Timeout) -> None:
