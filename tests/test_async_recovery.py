@@ -23,6 +23,7 @@ from twinline.transports.client import (
     StateKind,
     WatchMode,
 )
+from twinline.transports.watcher import THREAD_NAME
 
 ONLINE = StateKind.ONLINE
 RECONNECTING = StateKind.RECONNECTING
@@ -243,6 +244,24 @@ def test_close_during_everything(site: Site, proxy: FaultProxy, steps: int) -> N
         with pytest.raises(ClientClosed):
             await client.ping()
         assert len(asyncio.all_tasks()) <= 2  # this one, and the one that runs the test
+
+    aio(main)
+
+
+def test_close_during_a_logout_leaves_no_task(site: Site, proxy: FaultProxy) -> None:
+    """A logout that fails has the watcher begin again; not so when the client is closed."""
+
+    async def main() -> None:
+        async with user(proxy.endpoint, settings=ClientSettings()) as ann:
+            await asyncio.to_thread(proxy.wait_routes, 2)
+            proxy.routes[0].up.fault = Fault(blackhole=True)
+            leaving = asyncio.create_task(ann.logout())
+            await until(lambda: ann._engine.link.closed._wakes, "the request is under way")
+            await ann.close()
+            assert THREAD_NAME not in [task.get_name() for task in asyncio.all_tasks()]
+            with pytest.raises(ClientClosed):
+                await leaving
+            assert ann._engine._watcher._worker._task is None  # it has not begun
 
     aio(main)
 

@@ -110,9 +110,7 @@ class Engine:
         deadline = Deadline.after(self._settings.command_seconds)
         reply = await self._commands.ask(request, deadline, bind)
         assert isinstance(reply, SessionReply)  # noqa: S101 - a line checks it
-        self._start_watcher(opened[0])
-        if self.link.closed.is_set:
-            await self._stop_watcher()
+        await self._watch(opened[0])
         return reply
 
     async def end_session(self, request: Request, reason: str | None) -> None:
@@ -134,7 +132,7 @@ class Engine:
             await self.ask(request, Done)
         except BaseException:
             if stopped:
-                self._start_watcher(session)
+                await self._watch(session)
             raise
         self.link.end_session(session, reason)
 
@@ -177,6 +175,11 @@ class Engine:
         await self._report.settle(_TURN_SECONDS)
         await self._backend.settle(_TURN_SECONDS)
 
+    async def _watch(self, session: Session) -> None:
+        self._start_watcher(session)
+        if self.link.closed.is_set:  # and whoever has closed it did not find this watcher
+            await self._stop_watcher()
+
     def _start_watcher(self, session: Session) -> None:
         if self._mode is WatchMode.OFF:
             return
@@ -197,11 +200,10 @@ class Engine:
         with self._lock:
             self._watcher = watcher
         # Who ended it before that could not, and it need not start.
-        if self.link.session is session:
+        if self.link.session is session and not self.link.closed.is_set:
             watcher.start()
         if self.link.closed.is_set:
             session.inbox.end()
-            watcher.stop()
 
     async def _stop_watcher(self) -> None:
         with self._lock:
