@@ -4,6 +4,7 @@ The behaviour that it has in common with `Client` is tested over both, in ``test
 """
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import socket
@@ -487,6 +488,49 @@ def test_an_on_state_that_does_not_return_is_cancelled_by_close(
             await client.connect()
         with pytest.raises(errors.TwinlineError):
             await client.ping()
+
+    aio(main)
+    assert seen.kinds == [StateKind.LOGGED_OUT, StateKind.CLOSED]
+
+
+def test_a_plain_on_state_that_raises_misses_no_later_state(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = States()
+
+    def on_state(state: State) -> None:
+        seen(state)
+        raise ValueError("no")
+
+    async def main() -> None:
+        async with user(site.endpoint, on_state=on_state):
+            pass
+
+    aio(main)
+    assert seen.kinds == [StateKind.LOGGED_OUT, StateKind.ONLINE, StateKind.CLOSED]
+    assert caplog.text.count("on_state raised") == 3
+
+
+def test_an_on_state_that_cannot_be_cancelled_does_not_hold_close_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinline.transports.client_engine._TURN_SECONDS", 0.05)
+    seen = States()
+
+    async def main() -> None:
+        go_on = asyncio.Event()
+
+        async def on_state(state: State) -> None:
+            seen(state)
+            while not go_on.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await go_on.wait()
+
+        async with AsyncClient(site.endpoint, settings=FAST, on_state=on_state) as client:
+            await client.connect()
+        assert seen.kinds == [StateKind.LOGGED_OUT]
+        go_on.set()
+        await until(lambda: len(asyncio.all_tasks()) <= 2, "the end of the callback")
 
     aio(main)
     assert seen.kinds == [StateKind.LOGGED_OUT, StateKind.CLOSED]
