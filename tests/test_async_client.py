@@ -530,7 +530,8 @@ def test_an_on_state_that_cannot_be_cancelled_does_not_hold_close_up(
             await client.connect()
         assert seen.kinds == [StateKind.LOGGED_OUT]
         go_on.set()
-        await until(lambda: len(asyncio.all_tasks()) <= 2, "the end of the callback")
+        report = client._engine._report
+        await until(lambda: len(seen.kinds) == 2 and report._task is None, "the last state")
 
     aio(main)
     assert seen.kinds == [StateKind.LOGGED_OUT, StateKind.CLOSED]
