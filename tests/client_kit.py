@@ -4,6 +4,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+from looped_client import LoopedClient, LoopThread, watcher_tasks
 from services import PASSWORD
 from waiting import wait_until
 
@@ -11,6 +13,41 @@ from twinline.core.protocol import Message
 from twinline.transports.client import Client, ClientSettings, State, StateKind
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.watcher import THREAD_NAME
+
+
+class Kind:
+    """Which client the present test is about.
+
+    Attributes:
+        made: `Client`, or what drives an `AsyncClient` in its place.
+    """
+
+    made: type = Client
+
+
+def make_client(*arguments: object, **options: object) -> Client:
+    """Return a client of the present kind."""
+    return Kind.made(*arguments, **options)
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+def both_clients(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a test over both clients; it makes them with `make_client`, `user` and `again`."""
+    if request.param == "threads":
+        yield
+        return
+    LoopedClient.thread = LoopThread()
+    Kind.made = LoopedClient
+    try:
+        yield
+    finally:
+        Kind.made = Client
+        LoopedClient.thread.close()
+        del LoopedClient.thread
+
+
+threads_only = pytest.mark.parametrize("both_clients", ["threads"], indirect=True)
+"""For a test that reaches into what only threads have."""
 
 FAST = ClientSettings(
     connect_seconds=5,
@@ -78,16 +115,27 @@ def receive(client: Client, count: int, *, ack: bool = True) -> list[str]:
     return got + [message.body for message in client.messages(0.02, ack=ack)]
 
 
-def watchers() -> list[threading.Thread]:
-    """Return the watcher threads that there are."""
-    return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
+def failures(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return a list to which every exception out of a watcher is added, instead of being shown."""
+    caught: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: caught.append(args.exc_value))
+    if Kind.made is LoopedClient:
+        loop = LoopedClient.thread.loop
+        loop.set_exception_handler(lambda _, context: caught.append(context["exception"]))
+    return caught
+
+
+def watchers() -> list[object]:
+    """Return the watcher threads and tasks that there are."""
+    threads = [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
+    return [*threads, *watcher_tasks()]
 
 
 @contextmanager
 def user(endpoint: Endpoint | str, name: str, **options: object) -> Iterator[Client]:
     """Return a client that has created an account; it is closed at the end."""
     options.setdefault("settings", FAST)
-    with Client(endpoint, **options) as client:
+    with make_client(endpoint, **options) as client:
         client.create_account(name, PASSWORD)
         yield client
 
@@ -96,6 +144,6 @@ def user(endpoint: Endpoint | str, name: str, **options: object) -> Iterator[Cli
 def again(endpoint: Endpoint | str, name: str, **options: object) -> Iterator[Client]:
     """Return a client that has logged in to an account; it is closed at the end."""
     options.setdefault("settings", FAST)
-    with Client(endpoint, **options) as client:
+    with make_client(endpoint, **options) as client:
         client.login(name, PASSWORD)
         yield client

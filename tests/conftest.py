@@ -6,6 +6,8 @@ from twinline.core.locks import check_locks
 
 check_locks(True)
 
+from client_kit import both_clients  # noqa: E402, F401 - a fixture of several files
+
 # A shell that starts a suite in the background without job control has it ignore SIGINT, and so
 # would every process that a test starts and then interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

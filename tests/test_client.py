@@ -5,7 +5,7 @@ import time
 from itertools import islice
 
 import pytest
-from client_kit import FAST, States, again, fast, user, watchers
+from client_kit import FAST, States, again, fast, make_client, threads_only, user, watchers
 from listening import socket_path
 from servers import HANG_UP, HELLO, SILENCE, ScriptedServer, Site
 from services import PASSWORD
@@ -24,7 +24,6 @@ from twinline.core.protocol import (
     WatchReply,
 )
 from twinline.transports.client import (
-    Client,
     ClientBusy,
     ClientClosed,
     ClientError,
@@ -37,8 +36,10 @@ from twinline.transports.client import (
 from twinline.transports.endpoints import EndpointError
 from twinline.transports.registry import UnknownTransport, transport
 
+pytestmark = pytest.mark.usefixtures("both_clients")
 
-@pytest.fixture(scope="module")
+
+@pytest.fixture
 def site():
     with Site() as running:
         yield running
@@ -67,7 +68,7 @@ def test_every_command(name: str, watch: WatchMode) -> None:
             ann.change_password(PASSWORD, "another secret")
             token = ann.token
             assert token is not None
-            with Client(site.endpoint, settings=FAST) as other:
+            with make_client(site.endpoint, settings=FAST) as other:
                 assert other.resume(token).username == "ann"
                 assert other.token == token
             ann.logout()
@@ -91,7 +92,7 @@ def test_all_pages_of_accounts_and_deletions(site: Site) -> None:
 
 
 def test_refusals_are_the_trees_leaves(site: Site) -> None:
-    with user(site.endpoint, "leaf") as client, Client(site.endpoint, settings=FAST) as other:
+    with user(site.endpoint, "leaf") as client, make_client(site.endpoint, settings=FAST) as other:
         with pytest.raises(errors.UsernameTaken):
             other.create_account("leaf", PASSWORD)
         with pytest.raises(errors.BadCredentials):
@@ -129,7 +130,7 @@ def test_refusals_are_the_trees_leaves(site: Site) -> None:
     ],
 )
 def test_what_the_protocol_cannot_express_is_a_bad_request(call, place: str) -> None:
-    client = Client("tcp://127.0.0.1:1", settings=FAST)
+    client = make_client("tcp://127.0.0.1:1", settings=FAST)
     with pytest.raises(errors.BadRequest, match=place) as refused:
         call(client)
     assert "secret" not in str(refused.value)
@@ -141,7 +142,7 @@ def test_a_request_beyond_the_frame_limit_is_refused_here(site: Site) -> None:
         with pytest.raises(errors.FrameTooLarge):
             client.send("framer", "x" * 70_000)
         assert client.status().username == "framer"
-        with Client(site.endpoint, settings=FAST) as other:
+        with make_client(site.endpoint, settings=FAST) as other:
             with pytest.raises(errors.FrameTooLarge):
                 other.login("framer", "x" * 5_000)
             assert other.login("framer", PASSWORD).username == "framer"
@@ -155,7 +156,7 @@ def test_a_frame_that_is_refused_here_is_no_broken_connection(site: Site) -> Non
 
 
 def test_without_a_session_nothing_is_asked(site: Site) -> None:
-    with Client(site.endpoint, settings=FAST) as client:
+    with make_client(site.endpoint, settings=FAST) as client:
         for call in (client.status, client.logout, lambda: client.delete_account("x" * 8)):
             with pytest.raises(errors.NotLoggedIn, match="log in first"):
                 call()
@@ -179,14 +180,14 @@ def test_a_client_that_does_not_watch_has_no_thread(site: Site) -> None:
 
 def test_what_a_client_can_be_made_of() -> None:
     with pytest.raises(EndpointError):
-        Client("chat.example.org")
+        make_client("chat.example.org")
     with pytest.raises(UnknownTransport):
-        Client("tcp://127.0.0.1:1?transport=morse")
-    assert "binary" in repr(Client("tcp://127.0.0.1:1?transport=binary"))
-    assert "jsonl" in repr(Client("tcp://127.0.0.1:1?transport=binary", transport="jsonl"))
-    assert "binary" in repr(Client("tcp://127.0.0.1:1", transport=transport("binary")))
+        make_client("tcp://127.0.0.1:1?transport=morse")
+    assert "binary" in repr(make_client("tcp://127.0.0.1:1?transport=binary"))
+    assert "jsonl" in repr(make_client("tcp://127.0.0.1:1?transport=binary", transport="jsonl"))
+    assert "binary" in repr(make_client("tcp://127.0.0.1:1", transport=transport("binary")))
     with pytest.raises(EndpointError, match="not supported"):
-        Client("tls://127.0.0.1:1").connect(1)
+        make_client("tls://127.0.0.1:1").connect(1)
 
 
 def test_a_repr_tells_no_secret(site: Site) -> None:
@@ -228,7 +229,7 @@ def test_send_ids_are_the_clients_own(site: Site) -> None:
         )
         ids = []
         for _ in range(2):
-            with Client(server.endpoint, settings=FAST) as client:
+            with make_client(server.endpoint, settings=FAST) as client:
                 client.resume("token")
                 for _ in range(3):
                     client.send("bob", "x")
@@ -269,7 +270,7 @@ def test_a_bad_answer_breaks_the_line_and_what_may_not_be_repeated_is_in_doubt(
 ) -> None:
     with ScriptedServer() as server:
         server.script = lambda request: HELLO if isinstance(request, Hello) else answer
-        with Client(server.endpoint, settings=fast(reply_seconds=0.4)) as client:
+        with make_client(server.endpoint, settings=fast(reply_seconds=0.4)) as client:
             kind = TimedOut if answer is SILENCE else ConnectionLost
             with pytest.raises(kind, match=told) as lost:
                 client.login("ann", PASSWORD)
@@ -282,7 +283,7 @@ def test_an_error_without_an_id_is_the_answer_and_the_end_of_the_line() -> None:
     with ScriptedServer() as server:
         busy = b'{"id":null,"ok":false,"error":{"code":"busy","message":"b","retryable":true}}\n'
         server.script = lambda request: HELLO if isinstance(request, Hello) else busy
-        with Client(server.endpoint, settings=FAST) as client:
+        with make_client(server.endpoint, settings=FAST) as client:
             for count in (1, 2):
                 with pytest.raises(errors.Busy):
                     client.ping()
@@ -293,7 +294,7 @@ def test_a_line_on_which_something_came_unasked_is_not_used() -> None:
     with ScriptedServer() as server:
         done = b'{"id":2,"ok":true}\n'
         server.script = lambda request: HELLO if isinstance(request, Hello) else done + b" "
-        with Client(server.endpoint, settings=FAST) as client:
+        with make_client(server.endpoint, settings=FAST) as client:
             client.ping()
             client.ping()
         assert server.connections == 2
@@ -303,7 +304,7 @@ def test_an_unknown_code_is_still_a_refusal() -> None:
     with ScriptedServer() as server:
         odd = ErrorReply(code="odd", message="an odd thing", retryable=False)
         server.script = lambda request: HELLO if isinstance(request, Hello) else odd
-        with Client(server.endpoint, settings=FAST) as client:
+        with make_client(server.endpoint, settings=FAST) as client:
             with pytest.raises(errors.RequestError, match="odd thing") as refused:
                 client.ping()
             assert refused.value.code == "odd"
@@ -312,6 +313,7 @@ def test_an_unknown_code_is_still_a_refusal() -> None:
 # -- callbacks ------------------------------------------------------------------------------
 
 
+@threads_only
 def test_on_state_may_close_but_not_ask(site: Site) -> None:
     refused: list[Exception] = []
     seen = States()
@@ -329,7 +331,7 @@ def test_on_state_may_close_but_not_ask(site: Site) -> None:
             took.append(time.monotonic() - begin)
 
     took: list[float] = []
-    client = Client(site.endpoint, settings=FAST, on_state=on_state)
+    client = make_client(site.endpoint, settings=FAST, on_state=on_state)
     with pytest.raises(ClientClosed):
         client.ping()
     assert len(refused) == 3

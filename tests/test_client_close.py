@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from client_kit import FAST, States, fast, user, watchers
+from client_kit import FAST, States, fast, make_client, threads_only, user, watchers
 from fault_proxy import Fault, FaultProxy
 from servers import HELLO, ScriptedServer, Site, silent_endpoint
 from services import PASSWORD
@@ -14,9 +14,16 @@ from twinline.core.deadline import Deadline
 from twinline.core.protocol import Hello, Message, Resume, SessionReply
 from twinline.transports import registry
 from twinline.transports import watcher as watcher_module
-from twinline.transports.client import Client, ClientClosed, ClientSettings, StateKind, WatchMode
+from twinline.transports.client import (
+    Client,
+    ClientClosed,
+    ClientSettings,
+    State,
+    StateKind,
+    WatchMode,
+)
 from twinline.transports.client_dialler import ClientLine
-from twinline.transports.line import Line
+from twinline.transports.client_socket import SocketLine
 
 SLOW = ClientSettings()  # nothing ends by itself within a test
 
@@ -26,6 +33,9 @@ def closed(call: Call) -> ClientClosed:
     with pytest.raises(ClientClosed) as ended:
         call.outcome()
     return ended.value
+
+
+pytestmark = pytest.mark.usefixtures("both_clients")
 
 
 @pytest.fixture
@@ -46,7 +56,7 @@ def quickly(client: Client) -> None:
 def test_while_waiting_for_the_next_attempt() -> None:
     with ScriptedServer() as server:
         server.script = lambda _: b""
-        client = Client(server.endpoint, settings=SLOW)
+        client = make_client(server.endpoint, settings=SLOW)
         first = Call(client.connect)
         wait_until(lambda: client.state.retry_in, "the pause after an attempt")
         second = Call(lambda: client.login("ann", PASSWORD))
@@ -59,7 +69,7 @@ def test_while_waiting_for_the_next_attempt() -> None:
 def test_while_waiting_for_hello() -> None:
     with ScriptedServer() as server:
         server.script = lambda _: None
-        client = Client(server.endpoint, settings=SLOW)
+        client = make_client(server.endpoint, settings=SLOW)
         call = Call(client.connect)
         wait_until(lambda: server.asked(Hello), "hello")
         quickly(client)
@@ -68,7 +78,7 @@ def test_while_waiting_for_hello() -> None:
 
 def test_while_waiting_for_a_reply() -> None:
     with ScriptedServer() as server:
-        client = Client(server.endpoint, settings=SLOW)
+        client = make_client(server.endpoint, settings=SLOW)
         calls = [Call(client.ping), Call(client.ping)]
         wait_until(lambda: len(server.requests) == 2, "hello and a ping")
         wait_until(lambda: client._engine._commands._turn._queue, "a ping behind the first")
@@ -89,12 +99,13 @@ def test_while_a_send_is_in_doubt(site: Site) -> None:
         assert closed(call).send_id
 
 
+@threads_only
 def test_while_a_send_cannot_be_written(site: Site) -> None:
     """The peer reads nothing, and the buffers are full."""
     with silent_endpoint() as endpoint:
-        client = Client(endpoint, settings=SLOW)
+        client = make_client(endpoint, settings=SLOW)
 
-        line = Line(endpoint.connect(Deadline.after(5)), registry.transport("jsonl"))
+        line = SocketLine(endpoint.connect(Deadline.after(5)), registry.transport("jsonl"))
         line._socket.setblocking(False)
         try:
             while True:
@@ -149,7 +160,7 @@ def test_while_the_application_deals_with_a_message(site: Site) -> None:
         assert next(loop).body == "two"
         quickly(ann)
         assert next(loop, None) is None
-    with Client(site.endpoint, settings=FAST) as ann:
+    with make_client(site.endpoint, settings=FAST) as ann:
         ann.login("ann", PASSWORD)
         assert [message.body for message in ann.messages(0.05)] == ["two"]
 
@@ -161,7 +172,7 @@ def test_what_a_handler_has_dealt_with_is_acked_whenever_close_comes(
     with user(site.endpoint, "bob") as bob, user(site.endpoint, "ann") as ann:
         for number in range(10):
             handled = threading.Event()
-            with Client(
+            with make_client(
                 site.endpoint, settings=FAST, watch=watch, on_message=lambda _, h=handled: h.set()
             ) as other:
                 other.login("ann", PASSWORD)
@@ -193,7 +204,7 @@ def test_a_command_within_a_handler_ends_too(site: Site) -> None:
     raised: list[BaseException] = []
     begun = threading.Event()
     with ScriptedServer() as server:
-        other = Client(server.endpoint, settings=SLOW)
+        other = make_client(server.endpoint, settings=SLOW)
 
         def on_message(_: Message) -> None:
             begun.set()
@@ -249,7 +260,7 @@ def test_a_dead_line_does_not_hold_close_up(site: Site, monkeypatch: pytest.Monk
         ann.send("ann", "one")
         ann.send("ann", "two")
         wait_until(lambda: ann.status().unread == 2, "two messages")
-    with FaultProxy(site.endpoint) as proxy, Client(proxy.endpoint, settings=SLOW) as ann:
+    with FaultProxy(site.endpoint) as proxy, make_client(proxy.endpoint, settings=SLOW) as ann:
         ann.login("ann", PASSWORD)
         loop = ann.messages()
         assert next(loop).body == "one"
@@ -272,6 +283,22 @@ def test_a_ping_that_gets_no_answer_is_cut(site: Site, monkeypatch: pytest.Monke
             before = watch.up.passed
             wait_until(lambda: watch.up.passed > before, "a ping")
             quickly(ann)
+
+
+@threads_only
+def test_from_on_state_in_the_watchers_thread_closes_an_idle_command_line(site: Site) -> None:
+    closed = threading.Event()
+
+    def on_state(state: State) -> None:
+        if state.kind is StateKind.RECONNECTING and not closed.is_set():
+            ann.close()
+            closed.set()
+
+    with FaultProxy(site.endpoint) as proxy, user(proxy.endpoint, "ann", on_state=on_state) as ann:
+        proxy.wait_routes(2).cut()
+        wait_event(closed, "the callback closes")
+        assert ann._engine._commands._line is None
+        wait_until(lambda: not watchers(), "the watcher ends")
 
 
 def test_twice_and_from_many_threads(site: Site) -> None:
@@ -298,12 +325,13 @@ def test_twice_and_from_many_threads(site: Site) -> None:
 
 
 def test_before_it_was_ever_connected() -> None:
-    client = Client("tcp://127.0.0.1:1", settings=FAST)
+    client = make_client("tcp://127.0.0.1:1", settings=FAST)
     client.close()
     with pytest.raises(ClientClosed):
         client.connect(1)
 
 
+@threads_only
 def test_a_login_that_is_overtaken_by_close_leaves_no_thread() -> None:
     """The reply is there, the watcher is not yet."""
     with ScriptedServer() as server:
@@ -312,7 +340,7 @@ def test_a_login_that_is_overtaken_by_close_leaves_no_thread() -> None:
             if isinstance(request, Hello)
             else SessionReply(username="ann", session="token", position=0, unread=0)
         )
-        client = Client(server.endpoint, settings=SLOW)
+        client = make_client(server.endpoint, settings=SLOW)
         start = client._engine._start_watcher
 
         def closed_before(session) -> None:
@@ -331,7 +359,7 @@ def test_a_session_that_ends_before_its_watcher_starts_leaves_no_thread() -> Non
             if isinstance(request, Hello)
             else SessionReply(username="ann", session="token", position=0, unread=0)
         )
-        with Client(server.endpoint, settings=SLOW) as client:
+        with make_client(server.endpoint, settings=SLOW) as client:
             start = client._engine._start_watcher
 
             def ended_before(session) -> None:

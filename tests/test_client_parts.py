@@ -1,10 +1,13 @@
 """The parts of the client engine that need no server."""
 
+import asyncio
 import logging
 import math
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,18 +15,19 @@ from waiting import join, wait_until
 
 from twinline.core.deadline import Deadline
 from twinline.core.protocol import AckReply, Done, Message, Ping, SessionReply
-from twinline.core.waiting import Waiter
 from twinline.transports import registry
 from twinline.transports.backoff import Backoff
 from twinline.transports.client_errors import ClientBusy
 from twinline.transports.client_inbox import Inbox
 from twinline.transports.client_interrupt import Interrupt, Interrupted, OutOfTime, Turn
 from twinline.transports.client_link import Link, Session
+from twinline.transports.client_socket import SocketLine
 from twinline.transports.client_state import State, StateKind, StateReport
+from twinline.transports.client_threads import ThreadWaiter, run
 from twinline.transports.contract import ClientCodec, ReplyReceived
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.jsonl import JsonlTransport
-from twinline.transports.line import Line, LineBroken, LineTimedOut
+from twinline.transports.line import LineBroken, LineTimedOut
 
 NEVER = Deadline(math.inf)
 PASSED = Deadline(0)
@@ -42,7 +46,7 @@ def test_an_interrupt_ends_a_wait() -> None:
 
     def wait() -> None:
         with pytest.raises(Interrupted):
-            interrupt.wait(Waiter(), NEVER)
+            run(interrupt.wait(ThreadWaiter(), NEVER))
         ended.set()
 
     thread = threading.Thread(target=wait)
@@ -73,28 +77,45 @@ def test_a_wake_never_runs_after_it_was_left() -> None:
     assert not woken
 
 
+def test_what_suspends_is_a_bug_on_threads() -> None:
+    async def suspended() -> None:
+        await asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError, match="has suspended"):
+        run(suspended())
+
+
 def test_a_wait_tells_waking_from_running_out_of_time() -> None:
     interrupt = Interrupt("test")
-    waiter = Waiter()
-    assert not interrupt.wait(waiter, Deadline.after(0.01))
+    waiter = ThreadWaiter()
+    assert not run(interrupt.wait(waiter, Deadline.after(0.01)))
     waiter.wake()
-    assert interrupt.wait(waiter, NEVER)
+    assert run(interrupt.wait(waiter, NEVER))
 
 
 # -- turns --------------------------------------------------------------------------------
 
 
+@contextmanager
+def taking(turn: Turn, deadline: Deadline, interrupt: Interrupt) -> Iterator[None]:
+    run(turn.enter(deadline, interrupt))
+    try:
+        yield
+    finally:
+        turn.leave()
+
+
 def test_turns_are_taken_in_the_order_of_arrival() -> None:
-    turn = Turn("test")
+    turn = Turn("test", ThreadWaiter)
     interrupt = Interrupt("test")
     order: list[int] = []
 
     def take(number: int) -> None:
-        with turn.take(NEVER, interrupt):
+        with taking(turn, NEVER, interrupt):
             order.append(number)
 
     threads = [threading.Thread(target=take, args=(number,)) for number in range(5)]
-    with turn.take(NEVER, interrupt):
+    with taking(turn, NEVER, interrupt):
         for count, thread in enumerate(threads, 1):
             thread.start()
             wait_until(lambda count=count: len(turn._queue) == count, "a queue")
@@ -105,21 +126,21 @@ def test_turns_are_taken_in_the_order_of_arrival() -> None:
 
 
 def test_a_turn_that_does_not_come_in_time() -> None:
-    turn = Turn("test")
-    with turn.take(NEVER, Interrupt("a")):
-        with pytest.raises(OutOfTime), turn.take(Deadline.after(0.01), Interrupt("b")):
+    turn = Turn("test", ThreadWaiter)
+    with taking(turn, NEVER, Interrupt("a")):
+        with pytest.raises(OutOfTime), taking(turn, Deadline.after(0.01), Interrupt("b")):
             pytest.fail("two have the turn")
         assert not turn._queue
-    with turn.take(PASSED, Interrupt("c")):
+    with taking(turn, PASSED, Interrupt("c")):
         assert turn._taken
 
 
 def test_an_interrupt_ends_the_wait_for_a_turn() -> None:
-    turn = Turn("test")
+    turn = Turn("test", ThreadWaiter)
     interrupt = Interrupt("test")
     interrupt.set()
-    with turn.take(NEVER, Interrupt("a")):
-        with pytest.raises(Interrupted), turn.take(NEVER, interrupt):
+    with taking(turn, NEVER, Interrupt("a")):
+        with pytest.raises(Interrupted), taking(turn, NEVER, interrupt):
             pytest.fail("two have the turn")
         assert not turn._queue
 
@@ -131,15 +152,15 @@ class HandedOver(Interrupt):
         super().__init__("test")
         self.turn = turn
 
-    def wait(self, waiter: Waiter, deadline: Deadline) -> bool:
-        self.turn._leave()
+    async def wait(self, waiter: ThreadWaiter, deadline: Deadline) -> bool:
+        self.turn.leave()
         raise Interrupted
 
 
 def test_a_turn_that_is_handed_to_an_interrupted_thread_goes_on() -> None:
-    turn = Turn("test")
+    turn = Turn("test", ThreadWaiter)
     turn._taken = True
-    with pytest.raises(Interrupted), turn.take(NEVER, HandedOver(turn)):
+    with pytest.raises(Interrupted), taking(turn, NEVER, HandedOver(turn)):
         pytest.fail("it was interrupted")
     assert not turn._taken
 
@@ -275,25 +296,26 @@ def test_what_was_acked_by_hand_is_taken_out() -> None:
 
 def test_one_consumer_at_a_time() -> None:
     inbox = Inbox(0)
-    inbox.enter()
+    inbox.enter(ThreadWaiter())
     with pytest.raises(ClientBusy):
-        inbox.enter()
+        inbox.enter(ThreadWaiter())
     inbox.leave()
-    inbox.enter()
+    inbox.enter(ThreadWaiter())
 
 
 def test_the_end_of_an_inbox_ends_the_wait_and_hides_what_is_left() -> None:
     inbox = Inbox(0)
-    waiter = inbox.enter()
+    waiter = ThreadWaiter()
+    inbox.enter(waiter)
     seen: list[Message | None] = [message(99)]
-    thread = threading.Thread(target=lambda: seen.append(inbox.wait_head(waiter, NEVER)))
+    thread = threading.Thread(target=lambda: seen.append(run(inbox.wait_head(waiter, NEVER))))
     thread.start()
     wait_until(lambda: inbox._ended._wakes, "a wait")
     inbox.end()
     join(thread)
     inbox.put([message(1)])
     assert seen[1:] == [None]
-    assert inbox.wait_head(waiter, NEVER) is None
+    assert run(inbox.wait_head(waiter, NEVER)) is None
 
 
 # -- connecting ---------------------------------------------------------------------------
@@ -318,7 +340,7 @@ def test_an_attempt_to_connect_can_be_ended_by_another_thread() -> None:
 
         def connect() -> None:
             with pytest.raises(OSError, match=r"reset|not connected"):
-                Line.connect(
+                SocketLine.connect(
                     endpoint, registry.transport("jsonl"), Deadline.after(5), interrupt.waking
                 )
 
@@ -366,9 +388,9 @@ class Odd(JsonlTransport):
 def test_a_reply_that_does_not_fit_breaks_the_line(event: ReplyReceived, told: str) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
-        line = Line(ours, Odd(event))
+        line = SocketLine(ours, Odd(event))
         with pytest.raises(LineBroken, match=told):
-            line.exchange(Ping(), NEVER)
+            run(line.exchange(Ping(), NEVER))
         assert line.closed
         assert not line.is_alive()
 
@@ -376,9 +398,9 @@ def test_a_reply_that_does_not_fit_breaks_the_line(event: ReplyReceived, told: s
 def test_an_exchange_after_its_deadline_sends_nothing() -> None:
     ours, theirs = socket.socketpair()
     with theirs:
-        line = Line(ours, JsonlTransport())
+        line = SocketLine(ours, JsonlTransport())
         with pytest.raises(LineTimedOut):
-            line.exchange(Ping(), PASSED)
+            run(line.exchange(Ping(), PASSED))
         assert theirs.recv(10) == b""
 
 
@@ -386,14 +408,14 @@ def test_an_exchange_that_is_interrupted_by_a_signal_tears_the_line() -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         transport = JsonlTransport()
-        line = Line(ours, transport)
+        line = SocketLine(ours, transport)
 
         def interrupted() -> None:
             raise KeyboardInterrupt
 
         line._codec.next_event = interrupted
         with pytest.raises(KeyboardInterrupt):
-            line.exchange(Ping(), NEVER)
+            run(line.exchange(Ping(), NEVER))
         assert line.closed
 
 

@@ -6,7 +6,17 @@ import time
 from itertools import islice, pairwise
 
 import pytest
-from client_kit import FAST, Received, States, again, fast, receive, user, watchers
+from client_kit import (
+    FAST,
+    Received,
+    States,
+    again,
+    fast,
+    make_client,
+    receive,
+    user,
+    watchers,
+)
 from fault_proxy import Fault, FaultProxy
 from listening import socket_path
 from servers import HANG_UP, HELLO, SILENCE, ScriptedServer, Site, silent_endpoint
@@ -29,7 +39,6 @@ from twinline.core.protocol import (
     WatchReply,
 )
 from twinline.transports.client import (
-    Client,
     ClientClosed,
     ConnectionLost,
     NotConnected,
@@ -43,6 +52,9 @@ ONLINE = StateKind.ONLINE
 RECONNECTING = StateKind.RECONNECTING
 LOGGED_OUT = StateKind.LOGGED_OUT
 CONNECTING = StateKind.CONNECTING
+
+
+pytestmark = pytest.mark.usefixtures("both_clients")
 
 
 @pytest.fixture
@@ -73,7 +85,7 @@ def free_endpoint() -> Endpoint:
 
 def test_connect_waits_for_a_server_that_is_late() -> None:
     seen = States()
-    with socket_path() as path, Client(f"unix:{path}", settings=FAST, on_state=seen) as client:
+    with socket_path() as path, make_client(f"unix:{path}", settings=FAST, on_state=seen) as client:
         hellos: list[object] = []
         thread = threading.Thread(target=lambda: hellos.append(client.connect()))
         thread.start()
@@ -100,7 +112,7 @@ def test_the_pace_of_attempts_is_that_of_the_backoff() -> None:
 
         server.script = script
         with (
-            Client(server.endpoint, settings=settings, on_state=seen) as client,
+            make_client(server.endpoint, settings=settings, on_state=seen) as client,
             pytest.raises(NotConnected),
         ):
             client.connect(0.6)
@@ -112,12 +124,12 @@ def test_the_pace_of_attempts_is_that_of_the_backoff() -> None:
 
 def test_connect_gives_up_in_time() -> None:
     begin = time.monotonic()
-    with Client(free_endpoint(), settings=FAST) as client:
+    with make_client(free_endpoint(), settings=FAST) as client:
         with pytest.raises(NotConnected, match="refused"):
             client.connect(0.1)
         with pytest.raises(NotConnected):
             client.connect(0)
-        with Client(client.endpoint) as other, pytest.raises(NotConnected):
+        with make_client(client.endpoint) as other, pytest.raises(NotConnected):
             other.connect(0)
         assert client.state.kind is CONNECTING
     assert time.monotonic() - begin < 1
@@ -128,7 +140,7 @@ def test_a_server_that_accepts_and_never_answers_is_a_failed_attempt() -> None:
     settings = fast(reply_seconds=0.05, command_seconds=0.4)
     with (
         silent_endpoint() as endpoint,
-        Client(endpoint, settings=settings, on_state=seen) as client,
+        make_client(endpoint, settings=settings, on_state=seen) as client,
     ):
         begin = time.monotonic()
         with pytest.raises(NotConnected, match="did not answer in time"):
@@ -143,7 +155,7 @@ def test_a_connection_that_takes_too_long_is_a_failed_attempt() -> None:
     bound.socket.listen(0)
     fillers = []
     try:
-        with Client(bound.endpoint, settings=fast(connect_seconds=0.05)) as client:
+        with make_client(bound.endpoint, settings=fast(connect_seconds=0.05)) as client:
             for _ in range(2):
                 filler = socket.socket()
                 filler.setblocking(False)
@@ -160,7 +172,7 @@ def test_a_connection_that_takes_too_long_is_a_failed_attempt() -> None:
 def test_another_version_of_the_protocol_is_told_at_once() -> None:
     with ScriptedServer() as server:
         server.script = lambda _: errors.UnsupportedVersion("speaks 7").to_reply()
-        with Client(server.endpoint, settings=FAST) as client:
+        with make_client(server.endpoint, settings=FAST) as client:
             with pytest.raises(errors.UnsupportedVersion, match="speaks 7"):
                 client.connect()
             with pytest.raises(errors.UnsupportedVersion):
@@ -172,7 +184,7 @@ def test_another_version_after_a_restart_ends_the_session() -> None:
     seen = States()
     with ScriptedServer() as server:
         replies = scripted_session(server)
-        with Client(server.endpoint, settings=FAST, on_state=seen) as client:
+        with make_client(server.endpoint, settings=FAST, on_state=seen) as client:
             client.resume("token")
             wait_until(lambda: server.asked(Watch) == 2, "a watch that waits")
             replies[Hello] = errors.UnsupportedVersion("speaks 7").to_reply()
@@ -188,7 +200,7 @@ def test_a_server_that_is_busy_says_when_to_come_again() -> None:
     seen = States()
     with ScriptedServer() as server:
         server.script = lambda _: answers.pop(0)
-        with Client(server.endpoint, settings=FAST, on_state=seen) as client:
+        with make_client(server.endpoint, settings=FAST, on_state=seen) as client:
             client.connect(2)
     assert seen.seen[0].retry_in == 0.1
 
@@ -299,7 +311,7 @@ def test_without_resume_a_broken_connection_logs_out(site: Site, watch: WatchMod
 def test_a_refusal_that_tells_of_the_end_of_the_session_ends_it(refusal) -> None:
     with ScriptedServer() as server:
         replies = scripted_session(server)
-        with Client(server.endpoint, settings=FAST, watch=WatchMode.OFF) as client:
+        with make_client(server.endpoint, settings=FAST, watch=WatchMode.OFF) as client:
             client.login("ann", PASSWORD)
             replies[Send] = refusal("it is over").to_reply()
             with pytest.raises(refusal):
@@ -318,7 +330,7 @@ def test_without_resume_a_watch_line_that_never_came_logs_out() -> None:
     with ScriptedServer() as server:
         replies = scripted_session(server)
         replies[Resume] = HANG_UP
-        with Client(server.endpoint, settings=FAST, resume=False, on_state=seen) as client:
+        with make_client(server.endpoint, settings=FAST, resume=False, on_state=seen) as client:
             client.login("ann", PASSWORD)
             seen.wait(LOGGED_OUT, 2)
             with pytest.raises(errors.NotLoggedIn):
@@ -334,7 +346,7 @@ def test_a_resume_that_is_refused_for_now_is_tried_again(refusal) -> None:
     with ScriptedServer() as server:
         replies = scripted_session(server)
         kept = replies[Resume]
-        with Client(server.endpoint, settings=FAST, on_state=seen) as client:
+        with make_client(server.endpoint, settings=FAST, on_state=seen) as client:
             client.login("ann", PASSWORD)
             wait_until(lambda: server.asked(Watch) == 2, "a watch that waits")
             replies[Resume] = refusal().to_reply()
@@ -430,7 +442,7 @@ def test_a_line_that_breaks_each_time_is_not_hammered() -> None:
     with ScriptedServer() as server:
         replies = scripted_session(server)
         settings = fast(command_seconds=1, backoff_first=0.2, backoff_max=2)
-        with Client(server.endpoint, settings=settings, watch=WatchMode.OFF) as client:
+        with make_client(server.endpoint, settings=settings, watch=WatchMode.OFF) as client:
             client.login("ann", PASSWORD)
             replies[Send] = HANG_UP
             with pytest.raises((ConnectionLost, TimedOut)) as lost:
@@ -450,7 +462,7 @@ def test_a_watch_that_breaks_each_time_is_not_hammered() -> None:
         scripted_session(server)
         script = server.script
         server.script = lambda request: HANG_UP if isinstance(request, Watch) else script(request)
-        with Client(server.endpoint, settings=FAST, on_state=seen) as client:
+        with make_client(server.endpoint, settings=FAST, on_state=seen) as client:
             client.login("ann", PASSWORD)
             seen.wait(RECONNECTING, 8)
     waits = [state.retry_in for state in seen.seen if state.retry_in is not None]
@@ -460,7 +472,7 @@ def test_a_watch_that_breaks_each_time_is_not_hammered() -> None:
 def test_a_draining_server_is_waited_for() -> None:
     with ScriptedServer() as server:
         replies = scripted_session(server)
-        with Client(server.endpoint, settings=fast(command_seconds=1)) as client:
+        with make_client(server.endpoint, settings=fast(command_seconds=1)) as client:
             client.login("ann", PASSWORD)
             kept, replies[Send] = replies[Send], errors.ShuttingDown().to_reply()
             # The time may be up between two attempts, or in the midst of one.
@@ -480,7 +492,10 @@ def test_a_draining_server_is_waited_for() -> None:
             )
             client.send("bob", "y")
             replies[Login] = errors.ShuttingDown().to_reply()
-        with Client(server.endpoint, settings=FAST) as other, pytest.raises(errors.ShuttingDown):
+        with (
+            make_client(server.endpoint, settings=FAST) as other,
+            pytest.raises(errors.ShuttingDown),
+        ):
             other.login("ann", PASSWORD)
 
 
@@ -488,7 +503,7 @@ def test_a_send_in_doubt_stays_in_doubt_when_the_server_then_refuses() -> None:
     with ScriptedServer() as server:
         replies = scripted_session(server)
         settings = fast(command_seconds=1)
-        with Client(server.endpoint, settings=settings, watch=WatchMode.OFF) as client:
+        with make_client(server.endpoint, settings=settings, watch=WatchMode.OFF) as client:
             client.login("ann", PASSWORD)
             answers = [HANG_UP]
             script = server.script
@@ -507,7 +522,7 @@ def test_the_watch_line_heals_the_state_that_a_command_left() -> None:
     with ScriptedServer() as server:
         replies = scripted_session(server)
         settings = fast(command_seconds=1)
-        with Client(
+        with make_client(
             server.endpoint, settings=settings, on_state=seen, watch=WatchMode.POLLING
         ) as client:
             client.login("ann", PASSWORD)
@@ -529,7 +544,7 @@ def test_an_idle_line_that_was_reset_is_replaced_before_it_is_used(proxy: FaultP
 
 
 def test_a_command_does_not_wait_for_others_for_ever() -> None:
-    with ScriptedServer() as server, Client(server.endpoint, settings=FAST) as client:
+    with ScriptedServer() as server, make_client(server.endpoint, settings=FAST) as client:
 
         def ping() -> None:
             with pytest.raises(ClientClosed):

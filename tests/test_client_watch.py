@@ -6,7 +6,18 @@ import time
 from itertools import islice
 
 import pytest
-from client_kit import FAST, Received, States, again, fast, receive, user, watchers
+from client_kit import (
+    FAST,
+    Received,
+    States,
+    again,
+    failures,
+    fast,
+    make_client,
+    receive,
+    user,
+    watchers,
+)
 from servers import HELLO, ScriptedServer, Site
 from services import PASSWORD
 from waiting import join, wait_event, wait_until
@@ -28,7 +39,9 @@ from twinline.core.protocol import (
     WatchReply,
 )
 from twinline.transports import watcher as watcher_module
-from twinline.transports.client import Client, ClientBusy, StateKind, WatchMode
+from twinline.transports.client import ClientBusy, StateKind, WatchMode
+
+pytestmark = pytest.mark.usefixtures("both_clients")
 
 
 @pytest.fixture
@@ -296,7 +309,7 @@ def test_a_handler_may_close_and_its_message_is_acked(site: Site) -> None:
     with user(site.endpoint, "ann") as ann:
         pass
     fill(site, 2)
-    with Client(site.endpoint, settings=FAST, on_message=on_message) as ann:
+    with make_client(site.endpoint, settings=FAST, on_message=on_message) as ann:
         ann.login("ann", PASSWORD)
         wait_event(closed, "the handler closes")
         wait_until(lambda: not watchers(), "the watcher ends")
@@ -315,7 +328,7 @@ def test_a_handler_may_log_out_and_its_message_stays(site: Site) -> None:
             ann.logout()
             out.set()
 
-    with Client(site.endpoint, settings=FAST, on_message=on_message) as ann:
+    with make_client(site.endpoint, settings=FAST, on_message=on_message) as ann:
         ann.login("ann", PASSWORD)
         wait_event(out, "the handler logs out")
         ann.login("ann", PASSWORD)
@@ -342,7 +355,7 @@ def test_handlers_of_two_sessions_do_not_run_at_once(
         go_on.wait(5)
         running.remove(message.body)
 
-    with Client(site.endpoint, settings=FAST, on_message=on_message) as ann:
+    with make_client(site.endpoint, settings=FAST, on_message=on_message) as ann:
         ann.login("ann", PASSWORD)
         wait_event(begun, "the handler")
         ann.logout()  # does not wait for ever for a handler that does not return
@@ -366,7 +379,7 @@ def test_a_handler_that_is_refused_to_delete_the_account_goes_on(site: Site) -> 
         except errors.UndeliveredMessages as error:
             refused.append(error)
 
-    with Client(site.endpoint, settings=FAST, on_message=on_message) as ann:
+    with make_client(site.endpoint, settings=FAST, on_message=on_message) as ann:
         ann.login("ann", PASSWORD)
         wait_until(lambda: ann.status().unread == 0, "all acked")
     assert len(refused) == 2
@@ -419,7 +432,7 @@ def test_a_refused_watch_is_asked_again_after_a_while_on_the_same_line(kind) -> 
     with ScriptedServer() as server:
         mailbox = Mailbox(server)
         mailbox.watches = [refusal(kind), refusal(kind), page(1)]
-        with Client(server.endpoint, settings=FAST) as client:
+        with make_client(server.endpoint, settings=FAST) as client:
             begin = time.monotonic()
             client.resume("token")
             assert bodies(islice(client.messages(5), 1)) == ["m1"]
@@ -432,7 +445,7 @@ def test_a_mailbox_that_was_put_back_is_read_from_its_position() -> None:
     with ScriptedServer() as server:
         mailbox = Mailbox(server)
         mailbox.watches = [page(7, position=0)]
-        with Client(server.endpoint, settings=FAST) as client:
+        with make_client(server.endpoint, settings=FAST) as client:
             client.resume("token")
             loop = client.messages(5)
             assert next(loop).body == "m7"
@@ -450,7 +463,7 @@ def test_a_mailbox_whose_position_is_not_told_is_tried_again() -> None:
         server.script = lambda request: (
             refusal(errors.Busy) if isinstance(request, Status) else script(request)
         )
-        with Client(server.endpoint, settings=FAST) as client:
+        with make_client(server.endpoint, settings=FAST) as client:
             client.resume("token")
             assert bodies(islice(client.messages(5), 1)) == ["m1"]
 
@@ -460,7 +473,7 @@ def test_a_watch_whose_session_is_over_logs_out() -> None:
     with ScriptedServer() as server:
         mailbox = Mailbox(server)
         mailbox.watches = [refusal(errors.SessionExpired)]
-        with Client(server.endpoint, settings=FAST, on_state=seen) as client:
+        with make_client(server.endpoint, settings=FAST, on_state=seen) as client:
             client.resume("token")
             assert "session has ended" in str(seen.wait(StateKind.LOGGED_OUT, 2))
             wait_until(lambda: not watchers(), "the watcher ends")
@@ -474,7 +487,7 @@ def test_what_another_session_has_acked_is_not_acked_again(
     with ScriptedServer() as server:
         mailbox = Mailbox(server)
         mailbox.watches = [page(1, 2, 3, position=9)]
-        with Client(server.endpoint, settings=FAST, on_message=received) as client:
+        with make_client(server.endpoint, settings=FAST, on_message=received) as client:
             client.resume("token")
             received.wait(3)
             wait_until(lambda: server.asked(Watch) == 2, "the next watch")
@@ -489,7 +502,7 @@ def test_a_last_ack_that_is_refused_is_the_end_all_the_same(answer) -> None:
         mailbox = Mailbox(server)
         mailbox.watches = [page(1, 2)]
         mailbox.acks = [answer]
-        with Client(server.endpoint, settings=FAST) as client:
+        with make_client(server.endpoint, settings=FAST) as client:
             client.resume("token")
             loop = client.messages(5)
             next(loop)
@@ -502,7 +515,7 @@ def test_a_draining_server_is_left_and_tried_again() -> None:
     with ScriptedServer() as server:
         mailbox = Mailbox(server)
         mailbox.watches = [page(), refusal(errors.ShuttingDown), page(1)]
-        with Client(server.endpoint, settings=FAST, on_state=seen) as client:
+        with make_client(server.endpoint, settings=FAST, on_state=seen) as client:
             client.resume("token")
             assert bodies(islice(client.messages(5), 1)) == ["m1"]
             assert client.state.kind is StateKind.ONLINE
@@ -518,7 +531,7 @@ def test_an_ack_that_is_refused_is_given_again_without_haste(
         mailbox = Mailbox(server)
         mailbox.watches = [page(1, 2, 3)]
         mailbox.acks = [refusal(errors.StoreUnavailable), AckReply(position=1, unread=2)]
-        with Client(server.endpoint, settings=FAST) as client:
+        with make_client(server.endpoint, settings=FAST) as client:
             client.resume("token")
             loop = client.messages(5)
             begin = time.monotonic()
@@ -532,7 +545,7 @@ def test_what_was_seen_is_not_handed_over_again() -> None:
     with ScriptedServer() as server:
         mailbox = Mailbox(server)
         mailbox.watches = [page(1, 2), page(2, 3), page(3)]
-        with Client(server.endpoint, settings=FAST) as client:
+        with make_client(server.endpoint, settings=FAST) as client:
             client.resume("token")
             assert receive(client, 3) == ["m1", "m2", "m3"]
 
@@ -547,7 +560,7 @@ def test_the_client_asks_for_no_more_than_the_server_allows() -> None:
             else mailbox(request)
         )
         mailbox.watches = [page()]
-        with Client(server.endpoint, settings=FAST) as client:
+        with make_client(server.endpoint, settings=FAST) as client:
             client.resume("token")
             wait_until(lambda: server.asked(Watch) == 2, "a watch that waits")
         asked = [request for request in server.requests if isinstance(request, Watch)]
@@ -555,12 +568,11 @@ def test_the_client_asks_for_no_more_than_the_server_allows() -> None:
 
 
 def test_a_bug_in_the_watcher_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    caught: list[object] = []
-    monkeypatch.setattr(threading, "excepthook", lambda args: caught.append(args.exc_value))
+    caught = failures(monkeypatch)
     seen = States()
     with ScriptedServer() as server:
         Mailbox(server)
-        with Client(server.endpoint, settings=FAST, on_state=seen) as client:
+        with make_client(server.endpoint, settings=FAST, on_state=seen) as client:
             monkeypatch.setattr(
                 watcher_module.Watcher, "_have_line", lambda _: (_ for _ in ()).throw(KeyError(1))
             )

@@ -1,7 +1,7 @@
 """One scenario over every way to be connected; each must give the same transcript.
 
 The ways: JSON-lines and binary, a TCP and a Unix socket, a server that speaks that transport or
-recognises it (auto), a client that blocks for mail or polls.
+recognises it (auto), a client that blocks for mail or polls, on threads or under asyncio.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
+from client_kit import make_client
 from listening import TCP, serving, socket_path
 from services import PASSWORD
 
@@ -194,6 +195,7 @@ def path() -> Iterator[str]:
         yield path
 
 
+@pytest.mark.usefixtures("both_clients")
 @pytest.mark.parametrize("watch", list(WatchMode)[:2], ids=lambda mode: mode.value)
 @pytest.mark.parametrize("server_transport", ["own", "auto"])
 @pytest.mark.parametrize("wire", ["tcp", "unix"])
@@ -206,7 +208,9 @@ def test_the_same_transcript_over_every_wire(
     with serving([(url, spoken)]) as server:
         settings = ClientSettings(poll_seconds=0.02)
         scenario = Scenario(
-            lambda: Client(server.endpoints[0], transport=transport, watch=watch, settings=settings)
+            lambda: make_client(
+                server.endpoints[0], transport=transport, watch=watch, settings=settings
+            )
         )
         try:
             scenario.play()

@@ -19,11 +19,15 @@ Theory of operation: a client that is logged in has two lines to the server::
 * When a line breaks, a request that may be repeated is repeated on the next line; a send always
   carries a ``send_id``, so that the repeat of one that had arrived gives no second message. A
   request that may not be repeated raises `ConnectionLost`.
+* All of this is written once, as coroutines, for this client and for
+  `twinline.transports.async_client.AsyncClient`; `client_backend` says how. A method here runs its
+  coroutine to the end in the calling thread: it blocks where the other one suspends.
 
 Locks: each is taken by ``with`` for a few lines of bookkeeping, never two at once, and never
-across I/O, waiting, logging or a callback. Every wait is on a waiter or a socket of the waiting
-thread's own, is made under an `Interrupt`, and so ends at once when the client is closed. A
-socket is closed by its owner only; an interrupt shuts it down, which wakes the owner.
+across I/O, waiting, an ``await``, logging or a callback. Every wait is on a waiter or a socket of
+the waiting thread's own, is made under an `Interrupt`, and so ends at once when the client is
+closed. A socket is closed by its owner only; an interrupt shuts it down, which wakes the owner.
+Under asyncio a thread is a task, and a lock is never waited for.
 
 ===================  ==================  ====================================================
 what                 guarded by          used by
@@ -40,17 +44,15 @@ too. ``on_state`` runs in whichever thread delivers it and should return soon; i
 `Client.close` but no command, for it can be the very thread that is opening the line.
 """
 
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 from twinline.core import protocol
 from twinline.core.deadline import Deadline
-from twinline.core.locks import new_lock
-from twinline.core.protocol import MAX_PAGE, Limits, Message
-from twinline.transports import registry
-from twinline.transports.client_engine import Engine, readable
+from twinline.core.protocol import Message
+from twinline.transports import client_requests as requests
+from twinline.transports.client_base import ACCOUNT_DELETED, ClientBase
 from twinline.transports.client_errors import (
     ClientBusy,
     ClientClosed,
@@ -61,9 +63,9 @@ from twinline.transports.client_errors import (
 )
 from twinline.transports.client_settings import ClientSettings, WatchMode
 from twinline.transports.client_state import State, StateKind
+from twinline.transports.client_threads import ThreadBackend, run
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.watcher import OnHandlerError, OnMessage
 
 __all__ = [
     "Client",
@@ -79,10 +81,8 @@ __all__ = [
     "WatchMode",
 ]
 
-DEFAULT_TRANSPORT = "jsonl"
 
-
-class Client:
+class Client(ClientBase):
     """A user of a server; safe for many threads.
 
     Every command opens the connection if need be, and takes at most ``command_seconds``. Besides
@@ -100,9 +100,9 @@ class Client:
         transport: str | Transport | None = None,
         resume: bool = True,
         watch: WatchMode = WatchMode.BLOCKING,
-        on_message: OnMessage | None = None,
+        on_message: Callable[[Message], None] | None = None,
         on_state: Callable[[State], None] | None = None,
-        on_handler_error: OnHandlerError | None = None,
+        on_handler_error: Callable[[Message, Exception], None] | None = None,
         settings: ClientSettings | None = None,
     ) -> None:
         """Prepare; nothing is connected yet.
@@ -123,27 +123,17 @@ class Client:
             EndpointError: the endpoint cannot be understood.
             UnknownTransport: there is no transport of that name.
         """
-        self.endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint.parse(endpoint)
-        if transport is None:
-            transport = self.endpoint.transport or DEFAULT_TRANSPORT
-        if isinstance(transport, str):
-            transport = registry.transport(transport)
-        self._transport_name = transport.name
-        self._mode = watch
-        self._takes_messages = on_message is None
-        self._engine = Engine(
-            self.endpoint,
+        super().__init__(
+            ThreadBackend(),
+            endpoint,
             transport,
-            settings or ClientSettings(),
+            settings,
             watch,
             resume=resume,
             on_message=on_message,
             on_state=on_state,
             on_handler_error=on_handler_error,
         )
-        self._send_prefix = secrets.token_urlsafe(6)  # 48 bits: no two clients share one
-        self._lock = new_lock("send numbers")
-        self._sends = 0  # guarded by _lock
 
     # -- the connection -----------------------------------------------------------------
 
@@ -160,12 +150,12 @@ class Client:
             UnsupportedVersion: the server speaks another version of the protocol.
             ClientClosed: the client is closed, or was while this waited.
         """
-        return self._engine.connect(Deadline.after(timeout))
+        return run(self._engine.connect(Deadline.after(timeout)))
 
     def ping(self) -> float:
         """Ask whether the server is there, and return the seconds that it took."""
         begin = time.monotonic()
-        self._engine.ask(protocol.Ping(), protocol.Done)
+        run(self._engine.ask(protocol.Ping(), protocol.Done))
         return time.monotonic() - begin
 
     def close(self) -> None:
@@ -175,41 +165,13 @@ class Client:
         afterwards, unless ``on_message`` does not return, or has called this: then the thread ends
         when it returns. The session stays open at the server, for `resume` with the `token`.
         """
-        self._engine.close()
+        run(self._engine.close())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
-
-    @property
-    def state(self) -> State:
-        """Where the client stands."""
-        return self._engine.link.state
-
-    @property
-    def token(self) -> str | None:
-        """What `resume` takes, a secret; None without a session."""
-        session = self._engine.link.session
-        return None if session is None else session.token
-
-    @property
-    def username(self) -> str | None:
-        """The account, as the server spells it; None without a session."""
-        session = self._engine.link.session
-        return None if session is None else session.username
-
-    @property
-    def limits(self) -> Limits | None:
-        """What the server accepts; None before the first connection."""
-        hello = self._engine.link.hello
-        return None if hello is None else hello.limits
-
-    def __repr__(self) -> str:
-        user = "" if self.username is None else f" as {self.username}"
-        kind = self.state.kind.value
-        return f"<Client {self.endpoint} {self._transport_name} {kind}{user}>"
 
     # -- the session --------------------------------------------------------------------
 
@@ -219,9 +181,7 @@ class Client:
         Raises:
             AlreadyLoggedIn, InvalidUsername, InvalidPassword, UsernameTaken, Busy.
         """
-        with readable():
-            request = protocol.CreateAccount(username=username, password=password)
-        return self._engine.log_in(request)
+        return run(self._engine.log_in(requests.create_account(username, password)))
 
     def login(self, username: str, password: str) -> protocol.SessionReply:
         """Open a session and begin to watch the mailbox.
@@ -229,9 +189,7 @@ class Client:
         Raises:
             AlreadyLoggedIn, InvalidUsername, BadCredentials, RateLimited, Busy.
         """
-        with readable():
-            request = protocol.Login(username=username, password=password)
-        return self._engine.log_in(request)
+        return run(self._engine.log_in(requests.login(username, password)))
 
     def resume(self, token: str) -> protocol.SessionReply:
         """Go on with a session that is open at the server, and begin to watch the mailbox.
@@ -242,9 +200,7 @@ class Client:
         Raises:
             AlreadyLoggedIn, SessionExpired.
         """
-        with readable():
-            request = protocol.Resume(session=token)
-        return self._engine.log_in(request)
+        return run(self._engine.log_in(requests.resume(token)))
 
     def logout(self) -> None:
         """Ack what is dealt with, and revoke the session.
@@ -254,11 +210,11 @@ class Client:
         Raises:
             NotLoggedIn: there is no session.
         """
-        self._engine.end_session(protocol.Logout(), None)
+        run(self._engine.end_session(protocol.Logout(), None))
 
     def status(self) -> protocol.StatusReply:
         """Return who is logged in, and where the mailbox stands."""
-        return self._engine.ask(protocol.Status(), protocol.StatusReply)
+        return run(self._engine.ask(protocol.Status(), protocol.StatusReply))
 
     def change_password(self, password: str, new_password: str) -> None:
         """Set another password; every other session of the account is revoked.
@@ -266,9 +222,8 @@ class Client:
         Raises:
             InvalidPassword, BadCredentials, RateLimited, Busy.
         """
-        with readable():
-            request = protocol.ChangePassword(password=password, new_password=new_password)
-        self._engine.ask(request, protocol.Done)
+        request = requests.change_password(password, new_password)
+        run(self._engine.ask(request, protocol.Done))
 
     def delete_account(self, password: str, *, force: bool = False) -> None:
         """Delete the account, its mailbox and its sessions.
@@ -281,9 +236,8 @@ class Client:
             UndeliveredMessages: unless ``force``.
             BadCredentials, RateLimited, Busy.
         """
-        with readable():
-            request = protocol.DeleteAccount(password=password, force=force)
-        self._engine.end_session(request, "the account was deleted")
+        request = requests.delete_account(password, force=force)
+        run(self._engine.end_session(request, ACCOUNT_DELETED))
 
     def list_accounts(
         self, pattern: str = "*", after: str | None = None, limit: int = 100
@@ -298,9 +252,8 @@ class Client:
         Raises:
             BadRequest: the pattern cannot be read.
         """
-        with readable():
-            request = protocol.ListAccounts(pattern=pattern, after=after, limit=limit)
-        return self._engine.ask(request, protocol.AccountsReply)
+        request = requests.list_accounts(pattern, after, limit)
+        return run(self._engine.ask(request, protocol.AccountsReply))
 
     def accounts(self, pattern: str = "*") -> Iterator[str]:
         """Yield all usernames that match, sorted, fetching page after page."""
@@ -324,13 +277,8 @@ class Client:
         Raises:
             BadRequest, MessageTooLong, NoSuchUser, MailboxFull, SendIdConflict, RateLimited.
         """
-        if send_id is None:
-            with self._lock:
-                self._sends += 1
-                send_id = f"{self._send_prefix}{self._sends:x}"
-        with readable():
-            request = protocol.Send(to=to, body=body, send_id=send_id)
-        return self._engine.ask(request, protocol.SentReply)
+        request = requests.send(to, body, send_id or self._new_send_id())
+        return run(self._engine.ask(request, protocol.SentReply))
 
     def messages(self, timeout: float | None = None, *, ack: bool = True) -> Iterator[Message]:
         """Yield messages as they come, in order.
@@ -351,18 +299,12 @@ class Client:
             NotLoggedIn: there is no session.
             ClientClosed: the client is closed already.
         """
-        if self._mode is WatchMode.OFF:
-            raise ClientError("this client does not watch its mailbox")
-        if not self._takes_messages:
-            raise ClientBusy("the messages go to on_message")
-        inbox = self._engine.link.require_session().inbox
-        waiter = inbox.enter()
+        loop = self._engine.messages(timeout, ack=ack)
         try:
-            while (message := inbox.wait_head(waiter, Deadline.after(timeout))) is not None:
+            while (message := run(loop.next())) is not None:
                 yield message
-                inbox.pop(message, done=ack)
         finally:
-            inbox.leave()
+            loop.leave()
 
     def ack(self, up_to: int) -> protocol.AckReply:
         """Acknowledge every message up to a seq; `messages` hands them over no more.
@@ -370,12 +312,7 @@ class Client:
         Raises:
             CursorInvalid: there is no such seq yet.
         """
-        with readable():
-            request = protocol.Ack(up_to=up_to)
-        inbox = self._engine.link.require_session().inbox
-        reply = self._engine.ask(request, protocol.AckReply)
-        inbox.drop(up_to)
-        return reply
+        return run(self._engine.ack(requests.ack(up_to)))
 
     def history(self, before: int | None = None, limit: int = 50) -> protocol.HistoryReply:
         """Return a page of the mailbox, acked messages included, the newest last.
@@ -384,17 +321,12 @@ class Client:
             before: only seqs below this one; None begins at the newest.
             limit: 1 to 1,000.
         """
-        with readable():
-            request = protocol.History(before=before, limit=limit)
-        return self._engine.ask(request, protocol.HistoryReply)
+        request = requests.history(before, limit)
+        return run(self._engine.ask(request, protocol.HistoryReply))
 
     def delete_messages(self, seqs: Iterable[int]) -> int:
         """Delete messages from the mailbox, and return how many of them there were."""
-        left = tuple(seqs)
-        deleted = 0
-        while left:
-            with readable():
-                request = protocol.DeleteMessages(seqs=left[:MAX_PAGE])
-            deleted += self._engine.ask(request, protocol.DeletedReply).deleted
-            left = left[MAX_PAGE:]
-        return deleted
+        return sum(
+            run(self._engine.ask(request, protocol.DeletedReply)).deleted
+            for request in requests.delete_messages(seqs)
+        )

@@ -1,4 +1,4 @@
-"""The command line of a client: one request at a time, many threads taking turns.
+"""The command line of a client: one request at a time, many callers taking turns.
 
 It knows nothing of the watch line. It finds its line broken, asks the dialler for another one,
 and repeats what may be repeated.
@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import (
-    FrameTooLarge,
     NotLoggedIn,
     RequestError,
     SessionExpired,
     ShuttingDown,
 )
 from twinline.core.protocol import ErrorReply, Reply, Request, Send
+from twinline.transports.client_backend import Backend
 from twinline.transports.client_dialler import ClientLine, Dialler
 from twinline.transports.client_errors import (
     ClientClosed,
@@ -35,30 +35,38 @@ OnReply = Callable[[ClientLine, Reply], None]
 class CommandLine:
     """Carries out requests, each within a deadline, in the order in which they came."""
 
-    def __init__(self, dialler: Dialler, link: Link, settings: ClientSettings) -> None:
+    def __init__(
+        self, backend: Backend, dialler: Dialler, link: Link, settings: ClientSettings
+    ) -> None:
         self._dialler = dialler
         self._link = link
         self._settings = settings
-        self._turn = Turn("command turn")
-        self._line: ClientLine | None = None  # of the thread that has the turn
+        self._turn = Turn("command turn", backend.waiter)
+        self._line: ClientLine | None = None  # of the caller that has the turn
 
-    def connect(self, deadline: Deadline) -> None:
+    async def connect(self, deadline: Deadline) -> None:
         """Have a line that works, as far as one can tell without asking.
 
         Raises:
             NotConnected: not in time.
             ClientClosed: the client is closed, or was while this waited.
         """
-        with self._have_turn(deadline):
-            self._ready(deadline)
+        with _told_as_client_errors():
+            await self._turn.enter(deadline, self._link.closed)
+            try:
+                await self._ready(deadline)
+            finally:
+                self._leave()
 
-    def ask(self, request: Request, deadline: Deadline, on_reply: OnReply | None = None) -> Reply:
+    async def ask(
+        self, request: Request, deadline: Deadline, on_reply: OnReply | None = None
+    ) -> Reply:
         """Carry out a request.
 
         Args:
             request: is repeated if it may be and the line breaks.
             deadline: for everything: the turn, the line and the reply.
-            on_reply: called with the line and the reply before another thread has its turn.
+            on_reply: called with the line and the reply before another caller has its turn.
 
         Raises:
             RequestError: the server refused; `NotLoggedIn` also when there is no session.
@@ -68,47 +76,49 @@ class CommandLine:
             ClientClosed: the client is closed, or was while this waited.
         """
         self._require_session(request)
-        with self._have_turn(deadline):
-            return self._ask(request, deadline, on_reply)
+        with _told_as_client_errors():
+            await self._turn.enter(deadline, self._link.closed)
+            try:
+                return await self._ask(request, deadline, on_reply)
+            finally:
+                self._leave()
 
-    def close(self) -> None:
-        """Close the line; a thread that has the turn and does not leave it soon does so itself.
+    async def close(self, seconds: float) -> None:
+        """Close the line; a caller that has the turn and does not leave it in time does so itself.
 
         The link is closed already.
+
+        Args:
+            seconds: to wait for the turn.
         """
-        with suppress(OutOfTime), self._turn.take(Deadline.after(1.0), Interrupt("unused")):
-            self._drop()
+        with suppress(OutOfTime):
+            await self._turn.enter(Deadline.after(seconds), Interrupt("unused"))
+            self._leave()
 
-    @contextmanager
-    def _have_turn(self, deadline: Deadline) -> Iterator[None]:
+    def _leave(self) -> None:
+        """Give the turn back, with a line that the next one can use or none."""
         try:
-            with self._turn.take(deadline, self._link.closed):
-                try:
-                    yield
-                finally:
-                    if self._link.closed.is_set:
-                        self._drop()
-                    if self._line is None:
-                        self._link.gave_up()
-        except OutOfTime:
-            raise NotConnected("other requests took all the time; nothing was sent") from None
-        except Interrupted:
-            raise ClientClosed("the client is closed") from None
+            if self._link.closed.is_set:
+                self._drop()
+            if self._line is None:
+                self._link.gave_up()
+        finally:
+            self._turn.leave()
 
-    def _ask(self, request: Request, deadline: Deadline, on_reply: OnReply | None) -> Reply:
+    async def _ask(self, request: Request, deadline: Deadline, on_reply: OnReply | None) -> Reply:
         earlier: ClientError | RequestError | None = None  # what to say if time runs out
         while True:
             try:
                 self._drop_stale()
                 self._require_session(request)
-                line = self._ready(deadline)
+                line = await self._ready(deadline)
                 self._require_session(request)
             except (NotConnected, NotLoggedIn):
                 if earlier is not None:
                     raise earlier from None
                 raise
             try:
-                reply = self._exchange(line, request, deadline)
+                reply = await self._exchange(line, request, deadline)
             except LineBroken as broken:
                 earlier = self._in_doubt(broken, request)
                 if not request.repeatable:
@@ -126,19 +136,23 @@ class CommandLine:
             self._link.failed(line.session, error.message)
             earlier = earlier or error
 
-    def _exchange(self, line: ClientLine, request: Request, deadline: Deadline) -> Reply:
+    async def _exchange(self, line: ClientLine, request: Request, deadline: Deadline) -> Reply:
         try:
             with self._link.closed.waking(line.line.shutdown):
-                reply = line.line.exchange(request, deadline.sooner(self._settings.reply_seconds))
-        except FrameTooLarge:
-            self._drop()  # nothing broke: the session goes on, even without ``resume``
-            raise
+                reply = await line.line.exchange(
+                    request, deadline.sooner(self._settings.reply_seconds)
+                )
         except LineBroken as broken:
             self._drop()
             if not self._link.closed.is_set:
                 self._link.lost(line.session, str(broken))
                 if not line.proved:
                     self._link.failed(line.session, str(broken))
+            raise
+        except BaseException:
+            # The frame was refused here, or the caller was interrupted or cancelled: nothing
+            # broke, so the session goes on, even without ``resume``.
+            self._drop()
             raise
         if not line.proved and not line.line.closed:
             line.proved = True
@@ -163,11 +177,11 @@ class CommandLine:
         if not request.before_login:
             self._link.require_session()
 
-    def _ready(self, deadline: Deadline) -> ClientLine:
+    async def _ready(self, deadline: Deadline) -> ClientLine:
         """Return a line that is as good as can be told without asking."""
         self._drop_stale()
         if self._line is None:
-            self._line = self._dialler.dial(deadline, self._link.closed)
+            self._line = await self._dialler.dial(deadline, self._link.closed)
         return self._line
 
     def _drop_stale(self) -> None:
@@ -184,3 +198,13 @@ class CommandLine:
         line, self._line = self._line, None
         if line is not None:
             line.line.close()
+
+
+@contextmanager
+def _told_as_client_errors() -> Iterator[None]:
+    try:
+        yield
+    except OutOfTime:
+        raise NotConnected("other requests took all the time; nothing was sent") from None
+    except Interrupted:
+        raise ClientClosed("the client is closed") from None

@@ -1,7 +1,7 @@
 """Opens the lines of a client: connect, hello, resume, again and again if need be.
 
-Whichever thread needs a line dials; threads that need one at the same time take turns, so there
-is one attempt at a time and one pace for all of them.
+Whoever needs a line dials; those that need one at the same time take turns, so there is one
+attempt at a time and one pace for all of them.
 """
 
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from twinline.core.protocol import (
     Resume,
     SessionReply,
 )
-from twinline.core.waiting import Waiter
+from twinline.transports.client_backend import Backend
 from twinline.transports.client_errors import NotConnected
 from twinline.transports.client_interrupt import Interrupt, OutOfTime, Turn
 from twinline.transports.client_link import Link, Session
@@ -69,15 +69,21 @@ class Dialler:
     """Opens lines to one endpoint."""
 
     def __init__(
-        self, endpoint: Endpoint, transport: Transport, link: Link, settings: ClientSettings
+        self,
+        backend: Backend,
+        endpoint: Endpoint,
+        transport: Transport,
+        link: Link,
+        settings: ClientSettings,
     ) -> None:
+        self._backend = backend
         self.endpoint = endpoint
         self._transport = transport
         self._link = link
         self._settings = settings
-        self._turn = Turn("dialling turn")
+        self._turn = Turn("dialling turn", backend.waiter)
 
-    def dial(self, deadline: Deadline, interrupt: Interrupt) -> ClientLine:
+    async def dial(self, deadline: Deadline, interrupt: Interrupt) -> ClientLine:
         """Return a new line, bound to the session if there is one.
 
         The first attempt is made at once, the next ones at the pace of the backoff. If the
@@ -94,37 +100,38 @@ class Dialler:
             UnsupportedVersion: the server speaks another version of the protocol.
             EndpointError: the endpoint's scheme is not supported.
         """
-        reason = "another thread is still trying"
+        reason = "somebody else is still trying"
         try:
-            with self._turn.take(deadline, interrupt):
+            await self._turn.enter(deadline, interrupt)
+            try:
                 while True:
-                    self._pause(deadline, interrupt)
+                    await self._pause(deadline, interrupt)
                     session = self._link.session
                     try:
-                        dialled = self._attempt(deadline, interrupt)
+                        return await self._attempt(deadline, interrupt)
                     except _AttemptFailed as failure:
                         interrupt.check()
                         reason = str(failure)
                         self._link.failed(session, reason, failure.retry_after)
-                    else:
-                        return dialled
+            finally:
+                self._turn.leave()
         except OutOfTime:
             message = f"{self.endpoint} was not reachable in time, nothing was sent: {reason}"
             raise NotConnected(message) from None
 
-    def _pause(self, deadline: Deadline, interrupt: Interrupt) -> None:
+    async def _pause(self, deadline: Deadline, interrupt: Interrupt) -> None:
         """Wait until the next attempt is allowed."""
-        waiter = Waiter()
+        waiter = self._backend.waiter()
         while not (allowed := self._link.next_attempt).passed:
             # Nothing wakes this waiter but the interrupt: it sleeps to whichever is sooner.
-            interrupt.wait(waiter, deadline.sooner(allowed.remaining() or 0.0))
+            await interrupt.wait(waiter, deadline.sooner(allowed.remaining() or 0.0))
             if deadline.passed:
                 raise OutOfTime
         interrupt.check()
         if deadline.passed:
             raise OutOfTime
 
-    def _attempt(self, deadline: Deadline, interrupt: Interrupt) -> ClientLine:
+    async def _attempt(self, deadline: Deadline, interrupt: Interrupt) -> ClientLine:
         """Open a line.
 
         Raises:
@@ -133,11 +140,11 @@ class Dialler:
         settings = self._settings
         generation = self._link.generation
         try:
-            line = Line.connect(
+            line = await self._backend.connect(
                 self.endpoint,
                 self._transport,
                 deadline.sooner(settings.connect_seconds),
-                interrupt.waking,
+                interrupt,
             )
         except TimeoutError:
             raise _AttemptFailed("connecting took too long") from None
@@ -145,9 +152,9 @@ class Dialler:
             raise _AttemptFailed(error.strerror or str(error)) from error
         try:
             with interrupt.waking(line.shutdown):
-                hello = self._hello(line, deadline)
+                hello = await self._hello(line, deadline)
                 dialled = ClientLine(line, generation, hello.limits)
-                self._resume(dialled, deadline)
+                await self._resume(dialled, deadline)
         except LineBroken as error:
             raise _AttemptFailed(str(error)) from error
         except BaseException:
@@ -156,8 +163,10 @@ class Dialler:
         self._link.connected(hello)
         return dialled
 
-    def _hello(self, line: Line, deadline: Deadline) -> HelloReply:
-        reply = self._ask(line, Hello(protocol=PROTOCOL_VERSION, client=CLIENT_NAME), deadline)
+    async def _hello(self, line: Line, deadline: Deadline) -> HelloReply:
+        reply = await self._ask(
+            line, Hello(protocol=PROTOCOL_VERSION, client=CLIENT_NAME), deadline
+        )
         if isinstance(reply, HelloReply):
             return reply
         error = _refusal(reply)
@@ -165,11 +174,11 @@ class Dialler:
             raise error
         raise _AttemptFailed(error.message, error.retry_after_ms)
 
-    def _resume(self, dialled: ClientLine, deadline: Deadline) -> None:
+    async def _resume(self, dialled: ClientLine, deadline: Deadline) -> None:
         session = self._link.session
         if session is None:
             return
-        reply = self._ask(dialled.line, Resume(session=session.token), deadline)
+        reply = await self._ask(dialled.line, Resume(session=session.token), deadline)
         if isinstance(reply, SessionReply):
             dialled.bind(session)
             return
@@ -178,8 +187,8 @@ class Dialler:
             raise _AttemptFailed(error.message, error.retry_after_ms)
         self._link.end_session(session, error.message)
 
-    def _ask(self, line: Line, request: Request, deadline: Deadline) -> Reply:
-        return line.exchange(request, deadline.sooner(self._settings.reply_seconds))
+    async def _ask(self, line: Line, request: Request, deadline: Deadline) -> Reply:
+        return await line.exchange(request, deadline.sooner(self._settings.reply_seconds))
 
 
 def _refusal(reply: Reply) -> RequestError:

@@ -4,27 +4,35 @@
 logging in starts a watcher, logging out and closing end it.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
-
-from pydantic import ValidationError
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from twinline.core.deadline import Deadline
-from twinline.core.errors import BadRequest
 from twinline.core.locks import new_lock
-from twinline.core.protocol import Done, HelloReply, Reply, Request, SessionReply
+from twinline.core.protocol import (
+    Ack,
+    AckReply,
+    Done,
+    HelloReply,
+    Reply,
+    Request,
+    SessionReply,
+)
+from twinline.transports.client_backend import Backend
 from twinline.transports.client_commands import CommandLine
 from twinline.transports.client_dialler import ClientLine, Dialler
-from twinline.transports.client_errors import ClientBusy
+from twinline.transports.client_errors import ClientBusy, ClientError
+from twinline.transports.client_inbox import MessageLoop
 from twinline.transports.client_link import Link, Session
 from twinline.transports.client_settings import ClientSettings, WatchMode
-from twinline.transports.client_state import State, StateReport
+from twinline.transports.client_state import State
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.watcher import OnHandlerError, OnMessage, Watcher, backoff_of
 
 _R = TypeVar("_R", bound=Reply)
+_TURN_SECONDS: Final = 1.0
+"""For whoever has the command line to notice that the client is closed."""
 
 
 class Engine:
@@ -36,6 +44,7 @@ class Engine:
 
     def __init__(
         self,
+        backend: Backend,
         endpoint: Endpoint,
         transport: Transport,
         settings: ClientSettings,
@@ -43,34 +52,35 @@ class Engine:
         *,
         resume: bool,
         on_message: OnMessage | None,
-        on_state: Callable[[State], None] | None,
+        on_state: Callable[[State], object] | None,
         on_handler_error: OnHandlerError | None,
     ) -> None:
+        self._backend = backend
         self._settings = settings
         self._mode = mode
         self._on_message = on_message
         self._on_handler_error = on_handler_error
-        self._report = StateReport(on_state)
+        self._report = backend.report(on_state)
         self.link = Link(
             backoff_of(settings),
             self._report,
             resume=resume,
             on_session_end=self._session_ended,
         )
-        self._dialler = Dialler(endpoint, transport, self.link, settings)
-        self._commands = CommandLine(self._dialler, self.link, settings)
+        self._dialler = Dialler(backend, endpoint, transport, self.link, settings)
+        self._commands = CommandLine(backend, self._dialler, self.link, settings)
         self._lock = new_lock("watcher")
         self._watcher: Watcher | None = None  # guarded by _lock
 
-    def connect(self, deadline: Deadline) -> HelloReply:
+    async def connect(self, deadline: Deadline) -> HelloReply:
         """Have a command line; see `Client.connect`."""
-        self._refuse_in_callback()
-        self._commands.connect(deadline)
+        self._check_caller()
+        await self._commands.connect(deadline)
         hello = self.link.hello
         assert hello is not None  # noqa: S101 - every line has said hello
         return hello
 
-    def ask(self, request: Request, kind: type[_R]) -> _R:
+    async def ask(self, request: Request, kind: type[_R]) -> _R:
         """Carry out a command.
 
         Args:
@@ -80,12 +90,12 @@ class Engine:
         Raises:
             RequestError, NotConnected, ConnectionLost, TimedOut, ClientClosed, ClientBusy.
         """
-        self._refuse_in_callback()
-        reply = self._commands.ask(request, Deadline.after(self._settings.command_seconds))
+        self._check_caller()
+        reply = await self._commands.ask(request, Deadline.after(self._settings.command_seconds))
         assert isinstance(reply, kind)  # noqa: S101 - a line checks it
         return reply
 
-    def log_in(self, request: Request) -> SessionReply:
+    async def log_in(self, request: Request) -> SessionReply:
         """Carry out what binds the command line to a session, and start the watcher."""
         opened: list[Session] = []
 
@@ -96,46 +106,79 @@ class Engine:
             opened.append(session)
             self.link.bind(session)
 
-        self._refuse_in_callback()
+        self._check_caller()
         deadline = Deadline.after(self._settings.command_seconds)
-        reply = self._commands.ask(request, deadline, bind)
+        reply = await self._commands.ask(request, deadline, bind)
         assert isinstance(reply, SessionReply)  # noqa: S101 - a line checks it
-        self._start_watcher(opened[0])
+        await self._watch(opened[0])
         return reply
 
-    def end_session(self, request: Request, reason: str | None) -> None:
+    async def end_session(self, request: Request, reason: str | None) -> None:
         """Ack what is dealt with, and then carry out what ends the session.
 
         Args:
             request: does it.
             reason: for a person, or None when there is nothing to explain.
         """
-        self._refuse_in_callback()
+        self._check_caller()
         session = self.link.require_session()
         with self._lock:
             watcher = self._watcher
-        # Its own thread, within on_message, cannot wait for its own end.
+        # Itself, within on_message, cannot wait for its own end.
         stopped = watcher is not None and not watcher.is_here
-        if stopped:
-            self._stop_watcher()
         try:
-            self.ask(request, Done)
+            if stopped:
+                await self._stop_watcher()
+            await self.ask(request, Done)
         except BaseException:
             if stopped:
-                self._start_watcher(session)
+                await self._watch(session)
             raise
         self.link.end_session(session, reason)
 
-    def close(self) -> None:
+    def messages(self, timeout: float | None, *, ack: bool) -> MessageLoop:
+        """Return a loop over the messages; see `Client.messages`.
+
+        Raises:
+            ClientBusy: another loop is running, or there is an ``on_message``.
+            ClientError: the client does not watch.
+            NotLoggedIn: there is no session.
+            ClientClosed: the client is closed already.
+        """
+        self._backend.check()
+        if self._mode is WatchMode.OFF:
+            raise ClientError("this client does not watch its mailbox")
+        if self._on_message is not None:
+            raise ClientBusy("the messages go to on_message")
+        inbox = self.link.require_session().inbox
+        return MessageLoop(inbox, self._backend.waiter(), timeout, ack=ack)
+
+    async def ack(self, request: Ack) -> AckReply:
+        """Carry out an ack of the user's own, and forget what it acks."""
+        self._check_caller()
+        inbox = self.link.require_session().inbox
+        reply = await self.ask(request, AckReply)
+        inbox.drop(request.up_to)
+        return reply
+
+    async def close(self) -> None:
         """End everything; see `Client.close`."""
+        self._backend.check()
         session = self.link.session
         self.link.close()
         if session is not None:
             session.inbox.end()
-        self._stop_watcher()
-        if not self._report.is_here:  # that thread may have the turn; it then closes the line
-            self._commands.close()
+        await self._stop_watcher()
+        # Within on_state the caller may have the turn itself; the line is then closed with it.
+        await self._commands.close(0.0 if self._report.is_here else _TURN_SECONDS)
         self._report.deliver()
+        await self._report.settle(_TURN_SECONDS)
+        await self._backend.settle(_TURN_SECONDS)
+
+    async def _watch(self, session: Session) -> None:
+        self._start_watcher(session)
+        if self.link.closed.is_set:  # and whoever has closed it did not find this watcher
+            await self._stop_watcher()
 
     def _start_watcher(self, session: Session) -> None:
         if self._mode is WatchMode.OFF:
@@ -143,11 +186,12 @@ class Engine:
         with self._lock:
             before = self._watcher
         watcher = Watcher(
+            self._backend,
             self._dialler,
             self.link,
             session,
             self._settings,
-            self._mode,
+            mode=self._mode,
             on_message=self._on_message,
             on_handler_error=self._on_handler_error,
             before=before,
@@ -156,19 +200,19 @@ class Engine:
         with self._lock:
             self._watcher = watcher
         # Who ended it before that could not, and it need not start.
-        if self.link.session is session:
+        if self.link.session is session and not self.link.closed.is_set:
             watcher.start()
         if self.link.closed.is_set:
             session.inbox.end()
-            watcher.stop()
-            watcher.join()
 
-    def _stop_watcher(self) -> None:
+    async def _stop_watcher(self) -> None:
         with self._lock:
             watcher = self._watcher
         if watcher is not None:
             watcher.stop()
-            watcher.join()
+            await watcher.join()
+            if self.link.closed.is_set:
+                await watcher.abandon()
 
     def _session_ended(self, session: Session) -> None:
         session.inbox.end()
@@ -177,21 +221,7 @@ class Engine:
         if watcher is not None and watcher.session is session:
             watcher.cut()
 
-    def _refuse_in_callback(self) -> None:
+    def _check_caller(self) -> None:
+        self._backend.check()
         if self._report.is_here:
             raise ClientBusy("on_state may not issue commands: they may have to wait for it")
-
-
-@contextmanager
-def readable() -> Iterator[None]:
-    """Turn a request that the protocol cannot express into the error that it would get.
-
-    Raises:
-        BadRequest: a field is mistyped or out of range; its value, a secret perhaps, is not told.
-    """
-    try:
-        yield
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadRequest(f"{place}: {first['msg']}") from None

@@ -8,7 +8,7 @@
         ├── ConnectionLost    the connection broke with a request in flight: outcome unknown
         ├── TimedOut          no reply came in time: outcome unknown
         ├── ClientClosed      close() was called
-        └── ClientBusy        this cannot be asked for here and now, by this thread
+        └── ClientBusy        this cannot be asked for here and now, by this caller
 
 What the server itself refuses is raised as a leaf of `twinline.core.errors.RequestError`.
 """
@@ -46,4 +46,7 @@ class ClientClosed(ClientError):
 
 
 class ClientBusy(ClientError):
-    """There is a consumer of messages already, or the call came from within ``on_state``."""
+    """There is a consumer of messages already, or the call came from where it may not come from.
+
+    That is from within ``on_state``, or, for an `AsyncClient`, from another event loop.
+    """

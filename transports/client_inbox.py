@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from twinline.core.deadline import Deadline
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
-from twinline.core.waiting import Waiter, Wake
+from twinline.core.waiting import Wake
 from twinline.transports.client_errors import ClientBusy
-from twinline.transports.client_interrupt import Interrupt, Interrupted
+from twinline.transports.client_interrupt import Interrupt, Interrupted, Waiter
 
 
 class Inbox:
@@ -33,7 +33,7 @@ class Inbox:
         self._place = position  # the last seq fetched; guarded by _lock
         self._done = position  # the last seq dealt with; guarded by _lock
         self._position = position  # the last seq known to be acked; guarded by _lock
-        self._consumer: Waiter | None = None  # of the one consumer; guarded by _lock
+        self._consumer: Waiter | None = None  # of the one consumer; set under _lock
         self._on_progress: Wake | None = None  # guarded by _lock
         self._ended = Interrupt("end of inbox")
 
@@ -90,11 +90,11 @@ class Inbox:
         with self._lock:
             return self._pending[0] if self._pending else None
 
-    def wait_head(self, waiter: Waiter, deadline: Deadline) -> Message | None:
+    async def wait_head(self, waiter: Waiter, deadline: Deadline) -> Message | None:
         """Return the first message that is not dealt with, waiting for it if need be.
 
         Args:
-            waiter: the one that `enter` returned.
+            waiter: the one that was given to `enter`.
             deadline: for a message to be there.
 
         Returns:
@@ -105,7 +105,7 @@ class Inbox:
             if message is not None:
                 return message
             try:
-                woken = self._ended.wait(waiter, deadline)
+                woken = await self._ended.wait(waiter, deadline)
             except Interrupted:
                 break
             if not woken:
@@ -139,24 +139,61 @@ class Inbox:
         if on_progress is not None:
             on_progress()
 
-    def enter(self) -> Waiter:
+    def enter(self, waiter: Waiter) -> None:
         """Become the consumer; call `leave` at the end.
+
+        Args:
+            waiter: of the consumer.
 
         Raises:
             ClientBusy: there is one.
         """
-        waiter = Waiter()
         with self._lock:
             if self._consumer is not None:
                 raise ClientBusy("another loop over messages() is running")
             self._consumer = waiter
-        return waiter
 
     def leave(self) -> None:
         """Be the consumer no longer; what was not popped is there for the next one."""
-        with self._lock:
-            self._consumer = None
+        # Without the lock: the garbage collector may drop a loop, which then leaves, in a thread
+        # that holds it. A single assignment needs none.
+        self._consumer = None
 
     def end(self) -> None:
         """Let nobody wait any more: the session or the client has ended."""
         self._ended.set()
+
+
+class MessageLoop:
+    """One loop over an inbox: a message is dealt with when the loop comes back for the next."""
+
+    def __init__(self, inbox: Inbox, waiter: Waiter, timeout: float | None, *, ack: bool) -> None:
+        """Become the inbox's consumer.
+
+        Args:
+            inbox: where the messages are.
+            waiter: of the loop.
+            timeout: how long to wait for each message, in seconds; None for ever.
+            ack: whether what is dealt with may be acked.
+
+        Raises:
+            ClientBusy: there is another consumer.
+        """
+        self._inbox = inbox
+        self._waiter = waiter
+        self._timeout = timeout
+        self._ack = ack
+        self._message: Message | None = None  # that the body of the loop has now
+        inbox.enter(waiter)
+
+    async def next(self) -> Message | None:
+        """Deal with the message before, and return the next; None at the end."""
+        message, self._message = self._message, None
+        if message is not None:
+            self._inbox.pop(message, done=self._ack)
+        self._message = await self._inbox.wait_head(self._waiter, Deadline.after(self._timeout))
+        return self._message
+
+    def leave(self) -> None:
+        """End the loop; a message that its body still had stays in the inbox."""
+        self._inbox.leave()

@@ -1,12 +1,29 @@
-"""How one thread ends another's wait, whatever it waits on, and how threads take turns."""
+"""How one ends another's wait, whatever it waits on, and how callers take turns.
+
+Callers are threads or tasks; what they wait on comes from a `client_backend.Backend`.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from twinline.core.deadline import Deadline
 from twinline.core.locks import new_lock
-from twinline.core.waiting import Waiter
+
+
+class Waiter(Protocol):
+    """One caller's place to wait; as `twinline.core.waiting.Waiter`, but awaited."""
+
+    def wake(self) -> None:
+        """Wake who waits, or let its next wait return at once; it neither blocks nor raises."""
+
+    async def wait(self, deadline: Deadline) -> bool:
+        """Wait until woken or until the deadline passes.
+
+        Returns:
+            Whether it was woken.
+        """
 
 
 class Interrupted(Exception):
@@ -14,15 +31,15 @@ class Interrupted(Exception):
 
 
 class OutOfTime(Exception):
-    """The deadline passed before it was this thread's turn."""
+    """The deadline passed before it was this caller's turn."""
 
 
 class Interrupt:
     """Something that is set once, and then ends every wait that was made under it.
 
-    A thread that is about to block says how it can be woken, with `waking`. Once `waking` has
-    been left that wake never runs again, so it may shut down a socket that its owner closes
-    afterwards, with no fear of a reused descriptor.
+    Who is about to wait says how it can be woken, with `waking`. Once `waking` has been left
+    that wake never runs again, so it may shut down a socket that its owner closes afterwards,
+    with no fear of a reused descriptor.
     """
 
     def __init__(self, name: str) -> None:
@@ -72,8 +89,8 @@ class Interrupt:
             with self._lock:
                 self._wakes.remove(wake)
 
-    def wait(self, waiter: Waiter, deadline: Deadline) -> bool:
-        """Block until the waiter is woken or the deadline passes.
+    async def wait(self, waiter: Waiter, deadline: Deadline) -> bool:
+        """Wait until the waiter is woken or the deadline passes.
 
         Returns:
             Whether the waiter was woken.
@@ -82,64 +99,58 @@ class Interrupt:
             Interrupted: this was set, before or during the wait.
         """
         with self.waking(waiter.wake):
-            woken = waiter.wait(deadline)
+            woken = await waiter.wait(deadline)
         self.check()
         return woken
 
 
 class Turn:
-    """Something that many threads use one after another, in the order in which they came.
+    """Something that many callers use one after another, in the order in which they came.
 
-    It is no lock: who has the turn may block, and others wait with a deadline and under an
-    interrupt, outside every lock.
+    It is no lock: who has the turn may wait, and others wait for it with a deadline and under
+    an interrupt, outside every lock.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, new_waiter: Callable[[], Waiter]) -> None:
+        self._new_waiter = new_waiter
         self._lock = new_lock(name)
         self._taken = False  # guarded by _lock
         self._queue: deque[Waiter] = deque()  # guarded by _lock
 
-    @contextmanager
-    def take(self, deadline: Deadline, interrupt: Interrupt) -> Iterator[None]:
-        """Wait for the turn and have it while the body runs.
+    async def enter(self, deadline: Deadline, interrupt: Interrupt) -> None:
+        """Wait for the turn and have it, until `leave`.
 
         Raises:
             OutOfTime: the deadline passed first.
             Interrupted: the interrupt was set first.
         """
-        self._enter(deadline, interrupt)
-        try:
-            yield
-        finally:
-            self._leave()
-
-    def _enter(self, deadline: Deadline, interrupt: Interrupt) -> None:
-        waiter = Waiter()
         with self._lock:
             if not self._taken:
                 self._taken = True
                 return
+            waiter = self._new_waiter()
             self._queue.append(waiter)
         try:
-            interrupt.wait(waiter, deadline)
+            await interrupt.wait(waiter, deadline)
         except BaseException:
             if not self._withdraw(waiter):
-                self._leave()  # the turn had been given to this thread in the meantime
+                self.leave()  # the turn had been given to this caller in the meantime
             raise
         if self._withdraw(waiter):
             raise OutOfTime
 
-    def _withdraw(self, waiter: Waiter) -> bool:
-        """Leave the queue; False says that the turn is this thread's already."""
-        with self._lock:
-            if waiter not in self._queue:
-                return False
-            self._queue.remove(waiter)
-            return True
-
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Give the turn to whoever has waited longest."""
         with self._lock:
             if self._queue:
                 self._queue.popleft().wake()  # handed over: it stays taken
             else:
                 self._taken = False
+
+    def _withdraw(self, waiter: Waiter) -> bool:
+        """Leave the queue; False says that the turn is this caller's already."""
+        with self._lock:
+            if waiter not in self._queue:
+                return False
+            self._queue.remove(waiter)
+            return True

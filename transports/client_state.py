@@ -59,7 +59,7 @@ class StateReport:
     has been released. The thread that delivers may be another than the one that pushed.
     """
 
-    def __init__(self, on_state: Callable[[State], None] | None) -> None:
+    def __init__(self, on_state: Callable[[State], object] | None) -> None:
         self._on_state = on_state or _ignore
         self._queue: deque[State] = deque()  # its own operations are atomic
         self._lock = new_lock("state report")
@@ -79,18 +79,28 @@ class StateReport:
         while (state := self._begin()) is not None:
             try:
                 self._on_state(state)
-            except Exception:
-                log.exception("on_state raised for %s", state.kind.value)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next state is told
+                self._complain(state, error)
             finally:
-                with self._lock:
-                    self._thread = None
+                self._end()
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until all is told, where the callback is not called at once."""
 
     def _begin(self) -> State | None:
+        """Return the next state to tell, unless there is none or another is being told."""
         with self._lock:
             if self._thread is not None or not self._queue:
                 return None
             self._thread = threading.get_ident()
             return self._queue.popleft()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._thread = None
+
+    def _complain(self, state: State, error: Exception) -> None:
+        log.error("on_state raised for %s", state.kind.value, exc_info=error)
 
 
 def _ignore(_: State) -> None:

@@ -1,8 +1,6 @@
-"""One line of a client: a connected socket and a codec, one exchange at a time."""
+"""One line of a client: a connection and a codec, one exchange at a time; the rules, no socket."""
 
-import socket
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from abc import ABC, abstractmethod
 from typing import Final
 
 from twinline.core.deadline import Deadline
@@ -10,9 +8,9 @@ from twinline.core.errors import FrameTooLarge
 from twinline.core.locks import may_block
 from twinline.core.protocol import MAX_REPLY_BYTES, ErrorReply, Reply, Request
 from twinline.transports.contract import RemoteProtocolError, ReplyReceived, Transport
-from twinline.transports.endpoints import Endpoint
 
-_RECEIVE_BYTES: Final = 64 * 1024
+RECEIVE_BYTES: Final = 64 * 1024
+"""How much is taken in at once."""
 _FRAME_SLACK: Final = 64
 """What a transport may put around a frame without counting it; the server decides within it."""
 
@@ -25,60 +23,33 @@ class LineTimedOut(LineBroken):
     """No reply came in time. The line is closed: a reply that comes late belongs to nobody."""
 
 
-class Line:
-    """A connected socket with a codec, used by one thread at a time, its owner.
+class Line(ABC):
+    """A connection with a codec, used by one thread or task at a time, its owner.
 
-    Only the owner sends, receives and closes. Other threads may call `shutdown` and
-    `stop_reading`, and only from a wake that the owner has registered with
-    `client_interrupt.Interrupt.waking`.
+    Only the owner sends, receives and closes. Others may call `shutdown` and `stop_reading`,
+    and only from a wake that the owner has registered with `client_interrupt.Interrupt.waking`.
 
     Attributes:
         closed: whether `close` was called; an exchange that fails closes the line itself.
         frame_bytes: the longest frame to send, or None while the server has not said.
     """
 
-    def __init__(self, connected: socket.socket, transport: Transport) -> None:
-        """Take over a socket.
+    def __init__(self, transport: Transport) -> None:
+        """Begin with an empty codec.
 
         Args:
-            connected: owned by the line from now on.
             transport: makes the codec.
         """
-        self._socket = connected
         self._codec = transport.client_codec(MAX_REPLY_BYTES)
         self._last_id = 0
         self.closed = False
         self.frame_bytes: int | None = None
 
-    @classmethod
-    def connect(
-        cls,
-        endpoint: Endpoint,
-        transport: Transport,
-        deadline: Deadline,
-        waking: Callable[[Callable[[], object]], AbstractContextManager[object]],
-    ) -> "Line":
-        """Open a connection.
-
-        Args:
-            endpoint: where to.
-            transport: what to speak there.
-            deadline: for being connected.
-            waking: as `client_interrupt.Interrupt.waking`; it ends an attempt early.
-
-        Raises:
-            OSError: it cannot be reached.
-            Interrupted: the interrupt was set before the attempt began.
-        """
-        connected = endpoint.connect(
-            deadline, lambda unconnected: waking(lambda: _shutdown(unconnected, socket.SHUT_RDWR))
-        )
-        return cls(connected, transport)
-
-    def exchange(self, request: Request, deadline: Deadline) -> Reply:
+    async def exchange(self, request: Request, deadline: Deadline) -> Reply:
         """Send a request and return its reply, an `ErrorReply` if it was refused.
 
-        A failure of any kind tears the line, for nobody could tell where the next reply begins.
+        A failure of any kind tears the line, a cancellation too, for nobody could tell where the
+        next reply begins.
 
         Raises:
             LineTimedOut: the deadline passed.
@@ -88,10 +59,9 @@ class Line:
         may_block("an exchange")
         self._last_id += 1
         try:
-            self._codec.send(self._last_id, request)
-            self._send(self._codec.data_to_send(), deadline)
+            await self._send(self._frame(request), deadline)
             while (event := self._codec.next_event()) is None:
-                self._receive(deadline)
+                self._take_in(await self._receive(deadline))
             self._check(event, request)
         except TimeoutError:
             self.close()
@@ -109,47 +79,54 @@ class Line:
             self.close()  # the server could not read the frame, and will end the connection
         return event.reply
 
+    @abstractmethod
     def is_alive(self) -> bool:
         """Return whether nothing has come since the last reply: neither an end nor a byte.
 
         It finds a server that has ended before a request is entrusted to the line.
         """
-        if self.closed:
-            return False
-        try:
-            self._socket.settimeout(0)
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
 
+    @abstractmethod
     def close(self) -> None:
-        """Close the socket; only the owner may, and it may twice."""
-        self.closed = True
-        self._socket.close()
+        """Close the connection; only the owner may, and it may twice."""
 
+    @abstractmethod
     def shutdown(self) -> None:
-        """End the owner's exchange at once; for another thread, within `waking`."""
-        _shutdown(self._socket, socket.SHUT_RDWR)
+        """End the owner's exchange at once; for others, within `waking`."""
 
+    @abstractmethod
     def stop_reading(self) -> None:
         """End the owner's wait for a reply; what it has sent still goes out.
 
-        For another thread, within `waking`.
+        For others, within `waking`.
         """
-        _shutdown(self._socket, socket.SHUT_RD)
 
-    def _send(self, data: bytes, deadline: Deadline) -> None:
-        if self.frame_bytes is not None and len(data) > self.frame_bytes + _FRAME_SLACK:
+    @abstractmethod
+    async def _send(self, data: bytes, deadline: Deadline) -> None:
+        """Send all of it.
+
+        Raises:
+            TimeoutError: the deadline has passed; if it had before the call, nothing was sent.
+            OSError: the connection broke.
+        """
+
+    @abstractmethod
+    async def _receive(self, deadline: Deadline) -> bytes:
+        """Return what comes next; b"" when the server has ended the connection.
+
+        Raises:
+            TimeoutError: the deadline passed.
+            OSError: the connection broke.
+        """
+
+    def _frame(self, request: Request) -> bytes:
+        self._codec.send(self._last_id, request)
+        frame = self._codec.data_to_send()
+        if self.frame_bytes is not None and len(frame) > self.frame_bytes + _FRAME_SLACK:
             raise FrameTooLarge(f"the request is longer than {self.frame_bytes} bytes")
-        self._socket.settimeout(deadline.timeout())
-        self._socket.sendall(data)
+        return frame
 
-    def _receive(self, deadline: Deadline) -> None:
-        self._socket.settimeout(deadline.timeout())
-        data = self._socket.recv(_RECEIVE_BYTES)
+    def _take_in(self, data: bytes) -> None:
         if not data:
             raise LineBroken("the server ended the connection")
         self._codec.receive_data(data)
@@ -159,8 +136,3 @@ class Line:
             raise LineBroken("the server answered another request")
         if not isinstance(event.reply, request.reply | ErrorReply):
             raise LineBroken("the server sent a reply of another kind")
-
-
-def _shutdown(wakened: socket.socket, how: int) -> None:
-    with suppress(OSError):  # it was not connected yet, or is not any more
-        wakened.shutdown(how)

@@ -1,16 +1,16 @@
-"""The watch line of a client: a thread that fetches mail, hands it over, and acks it.
+"""The watch line of a client: a worker that fetches mail, hands it over, and acks it.
 
 ::
 
     ┌─▶ Watch(after = place, ack = done) ──▶ messages ──▶ inbox ──▶ handler or messages()
     └────────────── when the application has dealt with all of them ◀───────────┘
 
-The line belongs to the thread alone. While the application takes its time, the thread acks what
-is dealt with so far and sends a ping now and then, so that a dead line is noticed.
+The worker is a thread or a task, and the line belongs to it alone. While the application takes its
+time, it acks what is dealt with so far and sends a ping now and then, so that a dead line is
+noticed.
 """
 
 import logging
-import threading
 from collections.abc import Callable
 from math import ceil
 from time import monotonic
@@ -38,8 +38,8 @@ from twinline.core.protocol import (
     Watch,
     WatchReply,
 )
-from twinline.core.waiting import Waiter
 from twinline.transports.backoff import Backoff
+from twinline.transports.client_backend import Backend
 from twinline.transports.client_dialler import ClientLine, Dialler
 from twinline.transports.client_interrupt import Interrupt, Interrupted
 from twinline.transports.client_link import Link, Session
@@ -48,27 +48,29 @@ from twinline.transports.line import LineBroken
 
 log = logging.getLogger(__name__)
 
-OnMessage = Callable[[Message], None]
-OnHandlerError = Callable[[Message, Exception], None]
+OnMessage = Callable[[Message], object]
+OnHandlerError = Callable[[Message, Exception], object]
 
 ACK_SECONDS: Final = 0.2
 """How long a message may be dealt with and not acked while others of its batch are not."""
 FLUSH_SECONDS: Final = 1.0
 """For the last ack, when the client ends."""
 THREAD_NAME: Final = "twinline watcher"
+"""Of the thread, or of the task."""
 
 
 class Watcher:
-    """The thread that watches for one session."""
+    """The worker that watches for one session."""
 
     def __init__(
         self,
+        backend: Backend,
         dialler: Dialler,
         link: Link,
         session: Session,
         settings: ClientSettings,
-        mode: WatchMode,
         *,
+        mode: WatchMode,
         on_message: OnMessage | None,
         on_handler_error: OnHandlerError | None,
         before: "Watcher | None" = None,
@@ -76,6 +78,7 @@ class Watcher:
         """Prepare; `start` begins.
 
         Args:
+            backend: has the worker.
             dialler: opens the line.
             link: is told what becomes of it.
             session: whose mail it is.
@@ -93,99 +96,110 @@ class Watcher:
         self._mode = mode
         self._on_message = on_message
         self._on_handler_error = on_handler_error or _log_handler_error
-        self._waiter = Waiter()
+        self._waiter = backend.waiter()
         self._stop = Interrupt("stop of watcher")  # ends every wait but that for an ack
         self._cut = Interrupt("cut of watcher")  # ends that one too
-        self._line: ClientLine | None = None  # the thread's own
-        self._last_exchange = monotonic()  # the thread's own
-        self._backoff = backoff_of(settings)  # of refusals and of handlers; the thread's own
+        self._line: ClientLine | None = None  # the worker's own
+        self._last_exchange = monotonic()  # the worker's own
+        self._backoff = backoff_of(settings)  # of refusals and of handlers; the worker's own
         self._before = before
-        self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+        self._worker = backend.worker(self._run, THREAD_NAME)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the worker."""
         self._inbox.tell(self._waiter.wake)
-        self._thread.start()
+        self._worker.start()
 
     @property
     def is_here(self) -> bool:
-        """Whether the calling thread is the watcher's."""
-        return self._thread is threading.current_thread()
+        """Whether the caller is the worker, or within a handler that it called."""
+        return self._worker.is_here
 
     def stop(self) -> None:
-        """Ask the thread to ack what is dealt with, and to end; do not wait for it."""
+        """Ask the worker to ack what is dealt with, and to end; do not wait for it."""
         self._stop.set()
 
     def cut(self) -> None:
-        """Ask the thread to end with nothing more said; do not wait for it."""
+        """Ask the worker to end with nothing more said; do not wait for it."""
         self._stop.set()
         self._cut.set()
 
-    def join(self) -> None:
-        """Wait until the thread has ended, unless this is the thread, or a handler is stuck.
+    async def join(self) -> None:
+        """Wait until the worker has ended, unless it is the caller, or a handler is stuck.
 
         Call `stop` or `cut` first.
         """
-        if not self.is_here and self._thread.ident is not None:  # None: it has not begun yet
-            self._thread.join(2 * FLUSH_SECONDS)
+        if not self.is_here:
+            await self._worker.join(2 * FLUSH_SECONDS)
             self._cut.set()
-            self._thread.join(FLUSH_SECONDS)
+            await self._worker.join(FLUSH_SECONDS)
 
-    def wait_ended(self) -> None:
-        """Wait until the thread has ended, however long its handler takes."""
-        if self._thread.ident is not None:
-            self._thread.join()
+    async def abandon(self) -> None:
+        """End stuck handlers by force where that can be done; unless the caller is within one."""
+        before = self._before
+        if before is not None:
+            await before.abandon()
+        if not self.is_here:
+            await self._worker.abandon(FLUSH_SECONDS)
 
-    # -- the thread ---------------------------------------------------------------------
+    async def wait_ended(self) -> None:
+        """Wait until the worker has ended, however long its handler takes."""
+        await self._worker.join(None)
 
-    def _run(self) -> None:
+    # -- the worker ---------------------------------------------------------------------
+
+    async def _run(self) -> None:
         if self._before is not None:
-            self._before.wait_ended()
+            await self._before.wait_ended()
             self._before = None
         try:
             while True:
-                self._hand_over()
-                self._fetch()
+                await self._hand_over()
+                await self._fetch()
         except Interrupted:
             pass
         except UnsupportedVersion as error:
             self._link.end_session(self.session, error.message)
-        except Exception as error:
-            # A bug, and threading.excepthook shows it; but nobody must believe to be watching.
-            self._link.end_session(self.session, f"the watcher has failed: {error!r}")
+        except BaseException as error:
+            # A bug, which the worker shows, or a task that somebody else has cancelled: either
+            # way nobody must believe to be watching.
+            if not self._cut.is_set:
+                self._link.end_session(self.session, f"the watcher has failed: {error!r}")
             raise
         finally:
-            self._flush()
-            self._drop()
+            try:
+                await self._flush()
+            finally:
+                self._drop()
 
-    def _fetch(self) -> None:
+    async def _fetch(self) -> None:
         """Ask once for what is beyond the place."""
-        line = self._have_line()
+        line = await self._have_line()
         # The first look does not wait: it proves the line, and brings what is there already.
         blocking = self._mode is WatchMode.BLOCKING and line.proved
         seconds = min(ceil(self._settings.wait_seconds), line.limits.wait_seconds)
         wait = seconds if blocking else 0
         batch = min(self._settings.batch, line.limits.page)
         request = Watch(after=self._inbox.place, ack=self._inbox.unacked, limit=batch, wait=wait)
-        reply = self._ask(request, wait)
+        reply = await self._ask(request, wait)
         if isinstance(reply, ErrorReply):
-            self._refused(RequestError.from_reply(reply))
+            await self._refused(RequestError.from_reply(reply))
         if not isinstance(reply, WatchReply):
             return
         self._backoff.reset()
         self._inbox.acked(reply.position)
         self._inbox.put(reply.messages)
         if not reply.messages and self._mode is WatchMode.POLLING:
-            self._rest(self._settings.poll_seconds)
+            await self._rest(self._settings.poll_seconds)
 
-    def _hand_over(self) -> None:
+    async def _hand_over(self) -> None:
         """See to it that all that was fetched is dealt with."""
         if self._on_message is None:
-            self._wait_for_application()
+            await self._wait_for_application()
         else:
-            self._call_handler(self._on_message)
+            await self._call_handler(self._on_message)
 
-    def _wait_for_application(self) -> None:
+    async def _wait_for_application(self) -> None:
         """Wait until the inbox is empty; meanwhile ack progress and keep the line alive."""
         progress: Deadline | None = None  # when what is dealt with has waited long enough
         while not self._inbox.is_empty():
@@ -195,82 +209,82 @@ class Watcher:
                 progress = Deadline.after(ACK_SECONDS)
             idle = self._last_exchange + self._settings.wait_seconds - monotonic()
             due = Deadline.after(max(0.0, idle))
-            self._stop.wait(self._waiter, due if progress is None else progress.sooner(idle))
+            await self._stop.wait(self._waiter, due if progress is None else progress.sooner(idle))
             if self._inbox.is_empty():
                 return  # the next watch carries the ack
             if progress is not None and progress.passed:
-                self._ack()
+                await self._ack()
                 progress = None
             elif due.passed:
-                self._ask(Ping())
+                await self._ask(Ping())
 
-    def _call_handler(self, on_message: OnMessage) -> None:
+    async def _call_handler(self, on_message: OnMessage) -> None:
         """Hand over each message in order; one that the handler fails on is handed over again."""
         acked_at = monotonic()
         while (message := self._inbox.head()) is not None:
             self._stop.check()
             try:
-                on_message(message)
+                await self._worker.call(on_message, message)
             except Exception as error:  # noqa: BLE001 - whatever it is, the mail must not be lost
-                self._tell_handler_error(message, error)
-                self._pause()
+                await self._tell_handler_error(message, error)
+                await self._pause()
                 continue
             self._backoff.reset()
             self._inbox.pop(message, done=True)
             if monotonic() - acked_at >= ACK_SECONDS and not self._inbox.is_empty():
-                self._ack()
+                await self._ack()
                 acked_at = monotonic()
 
-    def _tell_handler_error(self, message: Message, error: Exception) -> None:
+    async def _tell_handler_error(self, message: Message, error: Exception) -> None:
         try:
-            self._on_handler_error(message, error)
+            await self._worker.call(self._on_handler_error, message, error)
         except Exception:
             log.exception("on_handler_error raised for message %s", message.message_id)
 
-    def _pause(self, retry_after: float = 0.0) -> None:
+    async def _pause(self, retry_after: float = 0.0) -> None:
         """Wait for as long as the backoff says, keeping the line alive."""
         end = Deadline.after(max(self._backoff.next(), retry_after))
         while not end.passed:
-            self._rest(min(end.remaining() or 0.0, self._settings.wait_seconds))
+            await self._rest(min(end.remaining() or 0.0, self._settings.wait_seconds))
             if not end.passed:
-                self._ask(Ping())
+                await self._ask(Ping())
 
-    def _rest(self, seconds: float) -> None:
+    async def _rest(self, seconds: float) -> None:
         """Do nothing for a while.
 
         Raises:
-            Interrupted: the thread is to end.
+            Interrupted: the worker is to end.
         """
         end = Deadline.after(seconds)
         while not end.passed:
-            self._stop.wait(self._waiter, end)
+            await self._stop.wait(self._waiter, end)
 
     # -- the line -----------------------------------------------------------------------
 
-    def _have_line(self) -> ClientLine:
+    async def _have_line(self) -> ClientLine:
         """Return the line, or a new one.
 
         Raises:
-            Interrupted: the thread is to end, or the session has ended.
+            Interrupted: the worker is to end, or the session has ended.
         """
         self._stop.check()
         if self._line is None:
-            line = self._dialler.dial(Deadline.after(None), self._stop)
+            line = await self._dialler.dial(Deadline.after(None), self._stop)
             if line.session is not self.session:
                 line.line.close()
                 raise Interrupted
             self._line = line
         return self._line
 
-    def _ack(self) -> None:
+    async def _ack(self) -> None:
         unacked = self._inbox.unacked
         if unacked is None:
             return  # another session of the account was faster
-        reply = self._ask(Ack(up_to=unacked))
+        reply = await self._ask(Ack(up_to=unacked))
         if isinstance(reply, AckReply):
             self._inbox.acked(reply.position)
 
-    def _flush(self) -> None:
+    async def _flush(self) -> None:
         """Ack what was dealt with and not acked yet, as the last thing on this line."""
         unacked = self._inbox.unacked
         line = self._line
@@ -278,31 +292,31 @@ class Watcher:
             return
         try:
             with self._cut.waking(line.line.shutdown):
-                reply = line.line.exchange(Ack(up_to=unacked), Deadline.after(FLUSH_SECONDS))
+                reply = await line.line.exchange(Ack(up_to=unacked), Deadline.after(FLUSH_SECONDS))
         except (LineBroken, Interrupted):
             return  # it comes again in the next session
         if isinstance(reply, AckReply):
             self._inbox.acked(reply.position)
 
-    def _ask(self, request: Request, wait: int = 0) -> Reply | None:
+    async def _ask(self, request: Request, wait: int = 0) -> Reply | None:
         """Carry out a request, opening a line for it if need be.
 
         Returns:
             The reply, or None when the line broke, or is about to.
 
         Raises:
-            Interrupted: the thread is to end, or the session has ended.
+            Interrupted: the worker is to end, or the session has ended.
         """
-        line = self._have_line()
+        line = await self._have_line()
         deadline = Deadline.after(wait + self._settings.reply_seconds)
         try:
             if isinstance(request, Watch):
                 # What is on its way out may be an ack, so only the wait for the reply ends.
                 with self._stop.waking(line.line.stop_reading):
-                    reply = line.line.exchange(request, deadline)
+                    reply = await line.line.exchange(request, deadline)
             else:
                 with self._cut.waking(line.line.shutdown):
-                    reply = line.line.exchange(request, deadline)
+                    reply = await line.line.exchange(request, deadline)
         except LineBroken as broken:
             self._drop()
             self._stop.check()
@@ -327,15 +341,15 @@ class Watcher:
         self._link.alive()
         return reply
 
-    def _refused(self, error: RequestError) -> None:
+    async def _refused(self, error: RequestError) -> None:
         """See to it that the mailbox is not looked at again too soon."""
         log.warning("the mailbox cannot be read: %s: %s", error.code, error.message)
         if isinstance(error, CursorInvalid):
             # It is another mailbox than it was: the server's store was put back to before.
-            status = self._ask(Status())
+            status = await self._ask(Status())
             if isinstance(status, StatusReply):
                 self._inbox.rewind(status.position)
-        self._pause((error.retry_after_ms or 0) / 1000)
+        await self._pause((error.retry_after_ms or 0) / 1000)
 
     def _drop(self) -> None:
         line, self._line = self._line, None
