@@ -27,7 +27,7 @@ def _slowed(build=BUILDERS["jsonl send"]):
 
 BUILDERS["jsonl send"] = _slowed
 """
-# What C does is not among the instructions: a call for every ten sends, as long as many of them.
+# What C does is not among the instructions: a call for every second send, as long as many of them.
 SLOWED_IN_C = """
 
 def _slowed(build=BUILDERS["jsonl send"]):
@@ -39,7 +39,7 @@ def _slowed(build=BUILDERS["jsonl send"]):
 
     def run(operations):
         workload.run(operations)
-        for _ in range(operations // 10):
+        for _ in range(operations // 2):
             hashlib.sha256(ballast)
 
     return dataclasses.replace(workload, run=run)
@@ -101,8 +101,12 @@ def test_instructions_are_the_same_in_every_run_and_a_slower_change_fails(tmp_pa
     assert "1.30" in worse[0]
 
 
+# Three times the work: on a machine that other tests load a time is off by more than 30 %.
+SLOWED_MUCH = SLOWED.replace("3 * operations // 10", "2 * operations")
+
+
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("slowed", [SLOWED, SLOWED_IN_C], ids=["in Python", "in C"])
+@pytest.mark.parametrize("slowed", [SLOWED_MUCH, SLOWED_IN_C], ids=["in Python", "in C"])
 def test_time_sees_a_slower_change(tmp_path, slowed):
     few = ("--rounds", "30", "--processes", "1", "--only", "jsonl send", "--only", "send")
     assert check(copied(tmp_path), "--update", *few).returncode == 0
