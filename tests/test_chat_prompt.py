@@ -85,6 +85,17 @@ def test_mail_appears_above_the_line_that_is_being_typed(ann: CommandLine) -> No
     assert ann.bodies("bob") == [typed]
 
 
+def test_what_is_pasted_is_one_message(ann: CommandLine) -> None:
+    with chat(ann, "bob") as shown:
+        shown.wait_line("to bob>")
+        shown.type("\x1b[200~first line\nsecond line\x1b[201~")
+        shown.wait_text("second line")
+        assert ann.bodies("bob") == []
+        shown.enter()
+        shown.wait_text("→ bob: first line␊second line")
+    assert ann.bodies("bob") == ["first line\nsecond line"]
+
+
 def test_much_mail_at_once_comes_whole_and_in_order(ann: CommandLine) -> None:
     count = 400
     ann.run(
