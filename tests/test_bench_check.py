@@ -10,6 +10,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+pytestmark = pytest.mark.tools
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # Of every ten operations three are done once more: 30 % more of the same work.
 SLOWED = """
