@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from cli_server import CommandLine, running_server
 from services import PASSWORD
+from waiting import wait_until
 
 from twinline.cli.connecting import Target
 from twinline.cli.sessions import SessionFile
 from twinline.core.errors import NotLoggedIn
-from twinline.transports.client import Client
+from twinline.transports.client import Client, StateKind
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.watcher import THREAD_NAME
 
@@ -174,6 +175,8 @@ def test_changing_the_password_keeps_this_session_and_ends_the_others(
         other.login("bob", PASSWORD)
         change = ("change-password", "--user", "bob", "--new-password-file", str(file))
         assert twinline.run(*change).stderr == "the password of bob is changed\n"
+        # Before that a request may find its connection broken, and not know why.
+        wait_until(lambda: other.state.kind is StateKind.LOGGED_OUT, "the session to end")
         with pytest.raises(NotLoggedIn):
             other.status()
     assert twinline.json("status", "--user", "bob")[0]["username"] == "bob"
