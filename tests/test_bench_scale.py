@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.tools
+pytestmark = pytest.mark.once
 
 SCALE = Path(__file__).parents[1] / "benchmarks" / "scale.py"
 

@@ -21,7 +21,7 @@ from twinline.cli.bench_target import Target
 from twinline.cli.bench_wire import BODY
 from twinline.transports.endpoints import Endpoint
 
-pytestmark = pytest.mark.tools
+pytestmark = pytest.mark.once
 
 SECONDS = 0.05
 SCRIPT = Path(peers.__file__)
