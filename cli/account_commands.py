@@ -10,7 +10,7 @@ from twinline.cli.command import Command
 from twinline.cli.connecting import Target, client_options
 from twinline.cli.errors import CommandError
 from twinline.cli.exit_codes import ExitCode
-from twinline.cli.output import say, write_json, write_line, write_usernames
+from twinline.cli.output import say, standing_line, write_json, write_line, write_usernames
 from twinline.cli.passwords import (
     new_password_option,
     password_option,
@@ -87,10 +87,7 @@ def status(as_json: bool, **options: Any) -> None:
     if as_json:
         write_json(reply)
     else:
-        write_line(
-            f"{visible(reply.username)} at {target.place}: "
-            f"{reply.unread} unread, acknowledged up to {reply.position}"
-        )
+        write_line(standing_line(f"{visible(reply.username)} at {target.place}", reply))
 
 
 @click.command(cls=Command, example="twinline accounts 'a*'")

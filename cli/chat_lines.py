@@ -12,7 +12,14 @@ import click
 from twinline.cli.chat_talk import Cancelled, Outcome, Talk, needs_server
 from twinline.cli.errors import CommandError, exit_code_of
 from twinline.cli.exit_codes import ExitCode
-from twinline.cli.output import say, write_json, write_line, write_message, write_usernames
+from twinline.cli.output import (
+    say,
+    standing_line,
+    write_json,
+    write_line,
+    write_message,
+    write_usernames,
+)
 from twinline.cli.passwords import ask_password, read_password
 from twinline.cli.text import visible
 from twinline.cli.watch import StateTeller
@@ -63,10 +70,7 @@ class LineScreen:
         if self._as_json:
             write_json(status)
         else:
-            write_line(
-                f"{visible(status.username)}: {status.unread} unread, "
-                f"acknowledged up to {status.position}"
-            )
+            write_line(standing_line(visible(status.username), status))
 
     def ask_password(self, question: str, *, known: bool) -> str:
         """Ask at the terminal, for a password that is known also TWINLINE_PASSWORD."""

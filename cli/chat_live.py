@@ -14,11 +14,13 @@ above the prompt, as much at once as there is, and acknowledges it when it is th
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
+from twinline.cli.acking import acked
 from twinline.cli.chat_completion import SHOWN, Names, TalkCompleter
 from twinline.cli.chat_history import kept_history
 from twinline.cli.chat_look import came_in, talk
@@ -29,12 +31,7 @@ from twinline.cli.chat_toolbar import Toolbar
 from twinline.core.errors import CursorInvalid, NotLoggedIn, SessionExpired
 from twinline.core.protocol import Message
 from twinline.transports.client import Client
-from twinline.transports.client_errors import (
-    ClientClosed,
-    ConnectionLost,
-    NotConnected,
-    TimedOut,
-)
+from twinline.transports.client_errors import ClientClosed
 from twinline.transports.client_state import State, StateKind
 
 _LEAVE: Final = "/quit"
@@ -190,11 +187,7 @@ def _waits_for_mail(client: Client) -> bool:
 
 def _acknowledge(client: Client, seq: int) -> None:
     """Acknowledge what is on the screen, however long the server is away."""
-    while True:
-        try:
-            client.ack(seq)
-        except (NotConnected, ConnectionLost, TimedOut):
-            continue  # each has waited for the server
-        except CursorInvalid:
-            pass  # the server's store was put back to before; the engine begins again there
-        return
+    # Where the server's store was put back to before, the engine begins again there.
+    with suppress(CursorInvalid):
+        while not acked(client, seq):
+            pass

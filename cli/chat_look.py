@@ -8,6 +8,7 @@ import sys
 from datetime import datetime
 from typing import Final
 
+from twinline.cli.output import standing_line
 from twinline.cli.text import local_time, visible
 from twinline.core.protocol import Message, StatusReply
 
@@ -68,10 +69,7 @@ def trouble(text: str) -> Line:
 
 def standing(status: StatusReply, place: str) -> list[Line]:
     """Return how an account stands."""
-    return talk(
-        f"{visible(status.username)} at {place}: {status.unread} unread, "
-        f"acknowledged up to {status.position}"
-    )
+    return talk(standing_line(f"{visible(status.username)} at {place}", status))
 
 
 def clock_time(milliseconds: int) -> str:

@@ -1,6 +1,7 @@
 """How a talk gets its session: the kept one, or, at a terminal, one that is made on the spot."""
 
 from collections.abc import Callable
+from typing import Final
 
 import click
 
@@ -8,7 +9,7 @@ from twinline.cli.connecting import Target
 from twinline.cli.errors import CommandError, sentence
 from twinline.cli.exit_codes import ExitCode
 from twinline.cli.output import say
-from twinline.cli.passwords import read_password
+from twinline.cli.passwords import PasswordsDiffer, read_password
 from twinline.cli.sessions import KeptSession
 from twinline.core.errors import (
     BadCredentials,
@@ -21,7 +22,14 @@ from twinline.core.names import parse_username
 from twinline.core.protocol import SessionReply
 from twinline.transports.client import Client
 
-_ATTEMPTS = 5
+_ATTEMPTS: Final = 5
+_TO_BE_TRIED_AGAIN: Final = (
+    InvalidUsername,
+    InvalidPassword,
+    UsernameTaken,
+    BadCredentials,
+    PasswordsDiffer,
+)
 
 
 def session_at_terminal(target: Target) -> KeptSession:
@@ -99,10 +107,6 @@ def _attempts(attempt: Callable[[], SessionReply]) -> SessionReply:
     for _ in range(_ATTEMPTS):
         try:
             return attempt()
-        except (InvalidUsername, InvalidPassword, UsernameTaken, BadCredentials) as error:
+        except _TO_BE_TRIED_AGAIN as error:
             say(f"twinline: {sentence(error)}")
-        except CommandError as error:
-            if str(error) != "the two passwords differ":
-                raise
-            say(f"twinline: {error}")
     raise CommandError("too many attempts", ExitCode.REFUSED)

@@ -6,6 +6,7 @@ the outcome on a `Screen`, which is either of the two.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
@@ -297,8 +298,7 @@ class Talk:
         if not self._screen.confirm(f"Delete {name} at {self._place} and all its mail?"):
             raise Cancelled
         password = self._screen.ask_password(f"Password for {name}", known=True)
-        self.over = True  # before the state tells that the session has ended
-        try:
+        with self._ending():
             try:
                 self._client.delete_account(password)
             except UndeliveredMessages as error:
@@ -307,25 +307,27 @@ class Talk:
                 if not self._screen.confirm(question):
                     raise Cancelled from None
                 self._client.delete_account(password, force=True)
-        except BaseException:
-            self.over = False
-            raise
-        self._forget()
         self._screen.tell(f"{name} is deleted")
         return Outcome.LEAVE
 
     def log_out(self, _rest: str) -> Outcome:
         """End the session, and leave."""
         name = self._client.username
-        self.over = True
-        try:
+        with self._ending():
             self._client.logout()
+        self._screen.tell(f"{name} is logged out of {self._place}")
+        return Outcome.LEAVE
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Let the body end the session, and forget it then."""
+        self.over = True  # before the state tells that the session has ended
+        try:
+            yield
         except BaseException:
             self.over = False
             raise
         self._forget()
-        self._screen.tell(f"{name} is logged out of {self._place}")
-        return Outcome.LEAVE
 
     def leave(self, _rest: str) -> Outcome:
         """Leave; the session stays open for the next time."""

@@ -9,26 +9,27 @@ from twinline.cli.command import paragraphs
 from twinline.cli.commands_table import COMMANDS
 from twinline.cli.exit_codes import ExitCode
 from twinline.cli.json_shapes import PRINTED, fields, inner_models
-from twinline.cli.reference import Described, Record, client_options, commands, program
-from twinline.cli.shapes import Failure
-
-_SHARED: Final = (
-    "Every command that talks to a server has these, but for one that it has another use for."
+from twinline.cli.reference import (
+    CLIENT_OPTIONS_WORDS,
+    Described,
+    Record,
+    client_options,
+    commands,
+    program,
 )
+from twinline.cli.shapes import Failure
 
 
 def overview() -> str:
     """Return the table of the commands."""
+    first: dict[str, str] = {}  # a group's first command, or the command itself
+    for command in commands():
+        first.setdefault(command.name.split()[1], command.name)
     rows = ["| command | does |", "|---|---|"]
     for title, each in COMMANDS:
         rows.append(f"| **{title}** | |")
-        rows += [f"| [`{name}`](#twinline-{name}) | {summary} |" for name, _, summary in each]
-    groups = {command.name.split()[1] for command in commands() if command.name.count(" ") > 1}
-    text = "\n".join(rows)
-    for group in groups:
-        first = next(each for each in commands() if each.name.split()[1] == group)
-        text = text.replace(f"(#twinline-{group})", f"(#{_anchor(first.name)})")
-    return f"{text}\n"
+        rows += [f"| [`{name}`](#{_anchor(first[name])}) | {does} |" for name, _, does in each]
+    return "\n".join(rows) + "\n"
 
 
 def exit_codes() -> str:
@@ -64,7 +65,7 @@ def reference() -> str:
     whole = program()
     parts = [
         f"### twinline\n\n    twinline {whole.usage}\n\n{_options(whole.options)}",
-        f"### Options of client commands\n\n{_SHARED}\n\n{_options(client_options())}",
+        f"### Options of client commands\n\n{CLIENT_OPTIONS_WORDS}\n\n{_options(client_options())}",
     ]
     return "\n".join([*parts, *(_command(each) for each in commands())])
 

@@ -19,7 +19,7 @@ class Option(click.Option):
     """An option with a line for the short help beside its whole description.
 
     Attributes:
-        brief: the line; None: the whole description is short enough.
+        brief: the line; None: the description is short enough, with its default.
         group: the heading of a setting in the long help; None is "Options".
         rare: whether the short help leaves the option out.
     """
@@ -41,10 +41,12 @@ class Option(click.Option):
         """Return what the short help says."""
         if self.rare:
             return None
-        if self.brief is None:
-            return super().get_help_record(ctx)
+        words = self.brief
+        if words is None:
+            default = f"  [{self.get_default(ctx)}]" if self.show_default else ""
+            words = f"{self.help}{default}"
         metavar = f" {self.make_metavar(ctx)}" if not self.is_flag else ""
-        return f"{', '.join(self.opts)}{metavar}", self.brief
+        return f"{', '.join(self.opts)}{metavar}", words
 
     def full_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return what the long help says."""

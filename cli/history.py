@@ -18,7 +18,6 @@ from twinline.cli.reading import newest
     show_default=True,
     cls=Option,
     metavar="NUMBER",
-    brief="How many.  [50]",
     help="How many.",
 )
 @click.option(
@@ -26,7 +25,6 @@ from twinline.cli.reading import newest
     type=click.IntRange(min=0),
     cls=Option,
     metavar="SEQ",
-    brief="Only those with a seq below this one.",
     help="Only those with a seq below this one.",
 )
 @client_options

@@ -11,6 +11,7 @@ from typing import Final
 from twinline.cli.exit_codes import ExitCode
 from twinline.cli.json_shapes import PRINTED, fields
 from twinline.cli.reference import (
+    CLIENT_OPTIONS_WORDS,
     Described,
     Record,
     client_options,
@@ -88,7 +89,7 @@ def _lines() -> Iterator[str]:
     for command in described:
         yield from _command(command)
     yield ".SH OPTIONS OF CLIENT COMMANDS"
-    yield "Every command that talks to a server has these, but for one that it has another use for."
+    yield _escaped(CLIENT_OPTIONS_WORDS)
     yield from _list(client_options())
     yield ".SH SETTINGS"
     yield _escaped(
@@ -119,7 +120,8 @@ def _lines() -> Iterator[str]:
         yield _escaped(words)
         yield from _code(lines)
     yield ".SH SEE ALSO"
-    yield r".BR bash (1), .BR nc (1)".replace(", .BR", ",\n.BR")
+    yield ".BR bash (1),"
+    yield ".BR nc (1)"
 
 
 def _command(command: Described) -> Iterator[str]:

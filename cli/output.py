@@ -12,7 +12,7 @@ from twinline.cli.text import local_time, visible
 if TYPE_CHECKING:  # a completion or an error needs no models, which take a while to import
     from pydantic import BaseModel
 
-    from twinline.core.protocol import Message
+    from twinline.core.protocol import Message, StatusReply
 
 
 class OutputClosed(Exception):
@@ -97,6 +97,11 @@ def write_usernames(usernames: Iterable[str], *, as_json: bool) -> None:
 def message_line(message: "Message") -> str:
     """Return a message as a line for a person: when, who, what."""
     return f"{local_time(message.sent_at)}  {visible(message.sender)}: {visible(message.body)}"
+
+
+def standing_line(who: str, status: "StatusReply") -> str:
+    """Return how an account stands, as a line for a person."""
+    return f"{who}: {status.unread} unread, acknowledged up to {status.position}"
 
 
 def say(text: str) -> None:

@@ -35,6 +35,12 @@ new_password_option: Final = click.option(
 )
 
 
+class PasswordsDiffer(CommandError):
+    """What was typed twice was not the same."""
+
+    exit_code = ExitCode.USAGE
+
+
 def read_password(file: str | None, prompt: str, *, twice: bool = False) -> str:
     """Return a password: from the file, else from TWINLINE_PASSWORD, else from a prompt.
 
@@ -71,7 +77,7 @@ def read_new_password(file: str | None, prompt: str) -> str:
 def _typed(prompt: str, instead: str, *, twice: bool) -> str:
     password = ask_password(prompt, instead)
     if twice and ask_password("The same again", instead) != password:
-        raise CommandError("the two passwords differ", ExitCode.USAGE)
+        raise PasswordsDiffer("the two passwords differ")
     return password
 
 

@@ -19,7 +19,6 @@ from twinline.cli.shapes import RoundTrip
     show_default=True,
     cls=Option,
     metavar="NUMBER",
-    brief="Round trips.  [3]",
     help="Round trips.",
 )
 @client_options

@@ -14,6 +14,9 @@ Record = tuple[str, str]
 _PROGRAM: Final = "twinline"
 _LIKE_ALL_CLIENTS: Final = "status"
 """A command that has the options of every client command, and no other."""
+CLIENT_OPTIONS_WORDS: Final = (
+    "Every command that talks to a server has these, but for one that it has another use for."
+)
 _OF_CLIENTS_ONLY: Final = "--wait"
 _WIDE: Final[dict[str, Any]] = {"terminal_width": 1000, "max_content_width": 1000}
 _IN_EVERY_HELP: Final = ("-h", "--help-all")

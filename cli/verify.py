@@ -55,7 +55,6 @@ _TICK_SECONDS: Final = 0.2
     show_default=True,
     metavar="SECONDS",
     cls=Option,
-    brief="How long to send.  [10]",
     help="How long to send.",
 )
 @click.option(
@@ -75,7 +74,6 @@ _TICK_SECONDS: Final = 0.2
     show_default=True,
     metavar="NUMBER",
     cls=Option,
-    brief="Accounts that receive, each with a watcher.  [4]",
     help="Accounts that receive, each with a watcher.",
 )
 @click.option(

@@ -48,7 +48,6 @@ from twinline.transports.client_state import State, StateKind
     type=click.IntRange(min=1),
     cls=Option,
     metavar="NUMBER",
-    brief="End after so many messages.",
     help="End after so many messages.",
 )
 @click.option(

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping
 from typing import Final
 
+from twinline.cli.acking import acked
 from twinline.cli.connecting import Target
 from twinline.cli.errors import CommandError
 from twinline.cli.interruption import noticed_reader, unbroken
@@ -19,11 +20,9 @@ from twinline.cli.output import json_line, say
 from twinline.cli.passwords import PASSWORD_VARIABLE
 from twinline.cli.settings_sources import MESSAGE_VARIABLES, variable_name
 from twinline.cli.text import visible
-from twinline.core.errors import RequestError
 from twinline.core.protocol import Message
 from twinline.transports.backoff import Backoff
 from twinline.transports.client import Client
-from twinline.transports.client_errors import ConnectionLost, NotConnected, TimedOut
 from twinline.transports.client_state import StateKind
 
 _SHELL: Final = "/bin/sh"
@@ -80,11 +79,11 @@ class MessageCommand:
             # What the command has done and what the server knows of it must not differ.
             with unbroken():
                 status = self._run(client, message)
-                acked = status == 0 and (not ack or _acked(client, message.seq))
+                is_acked = status == 0 and (not ack or acked(client, message.seq))
             if status == 0:
                 # However long the server is away: the command must not run again for that.
-                while not acked:
-                    acked = _acked(client, message.seq)
+                while not is_acked:
+                    is_acked = acked(client, message.seq)
                 return True
             failed = (
                 f"message {message.seq} from {visible(message.sender)}: "
@@ -127,20 +126,6 @@ class MessageCommand:
                 for name, value in zip(MESSAGE_VARIABLES, about, strict=True)
             },
         }
-
-
-def _acked(client: Client, seq: int) -> bool:
-    """Ack, and return whether the server could be asked."""
-    try:
-        client.ack(seq)
-    except (NotConnected, ConnectionLost, TimedOut):
-        return False  # each has taken its time, so that there is no need for a pause
-    except RequestError as error:
-        if not error.retryable:
-            raise
-        threading.Event().wait((error.retry_after_ms or 1000) / 1000)
-        return False
-    return True
 
 
 def _how_it_ended(status: int) -> str:
