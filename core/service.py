@@ -7,6 +7,7 @@ into replies.
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -45,7 +46,7 @@ from twinline.core.protocol import (
     StatusReply,
     WatchReply,
 )
-from twinline.core.session import Session, WatchPlace, subscribe
+from twinline.core.session import Session, WatchPlace, end_all, subscribe
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailPage, SessionRecord, Store, Unsubscribe
 from twinline.core.waiting import Hint, Waiter, WaiterGroup, Wake
@@ -325,12 +326,7 @@ class ChatService:
         """
         record = self._require(session, self._clock())
         subscriptions = subscribe(Hint(wake), self.store, record, self._waiters, session.waiters)
-
-        def unsubscribe() -> None:
-            for each in subscriptions:
-                each()
-
-        return unsubscribe
+        return partial(end_all, subscriptions)
 
     def ack(self, session: Session, up_to: int) -> AckReply:
         """Acknowledge every message up to a seq.

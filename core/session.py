@@ -1,5 +1,6 @@
 """A caller's place at the service: anonymous at first, then bound to one session."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from twinline.core.store import Accounts, SessionRecord, Store, Unsubscribe
@@ -22,8 +23,13 @@ class WatchPlace:
 
     def close(self) -> None:
         """Give the place up."""
-        for unsubscribe in self.subscriptions:
-            unsubscribe()
+        end_all(self.subscriptions)
+
+
+def end_all(subscriptions: Iterable[Unsubscribe]) -> None:
+    """End subscriptions."""
+    for unsubscribe in subscriptions:
+        unsubscribe()
 
 
 def subscribe(
@@ -41,8 +47,7 @@ def subscribe(
         for group in groups:
             subscriptions += (group.join(woken),)
     except BaseException:
-        for unsubscribe in subscriptions:
-            unsubscribe()
+        end_all(subscriptions)
         raise
     return subscriptions
 

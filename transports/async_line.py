@@ -10,6 +10,7 @@ from typing import Any
 from twinline.core.deadline import Deadline
 from twinline.transports.async_waiting import TaskWaiter
 from twinline.transports.client_interrupt import Interrupt
+from twinline.transports.client_socket import is_silent
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint, EndpointError, Scheme, tune
 from twinline.transports.line import RECEIVE_BYTES, Line
@@ -99,13 +100,7 @@ class AsyncLine(Line, asyncio.Protocol):
         """
         if self.closed or self._ended or self._arrived:
             return False
-        try:
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return is_silent(self._socket)
 
     def close(self) -> None:
         """Close the connection; the socket is closed when `lost` is done."""

@@ -52,14 +52,8 @@ class SocketLine(Line):
         """Return whether nothing has come since the last reply: neither an end nor a byte."""
         if self.closed:
             return False
-        try:
-            self._socket.settimeout(0)
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        self._socket.settimeout(0)
+        return is_silent(self._socket)
 
     def close(self) -> None:
         """Close the socket; only the owner may, and it may twice."""
@@ -81,6 +75,17 @@ class SocketLine(Line):
     async def _receive(self, deadline: Deadline) -> bytes:
         self._socket.settimeout(deadline.timeout())
         return self._socket.recv(RECEIVE_BYTES)
+
+
+def is_silent(connected: socket.socket) -> bool:
+    """Return whether nothing can be read from a socket that does not block: no byte, no end."""
+    try:
+        connected.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _shutdown(wakened: socket.socket, how: int) -> None:
