@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 from listening import serving
 from services import PASSWORD, cheap_hasher
@@ -104,3 +105,12 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
+
+
+@pytest.fixture
+def ann(tmp_path: Path) -> Iterator[CommandLine]:
+    """Ann and bob have accounts; ann is the one who acts."""
+    with running_server() as endpoint:
+        twinline = CommandLine(tmp_path, endpoint)
+        twinline.register("bob", "ann")
+        yield twinline

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from fault_proxy import FaultProxy
 from looped_client import LoopedClient, LoopThread, watcher_tasks
+from servers import Site
 from services import PASSWORD
 from waiting import wait_until
 
@@ -147,3 +149,15 @@ def again(endpoint: Endpoint | str, name: str, **options: object) -> Iterator[Cl
     with make_client(endpoint, **options) as client:
         client.login(name, PASSWORD)
         yield client
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site() as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(site: Site) -> Iterator[FaultProxy]:
+    with FaultProxy(site.endpoint) as running:
+        yield running

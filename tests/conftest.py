@@ -6,7 +6,9 @@ from twinline.core.locks import check_locks
 
 check_locks(True)
 
-from client_kit import both_clients  # noqa: E402, F401 - a fixture of several files
+# Fixtures of several files; a file that needs another of the same name has its own.
+from cli_server import ann  # noqa: E402, F401
+from client_kit import both_clients, proxy, site  # noqa: E402, F401
 
 # A shell that starts a suite in the background without job control has it ignore SIGINT, and so
 # would every process that a test starts and then interrupts.

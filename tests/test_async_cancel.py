@@ -25,18 +25,6 @@ from twinline.transports.endpoints import Endpoint
 SLOW = ClientSettings()  # nothing ends by itself within a test
 
 
-@pytest.fixture
-def site():
-    with Site() as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(site: Site):
-    with FaultProxy(site.endpoint) as running:
-        yield running
-
-
 async def cancel(task: asyncio.Task) -> None:
     """Cancel a task, which must then end as cancelled."""
     task.cancel()

@@ -28,12 +28,6 @@ from twinline.transports.endpoints import EndpointError
 PUBLIC = {name for name in dir(Client) if not name.startswith("_")}
 
 
-@pytest.fixture
-def site():
-    with Site() as running:
-        yield running
-
-
 # -- the same names ---------------------------------------------------------------------------
 
 

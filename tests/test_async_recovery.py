@@ -30,18 +30,6 @@ RECONNECTING = StateKind.RECONNECTING
 LOGGED_OUT = StateKind.LOGGED_OUT
 
 
-@pytest.fixture
-def site():
-    with Site() as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(site: Site):
-    with FaultProxy(site.endpoint) as running:
-        yield running
-
-
 # -- dying and coming back --------------------------------------------------------------------
 
 

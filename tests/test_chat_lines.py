@@ -1,25 +1,15 @@
 """`twinline chat` in a pipe: what each line does, and how it ends."""
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_server import CommandLine, ended, running_server
+from cli_server import CommandLine, ended
 from services import PASSWORD
 from waiting import wait_until
 
 from twinline.cli.chat_talk import COMMANDS
 from twinline.transports.client import Client
-
-
-@pytest.fixture
-def ann(tmp_path: Path) -> Iterator[CommandLine]:
-    """Ann and bob have accounts; ann is the one who chats."""
-    with running_server() as endpoint:
-        twinline = CommandLine(tmp_path, endpoint)
-        twinline.register("bob", "ann")
-        yield twinline
 
 
 def test_each_line_is_carried_out_and_what_is_not_is_told(ann: CommandLine) -> None:

@@ -8,6 +8,7 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
+from twinline.cli.acking import acked
 from twinline.cli.chat_completion import Names, TalkCompleter
 from twinline.cli.chat_history import MAX_BYTES, kept_history
 from twinline.cli.chat_look import came_in, clock_time, plain, went_out
@@ -15,6 +16,7 @@ from twinline.cli.chat_talk import COMMANDS, needs_server
 from twinline.cli.chat_toolbar import Tally, Toolbar, connection
 from twinline.cli.text import local_time
 from twinline.core.clock import wall_clock_ms
+from twinline.core.errors import Busy, CursorInvalid
 from twinline.core.protocol import Message
 from twinline.transports.client_errors import NotConnected
 from twinline.transports.client_state import State, StateKind
@@ -185,3 +187,30 @@ def test_a_folder_that_cannot_be_written(
     history = kept_history(tmp_path / "file" / "below")
     history.append_string("remembered for now")
     assert "what you type is not kept: Not a directory" in capsys.readouterr().err
+
+
+# -- acknowledging ----------------------------------------------------------------------
+
+
+class Refusing:
+    """A client whose server answers every ack with the same error, or takes it."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self._error = error
+
+    def ack(self, seq: int) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "done"),
+    [(None, True), (NotConnected("gone"), False), (Busy(retry_after_ms=1), False)],
+)
+def test_an_ack_that_can_be_tried_again_is_no_failure(error: Exception | None, done: bool) -> None:
+    assert acked(Refusing(error), 1) is done
+
+
+def test_an_ack_that_is_refused_for_good_is_one() -> None:
+    with pytest.raises(CursorInvalid):
+        acked(Refusing(CursorInvalid()), 1)

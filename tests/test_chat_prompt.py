@@ -5,26 +5,16 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from cli_server import CommandLine, running_server
+from cli_server import CommandLine
 from services import PASSWORD
 from terminal import Terminal, chat, terminal
 from waiting import wait_until
 
 from twinline.transports.client import Client
-
-
-@pytest.fixture
-def ann(tmp_path: Path) -> Iterator[CommandLine]:
-    """Ann and bob have accounts; ann is the one who chats."""
-    with running_server() as endpoint:
-        twinline = CommandLine(tmp_path, endpoint)
-        twinline.register("bob", "ann")
-        yield twinline
 
 
 def without_times(lines: list[str]) -> list[str]:

@@ -1,6 +1,5 @@
 """`twinline chat` on terminals of every kind, and how a talk starts."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,15 +9,6 @@ from terminal import chat, colours
 from waiting import wait_until
 
 from twinline.transports.client import Client
-
-
-@pytest.fixture
-def ann(tmp_path: Path) -> Iterator[CommandLine]:
-    """Ann and bob have accounts; ann is the one who chats."""
-    with running_server() as endpoint:
-        twinline = CommandLine(tmp_path, endpoint)
-        twinline.register("bob", "ann")
-        yield twinline
 
 
 def test_the_terminal_changes_its_size(ann: CommandLine) -> None:

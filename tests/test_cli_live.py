@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,6 @@ from waiting import join
 
 from twinline.cli.output import OutputClosed
 from twinline.transports.client import Client
-
-
-@pytest.fixture
-def ann(tmp_path: Path) -> Iterator[CommandLine]:
-    """Ann and bob have accounts; ann is the one who acts."""
-    with running_server() as endpoint:
-        twinline = CommandLine(tmp_path, endpoint)
-        twinline.register("bob", "ann")
-        yield twinline
-
 
 # -- watch ------------------------------------------------------------------------------
 

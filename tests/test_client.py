@@ -39,12 +39,6 @@ from twinline.transports.registry import UnknownTransport, transport
 pytestmark = pytest.mark.usefixtures("both_clients")
 
 
-@pytest.fixture
-def site():
-    with Site() as running:
-        yield running
-
-
 @pytest.mark.parametrize("watch", [WatchMode.BLOCKING, WatchMode.POLLING])
 @pytest.mark.parametrize("name", ["jsonl", "binary"])
 def test_every_command(name: str, watch: WatchMode) -> None:

@@ -38,12 +38,6 @@ def closed(call: Call) -> ClientClosed:
 pytestmark = pytest.mark.usefixtures("both_clients")
 
 
-@pytest.fixture
-def site():
-    with Site() as running:
-        yield running
-
-
 def quickly(client: Client) -> None:
     """Close, which must not take long."""
     begin = time.monotonic()

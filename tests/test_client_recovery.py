@@ -57,18 +57,6 @@ CONNECTING = StateKind.CONNECTING
 pytestmark = pytest.mark.usefixtures("both_clients")
 
 
-@pytest.fixture
-def site():
-    with Site() as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(site: Site):
-    with FaultProxy(site.endpoint) as running:
-        yield running
-
-
 def bodies(messages) -> list[str]:
     return [message.body for message in messages]
 

@@ -44,12 +44,6 @@ from twinline.transports.client import ClientBusy, StateKind, WatchMode
 pytestmark = pytest.mark.usefixtures("both_clients")
 
 
-@pytest.fixture
-def site():
-    with Site() as running:
-        yield running
-
-
 def fill(site: Site, count: int, to: str = "ann") -> None:
     """Send messages from bob, m1 to m<count>."""
     with user(site.endpoint, "bob") as bob:
