@@ -618,6 +618,20 @@ def test_what_may_not_be_repeated_is_not(site: Site, proxy: FaultProxy) -> None:
             ann.change_password(PASSWORD, "a third secret")  # it was done
 
 
+def test_a_logout_acks_what_the_watch_line_could_not(site: Site, proxy: FaultProxy) -> None:
+    with user(proxy.endpoint, "ann") as ann:
+        wait_until(lambda: len(proxy.routes) == 2, "the watch line")
+        ann.send("ann", "m1")
+        seen: list[str] = []
+        for message in ann.messages(timeout=0.2):
+            proxy.routes[1].up.fault = Fault(blackhole=True)
+            seen.append(message.body)
+        assert seen == ["m1"]
+        ann.logout()
+    with again(site.endpoint, "ann") as ann:
+        assert ann.status().unread == 0
+
+
 def test_a_logout_that_fails_leaves_the_watcher_at_work(site: Site, proxy: FaultProxy) -> None:
     received = Received()
     settings = fast(command_seconds=1)

@@ -5,9 +5,11 @@ logging in starts a watcher, logging out and closing end it.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from twinline.core.deadline import Deadline
+from twinline.core.errors import CursorInvalid
 from twinline.core.locks import new_lock
 from twinline.core.protocol import (
     Ack,
@@ -129,6 +131,12 @@ class Engine:
         try:
             if stopped:
                 await self._stop_watcher()
+            # The watcher's last ack may still be under way, on a line that nobody reads any more;
+            # on this line it is before what ends the session.
+            unacked = session.inbox.unacked
+            if unacked is not None:
+                with suppress(CursorInvalid):
+                    await self.ask(Ack(up_to=unacked), AckReply)
             await self.ask(request, Done)
         except BaseException:
             if stopped:
