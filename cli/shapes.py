@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from twinline.stores.history_verdict import Verdict
+from twinline.stores.conformance.history.verdict import Verdict
 
 
 class Shape(BaseModel):

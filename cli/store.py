@@ -18,10 +18,10 @@ from twinline.cli.output import say, write_json, write_line
 from twinline.cli.shapes import StoreChecked, StoreCopied, StoreMigrated, StoreStats
 from twinline.cli.text import visible
 from twinline.core.store import Durability
-from twinline.stores import sqlite_upkeep
 from twinline.stores.registry import store_schemes
 from twinline.stores.sqlite import parse_url
-from twinline.stores.sqlite_file import StoreNotOpened, Synchronous
+from twinline.stores.sqlite import upkeep as sqlite_upkeep
+from twinline.stores.sqlite.file import StoreNotOpened, Synchronous
 
 
 class _Bar(Protocol):

@@ -19,9 +19,9 @@ from twinline.cli.shapes import RuleFound, Verified
 from twinline.cli.verify_workload import Workload, WorkloadSettings
 from twinline.core.deadline import Deadline
 from twinline.core.service import ChatService
-from twinline.stores.history import Recorder, write_history
-from twinline.stores.history_checker import Checker
-from twinline.stores.history_verdict import Judgement, Verdict
+from twinline.stores.conformance.history.checker import Checker
+from twinline.stores.conformance.history.recorder import Recorder, write_history
+from twinline.stores.conformance.history.verdict import Judgement, Verdict
 from twinline.stores.registry import UnknownStore, open_store
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.listener import Listener

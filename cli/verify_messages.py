@@ -18,7 +18,7 @@ from twinline.core.errors import (
     TwinlineError,
 )
 from twinline.core.protocol import Message
-from twinline.stores.history import Outcome
+from twinline.stores.conformance.history.recorder import Outcome
 from twinline.transports.client_errors import NotConnected
 
 _SAYS_NOTHING: Final = (

@@ -23,7 +23,7 @@ from twinline.core.deadline import Deadline
 from twinline.core.errors import NotLoggedIn, RateLimited, SessionExpired, TwinlineError
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
-from twinline.stores.history import Op, Outcome, Recorder
+from twinline.stores.conformance.history.recorder import Op, Outcome, Recorder
 from twinline.transports.client_errors import ClientClosed, NotConnected
 from twinline.transports.endpoints import Endpoint
 

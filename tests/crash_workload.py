@@ -8,9 +8,9 @@ from pathlib import Path
 from waiting import wait_until
 
 from twinline.cli.verify_workload import Workload, WorkloadSettings
-from twinline.stores.history import Recorder, write_history
-from twinline.stores.history_checker import Checker
-from twinline.stores.history_verdict import Judgement, Rule, Verdict
+from twinline.stores.conformance.history.checker import Checker
+from twinline.stores.conformance.history.recorder import Recorder, write_history
+from twinline.stores.conformance.history.verdict import Judgement, Rule, Verdict
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from seeded_faults_mailboxes import a_moment
 from twinline.core.errors import NoSuchUser, UsernameTaken
 from twinline.core.names import NamePattern
 from twinline.core.store import UsernamePage
-from twinline.stores.memory_accounts import MemoryAccounts, _Session
+from twinline.stores.memory.accounts import MemoryAccounts, _Session
 
 
 def finds_any_case(half: MemoryAccounts, was, username):

@@ -10,8 +10,8 @@ from dataclasses import replace
 from twinline.core.errors import CursorInvalid, MailboxFull, NoSuchUser
 from twinline.core.store import Receipt, Standing
 from twinline.core.waiting import wake_all
-from twinline.stores.mailbox import Mailbox
-from twinline.stores.memory_mailboxes import MemoryMailboxes
+from twinline.stores.memory.mailbox import Mailbox
+from twinline.stores.memory.mailboxes import MemoryMailboxes
 
 ALL = 10**9
 

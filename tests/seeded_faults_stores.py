@@ -9,9 +9,9 @@ import seeded_faults_accounts as by_accounts
 import seeded_faults_mailboxes as by_mailboxes
 
 from twinline.core.store import MailboxPolicy
-from twinline.stores.mailbox import Mailbox
 from twinline.stores.memory import MemoryStore
-from twinline.stores.memory_accounts import _Session
+from twinline.stores.memory.accounts import _Session
+from twinline.stores.memory.mailbox import Mailbox
 
 Open = Callable[[MailboxPolicy], MemoryStore]
 

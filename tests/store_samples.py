@@ -4,7 +4,7 @@ import itertools
 
 from twinline.core.store import Account, Draft, MailboxPolicy, MailPage, SessionRecord
 from twinline.stores.memory import MemoryStore
-from twinline.stores.memory_mailboxes import MemoryMailboxes
+from twinline.stores.memory.mailboxes import MemoryMailboxes
 
 ALL = 10**9
 """More than any page has."""

@@ -17,9 +17,9 @@ from waiting import join
 
 from twinline.cli import store as command
 from twinline.cli.main import main
-from twinline.stores import sqlite_schema
 from twinline.stores.sqlite import SqliteStore
-from twinline.stores.sqlite_upkeep import check
+from twinline.stores.sqlite import schema as sqlite_schema
+from twinline.stores.sqlite.upkeep import check
 
 
 @pytest.fixture

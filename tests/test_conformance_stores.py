@@ -15,8 +15,10 @@ from waiting import join
 
 from twinline.core.conformance import check_rules, rule
 from twinline.core.store import MailboxPolicy, Store
-from twinline.stores import conformance, conformance_bench, conformance_sending
+from twinline.stores import conformance
 from twinline.stores.conformance import RULES, ConformanceError, ConformanceReport, check_store
+from twinline.stores.conformance import bench as conformance_bench
+from twinline.stores.conformance import sending as conformance_sending
 from twinline.stores.memory import MemoryStore
 from twinline.stores.registry import open_store, store_schemes
 

@@ -9,7 +9,8 @@ from history_samples import Fault, Script, simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinline.stores.history import (
+from twinline.stores.conformance.history.checker import EXAMPLES, Checker
+from twinline.stores.conformance.history.recorder import (
     Event,
     HistoryError,
     Op,
@@ -18,8 +19,7 @@ from twinline.stores.history import (
     read_history,
     write_history,
 )
-from twinline.stores.history_checker import EXAMPLES, Checker
-from twinline.stores.history_verdict import Judgement, Rule, Verdict
+from twinline.stores.conformance.history.verdict import Judgement, Rule, Verdict
 
 EXPECTED = {
     Fault.ACK_BEFORE_COMMIT: {Rule.LOST},

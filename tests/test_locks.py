@@ -266,7 +266,7 @@ def called_in_source(names: set[str]) -> set[tuple[str, str]]:
 
 def test_there_is_source_to_look_at() -> None:
     names = {path.relative_to(ROOT).as_posix() for path in sources()}
-    assert {"core/locks.py", "stores/memory_accounts.py", "transports/contract.py"} <= names
+    assert {"core/locks.py", "stores/memory/accounts.py", "transports/contract.py"} <= names
 
 
 def test_no_lock_is_taken_but_by_with() -> None:

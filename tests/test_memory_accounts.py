@@ -12,8 +12,8 @@ from twinline.core.locks import may_block
 from twinline.core.names import NamePattern
 from twinline.core.store import UsernamePage
 from twinline.stores.memory import MemoryStore
-from twinline.stores.memory_accounts import MemoryAccounts
-from twinline.stores.sorted_names import CHUNK_NAMES, SortedNames
+from twinline.stores.memory.accounts import MemoryAccounts
+from twinline.stores.memory.sorted_names import CHUNK_NAMES, SortedNames
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from store_samples import boxes_with, draft, fill, history, read
 
 from twinline.core.store import Draft, Standing
-from twinline.stores.memory_mailboxes import MemoryMailboxes
+from twinline.stores.memory.mailboxes import MemoryMailboxes
 
 HOUR = 60 * 60 * 1000
 DAY = 24 * HOUR

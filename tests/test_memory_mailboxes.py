@@ -8,7 +8,7 @@ from twinline.core.locks import may_block
 from twinline.core.protocol import Message
 from twinline.core.store import Durability, MailPage, Receipt, Standing
 from twinline.stores.memory import MemoryStore
-from twinline.stores.memory_mailboxes import MemoryMailboxes
+from twinline.stores.memory.mailboxes import MemoryMailboxes
 
 HOUR = 60 * 60 * 1000
 DAY = 24 * HOUR
@@ -31,10 +31,10 @@ def test_the_halves_cannot_reach_each_other() -> None:
     store = MemoryStore()
     assert vars(store.accounts).keys() & {"mailboxes", "_mailboxes", "store", "_store"} == set()
     assert vars(store.mailboxes).keys() & {"accounts", "_accounts", "store", "_store"} == set()
-    for half, other in (("memory_accounts", "mailbox"), ("memory_mailboxes", "accounts")):
-        module = __import__(f"twinline.stores.{half}", fromlist=["_"])
+    for half, other in (("accounts", "mailbox"), ("mailboxes", "accounts")):
+        module = __import__(f"twinline.stores.memory.{half}", fromlist=["_"])
         imported = {getattr(value, "__module__", "") for value in vars(module).values()}
-        assert not any(f"stores.memory_{other}" in name for name in imported)
+        assert not any(f"stores.memory.{other}" in name for name in imported)
 
 
 # --- messages in order

@@ -5,7 +5,7 @@ from store_samples import boxes_with, draft, fill
 
 from twinline.core.errors import MailboxFull, NoSuchUser, SendIdConflict
 from twinline.core.store import Standing
-from twinline.stores.memory_mailboxes import MemoryMailboxes
+from twinline.stores.memory.mailboxes import MemoryMailboxes
 
 HOUR = 60 * 60 * 1000
 

@@ -6,7 +6,7 @@ from store_samples import account, session
 from twinline.core.errors import NoSuchUser
 from twinline.core.locks import may_block
 from twinline.stores.memory import MemoryStore
-from twinline.stores.memory_accounts import MemoryAccounts
+from twinline.stores.memory.accounts import MemoryAccounts
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinline.stores import sorted_names
-from twinline.stores.sorted_names import CHUNK_NAMES, SortedNames
+from twinline.stores.memory import sorted_names
+from twinline.stores.memory.sorted_names import CHUNK_NAMES, SortedNames
 
 
 def all_of(names: SortedNames, start: str = "") -> list[str]:

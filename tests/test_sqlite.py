@@ -18,11 +18,12 @@ from waiting import join
 from twinline.core.errors import NoSuchUser, SendIdConflict, StoreUnavailable, UsernameTaken
 from twinline.core.names import NamePattern
 from twinline.core.store import Durability, MailboxPolicy, Standing
-from twinline.stores import sqlite_readers, sqlite_schema
 from twinline.stores.registry import open_store
-from twinline.stores.remembered import Remembered
 from twinline.stores.sqlite import SqliteStore, parse_url
-from twinline.stores.sqlite_file import (
+from twinline.stores.sqlite import readers as sqlite_readers
+from twinline.stores.sqlite import schema as sqlite_schema
+from twinline.stores.sqlite.cache import Remembered
+from twinline.stores.sqlite.file import (
     APPLICATION_ID,
     FileLock,
     StoreFile,
@@ -30,8 +31,8 @@ from twinline.stores.sqlite_file import (
     StoreNotOpened,
     Synchronous,
 )
-from twinline.stores.sqlite_schema import TABLES, VERSION, SchemaTooNew
-from twinline.stores.sqlite_upkeep import check
+from twinline.stores.sqlite.schema import TABLES, VERSION, SchemaTooNew
+from twinline.stores.sqlite.upkeep import check
 
 ALL = 10**9
 HOUR = 60 * 60 * 1000

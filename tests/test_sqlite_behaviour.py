@@ -15,8 +15,8 @@ import pytest
 
 from twinline.core.store import MailboxPolicy, Store
 from twinline.stores.sqlite import SqliteStore
-from twinline.stores.sqlite_accounts import SqliteAccounts
-from twinline.stores.sqlite_file import Synchronous
+from twinline.stores.sqlite.accounts import SqliteAccounts
+from twinline.stores.sqlite.file import Synchronous
 
 OPENED: list[tuple[SqliteStore, "tempfile.TemporaryDirectory[str]"]] = []
 LOOK_INSIDE = {

@@ -11,9 +11,11 @@ from sqlite_faults import Faults
 from store_samples import draft
 from waiting import join, wait_event
 
-from twinline.stores import sqlite_readers, sqlite_schema, sqlite_writer
 from twinline.stores.sqlite import SqliteStore
-from twinline.stores.sqlite_file import FileLock, StoreLocked, StoreNotOpened
+from twinline.stores.sqlite import readers as sqlite_readers
+from twinline.stores.sqlite import schema as sqlite_schema
+from twinline.stores.sqlite import writer as sqlite_writer
+from twinline.stores.sqlite.file import FileLock, StoreLocked, StoreNotOpened
 
 
 @pytest.fixture

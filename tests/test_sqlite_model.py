@@ -11,10 +11,12 @@ from test_store_model import NAMES, AccountSteps, MailboxSteps
 
 from twinline.core.errors import NoSuchUser
 from twinline.core.store import Standing
-from twinline.stores import sqlite_accounts, sqlite_mailboxes, sqlite_send_ids
 from twinline.stores.sqlite import SqliteStore
-from twinline.stores.sqlite_file import Synchronous
-from twinline.stores.sqlite_upkeep import check
+from twinline.stores.sqlite import accounts as sqlite_accounts
+from twinline.stores.sqlite import mailboxes as sqlite_mailboxes
+from twinline.stores.sqlite import send_ids as sqlite_send_ids
+from twinline.stores.sqlite.file import Synchronous
+from twinline.stores.sqlite.upkeep import check
 
 
 class SqliteMailboxSteps(MailboxSteps):

@@ -13,12 +13,12 @@ from store_samples import ALL, draft
 from waiting import join, wait_event, wait_until
 
 from twinline.core.store import Draft, MailboxPolicy
-from twinline.stores.memory_mailboxes import MemoryMailboxes
+from twinline.stores.memory.mailboxes import MemoryMailboxes
 from twinline.stores.sqlite import SqliteStore
-from twinline.stores.sqlite_file import Synchronous
-from twinline.stores.sqlite_mailboxes import _Append
-from twinline.stores.sqlite_upkeep import check
-from twinline.stores.sqlite_writer import Transaction
+from twinline.stores.sqlite.file import Synchronous
+from twinline.stores.sqlite.mailboxes import _Append
+from twinline.stores.sqlite.upkeep import check
+from twinline.stores.sqlite.writer import Transaction
 
 
 @pytest.fixture

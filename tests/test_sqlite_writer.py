@@ -13,10 +13,10 @@ from waiting import join, wait_event, wait_until
 
 from twinline.core.errors import MailboxFull, NoSuchUser, StoreUnavailable
 from twinline.core.store import MailboxPolicy, Receipt, Standing
-from twinline.stores import sqlite_writer
 from twinline.stores.sqlite import SqliteStore
-from twinline.stores.sqlite_mailboxes import _Append
-from twinline.stores.sqlite_writer import Transaction, _Request
+from twinline.stores.sqlite import writer as sqlite_writer
+from twinline.stores.sqlite.mailboxes import _Append
+from twinline.stores.sqlite.writer import Transaction, _Request
 
 ALL = 10**9
 

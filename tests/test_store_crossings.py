@@ -16,8 +16,8 @@ from twinline.core.errors import NoSuchUser, UsernameTaken
 from twinline.core.store import Receipt
 from twinline.core.waiting import Waiter
 from twinline.stores.memory import MemoryStore
-from twinline.stores.memory_accounts import MemoryAccounts
-from twinline.stores.memory_mailboxes import MemoryMailboxes
+from twinline.stores.memory.accounts import MemoryAccounts
+from twinline.stores.memory.mailboxes import MemoryMailboxes
 
 ALL = 10**9
 

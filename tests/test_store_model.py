@@ -18,9 +18,9 @@ from twinline.core.errors import (
 )
 from twinline.core.names import NamePattern
 from twinline.core.store import MailboxPolicy, Receipt, Standing
-from twinline.stores import mailbox, sorted_names
-from twinline.stores.memory_accounts import MemoryAccounts
-from twinline.stores.memory_mailboxes import MemoryMailboxes
+from twinline.stores.memory import mailbox, sorted_names
+from twinline.stores.memory.accounts import MemoryAccounts
+from twinline.stores.memory.mailboxes import MemoryMailboxes
 
 HOUR = 60 * 60 * 1000
 DAY = 24 * HOUR

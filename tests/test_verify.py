@@ -44,12 +44,18 @@ from twinline.core.errors import (
 from twinline.core.protocol import Message
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import Draft, Receipt, SessionRecord
-from twinline.stores.history import Event, Outcome, Recorder, read_history, write_history
-from twinline.stores.history_checker import Checker
-from twinline.stores.history_verdict import Judgement, Rule, Verdict
+from twinline.stores.conformance.history.checker import Checker
+from twinline.stores.conformance.history.recorder import (
+    Event,
+    Outcome,
+    Recorder,
+    read_history,
+    write_history,
+)
+from twinline.stores.conformance.history.verdict import Judgement, Rule, Verdict
 from twinline.stores.memory import MemoryStore
-from twinline.stores.memory_accounts import MemoryAccounts
-from twinline.stores.memory_mailboxes import MemoryMailboxes
+from twinline.stores.memory.accounts import MemoryAccounts
+from twinline.stores.memory.mailboxes import MemoryMailboxes
 from twinline.transports.client import Client
 from twinline.transports.client_errors import ConnectionLost, NotConnected, TimedOut
 

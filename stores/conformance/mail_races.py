@@ -8,7 +8,7 @@ from typing import Final
 from twinline.core.conformance import Checks, rule, shown
 from twinline.core.errors import MailboxFull, NoSuchUser
 from twinline.core.store import Mailboxes, Receipt, Store
-from twinline.stores.conformance_bench import (
+from twinline.stores.conformance.bench import (
     ALL,
     NOW,
     StoreBench,

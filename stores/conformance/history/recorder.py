@@ -1,6 +1,6 @@
 """The history of a workload: what was asked of a store, what came of it, as JSON lines.
 
-A history is what `twinline.stores.history_checker` judges. Each line is one event:
+A history is what `twinline.stores.conformance.history.checker` judges. Each line is one event:
 
 ==============  =============================  ====================================================
 op              outcomes                       says

@@ -11,7 +11,7 @@ from typing import Final, cast
 from twinline.core.errors import CursorInvalid, MailboxFull
 from twinline.core.store import Draft, Standing
 from twinline.core.waiting import Wake
-from twinline.stores.shared_rules import Retention
+from twinline.stores.rules import Retention
 
 Kept = tuple[str, str, str, str, str, int, str | None]
 """A `Draft` as a plain tuple: Python's garbage collector looks at a plain tuple of texts and

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from twinline.stores.sqlite_file import FileLock, StoreFile, StoreNotOpened, located
-from twinline.stores.sqlite_schema import VERSION, Progress, copy_database, prepare, version_of
+from twinline.stores.sqlite.file import FileLock, StoreFile, StoreNotOpened, located
+from twinline.stores.sqlite.schema import VERSION, Progress, copy_database, prepare, version_of
 
 Step = Callable[[int, int, str], None]
 """Told how many steps are done, how many there are, and what the next one looks at."""

@@ -7,8 +7,8 @@ from twinline.core.locks import new_lock
 from twinline.core.names import NamePattern
 from twinline.core.store import Account, Accounts, SessionRecord, Unsubscribe, UsernamePage
 from twinline.core.waiting import Wake, wake_all
-from twinline.stores.shared_rules import page_of_names
-from twinline.stores.sorted_names import SortedNames
+from twinline.stores.memory.sorted_names import SortedNames
+from twinline.stores.rules import page_of_names
 
 
 class MemoryAccounts(Accounts):

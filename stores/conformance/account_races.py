@@ -6,7 +6,7 @@ from typing import Final
 
 from twinline.core.conformance import Checks, rule, shown
 from twinline.core.errors import NoSuchUser, UsernameTaken
-from twinline.stores.conformance_bench import (
+from twinline.stores.conformance.bench import (
     NOW,
     StoreBench,
     outcomes,

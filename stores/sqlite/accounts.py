@@ -8,11 +8,11 @@ from twinline.core.errors import NoSuchUser, StoreUnavailable, UsernameTaken
 from twinline.core.names import NamePattern
 from twinline.core.store import Account, Accounts, SessionRecord, Unsubscribe, UsernamePage
 from twinline.core.waiting import Wake
-from twinline.stores.remembered import Remembered
-from twinline.stores.shared_rules import page_of_names
-from twinline.stores.sqlite_readers import Readers
-from twinline.stores.sqlite_writer import Transaction, Writer
-from twinline.stores.subscriptions import Subscriptions
+from twinline.stores.rules import page_of_names
+from twinline.stores.sqlite.cache import Remembered
+from twinline.stores.sqlite.readers import Readers
+from twinline.stores.sqlite.subscriptions import Subscriptions
+from twinline.stores.sqlite.writer import Transaction, Writer
 
 _CHUNK: Final = 512  # names that a listing reads at a time; names are matched between reads
 _REMEMBERED: Final = 20_000  # accounts, and sessions

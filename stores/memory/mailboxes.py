@@ -17,8 +17,8 @@ from twinline.core.store import (
     Unsubscribe,
 )
 from twinline.core.waiting import Wake, wake_all, wake_soon
-from twinline.stores.mailbox import Entry, Kept, Mailbox
-from twinline.stores.shared_rules import Retention, fingerprint, fitting
+from twinline.stores.memory.mailbox import Entry, Kept, Mailbox
+from twinline.stores.rules import Retention, fingerprint, fitting
 
 _EXPIRED_A_SEND: Final = 2  # more than the one that a send adds, so that what expires goes
 

@@ -6,7 +6,7 @@ from typing import Final
 from twinline.core.conformance import Checks, rule
 from twinline.core.errors import NoSuchUser
 from twinline.core.store import Account, Accounts, SessionRecord
-from twinline.stores.conformance_bench import (
+from twinline.stores.conformance.bench import (
     HOUR,
     NOW,
     Bell,

@@ -9,10 +9,10 @@ from typing import Final
 
 from twinline.core.errors import SendIdConflict
 from twinline.core.store import Draft, Receipt
-from twinline.stores.shared_rules import Retention
-from twinline.stores.sqlite_box import LONG_AGO, NO_SUCH_SEQ, to_column
-from twinline.stores.sqlite_rows import read_rows, write_rows
-from twinline.stores.sqlite_writer import Transaction
+from twinline.stores.rules import Retention
+from twinline.stores.sqlite.mailbox import LONG_AGO, NO_SUCH_SEQ, to_column
+from twinline.stores.sqlite.rows import read_rows, write_rows
+from twinline.stores.sqlite.writer import Transaction
 
 _EXPIRE: Final = 2  # expired ones removed for each write: so they go, and none pays for all
 _Key = tuple[str, str | bytes]

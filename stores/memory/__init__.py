@@ -7,8 +7,8 @@ do not import each other and neither has a reference to the other, so no call ca
 from typing import Final
 
 from twinline.core.store import Durability, MailboxPolicy, Store
-from twinline.stores.memory_accounts import MemoryAccounts
-from twinline.stores.memory_mailboxes import MemoryMailboxes
+from twinline.stores.memory.accounts import MemoryAccounts
+from twinline.stores.memory.mailboxes import MemoryMailboxes
 
 _DEFAULT_POLICY: Final = MailboxPolicy()
 

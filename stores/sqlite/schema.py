@@ -32,7 +32,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from twinline.stores.sqlite_file import APPLICATION_ID, StoreFile, StoreNotOpened
+from twinline.stores.sqlite.file import APPLICATION_ID, StoreFile, StoreNotOpened
 
 VERSION: Final = 1
 """The version of the tables below, kept in ``PRAGMA user_version``."""

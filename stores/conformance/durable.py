@@ -6,7 +6,7 @@ from twinline.core.conformance import Checks, rule
 from twinline.core.errors import MailboxFull, NoSuchUser, SendIdConflict, UsernameTaken
 from twinline.core.names import NamePattern
 from twinline.core.store import Receipt, Standing
-from twinline.stores.conformance_bench import (
+from twinline.stores.conformance.bench import (
     ALL,
     DAY,
     HOUR,

@@ -9,7 +9,7 @@ from twinline.core.conformance import Checks, rule
 from twinline.core.errors import LockRuleError
 from twinline.core.locks import may_block
 from twinline.core.store import Store
-from twinline.stores.conformance_bench import NOW, Bell, StoreBench
+from twinline.stores.conformance.bench import NOW, Bell, StoreBench
 
 _LOOK_SECONDS: Final = 1.0
 

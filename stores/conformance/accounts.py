@@ -6,7 +6,7 @@ from twinline.core.conformance import Checks, rule
 from twinline.core.errors import NoSuchUser, UsernameTaken
 from twinline.core.names import NamePattern
 from twinline.core.store import UsernamePage
-from twinline.stores.conformance_bench import ALL, StoreBench, password_hash
+from twinline.stores.conformance.bench import ALL, StoreBench, password_hash
 
 _NAMES: Final = (
     *("0", "9-9", "a", "a-", "a.", "a0", "a_", "aa", "ab", "abc", "ann", "anna", "b", "ba"),

@@ -22,13 +22,13 @@ from twinline.core.store import (
     Unsubscribe,
 )
 from twinline.core.waiting import Wake
-from twinline.stores.shared_rules import Retention, fingerprint, fitting
-from twinline.stores.sqlite_box import AGED, NO_SUCH_SEQ, Box, Tables, from_column
-from twinline.stores.sqlite_boxes import Boxes
-from twinline.stores.sqlite_readers import Readers
-from twinline.stores.sqlite_send_ids import SendIds
-from twinline.stores.sqlite_writer import Transaction, Writer
-from twinline.stores.subscriptions import Subscriptions
+from twinline.stores.rules import Retention, fingerprint, fitting
+from twinline.stores.sqlite.mailbox import AGED, NO_SUCH_SEQ, Box, Tables, from_column
+from twinline.stores.sqlite.mailbox_rows import Boxes
+from twinline.stores.sqlite.readers import Readers
+from twinline.stores.sqlite.send_ids import SendIds
+from twinline.stores.sqlite.subscriptions import Subscriptions
+from twinline.stores.sqlite.writer import Transaction, Writer
 
 Result = TypeVar("Result")
 

@@ -30,7 +30,7 @@ from twinline.core.deadline import Deadline
 from twinline.core.errors import StoreUnavailable
 from twinline.core.locks import may_block, new_lock
 from twinline.core.waiting import Waiter
-from twinline.stores.sqlite_file import BUSY_SECONDS
+from twinline.stores.sqlite.file import BUSY_SECONDS
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Final
 from twinline.core.conformance import Checks, rule
 from twinline.core.errors import MailboxFull, NoSuchUser, SendIdConflict
 from twinline.core.store import Receipt, Standing
-from twinline.stores.conformance_bench import ALL, DAY, HOUR, NOW, StoreBench, everything, seqs
+from twinline.stores.conformance.bench import ALL, DAY, HOUR, NOW, StoreBench, everything, seqs
 
 
 @rule(27, "A repeat of a sender's send_id and content gets the first receipt, and stores nothing.")

@@ -9,7 +9,7 @@ from typing import Final
 
 from twinline.core.errors import CursorInvalid
 from twinline.core.store import Standing
-from twinline.stores.shared_rules import Retention
+from twinline.stores.rules import Retention
 
 Tables = Callable[[], sqlite3.Connection]
 """Returns the connection, when all that was appended so far is in the tables."""

@@ -98,18 +98,16 @@ from twinline.core.conformance import (
     check_rules,
     chosen,
 )
-from twinline.stores import (
-    conformance_account_races,
-    conformance_accounts,
-    conformance_durable,
-    conformance_mail_races,
-    conformance_mailboxes,
-    conformance_reading,
-    conformance_sending,
-    conformance_sessions,
-    conformance_waking,
-)
-from twinline.stores.conformance_bench import OpenStore, Reopen, StoreBench
+from twinline.stores.conformance import account_races as conformance_account_races
+from twinline.stores.conformance import accounts as conformance_accounts
+from twinline.stores.conformance import durable as conformance_durable
+from twinline.stores.conformance import mail_races as conformance_mail_races
+from twinline.stores.conformance import mailboxes as conformance_mailboxes
+from twinline.stores.conformance import reading as conformance_reading
+from twinline.stores.conformance import sending as conformance_sending
+from twinline.stores.conformance import sessions as conformance_sessions
+from twinline.stores.conformance import waking as conformance_waking
+from twinline.stores.conformance.bench import OpenStore, Reopen, StoreBench
 
 __all__ = ["RULES", "ConformanceError", "ConformanceReport", "Failure", "check_store"]
 

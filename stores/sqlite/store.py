@@ -1,8 +1,8 @@
 """The store in a SQLite file: durable, on one machine, for one server at a time.
 
 Opened as ``sqlite:PATH`` or ``sqlite:PATH?synchronous=normal``. Writes are made by one thread, a
-transaction for all that wait (`twinline.stores.sqlite_writer`); reads by the threads that ask
-(`twinline.stores.sqlite_readers`). Whoever waits for mail is woken in this process.
+transaction for all that wait (`twinline.stores.sqlite.writer`); reads by the threads that ask
+(`twinline.stores.sqlite.readers`). Whoever waits for mail is woken in this process.
 """
 
 import logging
@@ -13,18 +13,18 @@ from typing import Final, Self
 from urllib.parse import parse_qsl
 
 from twinline.core.store import Durability, MailboxPolicy, Store
-from twinline.stores.sqlite_accounts import SqliteAccounts
-from twinline.stores.sqlite_file import (
+from twinline.stores.sqlite.accounts import SqliteAccounts
+from twinline.stores.sqlite.file import (
     FileLock,
     StoreFile,
     StoreNotOpened,
     Synchronous,
     located,
 )
-from twinline.stores.sqlite_mailboxes import SqliteMailboxes
-from twinline.stores.sqlite_readers import Readers
-from twinline.stores.sqlite_schema import prepare
-from twinline.stores.sqlite_writer import Writer
+from twinline.stores.sqlite.mailboxes import SqliteMailboxes
+from twinline.stores.sqlite.readers import Readers
+from twinline.stores.sqlite.schema import prepare
+from twinline.stores.sqlite.writer import Writer
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from twinline.core.conformance import Checks, rule
 from twinline.core.errors import CursorInvalid
 from twinline.core.protocol import Message
 from twinline.core.store import MailPage, Standing, Store
-from twinline.stores.conformance_bench import ALL, NOW, StoreBench, everything, seqs
+from twinline.stores.conformance.bench import ALL, NOW, StoreBench, everything, seqs
 
 _LIMITS: Final = (1, 2, 3, 5, ALL)
 _BUDGETS: Final = (0, 1, 2, 3, 4, 7, 8, 9, 20, ALL)

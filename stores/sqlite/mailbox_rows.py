@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from twinline.core.errors import MailboxFull, NoSuchUser
 from twinline.core.store import Draft
-from twinline.stores.shared_rules import Retention
-from twinline.stores.sqlite_box import Box, Tables, to_column
-from twinline.stores.sqlite_rows import write_rows
-from twinline.stores.sqlite_writer import Transaction
+from twinline.stores.rules import Retention
+from twinline.stores.sqlite.mailbox import Box, Tables, to_column
+from twinline.stores.sqlite.rows import write_rows
+from twinline.stores.sqlite.writer import Transaction
 
 _REMEMBERED: Final = 10_000  # rows that are remembered from one transaction to the next
 

@@ -1,4 +1,4 @@
-"""Judges a history event by event, by the rules of `twinline.stores.history_verdict`.
+"""Judges a history event by event, by the rules of `twinline.stores.conformance.history.verdict`.
 
 The checker remembers every message and no event. What an event costs does not grow with the
 history, so a history of any length can be streamed through it, while it is being recorded too.
@@ -7,8 +7,8 @@ history, so a history of any length can be streamed through it, while it is bein
 from collections.abc import Iterable
 from typing import Final, Self
 
-from twinline.stores.history import Event, Op, Outcome
-from twinline.stores.history_verdict import Finding, Judgement, Rule
+from twinline.stores.conformance.history.recorder import Event, Op, Outcome
+from twinline.stores.conformance.history.verdict import Finding, Judgement, Rule
 
 EXAMPLES: Final = 5
 """So many breaches of each rule are named."""

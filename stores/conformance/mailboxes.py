@@ -6,7 +6,7 @@ from typing import Final
 from twinline.core.conformance import Checks, rule
 from twinline.core.errors import NoSuchUser
 from twinline.core.store import Durability, Mailboxes, MailPage, Receipt, Standing
-from twinline.stores.conformance_bench import ALL, NOW, StoreBench, arrived, everything, seqs
+from twinline.stores.conformance.bench import ALL, NOW, StoreBench, arrived, everything, seqs
 
 _BODIES: Final = (
     "hello",
