@@ -3,8 +3,7 @@
 import threading
 
 from twinline.core.errors import RequestError
-from twinline.transports.client import Client
-from twinline.transports.client_errors import ConnectionLost, NotConnected, TimedOut
+from twinline.transports.client import Client, ConnectionLost, NotConnected, TimedOut
 
 
 def acked(client: Client, seq: int) -> bool:

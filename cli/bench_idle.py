@@ -17,7 +17,7 @@ from twinline.cli.bench_wire import Wire, expect
 from twinline.cli.exit_codes import ExitCode
 from twinline.core.errors import RequestError
 from twinline.core.protocol import Resume, SessionReply, Watch, WatchReply
-from twinline.transports.client_settings import ClientSettings
+from twinline.transports.client import ClientSettings
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 

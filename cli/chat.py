@@ -15,8 +15,7 @@ from twinline.cli.output import say
 from twinline.cli.sessions import KeptSession
 from twinline.core.errors import SessionExpired
 from twinline.core.protocol import Message
-from twinline.transports.client_settings import WatchMode
-from twinline.transports.client_state import State, StateKind
+from twinline.transports.client import State, StateKind, WatchMode
 
 
 @click.command(

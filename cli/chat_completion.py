@@ -10,7 +10,7 @@ from prompt_toolkit.document import Document
 
 from twinline.cli.chat_talk import COMMANDS
 from twinline.core.errors import RequestError
-from twinline.transports.client_errors import ClientError
+from twinline.transports.client import ClientError
 
 SHOWN: Final = 50
 """How many names are offered at once."""

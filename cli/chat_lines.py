@@ -26,7 +26,7 @@ from twinline.cli.watch import StateTeller
 from twinline.core.deadline import Deadline
 from twinline.core.protocol import Message, StatusReply
 from twinline.core.waiting import Waiter
-from twinline.transports.client_state import State, StateKind
+from twinline.transports.client import State, StateKind
 
 
 class LineScreen:

@@ -30,9 +30,7 @@ from twinline.cli.chat_talk import Outcome, Talk, needs_server
 from twinline.cli.chat_toolbar import Toolbar
 from twinline.core.errors import CursorInvalid, NotLoggedIn, SessionExpired
 from twinline.core.protocol import Message
-from twinline.transports.client import Client
-from twinline.transports.client_errors import ClientClosed
-from twinline.transports.client_state import State, StateKind
+from twinline.transports.client import Client, ClientClosed, State, StateKind
 
 _LEAVE: Final = "/quit"
 

@@ -25,8 +25,7 @@ from twinline.core.errors import (
 )
 from twinline.core.names import parse_username
 from twinline.core.protocol import Message, StatusReply
-from twinline.transports.client import Client
-from twinline.transports.client_errors import ClientClosed, ClientError
+from twinline.transports.client import Client, ClientClosed, ClientError
 
 HISTORY: Final = 20
 """How many messages ``/history`` shows when no number is given."""

@@ -7,7 +7,7 @@ from math import ceil
 from typing import Final
 
 from twinline.cli.text import visible
-from twinline.transports.client_state import State, StateKind
+from twinline.transports.client import State, StateKind
 
 _SLOW_SECONDS: Final = 0.5
 """How long a line may be under way before the toolbar says so."""

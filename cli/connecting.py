@@ -26,10 +26,15 @@ from twinline.cli.settings import (
 )
 from twinline.core.errors import NotLoggedIn, SessionExpired
 from twinline.core.protocol import Message
-from twinline.transports.client import Client
-from twinline.transports.client_errors import ClientClosed, NotConnected
-from twinline.transports.client_settings import ClientSettings, WatchMode
-from twinline.transports.client_state import State, StateKind
+from twinline.transports.client import (
+    Client,
+    ClientClosed,
+    ClientSettings,
+    NotConnected,
+    State,
+    StateKind,
+    WatchMode,
+)
 from twinline.transports.endpoints import Endpoint
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])

@@ -7,7 +7,7 @@ from twinline.cli.output import OutputClosed, json_line, say, stdout_is_closed
 from twinline.cli.shapes import Failure
 from twinline.cli.text import visible
 from twinline.core.errors import RequestError, SessionExpired, TwinlineError, UndeliveredMessages
-from twinline.transports.client_errors import ConnectionLost, NotConnected, TimedOut
+from twinline.transports.client import ConnectionLost, NotConnected, TimedOut
 
 
 class CommandError(TwinlineError):

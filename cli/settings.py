@@ -16,8 +16,8 @@ from twinline.core.store import MailboxPolicy
 from twinline.stores.registry import store_schemes
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import DEFAULT_PORT, Endpoint, EndpointError, Scheme
+from twinline.transports.listener import ListenerSettings
 from twinline.transports.registry import UnknownTransport, transport
-from twinline.transports.settings import ListenerSettings
 
 ENVIRONMENT_PREFIX: Final = "TWINLINE_"
 _HERE: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"

@@ -14,9 +14,7 @@ from twinline.core.errors import (
     UsernameTaken,
 )
 from twinline.core.protocol import Message
-from twinline.transports.client import Client
-from twinline.transports.client_errors import ClientClosed, ClientError
-from twinline.transports.client_settings import ClientSettings, WatchMode
+from twinline.transports.client import Client, ClientClosed, ClientError, ClientSettings, WatchMode
 from twinline.transports.endpoints import Endpoint
 
 PATIENCE: Final = ClientSettings(

@@ -19,7 +19,7 @@ from twinline.core.errors import (
 )
 from twinline.core.protocol import Message
 from twinline.stores.conformance.history.recorder import Outcome
-from twinline.transports.client_errors import NotConnected
+from twinline.transports.client import NotConnected
 
 _SAYS_NOTHING: Final = (
     StoreUnavailable,

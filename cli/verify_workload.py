@@ -24,7 +24,7 @@ from twinline.core.errors import NotLoggedIn, RateLimited, SessionExpired, Twinl
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
 from twinline.stores.conformance.history.recorder import Op, Outcome, Recorder
-from twinline.transports.client_errors import ClientClosed, NotConnected
+from twinline.transports.client import ClientClosed, NotConnected
 from twinline.transports.endpoints import Endpoint
 
 _PAUSE: Final = 0.1

@@ -15,9 +15,7 @@ from twinline.cli.output import OutputClosed, say, write_message
 from twinline.cli.text import visible
 from twinline.cli.watch_command import MessageCommand
 from twinline.core.errors import SessionExpired, TwinlineError
-from twinline.transports.client import Client
-from twinline.transports.client_settings import WatchMode
-from twinline.transports.client_state import State, StateKind
+from twinline.transports.client import Client, State, StateKind, WatchMode
 
 
 @click.command(

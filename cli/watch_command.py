@@ -21,9 +21,8 @@ from twinline.cli.passwords import PASSWORD_VARIABLE
 from twinline.cli.settings_sources import MESSAGE_VARIABLES, variable_name
 from twinline.cli.text import visible
 from twinline.core.protocol import Message
-from twinline.transports.backoff import Backoff
-from twinline.transports.client import Client
-from twinline.transports.client_state import StateKind
+from twinline.transports.client import Client, StateKind
+from twinline.transports.client.engine.backoff import Backoff
 
 _SHELL: Final = "/bin/sh"
 _PATIENCE_SECONDS: Final = 1.0

@@ -12,7 +12,7 @@ from client_kit import FAST
 from services import PASSWORD
 from waiting import fail_with_stacks
 
-from twinline.transports.async_client import AsyncClient
+from twinline.transports.client import AsyncClient
 from twinline.transports.endpoints import Endpoint
 
 

@@ -13,8 +13,8 @@ from waiting import wait_until
 
 from twinline.core.protocol import Message
 from twinline.transports.client import Client, ClientSettings, State, StateKind
+from twinline.transports.client.engine.watcher import THREAD_NAME
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.watcher import THREAD_NAME
 
 
 class Kind:

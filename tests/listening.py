@@ -15,9 +15,8 @@ from waiting import fail_with_stacks, join, wait_until
 
 from twinline.core.service import ChatService
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import Listener
+from twinline.transports.listener import Listener, ListenerSettings
 from twinline.transports.registry import transport
-from twinline.transports.settings import ListenerSettings
 
 TCP = "tcp://127.0.0.1:0"
 

@@ -14,8 +14,8 @@ from typing import Any, Self, TypeVar
 from waiting import join, wait_until
 
 from twinline.core.protocol import Message
-from twinline.transports.async_client import AsyncClient
-from twinline.transports.watcher import THREAD_NAME
+from twinline.transports.client import AsyncClient
+from twinline.transports.client.engine.watcher import THREAD_NAME
 
 T = TypeVar("T")
 

@@ -33,7 +33,7 @@ from twinline.core.protocol import (
     Reply,
     Request,
 )
-from twinline.transports.binary_frames import ERROR_WITHOUT_ID, KIND_BY_REPLY, KIND_BY_REQUEST
+from twinline.transports.binary.frames import ERROR_WITHOUT_ID, KIND_BY_REPLY, KIND_BY_REQUEST
 from twinline.transports.registry import transport
 
 DOCS = Path(__file__).parent.parent / "docs"

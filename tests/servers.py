@@ -17,8 +17,8 @@ from twinline.core.store import Store
 from twinline.stores.memory import MemoryStore
 from twinline.transports.contract import RequestReceived
 from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener import ListenerSettings
 from twinline.transports.registry import transport
-from twinline.transports.settings import ListenerSettings
 
 
 class Site:

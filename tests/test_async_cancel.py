@@ -12,8 +12,8 @@ from servers import HELLO, ScriptedServer, Site
 from services import PASSWORD
 
 from twinline.core.protocol import Done, Hello, Message
-from twinline.transports.async_client import AsyncClient
 from twinline.transports.client import (
+    AsyncClient,
     ClientBusy,
     ClientClosed,
     ClientSettings,

@@ -20,9 +20,15 @@ from services import PASSWORD
 
 from twinline.core import errors
 from twinline.core.protocol import Done, Hello, Message
-from twinline.transports import watcher as watcher_module
-from twinline.transports.async_client import AsyncClient
-from twinline.transports.client import Client, ClientBusy, ClientClosed, State, StateKind
+from twinline.transports.client import (
+    AsyncClient,
+    Client,
+    ClientBusy,
+    ClientClosed,
+    State,
+    StateKind,
+)
+from twinline.transports.client.engine import watcher as watcher_module
 from twinline.transports.endpoints import EndpointError
 
 PUBLIC = {name for name in dir(Client) if not name.startswith("_")}
@@ -470,7 +476,7 @@ def test_a_plain_on_state_may_start_a_task_that_closes(site: Site) -> None:
 def test_an_on_state_that_does_not_return_is_cancelled_by_close(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twinline.transports.client_engine._TURN_SECONDS", 0.05)
+    monkeypatch.setattr("twinline.transports.client.engine.engine._TURN_SECONDS", 0.05)
     seen = States()
 
     async def on_state(state: State) -> None:
@@ -508,7 +514,7 @@ def test_a_plain_on_state_that_raises_misses_no_later_state(
 def test_an_on_state_that_cannot_be_cancelled_does_not_hold_close_up(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twinline.transports.client_engine._TURN_SECONDS", 0.05)
+    monkeypatch.setattr("twinline.transports.client.engine.engine._TURN_SECONDS", 0.05)
     seen = States()
 
     async def main() -> None:

@@ -14,8 +14,8 @@ from servers import Site
 from services import PASSWORD
 
 from twinline.core.protocol import Message
-from twinline.transports.async_client import AsyncClient
 from twinline.transports.client import (
+    AsyncClient,
     ClientClosed,
     ClientError,
     ClientSettings,
@@ -23,7 +23,7 @@ from twinline.transports.client import (
     StateKind,
     WatchMode,
 )
-from twinline.transports.watcher import THREAD_NAME
+from twinline.transports.client.engine.watcher import THREAD_NAME
 
 ONLINE = StateKind.ONLINE
 RECONNECTING = StateKind.RECONNECTING

@@ -1,6 +1,6 @@
 import pytest
 
-from twinline.transports.backoff import Backoff
+from twinline.transports.client.engine.backoff import Backoff
 
 
 def test_it_doubles_up_to_the_maximum() -> None:

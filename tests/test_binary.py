@@ -24,7 +24,7 @@ from twinline.core.protocol import (
     WatchReply,
 )
 from twinline.transports.binary import BinaryClientCodec, BinaryServerCodec, BinaryTransport
-from twinline.transports.binary_frames import ERROR_WITHOUT_ID, KIND_BY_REPLY, KIND_BY_REQUEST
+from twinline.transports.binary.frames import ERROR_WITHOUT_ID, KIND_BY_REPLY, KIND_BY_REQUEST
 from twinline.transports.contract import (
     LocalProtocolError,
     RemoteProtocolError,

@@ -10,7 +10,7 @@ from twinline.core.protocol import (
     Text,
     Uint,
 )
-from twinline.transports.binary_fields import Layout, MalformedError, read_uint, write_uint
+from twinline.transports.binary.fields import Layout, MalformedError, read_uint, write_uint
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,7 @@ from twinline.cli.text import local_time
 from twinline.core.clock import wall_clock_ms
 from twinline.core.errors import Busy, CursorInvalid
 from twinline.core.protocol import Message
-from twinline.transports.client_errors import NotConnected
-from twinline.transports.client_state import State, StateKind
+from twinline.transports.client import NotConnected, State, StateKind
 
 RECONNECTING = State(StateKind.RECONNECTING, "Connection refused", retry_in=4.0, retry_at=104.0)
 

@@ -17,8 +17,8 @@ from twinline.cli.connecting import Target
 from twinline.cli.sessions import SessionFile
 from twinline.core.errors import NotLoggedIn
 from twinline.transports.client import Client, StateKind
+from twinline.transports.client.engine.watcher import THREAD_NAME
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.watcher import THREAD_NAME
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from waiting import Call, wait_event, wait_until
 from twinline.core.deadline import Deadline
 from twinline.core.protocol import Hello, Message, Resume, SessionReply
 from twinline.transports import registry
-from twinline.transports import watcher as watcher_module
 from twinline.transports.client import (
     Client,
     ClientClosed,
@@ -22,8 +21,9 @@ from twinline.transports.client import (
     StateKind,
     WatchMode,
 )
-from twinline.transports.client_dialler import ClientLine
-from twinline.transports.client_socket import SocketLine
+from twinline.transports.client.backends.threads_connection import SocketLine
+from twinline.transports.client.engine import watcher as watcher_module
+from twinline.transports.client.engine.dialler import ClientLine
 
 SLOW = ClientSettings()  # nothing ends by itself within a test
 

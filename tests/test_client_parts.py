@@ -16,18 +16,18 @@ from waiting import join, wait_until
 from twinline.core.deadline import Deadline
 from twinline.core.protocol import AckReply, Done, Message, Ping, SessionReply
 from twinline.transports import registry
-from twinline.transports.backoff import Backoff
-from twinline.transports.client_errors import ClientBusy
-from twinline.transports.client_inbox import Inbox
-from twinline.transports.client_interrupt import Interrupt, Interrupted, OutOfTime, Turn
-from twinline.transports.client_link import Link, Session
-from twinline.transports.client_socket import SocketLine
-from twinline.transports.client_state import State, StateKind, StateReport
-from twinline.transports.client_threads import ThreadWaiter, run
+from twinline.transports.client import ClientBusy, State, StateKind
+from twinline.transports.client.backends.threads import ThreadWaiter, run
+from twinline.transports.client.backends.threads_connection import SocketLine
+from twinline.transports.client.engine.backoff import Backoff
+from twinline.transports.client.engine.cancel import Interrupt, Interrupted, OutOfTime, Turn
+from twinline.transports.client.engine.connection import LineBroken, LineTimedOut
+from twinline.transports.client.engine.inbox import Inbox
+from twinline.transports.client.engine.link import Link, Session
+from twinline.transports.client.state import StateReport
 from twinline.transports.contract import ClientCodec, ReplyReceived
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.jsonl import JsonlTransport
-from twinline.transports.line import LineBroken, LineTimedOut
 
 NEVER = Deadline(math.inf)
 PASSED = Deadline(0)

@@ -38,8 +38,8 @@ from twinline.core.protocol import (
     Watch,
     WatchReply,
 )
-from twinline.transports import watcher as watcher_module
 from twinline.transports.client import ClientBusy, StateKind, WatchMode
+from twinline.transports.client.engine import watcher as watcher_module
 
 pytestmark = pytest.mark.usefixtures("both_clients")
 

@@ -11,7 +11,7 @@ from twinline.core.protocol import Done, Flag, Request, Text, Uint
 from twinline.transports import conformance
 from twinline.transports.auto import AutoTransport
 from twinline.transports.conformance import RULES, ConformanceError, check_transport
-from twinline.transports.conformance_samples import replies, requests
+from twinline.transports.conformance.samples import replies, requests
 from twinline.transports.contract import Transport
 from twinline.transports.jsonl import JsonlServerCodec
 from twinline.transports.registry import transport, transport_names

@@ -12,7 +12,7 @@ import pytest
 from cli_server import ended
 from docs_blocks import ROOT, Block, blocks_of
 
-from twinline.transports.settings import ListenerSettings
+from twinline.transports.listener import ListenerSettings
 
 UNIT = ROOT / "docs" / "how-to" / "twinline.service"
 PAGE = UNIT.with_name("systemd.md")

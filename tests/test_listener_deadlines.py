@@ -11,7 +11,7 @@ from listening import Peer, Server, serving, socket_path
 from services import make_service
 from waiting import wait_event
 
-from twinline.transports.connection import Connection
+from twinline.transports.listener.connection import Connection
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"op":'], ids=["silence", "half a frame"])

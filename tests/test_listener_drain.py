@@ -15,9 +15,9 @@ from twinline.core.errors import LockRuleError
 from twinline.core.protocol import REQUESTS, Ping, Reply, Request
 from twinline.core.session import Session
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import STACK_BYTES, Listener
+from twinline.transports.listener import Listener, ListenerSettings
+from twinline.transports.listener.listener import STACK_BYTES
 from twinline.transports.registry import transport
-from twinline.transports.settings import ListenerSettings
 
 
 def test_drain_with_a_thousand_watchers_and_a_request_in_flight() -> None:

@@ -15,9 +15,9 @@ from waiting import wait_until
 from twinline.core.service import ChatService
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory.mailboxes import MemoryMailboxes
-from twinline.transports import poller as poller_module
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.poller import Poller
+from twinline.transports.listener import poller as poller_module
+from twinline.transports.listener.poller import Poller
 
 
 @pytest.mark.parametrize("leave", ["close", "reset", "half-close"])

@@ -14,7 +14,7 @@ from twinline.core.store import MailboxPolicy
 from twinline.transports.auto import MAX_START_BYTES
 from twinline.transports.contract import RequestReceived
 from twinline.transports.jsonl import JsonlClientCodec, JsonlServerCodec
-from twinline.transports.settings import ListenerSettings
+from twinline.transports.listener import ListenerSettings
 
 PAGE = regenerate.PAGE.read_text(encoding="utf-8")
 VECTORS = json.loads(regenerate.VECTORS.read_text(encoding="utf-8"))

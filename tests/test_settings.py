@@ -15,7 +15,7 @@ from twinline.cli.settings_sources import load, variable_name
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.settings import ListenerSettings
+from twinline.transports.listener import ListenerSettings
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -56,8 +56,7 @@ from twinline.stores.conformance.history.verdict import Judgement, Rule, Verdict
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory.accounts import MemoryAccounts
 from twinline.stores.memory.mailboxes import MemoryMailboxes
-from twinline.transports.client import Client
-from twinline.transports.client_errors import ConnectionLost, NotConnected, TimedOut
+from twinline.transports.client import Client, ConnectionLost, NotConnected, TimedOut
 
 SETTINGS = WorkloadSettings(senders=4, mailboxes=2, rate=0, settle_seconds=15)
 

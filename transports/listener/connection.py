@@ -16,7 +16,7 @@ from twinline.core.protocol import Reply, Request, Watch
 from twinline.core.service import ChatService
 from twinline.core.waiting import Wake, deferred_wakes, wake_owed
 from twinline.transports.contract import RequestRefused, ServerCodec
-from twinline.transports.settings import ListenerSettings
+from twinline.transports.listener.settings import ListenerSettings
 
 log = logging.getLogger(__name__)
 

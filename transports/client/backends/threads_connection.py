@@ -5,9 +5,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
 from twinline.core.deadline import Deadline
+from twinline.transports.client.engine.connection import RECEIVE_BYTES, Line
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.line import RECEIVE_BYTES, Line
 
 
 class SocketLine(Line):

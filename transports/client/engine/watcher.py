@@ -38,13 +38,13 @@ from twinline.core.protocol import (
     Watch,
     WatchReply,
 )
-from twinline.transports.backoff import Backoff
-from twinline.transports.client_backend import Backend
-from twinline.transports.client_dialler import ClientLine, Dialler
-from twinline.transports.client_interrupt import Interrupt, Interrupted
-from twinline.transports.client_link import Link, Session
-from twinline.transports.client_settings import ClientSettings, WatchMode
-from twinline.transports.line import LineBroken
+from twinline.transports.client.engine.backend import Backend
+from twinline.transports.client.engine.backoff import Backoff
+from twinline.transports.client.engine.cancel import Interrupt, Interrupted
+from twinline.transports.client.engine.connection import LineBroken
+from twinline.transports.client.engine.dialler import ClientLine, Dialler
+from twinline.transports.client.engine.link import Link, Session
+from twinline.transports.client.settings import ClientSettings, WatchMode
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Final
 
 from twinline.core.conformance import Checks, rule
 from twinline.core.protocol import Hello, Send
-from twinline.transports.conformance_bench import FRAME_SLACK, TransportBench
-from twinline.transports.conformance_samples import long_reply
+from twinline.transports.conformance.bench import FRAME_SLACK, TransportBench
+from twinline.transports.conformance.samples import long_reply
 from twinline.transports.contract import (
     ClientCodec,
     RemoteProtocolError,

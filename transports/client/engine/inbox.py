@@ -7,8 +7,8 @@ from twinline.core.deadline import Deadline
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
 from twinline.core.waiting import Wake
-from twinline.transports.client_errors import ClientBusy
-from twinline.transports.client_interrupt import Interrupt, Interrupted, Waiter
+from twinline.transports.client.engine.cancel import Interrupt, Interrupted, Waiter
+from twinline.transports.client.errors import ClientBusy
 
 
 class Inbox:

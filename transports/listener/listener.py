@@ -24,11 +24,11 @@ from twinline.core.deadline import Deadline
 from twinline.core.errors import LockRuleError
 from twinline.core.locks import new_lock
 from twinline.core.service import ChatService
-from twinline.transports.connection import Connection
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import BoundEndpoint, Endpoint, tune
-from twinline.transports.poller import Poller
-from twinline.transports.settings import ListenerSettings
+from twinline.transports.listener.connection import Connection
+from twinline.transports.listener.poller import Poller
+from twinline.transports.listener.settings import ListenerSettings
 
 log = logging.getLogger(__name__)
 

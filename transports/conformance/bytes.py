@@ -8,8 +8,8 @@ from twinline.core import protocol
 from twinline.core.conformance import Checks, NotChecked, failure, rule, shown
 from twinline.core.errors import ERROR_BY_CODE, RequestError
 from twinline.core.protocol import MAX_INT, Done, Ping, Request, Send
-from twinline.transports.conformance_bench import Event, TransportBench, feed, told
-from twinline.transports.conformance_samples import plain, replies, requests, small
+from twinline.transports.conformance.bench import Event, TransportBench, feed, told
+from twinline.transports.conformance.samples import plain, replies, requests, small
 from twinline.transports.contract import (
     RemoteProtocolError,
     ReplyReceived,

@@ -7,8 +7,8 @@ from twinline.core import protocol
 from twinline.core.conformance import Checks, failure, rule, shown
 from twinline.core.errors import Busy, UndeliveredMessages
 from twinline.core.protocol import MAX_INT, Done, ErrorReply, Ping, Reply, Request, Send, Status
-from twinline.transports.conformance_bench import ROOMY, TransportBench, feed, same_events
-from twinline.transports.conformance_samples import plain, replies, requests, small
+from twinline.transports.conformance.bench import ROOMY, TransportBench, feed, same_events
+from twinline.transports.conformance.samples import plain, replies, requests, small
 from twinline.transports.contract import LocalProtocolError, ReplyReceived, RequestReceived
 
 _IDS: Final = (1, 0, 127, 128, 255, 256, 2**16, 2**31, 2**32, MAX_INT - 1, MAX_INT)

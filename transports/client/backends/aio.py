@@ -6,12 +6,17 @@ from inspect import isawaitable
 from typing import Any
 
 from twinline.core.deadline import Deadline
-from twinline.transports.async_line import AsyncLine
-from twinline.transports.async_waiting import TaskWaiter, calling, is_within, outside_callbacks
-from twinline.transports.client_backend import Backend, Run, Worker
-from twinline.transports.client_errors import ClientBusy, ClientError
-from twinline.transports.client_interrupt import Interrupt
-from twinline.transports.client_state import State, StateReport
+from twinline.transports.client.backends.aio_connection import AsyncLine
+from twinline.transports.client.backends.aio_waiting import (
+    TaskWaiter,
+    calling,
+    is_within,
+    outside_callbacks,
+)
+from twinline.transports.client.engine.backend import Backend, Run, Worker
+from twinline.transports.client.engine.cancel import Interrupt
+from twinline.transports.client.errors import ClientBusy, ClientError
+from twinline.transports.client.state import State, StateReport
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 

@@ -20,7 +20,7 @@ Theory of operation: a client that is logged in has two lines to the server::
   carries a ``send_id``, so that the repeat of one that had arrived gives no second message. A
   request that may not be repeated raises `ConnectionLost`.
 * All of this is written once, as coroutines, for this client and for
-  `twinline.transports.async_client.AsyncClient`; `client_backend` says how. A method here runs its
+  `twinline.transports.client.AsyncClient`; `client_backend` says how. A method here runs its
   coroutine to the end in the calling thread: it blocks where the other one suspends.
 
 Locks: each is taken by ``with`` for a few lines of bookkeeping, never two at once, and never
@@ -51,9 +51,10 @@ from typing import Self
 from twinline.core import protocol
 from twinline.core.deadline import Deadline
 from twinline.core.protocol import Message
-from twinline.transports import client_requests as requests
-from twinline.transports.client_base import ACCOUNT_DELETED, ClientBase
-from twinline.transports.client_errors import (
+from twinline.transports.client import requests
+from twinline.transports.client.backends.threads import ThreadBackend, run
+from twinline.transports.client.base import ACCOUNT_DELETED, ClientBase
+from twinline.transports.client.errors import (
     ClientBusy,
     ClientClosed,
     ClientError,
@@ -61,9 +62,8 @@ from twinline.transports.client_errors import (
     NotConnected,
     TimedOut,
 )
-from twinline.transports.client_settings import ClientSettings, WatchMode
-from twinline.transports.client_state import State, StateKind
-from twinline.transports.client_threads import ThreadBackend, run
+from twinline.transports.client.settings import ClientSettings, WatchMode
+from twinline.transports.client.state import State, StateKind
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 

@@ -15,19 +15,19 @@ from twinline.core.errors import (
     ShuttingDown,
 )
 from twinline.core.protocol import ErrorReply, Reply, Request, Send
-from twinline.transports.client_backend import Backend
-from twinline.transports.client_dialler import ClientLine, Dialler
-from twinline.transports.client_errors import (
+from twinline.transports.client.engine.backend import Backend
+from twinline.transports.client.engine.cancel import Interrupt, Interrupted, OutOfTime, Turn
+from twinline.transports.client.engine.connection import LineBroken, LineTimedOut
+from twinline.transports.client.engine.dialler import ClientLine, Dialler
+from twinline.transports.client.engine.link import Link
+from twinline.transports.client.errors import (
     ClientClosed,
     ClientError,
     ConnectionLost,
     NotConnected,
     TimedOut,
 )
-from twinline.transports.client_interrupt import Interrupt, Interrupted, OutOfTime, Turn
-from twinline.transports.client_link import Link
-from twinline.transports.client_settings import ClientSettings
-from twinline.transports.line import LineBroken, LineTimedOut
+from twinline.transports.client.settings import ClientSettings
 
 OnReply = Callable[[ClientLine, Reply], None]
 

@@ -20,14 +20,14 @@ from pydantic import ValidationError
 
 from twinline.core.errors import BadRequest, UnknownOp, what_is_wrong
 from twinline.core.protocol import MAX_INT, ErrorReply, Reply, Request
-from twinline.transports.binary_fields import (
+from twinline.transports.binary.fields import (
     Layout,
     MalformedError,
     NotUtf8Error,
     read_uint,
     write_uint,
 )
-from twinline.transports.binary_frames import (
+from twinline.transports.binary.frames import (
     ERROR_WITHOUT_ID,
     HEADER,
     KIND_BY_REPLY,

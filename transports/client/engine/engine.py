@@ -20,17 +20,17 @@ from twinline.core.protocol import (
     Request,
     SessionReply,
 )
-from twinline.transports.client_backend import Backend
-from twinline.transports.client_commands import CommandLine
-from twinline.transports.client_dialler import ClientLine, Dialler
-from twinline.transports.client_errors import ClientBusy, ClientError
-from twinline.transports.client_inbox import MessageLoop
-from twinline.transports.client_link import Link, Session
-from twinline.transports.client_settings import ClientSettings, WatchMode
-from twinline.transports.client_state import State
+from twinline.transports.client.engine.backend import Backend
+from twinline.transports.client.engine.commands import CommandLine
+from twinline.transports.client.engine.dialler import ClientLine, Dialler
+from twinline.transports.client.engine.inbox import MessageLoop
+from twinline.transports.client.engine.link import Link, Session
+from twinline.transports.client.engine.watcher import OnHandlerError, OnMessage, Watcher, backoff_of
+from twinline.transports.client.errors import ClientBusy, ClientError
+from twinline.transports.client.settings import ClientSettings, WatchMode
+from twinline.transports.client.state import State
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.watcher import OnHandlerError, OnMessage, Watcher, backoff_of
 
 _R = TypeVar("_R", bound=Reply)
 _TURN_SECONDS: Final = 1.0

@@ -8,12 +8,12 @@ from contextlib import suppress
 from typing import Any
 
 from twinline.core.deadline import Deadline
-from twinline.transports.async_waiting import TaskWaiter
-from twinline.transports.client_interrupt import Interrupt
-from twinline.transports.client_socket import is_silent
+from twinline.transports.client.backends.aio_waiting import TaskWaiter
+from twinline.transports.client.backends.threads_connection import is_silent
+from twinline.transports.client.engine.cancel import Interrupt
+from twinline.transports.client.engine.connection import RECEIVE_BYTES, Line
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint, EndpointError, Scheme, tune
-from twinline.transports.line import RECEIVE_BYTES, Line
 
 
 class AsyncLine(Line, asyncio.Protocol):

@@ -20,14 +20,14 @@ from twinline.core.protocol import (
     Resume,
     SessionReply,
 )
-from twinline.transports.client_backend import Backend
-from twinline.transports.client_errors import NotConnected
-from twinline.transports.client_interrupt import Interrupt, OutOfTime, Turn
-from twinline.transports.client_link import Link, Session
-from twinline.transports.client_settings import ClientSettings
+from twinline.transports.client.engine.backend import Backend
+from twinline.transports.client.engine.cancel import Interrupt, OutOfTime, Turn
+from twinline.transports.client.engine.connection import Line, LineBroken
+from twinline.transports.client.engine.link import Link, Session
+from twinline.transports.client.errors import NotConnected
+from twinline.transports.client.settings import ClientSettings
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.line import Line, LineBroken
 
 CLIENT_NAME: Final = f"twinline/{version('twinline')}"
 

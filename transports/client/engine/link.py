@@ -12,11 +12,11 @@ from twinline.core.deadline import Deadline
 from twinline.core.errors import NotLoggedIn
 from twinline.core.locks import new_lock
 from twinline.core.protocol import HelloReply, SessionReply
-from twinline.transports.backoff import Backoff
-from twinline.transports.client_errors import ClientClosed
-from twinline.transports.client_inbox import Inbox
-from twinline.transports.client_interrupt import Interrupt
-from twinline.transports.client_state import State, StateKind, StateReport
+from twinline.transports.client.engine.backoff import Backoff
+from twinline.transports.client.engine.cancel import Interrupt
+from twinline.transports.client.engine.inbox import Inbox
+from twinline.transports.client.errors import ClientClosed
+from twinline.transports.client.state import State, StateKind, StateReport
 
 
 @dataclass(eq=False, slots=True)

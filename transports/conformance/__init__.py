@@ -58,13 +58,11 @@ from twinline.core.conformance import (
     check_rules,
     chosen,
 )
-from twinline.transports import (
-    conformance_bytes,
-    conformance_codecs,
-    conformance_costs,
-    conformance_limits,
-)
-from twinline.transports.conformance_bench import TransportBench
+from twinline.transports.conformance import bytes as conformance_bytes
+from twinline.transports.conformance import codecs as conformance_codecs
+from twinline.transports.conformance import costs as conformance_costs
+from twinline.transports.conformance import limits as conformance_limits
+from twinline.transports.conformance.bench import TransportBench
 from twinline.transports.contract import Transport
 
 __all__ = ["RULES", "ConformanceError", "ConformanceReport", "Failure", "check_transport"]

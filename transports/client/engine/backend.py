@@ -21,11 +21,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from twinline.core.deadline import Deadline
-from twinline.transports.client_interrupt import Interrupt, Waiter
-from twinline.transports.client_state import State, StateReport
+from twinline.transports.client.engine.cancel import Interrupt, Waiter
+from twinline.transports.client.engine.connection import Line
+from twinline.transports.client.state import State, StateReport
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.line import Line
 
 Run = Callable[[], Coroutine[Any, Any, None]]
 

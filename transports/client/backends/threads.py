@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 from twinline.core.deadline import Deadline
 from twinline.core.waiting import Waiter
-from twinline.transports.client_backend import Backend, Run, Worker
-from twinline.transports.client_interrupt import Interrupt
-from twinline.transports.client_socket import SocketLine
-from twinline.transports.client_state import State, StateReport
+from twinline.transports.client.backends.threads_connection import SocketLine
+from twinline.transports.client.engine.backend import Backend, Run, Worker
+from twinline.transports.client.engine.cancel import Interrupt
+from twinline.transports.client.state import State, StateReport
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 

@@ -12,7 +12,7 @@ from twinline.core.protocol import (
     Request,
     Send,
 )
-from twinline.transports.conformance_bench import (
+from twinline.transports.conformance.bench import (
     FRAME_SLACK,
     ROOMY,
     Event,
@@ -23,7 +23,7 @@ from twinline.transports.conformance_bench import (
     same_events,
     told,
 )
-from twinline.transports.conformance_samples import long_reply
+from twinline.transports.conformance.samples import long_reply
 from twinline.transports.contract import (
     ClientCodec,
     RemoteProtocolError,

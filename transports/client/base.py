@@ -7,13 +7,13 @@ from typing import Final
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Limits
 from twinline.transports import registry
-from twinline.transports.client_backend import Backend
-from twinline.transports.client_engine import Engine
-from twinline.transports.client_settings import ClientSettings, WatchMode
-from twinline.transports.client_state import State
+from twinline.transports.client.engine.backend import Backend
+from twinline.transports.client.engine.engine import Engine
+from twinline.transports.client.engine.watcher import OnHandlerError, OnMessage
+from twinline.transports.client.settings import ClientSettings, WatchMode
+from twinline.transports.client.state import State
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.watcher import OnHandlerError, OnMessage
 
 DEFAULT_TRANSPORT: Final = "jsonl"
 ACCOUNT_DELETED: Final = "the account was deleted"

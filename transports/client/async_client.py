@@ -31,14 +31,14 @@ from typing import Self
 from twinline.core import protocol
 from twinline.core.deadline import Deadline
 from twinline.core.protocol import Message
-from twinline.transports import client_requests as requests
-from twinline.transports.async_backend import AsyncioBackend
-from twinline.transports.client_base import ACCOUNT_DELETED, ClientBase
-from twinline.transports.client_engine import Engine
-from twinline.transports.client_errors import ClientBusy
-from twinline.transports.client_inbox import MessageLoop
-from twinline.transports.client_settings import ClientSettings, WatchMode
-from twinline.transports.client_state import State
+from twinline.transports.client import requests
+from twinline.transports.client.backends.aio import AsyncioBackend
+from twinline.transports.client.base import ACCOUNT_DELETED, ClientBase
+from twinline.transports.client.engine.engine import Engine
+from twinline.transports.client.engine.inbox import MessageLoop
+from twinline.transports.client.errors import ClientBusy
+from twinline.transports.client.settings import ClientSettings, WatchMode
+from twinline.transports.client.state import State
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 

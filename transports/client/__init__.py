@@ -1,0 +1,43 @@
+"""The client of a server: `Client` for threads, `AsyncClient` for an event loop; one engine."""
+
+from typing import TYPE_CHECKING, Any
+
+from twinline.transports.client.client import Client
+from twinline.transports.client.errors import (
+    ClientBusy,
+    ClientClosed,
+    ClientError,
+    ConnectionLost,
+    NotConnected,
+    TimedOut,
+)
+from twinline.transports.client.settings import ClientSettings, WatchMode
+from twinline.transports.client.state import State, StateKind
+
+if TYPE_CHECKING:
+    from twinline.transports.client.async_client import AsyncClient, Messages
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientBusy",
+    "ClientClosed",
+    "ClientError",
+    "ClientSettings",
+    "ConnectionLost",
+    "Messages",
+    "NotConnected",
+    "State",
+    "StateKind",
+    "TimedOut",
+    "WatchMode",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs asyncio when it is asked for: commands that do without start sooner."""
+    if name in ("AsyncClient", "Messages"):
+        from twinline.transports.client import async_client  # noqa: PLC0415
+
+        return getattr(async_client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
