@@ -14,8 +14,8 @@ from pathlib import Path
 
 from peer_contract import Server, TranslatingSocket, ask, broker, free_port
 
-from twinline.cli.bench_load import Caller, LoadError, Pair
-from twinline.cli.bench_wire import BODY
+from twinline.cli.bench.load import Caller, LoadError, Pair
+from twinline.cli.bench.wire import BODY
 
 
 def not_found(program: str) -> Callable[[], str | None]:

@@ -1,6 +1,6 @@
 """What every peer of `benchmarks/peers.py` is: a server of its own process, and its connections.
 
-The connections are those of `twinline.cli.bench_load`: raw sockets with frames that were encoded
+The connections are those of `twinline.cli.bench.load`: raw sockets with frames that were encoded
 once, so that the load costs less than the server.
 """
 
@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from twinline.cli.bench_load import Caller, LoadError, Pair
-from twinline.cli.bench_sockets import PATIENCE_SECONDS
-from twinline.cli.bench_target import Target
-from twinline.cli.bench_wire import BODY
+from twinline.cli.bench.load import Caller, LoadError, Pair
+from twinline.cli.bench.sockets import PATIENCE_SECONDS
+from twinline.cli.bench.target import Target
+from twinline.cli.bench.wire import BODY
 from twinline.core.deadline import Deadline
 from twinline.transports.endpoints import Endpoint
 

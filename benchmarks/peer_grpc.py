@@ -22,8 +22,8 @@ from typing import Any
 from peer_contract import Server, TranslatingSocket, end_with_parent, python_server
 from peer_router import Router
 
-from twinline.cli.bench_load import Caller, LoadError, Pair
-from twinline.cli.bench_wire import BODY
+from twinline.cli.bench.load import Caller, LoadError, Pair
+from twinline.cli.bench.wire import BODY
 from twinline.core.processors import on_one
 
 ACKNOWLEDGED = b'{"ok": true}'

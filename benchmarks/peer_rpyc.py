@@ -24,9 +24,9 @@ from rpyc.core import SocketStream, brine, consts
 from rpyc.utils.helpers import classpartial
 from rpyc.utils.server import ThreadedServer
 
-from twinline.cli.bench_load import Caller, Pair
-from twinline.cli.bench_target import Target
-from twinline.cli.bench_wire import BODY
+from twinline.cli.bench.load import Caller, Pair
+from twinline.cli.bench.target import Target
+from twinline.cli.bench.wire import BODY
 from twinline.core.processors import on_one
 
 _Socket = TypeVar("_Socket", bound=socket.socket)

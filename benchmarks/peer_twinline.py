@@ -6,12 +6,12 @@ from contextlib import AbstractContextManager, contextmanager
 
 from peer_contract import Server, ask
 
-from twinline.cli.bench_accounts import Accounts
-from twinline.cli.bench_floor import HELLO_BYTES, REPLY
-from twinline.cli.bench_load import Caller, Pair
-from twinline.cli.bench_subjects import ServerSubject
-from twinline.cli.bench_target import Target, floor_server, private_server
-from twinline.cli.bench_wire import BODY, encoded
+from twinline.cli.bench.accounts import Accounts
+from twinline.cli.bench.floor import HELLO_BYTES, REPLY
+from twinline.cli.bench.load import Caller, Pair
+from twinline.cli.bench.subjects import ServerSubject
+from twinline.cli.bench.target import Target, floor_server, private_server
+from twinline.cli.bench.wire import BODY, encoded
 from twinline.core.protocol import Send, Watch
 from twinline.transports.binary import BinaryTransport
 from twinline.transports.contract import Transport

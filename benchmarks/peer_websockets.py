@@ -21,9 +21,9 @@ from functools import lru_cache
 from peer_contract import Server, ask, end_with_parent, python_server
 from peer_router import Router
 
-from twinline.cli.bench_load import Caller, Pair
-from twinline.cli.bench_target import Target
-from twinline.cli.bench_wire import BODY
+from twinline.cli.bench.load import Caller, Pair
+from twinline.cli.bench.target import Target
+from twinline.cli.bench.wire import BODY
 from twinline.core.processors import on_one
 
 ACKNOWLEDGED = '{"ok": true}'

@@ -42,7 +42,7 @@ import peer_twinline
 from peer_contract import Peer, Server
 from peer_table import Figures, table, verdicts
 
-from twinline.cli.bench_load import (
+from twinline.cli.bench.load import (
     LoadError,
     Sample,
     deliveries,

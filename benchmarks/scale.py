@@ -31,8 +31,8 @@ from check_workloads import Site as WithoutWire
 from scale_logins import measure_logins
 from scale_site import CONNECTIONS, Cost, Row, Site, Sites, in_ms
 
-from twinline.cli.bench_load import one_at_a_time, percentile
-from twinline.cli.bench_wire import Wire
+from twinline.cli.bench.load import one_at_a_time, percentile
+from twinline.cli.bench.wire import Wire
 from twinline.core.protocol import AccountsReply, ListAccounts
 
 _SENDS_A_SLICE: Final = 1_000

@@ -16,8 +16,8 @@ from typing import Final
 from scale_site import CONNECTIONS, WIRE, Row, Site, in_ms
 from scale_store import PASSWORD, username
 
-from twinline.cli.bench_load import Caller, LoadError, one_at_a_time
-from twinline.cli.bench_sockets import PATIENCE_SECONDS
+from twinline.cli.bench.load import Caller, LoadError, one_at_a_time
+from twinline.cli.bench.sockets import PATIENCE_SECONDS
 from twinline.core.deadline import Deadline
 from twinline.core.protocol import MAX_REPLY_BYTES, ErrorReply, Hello, Login, Reply, SessionReply
 from twinline.core.settings import ServiceSettings

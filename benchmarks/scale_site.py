@@ -11,11 +11,11 @@ from typing import Final, Self
 
 import scale_store
 
-from twinline.cli.bench_accounts import Accounts, Member
-from twinline.cli.bench_load import Caller, LoadError, one_at_a_time, percentile
-from twinline.cli.bench_subjects import ServerSubject
-from twinline.cli.bench_target import Target, private_server
-from twinline.cli.bench_wire import Wire
+from twinline.cli.bench.accounts import Accounts, Member
+from twinline.cli.bench.load import Caller, LoadError, one_at_a_time, percentile
+from twinline.cli.bench.subjects import ServerSubject
+from twinline.cli.bench.target import Target, private_server
+from twinline.cli.bench.wire import Wire
 from twinline.core.protocol import Resume, SessionReply
 from twinline.transports.registry import transport
 

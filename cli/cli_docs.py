@@ -5,9 +5,10 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from twinline.cli.command import paragraphs
-from twinline.cli.commands_table import COMMANDS
-from twinline.cli.exit_codes import ExitCode
+from twinline.cli.commands import COMMANDS
+from twinline.cli.console.command import paragraphs
+from twinline.cli.console.exit_codes import ExitCode
+from twinline.cli.console.shapes import Failure
 from twinline.cli.json_shapes import PRINTED, fields, inner_models
 from twinline.cli.reference import (
     CLIENT_OPTIONS_WORDS,
@@ -17,7 +18,6 @@ from twinline.cli.reference import (
     commands,
     program,
 )
-from twinline.cli.shapes import Failure
 
 
 def overview() -> str:

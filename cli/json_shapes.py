@@ -8,8 +8,8 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from twinline.cli.bench_figures import Report
-from twinline.cli.shapes import (
+from twinline.cli.bench.figures import Report
+from twinline.cli.console.shapes import (
     Account,
     DemoStep,
     FileChecked,

@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from twinline.cli.command import Group, show_help
-from twinline.cli.commands_table import COMMANDS, COMPLETE_VARIABLE, PLACES
-from twinline.cli.exit_codes import ExitCode
-from twinline.cli.output import prepare_streams, write_line
-from twinline.cli.text import visible
+from twinline.cli.commands import COMMANDS, COMPLETE_VARIABLE, PLACES
+from twinline.cli.console.command import Group, show_help
+from twinline.cli.console.exit_codes import ExitCode
+from twinline.cli.console.output import prepare_streams, write_line
+from twinline.cli.console.text import visible
 
 
 class CommandGroup(Group):
@@ -64,14 +64,14 @@ class CommandGroup(Group):
         extra.pop("standalone_mode", None)
         prepare_streams()
         if COMPLETE_VARIABLE in os.environ:
-            from twinline.cli.completion import answer  # noqa: PLC0415 - for a shell only
+            from twinline.cli.completion.shells import answer  # noqa: PLC0415 - for a shell only
 
             sys.exit(answer(self, os.environ[COMPLETE_VARIABLE]))
         arguments = list(sys.argv[1:] if args is None else args)
         try:
             code = super().main(arguments, prog_name, standalone_mode=False, **extra)
         except Exception as error:  # noqa: BLE001 - a command ends in one line, whatever ended it
-            from twinline.cli.errors import tell  # noqa: PLC0415 - imports every kind of error
+            from twinline.cli.console.errors import tell  # noqa: PLC0415 - imports every kind of error
 
             flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
             if "--debug" in flags:

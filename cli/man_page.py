@@ -8,7 +8,7 @@ meaning of their own, so every text is escaped (groff_char(7), groff_man_style(7
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from twinline.cli.exit_codes import ExitCode
+from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.json_shapes import PRINTED, fields
 from twinline.cli.reference import (
     CLIENT_OPTIONS_WORDS,

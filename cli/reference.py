@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from twinline.cli.command import Documented, Option, paragraphs
+from twinline.cli.console.command import Documented, Option, paragraphs
 from twinline.cli.main import main
 
 Record = tuple[str, str]

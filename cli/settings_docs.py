@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from twinline.cli.options import CLIENT_FLAGS
-from twinline.cli.settings import GROUPS, describe_expected
-from twinline.cli.settings_sources import flag_name
+from twinline.cli.settings.model import GROUPS, describe_expected
+from twinline.cli.settings.options import CLIENT_FLAGS
+from twinline.cli.settings.sources import flag_name
 
 BEGIN: Final = "<!-- settings: begin -->"
 END: Final = "<!-- settings: end -->"

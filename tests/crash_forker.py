@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-import twinline.cli.serve
+import twinline.cli.server.serve
 import twinline.stores.sqlite  # noqa: F401 - so that the forks have it
 from twinline.cli.main import main
 

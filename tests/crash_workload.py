@@ -7,7 +7,7 @@ from pathlib import Path
 
 from waiting import wait_until
 
-from twinline.cli.verify_workload import Workload, WorkloadSettings
+from twinline.cli.verify.workload import Workload, WorkloadSettings
 from twinline.stores.conformance.history.checker import Checker
 from twinline.stores.conformance.history.recorder import Recorder, write_history
 from twinline.stores.conformance.history.verdict import Judgement, Rule, Verdict

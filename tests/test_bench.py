@@ -16,8 +16,9 @@ from listening import Server, serving
 from services import PASSWORD, make_service
 from waiting import wait_until
 
-from twinline.cli import bench_plan, bench_plot
-from twinline.cli.bench_figures import (
+from twinline.cli.bench import plan as bench_plan
+from twinline.cli.bench import plot as bench_plot
+from twinline.cli.bench.figures import (
     FIGURES,
     FLOOR,
     LATENCY_P50,
@@ -28,7 +29,7 @@ from twinline.cli.bench_figures import (
     Result,
     Who,
 )
-from twinline.cli.bench_report import table, warnings_of
+from twinline.cli.bench.report import table, warnings_of
 from twinline.cli.main import main
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -234,7 +235,7 @@ def test_matplotlib_is_imported_only_for_a_plot(tmp_path: Path) -> None:
     code = (
         "import sys; from click.testing import CliRunner; from twinline.cli.main import main\n"
         "assert CliRunner().invoke(main, ['bench', '--help']).exit_code == 0\n"
-        "import twinline.cli.bench_plot\n"
+        "import twinline.cli.bench.plot\n"
         "print('matplotlib' in sys.modules)\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)

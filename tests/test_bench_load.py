@@ -14,10 +14,10 @@ from cli_server import running_server
 from listening import Server, serving
 from waiting import join, wait_until
 
-from twinline.cli import bench_sockets
-from twinline.cli.bench_accounts import Accounts
-from twinline.cli.bench_idle import Crowd
-from twinline.cli.bench_load import (
+from twinline.cli.bench import sockets as bench_sockets
+from twinline.cli.bench.accounts import Accounts
+from twinline.cli.bench.idle import Crowd
+from twinline.cli.bench.load import (
     Caller,
     Pair,
     Sample,
@@ -28,10 +28,10 @@ from twinline.cli.bench_load import (
     pipelined,
     polled_latency,
 )
-from twinline.cli.bench_sockets import LoadError, Refused
-from twinline.cli.bench_subjects import FloorSubject, ServerSubject
-from twinline.cli.bench_target import Target, floor_server
-from twinline.cli.exit_codes import ExitCode
+from twinline.cli.bench.sockets import LoadError, Refused
+from twinline.cli.bench.subjects import FloorSubject, ServerSubject
+from twinline.cli.bench.target import Target, floor_server
+from twinline.cli.console.exit_codes import ExitCode
 from twinline.core.errors import RateLimited
 from twinline.transports.registry import transport
 
@@ -330,7 +330,7 @@ def test_idle_users_hold_two_lines_each_and_notice_the_end() -> None:
 
 def test_the_limit_on_open_files_is_raised_and_kept_to() -> None:
     code = (
-        "import resource; from twinline.cli.bench_idle import room_for_users\n"
+        "import resource; from twinline.cli.bench.idle import room_for_users\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 300))\n"
         "print(room_for_users(20, 100), *resource.getrlimit(resource.RLIMIT_NOFILE))\n"
         "print(room_for_users(1000, 100), *resource.getrlimit(resource.RLIMIT_NOFILE))\n"

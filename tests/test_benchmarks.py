@@ -16,9 +16,9 @@ from peer_contract import Peer, Server
 from peer_router import Router
 from peer_table import Figures, table, verdicts
 
-from twinline.cli.bench_load import LoadError, Pair, Sample
-from twinline.cli.bench_target import Target
-from twinline.cli.bench_wire import BODY
+from twinline.cli.bench.load import LoadError, Pair, Sample
+from twinline.cli.bench.target import Target
+from twinline.cli.bench.wire import BODY
 from twinline.transports.endpoints import Endpoint
 
 pytestmark = pytest.mark.once

@@ -8,7 +8,7 @@ from cli_server import CommandLine, ended
 from services import PASSWORD
 from waiting import wait_until
 
-from twinline.cli.chat_talk import COMMANDS
+from twinline.cli.chat.conversation import COMMANDS
 from twinline.transports.client import Client
 
 

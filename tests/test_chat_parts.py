@@ -8,13 +8,13 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from twinline.cli.acking import acked
-from twinline.cli.chat_completion import Names, TalkCompleter
-from twinline.cli.chat_history import MAX_BYTES, kept_history
-from twinline.cli.chat_look import came_in, clock_time, plain, went_out
-from twinline.cli.chat_talk import COMMANDS, needs_server
-from twinline.cli.chat_toolbar import Tally, Toolbar, connection
-from twinline.cli.text import local_time
+from twinline.cli.chat.completion import Names, TalkCompleter
+from twinline.cli.chat.conversation import COMMANDS, needs_server
+from twinline.cli.chat.history import MAX_BYTES, kept_history
+from twinline.cli.chat.theme import came_in, clock_time, plain, went_out
+from twinline.cli.chat.toolbar import Tally, Toolbar, connection
+from twinline.cli.client.acking import acked
+from twinline.cli.console.text import local_time
 from twinline.core.clock import wall_clock_ms
 from twinline.core.errors import Busy, CursorInvalid
 from twinline.core.protocol import Message

@@ -13,8 +13,8 @@ from cli_server import CommandLine, running_server
 from services import PASSWORD
 from waiting import wait_until
 
-from twinline.cli.connecting import Target
-from twinline.cli.sessions import SessionFile
+from twinline.cli.client.sessions import SessionFile
+from twinline.cli.client.target import Target
 from twinline.core.errors import NotLoggedIn
 from twinline.transports.client import Client, StateKind
 from twinline.transports.client.engine.watcher import THREAD_NAME
@@ -266,7 +266,7 @@ def test_the_account_that_was_asked_about_is_the_one_that_goes(
         sessions.keep(here, sessions.find(here, "ann"))
         return PASSWORD
 
-    monkeypatch.setattr("twinline.cli.account_commands.read_password", read)
+    monkeypatch.setattr("twinline.cli.client.accounts.read_password", read)
     assert "bob is deleted" in twinline.run("delete-account", "--yes").stderr
     assert twinline.run("accounts").stdout == "ann\n"
 

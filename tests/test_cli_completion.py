@@ -17,9 +17,9 @@ from cli_tree import every_command
 from click.testing import CliRunner
 from waiting import join
 
-from twinline.cli import completion_values
-from twinline.cli.commands_table import PLACES
-from twinline.cli.completion import SHELLS
+from twinline.cli.commands import PLACES
+from twinline.cli.completion import values as completion_values
+from twinline.cli.completion.shells import SHELLS
 from twinline.cli.main import main
 from twinline.core.protocol import AccountsReply
 from twinline.transports.client import Client
@@ -236,7 +236,7 @@ def test_what_a_tab_imports_is_little() -> None:
     )
     assert "plain,send" in result.stdout
     modules = set(result.stdout.splitlines()[-1].split())
-    assert "twinline.cli.completion" in modules
+    assert "twinline.cli.completion.shells" in modules
     assert not {"pydantic", "asyncio", "sqlite3", "twinline.transports", "argon2"} & modules
 
 

@@ -12,7 +12,7 @@ from cli_server import CommandLine, ended, running_server
 from cli_tree import command_of, every_command
 from waiting import wait_until
 
-from twinline.cli.exit_codes import ExitCode
+from twinline.cli.console.exit_codes import ExitCode
 
 CLIENTS = [
     words

@@ -5,7 +5,7 @@ import pytest
 from cli_tree import command_of, every_command
 from click.testing import CliRunner
 
-from twinline.cli.command import Command
+from twinline.cli.console.command import Command
 from twinline.cli.main import main
 
 LINES = 24

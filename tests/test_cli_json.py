@@ -13,9 +13,9 @@ from cli_server import CommandLine, ended, running_server
 from cli_tree import command_of, every_command
 from pydantic import BaseModel
 
+from twinline.cli.console.shapes import DemoStep, Failure
 from twinline.cli.json_shapes import PRINTED, fields, inner_models
-from twinline.cli.settings import Settings
-from twinline.cli.shapes import DemoStep, Failure
+from twinline.cli.settings.model import Settings
 
 Lines = list[str]
 

@@ -13,7 +13,7 @@ from cli_server import CommandLine, ended, running_server
 from services import PASSWORD
 from waiting import join
 
-from twinline.cli.output import OutputClosed
+from twinline.cli.console.output import OutputClosed
 from twinline.transports.client import Client
 
 # -- watch ------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def test_a_message_that_cannot_be_written_stays_unread(
             raise OutputClosed
         written.append(str(message))
 
-    monkeypatch.setattr("twinline.cli.watch.write_message", write)
+    monkeypatch.setattr("twinline.cli.client.watch.write_message", write)
     ann.run("watch", "--user", "bob")
     assert ann.unread("bob") == 1
 
@@ -75,7 +75,7 @@ def test_ctrl_c_in_the_midst_of_a_line_waits_for_its_end_and_acks_it(
             signal.raise_signal(signal.SIGINT)
         written.append(message)
 
-    monkeypatch.setattr("twinline.cli.watch.write_message", write)
+    monkeypatch.setattr("twinline.cli.client.watch.write_message", write)
     ann.run("watch", "--user", "bob", code=130)
     assert len(written) == 2
     assert ann.unread("bob") == 1
@@ -91,7 +91,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_end_of_a_line(
         signal.raise_signal(signal.SIGINT)
         pytest.fail("still here")
 
-    monkeypatch.setattr("twinline.cli.watch.write_message", write)
+    monkeypatch.setattr("twinline.cli.client.watch.write_message", write)
     ann.run("watch", "--user", "bob", code=130)
     assert ann.unread("bob") == 1
 

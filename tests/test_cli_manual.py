@@ -14,7 +14,7 @@ import regenerate
 from cli_tree import command_of, every_command
 
 from twinline.cli import cli_docs, man_page
-from twinline.cli.exit_codes import ExitCode
+from twinline.cli.console.exit_codes import ExitCode
 
 ROOT = Path(__file__).parent.parent
 PAGE = regenerate.MAN_PAGE.read_text(encoding="utf-8")

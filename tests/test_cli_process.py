@@ -9,7 +9,7 @@ import threading
 import pytest
 from argon2.exceptions import VerifyMismatchError
 
-from twinline.cli.hashing import BackgroundHasher
+from twinline.cli.server.hashing import BackgroundHasher
 from twinline.core.passwords import default_hasher
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities on Linux")
@@ -42,7 +42,7 @@ def test_hashes_give_way_and_their_callers_do_not() -> None:
 _HASH_IN_THREADS = """
 import sys, threading
 from pathlib import Path
-from twinline.cli.runtime import keep_memory_small
+from twinline.cli.server.runtime import keep_memory_small
 from twinline.core.passwords import default_hasher
 
 def resident():

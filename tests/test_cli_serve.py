@@ -11,7 +11,7 @@ import pytest
 from cli_server import CommandLine, ended
 from waiting import wait_until
 
-from twinline.cli.sessions import SessionFile
+from twinline.cli.client.sessions import SessionFile
 from twinline.transports.endpoints import Endpoint
 
 READY = re.compile(r"listening on (\S+) transport=(auto|binary) store=memory durability=process\n")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from waiting import join
 
-from twinline.cli.errors import CommandError
-from twinline.cli.sessions import KeptSession, SessionFile
+from twinline.cli.client.sessions import KeptSession, SessionFile
+from twinline.cli.console.errors import CommandError
 from twinline.transports.endpoints import Endpoint
 
 HERE = Endpoint.parse("tcp://127.0.0.1:7767")

@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 from store_samples import account, draft, session
 from waiting import join
 
-from twinline.cli import store as command
 from twinline.cli.main import main
+from twinline.cli.server import store as command
 from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite import schema as sqlite_schema
 from twinline.stores.sqlite.upkeep import check

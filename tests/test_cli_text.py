@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinline.cli.output import message_line, write_message
-from twinline.cli.text import local_time, visible
+from twinline.cli.console.output import message_line, write_message
+from twinline.cli.console.text import local_time, visible
 from twinline.core.protocol import Message
 
 
@@ -51,7 +51,7 @@ def test_json_is_exact_and_harmless(body: str) -> None:
     line: list[str] = []
     message = Message(seq=1, message_id="0" * 24, sender="ann", body=body, sent_at=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twinline.cli.output.write_line", line.append)
+        patch.setattr("twinline.cli.console.output.write_line", line.append)
         write_message(message, as_json=True)
     assert line[0].isascii()
     assert line[0].isprintable()

@@ -16,7 +16,7 @@ from crash_workload import figures, require_kept, require_ok, wait_sends, worklo
 from services import PASSWORD
 from waiting import wait_until
 
-from twinline.cli.verify_workload import WorkloadSettings
+from twinline.cli.verify.workload import WorkloadSettings
 from twinline.core.errors import StoreUnavailable
 from twinline.transports.client import Client
 

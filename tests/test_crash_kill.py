@@ -15,7 +15,7 @@ from crash_workload import figures, require_intact, require_ok, wait_sends, work
 from services import PASSWORD
 from waiting import wait_until
 
-from twinline.cli.verify_workload import WorkloadSettings
+from twinline.cli.verify.workload import WorkloadSettings
 from twinline.stores.conformance.history.checker import Checker
 from twinline.stores.conformance.history.recorder import Op, Outcome, Recorder
 from twinline.stores.conformance.history.verdict import Judgement

@@ -11,7 +11,7 @@ from crash_disk import RECORD, Acknowledged, Disk, Loss, Step, Write, kept_on, r
 from crash_server import FULL, CrashServer, by_form, needs_strace, report, strace
 from crash_workload import require_ok, wait_sends, workload_at
 
-from twinline.cli.verify_workload import WorkloadSettings
+from twinline.cli.verify.workload import WorkloadSettings
 
 pytestmark = pytest.mark.timeout(1800 if FULL else 60)
 STATES = by_form(60, 1200)

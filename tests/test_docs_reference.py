@@ -19,7 +19,7 @@ import pytest
 from docs_blocks import ROOT, blocks_of, pages
 
 from twinline.cli.main import main
-from twinline.cli.settings import Settings
+from twinline.cli.settings.model import Settings
 from twinline.core.errors import ERROR_BY_CODE
 from twinline.core.protocol import REQUEST_BY_OP, REQUESTS
 from twinline.core.service import ChatService

@@ -233,13 +233,16 @@ ALLOWED = {
     "is waited for with a time limit, and a hash is what it is there for",
     ("core/passwords.py", "self._slots.release"): "the same",
     (
-        "cli/chat_prompt.py",
+        "cli/chat/prompt.py",
         "asyncio.Lock",
     ): "tasks of one loop take turns at the terminal by it; no thread ever waits for it",
-    ("cli/chat_prompt.py", "Condition"): "prompt_toolkit's word for a filter; no lock at all",
-    ("cli/demo.py", "self._seen.acquire"): "a semaphore that counts the messages seen; it guards "
+    ("cli/chat/prompt.py", "Condition"): "prompt_toolkit's word for a filter; no lock at all",
+    (
+        "cli/server/demo.py",
+        "self._seen.acquire",
+    ): "a semaphore that counts the messages seen; it guards "
     "no state and is waited for with a time limit",
-    ("cli/demo.py", "self._seen.release"): "the same",
+    ("cli/server/demo.py", "self._seen.release"): "the same",
 }
 
 

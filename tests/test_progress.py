@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from twinline.cli.progress import Progress
+from twinline.cli.console.progress import Progress
 
 
 class Terminal(io.StringIO):

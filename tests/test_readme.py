@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from listening import TCP, serving
 
-from twinline.cli.settings import Settings
+from twinline.cli.settings.model import Settings
 from twinline.transports.endpoints import Endpoint
 
 ROOT = Path(__file__).parent.parent

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from twinline.cli.errors import SettingsError
+from twinline.cli.console.errors import SettingsError
 from twinline.cli.main import main
-from twinline.cli.settings import GROUPS, Settings, refuse_exposure
+from twinline.cli.settings.model import GROUPS, Settings, refuse_exposure
+from twinline.cli.settings.sources import load, variable_name
 from twinline.cli.settings_docs import inserted
-from twinline.cli.settings_sources import load, variable_name
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
 from twinline.transports.endpoints import Endpoint

@@ -24,11 +24,11 @@ from history_samples import (
 from servers import Site
 from waiting import wait_until
 
-from twinline.cli import verify as verify_module
-from twinline.cli import verify_accounts
 from twinline.cli.main import main
-from twinline.cli.verify_messages import body_of, id_of, outcome_of
-from twinline.cli.verify_workload import Workload, WorkloadSettings
+from twinline.cli.verify import accounts as verify_accounts
+from twinline.cli.verify import command as verify_module
+from twinline.cli.verify.messages import body_of, id_of, outcome_of
+from twinline.cli.verify.workload import Workload, WorkloadSettings
 from twinline.core.errors import (
     Busy,
     InternalError,

@@ -1,0 +1,1 @@
+"""`twinline bench`: how fast a server is on this machine, beside a floor."""

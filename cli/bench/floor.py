@@ -1,0 +1,91 @@
+"""The floor: what a thread a connection costs in Python with nothing in it.
+
+`python -m twinline.cli.bench.floor` listens on a free port of this machine and prints it. It has
+no parsing, no state, no accounts and no errors; what it shares with the server is the shape: a
+thread a connection, each the only one that reads and writes its socket. The first bytes of a
+connection say what it is:
+
+==========  ===============================================================================
+``E``       an echo: what is read is written back
+``S`` *n*   a sender: what is read goes to the watcher of that number, and is answered
+``W`` *n*   a watcher: each request is answered with the next message, when there is one
+==========  ===============================================================================
+
+A message that is relayed takes the same four transfers as one that is delivered by the server.
+It is passed from thread to thread because in this design a socket has one owner.
+"""
+
+import socket
+import sys
+import threading
+from contextlib import nullcontext
+from queue import SimpleQueue
+from typing import Final
+
+from twinline.core.processors import on_one
+
+REPLY: Final = (
+    b'{"id":1,"ok":true,"message_id":"0123456789abcdef01234567","sent_at":1700000000000}\n'
+)
+"""As long as the reply to a send."""
+HELLO_BYTES: Final = 8
+"""What a connection begins with has this length, and is answered with as much."""
+_STACK_BYTES: Final = 256 * 1024
+_RECEIVE_BYTES: Final = 16 * 1024
+
+
+class Floor:
+    """Echoes and relays until the process ends."""
+
+    def __init__(self) -> None:
+        self._queues: dict[bytes, SimpleQueue[bytes]] = {}
+
+    def serve_forever(self, listening: socket.socket) -> None:
+        """Give each connection a thread."""
+        threading.stack_size(_STACK_BYTES)
+        while True:
+            peer, _ = listening.accept()
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+
+    def _serve(self, peer: socket.socket) -> None:
+        with peer:
+            hello = peer.recv(HELLO_BYTES)
+            kind, number = hello[:1], hello[1:]
+            queue = self._queues.setdefault(number, SimpleQueue())
+            peer.sendall(hello)
+            if kind == b"E":
+                _echo(peer)
+            elif kind == b"S":
+                _send(peer, queue)
+            elif kind == b"W":
+                _watch(peer, queue)
+
+
+def _echo(peer: socket.socket) -> None:
+    while data := peer.recv(_RECEIVE_BYTES):
+        peer.sendall(data)
+
+
+def _send(peer: socket.socket, queue: SimpleQueue[bytes]) -> None:
+    while data := peer.recv(_RECEIVE_BYTES):
+        queue.put(data)
+        peer.sendall(REPLY)
+
+
+def _watch(peer: socket.socket, queue: SimpleQueue[bytes]) -> None:
+    while peer.recv(_RECEIVE_BYTES):
+        peer.sendall(queue.get())
+
+
+def main() -> None:
+    """Listen, say where, and serve."""
+    listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    one = on_one() if "--one-processor" in sys.argv else nullcontext()
+    with one:
+        print(listening.getsockname()[1], flush=True)
+        Floor().serve_forever(listening)
+
+
+if __name__ == "__main__":
+    main()

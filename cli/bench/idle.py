@@ -1,0 +1,133 @@
+"""The users of `twinline bench` that are connected and do nothing: two lines each, as clients do.
+
+The command line is silent. The watch line is blocked in a watch, and asks again when the server
+answers that there is nothing, so that it stays blocked for as long as it is wanted.
+"""
+
+import os
+import resource
+import select
+import threading
+from collections.abc import Sequence
+from typing import Final, Self
+
+from twinline.cli.bench.accounts import Member, Told, nobody
+from twinline.cli.bench.sockets import LoadError
+from twinline.cli.bench.wire import Wire, expect
+from twinline.cli.console.exit_codes import ExitCode
+from twinline.core.errors import RequestError
+from twinline.core.protocol import Resume, SessionReply, Watch, WatchReply
+from twinline.transports.client import ClientSettings
+from twinline.transports.contract import Transport
+from twinline.transports.endpoints import Endpoint
+
+LINES: Final = 2
+"""Connections of a user."""
+_WAIT_SECONDS: Final = round(ClientSettings().wait_seconds)  # as the client engine asks
+_RECEIVE_BYTES: Final = 1 << 12
+
+
+def room_for_users(wanted: int, reserved: int) -> int:
+    """Return how many of the wanted users this process may have the descriptors for.
+
+    Raises the process's limit on open files as far as it may.
+
+    Args:
+        wanted: users.
+        reserved: descriptors for everything else.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = LINES * wanted + reserved
+    if hard == resource.RLIM_INFINITY:
+        hard = max(soft, needed)
+    if soft < min(needed, hard):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
+        soft = min(needed, hard)
+    return max(0, min(wanted, (soft - reserved) // LINES))
+
+
+class Crowd:
+    """Users that are connected and idle, until the end of the context."""
+
+    def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
+        """Prepare; nobody is connected yet.
+
+        Args:
+            endpoint: of the server.
+            transport: to speak.
+        """
+        self._endpoint = endpoint
+        self._transport = transport
+        self._wires: list[Wire] = []
+        self._watching: dict[int, tuple[Wire, int]] = {}  # by descriptor: line and last seq
+        self._poll = select.epoll()
+        self._ending, self._end = os.pipe()  # readable once the other end is closed
+        self._poll.register(self._ending, select.EPOLLIN)
+        self._failure: LoadError | None = None  # written by the thread, and then it ends
+        self._thread = threading.Thread(target=self._keep, name="idle users", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._end)
+        self._thread.join()
+        self._poll.close()
+        os.close(self._ending)
+        for wire in self._wires:
+            wire.close()
+
+    def join(self, members: Sequence[Member], told: Told = nobody) -> None:
+        """Connect users.
+
+        Raises:
+            RequestError: the server refused one.
+            LoadError: it does not answer, or takes no more connections.
+        """
+        for member in members:
+            resume = Resume(session=member.token)
+            self._connect().ask(resume, SessionReply)
+            line = self._connect()
+            standing = line.ask(resume, SessionReply)
+            last = standing.position + standing.unread
+            self._watching[line.socket.fileno()] = line, last
+            _watch(line, last)
+            self._poll.register(line.socket, select.EPOLLIN)
+            told(1)
+
+    def check(self) -> None:
+        """Return if all are still there.
+
+        Raises:
+            LoadError: the server ended the connection of one.
+        """
+        if self._failure is not None:
+            raise self._failure
+
+    def _connect(self) -> Wire:
+        wire = Wire(self._endpoint, self._transport)
+        self._wires.append(wire)
+        return wire
+
+    def _keep(self) -> None:
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor == self._ending:
+                    return
+                line, last = self._watching[descriptor]
+                try:
+                    reply = line.take(line.socket.recv(_RECEIVE_BYTES))
+                    if reply is not None:
+                        messages = expect(reply, WatchReply).messages
+                        last = messages[-1].seq if messages else last
+                        self._watching[descriptor] = line, last
+                        _watch(line, last)
+                except (LoadError, RequestError, OSError):
+                    message = "the server ended the connection of an idle user"
+                    self._failure = LoadError(message, ExitCode.UNREACHABLE)
+                    return
+
+
+def _watch(line: Wire, last: int) -> None:
+    line.socket.sendall(line.frame(Watch(after=last, wait=_WAIT_SECONDS)))

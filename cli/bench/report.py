@@ -1,0 +1,125 @@
+"""The report of `twinline bench` as a table for a person, and what makes it doubtful."""
+
+from collections.abc import Iterator, Sequence
+from textwrap import wrap
+from typing import Final
+
+from twinline.cli.bench import figures
+from twinline.cli.bench.figures import (
+    FIGURES,
+    FLOOR,
+    PAIRS,
+    SEND_LOADS,
+    Book,
+    Figure,
+    Report,
+    Result,
+    Unit,
+    Who,
+)
+
+_LABEL: Final = 42
+_VALUE: Final = 10
+_RATIO: Final = 7
+_WIDTH: Final = 100
+_COLUMNS: Final = (_WIDTH - _LABEL - _VALUE) // (_VALUE + _RATIO)
+"""Transports side by side."""
+_BUSY_SHARE: Final = 0.95
+
+
+def table(report: Report) -> Iterator[str]:
+    """Yield the lines of a table for each place: figures down, transports across."""
+    machine = report.machine
+    yield from wrap(
+        f"twinline {report.twinline}, Python {machine.python}, {machine.processors} processors, "
+        f"{machine.system}",
+        _WIDTH,
+    )
+    yield (
+        f"medians of {report.rounds} rounds of {report.seconds:g} s; beside each the ratio to the "
+        "floor of its round"
+    )
+    for place in dict.fromkeys(result.place for result in report.results):
+        mine = [result for result in report.results if result.place == place]
+        transports = list(dict.fromkeys(result.transport for result in mine))
+        for first in range(0, len(transports), _COLUMNS):
+            yield ""
+            yield from _table_of(place, mine, transports[first : first + _COLUMNS])
+    remarks = [*_notes(report), *(f"warning: {warning}" for warning in report.warnings)]
+    for number, remark in enumerate(remarks):
+        if not number:
+            yield ""
+        yield from wrap(remark, _WIDTH, subsequent_indent="  ")
+
+
+def _table_of(place: str, results: Sequence[Result], transports: Sequence[str]) -> Iterator[str]:
+    head = f"{place:<{_LABEL}}{'floor':>{_VALUE}}"
+    yield head + "".join(f"{name:>{_VALUE}}{'ratio':>{_RATIO}}" for name in transports)
+    for figure in FIGURES:
+        found = {result.transport: result for result in results if result.figure == figure.name}
+        if not figure.shown or not found:
+            continue
+        floor = next(iter(found.values())).floor
+        cells = [_cell(found.get(name), figure) for name in transports]
+        least = "" if floor is None else _shown(floor, figure.unit)
+        yield f"{figure.label:<{_LABEL}}{least:>{_VALUE}}{''.join(cells)}".rstrip()
+
+
+def _cell(result: Result | None, figure: Figure) -> str:
+    if result is None:
+        return " " * (_VALUE + _RATIO)
+    ratio = "" if result.ratio is None else f"{result.ratio:.2f}"
+    return f"{_shown(result.median, figure.unit):>{_VALUE}}{ratio:>{_RATIO}}"
+
+
+def _shown(value: float, unit: Unit) -> str:
+    match unit:
+        case Unit.SHARE:
+            return f"{value:.2f}"
+        case Unit.MICROSECONDS if value < 100:
+            return f"{value:.1f}"
+        case Unit.BYTES if value >= 10_000:
+            return f"{value / 1024:.1f} KiB"
+    return f"{value:,.0f}"
+
+
+def _notes(report: Report) -> Iterator[str]:
+    shares = [result.median for result in report.results if result.figure.startswith("load_share_")]
+    if shares:
+        yield (f"the load took {min(shares):.0%} to {max(shares):.0%} of a processor of its own")
+
+
+def warnings_of(book: Book, everybody: Sequence[Who]) -> Iterator[str]:
+    """Yield where the load was the bottleneck, so that a server could have done more.
+
+    A single connection keeps neither side busy, so there is nothing to compare.
+    """
+    measured = [
+        (load.words, load.server_time, load.load_time, load.load_share)
+        for load in SEND_LOADS
+        if load.connections > 1
+    ]
+    measured.append(
+        (
+            f"{PAIRS} pairs",
+            figures.DELIVERY_SERVER_TIME,
+            figures.DELIVERY_LOAD_TIME,
+            figures.DELIVERY_LOAD_SHARE,
+        )
+    )
+    for who in (FLOOR, *everybody):
+        for words, of_server, of_load, of_time in measured:
+            yield from _doubt(book, who, words, (of_server, of_load, of_time))
+
+
+def _doubt(
+    book: Book, who: Who, words: str, measured: tuple[Figure, Figure, Figure]
+) -> Iterator[str]:
+    server, load, share = (figures.middle(book.values(who, figure)) for figure in measured)
+    if share is not None and share > _BUSY_SHARE:
+        yield f"{who}, {words}: the load had no more of a processor to take ({share:.0%})"
+    elif server is not None and load is not None and load > server:
+        yield (
+            f"{who}, {words}: the load took {load:.1f} µs of a processor for each, and the "
+            f"server {server:.1f}"
+        )

@@ -1,0 +1,145 @@
+"""What `twinline bench` measures: a process that listens, and what it takes of its machine."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from twinline.cli.bench.sockets import LoadError
+from twinline.cli.settings.model import ENVIRONMENT_PREFIX
+from twinline.core.deadline import Deadline
+from twinline.transports.endpoints import Endpoint
+
+_STOP_SECONDS: Final = 20
+_QUIET_SECONDS: Final = 0.1
+_QUIET_SHARE: Final = 0.01  # seconds of a processor in that time
+_QUIET_TIMES: Final = 3  # in a row
+_QUIET_WITHIN_SECONDS: Final = 60
+_PROCESS_CLOCK: Final = 2  # CPUCLOCK_SCHED: user and system time, in nanoseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server under measurement.
+
+    Attributes:
+        endpoint: where it listens.
+        pid: its process, or None when that is not on this machine or not known.
+    """
+
+    endpoint: Endpoint
+    pid: int | None = None
+
+    def processor_seconds(self) -> float | None:
+        """Return the processor time that the process has used, or None where nobody can tell."""
+        if self.pid is None:
+            return None
+        # The clock that clock_getcpuclockid(3) names for another process; Python has only
+        # time.pthread_getcpuclockid, which is for threads of its own.
+        try:
+            return time.clock_gettime((~self.pid << 3) | _PROCESS_CLOCK)
+        except OSError:
+            return None
+
+    def resident_bytes(self) -> int | None:
+        """Return the memory that the process has in use, or None where nobody can tell."""
+        if self.pid is None:
+            return None
+        try:
+            fields = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()
+        except OSError:
+            return None
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def threads(self) -> int | None:
+        """Return how many threads the process has, or None where nobody can tell."""
+        if self.pid is None:
+            return None
+        try:
+            return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
+        except OSError:
+            return None
+
+    def settle(self, threads: int | None = None) -> None:
+        """Return when the process has nothing left to do, or does not come to an end.
+
+        Where that cannot be seen, this is a pause.
+
+        Args:
+            threads: how many it has then, at most; None is any number.
+        """
+        deadline = Deadline.after(_QUIET_WITHIN_SECONDS)
+        before = self.processor_seconds()
+        quiet = 0
+        while quiet < _QUIET_TIMES and not deadline.passed:
+            time.sleep(_QUIET_SECONDS)
+            now = self.processor_seconds()
+            if now is not None and before is not None and now - before > _QUIET_SHARE:
+                quiet = 0
+            elif threads is None or (self.threads() or 0) <= threads:
+                quiet += 1
+            before = now
+
+
+@contextmanager
+def private_server(store: str, connections: int = 10_000) -> Iterator[Target]:
+    """Run `twinline serve` on a free port, with default settings but room for all that is sent.
+
+    Args:
+        store: its URL.
+        connections: how many it shall take.
+
+    Raises:
+        LoadError: it did not start; it has said why.
+    """
+    arguments = ["-m", "twinline.cli", "serve", "--listen", "tcp://127.0.0.1:0", "--store", store]
+    arguments += ["--mailbox-messages", "1000000000", "--log-level", "warning"]
+    arguments += ["--connections", str(connections), "--config", os.devnull]
+    with _running(arguments) as (process, line):
+        words = line.split()
+        if len(words) < 3:
+            raise LoadError(f"no server could be started with the store {store}")
+        yield Target(Endpoint.parse(words[2]), process.pid)
+
+
+@contextmanager
+def floor_server(*, one_processor: bool = True) -> Iterator[Target]:
+    """Run the floor; see `twinline.cli.bench.floor`."""
+    flags = ["--one-processor"] if one_processor else []
+    with _running(["-m", "twinline.cli.bench.floor", *flags]) as (process, line):
+        if not line.strip().isdigit():
+            raise LoadError("the floor could not be started")
+        yield Target(Endpoint.parse(f"tcp://127.0.0.1:{line.strip()}"), process.pid)
+
+
+@contextmanager
+def _running(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start this Python with arguments; yield the process and the first line that it prints."""
+    # Settings in variables are for the user's own server. In a process group of its own it does
+    # not get a Ctrl-C at the terminal, and ends when the run has tidied up.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)
+    }
+    with subprocess.Popen(  # noqa: S603 - the arguments are ours
+        [sys.executable, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        process_group=0,
+    ) as process:
+        try:
+            yield process, process.stdout.readline() if process.stdout is not None else ""
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except BaseException:
+                # Also when a second Ctrl-C ends the wait: nothing is left behind.
+                process.kill()
+                raise

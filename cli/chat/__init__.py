@@ -1,0 +1,1 @@
+"""`twinline chat`: a prompt that incoming mail never garbles; the same rules in a pipe."""

@@ -1,0 +1,112 @@
+"""`twinline chat`: a prompt at a terminal, and lines in and out anywhere else."""
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from twinline.cli.chat.conversation import Talk
+from twinline.cli.chat.lines import LineScreen, Presence, hold
+from twinline.cli.client.sessions import KeptSession
+from twinline.cli.client.target import Target, client_options
+from twinline.cli.console.command import Command, Option
+from twinline.cli.console.interruption import Interruption, noticed_reader
+from twinline.cli.console.output import say
+from twinline.core.errors import SessionExpired
+from twinline.core.protocol import Message
+from twinline.transports.client import State, StateKind, WatchMode
+
+
+@click.command(
+    cls=Command,
+    example="twinline chat bob",
+    details="""
+    /help, typed into the chat, tells what else there is. What comes in appears above the line that
+    is typed; Tab completes names and commands; Ctrl-C clears the line.
+
+    Where stdin or stdout is no terminal, or the terminal is a dumb one, or with --plain or --json,
+    there is no prompt: each line of stdin is carried out, and the end of input ends the talk. If
+    lines of a pipe were not carried out, the exit code is that of the last of them.
+    """,
+)
+@click.argument("to", metavar="[NAME]", required=False)
+@click.option(
+    "--plain",
+    cls=Option,
+    is_flag=True,
+    brief="No prompt: lines in and out.",
+    help="No prompt, also at a terminal: lines in and out.",
+)
+@client_options
+def chat(to: str | None, plain: bool, as_json: bool, **options: Any) -> None:
+    """Talk to others, and see what they say as it arrives.
+
+    Write 'bob: hello' to say hello to bob; further lines go to bob until another name comes
+    first. /help tells the rest, Ctrl-D leaves.
+    """
+    target = Target.of(options)
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if at_terminal:
+        from twinline.cli.chat.start import session_at_terminal  # noqa: PLC0415 - only here
+
+        session = session_at_terminal(target)
+    else:
+        session = target.sessions.find(target.endpoint, target.user)
+    if plain or as_json or not at_terminal or os.environ.get("TERM", "dumb") in ("dumb", ""):
+        _talk_in_lines(target, session, to, as_json=as_json)
+    else:
+        _talk_at_prompt(target, session, to)
+
+
+def _talk_at_prompt(target: Target, session: KeptSession, to: str | None) -> None:
+    from twinline.cli.chat.live import LiveTalk  # noqa: PLC0415 - a pipe should not wait for it
+
+    live = LiveTalk(target.place)
+    with target.logged_in(session, watch=WatchMode.BLOCKING, on_state=live.on_state) as client:
+        live.hold(
+            client,
+            to=to,
+            folder=target.sessions.path.parent,
+            forget=lambda: target.sessions.forget(target.endpoint, session),
+        )
+
+
+def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_json: bool) -> None:
+    screen = LineScreen(as_json=as_json)
+    presence = Presence()
+    interruption = Interruption()
+    talk: Talk | None = None
+
+    def show(message: Message) -> None:
+        screen.show(message)
+
+    def not_shown(_message: Message, error: Exception) -> None:
+        # It is not acknowledged, and comes again next time.
+        interruption.end(error)
+
+    def on_state(state: State) -> None:
+        presence(state)
+        if state.kind is StateKind.LOGGED_OUT and not (talk is not None and talk.over):
+            # Nothing happens before there is a session, for the body has not begun then.
+            interruption.end(SessionExpired())
+
+    with target.logged_in(
+        session,
+        watch=WatchMode.BLOCKING,
+        on_message=show,
+        on_state=on_state,
+        on_handler_error=not_shown,
+    ) as client:
+        if sys.stdin.isatty():
+            say(f"you are {client.username} at {target.place}; /help tells what to type")
+        talk = Talk(
+            client,
+            screen,
+            place=target.place,
+            forget=lambda: target.sessions.forget(target.endpoint, session),
+        )
+        if to is not None:
+            talk.turn_to(to)
+        with interruption, noticed_reader(sys.stdout):
+            hold(talk, sys.stdin, presence)

@@ -1,0 +1,370 @@
+"""What a line typed into `twinline chat` means, and what carrying it out shows.
+
+The same rules hold at the prompt and in a pipe: a `Talk` reads a line, asks the client, and shows
+the outcome on a `Screen`, which is either of the two.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from itertools import chain
+from typing import Final, Protocol
+
+from twinline.cli.client.reading import newest
+from twinline.cli.console.errors import CommandError, sentence
+from twinline.cli.console.exit_codes import ExitCode
+from twinline.cli.console.text import visible
+from twinline.core.errors import (
+    NoSuchUser,
+    NotLoggedIn,
+    RequestError,
+    SessionExpired,
+    UndeliveredMessages,
+)
+from twinline.core.names import parse_username
+from twinline.core.protocol import Message, StatusReply
+from twinline.transports.client import Client, ClientClosed, ClientError
+
+HISTORY: Final = 20
+"""How many messages ``/history`` shows when no number is given."""
+MAX_DELETED: Final = 10_000
+"""How many messages one ``/delete`` may name."""
+_ADDRESSED: Final = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9._-]{0,31}):(?:\s+(.*))?", re.DOTALL)
+_SEQS: Final = re.compile(r"(\d{1,16})(?:-(\d{1,16}))?")
+
+
+class Cancelled(Exception):
+    """Who was asked a question did not want to answer it."""
+
+
+class Screen(Protocol):
+    """Where a talk shows what happens, and asks."""
+
+    def tell(self, text: str) -> None:
+        """Say something about the talk, in one or more lines."""
+
+    def complain(self, text: str) -> None:
+        """Say what went wrong, in one line."""
+
+    def sent(self, to: str, body: str, sent_at: int) -> None:
+        """Show a message that the server has stored."""
+
+    def list_accounts(self, usernames: Iterable[str]) -> None:
+        """Show usernames, a page at a time if there are many."""
+
+    def list_messages(self, messages: Iterable[Message], *, more: bool) -> None:
+        """Show messages of the mailbox with their seqs, and say whether older ones are kept."""
+
+    def show_status(self, status: StatusReply) -> None:
+        """Show how the account stands."""
+
+    def ask_password(self, question: str, *, known: bool) -> str:
+        """Ask for a password without showing it.
+
+        Args:
+            question: what is asked for.
+            known: whether it is the account's present one, and not one to be chosen.
+
+        Raises:
+            Cancelled, CommandError: there is no answer.
+        """
+
+    def confirm(self, question: str) -> bool:
+        """Ask whether to go on.
+
+        Raises:
+            Cancelled, CommandError: there is no answer.
+        """
+
+
+class Outcome(Enum):
+    """What became of a line."""
+
+    DONE = "done"
+    NOT_DONE = "not done"
+    """It was understood or not, and has had no effect."""
+    LEAVE = "leave"
+    """The talk is over."""
+
+
+class Talk:
+    """One person's talk with others; for one thread at a time.
+
+    Attributes:
+        to: whom a line without a name goes to, or None.
+        over: whether the person has logged out, or deleted the account, in this talk.
+        last_error: what the last line failed of; None if it did not.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        screen: Screen,
+        *,
+        place: str,
+        forget: Callable[[], None],
+        on_turn: Callable[[str], None] | None = None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            client: is logged in.
+            screen: where to show what happens.
+            place: the server, as a person knows it.
+            forget: called when the session has been ended by this talk.
+            on_turn: called with the account that the talk turns to.
+        """
+        self._client = client
+        self._screen = screen
+        self._place = place
+        self._forget = forget
+        self._on_turn = on_turn or (lambda _name: None)
+        self.to: str | None = None
+        self.over = False
+        self.last_error: Exception | None = None
+        self._unsure: dict[tuple[str, str], str] = {}  # send_ids of sends with unknown outcome
+
+    def obey(self, line: str) -> Outcome:
+        """Carry out a line, and show what came of it.
+
+        Raises:
+            NotLoggedIn, SessionExpired: there is no session any more.
+            ClientClosed: the talk was ended meanwhile.
+        """
+        self.last_error = None
+        try:
+            return self._obey(line)
+        except Cancelled:
+            self._screen.tell("nothing was changed")
+            return Outcome.DONE
+        except (NotLoggedIn, SessionExpired, ClientClosed):
+            raise
+        except (RequestError, ClientError, CommandError) as error:
+            self.last_error = error
+            self._screen.complain(sentence(error))
+            return Outcome.NOT_DONE
+
+    def _obey(self, line: str) -> Outcome:
+        if not line.strip():
+            return Outcome.DONE
+        word, _, rest = line.partition(" ")
+        if word in COMMANDS:
+            return COMMANDS[word].run(self, rest.strip())
+        if line.startswith("/") and not line.startswith("//"):
+            return self._misunderstood(f"there is no {visible(word)}; /help tells what there is")
+        addressed = _ADDRESSED.fullmatch(line)
+        if addressed is not None:
+            return self._say_to(addressed[1].lower(), addressed[2] or "")
+        if self.to is None:
+            return self._misunderstood("to whom? write 'NAME: text', or '/to NAME' first")
+        # A space before it, or a second slash, lets any text be sent as it is.
+        self._send(self.to, line[1:] if line.startswith((" ", "//")) else line)
+        return Outcome.DONE
+
+    def _misunderstood(self, reason: str) -> Outcome:
+        self.last_error = CommandError(reason, ExitCode.USAGE)
+        self._screen.complain(reason)
+        return Outcome.NOT_DONE
+
+    # -- talking ------------------------------------------------------------------------
+
+    def turn_to(self, name: str) -> Outcome:
+        """Make somebody the one whom lines without a name go to, if there is such an account.
+
+        Raises:
+            InvalidUsername: the name cannot be one.
+            NoSuchUser: there is no such account.
+        """
+        name = parse_username(name)
+        # A username has no character that means anything in a pattern.
+        if name not in self._client.list_accounts(name, limit=1).usernames:
+            raise NoSuchUser(f"there is no {name}")
+        self._turn(name)
+        return Outcome.DONE
+
+    def _turn(self, name: str) -> None:
+        self.to = name
+        self._on_turn(name)
+
+    def _say_to(self, name: str, text: str) -> Outcome:
+        if not text.strip():
+            return self.turn_to(name)
+        try:
+            self._send(name, text)
+        except NoSuchUser:
+            if self.to is None:
+                raise NoSuchUser(f"there is no {name}") from None
+            hint = f"there is no {name}; to say this to {self.to}, begin it with a space"
+            raise NoSuchUser(hint) from None
+        self._turn(name)
+        return Outcome.DONE
+
+    def _send(self, to: str, body: str) -> None:
+        try:
+            receipt = self._client.send(to, body, self._unsure.pop((to, body), None))
+        except ClientError as error:
+            if error.send_id is not None:
+                # It may have arrived. The line comes back, and when it is entered again the
+                # server is told that it is the same message.
+                self._unsure[to, body] = error.send_id
+            raise
+        self._screen.sent(to, body, receipt.sent_at)
+
+    # -- the commands -------------------------------------------------------------------
+
+    def help(self, _rest: str) -> Outcome:
+        """Tell what can be typed."""
+        rows = [
+            ("NAME: TEXT", "say TEXT to NAME, whom further lines go to"),
+            ("TEXT", "say it to the one you talk to; a space before it quotes it"),
+            *((f"{word} {each.takes}".rstrip(), each.does) for word, each in COMMANDS.items()),
+        ]
+        width = max(len(what) for what, _ in rows)
+        self._screen.tell("\n".join(f"{what:{width}}  {does}" for what, does in rows))
+        return Outcome.DONE
+
+    def list_accounts(self, pattern: str) -> Outcome:
+        """List the accounts that match."""
+        refusals: list[Exception] = []
+        pages = self._until_refused(self._client.accounts(pattern or "*"), refusals)
+        first = next(pages, None)
+        if first is not None:
+            self._screen.list_accounts(chain([first], pages))
+        elif not refusals:
+            self._screen.tell("no account has such a name")
+        if refusals:
+            raise refusals[0]
+        return Outcome.DONE
+
+    def _until_refused(self, names: Iterator[str], refusals: list[Exception]) -> Iterator[str]:
+        # The screen may be in the middle of a page, where nothing can be raised or told.
+        try:
+            yield from names
+        except (RequestError, ClientError) as error:
+            refusals.append(error)
+
+    def choose(self, name: str) -> Outcome:
+        """Turn to somebody."""
+        if not name:
+            return self._misunderstood("/to takes the name of an account")
+        return self.turn_to(name)
+
+    def history(self, number: str) -> Outcome:
+        """Show the newest messages of the mailbox."""
+        if number and not (number.isascii() and number.isdigit() and int(number[:9]) > 0):
+            return self._misunderstood("/history takes how many messages to show, such as 50")
+        messages, more = newest(self._client, None, int(number[:9]) if number else HISTORY)
+        if messages:
+            self._screen.list_messages(messages, more=more)
+        else:
+            self._screen.tell("the mailbox is empty")
+        return Outcome.DONE
+
+    def delete(self, rest: str) -> Outcome:
+        """Delete messages from the mailbox."""
+        ranges = [_SEQS.fullmatch(word) for word in rest.replace(",", " ").split()]
+        if not ranges or None in ranges:
+            usage = "/delete takes the numbers that /history shows, such as 7 or 12-20"
+            return self._misunderstood(usage)
+        spans = [(int(each[1]), int(each[2] or each[1])) for each in ranges if each]
+        if sum(last - first + 1 for first, last in spans if last >= first) > MAX_DELETED:
+            return self._misunderstood(f"/delete takes at most {MAX_DELETED} messages at once")
+        seqs = sorted({seq for first, last in spans for seq in range(first, last + 1) if seq})
+        deleted = self._client.delete_messages(seqs) if seqs else 0
+        self._screen.tell(f"{deleted} {'message' if deleted == 1 else 'messages'} deleted")
+        return Outcome.DONE
+
+    def status(self, _rest: str) -> Outcome:
+        """Show how the account stands."""
+        self._screen.show_status(self._client.status())
+        return Outcome.DONE
+
+    def change_password(self, _rest: str) -> Outcome:
+        """Set another password."""
+        old = self._screen.ask_password("Present password", known=True)
+        new = self._screen.ask_password("New password", known=False)
+        if self._screen.ask_password("The same again", known=False) != new:
+            return self._misunderstood("the two differ; the password stays as it was")
+        self._client.change_password(old, new)
+        self._screen.tell("the password is changed; every other session of the account has ended")
+        return Outcome.DONE
+
+    def delete_account(self, _rest: str) -> Outcome:
+        """Delete the account, and leave."""
+        name = self._client.username
+        if not self._screen.confirm(f"Delete {name} at {self._place} and all its mail?"):
+            raise Cancelled
+        password = self._screen.ask_password(f"Password for {name}", known=True)
+        with self._ending():
+            try:
+                self._client.delete_account(password)
+            except UndeliveredMessages as error:
+                mail = "message was" if error.count == 1 else "messages were"
+                question = f"{error.count} {mail} not read yet. Delete the account all the same?"
+                if not self._screen.confirm(question):
+                    raise Cancelled from None
+                self._client.delete_account(password, force=True)
+        self._screen.tell(f"{name} is deleted")
+        return Outcome.LEAVE
+
+    def log_out(self, _rest: str) -> Outcome:
+        """End the session, and leave."""
+        name = self._client.username
+        with self._ending():
+            self._client.logout()
+        self._screen.tell(f"{name} is logged out of {self._place}")
+        return Outcome.LEAVE
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Let the body end the session, and forget it then."""
+        self.over = True  # before the state tells that the session has ended
+        try:
+            yield
+        except BaseException:
+            self.over = False
+            raise
+        self._forget()
+
+    def leave(self, _rest: str) -> Outcome:
+        """Leave; the session stays open for the next time."""
+        return Outcome.LEAVE
+
+
+@dataclass(frozen=True, slots=True)
+class TalkCommand:
+    """A command of the talk.
+
+    Attributes:
+        takes: what may follow it.
+        does: what it does, for the help.
+        run: carries it out.
+        needs_server: whether it has to wait while the server is away.
+    """
+
+    takes: str
+    does: str
+    run: Callable[[Talk, str], Outcome]
+    needs_server: bool = True
+
+
+COMMANDS: Final[dict[str, TalkCommand]] = {
+    "/help": TalkCommand("", "show this", Talk.help, needs_server=False),
+    "/accounts": TalkCommand("[PATTERN]", "list accounts; * is any run", Talk.list_accounts),
+    "/to": TalkCommand("NAME", "talk to NAME from now on", Talk.choose),
+    "/history": TalkCommand("[N]", f"show the last N messages, or {HISTORY}", Talk.history),
+    "/delete": TalkCommand("N[-M] ...", "delete messages by their numbers", Talk.delete),
+    "/status": TalkCommand("", "show how the account stands", Talk.status),
+    "/password": TalkCommand("", "change the password", Talk.change_password),
+    "/delete-account": TalkCommand("", "delete the account, and leave", Talk.delete_account),
+    "/logout": TalkCommand("", "end the session, and leave", Talk.log_out),
+    "/quit": TalkCommand("", "leave; so does Ctrl-D", Talk.leave, needs_server=False),
+}
+
+
+def needs_server(line: str) -> bool:
+    """Return whether carrying out a line asks the server for something."""
+    command = COMMANDS.get(line.partition(" ")[0])
+    return bool(line.strip()) if command is None else command.needs_server

@@ -1,0 +1,132 @@
+"""The talk without a prompt: lines in and out, for a pipe and for a terminal that can no more.
+
+Messages are lines of stdout, as `twinline watch` writes them; talk goes to stderr. While the
+server is away no line is read.
+"""
+
+import sys
+from collections.abc import Iterable
+
+import click
+
+from twinline.cli.chat.conversation import Cancelled, Outcome, Talk, needs_server
+from twinline.cli.client.passwords import ask_password, read_password
+from twinline.cli.client.watch import StateTeller
+from twinline.cli.console.errors import CommandError, exit_code_of
+from twinline.cli.console.exit_codes import ExitCode
+from twinline.cli.console.output import (
+    say,
+    standing_line,
+    write_json,
+    write_line,
+    write_message,
+    write_usernames,
+)
+from twinline.cli.console.text import visible
+from twinline.core.deadline import Deadline
+from twinline.core.protocol import Message, StatusReply
+from twinline.core.waiting import Waiter
+from twinline.transports.client import State, StateKind
+
+
+class LineScreen:
+    """Writes to stdout and stderr."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def show(self, message: Message) -> None:
+        """Show a message that has arrived.
+
+        Raises:
+            OutputClosed: the reader of stdout is gone.
+        """
+        write_message(message, as_json=self._as_json)
+
+    def tell(self, text: str) -> None:
+        """Say something about the talk."""
+        say(text)
+
+    def complain(self, text: str) -> None:
+        """Say what went wrong."""
+        say(f"twinline: {text}")
+
+    def sent(self, to: str, body: str, sent_at: int) -> None:
+        """Do nothing: whoever wrote the line knows it."""
+
+    def list_accounts(self, usernames: Iterable[str]) -> None:
+        """Write one username a line."""
+        write_usernames(usernames, as_json=self._as_json)
+
+    def list_messages(self, messages: Iterable[Message], *, more: bool) -> None:
+        """Write one message a line."""
+        for message in messages:
+            write_message(message, as_json=self._as_json, numbered=True)
+        if more:
+            say("there are older ones")
+
+    def show_status(self, status: StatusReply) -> None:
+        """Write how the account stands."""
+        if self._as_json:
+            write_json(status)
+        else:
+            write_line(standing_line(visible(status.username), status))
+
+    def ask_password(self, question: str, *, known: bool) -> str:
+        """Ask at the terminal, for a password that is known also TWINLINE_PASSWORD."""
+        if known:
+            return read_password(None, question)
+        return ask_password(question, "use 'twinline change-password'")
+
+    def confirm(self, question: str) -> bool:
+        """Ask at the terminal."""
+        if not sys.stdin.isatty():
+            raise CommandError("there is no terminal to ask at", ExitCode.USAGE)
+        try:
+            return click.confirm(question, err=True)
+        except click.Abort:
+            raise Cancelled from None
+
+
+class Presence:
+    """Knows whether the server is there, and lets the talk wait until it is."""
+
+    def __init__(self) -> None:
+        self._tell = StateTeller()
+        self._waiter = Waiter()
+        self._away = False
+
+    def __call__(self, state: State) -> None:
+        """Take in a state of the client, and tell the person at the terminal."""
+        self._tell(state)
+        self._away = state.kind is StateKind.RECONNECTING
+        self._waiter.wake()
+
+    def wait(self) -> None:
+        """Wait until the server is not away."""
+        while self._away:
+            self._waiter.wait(Deadline.after(None))
+
+
+def hold(talk: Talk, lines: Iterable[str], presence: Presence) -> None:
+    """Carry out each line until the input ends.
+
+    Raises:
+        CommandError: a line of a pipe was not carried out, and the talk went on after it.
+        NotLoggedIn, SessionExpired: there is no session any more.
+    """
+    failed = 0
+    code = ExitCode.OK
+    for line in lines:
+        text = line.rstrip("\r\n")
+        if needs_server(text):
+            presence.wait()
+        outcome = talk.obey(text)
+        if outcome is Outcome.LEAVE:
+            break
+        if outcome is Outcome.NOT_DONE and talk.last_error is not None:
+            failed += 1
+            code = exit_code_of(talk.last_error)
+    if failed and not sys.stdin.isatty():
+        were = "line was" if failed == 1 else "lines were"
+        raise CommandError(f"{failed} {were} not carried out", code)

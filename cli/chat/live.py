@@ -1,0 +1,191 @@
+"""The talk at a terminal: the prompt in the main thread, and two threads that never draw.
+
+::
+
+    keys ──▶ prompt ──line──▶ [commands] ──▶ Talk ──▶ client ──▶ server
+                ▲                 │
+                ├──── put, ask ───┘
+                └──── put ◀── [mail] ◀── client.messages()
+
+The commands' thread carries out one line after another. The mail's thread puts what has come
+above the prompt, as much at once as there is, and acknowledges it when it is there.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final
+
+from twinline.cli.chat.completion import SHOWN, Names, TalkCompleter
+from twinline.cli.chat.conversation import Outcome, Talk, needs_server
+from twinline.cli.chat.history import kept_history
+from twinline.cli.chat.prompt import Prompt
+from twinline.cli.chat.screen import PromptScreen
+from twinline.cli.chat.theme import came_in, talk
+from twinline.cli.chat.toolbar import Toolbar
+from twinline.cli.client.acking import acked
+from twinline.core.errors import CursorInvalid, NotLoggedIn, SessionExpired
+from twinline.core.protocol import Message
+from twinline.transports.client import Client, ClientClosed, State, StateKind
+
+_LEAVE: Final = "/quit"
+
+
+class LiveTalk:
+    """One person's talk at one terminal."""
+
+    def __init__(self, place: str) -> None:
+        """Prepare; nothing is shown before `hold`.
+
+        Args:
+            place: the server, as a person knows it.
+        """
+        self._place = place
+        self._toolbar = Toolbar(place)
+        self._prompt: Prompt | None = None
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self._is_leaving = False
+
+    def on_state(self, state: State) -> None:
+        """Take in a state of the client, from any thread."""
+        self._toolbar.take_in(state)
+        if self._prompt is not None:
+            self._prompt.redraw()
+
+    def hold(
+        self, client: Client, *, to: str | None, folder: Path, forget: Callable[[], None]
+    ) -> None:
+        """Talk until the person leaves, or the session ends.
+
+        Args:
+            client: is logged in, and has no ``on_message``.
+            to: whom to talk to first.
+            folder: where what is typed is kept.
+            forget: called when the talk has ended the session.
+
+        Raises:
+            SessionExpired: the session was ended elsewhere.
+        """
+        asyncio.run(self._hold(client, to, folder, forget))
+
+    async def _hold(
+        self, client: Client, to: str | None, folder: Path, forget: Callable[[], None]
+    ) -> None:
+        toolbar = self._toolbar
+        toolbar.who = f"{client.username} at {self._place}"
+        prompt = Prompt(
+            to=lambda: conversation.to,
+            toolbar=toolbar.__str__,
+            history=kept_history(folder),
+            completer=TalkCompleter(
+                Names(
+                    lambda pattern: client.list_accounts(pattern, limit=SHOWN).usernames,
+                    lambda: client.state.kind is StateKind.ONLINE,
+                ),
+                lambda: toolbar.tally.senders,
+            ),
+            on_line=self._take,
+            on_end=self._end,
+        )
+        conversation = Talk(
+            client,
+            PromptScreen(prompt, toolbar, self._place),
+            place=self._place,
+            forget=forget,
+            on_turn=toolbar.tally.turn_to,
+        )
+        self._prompt = prompt
+        if to is not None:
+            self._lines.put(f"/to {to}")
+        threads = [
+            threading.Thread(target=partial(self._carry_out, prompt, conversation)),
+            threading.Thread(target=partial(self._receive, prompt, conversation, client)),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            await prompt.run()
+        finally:
+            self._lines.put(None)
+            await asyncio.to_thread(client.close)  # ends whatever the threads wait for
+            for thread in threads:
+                await asyncio.to_thread(thread.join)
+
+    # -- the prompt's side, in the main thread --------------------------------------------
+
+    def _take(self, line: str) -> bool:
+        away = self._toolbar.state.kind is not StateKind.ONLINE
+        self._toolbar.held_back = away and needs_server(line)
+        if self._toolbar.held_back:
+            return False
+        self._lines.put(line)
+        return True
+
+    def _end(self) -> None:
+        # What was entered before is carried out first; who cannot wait asks again.
+        assert self._prompt is not None  # noqa: S101 - it is what calls this
+        if self._is_leaving:
+            self._prompt.leave()
+        self._is_leaving = True
+        self._lines.put(_LEAVE)
+
+    # -- the two threads ------------------------------------------------------------------
+
+    def _carry_out(self, prompt: Prompt, conversation: Talk) -> None:
+        try:
+            prompt.put(talk(f"you are {self._toolbar.who}; /help tells what to type"))
+            while (line := self._lines.get()) is not None:
+                self._toolbar.under_way(is_so=True)
+                outcome = conversation.obey(line)
+                self._toolbar.under_way(is_so=False)
+                if outcome is Outcome.LEAVE:
+                    prompt.leave()
+                    return
+                if outcome is Outcome.NOT_DONE:
+                    prompt.give_back(line)
+                prompt.redraw()
+        except ClientClosed:
+            pass  # the talk is over
+        except (NotLoggedIn, SessionExpired):
+            prompt.leave(SessionExpired())
+        except Exception as error:  # noqa: BLE001 - a bug must not leave a prompt that does nothing
+            prompt.leave(error)
+
+    def _receive(self, prompt: Prompt, conversation: Talk, client: Client) -> None:
+        try:
+            while _waits_for_mail(client):
+                batch = list(client.messages(0, ack=False))
+                self._show(prompt, batch)
+                if batch:
+                    _acknowledge(client, batch[-1].seq)
+        except (ClientClosed, NotLoggedIn, SessionExpired):
+            pass  # see below
+        except Exception as error:  # noqa: BLE001 - a bug must not leave a prompt that is deaf
+            prompt.leave(error)
+        if client.state.kind is not StateKind.CLOSED and not conversation.over:
+            prompt.leave(SessionExpired())
+
+    def _show(self, prompt: Prompt, batch: list[Message]) -> None:
+        prompt.put([came_in(message) for message in batch])
+        for message in batch:
+            self._toolbar.tally.came_from(message.sender)
+        prompt.redraw()
+
+
+def _waits_for_mail(client: Client) -> bool:
+    """Wait until there is mail, and leave it where it is; False when the session has ended."""
+    for _ in client.messages(ack=False):
+        return True
+    return False
+
+
+def _acknowledge(client: Client, seq: int) -> None:
+    """Acknowledge what is on the screen, however long the server is away."""
+    # Where the server's store was put back to before, the engine begins again there.
+    with suppress(CursorInvalid):
+        while not acked(client, seq):
+            pass

@@ -1,0 +1,356 @@
+"""The prompt: a line that is being typed, a toolbar below it, and text that appears above it.
+
+The application runs in the main thread's event loop for as long as the talk; a line that is
+entered is handed on and never ends it, so a key that is pressed while the server is slow goes
+where it should. Text is put above by the same loop, between two keys: the prompt is taken away,
+the text written, and the prompt drawn again with what was typed so far. The terminal is not asked
+where its cursor is, and is given up only to a pager.
+
+`Prompt.put`, `Prompt.page`, `Prompt.ask`, `Prompt.give_back` and `Prompt.leave` may be called
+from any other thread.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
+from itertools import chain
+from math import ceil
+from typing import Any, Final, TypeVar
+
+import click
+from prompt_toolkit.application import Application, run_in_terminal
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import Completer
+from prompt_toolkit.data_structures import Size
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition, has_completions, has_focus, is_done
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.history import History
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.layout import (
+    BufferControl,
+    CompletionsMenu,
+    ConditionalContainer,
+    Dimension,
+    Float,
+    FloatContainer,
+    FormattedTextControl,
+    HSplit,
+    Layout,
+    Window,
+)
+from prompt_toolkit.layout.processors import (
+    BeforeInput,
+    ConditionalProcessor,
+    PasswordProcessor,
+)
+from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.renderer import print_formatted_text
+from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import get_cwidth
+from prompt_toolkit.widgets import SearchToolbar
+
+from twinline.cli.chat.conversation import Cancelled
+from twinline.cli.chat.theme import STYLES, Line, plain, trouble
+from twinline.cli.console.text import visible
+
+_Answer = TypeVar("_Answer")
+_TICK_SECONDS: Final = 0.25
+_MENU_LINES: Final = 8
+_FOOT_LINES: Final = 2  # the prompt and its toolbar
+
+
+class Prompt:
+    """Where one person types, and sees."""
+
+    def __init__(
+        self,
+        *,
+        to: Callable[[], str | None],
+        toolbar: Callable[[], str],
+        history: History,
+        completer: Completer,
+        on_line: Callable[[str], bool],
+        on_end: Callable[[], None],
+    ) -> None:
+        """Prepare, within the event loop that is to show it.
+
+        Args:
+            to: whom the line goes to, for the prompt.
+            toolbar: the toolbar's text.
+            history: of what was typed.
+            completer: offers what can be typed, without holding up the loop.
+            on_line: takes a line, or returns False to leave it where it is.
+            on_end: called when the person wants to leave.
+        """
+        self._to = to
+        self._toolbar = toolbar
+        self._on_line = on_line
+        self._on_end = on_end
+        self._line = Buffer(
+            history=history,
+            completer=completer,
+            complete_while_typing=Condition(self._begins_command),
+            multiline=False,
+        )
+        self._reply = Buffer(multiline=False)
+        self._question = ""
+        self._secret = False
+        self._answer: asyncio.Future[str] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._terminal = asyncio.Lock()  # held by whoever writes on it; a pager holds it for long
+        self._is_leaving = False
+        self._ended_by: BaseException | None = None
+        self._shown = ""
+        self._style = Style.from_dict(STYLES)
+        self._app = self._application()
+
+    # -- for the main thread ------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Show the prompt until `leave` is called, or the person leaves.
+
+        Raises:
+            Whatever `leave` was called with.
+        """
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # The terminal must be put right first.
+            self._loop.add_signal_handler(number, self._leave, SystemExit(128 + number))
+        ticking = asyncio.create_task(self._tick())
+        try:
+            await self._app.run_async(pre_run=self._leave_if_told)
+        except EOFError:
+            pass  # the terminal is gone
+        finally:
+            ticking.cancel()
+            self._refuse_answer()
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                self._loop.remove_signal_handler(number)
+        if self._ended_by is not None:
+            raise self._ended_by
+
+    # -- for the other threads ----------------------------------------------------------
+
+    def put(self, lines: Sequence[Line]) -> None:
+        """Put lines above the prompt; they are there when this returns."""
+        self._call(self._put(lines))
+
+    def page(self, lines: Iterable[Line]) -> None:
+        """Put lines above the prompt, or, if the screen cannot hold them, show them in a pager."""
+        size = shutil.get_terminal_size()
+        rows = 0
+        first: list[Line] = []
+        rest = iter(lines)
+        for line in rest:
+            first.append(line)
+            rows += max(1, ceil(get_cwidth(plain(line)) / size.columns))
+            if rows > size.lines - _FOOT_LINES:
+                self._call(self._show_in_pager(chain(first, rest)))
+                return
+        self.put(first)
+
+    def ask(self, question: str, *, secret: bool) -> str:
+        """Ask something in the place of the prompt.
+
+        Raises:
+            Cancelled: Ctrl-C or Ctrl-D was the answer.
+        """
+        return self._call(self._ask(question, secret=secret))
+
+    def give_back(self, text: str) -> None:
+        """Put a line that had no effect back, to be changed or tried again."""
+        self._call(self._give_back(text))
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """End `run`, from any thread.
+
+        Args:
+            error: what `run` is to raise.
+        """
+        with suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._leave, error)
+
+    def redraw(self) -> None:
+        """Draw the prompt and its toolbar again, from any thread."""
+        self._app.invalidate()
+
+    def _call(self, work: Coroutine[Any, Any, _Answer]) -> _Answer:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    # -- within the loop ----------------------------------------------------------------
+
+    async def _put(self, lines: Sequence[Line]) -> None:
+        async with self._terminal:
+            # After the prompt has gone, such as for a last word, there is nothing to take away.
+            if self._app.is_running:
+                self._app.renderer.erase()
+            for line in lines:
+                print_formatted_text(
+                    self._app.output,
+                    [*line, ("", "\n")],
+                    self._style,
+                    color_depth=self._app.color_depth,
+                )
+            self._app.output.flush()
+            self._app.invalidate()
+
+    async def _show_in_pager(self, lines: Iterable[Line]) -> None:
+        async with self._terminal:
+            await run_in_terminal(
+                lambda: click.echo_via_pager(f"{plain(line)}\n" for line in lines),
+                in_executor=True,
+            )
+
+    async def _ask(self, question: str, *, secret: bool) -> str:
+        self._answer = asyncio.get_running_loop().create_future()
+        if not self._app.is_running:
+            self._refuse_answer()
+        self._question, self._secret = question, secret
+        self._reply.reset()
+        self._app.layout.focus(self._reply)
+        self._app.invalidate()
+        try:
+            return await self._answer
+        finally:
+            self._answer = None
+            self._reply.reset()
+            self._app.layout.focus(self._line)
+            self._app.invalidate()
+
+    def _refuse_answer(self) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(Cancelled())
+
+    async def _give_back(self, text: str) -> None:
+        if self._line.text:
+            # Something else is being typed meanwhile; Up brings this one back as well.
+            await self._put([trouble(f"not done: {visible(text)}")])
+        else:
+            self._line.document = Document(text)
+            self._app.invalidate()
+
+    def _leave(self, error: BaseException | None = None) -> None:
+        if not self._is_leaving:
+            self._is_leaving = True
+            self._ended_by = error
+            if self._app.is_running:
+                self._app.exit()
+
+    def _leave_if_told(self) -> None:
+        if self._is_leaving:
+            self._app.exit()
+
+    async def _tick(self) -> None:
+        """Draw again when the toolbar says something else: it counts down."""
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            if self._toolbar() != self._shown:
+                self._app.invalidate()
+
+    # -- how it looks and what keys do ---------------------------------------------------
+
+    def _application(self) -> Application[None]:
+        asking = Condition(lambda: self._answer is not None)
+        search = SearchToolbar()
+        line = Window(
+            BufferControl(
+                self._line,
+                input_processors=[BeforeInput(self._before_line, style="class:prompt")],
+                search_buffer_control=search.control,
+            ),
+            height=self._line_height,
+            wrap_lines=True,
+        )
+        reply = Window(
+            BufferControl(
+                self._reply,
+                input_processors=[
+                    ConditionalProcessor(PasswordProcessor(), Condition(lambda: self._secret)),
+                    BeforeInput(lambda: f"{self._question}: ", style="class:prompt"),
+                ],
+            ),
+            wrap_lines=True,
+        )
+        menu = Float(
+            xcursor=True, ycursor=True, content=CompletionsMenu(_MENU_LINES, scroll_offset=1)
+        )
+        foot = Window(FormattedTextControl(self._foot), height=1, dont_extend_height=True)
+        both = HSplit(
+            [ConditionalContainer(line, ~asking), ConditionalContainer(reply, asking)],
+        )
+        root = HSplit(
+            [FloatContainer(both, [menu]), search, ConditionalContainer(foot, ~is_done)],
+        )
+        return Application(
+            Layout(root, focused_element=line),
+            key_bindings=self._keys(),
+            style=self._style,
+            erase_when_done=True,
+            output=Vt100_Output(
+                sys.stdout,
+                _terminal_size,
+                term=os.environ.get("TERM"),
+                default_color_depth=ColorDepth.from_env(),  # NO_COLOR
+                enable_cpr=False,
+            ),
+        )
+
+    def _keys(self) -> KeyBindings:
+        keys = KeyBindings()
+
+        @keys.add("enter", filter=has_focus(self._line))
+        def _enter(_event: KeyPressEvent) -> None:
+            text = self._line.text
+            if self._on_line(text):
+                with suppress(OSError):  # a full disk is no reason to lose the line itself
+                    self._line.append_to_history()
+                self._line.reset()
+
+        @keys.add("enter", filter=has_focus(self._reply))
+        def _answer(_event: KeyPressEvent) -> None:
+            if self._answer is not None and not self._answer.done():
+                self._answer.set_result(self._reply.text)
+
+        @keys.add("c-c")
+        @keys.add("<sigint>")
+        def _clear(_event: KeyPressEvent) -> None:
+            self._refuse_answer()
+            self._line.reset()
+
+        @keys.add("c-d", filter=Condition(lambda: not self._app.current_buffer.text))
+        def _end(_event: KeyPressEvent) -> None:
+            if self._answer is not None:
+                self._refuse_answer()
+            else:
+                self._on_end()
+
+        @keys.add("c-z", filter=Condition(lambda: hasattr(signal, "SIGTSTP")))
+        def _suspend(event: KeyPressEvent) -> None:
+            event.app.suspend_to_background()
+
+        return keys
+
+    def _line_height(self) -> Dimension:
+        return Dimension(min=_MENU_LINES if has_completions() else 1)
+
+    def _before_line(self) -> str:
+        name = self._to()
+        return "> " if name is None else f"to {name}> "
+
+    def _foot(self) -> StyleAndTextTuples:
+        self._shown = self._toolbar()
+        return [("class:toolbar", f" {self._shown} ")]
+
+    def _begins_command(self) -> bool:
+        # Names are asked for with Tab alone: nobody wants a request for each key.
+        return self._line.text.startswith("/") and " " not in self._line.text
+
+
+def _terminal_size() -> Size:
+    columns, lines = shutil.get_terminal_size()
+    return Size(rows=lines, columns=columns)

@@ -1,0 +1,67 @@
+"""The screen of a talk at the prompt."""
+
+from collections.abc import Iterable
+from itertools import chain
+
+from twinline.cli.chat import theme as chat_look
+from twinline.cli.chat.prompt import Prompt
+from twinline.cli.chat.toolbar import Toolbar
+from twinline.cli.console.text import visible
+from twinline.core.protocol import Message, StatusReply
+
+
+class PromptScreen:
+    """Shows everything above the prompt, and asks in its place."""
+
+    def __init__(self, prompt: Prompt, toolbar: Toolbar, place: str) -> None:
+        """Make the screen.
+
+        Args:
+            prompt: where it is shown.
+            toolbar: is told when it is the person who is waited for.
+            place: the server, as a person knows it.
+        """
+        self._prompt = prompt
+        self._toolbar = toolbar
+        self._place = place
+
+    def tell(self, text: str) -> None:
+        """Say something about the talk."""
+        self._prompt.put(chat_look.talk(text))
+
+    def complain(self, text: str) -> None:
+        """Say what went wrong."""
+        self._prompt.put([chat_look.trouble(text)])
+
+    def sent(self, to: str, body: str, sent_at: int) -> None:
+        """Show a message that was sent."""
+        self._prompt.put([chat_look.went_out(to, body, sent_at)])
+
+    def list_accounts(self, usernames: Iterable[str]) -> None:
+        """Show usernames, a line each."""
+        self._prompt.page([("", visible(name))] for name in usernames)
+
+    def list_messages(self, messages: Iterable[Message], *, more: bool) -> None:
+        """Show messages with their seqs."""
+        older = chat_look.talk("there are older ones: /history with a larger number") * more
+        lines = (chat_look.came_in(message, numbered=True) for message in messages)
+        self._prompt.page(chain(older, lines))
+
+    def show_status(self, status: StatusReply) -> None:
+        """Show how the account stands."""
+        self._prompt.put(chat_look.standing(status, self._place))
+
+    def ask_password(self, question: str, *, known: bool) -> str:  # noqa: ARG002
+        """Ask, with asterisks for what is typed."""
+        return self._ask(question, secret=True)
+
+    def confirm(self, question: str) -> bool:
+        """Ask for y or n; anything else is n."""
+        answer = self._ask(f"{question} [y/N]", secret=False)
+        return answer.strip().lower() in ("y", "yes")
+
+    def _ask(self, question: str, *, secret: bool) -> str:
+        self._toolbar.under_way(is_so=False)
+        answer = self._prompt.ask(question, secret=secret)
+        self._toolbar.under_way(is_so=True)
+        return answer

@@ -1,0 +1,183 @@
+"""The commands about accounts: from `register` and `login` to `delete-account`."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from twinline.cli.client.passwords import (
+    new_password_option,
+    password_option,
+    read_new_password,
+    read_password,
+)
+from twinline.cli.client.target import Target, client_options
+from twinline.cli.console.command import Command
+from twinline.cli.console.errors import CommandError
+from twinline.cli.console.exit_codes import ExitCode
+from twinline.cli.console.output import say, standing_line, write_json, write_line, write_usernames
+from twinline.cli.console.shapes import Account, LoggedIn
+from twinline.cli.console.text import visible
+from twinline.core.errors import SessionExpired
+from twinline.core.names import parse_username
+from twinline.core.protocol import SessionReply
+from twinline.transports.client import Client
+
+
+@click.command(cls=Command, example="twinline register ann --password-file ann.password")
+@click.argument("username")
+@password_option
+@client_options
+def register(username: str, password_file: str | None, as_json: bool, **options: Any) -> None:
+    """Create the account USERNAME and log in to it.
+
+    The session is kept for the commands that follow.
+    """
+    target = Target.of(options)
+    name = parse_username(username)
+    password = read_password(
+        password_file, f"New password for {name} at {target.place}", twice=True
+    )
+    _open_session(target, as_json, lambda client: client.create_account(name, password))
+
+
+@click.command(cls=Command, example="twinline login ann --connect unix:/tmp/twinline.sock")
+@click.argument("username")
+@password_option
+@client_options
+def login(username: str, password_file: str | None, as_json: bool, **options: Any) -> None:
+    """Log in as USERNAME.
+
+    The session is kept, in a file that only you can read, for the commands that follow. Several
+    accounts can be logged in; --user tells them apart.
+    """
+    target = Target.of(options)
+    name = parse_username(username)
+    password = read_password(password_file, f"Password for {name} at {target.place}")
+    _open_session(target, as_json, lambda client: client.login(name, password))
+
+
+@click.command(cls=Command, example="twinline logout --user ann")
+@client_options
+def logout(as_json: bool, **options: Any) -> None:
+    """End the kept session, on the server and here."""
+    target = Target.of(options)
+    session = target.sessions.find(target.endpoint, target.user)
+    with target.anonymous() as client:
+        try:
+            client.resume(session.token)
+            client.logout()
+        except SessionExpired:
+            say("the session had ended already")
+    target.sessions.forget(target.endpoint, session)
+    if as_json:
+        write_json(Account(username=session.username))
+    else:
+        say(f"{session.username} is logged out of {target.place}")
+
+
+@click.command(cls=Command, example="twinline status --json")
+@client_options
+def status(as_json: bool, **options: Any) -> None:
+    """Show who is logged in, and how much is unread."""
+    target = Target.of(options)
+    with target.logged_in() as client:
+        reply = client.status()
+    if as_json:
+        write_json(reply)
+    else:
+        write_line(standing_line(f"{visible(reply.username)} at {target.place}", reply))
+
+
+@click.command(cls=Command, example="twinline accounts 'a*'")
+@click.argument("pattern", default="*")
+@client_options
+def accounts(pattern: str, as_json: bool, **options: Any) -> None:
+    r"""List the accounts that match PATTERN, sorted, one a line.
+
+    In a pattern * stands for any run of characters, ? for one, and \ escapes. Quote it, or the
+    shell may take it for files.
+    """
+    with Target.of(options).logged_in() as client:
+        write_usernames(client.accounts(pattern), as_json=as_json)
+
+
+@click.command(
+    "change-password",
+    cls=Command,
+    example="twinline change-password --user ann --new-password-file ann.new",
+    details="""
+    The password comes from --password-file, TWINLINE_PASSWORD or a prompt, as for login; the new
+    one from --new-password-file or a prompt. With - for both, stdin has the password on its first
+    line and the new one on its second.
+    """,
+)
+@password_option
+@new_password_option
+@client_options
+def change_password(
+    password_file: str | None, new_password_file: str | None, as_json: bool, **options: Any
+) -> None:
+    """Change the password of the account that is logged in.
+
+    The kept session goes on; every other session of the account ends.
+    """
+    target = Target.of(options)
+    session = target.sessions.find(target.endpoint, target.user)
+    name = session.username
+    password = read_password(password_file, f"Password for {name} at {target.place}")
+    new = read_new_password(new_password_file, f"New password for {name} at {target.place}")
+    with target.logged_in(session) as client:
+        client.change_password(password, new)
+    if as_json:
+        write_json(Account(username=name))
+    else:
+        say(f"the password of {name} is changed")
+
+
+@click.command("delete-account", cls=Command, example="twinline delete-account --user ann --force")
+@password_option
+@click.option("--force", is_flag=True, help="Even if messages were never delivered.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@client_options
+def delete_account(
+    password_file: str | None, force: bool, yes: bool, as_json: bool, **options: Any
+) -> None:
+    """Delete the account that is logged in, with its mailbox and all its sessions.
+
+    It cannot be undone, and the name stays reserved. Messages that it sent stay with those who
+    got them.
+    """
+    target = Target.of(options)
+    session = target.sessions.find(target.endpoint, target.user)
+    if not yes:
+        _confirm(f"Delete {session.username} at {target.place} and all its mail?")
+    password = read_password(password_file, f"Password for {session.username} at {target.place}")
+    with target.logged_in(session) as client:
+        client.delete_account(password, force=force)
+    target.sessions.forget(target.endpoint, session)
+    if as_json:
+        write_json(Account(username=session.username))
+    else:
+        say(f"{session.username} is deleted")
+
+
+def _open_session(
+    target: Target, as_json: bool, open_one: Callable[[Client], SessionReply]
+) -> None:
+    with target.anonymous() as client:
+        reply = open_one(client)
+    target.keep(reply.username, reply.session)
+    if as_json:
+        # Without the token: what a script logs must not open the mailbox.
+        write_json(LoggedIn(username=reply.username, position=reply.position, unread=reply.unread))
+    else:
+        say(f"logged in as {visible(reply.username)} at {target.place}, {reply.unread} unread")
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise CommandError("there is no terminal to ask at: say --yes", ExitCode.USAGE)
+    if not click.confirm(question, err=True):
+        raise CommandError("nothing was deleted")

@@ -1,0 +1,62 @@
+"""The table of the commands: where each is, and what the overview says of it.
+
+A command's module is imported when the command is used, because half of a short command's time
+would go into importing what the others need.
+"""
+
+from typing import Final
+
+COMMANDS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
+    (
+        "Start here",
+        (
+            ("demo", "server.demo:demo", "See two people talk through a real server."),
+            ("serve", "server.serve:serve", "Run a server."),
+            ("config", "settings.command:config", "Show or check the settings."),
+        ),
+    ),
+    (
+        "Your account",
+        (
+            ("register", "client.accounts:register", "Create an account and log in."),
+            ("login", "client.accounts:login", "Log in, and stay logged in."),
+            ("logout", "client.accounts:logout", "End the session."),
+            ("status", "client.accounts:status", "Show who is logged in and what is unread."),
+            ("accounts", "client.accounts:accounts", "List accounts."),
+            (
+                "change-password",
+                "client.accounts:change_password",
+                "Change the account's password.",
+            ),
+            ("delete-account", "client.accounts:delete_account", "Delete the account."),
+        ),
+    ),
+    (
+        "Messages",
+        (
+            ("chat", "chat.command:chat", "Talk at a prompt."),
+            ("send", "client.send:send", "Send a message, or many."),
+            ("watch", "client.watch:watch", "Print messages as they come, or run a command."),
+            ("history", "client.history:history", "Print the mailbox."),
+        ),
+    ),
+    (
+        "Checks",
+        (
+            ("store", "server.store:store", "Check, copy or measure a store's file."),
+            ("ping", "client.ping:ping", "Measure the way to the server and back."),
+            ("verify", "verify.command:verify", "Check that a server loses and repeats nothing."),
+            ("bench", "bench.command:bench", "Measure how fast a server is."),
+        ),
+    ),
+    (
+        "The shell",
+        (("completion", "completion.command:completion", "Complete commands with the Tab key."),),
+    ),
+)
+"""In the order of the help: a title, and its commands with their places and summaries."""
+
+COMPLETE_VARIABLE: Final = "_TWINLINE_COMPLETE"
+"""Set by a shell that wants a completion, and by nobody else."""
+
+PLACES: Final = {name: place for _, commands in COMMANDS for name, place, _summary in commands}

@@ -1,0 +1,1 @@
+"""`twinline completion`: commands, options and usernames by the Tab key."""

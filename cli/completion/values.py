@@ -1,0 +1,98 @@
+"""What a parameter's value can be, for completion: accounts, transports, endpoints, stores.
+
+A parameter is known by its name, so that a command does nothing to have its values completed.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final, Literal, get_args, get_origin
+
+import click
+
+from twinline.cli.client.sessions import SessionFile
+from twinline.cli.client.target import Target
+from twinline.cli.settings.model import Settings
+from twinline.core.errors import InvalidUsername
+from twinline.core.names import parse_username
+from twinline.stores.registry import store_schemes
+from twinline.transports.endpoints import DEFAULT_PORT
+from twinline.transports.registry import transport_names
+
+_SECONDS: Final = 0.5
+"""For everything that is asked of a server; a person waits for it."""
+_MOST: Final = 100
+
+
+def values(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> Iterable[str] | None:
+    """Return what a value that begins so can be; None where only its type can tell.
+
+    Args:
+        context: of the command, with what the command line says so far.
+        parameter: whose value it is.
+        incomplete: the beginning.
+    """
+    name = parameter.name or ""
+    known: dict[str, Callable[[], Iterable[str]]] = {
+        "to": lambda: _accounts(context, incomplete),
+        "pattern": lambda: _accounts(context, incomplete),
+        "user": lambda: _kept_usernames(context),
+        "username": lambda: _kept_usernames(context),
+        "connect": lambda: [*SessionFile().endpoints(), *_SCHEMES],
+        "listen": lambda: _SCHEMES,
+        "transport": transport_names,
+        "transports": transport_names,
+        "client_transport": transport_names,
+    }
+    if name in known:
+        return known[name]()
+    if name in ("store", "stores") and isinstance(parameter, click.Option):
+        return [f"{scheme}:" for scheme in store_schemes()]
+    field = Settings.model_fields.get(name)
+    if field is not None and get_origin(field.annotation) is Literal:
+        return [str(value) for value in get_args(field.annotation)]
+    return None
+
+
+_SCHEMES: Final = (f"tcp://127.0.0.1:{DEFAULT_PORT}", "unix:/")
+
+
+def _kept_usernames(context: click.Context) -> list[str]:
+    return SessionFile().usernames(Target.of(context.params).endpoint)
+
+
+def _accounts(context: click.Context, incomplete: str) -> list[str]:
+    """Ask the server, for as long as a person likes to wait."""
+    if incomplete:
+        try:
+            incomplete = parse_username(incomplete)
+        except InvalidUsername:
+            return []
+    target = replace(Target.of(context.params), timeout=_SECONDS, wait=False)
+    found: list[str] = []
+
+    def ask() -> None:
+        with target.logged_in() as client:
+            found.extend(client.list_accounts(f"{incomplete}*", limit=_MOST).usernames)
+
+    # Each step has a deadline of its own, but a name of a host can take longer to look up.
+    asking = threading.Thread(target=_quietly, args=(ask,), name="completion", daemon=True)
+    asking.start()
+    asking.join(_SECONDS)
+    # What a strange server calls an account must not get into a shell.
+    return [name for name in found if _is_username(name)]
+
+
+def _quietly(ask: Callable[[], None]) -> None:
+    with contextlib.suppress(Exception):  # whatever it is, there are no names then
+        ask()
+
+
+def _is_username(text: str) -> bool:
+    try:
+        return parse_username(text) == text
+    except InvalidUsername:
+        return False

@@ -1,0 +1,117 @@
+"""Turns whatever ended a command into one line on stderr and an exit code, in one place."""
+
+import click
+
+from twinline.cli.console.exit_codes import ExitCode
+from twinline.cli.console.output import OutputClosed, json_line, say, stdout_is_closed
+from twinline.cli.console.shapes import Failure
+from twinline.cli.console.text import visible
+from twinline.core.errors import RequestError, SessionExpired, TwinlineError, UndeliveredMessages
+from twinline.transports.client import ConnectionLost, NotConnected, TimedOut
+
+
+class CommandError(TwinlineError):
+    """A command cannot go on.
+
+    Attributes:
+        exit_code: what the command exits with.
+    """
+
+    exit_code = ExitCode.FAILURE
+
+    def __init__(self, message: str, exit_code: ExitCode | None = None) -> None:
+        super().__init__(message)
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+
+class SettingsError(CommandError):
+    """A setting is unknown or has a value that it cannot have."""
+
+    exit_code = ExitCode.USAGE
+
+
+_EXIT_CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
+    (RequestError, ExitCode.REFUSED),
+    (NotConnected, ExitCode.UNREACHABLE),
+    (ConnectionLost, ExitCode.UNREACHABLE),
+    (TimedOut, ExitCode.TIMED_OUT),
+)
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """Return the exit code of a command that ended with this error."""
+    if isinstance(error, CommandError):
+        return error.exit_code
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    if isinstance(error, OutputClosed):
+        return ExitCode.OK
+    if isinstance(error, click.UsageError):
+        return ExitCode.USAGE
+    for kind, code in _EXIT_CODES:
+        if isinstance(error, kind):
+            return code
+    return ExitCode.FAILURE
+
+
+def sentence(error: BaseException) -> str:
+    """Return what to tell a person about an error, in one line.
+
+    A server's words are shown with their control characters made visible.
+    """
+    match error:
+        case UndeliveredMessages():
+            mail = "message" if error.count == 1 else "messages"
+            return (
+                f"{error.count} undelivered {mail} would be lost: read them with 'twinline watch', "
+                "or say --force"
+            )
+        case SessionExpired():
+            return "the session has ended; log in again with 'twinline login'"
+        case RequestError(retry_after_ms=int(wait)):
+            return visible(f"{error.message} (try again in {_seconds(wait)})")
+        case RequestError():
+            return visible(error.message)
+        case click.UsageError(ctx=click.Context() as context):
+            # click lists choices on lines of their own, and quotes what it was given as it is.
+            words = visible(" ".join(error.format_message().split()))
+            return f"{words} (see '{context.command_path} --help')"
+        case click.ClickException():
+            return visible(" ".join(error.format_message().split()))
+        case TwinlineError():
+            return visible(str(error))
+        case OSError(strerror=str(reason)):
+            return f"{reason}: {error.filename}" if error.filename else reason
+    return f"unexpected {type(error).__name__}: {visible(str(error))} (--debug shows more)"
+
+
+def tell(error: BaseException, *, as_json: bool = False) -> ExitCode:
+    """Tell the person at the terminal what ended the command, and return its exit code.
+
+    Args:
+        error: what ended it.
+        as_json: tell a script instead, in an object; on stderr all the same.
+    """
+    code = exit_code_of(error)
+    if isinstance(error, OutputClosed):
+        stdout_is_closed()
+    elif code is not ExitCode.INTERRUPTED:
+        say(json_line(_failure(error, code)) if as_json else f"twinline: {sentence(error)}")
+    return code
+
+
+def _failure(error: BaseException, code: ExitCode) -> Failure:
+    # A line that fails within `send --lines` is told with the server's error as its cause.
+    refusal = error.__cause__ if isinstance(error, CommandError) else error
+    refused = refusal if isinstance(refusal, RequestError) else None
+    return Failure(
+        error=refused.code if refused is not None else code.name.lower(),
+        message=sentence(error),
+        exit_code=code,
+        retry_after_ms=None if refused is None else refused.retry_after_ms,
+    )
+
+
+def _seconds(milliseconds: int) -> str:
+    return f"{milliseconds / 1000:.3g} s"

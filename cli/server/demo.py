@@ -1,0 +1,210 @@
+"""`twinline demo`: a server, two people on different transports, and what each of them sees."""
+
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final, Self
+
+import click
+
+from twinline.cli.console.command import Command
+from twinline.cli.console.errors import CommandError
+from twinline.cli.console.output import write_json, write_line
+from twinline.cli.console.shapes import DemoStep
+from twinline.cli.console.text import visible
+from twinline.cli.settings.options import json_option
+from twinline.core.protocol import Message
+from twinline.core.service import ChatService
+from twinline.stores.registry import open_store
+from twinline.transports.client import Client
+from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener import Listener
+from twinline.transports.registry import transport
+
+_SECONDS: Final = 10.0
+_PASSWORD: Final = "a password for the demo"  # noqa: S105 - of accounts that end with this process
+
+
+@click.command(cls=Command, example="twinline demo --once")
+@click.option("--once", is_flag=True, help="End when the talk is over.")
+@json_option
+def demo(once: bool, as_json: bool) -> None:
+    """See two people talk through a real server, on two transports.
+
+    Starts a server on a free port of this machine, lets ann (JSON lines) and bob (binary) talk,
+    and prints what each sees. Then the server stays up and tells how to join; Ctrl-C ends it.
+    Nothing is kept.
+    """
+    show = write_json if as_json else _tell
+    with _server() as endpoint, ExitStack() as people:
+        show(DemoStep(event="listening", endpoint=str(endpoint)))
+        ann = people.enter_context(_Person("ann", "jsonl", endpoint, show))
+        bob = people.enter_context(_Person("bob", "binary", endpoint, show))
+        if not as_json:
+            write_line()
+        _talk(ann, bob)
+        if once:
+            return
+        bob.answers = True
+        if not as_json:
+            _invite(endpoint)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            # It is how the demo ends, so it is no failure.
+            if not as_json:
+                write_line()
+
+
+def _tell(step: DemoStep) -> None:
+    """Tell a person what happens."""
+    body = visible(step.body or "")
+    match step.event:
+        case "listening":
+            write_line(
+                f"A server listens on {step.endpoint}. It speaks both transports on one port"
+            )
+            write_line("and keeps what it is told in memory.")
+            write_line()
+            return
+        case "registered":
+            words = f"has an account and is online, speaking {step.transport}"
+        case "sent":
+            words = f"writes to {visible(step.peer or '')}: {body}"
+        case "received":
+            words = f"sees from {visible(step.peer or '')}: {body}"
+        case "offline":
+            words = "goes offline"
+        case "online":
+            words = "is online again"
+    write_line(f"  {step.username}  {words}")
+
+
+def _talk(ann: "_Person", bob: "_Person") -> None:
+    ann.say(bob, "Hello bob! I speak JSON lines, one object a line.")
+    bob.say(ann, "Hello ann! I speak binary frames. The server does not mind.")
+    ann.say(bob, "Good. I have something for you later.")
+    bob.leave()
+    ann.say(bob, "Here it is. You are offline, so it waits for you.")
+    bob.come_back()
+    bob.see_one()
+    bob.say(ann, "It was here when I came back. Thank you!")
+
+
+class _Person:
+    """Someone with an account and a client of their own.
+
+    Attributes:
+        name: the username.
+        answers: whether to answer strangers.
+    """
+
+    def __init__(
+        self, name: str, spoken: str, endpoint: Endpoint, show: Callable[[DemoStep], None]
+    ) -> None:
+        self.name = name
+        self._show = show
+        self.answers = False
+        self._spoken = spoken
+        self._endpoint = endpoint
+        self._token = ""
+        self._client: Client | None = None
+        self._seen = threading.Semaphore(0)
+
+    def __enter__(self) -> Self:
+        client = self._connected()
+        self._token = client.create_account(self.name, _PASSWORD).session
+        self._client = client
+        self._show(DemoStep(event="registered", username=self.name, transport=self._spoken))
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def say(self, to: "_Person", text: str) -> None:
+        """Send a line, and wait until the other has seen it, if they are there."""
+        if self._client is None:
+            raise CommandError(f"{self.name} is offline")
+        self._show(DemoStep(event="sent", username=self.name, peer=to.name, body=text))
+        self._client.send(to.name, text)
+        if to._client is not None:  # noqa: SLF001 - of the same class
+            to.see_one()
+
+    def see_one(self) -> None:
+        """Wait until a message has been shown."""
+        if not self._seen.acquire(timeout=_SECONDS):
+            raise CommandError(f"{self.name} did not get the message")
+
+    def leave(self) -> None:
+        """Go offline; the session stays open."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+            self._show(DemoStep(event="offline", username=self.name))
+
+    def come_back(self) -> None:
+        """Go online with the same session."""
+        client = self._connected()
+        self._show(DemoStep(event="online", username=self.name))
+        self._client = client
+        client.resume(self._token)
+
+    def _connected(self) -> Client:
+        client = Client(self._endpoint, transport=self._spoken, on_message=self._see)
+        try:
+            client.connect(_SECONDS)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def _see(self, message: Message) -> None:
+        sender = message.sender
+        self._show(DemoStep(event="received", username=self.name, peer=sender, body=message.body))
+        self._seen.release()
+        if self.answers and self._client is not None and sender not in ("ann", "bob"):
+            answer = f"Hello {sender}, I read: {message.body[:200]}"
+            self._show(DemoStep(event="sent", username=self.name, peer=sender, body=answer))
+            self._client.send(sender, answer)
+
+
+@contextmanager
+def _server() -> Iterator[Endpoint]:
+    with open_store("memory:") as store:
+        service = ChatService(store)
+        wanted = Endpoint.parse("tcp://127.0.0.1:0")
+        listener = Listener(service, [(wanted, transport("auto"))])
+        thread = threading.Thread(target=listener.serve_forever, name="demo server", daemon=True)
+        thread.start()
+        try:
+            yield listener.endpoints[0]
+        finally:
+            listener.stop()
+            thread.join()
+
+
+def _invite(endpoint: Endpoint) -> None:
+    program = _program()
+    write_line()
+    write_line("The server stays up. Join from another terminal; bob answers:")
+    write_line()
+    write_line(f"  {program} register carol --connect {endpoint}")
+    write_line(f"  {program} chat bob --connect {endpoint}")
+    write_line()
+    write_line("Or speak the protocol by hand:")
+    write_line()
+    write_line(f"""  echo '{{"op":"ping","id":1}}' | nc -N {endpoint.host} {endpoint.port}""")
+    write_line()
+    write_line("Ctrl-C ends it.")
+
+
+def _program() -> str:
+    """Return what to type in another terminal to run this program."""
+    name = Path(sys.argv[0])
+    if name.name != "twinline":
+        return f"{sys.executable} -m twinline.cli"
+    return "twinline" if shutil.which("twinline") == str(name) else str(name.absolute())

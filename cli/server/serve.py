@@ -1,0 +1,135 @@
+"""`twinline serve`: a service over a store, listening until a signal ends it."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import click
+
+from twinline.cli.console.command import Command
+from twinline.cli.console.errors import SettingsError
+from twinline.cli.console.output import OutputClosed, write_json, write_line
+from twinline.cli.console.shapes import Listening
+from twinline.cli.server.hashing import BackgroundHasher
+from twinline.cli.server.runtime import keep_memory_small, let_threads_finish_their_turn
+from twinline.cli.settings.model import Settings, refuse_exposure
+from twinline.cli.settings.options import config_option, json_option, load_from, server_options
+from twinline.core.locks import check_locks
+from twinline.core.processors import on_one
+from twinline.core.service import ChatService
+from twinline.core.store import Store
+from twinline.stores.registry import UnknownStore, open_store
+from twinline.transports.listener import Listener
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@click.command(
+    cls=Command,
+    example="twinline serve --listen tcp://127.0.0.1:7767 --store sqlite:chat.db",
+    details="""
+    Every flag is also a variable, as TWINLINE_LOG_LEVEL for --log-level, and a key in
+    twinline.toml, as log_level. A second signal ends the server at once, with 128 plus the
+    signal's number.
+    """,
+)
+@config_option
+@json_option
+@server_options
+def serve(as_json: bool, **options: Any) -> None:
+    """Run a server until SIGTERM or Ctrl-C.
+
+    Prints a line for each endpoint when it is ready; the log goes to stderr. A
+    signal drains: nobody new is let in, replies in flight finish, and the exit
+    code is 0. Every setting has a flag: --help-all shows them.
+    """
+    settings = load_from(options).settings
+    run_server(settings, on_ready=partial(_announce, as_json=as_json))
+
+
+def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str], None]) -> None:
+    """Serve until a signal, in the calling thread, which must be the main one.
+
+    Args:
+        settings: all of them.
+        on_ready: called when connections are taken, with the listener, the settings and the
+            store's durability.
+
+    Raises:
+        SettingsError: the settings ask for what is not safe, or name no store.
+        EndpointError: an endpoint cannot be listened on.
+    """
+    endpoints = settings.endpoints()
+    refuse_exposure(settings, (endpoint for endpoint, _ in endpoints))
+    _start_log(settings.log_level)
+    keep_memory_small()
+    let_threads_finish_their_turn()
+    if settings.check_locks:
+        # Locks choose their kind when they are made, so before anything is built.
+        check_locks(True)
+    # Threads stay where their maker is, so the store, which has some, comes second.
+    with (
+        on_one() if settings.one_processor else contextlib.nullcontext(),
+        _opened(settings) as store,
+    ):
+        service = ChatService(store, settings, hasher=BackgroundHasher())
+        listener = Listener(service, endpoints, settings)
+        _let_signals_stop(listener)
+        on_ready(listener, settings, store.durability)
+        listener.serve_forever()
+        service.stop()
+
+
+def _opened(settings: Settings) -> Store:
+    try:
+        return open_store(settings.store, settings)
+    except UnknownStore as error:
+        raise SettingsError(f"store: {error}") from None
+
+
+def _announce(listener: Listener, settings: Settings, durability: str, *, as_json: bool) -> None:
+    # A server whose stdout nobody reads serves all the same.
+    with contextlib.suppress(OutputClosed):
+        for endpoint in listener.endpoints:
+            ready = Listening(
+                endpoint=str(endpoint).partition("?")[0],
+                transport=endpoint.transport or settings.transport,
+                store=settings.store.partition(":")[0],
+                durability=durability,
+            )
+            if as_json:
+                write_json(ready)
+            else:
+                write_line(
+                    f"listening on {ready.endpoint} transport={ready.transport} "
+                    f"store={ready.store} durability={ready.durability}"
+                )
+
+
+def _start_log(level: str) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+
+
+def _let_signals_stop(listener: Listener) -> None:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        # The next signal finds no patience, and no interpreter that waits for threads.
+        for name in _SIGNALS:
+            signal.signal(name, exit_at_once)
+        listener.stop()
+
+    def exit_at_once(number: int, _frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    # They are never put back: when the drain is over, the process is on its way to exit code 0.
+    for name in _SIGNALS:
+        signal.signal(name, stop)

@@ -1,0 +1,172 @@
+"""`twinline store`: checks, copies, migrates and measures the file of a SQLite store."""
+
+import dataclasses
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+import click
+
+from twinline.cli.console.command import Command, Group, show_help
+from twinline.cli.console.errors import CommandError, SettingsError
+from twinline.cli.console.exit_codes import ExitCode
+from twinline.cli.console.output import say, write_json, write_line
+from twinline.cli.console.shapes import StoreChecked, StoreCopied, StoreMigrated, StoreStats
+from twinline.cli.console.text import visible
+from twinline.cli.settings.options import json_option
+from twinline.core.store import Durability
+from twinline.stores.registry import store_schemes
+from twinline.stores.sqlite import parse_url
+from twinline.stores.sqlite import upkeep as sqlite_upkeep
+from twinline.stores.sqlite.file import StoreNotOpened, Synchronous
+
+
+class _Bar(Protocol):
+    def __call__(self, done: int, total: int, what: str = "") -> None: ...
+
+
+_argument: Final = click.argument("store", type=click.Path(), metavar="PATH_OR_URL")
+
+
+@click.group("store", cls=Group, example="twinline store check sqlite:/var/lib/twinline/chat.db")
+@click.pass_context
+def store(context: click.Context) -> None:
+    """Look after the file of a SQLite store.
+
+    PATH_OR_URL is the file, or the URL that the server was given: sqlite:PATH. All but migrate
+    also work while a server has the file open.
+    """
+    show_help(context)
+
+
+@store.command(cls=Command, example="twinline store check chat.db && echo sound")
+@_argument
+@json_option
+def check(store: str, as_json: bool) -> None:
+    """Check every page of the file, and what the store relies on.
+
+    Exit code 0: the file is sound; 1: it is not, or it cannot be read.
+    """
+    path, _ = _place(store)
+    with _readable(path), _bar("checking") as tell:
+        findings = sqlite_upkeep.check(path, tell)
+    sound = not findings.faults
+    if as_json:
+        write_json(
+            StoreChecked(sound=sound, faults=tuple(findings.faults), notes=tuple(findings.notes))
+        )
+    else:
+        for text in findings.faults:
+            write_line(f"fault: {visible(text)}")
+        for text in findings.notes:
+            write_line(f"note: {text}")
+        if sound:
+            write_line(f"{path} is sound")
+    if not sound:
+        raise CommandError(f"{path} is not sound; go back to a backup of it", ExitCode.FAILURE)
+
+
+@store.command(
+    cls=Command, example="twinline store backup chat.db /mnt/backups/chat-$(date +%F).db"
+)
+@_argument
+@click.argument("target", type=click.Path(path_type=Path))
+@json_option
+def backup(store: str, target: Path, as_json: bool) -> None:
+    """Copy the file as it is at this moment, also while a server writes it.
+
+    TARGET must not be there yet. It appears when it is complete and on disk, and is a store like
+    the original.
+    """
+    path, _ = _place(store)
+    with _readable(path), _bar("copying") as tell:
+        sqlite_upkeep.backup(path, target, tell)
+    size = target.stat().st_size
+    if as_json:
+        write_json(StoreCopied(source=str(path), target=str(target), bytes=size))
+    else:
+        say(f"{path} was copied to {target}, {size:,} bytes")
+
+
+@store.command(cls=Command, example="twinline store migrate chat.db")
+@_argument
+@json_option
+def migrate(store: str, as_json: bool) -> None:
+    """Bring an older file to the schema version of this program.
+
+    The file is copied first, beside itself. A server does the same when it opens an older file;
+    this is for those who want to choose the moment. No server may have the file open.
+    """
+    path, _ = _place(store)
+    with _readable(path), _bar("copying") as tell:
+        migration = sqlite_upkeep.migrate(path, tell)
+    if as_json:
+        copy = None if migration.copy is None else str(migration.copy)
+        write_json(StoreMigrated(before=migration.before, after=migration.after, copy=copy))
+    elif migration.copy is None:
+        say(f"{path} has schema version {migration.after} already")
+    else:
+        say(
+            f"{path} went from schema version {migration.before} to {migration.after}; "
+            f"what it was before is in {migration.copy}"
+        )
+
+
+@store.command(cls=Command, example="twinline store stats chat.db --json")
+@_argument
+@json_option
+def stats(store: str, as_json: bool) -> None:
+    """Count what is in the file."""
+    path, synchronous = _place(store)
+    with _readable(path):
+        counted = dataclasses.asdict(sqlite_upkeep.stats(path))
+    durability = Durability.DISK if synchronous is Synchronous.FULL else Durability.PROCESS
+    shape = StoreStats(**counted, durability=str(durability))
+    if as_json:
+        write_json(shape)
+        return
+    for name, value in shape:
+        shown = f"{value:,}" if isinstance(value, int) else value
+        write_line(f"{name.replace('_', ' '):<15} {shown}")
+
+
+def _place(text: str) -> tuple[Path, Synchronous]:
+    """Return the file that a path or a URL names."""
+    scheme, colon, _ = text.partition(":")
+    if not colon or scheme not in store_schemes():
+        return Path(text), Synchronous.FULL
+    if scheme != "sqlite":
+        raise SettingsError(f"only a SQLite store has a file to look after, not {scheme}:")
+    try:
+        return parse_url(text)
+    except StoreNotOpened as error:
+        raise SettingsError(str(error)) from None
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise CommandError(f"{path}: {error}") from error
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[_Bar]:
+    """Return what shows how far a long work is and what it is at, for a person at a terminal."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda _done, _total, _what="": None
+        return
+    with click.progressbar(
+        length=1, label=label, file=sys.stderr, item_show_func=lambda what: what or None
+    ) as bar:
+
+        def tell(done: int, total: int, what: str = "") -> None:
+            bar.length = max(1, total)
+            bar.update(done - bar.pos, what)
+            bar.render_progress()  # click waits for an advance, and a first step may be long
+
+        yield tell

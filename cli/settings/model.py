@@ -1,0 +1,230 @@
+"""Every setting, once: the file, the environment, the flags and the docs are made from this model.
+
+The settings of the service, the mailboxes and the listener are declared where they are used;
+here they become one model, with those of the command line beside them. `load` fills it in.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from twinline.cli.console.errors import SettingsError
+from twinline.core.settings import ServiceSettings
+from twinline.core.store import MailboxPolicy
+from twinline.stores.registry import store_schemes
+from twinline.transports.contract import Transport
+from twinline.transports.endpoints import DEFAULT_PORT, Endpoint, EndpointError, Scheme
+from twinline.transports.listener import ListenerSettings
+from twinline.transports.registry import UnknownTransport, transport
+
+ENVIRONMENT_PREFIX: Final = "TWINLINE_"
+_HERE: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
+
+
+class ServerSettings(BaseModel):
+    """Where a server listens and what it serves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    listen: tuple[str, ...] = Field(
+        default=(_HERE,),
+        min_length=1,
+        description="an endpoint to listen on: `tcp://host:port` or `unix:/path`; it may name "
+        "its transport, as in `tcp://127.0.0.1:7767?transport=binary`",
+    )
+    transport: str = Field(
+        default="auto",
+        description="the transport of an endpoint that names none; `auto` serves all on one port",
+    )
+    store: str = Field(default="memory:", description="where the state is kept, as a URL")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="how much the server logs, on stderr"
+    )
+    one_processor: bool = Field(
+        default=True,
+        description="keep the threads on one processor, where the system can: with many busy "
+        "connections Python is about twice as fast so; password hashes use all of them",
+    )
+    check_locks: bool = Field(
+        default=False, description="check the lock rule while running, at some cost"
+    )
+
+    @field_validator("listen", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        # One variable holds several endpoints; one string in the file means one endpoint.
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("listen")
+    @classmethod
+    def _known_endpoints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            _check_endpoint(text)
+        return value
+
+    @field_validator("transport")
+    @classmethod
+    def _known_transport(cls, value: str) -> str:
+        return _check_transport(value)
+
+    @field_validator("store")
+    @classmethod
+    def _known_store(cls, value: str) -> str:
+        # Only the scheme: opening the store is for those who mean to use it.
+        scheme, colon, _ = value.partition(":")
+        if not colon or scheme not in store_schemes():
+            known = ", ".join(f"{name}:" for name in store_schemes())
+            raise ValueError(f"expected the URL of a store, which begins with one of {known}")
+        return value
+
+
+class SafetySettings(BaseModel):
+    """What a server and a client both must be told before they take a risk."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    insecure: bool = Field(
+        default=False,
+        description="allow plain TCP beyond this machine, where others can read passwords and "
+        "messages",
+    )
+
+
+class ClientCommandSettings(BaseModel):
+    """Which server the client commands talk to, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    connect: str = Field(default=_HERE, description="the server's endpoint")
+    client_transport: str = Field(
+        default="jsonl", description="the transport to speak where the endpoint names none"
+    )
+    user: str | None = Field(
+        default=None,
+        description="the account to act as; unset: the one that logged in last at this endpoint",
+    )
+    timeout: float = Field(
+        default=10, gt=0, description="how many seconds a client command waits for the server"
+    )
+
+    @field_validator("connect")
+    @classmethod
+    def _known_endpoint(cls, value: str) -> str:
+        _check_endpoint(value)
+        return value
+
+    @field_validator("client_transport")
+    @classmethod
+    def _known_client_transport(cls, value: str) -> str:
+        return _check_transport(value)
+
+
+GROUPS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
+    ("Where to listen, what to serve", ServerSettings),
+    ("Safety", SafetySettings),
+    ("Accounts and messages", ServiceSettings),
+    ("Mailboxes", MailboxPolicy),
+    ("Connections", ListenerSettings),
+    ("Client commands", ClientCommandSettings),
+)
+"""The parts of the model, in the order of the documentation."""
+
+
+class Settings(
+    ServerSettings,
+    SafetySettings,
+    ServiceSettings,
+    MailboxPolicy,
+    ListenerSettings,
+    ClientCommandSettings,
+    BaseSettings,
+):
+    """All of them. It can be passed wherever one of its parts is asked for."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_ignore_empty=True,
+        allow_inf_nan=False,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read nothing by itself: `load` reads the sources one by one, to tell them apart."""
+        return (init_settings,)
+
+    def endpoints(self) -> list[tuple[Endpoint, Transport]]:
+        """Return where to listen, and the transport spoken there."""
+        parsed = (Endpoint.parse(text) for text in self.listen)
+        return [(endpoint, transport(endpoint.transport or self.transport)) for endpoint in parsed]
+
+
+def refuse_exposure(settings: Settings, endpoints: Iterable[Endpoint]) -> None:
+    """See to it that nobody sends plain text to other machines without having said so.
+
+    Raises:
+        SettingsError: an endpoint is plain TCP beyond loopback, and ``insecure`` is off.
+    """
+    for endpoint in endpoints:
+        if endpoint.scheme is Scheme.TCP and not endpoint.is_local and not settings.insecure:
+            raise SettingsError(
+                f"{endpoint} is plain TCP beyond this machine: others on the way could read "
+                "passwords and messages, and TLS is not there yet; stay on 127.0.0.1 or a Unix "
+                "socket, or accept the risk with --insecure"
+            )
+
+
+def describe_expected(name: str) -> str:
+    """Return what a setting's value must be, for the docs and for errors: ``a number, at least 0``.
+
+    Args:
+        name: the setting.
+    """
+    schema: dict[str, Any] = Settings.model_json_schema()["properties"][name]
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    kinds = {
+        "integer": "a whole number",
+        "number": "a number",
+        "boolean": "true or false",
+        "array": "one or more endpoints",
+    }
+    if name == "connect":
+        return "an endpoint"
+    words = [kinds.get(schema.get("type", ""), "text")]
+    for key, phrase in (
+        ("minimum", "at least"),
+        ("exclusiveMinimum", "above"),
+        ("maximum", "at most"),
+        ("exclusiveMaximum", "below"),
+    ):
+        if key in schema:
+            words.append(f"{phrase} {schema[key]:,}")
+    return ", ".join(words)
+
+
+def _check_endpoint(text: str) -> None:
+    try:
+        endpoint = Endpoint.parse(text)
+    except EndpointError as error:
+        raise ValueError(str(error)) from None
+    if endpoint.transport is not None:
+        _check_transport(endpoint.transport)
+
+
+def _check_transport(name: str) -> str:
+    try:
+        transport(name)
+    except UnknownTransport as error:
+        raise ValueError(str(error)) from None
+    return name

@@ -1,0 +1,157 @@
+"""Makes flags from the settings, and reads them back: one flag, one setting, one description."""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from twinline.cli.console.command import Option
+from twinline.cli.settings.model import GROUPS, ClientCommandSettings, Settings
+from twinline.cli.settings.sources import Loaded, flag_name, load
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_TITLES: Final = {name: title for title, model in GROUPS for name in model.model_fields}
+
+# What a client command calls a setting; on `config show` it has its full name.
+CLIENT_FLAGS: Final[Mapping[str, str]] = {"client_transport": "--transport"}
+
+# The short help of the flags that many commands share, and of the settings that most people
+# need; all others stand in the long help only.
+BRIEF: Final[Mapping[str, str]] = {
+    "listen": "Where to listen. Repeatable.",
+    "transport": "What is spoken there; auto is all, on one port.",
+    "store": "Where the state is kept.",
+    "log_level": "debug, info, warning or error.",
+    "insecure": "Allow plain TCP beyond this machine.",
+    "connect": "The server's endpoint.",
+    "client_transport": "What to speak, unless ENDPOINT says.",
+    "user": "The account to act as, not the last to log in.",
+    "timeout": "Wait so long for the server.",
+}
+
+config_option: Final = click.option(
+    "--config",
+    "config_file",
+    cls=Option,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    brief="Read the settings from FILE.",
+    help="Read the settings from this file.  [default: ./twinline.toml, "
+    "~/.config/twinline/twinline.toml]",
+)
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
+
+
+def settings_options(
+    *models: type[BaseModel],
+    names: Mapping[str, str] | None = None,
+    without: Collection[str] = (),
+    grouped: bool = False,
+) -> Callable[[Decorated], Decorated]:
+    """Return a decorator that gives a command a flag for every setting of these models.
+
+    Args:
+        models: parts of `Settings`.
+        names: how a flag is written, where it is not the setting's name.
+        without: settings that the command has another use for.
+        grouped: whether the long help shows them under the headings of the documentation.
+    """
+
+    def decorate(function: Decorated) -> Decorated:
+        fields = [item for model in models for item in model.model_fields.items()]
+        for name, field in reversed(fields):
+            if name in without:
+                continue
+            flag = (names or {}).get(name, flag_name(name))
+            function = _option(name, field, flag, _TITLES[name] if grouped else None)(function)
+        return function
+
+    return decorate
+
+
+def server_options(function: Decorated) -> Decorated:
+    """Give a command a flag for every setting that is not a client's."""
+    models = [model for _, model in GROUPS if model is not ClientCommandSettings]
+    return settings_options(*models, grouped=True)(function)
+
+
+def all_options(function: Decorated) -> Decorated:
+    """Give a command a flag for every setting."""
+    return settings_options(*(model for _, model in GROUPS), grouped=True)(function)
+
+
+def load_from(options: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Loaded:
+    """Return the settings of a command: its flags, over the environment, over the file.
+
+    Args:
+        options: the command's parameters, those that are no settings included.
+        names: as for `settings_options`.
+
+    Raises:
+        SettingsError: a key is unknown or a value cannot be.
+    """
+    flags = {
+        name: value
+        for name, value in options.items()
+        if name in Settings.model_fields and value is not None and value != ()
+    }
+    return load(flags, config=options.get("config_file"), flag_names=names)
+
+
+def help_words(field: FieldInfo) -> str:
+    """Return a setting's description with its default, for a flag's help."""
+    text = (field.description or "").replace("`", "")
+    return f"{text[:1].upper()}{text[1:]}.{_default(field)}"
+
+
+def _option(
+    name: str, field: FieldInfo, flag: str, group: str | None
+) -> Callable[[Decorated], Decorated]:
+    # No default and no type of click's: an absent flag must leave room for the other sources,
+    # and the model says what a value can be, in the same words for every source.
+    several = isinstance(field.default, tuple)
+    is_switch = field.annotation is bool
+    brief = BRIEF.get(name)
+    attributes: dict[str, Any] = {
+        "cls": Option,
+        "default": None,
+        "group": group,
+        "rare": brief is None,
+        "brief": brief if brief is None or is_switch else f"{brief}{_default(field, brief=True)}",
+        "help": help_words(field) + (" Repeatable." if several else ""),
+    }
+    if is_switch:
+        return click.option(f"{flag}/--no-{flag.removeprefix('--')}", name, **attributes)
+    metavar = _metavar(name, field.annotation)
+    return click.option(flag, name, multiple=several, metavar=metavar, **attributes)
+
+
+def _metavar(name: str, annotation: Any) -> str:
+    known = {
+        "listen": "ENDPOINT",
+        "connect": "ENDPOINT",
+        "store": "URL",
+        "timeout": "SECONDS",
+        "log_level": "LEVEL",
+    }
+    if name in known:
+        return known[name]
+    if annotation in (int, float):
+        return "NUMBER"
+    if get_origin(annotation) is Literal:
+        return "|".join(get_args(annotation))
+    return "NAME"
+
+
+def _default(field: FieldInfo, *, brief: bool = False) -> str:
+    value: Any = field.default
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        value = "on" if value else "off"
+    words = " ".join(value) if isinstance(value, tuple) else value
+    return f"  [{words}]" if brief else f"  [default: {words}]"

@@ -1,0 +1,1 @@
+"""`twinline verify`: a workload that shows whether a server keeps its promises."""

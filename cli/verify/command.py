@@ -1,0 +1,264 @@
+"""`twinline verify`: a workload, its history, and the verdict on the server that took it."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Final
+
+import click
+
+from twinline.cli.client.target import Target, client_options_but
+from twinline.cli.console.command import Command, Option
+from twinline.cli.console.errors import CommandError
+from twinline.cli.console.exit_codes import ExitCode
+from twinline.cli.console.interruption import unbroken
+from twinline.cli.console.output import say, write_json, write_line
+from twinline.cli.console.progress import Progress
+from twinline.cli.console.shapes import RuleFound, Verified
+from twinline.cli.verify.workload import Workload, WorkloadSettings
+from twinline.core.deadline import Deadline
+from twinline.core.service import ChatService
+from twinline.stores.conformance.history.checker import Checker
+from twinline.stores.conformance.history.recorder import Recorder, write_history
+from twinline.stores.conformance.history.verdict import Judgement, Verdict
+from twinline.stores.registry import UnknownStore, open_store
+from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener import Listener
+from twinline.transports.registry import transport
+
+_EXIT_CODES: Final = {
+    Verdict.OK: ExitCode.OK,
+    Verdict.VIOLATED: ExitCode.FAILURE,
+    Verdict.UNKNOWN: ExitCode.TIMED_OUT,
+}
+_TICK_SECONDS: Final = 0.2
+
+
+@click.command(
+    cls=Command,
+    example="twinline verify --duration 60 --connect tcp://127.0.0.1:7767",
+    details="""
+    The server may be restarted, killed or cut off while this runs: that is what it is for. A
+    message that was acknowledged must be delivered, once and in order; the verdict says whether
+    all were. Ctrl-C ends the sending early, and the verdict is that of what was sent until then; a
+    second Ctrl-C does without one, and is exit code 130.
+
+    The exit code is 0 for ok, 1 for violated, and 5 for unknown: nothing was delivered, or not
+    everything could be read in time.
+    """,
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    cls=Option,
+    help="How long to send.",
+)
+@click.option(
+    "--senders",
+    type=click.IntRange(1, 1000),
+    default=8,
+    show_default=True,
+    metavar="NUMBER",
+    cls=Option,
+    brief="Accounts that send.  [8]",
+    help="Accounts that send, one message after another.",
+)
+@click.option(
+    "--mailboxes",
+    type=click.IntRange(1, 1000),
+    default=4,
+    show_default=True,
+    metavar="NUMBER",
+    cls=Option,
+    help="Accounts that receive, each with a watcher.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0),
+    default=200,
+    show_default=True,
+    cls=Option,
+    metavar="NUMBER",
+    brief="Sends a second, of all senders.  [200]",
+    help="Sends a second, of all senders together; 0 is as fast as they can.",
+)
+@click.option(
+    "--history",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    metavar="FILE",
+    help="Keep what was done, as JSON lines.",
+)
+@click.option(
+    "--connect",
+    metavar="ENDPOINT",
+    help="The server to verify.  [default: a private one]",
+)
+@click.option(
+    "--store",
+    metavar="URL",
+    cls=Option,
+    brief="Of the private server.  [memory:]",
+    help="Without --connect: the store of the private server.  [default: memory:]",
+)
+@client_options_but("connect", "user")
+def verify(
+    *,
+    duration: float,
+    senders: int,
+    mailboxes: int,
+    rate: float,
+    history: Path | None,
+    connect: str | None,
+    store: str | None,
+    as_json: bool,
+    **options: Any,
+) -> ExitCode:
+    """Send and receive for a while, and check that the server kept its promises.
+
+    Makes accounts at the server of --connect, or at a private one, and deletes
+    them at the end. Exit code 0 is ok, 1 violated, 5 unknown.
+    """
+    settings = WorkloadSettings(senders=senders, mailboxes=mailboxes, rate=rate)
+    checker = Checker()
+    recorder = Recorder([checker])
+    # The server first: a file that is there already is emptied only for a run that begins.
+    with _server(connect, store, options) as (endpoint, spoken), _history_file(history) as file:
+
+        def keep() -> None:
+            # What was taken must be written, or the file would tell another story.
+            with unbroken():
+                events = recorder.take()
+                if file is not None:
+                    write_history(file, events)
+
+        workload = Workload(endpoint, recorder, settings, transport=spoken)
+        try:
+            _run(workload, duration, keep)
+        finally:
+            try:
+                left = workload.close()
+            finally:
+                keep()
+            if left:
+                say(f"{left} accounts could not be deleted; their names begin {workload.prefix}")
+    judgement = checker.judge()
+    _tell(judgement, as_json=as_json)
+    return _EXIT_CODES[judgement.verdict]
+
+
+def _run(workload: Workload, duration: float, keep: Callable[[], None]) -> None:
+    """Carry out a run, in the calling thread, which shows how far it is."""
+    progress = Progress()
+    progress.say("making accounts")
+    workload.open()
+    workload.start()
+    end = Deadline.after(duration)
+    nothing = threading.Event()
+    try:
+        while not end.passed:
+            passed = duration - (end.remaining() or 0.0)
+            counts = f"{workload.acknowledged:,} acknowledged, {workload.received:,} received"
+            progress.show(passed / duration, f"{passed:.0f} of {duration:g} s, {counts}")
+            nothing.wait(end.sooner(_TICK_SECONDS).remaining())
+            keep()
+    except KeyboardInterrupt:
+        say("no more is sent; the verdict follows, and another Ctrl-C does without it")
+    progress.say("reading every mailbox to its end")
+    workload.finish()
+    progress.end()
+
+
+def _tell(judgement: Judgement, *, as_json: bool) -> None:
+    if as_json:
+        findings = {
+            finding.rule.value: RuleFound(
+                count=finding.count,
+                cases=finding.cases,
+                below_95=finding.bound,
+                examples=finding.examples,
+            )
+            for finding in judgement.findings
+        }
+        counts = judgement.model_dump(exclude={"findings"})
+        write_json(Verified(verdict=judgement.verdict, **counts, findings=findings))
+        return
+    for line in verdict_table(judgement):
+        write_line(line)
+
+
+def verdict_table(judgement: Judgement) -> Iterator[str]:
+    """Yield the lines that tell a person what a history shows."""
+    yield (
+        f"{judgement.attempted:,} sent: {judgement.acknowledged:,} acknowledged, "
+        f"{judgement.failed:,} failed, {judgement.undecided:,} undecided"
+    )
+    yield (
+        f"{judgement.delivered:,} delivered, {judgement.redelivered:,} of them again to another "
+        f"life of a reader"
+    )
+    if judgement.unread:
+        yield f"{judgement.unread:,} mailboxes could not be read to their end, or were gone"
+    yield ""
+    yield f"{'':<11}{'found':>8}{'in':>12}   with 95 % confidence"
+    for finding in judgement.findings:
+        bound = "" if finding.bound is None else f"   below {min(finding.bound, 1):.2g}"
+        yield f"{finding.rule.value:<11}{finding.count:>8,}{finding.cases:>12,}{bound}"
+        for example in finding.examples:
+            yield f"    {example}"
+    yield ""
+    yield f"verdict: {judgement.verdict.value}"
+
+
+@contextlib.contextmanager
+def _history_file(path: Path | None) -> Iterator[IO[str] | None]:
+    if path is None:
+        yield None
+        return
+    with path.open("w", encoding="utf-8") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _server(
+    connect: str | None, store: str | None, options: Mapping[str, Any]
+) -> Iterator[tuple[Endpoint, str | None]]:
+    """Return the server that the command line names, or a private one, and what to speak there.
+
+    Only the command line names one: a run makes accounts and mail, and nobody should find them
+    at the server that a file or a variable names for other commands.
+    """
+    if connect is None:
+        with _private_server(store or "memory:") as endpoint:
+            yield endpoint, options["client_transport"]
+        return
+    if store is not None:
+        raise CommandError("give --connect or --store, not both", ExitCode.USAGE)
+    target = Target.of({**options, "connect": connect})
+    with target.anonymous():
+        pass  # it is there
+    yield target.endpoint, target.transport
+
+
+@contextlib.contextmanager
+def _private_server(url: str) -> Iterator[Endpoint]:
+    try:
+        opened = open_store(url)
+    except UnknownStore as error:
+        raise CommandError(f"--store: {error}", ExitCode.USAGE) from None
+    with opened as store:
+        service = ChatService(store)
+        wanted = Endpoint.parse("tcp://127.0.0.1:0")
+        listener = Listener(service, [(wanted, transport("auto"))])
+        thread = threading.Thread(target=listener.serve_forever, name="verify server", daemon=True)
+        thread.start()
+        say(f"a private server at {listener.endpoints[0]}, store {url.partition(':')[0]}")
+        try:
+            yield listener.endpoints[0]
+        finally:
+            listener.stop()
+            thread.join()
+            service.stop()
