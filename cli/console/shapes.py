@@ -1,7 +1,7 @@
 """What the commands print with `--json`: a model for each, with every field's meaning and unit.
 
 What is a reply of the server's is its own model in `twinline.core.protocol`. The tables of
-``docs/cli.md`` are made from all of these (`twinline.cli.json_shapes`), and tests compare them with
+``docs/cli.md`` are made from all of these (`docs/_generate`), and tests compare them with
 what the commands print.
 """
 

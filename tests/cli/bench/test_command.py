@@ -32,7 +32,7 @@ from twinline.cli.bench.figures import (
 from twinline.cli.bench.report import table, warnings_of
 from twinline.cli.main import main
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 QUICK = ["--rounds", "1", "--seconds", "0.03"]
 NO_TIME = {name for name in (figure.name for figure in FIGURES) if name.startswith("server_us")}
 NO_FLOOR = ("polled", "bytes_", "idle_", "send_p99", "8x32")

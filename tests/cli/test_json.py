@@ -11,10 +11,10 @@ import click
 import pytest
 from cli_server import CommandLine, ended, running_server
 from cli_tree import command_of, every_command
+from json_shapes import PRINTED, fields, inner_models
 from pydantic import BaseModel
 
 from twinline.cli.console.shapes import DemoStep, Failure
-from twinline.cli.json_shapes import PRINTED, fields, inner_models
 from twinline.cli.settings.model import Settings
 
 Lines = list[str]

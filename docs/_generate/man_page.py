@@ -8,9 +8,8 @@ meaning of their own, so every text is escaped (groff_char(7), groff_man_style(7
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from twinline.cli.console.exit_codes import ExitCode
-from twinline.cli.json_shapes import PRINTED, fields
-from twinline.cli.reference import (
+from json_shapes import PRINTED, fields
+from reference import (
     CLIENT_OPTIONS_WORDS,
     Described,
     Record,
@@ -19,6 +18,8 @@ from twinline.cli.reference import (
     program,
     settings_options,
 )
+
+from twinline.cli.console.exit_codes import ExitCode
 
 _ESCAPES: Final = str.maketrans(
     {"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": "", "^": r"\(ha", "~": r"\(ti"}
@@ -64,7 +65,7 @@ def page() -> str:
 
 def _lines() -> Iterator[str]:
     whole, described = program(), commands()
-    yield r".\" Made by tests/regenerate.py from the program; do not edit."
+    yield r".\" Made by docs/_generate from the program; do not edit."
     yield '.TH TWINLINE 1 "" "twinline" "User Commands"'
     # Examples and the like must not be hyphenated or filled out.
     yield ".nh"

@@ -87,7 +87,7 @@ def accounts() -> SqliteAccounts:
 def over_sqlite(name: str) -> ModuleType:
     """Return a copy of a test module that opens SQLite stores."""
     spec = importlib.util.spec_from_file_location(
-        f"{name}_sqlite", f"{Path(__file__).parent}/{name}.py"
+        f"{name.replace('/', '_')}_sqlite", Path(__file__).parents[1] / f"{name}.py"
     )
     assert spec is not None
     assert spec.loader is not None
@@ -109,15 +109,15 @@ def over_sqlite(name: str) -> ModuleType:
 def all_over_sqlite() -> dict[str, Any]:
     """Return the tests by a name that says where each is from."""
     modules = (
-        "test_memory_accounts",
-        "test_memory_history",
-        "test_memory_mailboxes",
-        "test_memory_send_ids",
-        "test_memory_sessions",
-        "test_store_races",
+        "memory/test_accounts",
+        "memory/test_history",
+        "memory/test_mailboxes",
+        "memory/test_send_ids",
+        "memory/test_sessions",
+        "test_races",
     )
     return {
-        f"{module}__{name.removeprefix('test_')}": test
+        f"test_{module.partition('test_')[2]}__{name.removeprefix('test_')}": test
         for module in modules
         for name, test in vars(over_sqlite(module)).items()
         if name.startswith("test_") and name not in LOOK_INSIDE

@@ -1,9 +1,8 @@
-"""The in-memory store against the plainest model of what its contract says, by random steps."""
+"""The plainest model of what a store's contract says, and random steps on it beside a store."""
 
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from store_samples import account, draft, session
@@ -341,11 +340,3 @@ class AccountSteps(RuleBasedStateMachine):
             assert record is not None
             assert record.account_id == owner
         assert len(self.accounts._sessions) == len(self.sessions)
-
-
-few = settings(max_examples=40, stateful_step_count=30, deadline=None)
-
-TestMailboxes = MailboxSteps.TestCase
-TestMailboxes.settings = few
-TestAccounts = AccountSteps.TestCase
-TestAccounts.settings = few

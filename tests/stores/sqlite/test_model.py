@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant
-from test_store_model import NAMES, AccountSteps, MailboxSteps
+from store_steps import NAMES, AccountSteps, MailboxSteps
 
 from twinline.core.errors import NoSuchUser
 from twinline.core.store import Standing

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from listening import TCP, serving
 
-PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "asyncio.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "asyncio.md"
 PRINTED = [
     "fay a note to myself\n",
     "logged out\nonline\ngus: hello\ngus: you said hello\nclosed\n",

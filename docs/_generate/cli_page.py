@@ -3,14 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from json_shapes import PRINTED, fields, inner_models
 from pydantic import BaseModel
-
-from twinline.cli.commands import COMMANDS
-from twinline.cli.console.command import paragraphs
-from twinline.cli.console.exit_codes import ExitCode
-from twinline.cli.console.shapes import Failure
-from twinline.cli.json_shapes import PRINTED, fields, inner_models
-from twinline.cli.reference import (
+from reference import (
     CLIENT_OPTIONS_WORDS,
     Described,
     Record,
@@ -18,6 +13,11 @@ from twinline.cli.reference import (
     commands,
     program,
 )
+
+from twinline.cli.commands import COMMANDS
+from twinline.cli.console.command import paragraphs
+from twinline.cli.console.exit_codes import ExitCode
+from twinline.cli.console.shapes import Failure
 
 
 def overview() -> str:

@@ -1,11 +1,5 @@
-"""Writes the tables of ``docs/settings.md`` from the model.
+"""Writes the tables of ``docs/settings.md`` from the model."""
 
-Run it as ``python -m twinline.cli.settings_docs docs/settings.md``: it replaces what
-stands between the two markers of that file.
-"""
-
-import sys
-from pathlib import Path
 from typing import Any, Final
 
 from twinline.cli.settings.model import GROUPS, describe_expected
@@ -50,8 +44,3 @@ def _shown(default: Any) -> str:
     if isinstance(default, tuple):
         return " ".join(f"`{item}`" for item in default)
     return f"`{default}`"
-
-
-if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(inserted(path.read_text(encoding="utf-8")), encoding="utf-8")

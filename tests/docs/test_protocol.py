@@ -2,10 +2,11 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+import protocol_page
 import pytest
-import regenerate
 
 from twinline.core.errors import ERROR_BY_CODE
 from twinline.core.protocol import MAX_REPLY_BYTES, REQUEST_BY_OP, REQUESTS
@@ -16,17 +17,18 @@ from twinline.transports.contract import RequestReceived
 from twinline.transports.jsonl import JsonlClientCodec, JsonlServerCodec
 from twinline.transports.listener import ListenerSettings
 
-PAGE = regenerate.PAGE.read_text(encoding="utf-8")
-VECTORS = json.loads(regenerate.VECTORS.read_text(encoding="utf-8"))
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "protocol.md").read_text(encoding="utf-8")
+VECTORS = json.loads((DOCS / "protocol-vectors.json").read_text(encoding="utf-8"))
 
 
 def test_the_tables_are_made_from_the_models():
-    assert regenerate.page(PAGE) == PAGE, "run: python tests/regenerate.py"
+    assert protocol_page.inserted(PAGE) == PAGE, "run: python docs/_generate"
 
 
 def test_a_page_without_its_markers_is_noticed():
     with pytest.raises(SystemExit, match="place for requests"):
-        regenerate.page("# nothing\n")
+        protocol_page.inserted("# nothing\n")
 
 
 def test_every_error_is_in_the_table_with_its_retryable():

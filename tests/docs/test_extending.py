@@ -10,7 +10,7 @@ from twinline.stores import registry as stores
 from twinline.transports import registry as transports
 from twinline.transports.conformance import RULES
 
-PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
 
 def blocks(language: str) -> list[str]:

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from settings_page import inserted
 
 from twinline.cli.console.errors import SettingsError
 from twinline.cli.main import main
 from twinline.cli.settings.model import GROUPS, Settings, refuse_exposure
 from twinline.cli.settings.sources import load, variable_name
-from twinline.cli.settings_docs import inserted
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.listener import ListenerSettings
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -225,6 +225,4 @@ def test_this_machine_needs_none() -> None:
 
 def test_the_documentation_has_the_settings_as_they_are() -> None:
     document = (DOCS / "settings.md").read_text(encoding="utf-8")
-    assert inserted(document) == document, (
-        "out of date: python -m twinline.cli.settings_docs docs/settings.md"
-    )
+    assert inserted(document) == document, "out of date: python docs/_generate"

@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.once
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # Of every ten operations three are done once more: 30 % more of the same work.
 SLOWED = """
 

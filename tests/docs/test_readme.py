@@ -10,7 +10,7 @@ from listening import TCP, serving
 from twinline.cli.settings.model import Settings
 from twinline.transports.endpoints import Endpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

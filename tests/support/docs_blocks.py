@@ -19,7 +19,7 @@ import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # What is no code: pictures, what a program prints, and what only Sphinx reads.
 NO_CODE = {"", "text", "mermaid", "{eval-rst}", "{toctree}"}
 RUNNABLE = {"python", "sh", "console", "toml", "json", "ini"}

@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.once
 
-SCALE = Path(__file__).parents[1] / "benchmarks" / "scale.py"
+SCALE = Path(__file__).parents[2] / "benchmarks" / "scale.py"
 
 
 @pytest.mark.timeout(120)

@@ -302,7 +302,7 @@ def anchors(page: Path) -> set[str]:
 def test_tests_that_a_page_names_are_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     sources = "\n".join(
-        file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("test_*.py")
+        file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("**/test_*.py")
     )
     for name in re.findall(r"`(test_\w+)`", text):
         assert f"def {name}(" in sources, name

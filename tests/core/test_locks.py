@@ -20,7 +20,7 @@ from twinline.core.errors import LockRuleError
 from twinline.core.locks import CheckedLock, check_locks, may_block, new_lock
 from twinline.core.waiting import Waiter, wake_all
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("core", "transports", "stores", "cli")
 
 

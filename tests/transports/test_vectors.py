@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-import regenerate
+import vectors
 from streams import pieces, receive, receive_replies
 
 from twinline.core import protocol
@@ -13,9 +13,8 @@ from twinline.core.protocol import REQUEST_BY_OP, REQUESTS, ErrorReply
 from twinline.transports.contract import ReplyReceived, RequestReceived, RequestRefused
 from twinline.transports.registry import transport
 
-VECTORS = json.loads(
-    (Path(__file__).parent.parent / "docs" / "protocol-vectors.json").read_text(encoding="utf-8")
-)
+TEXT = (Path(__file__).parents[2] / "docs" / "protocol-vectors.json").read_text(encoding="utf-8")
+VECTORS = json.loads(TEXT)
 NAMES = ("jsonl", "binary")
 LIMIT = 1 << 20
 WAYS = {
@@ -42,7 +41,7 @@ def model_of(vector):
 
 
 def test_the_file_is_made_from_the_models():
-    assert regenerate.VECTORS.read_text(encoding="utf-8") == regenerate.vectors()
+    assert vectors.vectors() == TEXT
 
 
 def test_every_request_reply_and_error_has_a_vector():

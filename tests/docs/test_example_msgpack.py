@@ -14,10 +14,10 @@ from pathlib import Path
 
 import msgpack
 import pytest
+import tutorial_page
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from listening import socket_path
-from regenerate import TUTORIAL, tutorial
 from services import PASSWORD
 from streams import receive
 from twinline_msgpack import transport as example
@@ -29,7 +29,9 @@ from twinline.transports.conformance import RULES
 from twinline.transports.contract import RemoteProtocolError, RequestReceived, RequestRefused
 from twinline.transports.registry import transport, transport_names
 
-FOLDER = Path(__file__).parent.parent / "examples" / "msgpack_transport"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "examples" / "msgpack_transport"
+TUTORIAL = ROOT / "docs" / "how-to" / "write-a-transport.md"
 READY = re.compile(r"listening on (\S+) transport=(\w+) store=memory durability=process\n")
 
 
@@ -302,9 +304,10 @@ def test_the_readme_shows_all_of_the_module() -> None:
 
 
 def test_the_tutorial_in_the_documentation_is_the_readme() -> None:
-    assert TUTORIAL.read_text(encoding="utf-8") == tutorial(), "run tests/regenerate.py"
-    assert f"keeps {len(RULES)} rules" in tutorial()
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", tutorial()):
+    tutorial = tutorial_page.page(ROOT)
+    assert TUTORIAL.read_text(encoding="utf-8") == tutorial, "run: python docs/_generate"
+    assert f"keeps {len(RULES)} rules" in tutorial
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", tutorial):
         assert (TUTORIAL.parent / target).exists(), target
-    (entry_point,) = re.findall(r"```toml\n(\[project.entry-points.*?)```", tutorial(), re.DOTALL)
+    (entry_point,) = re.findall(r"```toml\n(\[project.entry-points.*?)```", tutorial, re.DOTALL)
     assert entry_point in (FOLDER / "pyproject.toml").read_text()

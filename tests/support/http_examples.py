@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from services import PASSWORD
 
-FOLDER = Path(__file__).parent.parent / "examples" / "embed"
+FOLDER = Path(__file__).parents[2] / "examples" / "embed"
 # As its user runs it, and under the check of the lock rule.
 START = """
 import runpy, sys
