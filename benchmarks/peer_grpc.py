@@ -24,7 +24,7 @@ from peer_router import Router
 
 from twinline.cli.bench.load import Caller, LoadError, Pair
 from twinline.cli.bench.wire import BODY
-from twinline.core.processors import on_one
+from twinline.cli.server.affinity import on_one
 
 ACKNOWLEDGED = b'{"ok": true}'
 _WORKERS = 192  # a stream holds one for its life: 64 watchers, 64 senders, and some to spare

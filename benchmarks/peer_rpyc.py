@@ -27,7 +27,7 @@ from rpyc.utils.server import ThreadedServer
 from twinline.cli.bench.load import Caller, Pair
 from twinline.cli.bench.target import Target
 from twinline.cli.bench.wire import BODY
-from twinline.core.processors import on_one
+from twinline.cli.server.affinity import on_one
 
 _Socket = TypeVar("_Socket", bound=socket.socket)
 _HEADER_BYTES = 5  # of a frame: its length and whether it is compressed; a newline ends it

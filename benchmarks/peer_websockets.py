@@ -24,7 +24,7 @@ from peer_router import Router
 from twinline.cli.bench.load import Caller, Pair
 from twinline.cli.bench.target import Target
 from twinline.cli.bench.wire import BODY
-from twinline.core.processors import on_one
+from twinline.cli.server.affinity import on_one
 
 ACKNOWLEDGED = '{"ok": true}'
 _MASK = b"\x37\xfa\x21\x3d"

@@ -289,7 +289,7 @@ ERROR_BY_CODE: Final[dict[str, type[RequestError]]] = {
 """The leaf of each error code."""
 
 
-def what_is_wrong(error: ValidationError) -> str:
+def describe_validation_error(error: ValidationError) -> str:
     """Name the field of a model that is at fault and what it should be; never what it was.
 
     For `BadRequest`, where a request's fields come as a dictionary or as JSON.

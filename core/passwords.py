@@ -11,7 +11,6 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from twinline.core.errors import Busy, InvalidPassword
 from twinline.core.locks import may_block
-from twinline.core.processors import on_others
 
 MIN_CHARACTERS: Final = 8
 """The shortest password that may be set."""
@@ -57,7 +56,7 @@ class Passwords:
         """
         self._hasher = hasher or default_hasher()
         self._wait_seconds = wait_seconds
-        # A gate, not a lock: it guards no state, and those behind it are meant to block.
+        # A semaphore, not a lock: it guards no state, and those behind it are meant to block.
         self._slots = threading.BoundedSemaphore(slots or os.cpu_count() or 1)
         # Verified when there is no such user, so that both answers take the same time.
         self._nobody = self._hasher.hash("nobody has this password")
@@ -68,8 +67,7 @@ class Passwords:
         if not self._slots.acquire(timeout=self._wait_seconds):
             raise Busy("too many logins at once; try again", retry_after_ms=_RETRY_AFTER_MS)
         try:
-            with on_others():
-                yield
+            yield
         finally:
             self._slots.release()
 

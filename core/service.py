@@ -46,10 +46,10 @@ from twinline.core.protocol import (
     StatusReply,
     WatchReply,
 )
-from twinline.core.session import Session, WatchPlace, end_all, subscribe
+from twinline.core.session import Session, Subscription, end_all, subscribe
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailPage, SessionRecord, Store, Unsubscribe
-from twinline.core.waiting import Hint, Waiter, WaiterGroup, Wake
+from twinline.core.waiting import CallbackWaiter, Waiter, WaiterGroup, Wake
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +114,10 @@ class ChatService:
     # -- the life of a caller, and of the service ---------------------------------------
 
     def session(
-        self, address: str = "", on_end: Wake | None = None, *, keeps_place: bool = False
+        self, address: str = "", on_end: Wake | None = None, *, keep_subscription: bool = False
     ) -> Session:
         """Return a new, anonymous session; see `Session`."""
-        return Session(address, on_end, keeps_place=keeps_place)
+        return Session(address, on_end, keep_subscription=keep_subscription)
 
     def leave(self, session: Session) -> None:
         """Say that a caller is gone: its waits end and its ``on_end`` is forgotten.
@@ -285,8 +285,8 @@ class ChatService:
             raise BadRequest(f"wait is 0 to {MAX_WAIT_SECONDS} seconds")
         if not wait:
             return _watched(self._look(session, after, ack, limit))
-        place = session.take_place() or self._new_place(session)
-        waiter = place.waiter
+        subscription = session.take_subscription() or self._subscribe(session)
+        waiter = subscription.waiter
         try:
             # Subscribed, clear, look, wait, look again: a message that comes in between is
             # not missed, nor is the end of the session or of the service.
@@ -297,7 +297,7 @@ class ChatService:
                 while not (page.messages or session.waiters.ended) and waiter.wait(deadline):
                     page = self._look(session, after, None, limit)
         finally:
-            session.leave_place(place)
+            session.leave_subscription(subscription)
         return _watched(page)
 
     def _look(self, session: Session, after: int, ack: int | None, limit: int) -> MailPage:
@@ -307,11 +307,11 @@ class ChatService:
             self._messages.ack(record, ack, now)
         return self._messages.read(record, after, limit)
 
-    def _new_place(self, session: Session) -> WatchPlace:
+    def _subscribe(self, session: Session) -> Subscription:
         record = self._require(session, self._clock())
         waiter = Waiter()
         subscriptions = subscribe(waiter, self.store, record, self._waiters, session.waiters)
-        return WatchPlace(waiter, record.token_hash, subscriptions)
+        return Subscription(waiter, record.token_hash, subscriptions)
 
     def subscribe(self, session: Session, wake: Wake) -> Unsubscribe:
         """Have ``wake`` called whenever a watch that waited would look again.
@@ -325,7 +325,9 @@ class ChatService:
             What ends the subscription; a wake that is under way may still come.
         """
         record = self._require(session, self._clock())
-        subscriptions = subscribe(Hint(wake), self.store, record, self._waiters, session.waiters)
+        subscriptions = subscribe(
+            CallbackWaiter(wake), self.store, record, self._waiters, session.waiters
+        )
         return partial(end_all, subscriptions)
 
     def ack(self, session: Session, up_to: int) -> AckReply:

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from twinline.core.store import Accounts, SessionRecord, Store, Unsubscribe
-from twinline.core.waiting import Waiter, WaiterGroup, Wake, Woken
+from twinline.core.waiting import Waiter, WaiterGroup, Wake, Wakeable
 
 
 @dataclass(frozen=True, slots=True)
-class WatchPlace:
+class Subscription:
     """Where a thread waits for the mail of a session.
 
     Attributes:
@@ -33,7 +33,7 @@ def end_all(subscriptions: Iterable[Unsubscribe]) -> None:
 
 
 def subscribe(
-    woken: Woken, store: Store, record: SessionRecord, *groups: WaiterGroup
+    waiter: Wakeable, store: Store, record: SessionRecord, *groups: WaiterGroup
 ) -> tuple[Unsubscribe, ...]:
     """Have somebody woken by all that ends a watch: mail, the session's end, that of the groups.
 
@@ -42,10 +42,10 @@ def subscribe(
     """
     subscriptions: tuple[Unsubscribe, ...] = ()
     try:
-        subscriptions += (store.mailboxes.on_mail(record.account_id, woken.wake),)
-        subscriptions += (store.accounts.on_session_end(record.token_hash, woken.wake),)
+        subscriptions += (store.mailboxes.on_mail(record.account_id, waiter.wake),)
+        subscriptions += (store.accounts.on_session_end(record.token_hash, waiter.wake),)
         for group in groups:
-            subscriptions += (group.join(woken),)
+            subscriptions += (group.join(waiter),)
     except BaseException:
         end_all(subscriptions)
         raise
@@ -67,9 +67,9 @@ class Session:
     """
 
     __slots__ = (
-        "_keeps_place",
+        "_keep_subscription",
         "_on_end",
-        "_places",
+        "_subscriptions",
         "_unsubscribe",
         "address",
         "token_hash",
@@ -78,14 +78,14 @@ class Session:
     )
 
     def __init__(
-        self, address: str = "", on_end: Wake | None = None, *, keeps_place: bool = False
+        self, address: str = "", on_end: Wake | None = None, *, keep_subscription: bool = False
     ) -> None:
         """Make an anonymous session.
 
         Args:
             address: where the caller comes from.
             on_end: called when the session is revoked, from any thread; it must not block.
-            keeps_place: whether a watch leaves its subscriptions to the next one. For callers
+            keep_subscription: whether a watch leaves its subscriptions to the next one. For callers
                 that watch again and again, and that say `ChatService.leave` in the end.
         """
         self.address = address
@@ -94,8 +94,8 @@ class Session:
         self.waiters = WaiterGroup("session")
         self._on_end = on_end
         self._unsubscribe: Unsubscribe | None = None
-        self._keeps_place = keeps_place
-        self._places: list[WatchPlace] = []  # kept for later; appended and popped, no more
+        self._keep_subscription = keep_subscription
+        self._subscriptions: list[Subscription] = []  # kept for later; appended and popped, no more
 
     @property
     def logged_in(self) -> bool:
@@ -119,26 +119,26 @@ class Session:
         unsubscribe, self._unsubscribe = self._unsubscribe, None
         if unsubscribe is not None:
             unsubscribe()
-        while (place := self.take_place()) is not None:
-            place.close()
+        while (subscription := self.take_subscription()) is not None:
+            subscription.close()
 
-    def take_place(self) -> WatchPlace | None:
+    def take_subscription(self) -> Subscription | None:
         """Return a place to wait that an earlier watch left; called by the service."""
         try:
-            return self._places.pop()
+            return self._subscriptions.pop()
         except IndexError:
             return None
 
-    def leave_place(self, place: WatchPlace) -> None:
+    def leave_subscription(self, subscription: Subscription) -> None:
         """Keep a place for the next watch, or give it up; called by the service."""
-        if self._keeps_place and place.token_hash == self.token_hash:
-            self._places.append(place)
+        if self._keep_subscription and subscription.token_hash == self.token_hash:
+            self._subscriptions.append(subscription)
             if not self.waiters.ended:
                 return
             # The caller has left meanwhile, and perhaps had looked for places before.
             self.unsubscribe()
         else:
-            place.close()
+            subscription.close()
 
     def bind(self, record: SessionRecord) -> None:
         """Log in; called by the service."""

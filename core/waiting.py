@@ -35,7 +35,7 @@ def wake_all(wakes: Iterable[Wake]) -> None:
         wake()
 
 
-def wake_soon(wakes: Iterable[Wake]) -> None:
+def wake_after_reply(wakes: Iterable[Wake]) -> None:
     """Do as `wake_all`, or leave it to the end of what this thread does: see `deferred_wakes`.
 
     For wakes that nothing but the mail's arrival hangs on.
@@ -49,28 +49,28 @@ def wake_soon(wakes: Iterable[Wake]) -> None:
 
 @contextmanager
 def deferred_wakes() -> Iterator[list[Wake]]:
-    """Keep the wakes of `wake_soon` until this thread has said what it has to say.
+    """Keep the wakes of `wake_after_reply` until this thread has said what it has to say.
 
     A thread that is woken wants the interpreter at once, and the one that woke it still needs
     it to write its reply: waking after the reply spares both a change of thread.
 
     Yields:
-        The wakes that are owed; to be given to `wake_owed` after each reply, and before anything
+        The deferred wakes; to be given to `wake_deferred` after each reply, and before anything
         that takes long. Those that are left at the end are called then.
     """
-    owed: list[Wake] = []
-    _deferred.wakes = owed
+    deferred: list[Wake] = []
+    _deferred.wakes = deferred
     try:
-        yield owed
+        yield deferred
     finally:
         _deferred.wakes = None
-        wake_owed(owed)
+        wake_deferred(deferred)
 
 
-def wake_owed(owed: list[Wake]) -> None:
+def wake_deferred(deferred: list[Wake]) -> None:
     """Call the wakes that `deferred_wakes` kept, and forget them."""
-    while owed:
-        owed.pop()()
+    while deferred:
+        deferred.pop()()
 
 
 class Waiter:
@@ -123,14 +123,14 @@ class Waiter:
                 return True
 
 
-class Woken(Protocol):
-    """What can be woken: a thread's `Waiter`, or a `Hint`."""
+class Wakeable(Protocol):
+    """What can be woken: a thread's `Waiter`, or a `CallbackWaiter`."""
 
     def wake(self) -> None:
         """Wake it; see `Wake`."""
 
 
-class Hint:
+class CallbackWaiter:
     """Somebody who waits in a way of their own, and is told by a callback.
 
     Attributes:
@@ -154,10 +154,10 @@ class WaiterGroup:
 
     def __init__(self, name: str) -> None:
         self._lock = new_lock(name)
-        self._waiters: set[Woken] = set()  # guarded by _lock
+        self._waiters: set[Wakeable] = set()  # guarded by _lock
         self.ended = False  # written under _lock
 
-    def join(self, waiter: Woken) -> Callable[[], None]:
+    def join(self, waiter: Wakeable) -> Callable[[], None]:
         """Let `end` wake this waiter from now on, and at once if it was called already.
 
         Returns:

@@ -120,9 +120,9 @@ class AutoServerCodec(ServerCodec):
     def send(self, id: int | None, reply: Reply) -> None:
         (self._chosen or self._undecided).send(id, reply)
 
-    def settled(self) -> ServerCodec:
+    def resolve(self) -> ServerCodec:
         chosen = self._chosen
-        return self if chosen is None else chosen.settled()
+        return self if chosen is None else chosen.resolve()
 
     def data_to_send(self) -> bytes:
         early = self._undecided.data_to_send()

@@ -22,7 +22,7 @@ A codec is used by one thread at a time and needs no lock. What it needs of the 
 `twinline.core.protocol.REQUEST_BY_OP` finds the model of a request by its name, ``model_validate``
 makes a request or a reply of a dictionary and ``model_dump(exclude_defaults=True)`` a dictionary of
 either, `Request.reply` is the model of what answers a request, and
-`twinline.core.errors.what_is_wrong` says what a ``ValidationError`` found.
+`twinline.core.errors.describe_validation_error` says what a ``ValidationError`` found.
 """
 
 from abc import ABC, abstractmethod
@@ -138,7 +138,7 @@ class ServerCodec(Codec):
                 surrogate pair, which has no UTF-8.
         """
 
-    def settled(self) -> "ServerCodec":
+    def resolve(self) -> "ServerCodec":
         """Return the codec that goes on with the connection, now that its peer has logged in.
 
         This one, unless it only stood before another: then the other, with all that has arrived

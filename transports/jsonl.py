@@ -14,7 +14,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
-from twinline.core.errors import BadRequest, FrameTooLarge, RequestError, UnknownOp, what_is_wrong
+from twinline.core.errors import (
+    BadRequest,
+    FrameTooLarge,
+    RequestError,
+    UnknownOp,
+    describe_validation_error,
+)
 from twinline.core.protocol import MAX_INT, REQUESTS, ErrorReply, Reply, Request
 from twinline.transports.contract import (
     ClientCodec,
@@ -279,7 +285,7 @@ def _read_request(line: bytearray) -> RequestReceived | RequestRefused:
     try:
         return RequestReceived(line_id, validate(value))
     except ValidationError as error:
-        return RequestRefused(line_id, BadRequest(what_is_wrong(error)))
+        return RequestRefused(line_id, BadRequest(describe_validation_error(error)))
 
 
 def _validate_reply(model: type[Reply], value: object) -> Reply:
@@ -287,5 +293,5 @@ def _validate_reply(model: type[Reply], value: object) -> Reply:
         return model.__pydantic_validator__.validate_python(value)  # type: ignore[no-any-return]
     except ValidationError as error:
         raise RemoteProtocolError(
-            f"the server's {model.__name__} cannot be read: {what_is_wrong(error)}"
+            f"the server's {model.__name__} cannot be read: {describe_validation_error(error)}"
         ) from None

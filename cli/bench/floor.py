@@ -22,7 +22,7 @@ from contextlib import nullcontext
 from queue import SimpleQueue
 from typing import Final
 
-from twinline.core.processors import on_one
+from twinline.cli.server.affinity import on_one
 
 REPLY: Final = (
     b'{"id":1,"ok":true,"message_id":"0123456789abcdef01234567","sent_at":1700000000000}\n'

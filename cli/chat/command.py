@@ -11,7 +11,7 @@ from twinline.cli.chat.lines import LineScreen, Presence, hold
 from twinline.cli.client.sessions import KeptSession
 from twinline.cli.client.target import Target, client_options
 from twinline.cli.console.command import Command, Option
-from twinline.cli.console.interruption import Interruption, noticed_reader
+from twinline.cli.console.interruption import Interruption, exit_on_closed_pipe
 from twinline.cli.console.output import say
 from twinline.core.errors import SessionExpired
 from twinline.core.protocol import Message
@@ -108,5 +108,5 @@ def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_j
         )
         if to is not None:
             talk.turn_to(to)
-        with interruption, noticed_reader(sys.stdout):
+        with interruption, exit_on_closed_pipe(sys.stdout):
             hold(talk, sys.stdin, presence)

@@ -11,7 +11,7 @@ from twinline.cli.client.watch_command import MessageCommand
 from twinline.cli.console.command import Command, Option
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
-from twinline.cli.console.interruption import ended_by_sigterm, noticed_reader, unbroken
+from twinline.cli.console.interruption import defer_interrupt, ended_by_sigterm, exit_on_closed_pipe
 from twinline.cli.console.output import OutputClosed, say, write_message
 from twinline.cli.console.text import visible
 from twinline.core.errors import SessionExpired, TwinlineError
@@ -140,10 +140,10 @@ def _print_messages(
     printed = 0
     last: int | None = None
     try:
-        with noticed_reader(sys.stdout):
+        with exit_on_closed_pipe(sys.stdout):
             # The engine acknowledges a message when the loop comes back for the next one.
             for message in client.messages(idle_seconds, ack=ack):
-                with unbroken():
+                with defer_interrupt():
                     write_message(message, as_json=as_json)
                     last = message.seq
                 printed += 1

@@ -16,7 +16,7 @@ from twinline.cli.client.acking import acked
 from twinline.cli.client.passwords import PASSWORD_VARIABLE
 from twinline.cli.client.target import Target
 from twinline.cli.console.errors import CommandError
-from twinline.cli.console.interruption import noticed_reader, unbroken
+from twinline.cli.console.interruption import defer_interrupt, exit_on_closed_pipe
 from twinline.cli.console.output import json_line, say
 from twinline.cli.console.text import visible
 from twinline.cli.settings.sources import MESSAGE_VARIABLES, variable_name
@@ -63,7 +63,7 @@ class MessageCommand:
             OutputClosed: the reader of stdout is gone.
         """
         done = 0
-        with noticed_reader(sys.stdout):
+        with exit_on_closed_pipe(sys.stdout):
             for message in client.messages(idle_seconds, ack=False):
                 if not self._until_done(client, message, ack=ack):
                     break  # the session has ended
@@ -76,7 +76,7 @@ class MessageCommand:
         backoff = Backoff()
         while client.state.kind is not StateKind.LOGGED_OUT:
             # What the command has done and what the server knows of it must not differ.
-            with unbroken():
+            with defer_interrupt():
                 status = self._run(client, message)
                 is_acked = status == 0 and (not ack or acked(client, message.seq))
             if status == 0:

@@ -51,7 +51,7 @@ class Interruption:
 
 
 @contextmanager
-def unbroken() -> Iterator[None]:
+def defer_interrupt() -> Iterator[None]:
     """Let the body finish before a Ctrl-C counts; a second Ctrl-C does not wait for it.
 
     What is written and what is noted as written then never differ. A SIGTERM counts as a Ctrl-C
@@ -106,7 +106,7 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def noticed_reader(stream: TextIO) -> Iterator[None]:
+def exit_on_closed_pipe(stream: TextIO) -> Iterator[None]:
     """End the body once the reader of a pipe is gone, though nothing is being written.
 
     ``twinline watch | head -1`` should end when ``head`` does, not with the next message, which

@@ -9,8 +9,8 @@ from typing import Final, Literal, TypeVar
 
 from argon2 import PasswordHasher
 
+from twinline.cli.server.affinity import on_others
 from twinline.core.passwords import default_hasher
-from twinline.core.processors import on_others
 
 _NICE: Final = 10
 """A tenth of the share of an ordinary thread that wants the same processor; see sched(7)."""

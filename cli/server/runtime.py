@@ -12,7 +12,7 @@ _LARGE_BYTES: Final = 1 << 20
 _SWITCH_SECONDS: Final = 0.05
 
 
-def keep_memory_small() -> None:
+def limit_malloc_arenas() -> None:
     """Let a process of many threads hold no more memory than it uses; before it starts any.
 
     The C library gives each of several threads a heap of its own, so that they need not wait for
@@ -30,7 +30,7 @@ def keep_memory_small() -> None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
-def let_threads_finish_their_turn() -> None:
+def raise_switch_interval() -> None:
     """Let a thread that wants the interpreter wait longer before it asks the present one to stop.
 
     A request is answered in less than a millisecond and then gives its turn away by itself, so

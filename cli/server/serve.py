@@ -16,12 +16,12 @@ from twinline.cli.console.command import Command
 from twinline.cli.console.errors import SettingsError
 from twinline.cli.console.output import OutputClosed, write_json, write_line
 from twinline.cli.console.shapes import Listening
+from twinline.cli.server.affinity import on_one
 from twinline.cli.server.hashing import BackgroundHasher
-from twinline.cli.server.runtime import keep_memory_small, let_threads_finish_their_turn
+from twinline.cli.server.runtime import limit_malloc_arenas, raise_switch_interval
 from twinline.cli.settings.model import Settings, refuse_exposure
 from twinline.cli.settings.options import config_option, json_option, load_from, server_options
 from twinline.core.locks import check_locks
-from twinline.core.processors import on_one
 from twinline.core.service import ChatService
 from twinline.core.store import Store
 from twinline.stores.registry import UnknownStore, open_store
@@ -68,8 +68,8 @@ def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str],
     endpoints = settings.endpoints()
     refuse_exposure(settings, (endpoint for endpoint, _ in endpoints))
     _start_log(settings.log_level)
-    keep_memory_small()
-    let_threads_finish_their_turn()
+    limit_malloc_arenas()
+    raise_switch_interval()
     if settings.check_locks:
         # Locks choose their kind when they are made, so before anything is built.
         check_locks(True)

@@ -12,7 +12,7 @@ from twinline.cli.client.target import Target, client_options_but
 from twinline.cli.console.command import Command, Option
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
-from twinline.cli.console.interruption import unbroken
+from twinline.cli.console.interruption import defer_interrupt
 from twinline.cli.console.output import say, write_json, write_line
 from twinline.cli.console.progress import Progress
 from twinline.cli.console.shapes import RuleFound, Verified
@@ -130,7 +130,7 @@ def verify(
 
         def keep() -> None:
             # What was taken must be written, or the file would tell another story.
-            with unbroken():
+            with defer_interrupt():
                 events = recorder.take()
                 if file is not None:
                     write_history(file, events)

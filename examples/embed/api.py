@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 
 from twinline.core import protocol
-from twinline.core.errors import BadRequest, RequestError, UnknownOp, what_is_wrong
+from twinline.core.errors import BadRequest, RequestError, UnknownOp, describe_validation_error
 from twinline.core.protocol import ErrorReply, Reply, Request
 from twinline.core.service import ChatService
 from twinline.core.session import Session
@@ -62,7 +62,7 @@ def answer(
         if scheme.lower() == "bearer" and not request.before_login:
             service.resume(session, token)
     except ValidationError as error:
-        return BadRequest(what_is_wrong(error)).to_reply()
+        return BadRequest(describe_validation_error(error)).to_reply()
     except RequestError as refusal:
         return refusal.to_reply()
     return service.handle(session, request)

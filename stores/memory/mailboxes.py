@@ -16,7 +16,7 @@ from twinline.core.store import (
     Standing,
     Unsubscribe,
 )
-from twinline.core.waiting import Wake, wake_all, wake_soon
+from twinline.core.waiting import Wake, wake_after_reply, wake_all
 from twinline.stores.memory.mailbox import Entry, Kept, Mailbox
 from twinline.stores.rules import Retention, fingerprint, fitting
 
@@ -72,7 +72,7 @@ class MemoryMailboxes(Mailboxes):
                 self._sends.keep(draft, content, receipt)
             wakes = tuple(box.watchers.values()) if box.watchers else ()
         if wakes:
-            wake_soon(wakes)
+            wake_after_reply(wakes)
         return receipt
 
     def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:

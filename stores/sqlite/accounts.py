@@ -9,13 +9,13 @@ from twinline.core.names import NamePattern
 from twinline.core.store import Account, Accounts, SessionRecord, Unsubscribe, UsernamePage
 from twinline.core.waiting import Wake
 from twinline.stores.rules import page_of_names
-from twinline.stores.sqlite.cache import Remembered
+from twinline.stores.sqlite.cache import ReadThroughCache
 from twinline.stores.sqlite.readers import Readers
 from twinline.stores.sqlite.subscriptions import Subscriptions
 from twinline.stores.sqlite.writer import Transaction, Writer
 
 _CHUNK: Final = 512  # names that a listing reads at a time; names are matched between reads
-_REMEMBERED: Final = 20_000  # accounts, and sessions
+_CACHED: Final = 20_000  # accounts, and sessions
 _HINT_SECONDS: Final = 0.05  # what a note that nobody asked for may make a request wait
 
 
@@ -27,8 +27,10 @@ class SqliteAccounts(Accounts):
         self._writer = writer
         self._ends: Subscriptions[bytes] = Subscriptions("session ends")
         # Every request asks for a session, and every send for an account.
-        self._accounts: Remembered[str, Account] = Remembered("account", _REMEMBERED)
-        self._sessions: Remembered[bytes, SessionRecord] = Remembered("session", _REMEMBERED)
+        self._accounts: ReadThroughCache[str, Account] = ReadThroughCache("account", _CACHED)
+        self._sessions: ReadThroughCache[bytes, SessionRecord] = ReadThroughCache(
+            "session", _CACHED
+        )
         writer.rolled_back.append(self._changed)
 
     def create(self, account: Account) -> None:

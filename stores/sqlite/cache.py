@@ -15,7 +15,7 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class Remembered(Generic[Key, Value]):
+class ReadThroughCache(Generic[Key, Value]):
     """At most so many entries by key; the oldest goes first."""
 
     def __init__(self, name: str, most: int) -> None:

@@ -42,14 +42,14 @@ def test_hashes_give_way_and_their_callers_do_not() -> None:
 _HASH_IN_THREADS = """
 import sys, threading
 from pathlib import Path
-from twinline.cli.server.runtime import keep_memory_small
+from twinline.cli.server.runtime import limit_malloc_arenas
 from twinline.core.passwords import default_hasher
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 if sys.argv[1] == "small":
-    keep_memory_small()
+    limit_malloc_arenas()
 hasher = default_hasher()
 before = resident()
 for _ in range(2):

@@ -580,7 +580,7 @@ def watchers_of(service: ChatService, session: Session) -> int:
 
 def test_a_session_that_keeps_its_place_waits_in_it_again() -> None:
     service = make_service()
-    kept, other = service.session(keeps_place=True), enter(service, "bob")
+    kept, other = service.session(keep_subscription=True), enter(service, "bob")
     service.create_account(kept, "ann", PASSWORD)
     for number in range(3):
         service.send(other, "ann", "hello")
@@ -597,7 +597,7 @@ def test_a_session_that_keeps_its_place_waits_in_it_again() -> None:
 def test_a_kept_place_is_of_one_account_alone() -> None:
     """After a logout and another login the old account's mail wakes nobody here."""
     service = make_service()
-    session, bob = service.session(keeps_place=True), enter(service, "bob")
+    session, bob = service.session(keep_subscription=True), enter(service, "bob")
     service.create_account(session, "ann", PASSWORD)
     service.send(bob, "ann", "hello")
     assert service.watch(session, 0, wait=5).messages
@@ -612,7 +612,7 @@ def test_a_kept_place_is_of_one_account_alone() -> None:
 
 def test_a_wake_of_before_does_not_end_the_next_wait() -> None:
     service = make_service()
-    session = service.session(keeps_place=True)
+    session = service.session(keep_subscription=True)
     service.create_account(session, "ann", PASSWORD)
     service.send(session, "ann", "one")
     assert service.watch(session, 0, wait=5).messages
@@ -627,7 +627,7 @@ def test_a_wake_of_before_does_not_end_the_next_wait() -> None:
 
 def test_who_leaves_while_it_watches_leaves_nothing_behind() -> None:
     service = make_service()
-    session = service.session(keeps_place=True)
+    session = service.session(keep_subscription=True)
     service.create_account(session, "ann", PASSWORD)
     ann = login(service, "ann")
     call = Call(lambda: service.watch(session, 0, wait=30))

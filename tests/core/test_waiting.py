@@ -14,9 +14,9 @@ from twinline.core.waiting import (
     Waiter,
     WaiterGroup,
     deferred_wakes,
+    wake_after_reply,
     wake_all,
-    wake_owed,
-    wake_soon,
+    wake_deferred,
 )
 
 NOW = 0.0
@@ -137,18 +137,18 @@ def test_a_group_forgets_who_left() -> None:
 
 def test_wakes_that_may_come_later_are_kept_until_they_are_asked_for() -> None:
     called: list[str] = []
-    wake_soon([lambda: called.append("at once: nobody keeps it")])
-    with deferred_wakes() as owed:
-        wake_soon([lambda: called.append("asked for")])
+    wake_after_reply([lambda: called.append("at once: nobody keeps it")])
+    with deferred_wakes() as deferred:
+        wake_after_reply([lambda: called.append("asked for")])
         wake_all([lambda: called.append("urgent")])
         assert called[1:] == ["urgent"]
-        wake_owed(owed)
+        wake_deferred(deferred)
         assert called[2:] == ["asked for"]
-        wake_owed(owed)
-        wake_soon([lambda: called.append("at the end")])
+        wake_deferred(deferred)
+        wake_after_reply([lambda: called.append("at the end")])
         assert len(called) == 3
     assert called[3:] == ["at the end"]
-    wake_soon([lambda: called.append("at once again")])
+    wake_after_reply([lambda: called.append("at once again")])
     assert len(called) == 5
 
 
@@ -157,7 +157,7 @@ def test_wakes_that_were_kept_are_called_when_what_keeps_them_fails() -> None:
 
     def fail() -> None:
         with deferred_wakes():
-            wake_soon([lambda: called.append("woken")])
+            wake_after_reply([lambda: called.append("woken")])
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -168,7 +168,7 @@ def test_wakes_that_were_kept_are_called_when_what_keeps_them_fails() -> None:
 def test_wakes_are_kept_for_their_own_thread_alone() -> None:
     called: list[str] = []
     with deferred_wakes():
-        other = threading.Thread(target=lambda: wake_soon([lambda: called.append("woken")]))
+        other = threading.Thread(target=lambda: wake_after_reply([lambda: called.append("woken")]))
         other.start()
         join(other)
         assert called == ["woken"]

@@ -30,7 +30,6 @@ OF_EVERY_COMMAND = {"--help", "--help-all"}
 INTERNAL = (
     "core.accounts",
     "core.messages",
-    "core.processors",
     "core.throttle",
     "transports.binary.*",
     "transports.client.*",
@@ -249,7 +248,7 @@ def test_what_is_public_is_found() -> None:
         "twinline.core.protocol.MAX_PAGE",
         "twinline.stores.registry.open_store",
         "twinline.transports.client.Client.messages",
-        "twinline.transports.contract.ServerCodec.settled",
+        "twinline.transports.contract.ServerCodec.resolve",
     ):
         assert name in names
     assert not [name for name in names if name.rpartition(".")[2].startswith("_")]

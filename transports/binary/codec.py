@@ -18,7 +18,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from twinline.core.errors import BadRequest, UnknownOp, what_is_wrong
+from twinline.core.errors import BadRequest, UnknownOp, describe_validation_error
 from twinline.core.protocol import MAX_INT, ErrorReply, Reply, Request
 from twinline.transports.binary.fields import (
     Layout,
@@ -144,7 +144,7 @@ class BinaryClientCodec(_FrameCodec, ClientCodec):
         except NotUtf8Error:
             raise Unreadable(BadRequest("a text is not UTF-8")) from None
         except ValidationError as error:
-            raise Unreadable(BadRequest(what_is_wrong(error))) from None
+            raise Unreadable(BadRequest(describe_validation_error(error))) from None
         return ReplyReceived(answered, reply)
 
     def send(self, id: int, request: Request) -> None:
@@ -229,4 +229,4 @@ def _read_request(kind: int, flags: int, frame: bytearray) -> RequestReceived | 
     except NotUtf8Error:
         return RequestRefused(frame_id, BadRequest("a text is not UTF-8"))
     except ValidationError as error:
-        return RequestRefused(frame_id, BadRequest(what_is_wrong(error)))
+        return RequestRefused(frame_id, BadRequest(describe_validation_error(error)))

@@ -25,7 +25,7 @@ Theory of operation: a client that is logged in has two lines to the server::
 
 Locks: each is taken by ``with`` for a few lines of bookkeeping, never two at once, and never
 across I/O, waiting, an ``await``, logging or a callback. Every wait is on a waiter or a socket of
-the waiting thread's own, is made under an `Interrupt`, and so ends at once when the client is
+the waiting thread's own, is made under an `CancelToken`, and so ends at once when the client is
 closed. A socket is closed by its owner only; an interrupt shuts it down, which wakes the owner.
 Under asyncio a thread is a task, and a lock is never waited for.
 

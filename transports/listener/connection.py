@@ -14,7 +14,7 @@ from twinline.core.errors import ShuttingDown
 from twinline.core.locks import checking, may_block, new_lock
 from twinline.core.protocol import Reply, Request, Watch
 from twinline.core.service import ChatService
-from twinline.core.waiting import Wake, deferred_wakes, wake_owed
+from twinline.core.waiting import Wake, deferred_wakes, wake_deferred
 from twinline.transports.contract import RequestRefused, ServerCodec
 from twinline.transports.listener.settings import ListenerSettings
 
@@ -66,14 +66,14 @@ class Connection:
         self._service = service
         self._settings = settings
         self._before_wait: Callable[[Connection], None] | None = before_wait
-        self._session = service.session(address, on_end=self._session_ended, keeps_place=True)
+        self._session = service.session(address, on_end=self._session_ended, keep_subscription=True)
         self._login_deadline: Deadline | None = Deadline.after(settings.login_seconds)
         self._frame_deadline: Deadline | None = None
         self._timed = True  # whether the socket has a timeout; unknown yet
         self._receive_bytes = _IDLE_RECEIVE_BYTES
         self._out: list[bytes] = []
         self._out_bytes = 0
-        self._owed: list[Wake] = []  # of those who have mail by the requests that are answered
+        self._deferred: list[Wake] = []  # of those who have mail by the requests that are answered
         self._fault: str | None = None
         self._ending = False  # set by any thread: no further request is carried out
         self._draining = False  # set by any thread, before _ending: those left are answered
@@ -124,7 +124,7 @@ class Connection:
         and under the login deadline.
         """
         try:
-            with deferred_wakes() as self._owed:
+            with deferred_wakes() as self._deferred:
                 self._converse()
         except _CutError as cut:
             self._fault = self._fault or str(cut)
@@ -186,7 +186,7 @@ class Connection:
 
     def _logged_in(self) -> None:
         self._login_deadline = None
-        self._codec = self._codec.settled()
+        self._codec = self._codec.resolve()
         self._codec.frame_limit = self._service.settings.frame_bytes
 
     def _refuse(self, event: RequestRefused) -> None:
@@ -236,7 +236,7 @@ class Connection:
 
     def _flush(self) -> None:
         if not self._out:
-            return  # and nobody is owed a wake, for each comes with a reply
+            return  # and no wake is deferred, for each comes with a reply
         data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
         self._out_bytes = 0
@@ -249,8 +249,8 @@ class Connection:
             sent = self._socket.send(data, socket.MSG_DONTWAIT)
         except BlockingIOError:
             sent = 0
-        if self._owed:
-            wake_owed(self._owed)
+        if self._deferred:
+            wake_deferred(self._deferred)
         if sent < len(data):
             self._send_slowly(memoryview(data)[sent:])
 

@@ -22,7 +22,7 @@ from twinline.stores.registry import open_store
 from twinline.stores.sqlite import SqliteStore, parse_url
 from twinline.stores.sqlite import readers as sqlite_readers
 from twinline.stores.sqlite import schema as sqlite_schema
-from twinline.stores.sqlite.cache import Remembered
+from twinline.stores.sqlite.cache import ReadThroughCache
 from twinline.stores.sqlite.file import (
     APPLICATION_ID,
     FileLock,
@@ -434,7 +434,7 @@ class Reading:
 
 
 def test_what_is_remembered_is_read_once_and_the_oldest_goes() -> None:
-    known: Remembered[str, str] = Remembered("test", most=2)
+    known: ReadThroughCache[str, str] = ReadThroughCache("test", most=2)
     reading = Reading()
     for key in ("a", "a", "b", "c", "c", "a"):
         assert known.find(key, reading) == "old"
@@ -446,7 +446,7 @@ def test_what_is_remembered_is_read_once_and_the_oldest_goes() -> None:
 
 @pytest.mark.parametrize("over", [False, True])
 def test_what_was_read_before_a_change_is_not_remembered(over: bool) -> None:
-    known: Remembered[str, str] = Remembered("test", most=2)
+    known: ReadThroughCache[str, str] = ReadThroughCache("test", most=2)
     reading = Reading()
 
     def change() -> None:

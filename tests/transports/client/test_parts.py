@@ -20,7 +20,7 @@ from twinline.transports.client import ClientBusy, State, StateKind
 from twinline.transports.client.backends.threads import ThreadWaiter, run
 from twinline.transports.client.backends.threads_connection import SocketLine
 from twinline.transports.client.engine.backoff import Backoff
-from twinline.transports.client.engine.cancel import Interrupt, Interrupted, OutOfTime, Turn
+from twinline.transports.client.engine.cancel import Cancelled, CancelToken, OutOfTime, Turn
 from twinline.transports.client.engine.connection import LineBroken, LineTimedOut
 from twinline.transports.client.engine.inbox import Inbox
 from twinline.transports.client.engine.link import Link, Session
@@ -41,11 +41,11 @@ def message(seq: int) -> Message:
 
 
 def test_an_interrupt_ends_a_wait() -> None:
-    interrupt = Interrupt("test")
+    interrupt = CancelToken("test")
     ended = threading.Event()
 
     def wait() -> None:
-        with pytest.raises(Interrupted):
+        with pytest.raises(Cancelled):
             run(interrupt.wait(ThreadWaiter(), NEVER))
         ended.set()
 
@@ -58,18 +58,18 @@ def test_an_interrupt_ends_a_wait() -> None:
 
 
 def test_what_is_set_already_ends_a_wait_before_it_begins() -> None:
-    interrupt = Interrupt("test")
+    interrupt = CancelToken("test")
     interrupt.set()
     woken: list[int] = []
-    with pytest.raises(Interrupted), interrupt.waking(lambda: woken.append(1)):
+    with pytest.raises(Cancelled), interrupt.waking(lambda: woken.append(1)):
         pytest.fail("it began")
     assert not woken
-    with pytest.raises(Interrupted):
+    with pytest.raises(Cancelled):
         interrupt.check()
 
 
 def test_a_wake_never_runs_after_it_was_left() -> None:
-    interrupt = Interrupt("test")
+    interrupt = CancelToken("test")
     woken: list[int] = []
     with interrupt.waking(lambda: woken.append(1)):
         pass
@@ -86,7 +86,7 @@ def test_what_suspends_is_a_bug_on_threads() -> None:
 
 
 def test_a_wait_tells_waking_from_running_out_of_time() -> None:
-    interrupt = Interrupt("test")
+    interrupt = CancelToken("test")
     waiter = ThreadWaiter()
     assert not run(interrupt.wait(waiter, Deadline.after(0.01)))
     waiter.wake()
@@ -97,7 +97,7 @@ def test_a_wait_tells_waking_from_running_out_of_time() -> None:
 
 
 @contextmanager
-def taking(turn: Turn, deadline: Deadline, interrupt: Interrupt) -> Iterator[None]:
+def taking(turn: Turn, deadline: Deadline, interrupt: CancelToken) -> Iterator[None]:
     run(turn.enter(deadline, interrupt))
     try:
         yield
@@ -107,7 +107,7 @@ def taking(turn: Turn, deadline: Deadline, interrupt: Interrupt) -> Iterator[Non
 
 def test_turns_are_taken_in_the_order_of_arrival() -> None:
     turn = Turn("test", ThreadWaiter)
-    interrupt = Interrupt("test")
+    interrupt = CancelToken("test")
     order: list[int] = []
 
     def take(number: int) -> None:
@@ -127,25 +127,25 @@ def test_turns_are_taken_in_the_order_of_arrival() -> None:
 
 def test_a_turn_that_does_not_come_in_time() -> None:
     turn = Turn("test", ThreadWaiter)
-    with taking(turn, NEVER, Interrupt("a")):
-        with pytest.raises(OutOfTime), taking(turn, Deadline.after(0.01), Interrupt("b")):
+    with taking(turn, NEVER, CancelToken("a")):
+        with pytest.raises(OutOfTime), taking(turn, Deadline.after(0.01), CancelToken("b")):
             pytest.fail("two have the turn")
         assert not turn._queue
-    with taking(turn, PASSED, Interrupt("c")):
+    with taking(turn, PASSED, CancelToken("c")):
         assert turn._taken
 
 
 def test_an_interrupt_ends_the_wait_for_a_turn() -> None:
     turn = Turn("test", ThreadWaiter)
-    interrupt = Interrupt("test")
+    interrupt = CancelToken("test")
     interrupt.set()
-    with taking(turn, NEVER, Interrupt("a")):
-        with pytest.raises(Interrupted), taking(turn, NEVER, interrupt):
+    with taking(turn, NEVER, CancelToken("a")):
+        with pytest.raises(Cancelled), taking(turn, NEVER, interrupt):
             pytest.fail("two have the turn")
         assert not turn._queue
 
 
-class HandedOver(Interrupt):
+class HandedOver(CancelToken):
     """An interrupt that comes at the moment at which the turn is handed over."""
 
     def __init__(self, turn: Turn) -> None:
@@ -154,13 +154,13 @@ class HandedOver(Interrupt):
 
     async def wait(self, waiter: ThreadWaiter, deadline: Deadline) -> bool:
         self.turn.leave()
-        raise Interrupted
+        raise Cancelled
 
 
 def test_a_turn_that_is_handed_to_an_interrupted_thread_goes_on() -> None:
     turn = Turn("test", ThreadWaiter)
     turn._taken = True
-    with pytest.raises(Interrupted), taking(turn, NEVER, HandedOver(turn)):
+    with pytest.raises(Cancelled), taking(turn, NEVER, HandedOver(turn)):
         pytest.fail("it was interrupted")
     assert not turn._taken
 
@@ -329,7 +329,7 @@ def test_an_attempt_to_connect_can_be_ended_by_another_thread() -> None:
     port = listening.getsockname()[1]
     endpoint = Endpoint.parse(f"tcp://127.0.0.1:{port}")
     fillers = []
-    interrupt = Interrupt("test")
+    interrupt = CancelToken("test")
     begin = time.monotonic()
     try:
         for _ in range(3):

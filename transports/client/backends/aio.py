@@ -14,7 +14,7 @@ from twinline.transports.client.backends.aio_waiting import (
     outside_callbacks,
 )
 from twinline.transports.client.engine.backend import Backend, Run, Worker
-from twinline.transports.client.engine.cancel import Interrupt
+from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.errors import ClientBusy, ClientError
 from twinline.transports.client.state import State, StateReport
 from twinline.transports.contract import Transport
@@ -153,7 +153,7 @@ class AsyncioBackend(Backend):
         return TaskStateReport(on_state)
 
     async def connect(
-        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, interrupt: Interrupt
+        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, interrupt: CancelToken
     ) -> AsyncLine:
         """Return a new line."""
         line = await AsyncLine.connect(endpoint, transport, deadline, interrupt)

@@ -10,7 +10,7 @@ from typing import Any
 from twinline.core.deadline import Deadline
 from twinline.transports.client.backends.aio_waiting import TaskWaiter
 from twinline.transports.client.backends.threads_connection import is_silent
-from twinline.transports.client.engine.cancel import Interrupt
+from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.engine.connection import RECEIVE_BYTES, Line
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint, EndpointError, Scheme, tune
@@ -41,7 +41,7 @@ class AsyncLine(Line, asyncio.Protocol):
 
     @classmethod
     async def connect(
-        cls, endpoint: Endpoint, transport: Transport, deadline: Deadline, interrupt: Interrupt
+        cls, endpoint: Endpoint, transport: Transport, deadline: Deadline, interrupt: CancelToken
     ) -> "AsyncLine":
         """Open a connection.
 
@@ -53,7 +53,7 @@ class AsyncLine(Line, asyncio.Protocol):
 
         Raises:
             OSError: it cannot be reached, or the deadline passed (TimeoutError).
-            Interrupted: the interrupt was set before the attempt began.
+            Cancelled: the interrupt was set before the attempt began.
             EndpointError: the scheme is not supported yet.
         """
         if endpoint.scheme is Scheme.TLS:

@@ -8,7 +8,7 @@ from twinline.core.deadline import Deadline
 from twinline.core.waiting import Waiter
 from twinline.transports.client.backends.threads_connection import SocketLine
 from twinline.transports.client.engine.backend import Backend, Run, Worker
-from twinline.transports.client.engine.cancel import Interrupt
+from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.state import State, StateReport
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
@@ -92,7 +92,7 @@ class ThreadBackend(Backend):
         return StateReport(on_state)
 
     async def connect(
-        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, interrupt: Interrupt
+        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, interrupt: CancelToken
     ) -> SocketLine:
         """Return a new line."""
         return SocketLine.connect(endpoint, transport, deadline, interrupt.waking)

@@ -37,11 +37,11 @@ class SocketLine(Line):
             endpoint: where to.
             transport: what to speak there.
             deadline: for being connected.
-            waking: as `client_interrupt.Interrupt.waking`; it ends an attempt early.
+            waking: as `client_interrupt.CancelToken.waking`; it ends an attempt early.
 
         Raises:
             OSError: it cannot be reached.
-            Interrupted: the interrupt was set before the attempt began.
+            Cancelled: the interrupt was set before the attempt began.
         """
         connected = endpoint.connect(
             deadline, lambda unconnected: waking(lambda: _shutdown(unconnected, socket.SHUT_RDWR))

@@ -21,7 +21,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from twinline.core.deadline import Deadline
-from twinline.transports.client.engine.cancel import Interrupt, Waiter
+from twinline.transports.client.engine.cancel import CancelToken, Waiter
 from twinline.transports.client.engine.connection import Line
 from twinline.transports.client.state import State, StateReport
 from twinline.transports.contract import Transport
@@ -84,7 +84,7 @@ class Backend(ABC):
 
     @abstractmethod
     async def connect(
-        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, interrupt: Interrupt
+        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, interrupt: CancelToken
     ) -> Line:
         """Return a new line.
 
@@ -96,7 +96,7 @@ class Backend(ABC):
 
         Raises:
             OSError: it cannot be reached; TimeoutError when that took too long.
-            Interrupted: the interrupt was set before the attempt began.
+            Cancelled: the interrupt was set before the attempt began.
             EndpointError: the endpoint's scheme is not supported.
         """
 

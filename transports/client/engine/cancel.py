@@ -26,7 +26,7 @@ class Waiter(Protocol):
         """
 
 
-class Interrupted(Exception):
+class Cancelled(Exception):
     """An interrupt was set; what waited has stopped waiting."""
 
 
@@ -34,7 +34,7 @@ class OutOfTime(Exception):
     """The deadline passed before it was this caller's turn."""
 
 
-class Interrupt:
+class CancelToken:
     """Something that is set once, and then ends every wait that was made under it.
 
     Who is about to wait says how it can be woken, with `waking`. Once `waking` has been left
@@ -64,10 +64,10 @@ class Interrupt:
         """Do nothing unless it is set.
 
         Raises:
-            Interrupted: it is set.
+            Cancelled: it is set.
         """
         if self._set:
-            raise Interrupted
+            raise Cancelled
 
     @contextmanager
     def waking(self, wake: Callable[[], object]) -> Iterator[None]:
@@ -77,11 +77,11 @@ class Interrupt:
             wake: ends the wait; it neither blocks nor raises nor takes a lock.
 
         Raises:
-            Interrupted: it was set before the body began.
+            Cancelled: it was set before the body began.
         """
         with self._lock:
             if self._set:
-                raise Interrupted
+                raise Cancelled
             self._wakes.append(wake)
         try:
             yield
@@ -96,7 +96,7 @@ class Interrupt:
             Whether the waiter was woken.
 
         Raises:
-            Interrupted: this was set, before or during the wait.
+            Cancelled: this was set, before or during the wait.
         """
         with self.waking(waiter.wake):
             woken = await waiter.wait(deadline)
@@ -117,12 +117,12 @@ class Turn:
         self._taken = False  # guarded by _lock
         self._queue: deque[Waiter] = deque()  # guarded by _lock
 
-    async def enter(self, deadline: Deadline, interrupt: Interrupt) -> None:
+    async def enter(self, deadline: Deadline, interrupt: CancelToken) -> None:
         """Wait for the turn and have it, until `leave`.
 
         Raises:
             OutOfTime: the deadline passed first.
-            Interrupted: the interrupt was set first.
+            Cancelled: the interrupt was set first.
         """
         with self._lock:
             if not self._taken:

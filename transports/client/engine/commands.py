@@ -16,7 +16,7 @@ from twinline.core.errors import (
 )
 from twinline.core.protocol import ErrorReply, Reply, Request, Send
 from twinline.transports.client.engine.backend import Backend
-from twinline.transports.client.engine.cancel import Interrupt, Interrupted, OutOfTime, Turn
+from twinline.transports.client.engine.cancel import Cancelled, CancelToken, OutOfTime, Turn
 from twinline.transports.client.engine.connection import LineBroken, LineTimedOut
 from twinline.transports.client.engine.dialler import ClientLine, Dialler
 from twinline.transports.client.engine.link import Link
@@ -92,7 +92,7 @@ class CommandLine:
             seconds: to wait for the turn.
         """
         with suppress(OutOfTime):
-            await self._turn.enter(Deadline.after(seconds), Interrupt("unused"))
+            await self._turn.enter(Deadline.after(seconds), CancelToken("unused"))
             self._leave()
 
     def _leave(self) -> None:
@@ -206,5 +206,5 @@ def _told_as_client_errors() -> Iterator[None]:
         yield
     except OutOfTime:
         raise NotConnected("other requests took all the time; nothing was sent") from None
-    except Interrupted:
+    except Cancelled:
         raise ClientClosed("the client is closed") from None

@@ -27,7 +27,7 @@ class Line(ABC):
     """A connection with a codec, used by one thread or task at a time, its owner.
 
     Only the owner sends, receives and closes. Others may call `shutdown` and `stop_reading`,
-    and only from a wake that the owner has registered with `client_interrupt.Interrupt.waking`.
+    and only from a wake that the owner has registered with `client_interrupt.CancelToken.waking`.
 
     Attributes:
         closed: whether `close` was called; an exchange that fails closes the line itself.

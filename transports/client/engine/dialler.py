@@ -21,7 +21,7 @@ from twinline.core.protocol import (
     SessionReply,
 )
 from twinline.transports.client.engine.backend import Backend
-from twinline.transports.client.engine.cancel import Interrupt, OutOfTime, Turn
+from twinline.transports.client.engine.cancel import CancelToken, OutOfTime, Turn
 from twinline.transports.client.engine.connection import Line, LineBroken
 from twinline.transports.client.engine.link import Link, Session
 from twinline.transports.client.errors import NotConnected
@@ -83,7 +83,7 @@ class Dialler:
         self._settings = settings
         self._turn = Turn("dialling turn", backend.waiter)
 
-    async def dial(self, deadline: Deadline, interrupt: Interrupt) -> ClientLine:
+    async def dial(self, deadline: Deadline, interrupt: CancelToken) -> ClientLine:
         """Return a new line, bound to the session if there is one.
 
         The first attempt is made at once, the next ones at the pace of the backoff. If the
@@ -96,7 +96,7 @@ class Dialler:
 
         Raises:
             NotConnected: not in time.
-            Interrupted: the interrupt was set.
+            Cancelled: the interrupt was set.
             UnsupportedVersion: the server speaks another version of the protocol.
             EndpointError: the endpoint's scheme is not supported.
         """
@@ -119,7 +119,7 @@ class Dialler:
             message = f"{self.endpoint} was not reachable in time, nothing was sent: {reason}"
             raise NotConnected(message) from None
 
-    async def _pause(self, deadline: Deadline, interrupt: Interrupt) -> None:
+    async def _pause(self, deadline: Deadline, interrupt: CancelToken) -> None:
         """Wait until the next attempt is allowed."""
         waiter = self._backend.waiter()
         while not (allowed := self._link.next_attempt).passed:
@@ -131,7 +131,7 @@ class Dialler:
         if deadline.passed:
             raise OutOfTime
 
-    async def _attempt(self, deadline: Deadline, interrupt: Interrupt) -> ClientLine:
+    async def _attempt(self, deadline: Deadline, interrupt: CancelToken) -> ClientLine:
         """Open a line.
 
         Raises:

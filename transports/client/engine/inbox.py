@@ -7,7 +7,7 @@ from twinline.core.deadline import Deadline
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
 from twinline.core.waiting import Wake
-from twinline.transports.client.engine.cancel import Interrupt, Interrupted, Waiter
+from twinline.transports.client.engine.cancel import Cancelled, CancelToken, Waiter
 from twinline.transports.client.errors import ClientBusy
 
 
@@ -35,7 +35,7 @@ class Inbox:
         self._position = position  # the last seq known to be acked; guarded by _lock
         self._consumer: Waiter | None = None  # of the one consumer; set under _lock
         self._on_progress: Wake | None = None  # guarded by _lock
-        self._ended = Interrupt("end of inbox")
+        self._ended = CancelToken("end of inbox")
 
     # -- for the watcher ----------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class Inbox:
                 return message
             try:
                 woken = await self._ended.wait(waiter, deadline)
-            except Interrupted:
+            except Cancelled:
                 break
             if not woken:
                 break

@@ -13,7 +13,7 @@ from twinline.core.errors import NotLoggedIn
 from twinline.core.locks import new_lock
 from twinline.core.protocol import HelloReply, SessionReply
 from twinline.transports.client.engine.backoff import Backoff
-from twinline.transports.client.engine.cancel import Interrupt
+from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.engine.inbox import Inbox
 from twinline.transports.client.errors import ClientClosed
 from twinline.transports.client.state import State, StateKind, StateReport
@@ -63,7 +63,7 @@ class Link:
             resume: whether a session outlives a broken line.
             on_session_end: told once of each session's end, with no lock held; it returns soon.
         """
-        self.closed = Interrupt("close of client")
+        self.closed = CancelToken("close of client")
         self.report = report
         self._resume = resume
         self._on_session_end = on_session_end

@@ -40,7 +40,7 @@ from twinline.core.protocol import (
 )
 from twinline.transports.client.engine.backend import Backend
 from twinline.transports.client.engine.backoff import Backoff
-from twinline.transports.client.engine.cancel import Interrupt, Interrupted
+from twinline.transports.client.engine.cancel import Cancelled, CancelToken
 from twinline.transports.client.engine.connection import LineBroken
 from twinline.transports.client.engine.dialler import ClientLine, Dialler
 from twinline.transports.client.engine.link import Link, Session
@@ -97,8 +97,8 @@ class Watcher:
         self._on_message = on_message
         self._on_handler_error = on_handler_error or _log_handler_error
         self._waiter = backend.waiter()
-        self._stop = Interrupt("stop of watcher")  # ends every wait but that for an ack
-        self._cut = Interrupt("cut of watcher")  # ends that one too
+        self._stop = CancelToken("stop of watcher")  # ends every wait but that for an ack
+        self._cut = CancelToken("cut of watcher")  # ends that one too
         self._line: ClientLine | None = None  # the worker's own
         self._last_exchange = monotonic()  # the worker's own
         self._backoff = backoff_of(settings)  # of refusals and of handlers; the worker's own
@@ -156,7 +156,7 @@ class Watcher:
             while True:
                 await self._hand_over()
                 await self._fetch()
-        except Interrupted:
+        except Cancelled:
             pass
         except UnsupportedVersion as error:
             self._link.end_session(self.session, error.message)
@@ -253,7 +253,7 @@ class Watcher:
         """Do nothing for a while.
 
         Raises:
-            Interrupted: the worker is to end.
+            Cancelled: the worker is to end.
         """
         end = Deadline.after(seconds)
         while not end.passed:
@@ -265,14 +265,14 @@ class Watcher:
         """Return the line, or a new one.
 
         Raises:
-            Interrupted: the worker is to end, or the session has ended.
+            Cancelled: the worker is to end, or the session has ended.
         """
         self._stop.check()
         if self._line is None:
             line = await self._dialler.dial(Deadline.after(None), self._stop)
             if line.session is not self.session:
                 line.line.close()
-                raise Interrupted
+                raise Cancelled
             self._line = line
         return self._line
 
@@ -293,7 +293,7 @@ class Watcher:
         try:
             with self._cut.waking(line.line.shutdown):
                 reply = await line.line.exchange(Ack(up_to=unacked), Deadline.after(FLUSH_SECONDS))
-        except (LineBroken, Interrupted):
+        except (LineBroken, Cancelled):
             return  # it comes again in the next session
         if isinstance(reply, AckReply):
             self._inbox.acked(reply.position)
@@ -305,7 +305,7 @@ class Watcher:
             The reply, or None when the line broke, or is about to.
 
         Raises:
-            Interrupted: the worker is to end, or the session has ended.
+            Cancelled: the worker is to end, or the session has ended.
         """
         line = await self._have_line()
         deadline = Deadline.after(wait + self._settings.reply_seconds)
@@ -329,7 +329,7 @@ class Watcher:
             error = RequestError.from_reply(reply)
             if isinstance(error, SessionExpired | NotLoggedIn):
                 self._link.end_session(self.session, error.message)
-                raise Interrupted
+                raise Cancelled
             if isinstance(error, ShuttingDown):
                 self._drop()
                 self._link.watch_lost(self.session, error.message)

@@ -11,7 +11,13 @@ from typing import Any, Final
 import msgpack  # type: ignore[import-untyped] # it ships no types
 from pydantic import ValidationError
 
-from twinline.core.errors import BadRequest, FrameTooLarge, RequestError, UnknownOp, what_is_wrong
+from twinline.core.errors import (
+    BadRequest,
+    FrameTooLarge,
+    RequestError,
+    UnknownOp,
+    describe_validation_error,
+)
 from twinline.core.protocol import (
     MAX_INT,
     MAX_PAGE,
@@ -168,7 +174,7 @@ def _read_request(payload: bytes) -> RequestReceived | RequestRefused:
     try:
         return RequestReceived(frame_id, REQUEST_BY_OP[op].model_validate(fields))
     except ValidationError as error:
-        return RequestRefused(frame_id, BadRequest(what_is_wrong(error)))
+        return RequestRefused(frame_id, BadRequest(describe_validation_error(error)))
 
 
 class MsgpackClientCodec(_FrameCodec, ClientCodec):
@@ -190,7 +196,7 @@ class MsgpackClientCodec(_FrameCodec, ClientCodec):
             payload = self._take()
             return None if payload is None else self._read_reply(unpack(payload))
         except ValidationError as error:
-            why = what_is_wrong(error)
+            why = describe_validation_error(error)
         except (RequestError, ValueError) as error:
             why = str(error)
         self._drop()

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 from cli_server import CommandLine, ended
 from waiting import join
 
-from twinline.core import processors
-from twinline.core.passwords import Passwords
-from twinline.core.processors import on_one, on_others
+from twinline.cli.server import affinity
+from twinline.cli.server.affinity import on_one, on_others
+from twinline.cli.server.hashing import BackgroundHasher
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity"), reason="this system does not bind threads to processors"
@@ -27,7 +28,7 @@ SEVERAL = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def nobody_is_kept_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processors._Process, "others", None)
+    monkeypatch.setattr(affinity._Process, "others", None)
 
 
 def in_a_thread(work: Callable[[], Any]) -> Any:
@@ -76,22 +77,23 @@ def test_what_asks_for_the_others_has_them_and_comes_back() -> None:
 
 
 @SEVERAL
-def test_a_password_is_hashed_on_others() -> None:
+def test_a_password_is_hashed_on_others(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[set[int]] = []
 
-    class Hasher:
-        def hash(self, _password: object) -> str:
-            seen.append(here())
-            return "a hash"
+    def hash_here(*_: object, **__: object) -> str:
+        seen.append(here())
+        return "a hash"
+
+    monkeypatch.setattr(PasswordHasher, "hash", hash_here)
 
     def work() -> set[int]:
         with on_one():
-            Passwords(Hasher(), wait_seconds=1).hash("correct horse")  # type: ignore[arg-type]
+            BackgroundHasher().hash("correct horse")
             return here()
 
     before = here()
     one = in_a_thread(work)
-    assert seen[-1] == before - one
+    assert seen == [before - one]
 
 
 def test_who_is_not_kept_on_one_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +116,7 @@ def test_where_there_is_nothing_to_gain_nothing_is_done(
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: locked, raising=False)
     with on_one() as chosen:
         assert chosen is None
-        assert processors._Process.others is None
+        assert affinity._Process.others is None
 
 
 def test_a_system_that_cannot_do_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
