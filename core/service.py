@@ -262,7 +262,7 @@ class ChatService:
         """
         now = self._clock()
         receipt = self._messages.send(self._require(session, now), to, body, send_id, now)
-        return SentReply.trusted({"message_id": receipt.message_id, "sent_at": receipt.sent_at})
+        return SentReply(message_id=receipt.message_id, sent_at=receipt.sent_at)
 
     def watch(
         self, session: Session, after: int, ack: int | None = None, limit: int = 64, wait: int = 0
@@ -390,4 +390,4 @@ class ChatService:
 
 
 def _watched(page: MailPage) -> WatchReply:
-    return WatchReply.trusted({"messages": page.messages, "position": page.position})
+    return WatchReply(messages=page.messages, position=page.position)

@@ -199,12 +199,4 @@ def _messages(entries: Iterable[Entry]) -> Iterator[Message]:
 
 def _message(seq: int, kept: Kept) -> Message:
     message_id, _, sender, _, body, sent_at, _ = kept
-    return Message.trusted(
-        {
-            "seq": seq,
-            "message_id": message_id,
-            "sender": sender,
-            "body": body,
-            "sent_at": sent_at,
-        }
-    )
+    return Message(seq=seq, message_id=message_id, sender=sender, body=body, sent_at=sent_at)
