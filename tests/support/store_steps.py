@@ -17,7 +17,8 @@ from twinline.core.errors import (
 )
 from twinline.core.names import NamePattern
 from twinline.core.store import MailboxPolicy, Receipt, Standing
-from twinline.stores.memory import mailbox, sorted_names
+from twinline.stores.memory import accounts as memory_accounts
+from twinline.stores.memory import mailbox
 from twinline.stores.memory.accounts import MemoryAccounts
 from twinline.stores.memory.mailboxes import MemoryMailboxes
 
@@ -236,12 +237,12 @@ class MailboxSteps(RuleBasedStateMachine):
 
 
 class AccountSteps(RuleBasedStateMachine):
-    """Few names in chunks of four, so that they are split and joined."""
+    """Few names, listed in chunks of four."""
 
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(sorted_names, "CHUNK_NAMES", 4)
+        self.patch.setattr(memory_accounts, "CHUNK_NAMES", 4)
         self.accounts = MemoryAccounts()
         self.ids: dict[str, str] = {}
         self.reserved: set[str] = set()

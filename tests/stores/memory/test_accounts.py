@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from sortedcontainers import SortedList
 from store_samples import account, session
 from waiting import join, wait_event, wait_until
 
@@ -12,8 +13,7 @@ from twinline.core.locks import may_block
 from twinline.core.names import NamePattern
 from twinline.core.store import UsernamePage
 from twinline.stores.memory import MemoryStore
-from twinline.stores.memory.accounts import MemoryAccounts
-from twinline.stores.memory.sorted_names import CHUNK_NAMES, SortedNames
+from twinline.stores.memory.accounts import CHUNK_NAMES, MemoryAccounts
 
 
 @pytest.fixture
@@ -174,17 +174,17 @@ class CountingPattern(NamePattern):
         return super().matches(username)
 
 
-class CountingNames(SortedNames):
-    """A sorted set that counts how often and how much was copied out of it."""
+class CountingNames(SortedList):
+    """A sorted list that counts how often and how much was copied out of it."""
 
     copies = 0
     copied = 0
 
-    def chunk_from(self, start: str) -> list[str]:
-        chunk = super().chunk_from(start)
+    def irange(self, minimum: str) -> Iterator[str]:
         self.copies += 1
-        self.copied += len(chunk)
-        return chunk
+        for name in super().irange(minimum):
+            self.copied += 1
+            yield name
 
 
 @pytest.fixture(scope="module")
