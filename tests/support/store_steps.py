@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from store_samples import account, draft, session
+from store_samples import DAY, HOUR, account, draft, session
 
 from twinline.core.errors import (
     CursorInvalid,
@@ -22,8 +22,6 @@ from twinline.stores.memory import mailbox
 from twinline.stores.memory.accounts import MemoryAccounts
 from twinline.stores.memory.mailboxes import MemoryMailboxes
 
-HOUR = 60 * 60 * 1000
-DAY = 24 * HOUR
 NAMES = [first + second for first in "abc" for second in ("", "a", "ab", "b", "c", "cc", "d")]
 
 
