@@ -62,7 +62,7 @@ class ErrorReply(Reply):
 
 
 class Limits(_Model):
-    """What a server accepts; told in `HelloReply`."""
+    """What a server accepts, as `HelloReply` has it."""
 
     body_bytes: Uint = Field(description="a message's body, in bytes of UTF-8")
     frame_bytes: Uint = Field(description="a request's frame after login")
@@ -81,7 +81,7 @@ class HelloReply(Reply):
 
 
 class SessionReply(Reply):
-    """The line is logged in."""
+    """The connection is logged in."""
 
     username: Text = Field(description="the account, as the server spells it")
     session: Text = Field(description="the token that `resume` takes; a secret")
@@ -110,8 +110,8 @@ class SentReply(Reply):
 class Message(_Model):
     """One message, as it stands in its recipient's mailbox."""
 
-    seq: Uint = Field(description="its place in the mailbox, rising")
-    message_id: MessageId = Field(description="its id, as its sender was told")
+    seq: Uint = Field(description="its number in the mailbox, rising")
+    message_id: MessageId = Field(description="its id, as its sender got it")
     sender: Text = Field(description="the sender's username")
     body: Text = Field(description="the text, exactly as sent")
     sent_at: Uint = Field(description="when the server accepted it, in ms")
@@ -147,7 +147,7 @@ class DeletedReply(Reply):
 class StatusReply(Reply):
     """Who is logged in here, and where the mailbox stands."""
 
-    username: Text = Field(description="the account of this line")
+    username: Text = Field(description="the account of this connection")
     position: Uint = Field(description="the last acked seq of the mailbox")
     unread: Uint = Field(description="how many messages wait beyond the position")
 
@@ -164,7 +164,7 @@ class Request(_Model):
     reply: ClassVar[type[Reply]]
     """What answers it, unless it is refused."""
     before_login: ClassVar[bool] = False
-    """Whether a line that is not logged in may ask this."""
+    """Whether a connection that is not logged in may ask this."""
     repeatable: ClassVar[bool] = True
     """Whether a client that does not know if it was carried out may simply ask again."""
     may_take_long: ClassVar[bool] = False
@@ -172,7 +172,7 @@ class Request(_Model):
 
 
 class Hello(Request):
-    """Ask who the server is; the first request of a line, if it is sent at all."""
+    """Ask who the server is; the first request of a connection, if it is sent at all."""
 
     op = "hello"
     reply = HelloReply
@@ -208,7 +208,7 @@ class Login(Request):
 
 
 class Resume(Request):
-    """Bind this line to a session that is open already."""
+    """Bind this connection to a session that is open already."""
 
     op = "resume"
     reply = SessionReply
@@ -217,7 +217,7 @@ class Resume(Request):
 
 
 class Logout(Request):
-    """Revoke the session; every line of it ends."""
+    """Revoke the session; every connection of it ends."""
 
     op = "logout"
     reply = Done
@@ -256,7 +256,7 @@ class Watch(Request):
     op = "watch"
     reply = WatchReply
     may_take_long = True
-    after: Uint = Field(description="the last seq that this line has seen")
+    after: Uint = Field(description="the last seq that this connection has seen")
     ack: Uint | None = Field(default=None, description="acknowledge up to here first")
     limit: PageSize = Field(default=64, description="1 to 1,000")
     wait: Annotated[int, Strict(), Field(ge=0, le=MAX_WAIT_SECONDS)] = Field(
@@ -322,7 +322,7 @@ class DeleteAccount(Request):
 
 
 class Ping(Request):
-    """Ask whether anyone is there."""
+    """Ask whether the server answers."""
 
     op = "ping"
     reply = Done
