@@ -50,7 +50,7 @@ def _before(now: int, milliseconds: float) -> int:
 
 
 def fingerprint(draft: Draft) -> bytes:
-    """Return what tells one content from another: who it is for and what it says."""
+    """Return a hash of a message's recipient and body: the content that a send_id stands for."""
     # A username has no zero byte, so no two contents give the same text.
     content = f"{draft.to}\0{draft.body}".encode(errors="surrogatepass")
     return hashlib.blake2b(content, digest_size=16).digest()
@@ -116,7 +116,7 @@ def page_of_names(
                     return UsernamePage(tuple(found), more=True)
                 found.append(name)
         start = f"{chunk[-1]}\0"
-        # A scan of a million names runs Python for half a second: others get a turn now and then.
-        # With 0 this thread would take the turn again before another is awake.
+        # A scan of a million names runs Python for half a second: other threads get the
+        # interpreter now and then. With 0 this one would take it again before they are awake.
         time.sleep(_YIELD_SECONDS)
     return UsernamePage(tuple(found), more=False)

@@ -1,6 +1,6 @@
 """One mailbox in memory: its messages by seq, what is acked, and what is kept as history.
 
-Nothing here takes a lock or calls anyone: whoever owns a mailbox guards it.
+Nothing here takes a lock or wakes a watcher: its owner's lock guards it.
 """
 
 from bisect import bisect_left, bisect_right

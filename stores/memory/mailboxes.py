@@ -2,11 +2,9 @@
 
 # ruff: noqa: D102 - the contract tells what the methods do
 
-from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
-from typing import Final
 
-from twinline.core.errors import NoSuchUser, SendIdConflict
+from twinline.core.errors import NoSuchUser
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
 from twinline.core.store import (
@@ -20,9 +18,8 @@ from twinline.core.store import (
 )
 from twinline.core.waiting import Wake, wake_after_reply, wake_all
 from twinline.stores.memory.mailbox import Entry, Kept, Mailbox
+from twinline.stores.memory.send_ids import SendIds
 from twinline.stores.rules import Retention, fingerprint, fitting
-
-_EXPIRED_A_SEND: Final = 2  # more than the one that a send adds, so that what expires goes
 
 
 class MemoryMailboxes(Mailboxes):
@@ -36,7 +33,7 @@ class MemoryMailboxes(Mailboxes):
         self._retention = Retention.of(policy)
         self._lock = new_lock("message")
         self._boxes: dict[str | None, Mailbox] = {}  # by account id; guarded by the message lock
-        self._sends = _SendIds(self._retention.send_id_ms)  # guarded by the message lock
+        self._sends = SendIds(self._retention.send_id_ms)  # guarded by the message lock
 
     def create(self, account_id: str) -> None:
         with self._lock:
@@ -55,7 +52,7 @@ class MemoryMailboxes(Mailboxes):
         receipt = Receipt(draft.message_id, now)
         content = b"" if draft.send_id is None else fingerprint(draft)
         with self._lock:
-            if self._sends.firsts:  # none for as long as nobody gives send_ids
+            if self._sends.firsts:  # none for as long as no sender gives send_ids
                 self._sends.expire(now)
             if content:
                 first = self._sends.first(draft, content)
@@ -128,57 +125,6 @@ class MemoryMailboxes(Mailboxes):
         if box is None:
             raise NoSuchUser
         return box
-
-
-class _SendIds:
-    """What each sender's send_ids stand for; its owner's lock guards it.
-
-    Attributes:
-        firsts: the content and the receipt by the sender's account and its send_id, oldest first.
-    """
-
-    __slots__ = ("_keep_ms", "firsts")
-
-    def __init__(self, keep_ms: float) -> None:
-        self._keep_ms = keep_ms
-        # An OrderedDict: taking from the front of a plain one walks over all it lost before.
-        self.firsts: OrderedDict[tuple[str, str | None], tuple[bytes, Receipt]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self.firsts)
-
-    def first(self, draft: Draft, content: bytes) -> Receipt | None:
-        """Return the receipt of the first send under this draft's send_id, if it still counts.
-
-        Raises:
-            SendIdConflict: that send had another recipient or body.
-        """
-        known = self.firsts.get((draft.sender_id, draft.send_id))
-        if known is None or self._expired(known[1], draft.sent_at):
-            return None
-        if known[0] != content:
-            raise SendIdConflict
-        return known[1]
-
-    def keep(self, draft: Draft, content: bytes, receipt: Receipt) -> None:
-        """Remember what a send_id stands for from now on."""
-        if self._keep_ms > 0:
-            key = (draft.sender_id, draft.send_id)
-            self.firsts[key] = (content, receipt)
-            self.firsts.move_to_end(key)
-
-    def expire(self, now: int) -> None:
-        """Forget the oldest if they have expired: a few, so that every send costs the same."""
-        for _ in range(_EXPIRED_A_SEND):
-            if not self.firsts:
-                return
-            key = next(iter(self.firsts))
-            if not self._expired(self.firsts[key][1], now):
-                return
-            del self.firsts[key]
-
-    def _expired(self, receipt: Receipt, now: int) -> bool:
-        return now - receipt.sent_at >= self._keep_ms
 
 
 def _messages(entries: Iterable[Entry]) -> Iterator[Message]:

@@ -18,7 +18,7 @@ from twinline.stores.sqlite.writer import Transaction, Writer
 
 _CHUNK: Final = 512  # names that a listing reads at a time; names are matched between reads
 _CACHED: Final = 20_000  # accounts, and sessions
-_HINT_SECONDS: Final = 0.05  # what a note that nobody asked for may make a request wait
+_TOUCH_SECONDS: Final = 0.05  # how long a request may wait for the note that it uses a session
 
 
 class SqliteAccounts(Accounts):
@@ -33,7 +33,7 @@ class SqliteAccounts(Accounts):
         self._sessions: ReadThroughCache[bytes, SessionRecord] = ReadThroughCache(
             "session", _CACHED
         )
-        writer.rolled_back.append(self._changed)
+        writer.on_rollback.append(self._resume_caching)
 
     def create(self, account: Account) -> None:
         def write(transaction: Transaction) -> None:
@@ -50,7 +50,7 @@ class SqliteAccounts(Accounts):
         self._writer.do(write)
 
     def find(self, username: str) -> Account | None:
-        return self._accounts.find(username, lambda: self._read(username))
+        return self._accounts.get(username, lambda: self._read(username))
 
     def _read(self, username: str) -> Account | None:
         with self._readers.reading() as connection:
@@ -100,7 +100,7 @@ class SqliteAccounts(Accounts):
             username, known = row
             if known != instead_of:
                 return False
-            self._change(transaction, username)
+            self._invalidate(transaction, username)
             transaction.connection.execute(
                 "UPDATE accounts SET password_hash = ? WHERE account_id = ?",
                 (password_hash, account_id),
@@ -117,7 +117,7 @@ class SqliteAccounts(Accounts):
                 return False
             if keep_name:
                 connection.execute("INSERT OR IGNORE INTO reserved_names VALUES (?)", row)
-            self._change(transaction, *row)
+            self._invalidate(transaction, *row)
             connection.execute("DELETE FROM accounts WHERE account_id = ?", (account_id,))
             self._end(transaction, _tokens(connection, account_id))
             return True
@@ -152,12 +152,12 @@ class SqliteAccounts(Accounts):
                     session.used_at,
                 ),
             )
-            transaction.committed.append(lambda: self._ends.forget(session.token_hash))
+            transaction.committed.append(lambda: self._ends.discard(session.token_hash))
 
         self._writer.do(write)
 
     def find_session(self, token_hash: bytes) -> SessionRecord | None:
-        return self._sessions.find(token_hash, lambda: self._read_session(token_hash))
+        return self._sessions.get(token_hash, lambda: self._read_session(token_hash))
 
     def _read_session(self, token_hash: bytes) -> SessionRecord | None:
         with self._readers.reading() as connection:
@@ -170,20 +170,20 @@ class SqliteAccounts(Accounts):
         return None if row is None else SessionRecord(*row)
 
     def touch_session(self, token_hash: bytes, used_at: int) -> None:
-        """Note that a session is in use, if that can be done without making anyone wait.
+        """Note that a session is in use, if that can be done without a long wait.
 
         A request that only reads must not fail because the disk is full, so what cannot be
         noted now is left for the next time.
         """
 
         def write(transaction: Transaction) -> None:
-            self._change(transaction, token_hash)
+            self._invalidate(transaction, token_hash)
             transaction.connection.execute(
                 "UPDATE sessions SET used_at = ? WHERE token_hash = ?", (used_at, token_hash)
             )
 
         with suppress(StoreUnavailable):
-            self._writer.do(write, _HINT_SECONDS)
+            self._writer.do(write, _TOUCH_SECONDS)
 
     def close_session(self, token_hash: bytes) -> None:
         self._writer.do(lambda transaction: self._end(transaction, [token_hash]))
@@ -200,24 +200,24 @@ class SqliteAccounts(Accounts):
 
     def _end(self, transaction: Transaction, tokens: list[bytes]) -> None:
         for token in tokens:
-            self._change(transaction, token)
+            self._invalidate(transaction, token)
             gone = transaction.connection.execute(
                 "DELETE FROM sessions WHERE token_hash = ?", (token,)
             ).rowcount
             if gone:
                 transaction.committed.append(lambda token=token: self._ends.end(token))  # type: ignore[misc]
 
-    def _change(self, transaction: Transaction, key: str | bytes) -> None:
-        """Have nobody find what is remembered of an account's name or a session's token hash."""
+    def _invalidate(self, transaction: Transaction, key: str | bytes) -> None:
+        """Drop what is cached under an account's name or a session's token hash."""
         if isinstance(key, bytes):
-            self._sessions.change(key)
+            self._sessions.invalidate(key)
         else:
-            self._accounts.change(key)
-        transaction.committed.append(self._changed)
+            self._accounts.invalidate(key)
+        transaction.committed.append(self._resume_caching)
 
-    def _changed(self) -> None:
-        self._accounts.changed()
-        self._sessions.changed()
+    def _resume_caching(self) -> None:
+        self._accounts.resume()
+        self._sessions.resume()
 
 
 def _one(connection: sqlite3.Connection, query: str, *values: object) -> Any:

@@ -1,9 +1,9 @@
-"""The file of the SQLite store: who may open it, and with what settings.
+"""The file of the SQLite store: its lock, and the connections to it with their settings.
 
 One process at a time serves a file. It holds an flock on a file beside it, whose name ends in
 ``-lock``; the kernel frees it when the process ends, however it ends. Readers from elsewhere
 (``twinline store check``, ``backup``, ``stats``) need no lock: a reader in WAL mode sees the last
-commit and holds nobody up.
+commit and delays no writer.
 
 Settings, each read back where it matters:
 

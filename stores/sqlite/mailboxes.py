@@ -25,8 +25,8 @@ from twinline.core.store import (
 )
 from twinline.core.waiting import Wake
 from twinline.stores.rules import Retention, fingerprint, fitting
-from twinline.stores.sqlite.mailbox import AGED, NO_SUCH_SEQ, Box, Tables, from_column
-from twinline.stores.sqlite.mailbox_rows import Boxes
+from twinline.stores.sqlite.mailbox import AGED, NO_SUCH_SEQ, Mailbox, Tables, from_column
+from twinline.stores.sqlite.mailbox_rows import MailboxRows
 from twinline.stores.sqlite.readers import Readers
 from twinline.stores.sqlite.send_ids import SendIds
 from twinline.stores.sqlite.subscriptions import Subscriptions
@@ -61,24 +61,24 @@ class SqliteMailboxes(Mailboxes):
         self._writer = writer
         self._retention = Retention.of(policy)
         self._mail: Subscriptions[str] = Subscriptions("message")
-        # These three are the writer's thread's: what it knows of the tables.
-        self._boxes = Boxes()
+        # These three are the writer's thread's.
+        self._rows = MailboxRows()
         self._sends = SendIds(self._retention)
-        self._sweeping = False  # whether a sweep is under way or waits for its turn
-        writer.rolled_back.append(self._forget)
-        writer.reopened.append(self._sweep_anew)
+        self._sweeping = False  # whether a sweep is under way or queued
+        writer.on_rollback.append(self._roll_back)
+        writer.on_reopen.append(self._sweep_anew)
         self._sweep_soon()
 
     def create(self, account_id: str) -> None:
         def write(transaction: Transaction) -> None:
-            self._boxes.create(transaction, account_id)
-            transaction.committed.append(lambda: self._mail.forget(account_id))
+            self._rows.create(transaction, account_id)
+            transaction.committed.append(lambda: self._mail.discard(account_id))
 
         self._writer.do(write)
 
     def drop(self, account_id: str) -> None:
         def write(transaction: Transaction) -> None:
-            box = self._boxes.drop(transaction, account_id)
+            box = self._rows.drop(transaction, account_id)
             if box is None:
                 return
             transaction.connection.execute("INSERT INTO dropped VALUES (?)", (box.number,))
@@ -136,21 +136,21 @@ class SqliteMailboxes(Mailboxes):
     def _change(
         self,
         account_id: str,
-        change: Callable[[Box, Tables], Result],
+        change: Callable[[Mailbox, Tables], Result],
         trim_at: int | None = None,
         seconds: float | None = None,
     ) -> tuple[Result, Standing]:
         """Change a mailbox, and trim it; return what that gave and where it stands then."""
 
         def write(transaction: Transaction) -> tuple[Result, Standing]:
-            box = self._boxes.get(transaction, account_id)
-            tables = self._boxes.tables(transaction)
+            box = self._rows.get(transaction, account_id)
+            tables = self._rows.tables(transaction)
             before = box.columns
             result = change(box, tables)
             if trim_at is not None and box.needs_trim(self._retention, trim_at):
                 box.trim(tables, self._retention, trim_at)
             if before != box.columns:
-                self._boxes.changed(transaction, box)
+                self._rows.mark_changed(transaction, box)
             return result, box.standing
 
         return self._writer.do(write) if seconds is None else self._writer.do(write, seconds)
@@ -163,12 +163,12 @@ class SqliteMailboxes(Mailboxes):
         first = self._sends.first(transaction, draft, append.content, drafts)
         if first is not None:
             return first
-        box = self._boxes.get(transaction, append.account_id)
+        box = self._rows.get(transaction, append.account_id)
         if box.needs_trim(self._retention, draft.sent_at):
-            box.trim(self._boxes.tables(transaction), self._retention, draft.sent_at)
-            self._boxes.changed(transaction, box)
+            box.trim(self._rows.tables(transaction), self._retention, draft.sent_at)
+            self._rows.mark_changed(transaction, box)
         try:
-            self._boxes.append(transaction, box, draft, self._retention)
+            self._rows.append(transaction, box, draft, self._retention)
         except MailboxFull as error:
             return error  # what was trimmed stays trimmed
         self._sends.keep(transaction, draft, append.content)
@@ -178,7 +178,7 @@ class SqliteMailboxes(Mailboxes):
     def _sweep(self, transaction: Transaction) -> None:
         """Remove some messages of dropped mailboxes, and come back while there are others."""
         # A mailbox may have got mail in the transaction that drops it: first into the table.
-        connection = self._boxes.tables(transaction)()
+        connection = self._rows.tables(transaction)()
         row = connection.execute("SELECT box FROM dropped LIMIT 1").fetchone()
         if row is None:
             self._sweeping = False
@@ -204,9 +204,9 @@ class SqliteMailboxes(Mailboxes):
         self._sweeping = False
         self._sweep_soon()
 
-    def _forget(self) -> None:
-        self._boxes.forget()
-        self._sends.forget()
+    def _roll_back(self) -> None:
+        self._rows.roll_back()
+        self._sends.roll_back()
 
 
 class _Append:

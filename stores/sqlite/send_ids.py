@@ -1,4 +1,4 @@
-"""What each sender's send_ids stand for, as the writer of the SQLite store sees it.
+"""The writer's view of the send_ids in the SQLite store: which message each stands for.
 
 Only the writer's thread uses what is in this file, inside its transaction.
 """
@@ -20,7 +20,7 @@ _Key = tuple[str, str | bytes]
 _FIND: Final = (
     "WITH wanted (sender, id) AS ({}) "
     "SELECT sender_id, send_id, content, message_id, sent_at "
-    # CROSS: from each of those that are wanted to its place in the table.
+    # CROSS: one look-up in the table for each that is wanted.
     "FROM wanted CROSS JOIN send_ids ON sender_id = sender AND send_id = id"
 )
 
@@ -61,7 +61,7 @@ class SendIds:
         return known[1]
 
     def keep(self, transaction: Transaction, draft: Draft, content: bytes) -> None:
-        """Remember what a send_id stands for from now on."""
+        """Keep what a send_id stands for from now on."""
         if draft.send_id is None or self._retention.send_id_ms <= 0:
             return
         if not self._new:
@@ -70,8 +70,8 @@ class SendIds:
         self._known[key] = self._new[key] = (content, Receipt(draft.message_id, draft.sent_at))
         self._oldest = min(self._oldest, draft.sent_at)
 
-    def forget(self) -> None:
-        """Forget what was done in a transaction that was rolled back."""
+    def roll_back(self) -> None:
+        """Drop what was done in a transaction that was rolled back."""
         self._transaction = None
         self._new.clear()
         self._oldest = LONG_AGO

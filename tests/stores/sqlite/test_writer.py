@@ -398,9 +398,9 @@ def test_one_that_is_told_in_the_moment_that_it_gives_up_tells_the_next(
     leaving, following = _Request(lambda _: None), _Request(lambda _: None)
     following.value = "told"
     leaving.next = following
-    store._writer._tell(leaving)
+    store._writer._notify(leaving)
     assert following.outcome.empty()
-    store._writer._leave(leaving)
+    store._writer._abandon(leaving)
     assert following.outcome.get(timeout=1) == "told"
 
 
