@@ -1,13 +1,13 @@
-"""The rules for messages: what may be sent, and what the owner of a mailbox may do with it."""
+"""The rules for messages: what may be sent, and what a mailbox that is gone means to its owner."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from twinline.core.errors import BadRequest, MessageTooLong, NoSuchUser, SessionExpired
 from twinline.core.names import parse_username
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import Draft, MailPage, Receipt, SessionRecord, Standing, Store
+from twinline.core.store import Draft, Receipt, SessionRecord, Store
 from twinline.core.throttle import RateThrottle
 
 Params = ParamSpec("Params")
@@ -22,12 +22,7 @@ _IDS_AT_ONCE: Final = 256
 
 
 class MessageRules:
-    """Sends into any mailbox; reads, acknowledges and deletes in the caller's own.
-
-    Every method takes the caller's session as the store has it now. What the store raises for a
-    mailbox that is gone, `NoSuchUser`, is `SessionExpired` for its owner: the account was deleted
-    between the look at the session and the call.
-    """
+    """Sends into any mailbox, by a session as the store has it now."""
 
     def __init__(self, store: Store, settings: ServiceSettings) -> None:
         self._accounts = store.accounts
@@ -82,46 +77,23 @@ class MessageRules:
         self._ids.extend(ids)
         return last
 
-    def read(self, session: SessionRecord, after: int, limit: int) -> MailPage:
-        """Return messages beyond a seq.
 
-        Raises:
-            CursorInvalid: the seq is beyond the last one.
-        """
-        return self._own(self._mailboxes.read, session, after, limit, PAGE_BYTES)
+def on_own_mailbox(
+    call: Callable[Concatenate[str, Params], Result],
+    session: SessionRecord,
+    *args: Params.args,
+    **options: Params.kwargs,
+) -> Result:
+    """Make a call of the store on the caller's own mailbox.
 
-    def history(self, session: SessionRecord, before: int | None, limit: int, now: int) -> MailPage:
-        """Return the last messages below a seq."""
-        return self._own(self._mailboxes.history, session, before, limit, PAGE_BYTES, now)
-
-    def ack(self, session: SessionRecord, up_to: int, now: int) -> Standing:
-        """Acknowledge up to a seq.
-
-        Raises:
-            CursorInvalid: the seq is beyond the last one.
-        """
-        return self._own(self._mailboxes.ack, session, up_to, now)
-
-    def delete(self, session: SessionRecord, seqs: Sequence[int]) -> int:
-        """Delete messages and return how many there were."""
-        return self._own(self._mailboxes.delete, session, seqs)
-
-    def standing(self, session: SessionRecord) -> Standing:
-        """Return the position and how much is unread."""
-        return self._own(self._mailboxes.standing, session)
-
-    def _own(
-        self,
-        call: Callable[Concatenate[str, Params], Result],
-        session: SessionRecord,
-        *args: Params.args,
-        **options: Params.kwargs,
-    ) -> Result:
-        """Make a call of the store on the caller's own mailbox."""
-        try:
-            return call(session.account_id, *args, **options)
-        except NoSuchUser:
-            raise SessionExpired from None
+    Raises:
+        SessionExpired: the mailbox is gone: the account was deleted between the look at the
+            session and the call.
+    """
+    try:
+        return call(session.account_id, *args, **options)
+    except NoSuchUser:
+        raise SessionExpired from None
 
 
 def _utf8_length(text: str) -> int:

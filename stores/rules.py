@@ -4,8 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 from twinline.core.clock import DAY_MS, HOUR_MS
 from twinline.core.names import NamePattern
@@ -16,32 +15,14 @@ _YIELD_SECONDS: Final = 0.00002
 _LONG_AGO: Final = -(2**62)  # before every time that a store keeps, and fits its integers
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """A policy in the units that a mailbox counts in."""
+def history_ends(policy: MailboxPolicy, now: int) -> int:
+    """Return the moment at or before which an ack has aged out of the history."""
+    return _before(now, policy.history_days * DAY_MS)
 
-    mailbox_messages: int
-    history_messages: int
-    history_ms: float
-    send_id_ms: float
 
-    @classmethod
-    def of(cls, policy: MailboxPolicy) -> Self:
-        """Return what a policy says about mailboxes."""
-        return cls(
-            policy.mailbox_messages,
-            policy.history_messages,
-            policy.history_days * DAY_MS,
-            policy.send_id_hours * HOUR_MS,
-        )
-
-    def history_ends(self, now: int) -> int:
-        """Return the moment at or before which an ack has aged out of the history."""
-        return _before(now, self.history_ms)
-
-    def send_ids_end(self, now: int) -> int:
-        """Return the moment at or before which a send_id has expired."""
-        return _before(now, self.send_id_ms)
+def send_ids_end(policy: MailboxPolicy, now: int) -> int:
+    """Return the moment at or before which a send_id has expired."""
+    return _before(now, policy.send_id_hours * HOUR_MS)
 
 
 def _before(now: int, milliseconds: float) -> int:

@@ -19,7 +19,7 @@ from twinline.core.store import (
 from twinline.core.waiting import Wake, wake_after_reply, wake_all
 from twinline.stores.memory.mailbox import Entry, Kept, Mailbox
 from twinline.stores.memory.send_ids import SendIds
-from twinline.stores.rules import Retention, fingerprint, fitting
+from twinline.stores.rules import fingerprint, fitting
 
 
 class MemoryMailboxes(Mailboxes):
@@ -30,16 +30,16 @@ class MemoryMailboxes(Mailboxes):
     """
 
     def __init__(self, policy: MailboxPolicy) -> None:
-        self._retention = Retention.of(policy)
+        self._policy = policy
         self._lock = new_lock("message")
         self._boxes: dict[str | None, Mailbox] = {}  # by account id; guarded by the message lock
-        self._sends = SendIds(self._retention.send_id_ms)  # guarded by the message lock
+        self._sends = SendIds(policy)  # guarded by the message lock
 
     def create(self, account_id: str) -> None:
         with self._lock:
             if account_id in self._boxes:
                 raise ValueError(f"account id {account_id!r} is used twice")
-            self._boxes[account_id] = Mailbox(self._retention)
+            self._boxes[account_id] = Mailbox(self._policy)
 
     def drop(self, account_id: str) -> None:
         with self._lock:

@@ -4,7 +4,8 @@ from collections import OrderedDict
 from typing import Final
 
 from twinline.core.errors import SendIdConflict
-from twinline.core.store import Draft, Receipt
+from twinline.core.store import Draft, MailboxPolicy, Receipt
+from twinline.stores.rules import send_ids_end
 
 _EXPIRED_A_SEND: Final = 2  # more than the one that a send adds, so that what expires goes
 
@@ -16,10 +17,10 @@ class SendIds:
         firsts: the content and the receipt by the sender's account and its send_id, oldest first.
     """
 
-    __slots__ = ("_keep_ms", "firsts")
+    __slots__ = ("_policy", "firsts")
 
-    def __init__(self, keep_ms: float) -> None:
-        self._keep_ms = keep_ms
+    def __init__(self, policy: MailboxPolicy) -> None:
+        self._policy = policy
         # An OrderedDict: taking from the front of a plain one walks over all it lost before.
         self.firsts: OrderedDict[tuple[str, str | None], tuple[bytes, Receipt]] = OrderedDict()
 
@@ -38,7 +39,7 @@ class SendIds:
 
     def keep(self, draft: Draft, content: bytes, receipt: Receipt) -> None:
         """Keep what a send_id stands for from now on."""
-        if self._keep_ms > 0:
+        if self._policy.send_id_hours > 0:
             key = (draft.sender_id, draft.send_id)
             self.firsts[key] = (content, receipt)
             self.firsts.move_to_end(key)
@@ -54,4 +55,4 @@ class SendIds:
             del self.firsts[key]
 
     def _expired(self, receipt: Receipt, now: int) -> bool:
-        return now - receipt.sent_at >= self._keep_ms
+        return receipt.sent_at <= send_ids_end(self._policy, now)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from twinline.core.errors import CursorInvalid
-from twinline.core.store import Standing
-from twinline.stores.rules import Retention
+from twinline.core.store import MailboxPolicy, Standing
+from twinline.stores.rules import history_ends
 
 Tables = Callable[[], sqlite3.Connection]
 """Returns the connection, when all that was appended so far is in the tables."""
@@ -102,20 +102,20 @@ class Mailbox:
         self.acked -= acked
         return unread + acked
 
-    def needs_trim(self, retention: Retention, now: int) -> bool:
+    def needs_trim(self, policy: MailboxPolicy, now: int) -> bool:
         """Return whether there may be acked messages beyond the history kept at ``now``."""
-        if self.acked > retention.history_messages:
+        if self.acked > policy.history_messages:
             return True
-        return self.oldest_ack is not None and self.oldest_ack <= retention.history_ends(now)
+        return self.oldest_ack is not None and self.oldest_ack <= history_ends(policy, now)
 
-    def trim(self, tables: Tables, retention: Retention, now: int) -> None:
+    def trim(self, tables: Tables, policy: MailboxPolicy, now: int) -> None:
         """Remove acked messages beyond the history that the policy keeps at ``now``."""
         connection = tables()
         (aged,) = connection.execute(
-            f"SELECT {AGED}", {"box": self.number, "ends": retention.history_ends(now)}
+            f"SELECT {AGED}", {"box": self.number, "ends": history_ends(policy, now)}
         ).fetchone()
         acked = self.acked - self._remove(connection, aged)
-        surplus = acked - retention.history_messages
+        surplus = acked - policy.history_messages
         if surplus > 0:
             (end,) = connection.execute(
                 "SELECT seq FROM messages WHERE box = ? ORDER BY seq LIMIT 1 OFFSET ?",

@@ -9,8 +9,7 @@ import sqlite3
 from typing import Any, Final
 
 from twinline.core.errors import MailboxFull, NoSuchUser
-from twinline.core.store import Draft
-from twinline.stores.rules import Retention
+from twinline.core.store import Draft, MailboxPolicy
 from twinline.stores.sqlite.mailbox import Mailbox, Tables, to_column
 from twinline.stores.sqlite.rows import write_rows
 from twinline.stores.sqlite.writer import Transaction
@@ -59,14 +58,14 @@ class MailboxRows:
         self._changed[box.account_id] = box
 
     def append(
-        self, transaction: Transaction, box: Mailbox, draft: Draft, retention: Retention
+        self, transaction: Transaction, box: Mailbox, draft: Draft, policy: MailboxPolicy
     ) -> None:
         """Add a message under the next seq.
 
         Raises:
             MailboxFull: too many are not acked.
         """
-        if box.unread >= retention.mailbox_messages:
+        if box.unread >= policy.mailbox_messages:
             raise MailboxFull
         row = (
             box.number,

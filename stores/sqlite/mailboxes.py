@@ -24,7 +24,7 @@ from twinline.core.store import (
     Unsubscribe,
 )
 from twinline.core.waiting import Wake
-from twinline.stores.rules import Retention, fingerprint, fitting
+from twinline.stores.rules import fingerprint, fitting, history_ends
 from twinline.stores.sqlite.mailbox import AGED, NO_SUCH_SEQ, Mailbox, Tables, from_column
 from twinline.stores.sqlite.mailbox_rows import MailboxRows
 from twinline.stores.sqlite.readers import Readers
@@ -59,11 +59,11 @@ class SqliteMailboxes(Mailboxes):
     def __init__(self, readers: Readers, writer: Writer, policy: MailboxPolicy) -> None:
         self._readers = readers
         self._writer = writer
-        self._retention = Retention.of(policy)
+        self._policy = policy
         self._mail: Subscriptions[str] = Subscriptions("message")
         # These three are the writer's thread's.
         self._rows = MailboxRows()
-        self._sends = SendIds(self._retention)
+        self._sends = SendIds(policy)
         self._sweeping = False  # whether a sweep is under way or queued
         writer.on_rollback.append(self._roll_back)
         writer.on_reopen.append(self._sweep_anew)
@@ -105,7 +105,7 @@ class SqliteMailboxes(Mailboxes):
             "id": account_id,
             "before": NO_SUCH_SEQ if before is None else min(before, NO_SUCH_SEQ),
             "limit": _one_more(limit),
-            "ends": self._retention.history_ends(now),
+            "ends": history_ends(self._policy, now),
         }
         with self._readers.reading() as connection:
             position, ageing, page, more = _page(connection, _HISTORY, values, limit, max_bytes)
@@ -147,8 +147,8 @@ class SqliteMailboxes(Mailboxes):
             tables = self._rows.tables(transaction)
             before = box.columns
             result = change(box, tables)
-            if trim_at is not None and box.needs_trim(self._retention, trim_at):
-                box.trim(tables, self._retention, trim_at)
+            if trim_at is not None and box.needs_trim(self._policy, trim_at):
+                box.trim(tables, self._policy, trim_at)
             if before != box.columns:
                 self._rows.mark_changed(transaction, box)
             return result, box.standing
@@ -164,11 +164,11 @@ class SqliteMailboxes(Mailboxes):
         if first is not None:
             return first
         box = self._rows.get(transaction, append.account_id)
-        if box.needs_trim(self._retention, draft.sent_at):
-            box.trim(self._rows.tables(transaction), self._retention, draft.sent_at)
+        if box.needs_trim(self._policy, draft.sent_at):
+            box.trim(self._rows.tables(transaction), self._policy, draft.sent_at)
             self._rows.mark_changed(transaction, box)
         try:
-            self._rows.append(transaction, box, draft, self._retention)
+            self._rows.append(transaction, box, draft, self._policy)
         except MailboxFull as error:
             return error  # what was trimmed stays trimmed
         self._sends.keep(transaction, draft, append.content)

@@ -96,6 +96,8 @@ def test_a_seeded_fault_is_found(broken, rule: str) -> None:
     assert failure.name == rule
     assert failure.evidence
     assert failure.sentence in str(caught.value)
+    # The fault was found, and not a mistake in how it was made.
+    assert not re.search("unexpected (Type|Attribute|Name)Error", str(caught.value))
 
 
 @pytest.mark.parametrize(("forget", "rule"), FORGETFUL, ids=[one.__name__ for one, _ in FORGETFUL])
