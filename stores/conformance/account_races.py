@@ -21,7 +21,7 @@ def one_creates_a_name(checks: Checks, bench: StoreBench) -> None:
         candidates = [bench.account(f"ann{number}") for _ in range(4)]
         results = bench.race(checks, *(partial(accounts.create, one) for one in candidates))
         outcomes(checks, results, [UsernameTaken], "creating")
-        winners = [one for one, told in zip(candidates, results, strict=True) if told is None]
+        winners = [one for one, result in zip(candidates, results, strict=True) if result is None]
         checks.equal(len(winners), 1, "how many create one name")
         found = accounts.find(f"ann{number}")
         checks.that(found in winners, f"the account is {shown(found)}, which is not the winner's")

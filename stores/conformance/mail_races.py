@@ -126,7 +126,7 @@ def quotas_hold_at_once(checks: Checks, bench: StoreBench) -> None:
     46, "A message to a mailbox that is dropped meanwhile is stored or refused, and is gone then."
 )
 def dropped_mail_is_gone(checks: Checks, bench: StoreBench) -> None:
-    """Append and drop at once, with somebody who watches."""
+    """Append and drop at once, with a watcher."""
     store = bench.store()
     boxes = store.mailboxes
     for _ in bench.tries(checks):
@@ -170,8 +170,8 @@ def no_wake_is_lost(checks: Checks, bench: StoreBench) -> None:
             ),
         }
         for what, (watch, happen) in watches.items():
-            learned, told = bench.race(checks, watch, happen)
-            outcomes(checks, [told], [], what)
+            learned, happened = bench.race(checks, watch, happen)
+            outcomes(checks, [happened], [], what)
             checks.equal(
                 learned,
                 expected=True,
@@ -251,8 +251,8 @@ def _use_at_once(checks: Checks, bench: StoreBench, store: Store, total: int) ->
         for seq in range(1, total + 1, 3):
             boxes.delete(bob, [seq])
 
-    seen, *told = bench.race(checks, look, send, partial(ack, 3), partial(ack, 8), delete)
-    outcomes(checks, [seen, *told], [], "a call")
+    seen, *others = bench.race(checks, look, send, partial(ack, 3), partial(ack, 8), delete)
+    outcomes(checks, [seen, *others], [], "a call")
     checks.that(not isinstance(seen, str), f"{seen}")
     left = seqs(boxes.read(bob, 0, ALL, ALL))
     standing = boxes.standing(bob)

@@ -77,6 +77,18 @@ def test_a_seq_that_no_mailbox_gives_out_deletes_nothing(open_boxes: OpenBoxes) 
     assert read(boxes) == [1]
 
 
+@pytest.mark.parametrize("by", ["ack", "lower ack", "append"])
+def test_what_has_aged_goes_with_the_next_change(open_boxes: OpenBoxes, by: str) -> None:
+    boxes = open_boxes(history_days=1)
+    fill(boxes, 3)
+    boxes.ack("bob", 2, now=0)
+    if by == "append":
+        boxes.append("bob", draft(sent_at=DAY))
+    else:
+        boxes.ack("bob", 3 if by == "ack" else 1, now=DAY)
+    assert read(boxes)[0] == 3
+
+
 # --- a wall clock may step back
 
 

@@ -9,17 +9,19 @@ from history_samples import Fault, Script, simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinline.stores.conformance.history.checker import EXAMPLES, Checker
-from twinline.stores.conformance.history.recorder import (
+from twinline.stores.conformance.history import (
+    Anomaly,
     Event,
     HistoryError,
+    Judgement,
     Op,
     Outcome,
     Recorder,
+    Verdict,
     read_history,
     write_history,
 )
-from twinline.stores.conformance.history.verdict import Anomaly, Judgement, Verdict
+from twinline.stores.conformance.history.checker import EXAMPLES, Checker
 
 EXPECTED = {
     Fault.ACK_BEFORE_COMMIT: {Anomaly.LOST},

@@ -8,9 +8,14 @@ from pathlib import Path
 from waiting import wait_until
 
 from twinline.cli.verify.workload import Workload, WorkloadSettings
-from twinline.stores.conformance.history.checker import Checker
-from twinline.stores.conformance.history.recorder import Recorder, write_history
-from twinline.stores.conformance.history.verdict import Anomaly, Judgement, Verdict
+from twinline.stores.conformance.history import (
+    Anomaly,
+    Checker,
+    Judgement,
+    Recorder,
+    Verdict,
+    write_history,
+)
 
 
 @contextmanager

@@ -14,8 +14,7 @@ from waiting import join, wait_event, wait_until
 
 from twinline.core.store import Draft, MailboxPolicy
 from twinline.stores.memory.mailboxes import MemoryMailboxes
-from twinline.stores.sqlite import SqliteStore
-from twinline.stores.sqlite.file import Synchronous
+from twinline.stores.sqlite import SqliteStore, Synchronous
 from twinline.stores.sqlite.mailboxes import _Append
 from twinline.stores.sqlite.upkeep import check
 from twinline.stores.sqlite.writer import Transaction
