@@ -328,7 +328,7 @@ def test_send_against_delete(pausing: Pausing, service: ChatService) -> None:
 
 
 def test_send_between_withdrawing_and_dropping(pausing: Pausing, service: ChatService) -> None:
-    """The account is withdrawn, the mailbox not yet dropped: a send finds nobody."""
+    """The account is withdrawn, the mailbox not yet dropped: a send finds no account."""
     ann, bob = enter(service, "ann"), enter(service, "bob")
     pausing.pause_before(pausing.mailboxes, "drop")
     deleting = Call(lambda: service.delete_account(bob, PASSWORD))

@@ -1,4 +1,4 @@
-"""The checker: each verdict by hand, and that it accuses the faulty and nobody else."""
+"""The checker: each verdict by hand, and that it accuses the faulty alone."""
 
 import io
 import json

@@ -311,7 +311,7 @@ def test_a_migration_that_fails_changes_nothing(
     SqliteStore(path).close()
 
 
-def test_a_version_that_nobody_knows_any_more_is_refused(path: Path) -> None:
+def test_a_version_that_is_too_old_is_refused(path: Path) -> None:
     older(path)
     with pytest.raises(StoreNotOpened, match="too old"):
         SqliteStore(path)
@@ -367,7 +367,7 @@ def test_a_read_that_fails_costs_one_connection_and_not_the_store(
             assert store.mailboxes.standing("bob") == Standing(0, 0)
 
 
-def test_a_reader_that_cannot_connect_is_told_so(
+def test_a_reader_that_cannot_connect_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with SqliteStore(path) as store:
