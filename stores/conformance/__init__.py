@@ -6,7 +6,9 @@
 
     print(check_store(lambda policy: MyStore(policy)))
 
-It needs no test framework. These are the rules; the contract is `twinline.core.store`.
+It needs no test framework. `bench` has what the rules work on, and `history/` the judge of a
+workload. These are the rules, each in the file that its group names; the contract is
+`twinline.core.store`.
 
 Accounts and their names (`accounts`):
 
