@@ -108,7 +108,7 @@ class Received:
 
 def receive(client: Client, count: int, *, ack: bool = True) -> list[str]:
     """Return the bodies of so many messages, dealt with, and of any that follow at once."""
-    session = client._engine.link.session
+    session = client._engine.link.snapshot.session
     assert session is not None
     got: list[str] = []
     while len(got) < count:

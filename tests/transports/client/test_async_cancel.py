@@ -88,7 +88,7 @@ def test_a_command_that_is_cancelled_before_its_turn_leaves_the_line_alone() -> 
                 first = asyncio.create_task(client.ping())
                 await until(lambda: len(server.requests) == 2, "hello and a ping")
                 others = [asyncio.create_task(client.ping()) for _ in range(3)]
-                queue = client._engine._commands._turn._queue
+                queue = client._engine._commands._fifo._queue
                 await until(lambda: len(queue) == 3, "three behind the first")
                 await cancel(others[1])
                 assert len(queue) == 2
@@ -97,7 +97,7 @@ def test_a_command_that_is_cancelled_before_its_turn_leaves_the_line_alone() -> 
                 for task in (first, others[0], others[2]):
                     assert await task < 5
                 assert server.connections == 1
-                assert not client._engine._commands._turn._taken
+                assert not client._engine._commands._fifo._held
 
     aio(main)
 
@@ -110,12 +110,12 @@ def test_a_turn_that_is_handed_to_a_cancelled_task_goes_on() -> None:
             server.script = lambda request: HELLO if isinstance(request, Hello) else Done()
             async with AsyncClient(server.endpoint, settings=SLOW) as client:
                 await client.ping()
-                turn = client._engine._commands._turn
-                turn._taken = True
+                turn = client._engine._commands._fifo
+                turn._held = True
                 second = asyncio.create_task(client.ping())
                 third = asyncio.create_task(client.ping())
                 await until(lambda: len(turn._queue) == 2, "two that wait")
-                turn.leave()
+                turn.release()
                 await cancel(second)
                 assert await third < 5
 
@@ -208,7 +208,7 @@ def test_a_cancelled_connect_can_be_tried_again(site: Site, proxy: FaultProxy) -
             await until(lambda: not route.up._thread.is_alive(), "the end of its line")
             proxy.down = NO_FAULT
             assert (await client.connect(5)).protocol == 1
-            assert not client._engine._dialler._turn._taken
+            assert not client._engine._dialler._fifo._held
 
     aio(main)
 
@@ -305,7 +305,7 @@ def test_a_loop_that_is_cancelled_while_it_waits_makes_room_for_the_next(site: S
     async def main() -> None:
         async with user(site.endpoint) as ann:
             messages = ann.messages()
-            inbox = ann._engine.link.require_session().inbox
+            inbox = ann._engine.link.snapshot.require_session().inbox
             task = asyncio.create_task(anext(messages))
             await until(lambda: inbox._ended._wakes, "the loop waits")
             with pytest.raises(ClientBusy, match="another loop"):
@@ -363,7 +363,9 @@ def test_a_watcher_that_somebody_else_cancels_does_not_end_in_silence(site: Site
     async def main() -> None:
         async with user(site.endpoint, on_state=seen) as ann:
             watcher = ann._engine._watcher
-            await until(lambda: watcher._line and watcher._line.proved, "the watch line")
+            await until(
+                lambda: watcher._connection and watcher._connection.proved, "the watch line"
+            )
             watcher._worker._task.cancel()
             await until(lambda: ann.state.kind is StateKind.LOGGED_OUT, "to be told")
             assert "the watcher has failed" in str(ann.state)

@@ -121,9 +121,9 @@ def test_a_server_that_says_too_much_is_not_listened_to_for_ever() -> None:
             server.script = lambda request: HELLO if isinstance(request, Hello) else flood
             async with AsyncClient(server.endpoint, settings=FAST) as client:
                 await client.ping()
-                line = client._engine._commands._line.line
-                await until(lambda: not line._channel.is_reading(), "it stops reading")
-                assert len(line._arrived) < 1_000_000
+                connection = client._engine._commands._connection
+                await until(lambda: not connection._channel.is_reading(), "it stops reading")
+                assert len(connection._arrived) < 1_000_000
                 await client.ping()
                 assert server.connections == 2
 
@@ -318,7 +318,7 @@ def test_a_task_that_outlives_its_callback_is_not_within_it(site: Site) -> None:
 
         async with user(site.endpoint, on_message=on_message) as ann:
             await ann.send("ann", "m1")
-            inbox = ann._engine.link.require_session().inbox
+            inbox = ann._engine.link.snapshot.require_session().inbox
             await until(lambda: within and inbox.is_empty(), "the callback")
             returned.set()
             await background[0]
@@ -476,7 +476,7 @@ def test_a_plain_on_state_may_start_a_task_that_closes(site: Site) -> None:
 def test_an_on_state_that_does_not_return_is_cancelled_by_close(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twinline.transports.client.engine.engine._TURN_SECONDS", 0.05)
+    monkeypatch.setattr("twinline.transports.client.engine.engine._CLOSE_SECONDS", 0.05)
     seen = States()
 
     async def on_state(state: State) -> None:
@@ -514,7 +514,7 @@ def test_a_plain_on_state_that_raises_misses_no_later_state(
 def test_an_on_state_that_cannot_be_cancelled_does_not_hold_close_up(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twinline.transports.client.engine.engine._TURN_SECONDS", 0.05)
+    monkeypatch.setattr("twinline.transports.client.engine.engine._CLOSE_SECONDS", 0.05)
     seen = States()
 
     async def main() -> None:

@@ -226,7 +226,7 @@ def test_close_during_everything(site: Site, proxy: FaultProxy, steps: int) -> N
             proxy.cut()
         async with asyncio.timeout(1):
             await client.close()
-        assert not client._engine._backend._lines
+        assert not client._engine._backend._open
         async with asyncio.timeout(1):
             await asyncio.gather(*tasks, return_exceptions=True)
         with pytest.raises(ClientClosed):
@@ -244,7 +244,7 @@ def test_close_during_a_logout_leaves_no_task(site: Site, proxy: FaultProxy) -> 
             await asyncio.to_thread(proxy.wait_routes, 2)
             proxy.routes[0].up.fault = Fault(blackhole=True)
             leaving = asyncio.create_task(ann.logout())
-            await until(lambda: ann._engine.link.closed._wakes, "the request is under way")
+            await until(lambda: ann._engine._commands._fifo._held, "the request is under way")
             await ann.close()
             assert THREAD_NAME not in [task.get_name() for task in asyncio.all_tasks()]
             with pytest.raises(ClientClosed):
@@ -278,6 +278,6 @@ def test_a_close_that_is_cancelled_can_be_made_again(site: Site, proxy: FaultPro
             with pytest.raises(asyncio.CancelledError):
                 await closing
             await ann.close()
-            assert not ann._engine._backend._lines
+            assert not ann._engine._backend._open
 
     aio(main)

@@ -187,7 +187,7 @@ def test_what_a_client_can_be_made_of() -> None:
 def test_a_repr_tells_no_secret(site: Site) -> None:
     with user(site.endpoint, "shy") as client:
         assert client.token is not None
-        session = client._engine.link.session
+        session = client._engine.link.snapshot.session
         assert client.token not in repr(client) + repr(session) + repr(client._engine.link.state)
         assert "online as shy" in repr(client)
 
@@ -331,7 +331,7 @@ def test_on_state_may_close_but_not_ask(site: Site) -> None:
     assert len(refused) == 3
     assert took[0] < 0.5  # it does not wait for the turn that its own thread has
     assert seen.kinds == [StateKind.LOGGED_OUT, StateKind.CLOSED]
-    assert client._engine._commands._line is None
+    assert client._engine._commands._connection is None
 
 
 def test_states_of_an_ordinary_life(site: Site) -> None:

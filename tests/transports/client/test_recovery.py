@@ -382,7 +382,7 @@ def test_commands_that_wait_go_on_when_the_server_is_back(site: Site, proxy: Fau
         ]
         for thread in threads:
             thread.start()
-        wait_until(lambda: len(ann._engine._commands._turn._queue) == 5, "five behind the first")
+        wait_until(lambda: len(ann._engine._commands._fifo._queue) == 5, "five behind the first")
         proxy.allow()
         for thread in threads:
             join(thread)
@@ -741,7 +741,7 @@ def test_a_consumer_goes_on_with_what_is_here_while_the_line_is_down(
             bob.send("ann", f"m{number}")
         loop = ann.messages(5)
         first = next(loop)
-        inbox = ann._engine.link.require_session().inbox
+        inbox = ann._engine.link.snapshot.require_session().inbox
         if len(inbox._pending) < 3:  # they came one by one
             assert first.body == "m0"
         proxy.refuse()

@@ -114,8 +114,8 @@ def test_what_the_caller_has_acked_is_not_handed_over_again(site: Site) -> None:
         wait_until(lambda: ann.status().unread == 3, "three messages")
         ann.ack(first.seq + 1)
         loop.close()
-        inbox = ann._engine.link.require_session().inbox
-        wait_until(lambda: inbox.place == 3, "the last is fetched")
+        inbox = ann._engine.link.snapshot.require_session().inbox
+        wait_until(lambda: inbox.cursor == 3, "the last is fetched")
         assert bodies(ann.messages(0.05))[-1:] == ["m3"]
         wait_until(lambda: ann.status().unread == 0, "the ack of the last")
         ann.ack(3)
@@ -138,7 +138,7 @@ def test_a_message_wakes_the_loop(site: Site) -> None:
         got: list[str] = []
         thread = threading.Thread(target=lambda: got.extend(bodies(islice(ann.messages(5), 1))))
         thread.start()
-        inbox = ann._engine.link.require_session().inbox
+        inbox = ann._engine.link.snapshot.require_session().inbox
         wait_until(lambda: inbox._ended._wakes, "the loop waits")
         cat.send("ann", "wake up")
         join(thread)
@@ -160,7 +160,7 @@ def test_logging_out_ends_the_loop_and_acks_what_is_dealt_with(site: Site) -> No
 def test_a_slow_consumer_holds_one_batch(site: Site) -> None:
     with user(site.endpoint, "ann", settings=fast(batch=4)) as ann:
         fill(site, 10)
-        inbox = ann._engine.link.require_session().inbox
+        inbox = ann._engine.link.snapshot.require_session().inbox
         wait_until(lambda: not inbox.is_empty(), "the first batch")
         loop = ann.messages(5)
         held = 0
@@ -568,7 +568,7 @@ def test_a_bug_in_the_watcher_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> 
         Mailbox(server)
         with make_client(server.endpoint, settings=FAST, on_state=seen) as client:
             monkeypatch.setattr(
-                watcher_module.Watcher, "_have_line", lambda _: (_ for _ in ()).throw(KeyError(1))
+                watcher_module.Watcher, "_fetch", lambda _: (_ for _ in ()).throw(KeyError(1))
             )
             client.resume("token")
             told = seen.wait(StateKind.LOGGED_OUT, 2)
