@@ -5,20 +5,11 @@ attempt at a time and one pace for all of them.
 """
 
 from importlib.metadata import version
-from typing import Final
+from typing import Final, TypeVar
 
+from twinline.core import protocol
 from twinline.core.deadline import Deadline
 from twinline.core.errors import InternalError, RequestError, UnsupportedVersion
-from twinline.core.protocol import (
-    PROTOCOL_VERSION,
-    ErrorReply,
-    Hello,
-    HelloReply,
-    Reply,
-    Request,
-    Resume,
-    SessionReply,
-)
 from twinline.transports.client.engine.backend import Backend
 from twinline.transports.client.engine.cancel import CancelToken, DeadlinePassed, FifoLock
 from twinline.transports.client.engine.connection import Connection, ConnectionBroken
@@ -27,6 +18,7 @@ from twinline.transports.client.errors import NotConnected
 from twinline.transports.client.options import ClientOptions
 
 CLIENT_NAME: Final = f"twinline/{version('twinline')}"
+_R = TypeVar("_R", bound=protocol.Reply)
 
 
 class _AttemptFailed(Exception):
@@ -116,47 +108,40 @@ class Dialler:
         connection.generation = generation
         try:
             with cancel.waking(connection.shutdown):
-                hello = await self._hello(connection, deadline)
+                greeting = protocol.Hello(protocol=protocol.PROTOCOL_VERSION, client=CLIENT_NAME)
+                hello = await self._ask(connection, greeting, protocol.HelloReply, deadline)
+                connection.greeted(hello.limits)
                 await self._resume(connection, deadline)
         except ConnectionBroken as error:
             raise _AttemptFailed(str(error)) from error
-        except BaseException:
+        except BaseException as error:
             connection.close()
+            if isinstance(error, RequestError) and not isinstance(error, UnsupportedVersion):
+                raise _AttemptFailed(error.message, error.retry_after_ms) from error
             raise
         self._link.connected(hello)
         return connection
-
-    async def _hello(self, connection: Connection, deadline: Deadline) -> HelloReply:
-        request = Hello(protocol=PROTOCOL_VERSION, client=CLIENT_NAME)
-        reply = await self._ask(connection, request, deadline)
-        if isinstance(reply, HelloReply):
-            connection.greeted(reply.limits)
-            return reply
-        error = _refusal(reply)
-        if isinstance(error, UnsupportedVersion):
-            raise error
-        raise _AttemptFailed(error.message, error.retry_after_ms)
 
     async def _resume(self, connection: Connection, deadline: Deadline) -> None:
         session = self._link.snapshot.session
         if session is None:
             return
-        reply = await self._ask(connection, Resume(session=session.token), deadline)
-        if isinstance(reply, SessionReply):
+        request = protocol.Resume(session=session.token)
+        try:
+            await self._ask(connection, request, protocol.SessionReply, deadline)
+        except RequestError as error:
+            if error.retryable or isinstance(error, InternalError):
+                raise
+            self._link.session_ended(session, error.message)
+        else:
             connection.bind(session)
-            return
-        error = _refusal(reply)
-        if error.retryable or isinstance(error, InternalError):
-            raise _AttemptFailed(error.message, error.retry_after_ms)
-        self._link.session_ended(session, error.message)
 
-    async def _ask(self, connection: Connection, request: Request, deadline: Deadline) -> Reply:
-        return await connection.exchange(
-            request, deadline.sooner(self._options.settings.reply_seconds)
-        )
-
-
-def _refusal(reply: Reply) -> RequestError:
-    # A connection checks that a reply is of the request's kind or a refusal.
-    assert isinstance(reply, ErrorReply)  # noqa: S101
-    return RequestError.from_reply(reply)
+    async def _ask(
+        self, connection: Connection, request: protocol.Request, kind: type[_R], deadline: Deadline
+    ) -> _R:
+        limit = deadline.sooner(self._options.settings.reply_seconds)
+        reply = await connection.exchange(request, limit)
+        if isinstance(reply, protocol.ErrorReply):
+            raise RequestError.from_reply(reply)
+        assert isinstance(reply, kind)  # noqa: S101 - a connection checks it
+        return reply

@@ -16,28 +16,8 @@ from math import ceil
 from time import monotonic
 from typing import Final
 
+from twinline.core import errors, protocol
 from twinline.core.deadline import Deadline
-from twinline.core.errors import (
-    CursorInvalid,
-    NotLoggedIn,
-    RequestError,
-    SessionExpired,
-    ShuttingDown,
-    UnsupportedVersion,
-)
-from twinline.core.protocol import (
-    Ack,
-    AckReply,
-    ErrorReply,
-    Message,
-    Ping,
-    Reply,
-    Request,
-    Status,
-    StatusReply,
-    Watch,
-    WatchReply,
-)
 from twinline.transports.client.engine.backend import Backend
 from twinline.transports.client.engine.backoff import Backoff
 from twinline.transports.client.engine.cancel import Cancelled, CancelToken
@@ -157,7 +137,7 @@ class Watcher:
                 await self._fetch()
         except Cancelled:
             pass
-        except UnsupportedVersion as error:
+        except errors.UnsupportedVersion as error:
             self._link.session_ended(self.session, error.message)
         except BaseException as error:
             # A bug, which the worker shows, or a task that was cancelled from elsewhere: either
@@ -179,11 +159,13 @@ class Watcher:
         blocking = self._blocking and connection.proved
         wait = min(ceil(self._settings.wait_seconds), limits.wait_seconds) if blocking else 0
         batch = min(self._settings.batch, limits.page)
-        request = Watch(after=self._inbox.cursor, ack=self._inbox.unacked, limit=batch, wait=wait)
+        request = protocol.Watch(
+            after=self._inbox.cursor, ack=self._inbox.unacked, limit=batch, wait=wait
+        )
         reply = await self._ask(request, wait)
-        if isinstance(reply, ErrorReply):
-            await self._refused(RequestError.from_reply(reply))
-        if not isinstance(reply, WatchReply):
+        if isinstance(reply, protocol.ErrorReply):
+            await self._refused(errors.RequestError.from_reply(reply))
+        if not isinstance(reply, protocol.WatchReply):
             return
         self._backoff.reset()
         self._inbox.acked(reply.position)
@@ -208,7 +190,7 @@ class Watcher:
                 await self._ack()
                 progress = None
             elif due.passed:
-                await self._ask(Ping())
+                await self._ask(protocol.Ping())
 
     async def _call_handler(self, on_message: OnMessage) -> None:
         """Hand over each message in order; one that the handler fails on is handed over again."""
@@ -227,7 +209,7 @@ class Watcher:
                 await self._ack()
                 acked_at = monotonic()
 
-    async def _report_handler_error(self, message: Message, error: Exception) -> None:
+    async def _report_handler_error(self, message: protocol.Message, error: Exception) -> None:
         try:
             await self._worker.call(self._on_handler_error, message, error)
         except Exception:
@@ -239,7 +221,7 @@ class Watcher:
         while not end.passed:
             await self._rest(min(end.remaining() or 0.0, self._settings.wait_seconds))
             if not end.passed:
-                await self._ask(Ping())
+                await self._ask(protocol.Ping())
 
     async def _rest(self, seconds: float) -> None:
         """Do nothing for a while.
@@ -273,8 +255,8 @@ class Watcher:
         unacked = self._inbox.unacked
         if unacked is None:
             return  # another session of the account was faster
-        reply = await self._ask(Ack(up_to=unacked))
-        if isinstance(reply, AckReply):
+        reply = await self._ask(protocol.Ack(up_to=unacked))
+        if isinstance(reply, protocol.AckReply):
             self._inbox.acked(reply.position)
 
     async def _flush(self) -> None:
@@ -284,13 +266,15 @@ class Watcher:
         if unacked is None or connection is None or self._cut.is_set:
             return
         try:
-            reply = await connection.exchange(Ack(up_to=unacked), Deadline.after(FLUSH_SECONDS))
+            reply = await connection.exchange(
+                protocol.Ack(up_to=unacked), Deadline.after(FLUSH_SECONDS)
+            )
         except ConnectionBroken:
             return  # it comes again in the next session
-        if isinstance(reply, AckReply):
+        if isinstance(reply, protocol.AckReply):
             self._inbox.acked(reply.position)
 
-    async def _ask(self, request: Request, wait: int = 0) -> Reply | None:
+    async def _ask(self, request: protocol.Request, wait: int = 0) -> protocol.Reply | None:
         """Carry out a request, opening a connection for it if need be.
 
         Returns:
@@ -303,7 +287,7 @@ class Watcher:
         deadline = Deadline.after(wait + self._settings.reply_seconds)
         # What is on its way out with a watch may be an ack, so only the wait for the reply ends.
         # All else is carried out: the token that cuts it is the connection's own.
-        watching = isinstance(request, Watch)
+        watching = isinstance(request, protocol.Watch)
         try:
             with self._stop.waking(connection.stop_reading) if watching else nullcontext():
                 reply = await connection.exchange(request, deadline)
@@ -313,12 +297,12 @@ class Watcher:
             self._lost(str(broken), failed=not connection.proved)
             return None
         self._last_exchange = monotonic()
-        if isinstance(reply, ErrorReply):
-            error = RequestError.from_reply(reply)
-            if isinstance(error, SessionExpired | NotLoggedIn):
+        if isinstance(reply, protocol.ErrorReply):
+            error = errors.RequestError.from_reply(reply)
+            if isinstance(error, errors.SessionExpired | errors.NotLoggedIn):
                 self._link.session_ended(self.session, error.message)
                 raise Cancelled
-            if isinstance(error, ShuttingDown):
+            if isinstance(error, errors.ShuttingDown):
                 self._lost(error.message, failed=True)
                 return None
         if not connection.proved:
@@ -334,13 +318,13 @@ class Watcher:
         if failed:
             self._link.attempt_failed(self.session, reason)
 
-    async def _refused(self, error: RequestError) -> None:
+    async def _refused(self, error: errors.RequestError) -> None:
         """Let time pass before the mailbox is read again."""
         log.warning("the mailbox cannot be read: %s: %s", error.code, error.message)
-        if isinstance(error, CursorInvalid):
+        if isinstance(error, errors.CursorInvalid):
             # It is another mailbox than it was: the server's store was put back to before.
-            status = await self._ask(Status())
-            if isinstance(status, StatusReply):
+            status = await self._ask(protocol.Status())
+            if isinstance(status, protocol.StatusReply):
                 self._inbox.rewind(status.position)
         await self._pause((error.retry_after_ms or 0) / 1000)
 
@@ -350,7 +334,7 @@ class Watcher:
             connection.close()
 
 
-def _log_handler_error(message: Message, error: Exception) -> None:
+def _log_handler_error(message: protocol.Message, error: Exception) -> None:
     log.error(
         "on_message raised for message %s, which will come again",
         message.message_id,
