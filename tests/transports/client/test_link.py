@@ -1,7 +1,9 @@
 """The state machine of a client: its table, and what each event comes to."""
 
+from pathlib import Path
 from typing import Any
 
+import client_states
 import pytest
 from client_kit import FAST, States
 from servers import HELLO
@@ -115,6 +117,11 @@ def test_every_state_has_a_row_and_every_event_a_use() -> None:
     assert {event for row in TRANSITIONS.values() for event in row} == set(Event)
     assert {to for row in TRANSITIONS.values() for to in row.values()} == set(LinkState)
     assert not TRANSITIONS[S.CLOSED]
+
+
+def test_the_drawing_in_the_documents_is_made_from_the_table() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "api" / "client.md").read_text(encoding="utf-8")
+    assert client_states.inserted(page) == page, "run: python docs/_generate"
 
 
 def test_every_state_of_the_machine_is_shown_as_one_of_the_public_ones() -> None:
