@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from aio_kit import again, aio, take, until, user
-from client_kit import FAST, States, fast
+from client_kit import FAST, States, fast, watcher_of
 from crash_server import CrashServer
 from fault_proxy import Fault, FaultProxy, Route
 from servers import Site
@@ -82,7 +82,7 @@ def test_a_restart_with_the_store_lost_ends_the_loop_over_messages(site: Site) -
 def test_nothing_is_lost_and_nothing_comes_twice_through_many_faults(
     site: Site, proxy: FaultProxy, name: str, callback: bool
 ) -> None:
-    """Both clients go through a proxy that breaks their lines in every way, again and again."""
+    """Both clients go through a proxy that breaks connections in every way, again and again."""
     count = 60
     chance = random.Random(f"{name} {callback}")
 
@@ -249,7 +249,7 @@ def test_close_during_a_logout_leaves_no_task(site: Site, proxy: FaultProxy) -> 
             assert THREAD_NAME not in [task.get_name() for task in asyncio.all_tasks()]
             with pytest.raises(ClientClosed):
                 await leaving
-            assert ann._engine._watcher._worker._task is None  # it has not begun
+            assert watcher_of(ann)._worker._task is None  # it has not begun
 
     aio(main)
 

@@ -6,7 +6,18 @@ import time
 from contextlib import closing
 
 import pytest
-from client_kit import FAST, States, fast, make_client, threads_only, user, watchers
+from client_kit import (
+    FAST,
+    States,
+    fast,
+    inbox_of,
+    make_client,
+    queued,
+    threads_only,
+    user,
+    watcher_of,
+    watchers,
+)
 from fault_proxy import Fault, FaultProxy
 from listening import socket_path
 from servers import HELLO, ScriptedServer, Site
@@ -55,7 +66,7 @@ def test_while_waiting_for_the_next_attempt() -> None:
         first = Call(client.connect)
         wait_until(lambda: client.state.retry_in, "the pause after an attempt")
         second = Call(lambda: client.login("ann", PASSWORD))
-        wait_until(lambda: client._engine._commands._fifo._queue, "a thread behind the first")
+        wait_until(lambda: queued(client), "a thread behind the first")
         quickly(client)
         closed(first)
         closed(second)
@@ -76,7 +87,7 @@ def test_while_waiting_for_a_reply() -> None:
         client = make_client(server.endpoint, settings=SLOW)
         calls = [Call(client.ping), Call(client.ping)]
         wait_until(lambda: len(server.requests) == 2, "hello and a ping")
-        wait_until(lambda: client._engine._commands._fifo._queue, "a ping behind the first")
+        wait_until(lambda: queued(client), "a ping behind the first")
         quickly(client)
         for call in calls:
             closed(call)
@@ -123,16 +134,14 @@ def test_while_a_request_cannot_be_written() -> None:
 @pytest.mark.parametrize("watch", [WatchMode.BLOCKING, WatchMode.POLLING])
 def test_while_the_watcher_waits_for_mail(site: Site, watch: WatchMode) -> None:
     with user(site.endpoint, "ann", settings=SLOW, watch=watch) as ann:
-        watcher = ann._engine._watcher
+        watcher = watcher_of(ann)
         assert watcher is not None
         wait_until(
             lambda: watcher._stop._wakes and watcher._connection and watcher._connection.proved,
             "the watcher waits",
         )
         call = Call(lambda: list(ann.messages()))
-        wait_until(
-            lambda: ann._engine.link.snapshot.session.inbox._ended._wakes, "the consumer waits"
-        )
+        wait_until(lambda: inbox_of(ann)._ended._wakes, "the consumer waits")
         quickly(ann)
         assert call.outcome() == []
 
@@ -144,7 +153,7 @@ def test_while_the_watcher_reconnects(site: Site) -> None:
         user(proxy.endpoint, "ann", settings=SLOW, on_state=seen) as ann,
     ):
         proxy.wait_routes(2)
-        wait_until(lambda: ann._engine._watcher._connection, "the watch line")
+        wait_until(lambda: watcher_of(ann)._connection, "the watch connection")
         proxy.refuse()
         wait_until(lambda: ann.state.retry_in, "the pause after an attempt")
         call = Call(ann.status)
@@ -255,7 +264,9 @@ def test_a_handler_that_does_not_return_does_not_hold_close_up(
         wait_until(lambda: not watchers(), "the watcher ends when the handler has")
 
 
-def test_a_dead_line_does_not_hold_close_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_connection_does_not_hold_close_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The last ack gets no answer."""
     monkeypatch.setattr(watcher_module, "FLUSH_SECONDS", 0.05)
     monkeypatch.setattr(watcher_module, "ACK_SECONDS", 60)
@@ -289,7 +300,7 @@ def test_a_ping_that_gets_no_answer_is_cut(site: Site, monkeypatch: pytest.Monke
 
 
 @threads_only
-def test_from_on_state_in_the_watchers_thread_closes_an_idle_command_line(site: Site) -> None:
+def test_from_on_state_in_the_watchers_thread_closes_an_idle_command_connection(site: Site) -> None:
     closed = threading.Event()
 
     def on_state(state: State) -> None:
