@@ -13,7 +13,7 @@ from twinline.transports.client.backends.threads_connection import is_silent
 from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.engine.connection import RECEIVE_BYTES, Line
 from twinline.transports.contract import Transport
-from twinline.transports.endpoints import Endpoint, EndpointError, Scheme, tune
+from twinline.transports.endpoints import Endpoint, Scheme, tune
 
 
 class AsyncLine(Line, asyncio.Protocol):
@@ -56,8 +56,6 @@ class AsyncLine(Line, asyncio.Protocol):
             Cancelled: the interrupt was set before the attempt began.
             EndpointError: the scheme is not supported yet.
         """
-        if endpoint.scheme is Scheme.TLS:
-            raise EndpointError("tls:// is not supported yet; use tcp:// or unix:")
         async with asyncio.timeout(deadline.timeout()) as limit:
             with interrupt.waking(lambda: _end_now(limit)):
                 connected = await _connect(endpoint)
