@@ -65,9 +65,9 @@ def auto(*transports, limit=4096):
 )
 def test_the_first_bytes_choose(data, chosen, size):
     server = auto()
-    assert server.chosen is None
+    assert server.resolve() is server
     assert receive(server, pieces(data * 3, size)) == [PINGED] * 3
-    assert type(server.chosen) is chosen
+    assert type(server.resolve()) is chosen
     server.send(9, Done())
     plain = chosen(4096)
     plain.send(9, Done())
@@ -105,7 +105,7 @@ def test_the_frame_limit_reaches_the_chosen_codec():
     server.receive_data(JSONL_PING + long + long)
     assert server.next_event() == PINGED
     server.frame_limit = 4096
-    assert server.chosen.frame_limit == server.frame_limit == 4096
+    assert server.resolve().frame_limit == server.frame_limit == 4096
     assert server.next_event() == PINGED
     server.frame_limit = 64
     assert server.next_event().error.code == "frame_too_large"
@@ -135,7 +135,7 @@ def test_the_end_of_the_stream_before_the_choice():
     assert not server.mid_frame
     server.receive_data(JSONL_PING)  # nobody can send after the end
     assert server.next_event() is None
-    assert server.chosen is None
+    assert server.resolve() is server
 
 
 def test_the_end_of_the_stream_with_requests_still_to_choose_by():
@@ -170,10 +170,10 @@ def test_a_transport_with_words_of_its_own_goes_before_jsonl(size):
     transports = [JsonlTransport(), BinaryTransport(), Worded()]
     server = auto(*transports)
     assert receive(server, pieces(Worded.word + JSONL_PING, size)) == [PINGED]
-    assert type(server.chosen) is WordedServerCodec
+    assert type(server.resolve()) is WordedServerCodec
     server = auto(*transports)
     assert receive(server, pieces(b"COME ON\n" + JSONL_PING, size))[-1] == PINGED
-    assert type(server.chosen) is JsonlServerCodec
+    assert type(server.resolve()) is JsonlServerCodec
 
 
 def test_each_transport_is_asked_about_every_start_once():
@@ -263,7 +263,7 @@ def test_auto_serves_what_is_installed(installed, caplog):
     assert not caplog.records
     assert receive(server, [b"HOLA\n" + JSONL_PING]) == [PINGED]
     assert isinstance(server, AutoServerCodec)
-    assert type(server.chosen).__name__ == "HolaServerCodec"
+    assert type(server.resolve()).__name__ == "HolaServerCodec"
 
 
 def test_a_built_in_name_cannot_be_taken_over(installed):
@@ -271,7 +271,7 @@ def test_a_built_in_name_cannot_be_taken_over(installed):
     assert type(transport("jsonl")) is JsonlTransport
     server = transport("auto").server_codec(4096)
     assert len(receive(server, [b"HOLA\n" + JSONL_PING])) == 2
-    assert type(server.chosen) is JsonlServerCodec
+    assert type(server.resolve()) is JsonlServerCodec
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ class CountedSearches(bytearray):
 
 def test_in_one_byte_pieces_every_byte_is_searched_once():
     server = JsonlServerCodec(4096)
-    buffer = server._lines.buffer = CountedSearches()
+    buffer = server._received = CountedSearches()
     for _ in range(4096):
         server.receive_data(b"x")
         assert server.next_event() is None

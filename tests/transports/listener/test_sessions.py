@@ -45,7 +45,7 @@ def test_hangups_are_reported_before_arrivals() -> None:
     mine, theirs = socket.socketpair()
     with bound.socket, mine:
         poller.add(bound.socket)
-        poller.mind(mine.fileno())
+        poller.watch_for_hangup(mine.fileno())
         with Peer(bound.endpoint):
             theirs.close()
             assert poller.wait(5) == [(mine.fileno(), True), (bound.socket.fileno(), False)]
