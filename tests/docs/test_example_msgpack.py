@@ -20,8 +20,6 @@ from hypothesis import strategies as st
 from listening import socket_path
 from services import PASSWORD
 from streams import receive
-from twinline_msgpack import transport as example
-from twinline_msgpack.transport import HEADER, MAGIC, MsgpackTransport, pack, unpack
 
 from twinline.core.protocol import Ping, Send
 from twinline.transports.client import Client
@@ -32,6 +30,19 @@ from twinline.transports.registry import transport, transport_names
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "msgpack_transport"
 TUTORIAL = ROOT / "docs" / "how-to" / "write-a-transport.md"
+# Installed here by hand it leaves an egg-info in `src`, and with that on the path every test would
+# have its entry point. So the path has `src` only while the module is imported.
+with pytest.MonkeyPatch.context() as path:
+    path.syspath_prepend(str(FOLDER / "src"))
+    example = importlib.import_module("twinline_msgpack.transport")
+from twinline_msgpack.transport import (  # noqa: E402
+    HEADER,
+    MAGIC,
+    MsgpackTransport,
+    pack,
+    unpack,
+)
+
 READY = re.compile(r"listening on (\S+) transport=(\w+) store=memory durability=process\n")
 
 
@@ -40,7 +51,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the package into a folder of its own, without a network; return the folder."""
     work = tmp_path_factory.mktemp("msgpack")
     copy, target = work / "package", work / "site"
-    shutil.copytree(FOLDER, copy)  # building leaves files beside the sources
+    # Building leaves files beside the sources, and so has whoever installed it from here.
+    shutil.copytree(FOLDER, copy, ignore=shutil.ignore_patterns("build", "*.egg-info"))
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
     subprocess.run(
         [*pip, "--no-index", "--no-deps", "--no-build-isolation", "--target", target, copy],
