@@ -1,18 +1,16 @@
-"""Waits for tests: each has a deadline, and dumps every thread's stack when it passes."""
+"""Waits for tests: each has a deadline, and shows every thread's stack when it passes."""
 
-import faulthandler
-import sys
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
+from time_limit import stacks
 
 
 def fail_with_stacks(what: str, seconds: float) -> None:
     """Fail the test and show where every thread stands."""
-    faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr, all_threads=True)
-    pytest.fail(f"not within {seconds} s: {what}")
+    pytest.fail(f"not within {seconds} s: {what}\n{stacks()}")
 
 
 def wait_until(predicate: Callable[[], object], what: str, seconds: float = 5.0) -> None:
