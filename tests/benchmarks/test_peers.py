@@ -21,8 +21,6 @@ from twinline.cli.bench.target import Target
 from twinline.cli.bench.wire import BODY
 from twinline.transports.endpoints import Endpoint
 
-pytestmark = pytest.mark.once
-
 SECONDS = 0.05
 SCRIPT = Path(peers.__file__)
 

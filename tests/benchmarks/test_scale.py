@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.once
-
 SCALE = Path(__file__).parents[2] / "benchmarks" / "scale.py"
 
 

@@ -11,7 +11,7 @@ from docs_terminal import WrongOutputError
 
 from twinline.cli.main import main
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.once]
+pytestmark = pytest.mark.timeout(300)
 
 
 def name_of(path: Path) -> str:
