@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Generator
+from fnmatch import fnmatch
 from pathlib import Path
 
 # `python -m pytest` puts the folder that it is started in on the path, and there `core` is no
@@ -30,15 +31,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# What is slow, or measures, and by its file. The rest is run for every change, on every Python.
+# What is slow, or measures, by the names of the tests. The rest is run for every change, on every Python.
 KINDS = {
-    "docs/test_blocks.py": "docs",
-    "docs/test_example_*.py": "docs",
-    "benchmarks/*.py": "measure",
-    "cli/bench/test_command.py": "measure",
-    "stores/crash/*.py": "crash",
-    "cli/chat/test_prompt.py": "terminal",
-    "cli/chat/test_terminals.py": "terminal",
+    "docs/test_blocks.py::*": "docs",
+    "docs/test_example_*.py::*": "docs",
+    "benchmarks/*": "measure",
+    "cli/bench/test_command.py::*": "measure",
+    "cli/test_json.py::*[[]bench]": "measure",
+    "stores/crash/*": "crash",
+    "cli/chat/test_prompt.py::*": "terminal",
+    "cli/chat/test_terminals.py::*": "terminal",
 }
 # Why a test may be skipped although nothing is missing.
 FITTING = re.compile(r"since 3\.\d+$|Linux|Windows|macOS|epoll|click's own help|one processor")
@@ -55,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow, before `-m` chooses."""
     for item in items:
         for pattern, kind in KINDS.items():
-            if item.path.match(f"tests/{pattern}"):
+            if fnmatch(item.nodeid, f"tests/{pattern}"):
                 item.add_marker(kind)
                 item.add_marker("slow")
 
