@@ -31,7 +31,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# What is slow, or measures, by the names of the tests. The rest is run for every change, on every Python.
+# What is slow, or measures, by the names of the tests. The rest is run for every change, on every
+# Python.
 KINDS = {
     "docs/test_blocks.py::*": "docs",
     "docs/test_example_*.py::*": "docs",
@@ -43,7 +44,7 @@ KINDS = {
     "cli/chat/test_terminals.py::*": "terminal",
 }
 # Why a test may be skipped although nothing is missing.
-FITTING = re.compile(r"since 3\.\d+$|Linux|Windows|macOS|epoll|click's own help|one processor")
+FITTING = re.compile(r"since 3\.\d+$|Linux|epoll|click's own help|only one processor")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -51,7 +51,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the package into a folder of its own, without a network; return the folder."""
     work = tmp_path_factory.mktemp("msgpack")
     copy, target = work / "package", work / "site"
-    # Building leaves files beside the sources, and so has whoever installed it from here.
+    # Building leaves files beside the sources: so it is done in a copy, and what was built there
+    # before is not part of it.
     shutil.copytree(FOLDER, copy, ignore=shutil.ignore_patterns("build", "*.egg-info"))
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
     subprocess.run(
