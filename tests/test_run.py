@@ -1,4 +1,4 @@
-"""The test run itself: a test that hangs is named and shown, and nothing outlives a killed run."""
+"""The test run: a test that hangs is named and shown, nothing outlives a killed run or is lost."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import kinds
 import orphans
 import pytest
 from waiting import wait_until
@@ -138,3 +139,24 @@ def test_nothing_is_left_of_a_worker_that_is_killed(tmp_path: Path) -> None:
         wait_until(lambda: not runs(server), "the end of its server", 20)
         assert runs(other)
         assert runs(its_server)
+
+
+def test_each_kind_of_slow_tests_has_some() -> None:
+    for pattern in kinds.KINDS:
+        assert list(SUPPORT.parent.glob(pattern.partition("::")[0])), pattern
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [("there is no fish here", "failed"), ("tasks are begun eagerly since 3.12", "skipped")],
+)
+def test_what_is_skipped_for_what_is_missing_can_fail(
+    reason: str, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = ("test_x.py", 1, f"Skipped: {reason}")
+    report = pytest.TestReport("test_x", ("", 0, ""), {}, "skipped", where, "call")
+    kinds.fail_if_something_is_missing(report)
+    assert report.outcome == "skipped" or "TESTS_SKIP_NOTHING" in os.environ
+    monkeypatch.setenv("TESTS_SKIP_NOTHING", "1")
+    kinds.fail_if_something_is_missing(report)
+    assert report.outcome == outcome

@@ -1,0 +1,40 @@
+"""Which tests are slow, or measure, and why a test may be skipped."""
+
+import os
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatch
+
+import pytest
+
+# By the names of the tests. The rest is run for every change, on every Python.
+KINDS = {
+    "docs/test_blocks.py::*": "docs",
+    "docs/test_example_*.py::*": "docs",
+    "benchmarks/*": "measure",
+    "cli/bench/test_command.py::*": "measure",
+    "cli/test_json.py::*[[]bench]": "measure",
+    "stores/crash/*": "crash",
+    "cli/chat/test_prompt.py::*": "terminal",
+    "cli/chat/test_terminals.py::*": "terminal",
+}
+# Reasons for which a test is skipped although nothing is missing.
+_FITTING = re.compile(r"since 3\.\d+$|Linux|epoll|click's own help|only one processor")
+
+
+def mark(items: Iterable[pytest.Item]) -> None:
+    """Give each test that is slow its kind's marker."""
+    for item in items:
+        for pattern, kind in KINDS.items():
+            if fnmatch(item.nodeid, f"tests/{pattern}"):
+                item.add_marker(kind)
+                item.add_marker("slow")
+
+
+def fail_if_something_is_missing(report: pytest.TestReport) -> None:
+    """Turn a skip into a failure where TESTS_SKIP_NOTHING says that everything is there."""
+    if report.skipped and os.environ.get("TESTS_SKIP_NOTHING") and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not _FITTING.search(reason):
+            report.outcome = "failed"
+            report.longrepr = f"TESTS_SKIP_NOTHING is set, and this test was skipped: {reason}"
