@@ -9,14 +9,14 @@ import pytest
 
 # By the names of the tests. The rest is run for every change, on every Python.
 KINDS = {
-    "docs/test_blocks.py::*": "docs",
-    "docs/test_example_*.py::*": "docs",
-    "benchmarks/*": "measure",
-    "cli/bench/test_command.py::*": "measure",
-    "cli/test_json.py::*[[]bench]": "measure",
-    "stores/crash/*": "crash",
-    "cli/chat/test_prompt.py::*": "terminal",
-    "cli/chat/test_terminals.py::*": "terminal",
+    "tests/docs/test_blocks.py::*": "docs",
+    "tests/docs/test_example_*.py::*": "docs",
+    "tests/benchmarks/*": "measure",
+    "tests/cli/bench/test_command.py::*": "measure",
+    "tests/cli/test_json.py::*[[]bench]": "measure",
+    "tests/stores/crash/*": "crash",
+    "tests/cli/chat/test_prompt.py::*": "terminal",
+    "tests/cli/chat/test_terminals.py::*": "terminal",
 }
 # Reasons for which a test is skipped although nothing is missing.
 _FITTING = re.compile(r"since 3\.\d+$|Linux|epoll|click's own help|only one processor")
@@ -26,7 +26,7 @@ def mark(items: Iterable[pytest.Item]) -> None:
     """Give each test that is slow its kind's marker."""
     for item in items:
         for pattern, kind in KINDS.items():
-            if fnmatch(item.nodeid, f"tests/{pattern}"):
+            if fnmatch(item.nodeid, pattern):
                 item.add_marker(kind)
                 item.add_marker("slow")
 
