@@ -161,7 +161,16 @@ def test_a_wheel_is_all_that_it_needs(wheel: Path, tmp_path: Path) -> None:
 def test_an_sdist_holds_all_that_its_tests_need(tree: Path) -> None:
     with tarfile.open(build("sdist", tree)) as packed:
         names = {name.partition("/")[2] for name in packed.getnames() if "/" in name}
-    for folder in (*PACKAGES, "tests", "docs", "examples", "benchmarks", "packaging", ".ci"):
+    for folder in (
+        *PACKAGES,
+        "tests",
+        "docs",
+        "examples",
+        "benchmarks",
+        "packaging",
+        ".ci",
+        ".github",
+    ):
         for path in (tree / folder).glob("**/*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 assert str(path.relative_to(tree)) in names
