@@ -31,8 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set a limit to each test's time, and to the life of what tests start."""
-    orphans.watch_over_this_process()
-    time_limit.register(config)
+    time_limit.register(config, orphans.watch_over_this_process())
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -18,11 +18,10 @@ CONFTEST = """
 import orphans, pytest, time_limit
 
 def pytest_configure(config):
-    orphans.watch_over_this_process()
-    time_limit.register(config)
+    time_limit.register(config, orphans.watch_over_this_process())
 """
 HANGING = """
-import threading, time, pytest
+import subprocess, threading, pytest
 
 def waits_for_ever():
     threading.Event().wait()
@@ -30,7 +29,8 @@ def waits_for_ever():
 @pytest.mark.timeout(1)
 def test_that_hangs():
     threading.Thread(target=waits_for_ever, name="a-thread-of-it", daemon=True).start()
-    waits_for_ever()
+    with subprocess.Popen(["sleep", "600"]):  # and its end is waited for after the failure
+        waits_for_ever()
 
 @pytest.mark.parametrize("number", range(4))
 def test_that_passes(number):
@@ -64,7 +64,9 @@ def test_with_a_server(number):
 
 
 @contextmanager
-def suite(folder: Path, tests: str, *options: str) -> Iterator["subprocess.Popen[str]"]:
+def suite(
+    folder: Path, tests: str, *options: str, grace: str = "30"
+) -> Iterator["subprocess.Popen[str]"]:
     """Run a suite of its own."""
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_suite.py").write_text(tests)
@@ -77,7 +79,7 @@ def suite(folder: Path, tests: str, *options: str) -> Iterator["subprocess.Popen
         stderr=subprocess.STDOUT,
         text=True,
         cwd=folder,
-        env={**kept, "TESTS_GRACE": "1"},
+        env={**kept, "TESTS_GRACE": grace},
     ) as run:
         try:
             yield run
@@ -89,7 +91,7 @@ def suite(folder: Path, tests: str, *options: str) -> Iterator["subprocess.Popen
 def test_a_test_that_hangs_fails_with_its_name_and_all_stacks(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    with suite(tmp_path, HANGING, *options) as run:
+    with suite(tmp_path, HANGING, *options, grace="12") as run:
         said, _ = run.communicate(timeout=50)
     assert "test_suite.py::test_that_hangs has passed its 1 s" in said
     assert "a-thread-of-it" in said
@@ -99,7 +101,7 @@ def test_a_test_that_hangs_fails_with_its_name_and_all_stacks(
 
 
 def test_a_test_that_no_signal_ends_costs_its_worker_and_is_named(tmp_path: Path) -> None:
-    with suite(tmp_path, STUCK, "-n", "2") as run:
+    with suite(tmp_path, STUCK, "-n", "2", grace="1") as run:
         said, _ = run.communicate(timeout=50)
     assert "test_suite.py::test_that_is_stuck has passed its 1 s" in said
     assert "in test_that_is_stuck" in said

@@ -16,9 +16,10 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
+import orphans
 import pytest
 
-GRACE = float(os.environ.get("TESTS_GRACE", "15"))
+GRACE = float(os.environ.get("TESTS_GRACE", "30"))
 _FILE = pytest.StashKey[TextIO]()
 _FOLDER = pytest.StashKey["tempfile.TemporaryDirectory[str]"]()
 
@@ -35,6 +36,9 @@ def stacks() -> str:
 
 class Limits:
     """The hooks, as a plugin."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -65,12 +69,19 @@ class Limits:
             )
             file.flush()
 
+        failed = False
+
         def fail(_number: int, _frame: object) -> None:
             __tracebackhide__ = True
+            nonlocal failed
+            if failed:
+                orphans.end(self._mark)
+                return
+            failed = True
             pytest.fail(f"{item.nodeid} has passed its {settings.timeout:g} s\n{stacks()}")
 
         signal.signal(signal.SIGALRM, fail)
-        signal.setitimer(signal.ITIMER_REAL, settings.timeout)
+        signal.setitimer(signal.ITIMER_REAL, settings.timeout, GRACE / 3)
         faulthandler.dump_traceback_later(settings.timeout + GRACE, exit=True, file=file)
         return True
 
@@ -98,8 +109,8 @@ class Printed:
             reporter.write(f"\n{text if 'Thread 0x' in text else ''}\n")
 
 
-def register(config: pytest.Config) -> None:
-    """Add the hooks to a run."""
-    config.pluginmanager.register(Limits(), "time limits")
+def register(config: pytest.Config, mark: str) -> None:
+    """Add the hooks to a run, whose processes have this mark."""
+    config.pluginmanager.register(Limits(mark), "time limits")
     if config.pluginmanager.has_plugin("xdist") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Printed(), "stacks of workers")
