@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(300)
+
 SCALE = Path(__file__).parents[2] / "benchmarks" / "scale.py"
 
 

@@ -7,7 +7,8 @@ from fnmatch import fnmatch
 
 import pytest
 
-# By the names of the tests. The rest is run for every change, on every Python.
+# By the names of the tests; one may have the marker in its file too. The rest is run for every
+# change, on every Python.
 KINDS = {
     "tests/docs/test_blocks.py::*": "docs",
     "tests/docs/test_example_*.py::*": "docs",
@@ -23,12 +24,13 @@ _FITTING = re.compile(r"since 3\.\d+$|Linux|epoll|click's own help|only one proc
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
-    """Give each test that is slow its kind's marker."""
+    """Give each test of the table its kind's marker, and all that have one `slow`."""
     for item in items:
         for pattern, kind in KINDS.items():
             if fnmatch(item.nodeid, pattern):
                 item.add_marker(kind)
-                item.add_marker("slow")
+        if any(map(item.get_closest_marker, set(KINDS.values()))):
+            item.add_marker("slow")
 
 
 def fail_if_something_is_missing(report: pytest.TestReport) -> None:
