@@ -1,10 +1,23 @@
 """What every test runs under: the lock rule is checked from the first lock on."""
 
 import signal
+import sys
+from collections.abc import Generator
+from pathlib import Path
 
-from twinline.core.locks import check_locks
+# `python -m pytest` puts the folder that it is started in on the path, and there `core` is no
+# name of ours: it is `twinline.core`, as it is installed.
+ROOT = Path(__file__).parents[1]
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+from twinline.core.locks import check_locks  # noqa: E402
 
 check_locks(True)
+
+import kinds  # noqa: E402
+import orphans  # noqa: E402
+import pytest  # noqa: E402
+import time_limit  # noqa: E402
 
 # Fixtures of several files; a file that needs another of the same name has its own.
 from cli_server import ann  # noqa: E402, F401
@@ -14,3 +27,22 @@ from client_kit import both_clients, proxy, site  # noqa: E402, F401
 # would every process that a test starts and then interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set a limit to each test's time, and to the life of what tests start."""
+    time_limit.register(config, orphans.watch_over_this_process())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow, before `-m` chooses."""
+    kinds.mark(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail what is skipped where nothing should be."""
+    report = yield
+    kinds.fail_if_something_is_missing(report)
+    return report

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 PAGES = Path(__file__).parent.parent / "api"
 _DIRECTIVE = re.compile(r"^\.\. (?:py:)?(auto)?(module|class|exception|function|data):: (\S+)$")
-# What pydantic asks for and nobody else calls or reads.
+# What only pydantic calls and reads.
 _CONFIGURATION = {"model_config"}
 
 
@@ -68,7 +68,7 @@ def own_names(module: ModuleType) -> list[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.append(node.name)
         else:
-            names += _assigned(node)
+            names += assigned_names(node)
     return [name for name in names if not name.startswith("_") and _matters(module, name)]
 
 
@@ -91,7 +91,7 @@ def _in_body(kind: type[Any]) -> list[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names.append(node.name)
         else:
-            names += _assigned(node)
+            names += assigned_names(node)
     return [
         name
         for name in dict.fromkeys(names)
@@ -109,7 +109,8 @@ def inventory(path: Path) -> set[str]:
     return {line.split(" ")[0] for line in lines if line.split(" ")[1].startswith("py:")}
 
 
-def _assigned(node: ast.stmt) -> list[str]:
+def assigned_names(node: ast.stmt) -> list[str]:
+    """Return the names that a statement assigns."""
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
         return [node.target.id]
     if isinstance(node, ast.Assign):

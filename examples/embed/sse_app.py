@@ -63,7 +63,7 @@ class Events(StreamingResponse):
                 if not page.messages:
                     with anyio.move_on_after(HEARTBEAT_SECONDS):
                         await news.wait()
-                    yield ":\n\n"  # a heartbeat: nobody who has left unnoticed stays for long
+                    yield ":\n\n"  # a heartbeat: a browser that left unnoticed is noticed
         except RequestError as error:  # the session has ended, or the server stops
             yield f"event: end\ndata: {error.to_reply().model_dump_json(exclude_none=True)}\n\n"
 

@@ -21,7 +21,7 @@ from twinline.cli.bench.target import Target
 from twinline.cli.bench.wire import BODY
 from twinline.transports.endpoints import Endpoint
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.timeout(300)
 
 SECONDS = 0.05
 SCRIPT = Path(peers.__file__)

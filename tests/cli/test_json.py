@@ -204,7 +204,7 @@ def test_how_long_to_wait_is_told(tmp_path: Path) -> None:
         twinline = CommandLine(tmp_path, endpoint)
         twinline.register("ann")
         lines = "x\n" * 30
-        arguments = ("send", "ann", "--lines", "--timeout", "0.05")
+        arguments = ("send", "ann", "--lines", "--timeout", "0.5")
         found = failure(twinline, *arguments, code=3, input=lines)
     assert found.error == "rate_limited"
     assert found.retry_after_ms

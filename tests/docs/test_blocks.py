@@ -11,7 +11,7 @@ from docs_terminal import WrongOutputError
 
 from twinline.cli.main import main
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.once]
+pytestmark = pytest.mark.timeout(300)
 
 
 def name_of(path: Path) -> str:
@@ -105,7 +105,7 @@ def test_what_needs_a_program_that_is_not_here_is_told(tmp_path: Path) -> None:
     assert page.lacking == {"no-such-program": 1}
 
 
-def test_a_block_that_nobody_can_run_is_noticed(tmp_path: Path) -> None:
+def test_a_block_of_an_unknown_language_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     path.write_text("```cobol\nSTOP RUN.\n```\n")
     assert Page(path, tmp_path).unknown()

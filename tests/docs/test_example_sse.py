@@ -103,7 +103,7 @@ def test_many_browsers_wait_and_the_server_answers_others_at_once(server: Exampl
         assert stream.event()[1]["body"] == "to all of you"
 
 
-def test_get_messages_waits_for_nobody(server: Example) -> None:
+def test_get_messages_does_not_wait(server: Example) -> None:
     fay = server.caller().enter("fay")
     began = time.monotonic()
     assert fay.ask("GET", "/messages?after=0&wait=60")[1]["messages"] == []

@@ -8,7 +8,7 @@ A block is run as its language says. A comment just before its fence changes tha
 ``<!-- prints -->``              it is what the block before it printed
 ``<!-- terminal: NAME -->``      a console block goes on in the terminal of that name
 ``<!-- goes on -->``             its last command does not end by itself
-``<!-- types: TEXT -->``         what is typed at its password prompts, which nobody sees
+``<!-- types: TEXT -->``         what is typed at its password prompts, unseen
 ``<!-- logged in: A, B -->``     the accounts A and B are there, and A is logged in
 ``<!-- needs: PROGRAM -->``      skipped, and said so, where there is no such program
 ===============================  ===============================================================

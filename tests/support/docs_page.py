@@ -52,7 +52,7 @@ class Page:
         self._printed: str | None = None
 
     def unknown(self) -> list[str]:
-        """Return the blocks that nobody knows how to run and that do not say why not."""
+        """Return the blocks of unknown languages that do not say why they are not run."""
         return [
             f"{self.name}:{block.line}: a block of {block.language!r}: say '<!-- not run: why -->'"
             for block in self.blocks
@@ -228,7 +228,7 @@ class Page:
 
 
 def _free_port() -> int:
-    """Return a port that is free and that the system gives to nobody who asks for any."""
+    """Return a port that is free, and none of those that the system hands out."""
     while True:
         port = random.randint(15_000, 30_000)
         with contextlib.suppress(OSError), socket.socket() as probe:

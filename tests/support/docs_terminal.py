@@ -1,4 +1,4 @@
-"""A terminal with a shell in it, as somebody who follows the documentation has it open.
+"""A terminal with a shell in it, as a reader of the documentation has it open.
 
 A console block is what its screen shows: ``$ `` begins a command, ``^C`` is that key, everything
 else is printed. In what is printed ``…`` stands for anything within a line, and alone on a line
@@ -172,7 +172,7 @@ class Terminal:
             if select.select([self._master], [], [], min(left, 0.2))[0]:
                 try:
                     self._screen += os.read(self._master, 65536).decode(errors="replace")
-                except OSError:  # nobody has the other end
+                except OSError:  # the other end is closed
                     raise WrongOutputError(f"the shell has ended: {self._shown()!r}") from None
             elif types and len(self._screen) > asked and _ASKS.search(self._screen):
                 # Once it is quiet: getpass throws away what was typed before it asked.

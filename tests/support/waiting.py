@@ -1,21 +1,19 @@
-"""Waits for tests: each has a deadline, and dumps every thread's stack when it passes."""
+"""Waits for tests: each has a deadline, and shows every thread's stack when it passes."""
 
-import faulthandler
-import sys
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
+from time_limit import stacks
 
 
 def fail_with_stacks(what: str, seconds: float) -> None:
     """Fail the test and show where every thread stands."""
-    faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr, all_threads=True)
-    pytest.fail(f"not within {seconds} s: {what}")
+    pytest.fail(f"not within {seconds} s: {what}\n{stacks()}")
 
 
-def wait_until(predicate: Callable[[], object], what: str, seconds: float = 5.0) -> None:
+def wait_until(predicate: Callable[[], object], what: str, seconds: float = 20.0) -> None:
     """Return once the predicate is true, for states that nothing announces."""
     deadline = time.monotonic() + seconds
     while not predicate():
@@ -24,13 +22,13 @@ def wait_until(predicate: Callable[[], object], what: str, seconds: float = 5.0)
         time.sleep(0.002)
 
 
-def wait_event(event: threading.Event, what: str, seconds: float = 5.0) -> None:
+def wait_event(event: threading.Event, what: str, seconds: float = 20.0) -> None:
     """Return once the event is set."""
     if not event.wait(seconds):
         fail_with_stacks(what, seconds)
 
 
-def join(thread: threading.Thread, seconds: float = 5.0) -> None:
+def join(thread: threading.Thread, seconds: float = 20.0) -> None:
     """Join a thread."""
     thread.join(seconds)
     if thread.is_alive():

@@ -1,4 +1,18 @@
-"""The client of a server: `Client` for threads, `AsyncClient` for an event loop; one engine."""
+"""The client of a server: `Client` for threads, `AsyncClient` for an event loop; one engine.
+
+::
+
+    client          Client: every method blocks the thread that calls it
+    async_client    AsyncClient: the same methods, to be awaited
+    base            what both have: how they are made, and what they answer at once
+    options         what a client is made with, as one object
+    settings        waits, retries and the pace of attempts, as a typed model
+    state           where a client stands, as a user interface shows it
+    errors          what goes wrong at this end of a connection
+    requests        requests from arguments that are checked
+    engine/         what a client does: commands, the watch, reconnecting
+    backends/       how it waits, works and connects: threads, asyncio
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -6,7 +6,9 @@
 
     print(check_transport(MyTransport()))
 
-It needs no test framework. These are the rules; the contract is `twinline.transports.contract`.
+It needs no test framework. `bench` has what the rules work on, and `samples` what they send.
+These are the rules, each in the file that its group names; the contract is
+`twinline.transports.contract`.
 
 What goes in comes out (`codecs`):
 

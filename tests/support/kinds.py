@@ -1,0 +1,42 @@
+"""Which tests are slow, or measure, and why a test may be skipped."""
+
+import os
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatch
+
+import pytest
+
+# By the names of the tests; one may have the marker in its file too. The rest is run for every
+# change, on every Python.
+KINDS = {
+    "tests/docs/test_blocks.py::*": "docs",
+    "tests/docs/test_example_*.py::*": "docs",
+    "tests/benchmarks/*": "measure",
+    "tests/cli/bench/test_command.py::*": "measure",
+    "tests/cli/test_json.py::*[[]bench]": "measure",
+    "tests/stores/crash/*": "crash",
+    "tests/cli/chat/test_prompt.py::*": "terminal",
+    "tests/cli/chat/test_terminals.py::*": "terminal",
+}
+# Reasons for which a test is skipped although nothing is missing.
+_FITTING = re.compile(r"since 3\.\d+$|Linux|epoll|click's own help|only one processor")
+
+
+def mark(items: Iterable[pytest.Item]) -> None:
+    """Give each test of the table its kind's marker, and all that have one `slow`."""
+    for item in items:
+        for pattern, kind in KINDS.items():
+            if fnmatch(item.nodeid, pattern):
+                item.add_marker(kind)
+        if any(map(item.get_closest_marker, set(KINDS.values()))):
+            item.add_marker("slow")
+
+
+def fail_if_something_is_missing(report: pytest.TestReport) -> None:
+    """Turn a skip into a failure where TESTS_SKIP_NOTHING says that everything is there."""
+    if report.skipped and os.environ.get("TESTS_SKIP_NOTHING") and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not _FITTING.search(reason):
+            report.outcome = "failed"
+            report.longrepr = f"TESTS_SKIP_NOTHING is set, and this test was skipped: {reason}"
