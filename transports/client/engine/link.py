@@ -265,8 +265,7 @@ class Link:
     def logged_in(self, session: ClientSession) -> None:
         """A connection has opened a session."""
         with self._lock:
-            self.snapshot = self.snapshot._replace(session=session, ended=None)
-            self._move(Event.LOGGED_IN)
+            self._move(Event.LOGGED_IN, now=self.snapshot._replace(session=session, ended=None))
         self._report.deliver()
 
     def session_ended(self, session: ClientSession, reason: str | None) -> None:
@@ -279,8 +278,8 @@ class Link:
         with self._lock:
             ended = self.snapshot.session is session
             if ended:
-                self.snapshot = self.snapshot._replace(session=None, ended=reason)
-                self._move(Event.SESSION_ENDED)
+                now = self.snapshot._replace(session=None, ended=reason)
+                self._move(Event.SESSION_ENDED, now=now)
         if ended:
             self._on_session_end(session)
         self._report.deliver()
@@ -300,24 +299,32 @@ class Link:
                 self._move(event, reason, retry_in)
         self._report.deliver()
 
-    def _move(self, event: Event, reason: str | None = None, retry_in: float | None = None) -> None:
+    def _move(
+        self,
+        event: Event,
+        reason: str | None = None,
+        retry_in: float | None = None,
+        now: Snapshot | None = None,
+    ) -> None:
         """Make the transition, and queue its report; with the lock held.
 
         Args:
             event: that has happened.
             reason: for a person.
             retry_in: seconds to the next attempt.
+            now: the snapshot with what else has changed; it is replaced once.
         """
-        before = self.snapshot
-        at = TRANSITIONS[before.at].get(event)
+        now = now or self.snapshot
+        at = TRANSITIONS[now.at].get(event)
         if at is None:
+            self.snapshot = now
             return
-        broke = before.at is LinkState.ONLINE and at in (LinkState.LOST, LinkState.RETRYING)
-        self.snapshot = before._replace(at=at, generation=before.generation + broke)
+        broke = now.at is LinkState.ONLINE and at.kind is StateKind.RECONNECTING
+        self.snapshot = now._replace(at=at, generation=now.generation + broke)
         if event is Event.GAVE_UP:
             return  # what was reported is still so
         if at is LinkState.LOGGED_OUT:
-            reason = before.ended
+            reason = now.ended
         retry_at = None if retry_in is None else monotonic() + retry_in
         state = State(at.kind, reason, retry_in, retry_at)
         # The same wait again is another wait: a user interface counts it down anew.
