@@ -1,1 +1,21 @@
-"""The domain: accounts, mailboxes and their rules, with no socket and no thread of its own."""
+"""The domain: accounts, mailboxes and their rules, with no socket and no thread of its own.
+
+::
+
+    service        ChatService: the one door to the rules, a method for each request
+    session        what the service knows of one caller
+    settings       what the service allows
+    protocol       every request and reply, as a frozen model
+    errors         the tree of errors, a leaf for each error code
+    accounts       the rules for accounts and sessions
+    messages       the rules for messages
+    names          usernames, and the patterns that list them
+    passwords      the rule for passwords, and argon2id
+    throttle       failures that slow the next attempt, and rates
+    store          the contract of whatever keeps the state
+    waiting        how a thread waits, and is woken
+    deadline       a time limit through several steps
+    locks          locks that check the lock rule
+    clock          the wall clock, in milliseconds
+    conformance    what the conformance kits of stores and transports share
+"""

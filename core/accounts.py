@@ -1,4 +1,4 @@
-"""The rules for accounts and sessions: names, passwords, tokens, and who may do what."""
+"""The rules for accounts and sessions: names, passwords, tokens, and what each allows."""
 
 import contextlib
 import hashlib
@@ -18,10 +18,11 @@ from twinline.core.errors import (
     UndeliveredMessages,
     UsernameTaken,
 )
-from twinline.core.names import NamePattern, parse_username
+from twinline.core.messages import on_own_mailbox
+from twinline.core.names import parse_username
 from twinline.core.passwords import Passwords, fits
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import Account, SessionRecord, Store, UsernamePage
+from twinline.core.store import Account, SessionRecord, Store
 from twinline.core.throttle import FailureThrottle
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class AccountRules:
         return account
 
     def open_session(self, account: Account) -> tuple[str, SessionRecord]:
-        """Open a session and return its token, which nobody can read again.
+        """Open a session and return its token, which is kept nowhere else.
 
         Raises:
             BadCredentials: the account was deleted, or its password changed, since it was
@@ -171,18 +172,6 @@ class AccountRules:
             self._accounts.touch_session(token_hash, now)
         return record
 
-    def end_session(self, token_hash: bytes) -> None:
-        """Revoke a session; whoever waits on it is woken."""
-        self._accounts.close_session(token_hash)
-
-    def page(self, pattern: str, after: str | None, limit: int) -> UsernamePage:
-        """Return a page of usernames.
-
-        Raises:
-            BadRequest: the pattern cannot be read.
-        """
-        return self._accounts.page(NamePattern(pattern), after, limit)
-
     def change_password(
         self, session: SessionRecord, password: str, new_password: str, address: str
     ) -> None:
@@ -202,7 +191,7 @@ class AccountRules:
         except NoSuchUser:
             raise SessionExpired from None
         if not changed:
-            raise BadCredentials  # somebody else changed it meanwhile
+            raise BadCredentials  # another session changed it meanwhile
         self._accounts.close_other_sessions(session.account_id, session.token_hash)
 
     def delete(self, session: SessionRecord, password: str, address: str, *, force: bool) -> None:
@@ -216,10 +205,7 @@ class AccountRules:
             BadCredentials, RateLimited, Busy, SessionExpired.
         """
         self._authenticate_owner(session, password, address)
-        try:
-            unread = self._store.mailboxes.standing(session.account_id).unread
-        except NoSuchUser:
-            raise SessionExpired from None
+        unread = on_own_mailbox(self._store.mailboxes.standing, session).unread
         if unread and not force:
             some = "1 message was" if unread == 1 else f"{unread} messages were"
             raise UndeliveredMessages(f"{some} not delivered yet", count=unread)

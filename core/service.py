@@ -28,7 +28,8 @@ from twinline.core.errors import (
     ShuttingDown,
     UnsupportedVersion,
 )
-from twinline.core.messages import MessageRules
+from twinline.core.messages import PAGE_BYTES, MessageRules, on_own_mailbox
+from twinline.core.names import NamePattern
 from twinline.core.passwords import Passwords
 from twinline.core.protocol import (
     MAX_WAIT_SECONDS,
@@ -89,6 +90,7 @@ class ChatService:
         passwords = Passwords(hasher, wait_seconds=self.settings.hash_wait_seconds)
         self._accounts = AccountRules(store, passwords, self.settings, clock)
         self._messages = MessageRules(store, self.settings)
+        self._mailboxes = store.mailboxes
         self._clock = clock
         self._waiters = WaiterGroup("service")
         self._handlers: dict[type[Request], Callable[[Session, Any], Reply]] = {
@@ -120,7 +122,7 @@ class ChatService:
         return Session(address, on_end, keep_subscription=keep_subscription)
 
     def leave(self, session: Session) -> None:
-        """Say that a caller is gone: its waits end and its ``on_end`` is forgotten.
+        """End the waits of a caller that is gone, and drop its ``on_end``.
 
         The session that it was bound to stays open and can be resumed.
         """
@@ -204,8 +206,8 @@ class ChatService:
     # -- the account --------------------------------------------------------------------
 
     def logout(self, session: Session) -> Done:
-        """Revoke the session; every line of it ends."""
-        self._accounts.end_session(self._require(session, self._clock()).token_hash)
+        """Revoke the session; every connection of it ends."""
+        self.store.accounts.close_session(self._require(session, self._clock()).token_hash)
         session.unbind()
         return Done()
 
@@ -218,13 +220,13 @@ class ChatService:
             BadRequest: the pattern cannot be read.
         """
         self._require(session, self._clock())
-        page = self._accounts.page(pattern, after, limit)
+        page = self.store.accounts.page(NamePattern(pattern), after, limit)
         return AccountsReply(usernames=page.usernames, more=page.more)
 
     def status(self, session: Session) -> StatusReply:
         """Say who is logged in here, and where the mailbox stands."""
         record = self._require(session, self._clock())
-        standing = self._messages.standing(record)
+        standing = on_own_mailbox(self._mailboxes.standing, record)
         return StatusReply(
             username=record.username, position=standing.position, unread=standing.unread
         )
@@ -262,7 +264,7 @@ class ChatService:
         """
         now = self._clock()
         receipt = self._messages.send(self._require(session, now), to, body, send_id, now)
-        return SentReply.trusted({"message_id": receipt.message_id, "sent_at": receipt.sent_at})
+        return SentReply(message_id=receipt.message_id, sent_at=receipt.sent_at)
 
     def watch(
         self, session: Session, after: int, ack: int | None = None, limit: int = 64, wait: int = 0
@@ -304,8 +306,8 @@ class ChatService:
         now = self._clock()
         record = self._require(session, now)
         if ack is not None:
-            self._messages.ack(record, ack, now)
-        return self._messages.read(record, after, limit)
+            on_own_mailbox(self._mailboxes.ack, record, ack, now)
+        return on_own_mailbox(self._mailboxes.read, record, after, limit, PAGE_BYTES)
 
     def _subscribe(self, session: Session) -> Subscription:
         record = self._require(session, self._clock())
@@ -337,19 +339,21 @@ class ChatService:
             CursorInvalid: there is no such seq yet.
         """
         now = self._clock()
-        standing = self._messages.ack(self._require(session, now), up_to, now)
+        record = self._require(session, now)
+        standing = on_own_mailbox(self._mailboxes.ack, record, up_to, now)
         return AckReply(position=standing.position, unread=standing.unread)
 
     def history(self, session: Session, before: int | None = None, limit: int = 50) -> HistoryReply:
         """Return the last messages below ``before``, the newest last."""
         now = self._clock()
-        page = self._messages.history(self._require(session, now), before, limit, now)
+        record = self._require(session, now)
+        page = on_own_mailbox(self._mailboxes.history, record, before, limit, PAGE_BYTES, now)
         return HistoryReply(messages=page.messages, more=page.more)
 
     def delete_messages(self, session: Session, seqs: Sequence[int]) -> DeletedReply:
         """Delete messages from the caller's mailbox."""
         record = self._require(session, self._clock())
-        return DeletedReply(deleted=self._messages.delete(record, seqs))
+        return DeletedReply(deleted=on_own_mailbox(self._mailboxes.delete, record, seqs))
 
     # -- sessions -----------------------------------------------------------------------
 
@@ -376,7 +380,7 @@ class ChatService:
         session.subscribe(self.store.accounts, record)
         try:
             self._accounts.session(record.token_hash, self._clock())
-            standing = self._messages.standing(record)
+            standing = on_own_mailbox(self._mailboxes.standing, record)
         except SessionExpired:
             session.unsubscribe()
             raise
@@ -390,4 +394,4 @@ class ChatService:
 
 
 def _watched(page: MailPage) -> WatchReply:
-    return WatchReply.trusted({"messages": page.messages, "position": page.position})
+    return WatchReply(messages=page.messages, position=page.position)

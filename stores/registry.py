@@ -34,11 +34,7 @@ def _open_memory(url: str, policy: MailboxPolicy) -> Store:
     return MemoryStore(policy)
 
 
-def _open_sqlite(url: str, policy: MailboxPolicy) -> Store:
-    return SqliteStore.open(url, policy)
-
-
-_BUILT_IN: Final[dict[str, OpenStore]] = {"memory": _open_memory, "sqlite": _open_sqlite}
+_BUILT_IN: Final[dict[str, OpenStore]] = {"memory": _open_memory, "sqlite": SqliteStore.open}
 
 
 def store_schemes() -> list[str]:

@@ -4,8 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 from twinline.core.clock import DAY_MS, HOUR_MS
 from twinline.core.names import NamePattern
@@ -16,32 +15,14 @@ _YIELD_SECONDS: Final = 0.00002
 _LONG_AGO: Final = -(2**62)  # before every time that a store keeps, and fits its integers
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """A policy in the units that a mailbox counts in."""
+def history_ends(policy: MailboxPolicy, now: int) -> int:
+    """Return the moment at or before which an ack has aged out of the history."""
+    return _before(now, policy.history_days * DAY_MS)
 
-    mailbox_messages: int
-    history_messages: int
-    history_ms: float
-    send_id_ms: float
 
-    @classmethod
-    def of(cls, policy: MailboxPolicy) -> Self:
-        """Return what a policy says about mailboxes."""
-        return cls(
-            policy.mailbox_messages,
-            policy.history_messages,
-            policy.history_days * DAY_MS,
-            policy.send_id_hours * HOUR_MS,
-        )
-
-    def history_ends(self, now: int) -> int:
-        """Return the moment at or before which an ack has aged out of the history."""
-        return _before(now, self.history_ms)
-
-    def send_ids_end(self, now: int) -> int:
-        """Return the moment at or before which a send_id has expired."""
-        return _before(now, self.send_id_ms)
+def send_ids_end(policy: MailboxPolicy, now: int) -> int:
+    """Return the moment at or before which a send_id has expired."""
+    return _before(now, policy.send_id_hours * HOUR_MS)
 
 
 def _before(now: int, milliseconds: float) -> int:
@@ -50,7 +31,7 @@ def _before(now: int, milliseconds: float) -> int:
 
 
 def fingerprint(draft: Draft) -> bytes:
-    """Return what tells one content from another: who it is for and what it says."""
+    """Return a hash of a message's recipient and body: the content that a send_id stands for."""
     # A username has no zero byte, so no two contents give the same text.
     content = f"{draft.to}\0{draft.body}".encode(errors="surrogatepass")
     return hashlib.blake2b(content, digest_size=16).digest()
@@ -116,7 +97,7 @@ def page_of_names(
                     return UsernamePage(tuple(found), more=True)
                 found.append(name)
         start = f"{chunk[-1]}\0"
-        # A scan of a million names runs Python for half a second: others get a turn now and then.
-        # With 0 this thread would take the turn again before another is awake.
+        # A scan of a million names runs Python for half a second: other threads get the
+        # interpreter now and then. With 0 this one would take it again before they are awake.
         time.sleep(_YIELD_SECONDS)
     return UsernamePage(tuple(found), more=False)

@@ -17,7 +17,7 @@ FOLDERS = (*PACKAGES, "docs", "benchmarks", "examples", "support")
 LIBRARIES = {
     "core": {"pydantic", "pydantic_core", "argon2"},
     "transports": {"pydantic", "pydantic_core"},
-    "stores": {"pydantic"},
+    "stores": {"pydantic", "sortedcontainers"},
     # matplotlib is an extra: only the plot of `bench` has it, and imports it when it draws.
     "cli": {
         "pydantic",
@@ -52,7 +52,8 @@ WALLS = (
     (
         "transports.client.engine",
         "transports.client",
-        """transports.client.engine transports.client.errors transports.client.requests
+        """transports.client.engine transports.client.errors transports.client.options
+        transports.client.requests
         transports.client.settings transports.client.state""",
     ),
     # A store stands alone, and the kit judges it from outside.

@@ -138,22 +138,11 @@ def accounts_are_withdrawn_once(checks: Checks, bench: StoreBench) -> None:
     never = accounts.withdraw(bench.id(), keep_name=True)
     checks.equal(never, expected=False, what="withdrawing an account that never was")
     for expected in (True, False):
-        told = accounts.withdraw(ann.account_id, keep_name=False)
-        checks.equal(told, expected, "withdrawing" if expected else "withdrawing again")
+        withdrawn = accounts.withdraw(ann.account_id, keep_name=False)
+        checks.equal(withdrawn, expected, "withdrawing" if expected else "withdrawing again")
     checks.equal(accounts.find("ann"), None, "the account that was withdrawn")
     checks.equal(accounts.find("bob"), bob, "another account")
     checks.equal(accounts.page(NamePattern("*"), None, 9).usernames, ("bob",), "the list of names")
     again = bench.account("ann")
     accounts.create(again)
     checks.equal(accounts.find("ann"), again, "a new account of the old name")
-
-
-RULES: Final = (
-    accounts_are_found,
-    names_are_taken_once,
-    account_ids_are_used_once,
-    reserved_names_stay_taken,
-    pages_of_names_are_right,
-    password_hashes_are_compared,
-    accounts_are_withdrawn_once,
-)

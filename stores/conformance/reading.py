@@ -14,7 +14,7 @@ _BUDGETS: Final = (0, 1, 2, 3, 4, 7, 8, 9, 20, ALL)
 
 
 def _first(messages: Sequence[Message], limit: int, max_bytes: int) -> list[Message]:
-    """Return the first messages within the limits, the plainest way to tell them."""
+    """Return the first messages within the limits, in the plainest way."""
     page: list[Message] = []
     for message in messages[:limit]:
         if page and sum(len(one.body.encode()) for one in [*page, message]) > max_bytes:
@@ -97,8 +97,8 @@ def positions_move_forward(checks: Checks, bench: StoreBench) -> None:
         checks.equal(
             boxes.read(bob, 0, 1, ALL).position, position, "the position that read() tells"
         )
-        told = boxes.history(bob, None, 1, ALL, NOW).position
-        checks.equal(told, position, "the position that history() tells")
+        seen = boxes.history(bob, None, 1, ALL, NOW).position
+        checks.equal(seen, position, "the position that history() tells")
     checks.equal(boxes.standing(other), Standing(0, 6), "the standing of another mailbox")
     boxes.append(bob, bench.draft())
     checks.equal(boxes.standing(bob), Standing(6, 1), "the standing when there is mail again")
@@ -154,12 +154,3 @@ def refused_calls_change_nothing(checks: Checks, bench: StoreBench) -> None:
     for what, call in calls.items():
         checks.raises(Exception, call, what)
         checks.equal(everything(boxes, bob), before, f"the mailbox after {what}")
-
-
-RULES: Final = (
-    reading_goes_forward,
-    history_goes_backward,
-    positions_move_forward,
-    deleting_takes_what_is_named,
-    refused_calls_change_nothing,
-)

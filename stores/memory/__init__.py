@@ -1,7 +1,14 @@
 """The store in memory: the two halves, each with a lock of its own.
 
-`MemoryAccounts` has the user lock and `MemoryMailboxes` the message lock. They are in files that
-do not import each other and neither has a reference to the other, so no call can take both.
+::
+
+    accounts     MemoryAccounts: accounts and sessions, under the user lock
+    mailboxes    MemoryMailboxes: messages and positions, under the message lock
+    mailbox      one mailbox
+    send_ids     which message each send_id stands for
+
+The halves do not import each other and neither has a reference to the other, so no call can take
+both locks.
 """
 
 from typing import Final

@@ -1,6 +1,6 @@
 """One mailbox in memory: its messages by seq, what is acked, and what is kept as history.
 
-Nothing here takes a lock or calls anyone: whoever owns a mailbox guards it.
+Nothing here takes a lock or wakes a watcher: its owner's lock guards it.
 """
 
 from bisect import bisect_left, bisect_right
@@ -9,9 +9,9 @@ from collections.abc import Collection
 from typing import Final, cast
 
 from twinline.core.errors import CursorInvalid, MailboxFull
-from twinline.core.store import Draft, Standing
+from twinline.core.store import Draft, MailboxPolicy, Standing
 from twinline.core.waiting import Wake
-from twinline.stores.rules import Retention
+from twinline.stores.rules import history_ends
 
 Kept = tuple[str, str, str, str, str, int, str | None]
 """A `Draft` as a plain tuple: Python's garbage collector looks at a plain tuple of texts and
@@ -39,7 +39,7 @@ class Mailbox:
         "_acks",
         "_head",
         "_messages",
-        "_retention",
+        "_policy",
         "_seqs",
         "last",
         "position",
@@ -47,12 +47,12 @@ class Mailbox:
         "watchers",
     )
 
-    def __init__(self, retention: Retention) -> None:
+    def __init__(self, policy: MailboxPolicy) -> None:
         self.position = 0
         self.last = 0
         self.unread = 0
         self.watchers: dict[object, Wake] = {}
-        self._retention = retention
+        self._policy = policy
         self._messages: dict[int, Kept] = {}
         # Seqs below index _head belong to messages that are gone: cutting the list at every
         # ack would move all the others, so it is cut when half of it is dead.
@@ -76,9 +76,9 @@ class Mailbox:
             MailboxFull: too many are not acked.
         """
         # An ack removes at once what is too much; the rest is removed when its time has come.
-        if self._acks and draft.sent_at - self._acks[0][1] >= self._retention.history_ms:
+        if self._acks and self._acks[0][1] <= history_ends(self._policy, draft.sent_at):
             self.trim(draft.sent_at)
-        if self.unread >= self._retention.mailbox_messages:
+        if self.unread >= self._policy.mailbox_messages:
             raise MailboxFull
         self.unread += 1
         self.last = seq = self.last + 1
@@ -136,7 +136,7 @@ class Mailbox:
         if not self._acks:
             return False
         up_to, acked_at = self._acks[0]
-        if now - acked_at >= self._retention.history_ms:
+        if acked_at <= history_ends(self._policy, now):
             return True
         return self._head == len(self._seqs) or up_to < self._seqs[self._head]
 
@@ -146,11 +146,11 @@ class Mailbox:
         Each message and each ack is removed once, so the cost is constant for each of them.
         """
         acked = len(self._seqs) - self.unread
-        most = self._retention.history_messages
+        most = self._policy.history_messages
         if acked - self._head <= most and not self._is_old(now):
             return
-        aged = 0
-        while self._acks and now - self._acks[0][1] >= self._retention.history_ms:
+        aged, ends = 0, history_ends(self._policy, now)
+        while self._acks and self._acks[0][1] <= ends:
             aged = self._acks.popleft()[0]
         keep = bisect_right(self._seqs, aged, self._head)
         keep = max(keep, acked - most)

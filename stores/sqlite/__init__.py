@@ -1,4 +1,22 @@
-"""The store in a SQLite file: durable, on one machine, for one server at a time."""
+"""The store in a SQLite file: durable, on one machine, for one server at a time.
+
+::
+
+    store            SqliteStore: opens the file and joins what follows
+    file             the file's lock, and connections with the right settings
+    schema           the tables, their version, and migrations
+    accounts         the half with accounts and sessions
+    mailboxes        the half with messages and positions
+    writer           the one thread that writes, a commit for all that wait
+    mailbox          } what the writer's thread knows:
+    mailbox_rows     } mailboxes,
+    send_ids         } and send_ids
+    readers          the connections that read
+    cache            what was read, for as long as it holds
+    subscriptions    wakes by account and session
+    rows             many rows in one statement
+    upkeep           check, back up, migrate and measure a file
+"""
 
 from twinline.stores.sqlite.file import StoreLocked, StoreNotOpened, Synchronous
 from twinline.stores.sqlite.schema import SchemaTooNew

@@ -1,5 +1,7 @@
 """The half of the SQLite store with users and sessions."""
 
+# ruff: noqa: D102 - the contract tells what the methods do
+
 import sqlite3
 from contextlib import suppress
 from typing import Any, Final
@@ -16,7 +18,7 @@ from twinline.stores.sqlite.writer import Transaction, Writer
 
 _CHUNK: Final = 512  # names that a listing reads at a time; names are matched between reads
 _CACHED: Final = 20_000  # accounts, and sessions
-_HINT_SECONDS: Final = 0.05  # what a note that nobody asked for may make a request wait
+_TOUCH_SECONDS: Final = 0.05  # how long a request may wait for the note that it uses a session
 
 
 class SqliteAccounts(Accounts):
@@ -31,17 +33,9 @@ class SqliteAccounts(Accounts):
         self._sessions: ReadThroughCache[bytes, SessionRecord] = ReadThroughCache(
             "session", _CACHED
         )
-        writer.rolled_back.append(self._changed)
+        writer.on_rollback.append(self._resume_caching)
 
     def create(self, account: Account) -> None:
-        """Publish an account.
-
-        Raises:
-            UsernameTaken: the name is in use or reserved.
-            ValueError: the id is in use.
-            StoreUnavailable: it is not published.
-        """
-
         def write(transaction: Transaction) -> None:
             connection = transaction.connection
             if _one(connection, "SELECT 1 FROM accounts WHERE account_id = ?", account.account_id):
@@ -56,8 +50,7 @@ class SqliteAccounts(Accounts):
         self._writer.do(write)
 
     def find(self, username: str) -> Account | None:
-        """Return the account of that name."""
-        return self._accounts.find(username, lambda: self._read(username))
+        return self._accounts.get(username, lambda: self._read(username))
 
     def _read(self, username: str) -> Account | None:
         with self._readers.reading() as connection:
@@ -70,15 +63,10 @@ class SqliteAccounts(Accounts):
         return None if row is None else Account(*row)
 
     def is_free(self, username: str) -> bool:
-        """Return whether the name is neither in use nor reserved."""
         with self._readers.reading() as connection:
             return _is_free(connection, username)
 
     def page(self, pattern: NamePattern, after: str | None, limit: int) -> UsernamePage:
-        """Return the first usernames beyond ``after`` that match.
-
-        They are read from the index a chunk at a time, and no read is open while they are matched.
-        """
         # Most pages want the first names that follow, so the first read is as long as the page.
         count = min(_CHUNK, limit + 1)
 
@@ -101,8 +89,6 @@ class SqliteAccounts(Accounts):
         )
 
     def set_password_hash(self, account_id: str, password_hash: str, *, instead_of: str) -> bool:
-        """Replace a password hash, if it is still the one that the caller knows."""
-
         def write(transaction: Transaction) -> bool:
             row = _one(
                 transaction.connection,
@@ -114,7 +100,7 @@ class SqliteAccounts(Accounts):
             username, known = row
             if known != instead_of:
                 return False
-            self._change(transaction, username)
+            self._invalidate(transaction, username)
             transaction.connection.execute(
                 "UPDATE accounts SET password_hash = ? WHERE account_id = ?",
                 (password_hash, account_id),
@@ -124,8 +110,6 @@ class SqliteAccounts(Accounts):
         return self._writer.do(write)
 
     def withdraw(self, account_id: str, *, keep_name: bool) -> bool:
-        """Take the account and all its sessions away."""
-
         def write(transaction: Transaction) -> bool:
             connection = transaction.connection
             row = _one(connection, "SELECT username FROM accounts WHERE account_id = ?", account_id)
@@ -133,7 +117,7 @@ class SqliteAccounts(Accounts):
                 return False
             if keep_name:
                 connection.execute("INSERT OR IGNORE INTO reserved_names VALUES (?)", row)
-            self._change(transaction, *row)
+            self._invalidate(transaction, *row)
             connection.execute("DELETE FROM accounts WHERE account_id = ?", (account_id,))
             self._end(transaction, _tokens(connection, account_id))
             return True
@@ -143,8 +127,6 @@ class SqliteAccounts(Accounts):
     def open_session(
         self, session: SessionRecord, *, verified: str | None = None, most: int | None = None
     ) -> None:
-        """Keep a session, if the account is there and its password the one that was verified."""
-
         def write(transaction: Transaction) -> None:
             connection = transaction.connection
             known = _one(
@@ -170,13 +152,12 @@ class SqliteAccounts(Accounts):
                     session.used_at,
                 ),
             )
-            transaction.committed.append(lambda: self._ends.forget(session.token_hash))
+            transaction.committed.append(lambda: self._ends.discard(session.token_hash))
 
         self._writer.do(write)
 
     def find_session(self, token_hash: bytes) -> SessionRecord | None:
-        """Return the session."""
-        return self._sessions.find(token_hash, lambda: self._read_session(token_hash))
+        return self._sessions.get(token_hash, lambda: self._read_session(token_hash))
 
     def _read_session(self, token_hash: bytes) -> SessionRecord | None:
         with self._readers.reading() as connection:
@@ -189,28 +170,25 @@ class SqliteAccounts(Accounts):
         return None if row is None else SessionRecord(*row)
 
     def touch_session(self, token_hash: bytes, used_at: int) -> None:
-        """Note that a session is in use, if that can be done without making anyone wait.
+        """Note that a session is in use, if that can be done without a long wait.
 
         A request that only reads must not fail because the disk is full, so what cannot be
         noted now is left for the next time.
         """
 
         def write(transaction: Transaction) -> None:
-            self._change(transaction, token_hash)
+            self._invalidate(transaction, token_hash)
             transaction.connection.execute(
                 "UPDATE sessions SET used_at = ? WHERE token_hash = ?", (used_at, token_hash)
             )
 
         with suppress(StoreUnavailable):
-            self._writer.do(write, _HINT_SECONDS)
+            self._writer.do(write, _TOUCH_SECONDS)
 
     def close_session(self, token_hash: bytes) -> None:
-        """Revoke a session and wake those who wait on it."""
         self._writer.do(lambda transaction: self._end(transaction, [token_hash]))
 
     def close_other_sessions(self, account_id: str, keep: bytes) -> None:
-        """Revoke every session of an account but one."""
-
         def write(transaction: Transaction) -> None:
             tokens = _tokens(transaction.connection, account_id)
             self._end(transaction, [token for token in tokens if token != keep])
@@ -218,29 +196,28 @@ class SqliteAccounts(Accounts):
         self._writer.do(write)
 
     def on_session_end(self, token_hash: bytes, wake: Wake) -> Unsubscribe:
-        """Have ``wake`` called when the session is revoked."""
         return self._ends.add(token_hash, wake)
 
     def _end(self, transaction: Transaction, tokens: list[bytes]) -> None:
         for token in tokens:
-            self._change(transaction, token)
+            self._invalidate(transaction, token)
             gone = transaction.connection.execute(
                 "DELETE FROM sessions WHERE token_hash = ?", (token,)
             ).rowcount
             if gone:
                 transaction.committed.append(lambda token=token: self._ends.end(token))  # type: ignore[misc]
 
-    def _change(self, transaction: Transaction, key: str | bytes) -> None:
-        """Have nobody find what is remembered of an account's name or a session's token hash."""
+    def _invalidate(self, transaction: Transaction, key: str | bytes) -> None:
+        """Drop what is cached under an account's name or a session's token hash."""
         if isinstance(key, bytes):
-            self._sessions.change(key)
+            self._sessions.invalidate(key)
         else:
-            self._accounts.change(key)
-        transaction.committed.append(self._changed)
+            self._accounts.invalidate(key)
+        transaction.committed.append(self._resume_caching)
 
-    def _changed(self) -> None:
-        self._accounts.changed()
-        self._sessions.changed()
+    def _resume_caching(self) -> None:
+        self._accounts.resume()
+        self._sessions.resume()
 
 
 def _one(connection: sqlite3.Connection, query: str, *values: object) -> Any:

@@ -1,9 +1,9 @@
-"""What a store read before, for as long as it holds: a bounded cache that never shows the past.
+"""A bounded read-through cache in front of a table that never returns what is outdated.
 
-A cache in front of a table can be wrong in two ways: it can keep what has changed, or be given,
-by a slow reader, what had been read before the change. So a change is announced before it is
-committed, and until it is over nothing is remembered and the changed entry is read from the
-table; and a reader that began before the change was over has its find forgotten.
+Such a cache can be wrong in two ways: it can keep what has changed, or be given, by a slow reader,
+what was read before the change. So an entry is invalidated before its change is committed, and
+until caching is resumed nothing is cached and the entry is read from the table; and what was read
+by a reader that began before that is not cached.
 """
 
 from collections.abc import Callable, Hashable
@@ -22,38 +22,38 @@ class ReadThroughCache(Generic[Key, Value]):
         self._most = most
         self._lock = new_lock(name)
         # All guarded by _lock.
-        self._known: dict[Key, Value] = {}
-        self._changing = False
+        self._entries: dict[Key, Value] = {}
+        self._suspended = False
         self._changes = 0
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._entries)
 
-    def find(self, key: Key, read: Callable[[], Value | None]) -> Value | None:
-        """Return what is remembered for a key, or else what is read; None is not remembered."""
+    def get(self, key: Key, read: Callable[[], Value | None]) -> Value | None:
+        """Return what is cached for a key, or else what is read; None is not cached."""
         with self._lock:
-            known = self._known.get(key)
+            cached = self._entries.get(key)
             changes = self._changes
-        if known is not None:
-            return known
+        if cached is not None:
+            return cached
         value = read()
         if value is None:
             return None
         with self._lock:
-            if not self._changing and self._changes == changes:
-                self._known[key] = value
-                if len(self._known) > self._most:
-                    del self._known[next(iter(self._known))]
+            if not self._suspended and self._changes == changes:
+                self._entries[key] = value
+                if len(self._entries) > self._most:
+                    del self._entries[next(iter(self._entries))]
         return value
 
-    def change(self, key: Key) -> None:
-        """Say that the entry of a key is about to change."""
+    def invalidate(self, key: Key) -> None:
+        """Drop the entry of a key that is about to change, and cache nothing until `resume`."""
         with self._lock:
-            self._known.pop(key, None)
-            self._changing = True
+            self._entries.pop(key, None)
+            self._suspended = True
 
-    def changed(self) -> None:
-        """Say that what was about to change has changed, or has not."""
+    def resume(self) -> None:
+        """Cache again: what was about to change is committed, or rolled back."""
         with self._lock:
-            self._changing = False
+            self._suspended = False
             self._changes += 1

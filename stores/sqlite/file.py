@@ -1,9 +1,9 @@
-"""The file of the SQLite store: who may open it, and with what settings.
+"""The file of the SQLite store: its lock, and the connections to it with their settings.
 
 One process at a time serves a file. It holds an flock on a file beside it, whose name ends in
 ``-lock``; the kernel frees it when the process ends, however it ends. Readers from elsewhere
 (``twinline store check``, ``backup``, ``stats``) need no lock: a reader in WAL mode sees the last
-commit and holds nobody up.
+commit and delays no writer.
 
 Settings, each read back where it matters:
 
@@ -133,7 +133,7 @@ class StoreFile:
             StoreNotOpened: SQLite does not take the settings.
             sqlite3.Error: the file cannot be opened.
         """
-        connection = self._connect("rw")
+        connection = self.plain()
         try:
             self._set(connection)
         except BaseException:
@@ -159,17 +159,14 @@ class StoreFile:
         Raises:
             sqlite3.Error: the file cannot be opened.
         """
-        return self._connect("ro")
+        return self.plain("ro")
 
-    def plain(self) -> sqlite3.Connection:
-        """Open a connection that writes and changes no setting of the file.
+    def plain(self, mode: str = "rw") -> sqlite3.Connection:
+        """Open a connection that changes no setting of the file; with "ro" it only reads.
 
         Raises:
             sqlite3.Error: the file cannot be opened.
         """
-        return self._connect("rw")
-
-    def _connect(self, mode: str) -> sqlite3.Connection:
         return sqlite3.connect(
             f"{self.path.as_uri()}?mode={mode}",
             uri=True,

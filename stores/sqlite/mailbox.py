@@ -5,11 +5,12 @@ Only the writer's thread uses what is in this file, inside its transaction.
 
 import sqlite3
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Final
 
 from twinline.core.errors import CursorInvalid
-from twinline.core.store import Standing
-from twinline.stores.rules import Retention
+from twinline.core.store import MailboxPolicy, Standing
+from twinline.stores.rules import history_ends
 
 Tables = Callable[[], sqlite3.Connection]
 """Returns the connection, when all that was appended so far is in the tables."""
@@ -19,8 +20,9 @@ LONG_AGO: Final = -NO_SUCH_SEQ
 """Below every time."""
 
 
-class Box:
-    """A row of ``mailboxes``.
+@dataclass(slots=True)
+class Mailbox:
+    """A row of ``mailboxes``, its columns in the table's order.
 
     Attributes:
         number: the key of its messages.
@@ -32,25 +34,13 @@ class Box:
         oldest_ack: when the first ack that still counts was made, or None.
     """
 
-    __slots__ = ("account_id", "acked", "last", "number", "oldest_ack", "position", "unread")
-
-    def __init__(  # noqa: PLR0917 - the columns, in the table's order
-        self,
-        number: int,
-        account_id: str,
-        position: int = 0,
-        last: int = 0,
-        unread: int = 0,
-        acked: int = 0,
-        oldest_ack: int | None = None,
-    ) -> None:
-        self.number = number
-        self.account_id = account_id
-        self.position = position
-        self.last = last
-        self.unread = unread
-        self.acked = acked
-        self.oldest_ack = oldest_ack
+    number: int
+    account_id: str
+    position: int = 0
+    last: int = 0
+    unread: int = 0
+    acked: int = 0
+    oldest_ack: int | None = None
 
     @property
     def standing(self) -> Standing:
@@ -70,7 +60,7 @@ class Box:
             self.oldest_ack,
         )
 
-    # A statement may fail, and the row is remembered: so each method below writes first and
+    # A statement may fail, and the row is cached: so each method below writes first and
     # changes the attributes when that has succeeded.
 
     def ack(self, tables: Tables, up_to: int, now: int) -> None:
@@ -112,20 +102,20 @@ class Box:
         self.acked -= acked
         return unread + acked
 
-    def needs_trim(self, retention: Retention, now: int) -> bool:
+    def needs_trim(self, policy: MailboxPolicy, now: int) -> bool:
         """Return whether there may be acked messages beyond the history kept at ``now``."""
-        if self.acked > retention.history_messages:
+        if self.acked > policy.history_messages:
             return True
-        return self.oldest_ack is not None and self.oldest_ack <= retention.history_ends(now)
+        return self.oldest_ack is not None and self.oldest_ack <= history_ends(policy, now)
 
-    def trim(self, tables: Tables, retention: Retention, now: int) -> None:
+    def trim(self, tables: Tables, policy: MailboxPolicy, now: int) -> None:
         """Remove acked messages beyond the history that the policy keeps at ``now``."""
         connection = tables()
         (aged,) = connection.execute(
-            f"SELECT {AGED}", {"box": self.number, "ends": retention.history_ends(now)}
+            f"SELECT {AGED}", {"box": self.number, "ends": history_ends(policy, now)}
         ).fetchone()
         acked = self.acked - self._remove(connection, aged)
-        surplus = acked - retention.history_messages
+        surplus = acked - policy.history_messages
         if surplus > 0:
             (end,) = connection.execute(
                 "SELECT seq FROM messages WHERE box = ? ORDER BY seq LIMIT 1 OFFSET ?",

@@ -1,7 +1,7 @@
-"""What the writer of the SQLite store knows of the mailboxes, so that a send costs no statement.
+"""The writer's cache of the mailboxes in the SQLite store, so that a send costs no statement.
 
-Only the writer's thread uses what is in this file, inside its transaction. It remembers the rows
-of ``mailboxes`` and gathers the messages of a transaction; both are written when it ends, many
+Only the writer's thread uses what is in this file, inside its transaction. It caches the rows of
+``mailboxes`` and gathers the messages of a transaction; both are written when it ends, many
 rows at a time, or before something has to look at the messages in the table.
 """
 
@@ -9,22 +9,21 @@ import sqlite3
 from typing import Any, Final
 
 from twinline.core.errors import MailboxFull, NoSuchUser
-from twinline.core.store import Draft
-from twinline.stores.rules import Retention
-from twinline.stores.sqlite.mailbox import Box, Tables, to_column
+from twinline.core.store import Draft, MailboxPolicy
+from twinline.stores.sqlite.mailbox import Mailbox, Tables, to_column
 from twinline.stores.sqlite.rows import write_rows
 from twinline.stores.sqlite.writer import Transaction
 
-_REMEMBERED: Final = 10_000  # rows that are remembered from one transaction to the next
+_CACHED: Final = 10_000  # rows that are kept from one transaction to the next
 
 
-class Boxes:
-    """The rows that the writer knows, so that a send need not read and write one each time."""
+class MailboxRows:
+    """The rows of ``mailboxes`` that were read or made, and what is still to be written."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Box] = {}
+        self._rows: dict[str, Mailbox] = {}
         # These two are still to be written.
-        self._changed: dict[str, Box] = {}
+        self._changed: dict[str, Mailbox] = {}
         self._messages: list[tuple[Any, ...]] = []
 
     def create(self, transaction: Transaction, account_id: str) -> None:
@@ -39,9 +38,9 @@ class Boxes:
             "INSERT INTO mailboxes (account_id) VALUES (?)", (account_id,)
         ).lastrowid
         assert number is not None  # noqa: S101 - for the type checker: it was inserted
-        self._known[account_id] = Box(number, account_id)
+        self._rows[account_id] = Mailbox(number, account_id)
 
-    def get(self, transaction: Transaction, account_id: str | None) -> Box:
+    def get(self, transaction: Transaction, account_id: str | None) -> Mailbox:
         """Return a row.
 
         Raises:
@@ -52,21 +51,21 @@ class Boxes:
             raise NoSuchUser
         return box
 
-    def changed(self, transaction: Transaction, box: Box) -> None:
-        """Say that a row is to be written before this transaction is committed."""
+    def mark_changed(self, transaction: Transaction, box: Mailbox) -> None:
+        """Have a row written before this transaction is committed."""
         if not self._changed:
             transaction.finishing.append(self._write)
         self._changed[box.account_id] = box
 
     def append(
-        self, transaction: Transaction, box: Box, draft: Draft, retention: Retention
+        self, transaction: Transaction, box: Mailbox, draft: Draft, policy: MailboxPolicy
     ) -> None:
         """Add a message under the next seq.
 
         Raises:
             MailboxFull: too many are not acked.
         """
-        if box.unread >= retention.mailbox_messages:
+        if box.unread >= policy.mailbox_messages:
             raise MailboxFull
         row = (
             box.number,
@@ -76,7 +75,7 @@ class Boxes:
             to_column(draft.body),
             draft.sent_at,
         )
-        self.changed(transaction, box)
+        self.mark_changed(transaction, box)
         box.last += 1
         box.unread += 1
         self._messages.append(row)
@@ -90,25 +89,25 @@ class Boxes:
 
         return written
 
-    def drop(self, transaction: Transaction, account_id: str) -> Box | None:
+    def drop(self, transaction: Transaction, account_id: str) -> Mailbox | None:
         """Remove a row, and return what it was."""
         box = self._find(transaction, account_id)
         if box is None:
             return None
         transaction.connection.execute("DELETE FROM mailboxes WHERE box = ?", (box.number,))
         # It cannot be written any more; what is still to be written is a list of those that can.
-        del self._known[account_id]
+        del self._rows[account_id]
         self._changed.pop(account_id, None)
         return box
 
-    def forget(self) -> None:
-        """Forget every row: what was done to them was rolled back."""
-        self._known.clear()
+    def roll_back(self) -> None:
+        """Drop every row: what was done to them was rolled back."""
+        self._rows.clear()
         self._changed.clear()
         self._messages.clear()
 
-    def _find(self, transaction: Transaction, account_id: str) -> Box | None:
-        box = self._known.get(account_id)
+    def _find(self, transaction: Transaction, account_id: str) -> Mailbox | None:
+        box = self._rows.get(account_id)
         if box is None:
             row = transaction.connection.execute(
                 "SELECT box, account_id, position, last, unread, acked, oldest_ack "
@@ -116,7 +115,7 @@ class Boxes:
                 (account_id,),
             ).fetchone()
             if row is not None:
-                box = self._known[account_id] = Box(*row)
+                box = self._rows[account_id] = Mailbox(*row)
         return box
 
     def _write(self, connection: sqlite3.Connection) -> None:
@@ -129,8 +128,8 @@ class Boxes:
             "unread = excluded.unread, acked = excluded.acked, oldest_ack = excluded.oldest_ack",
         )
         self._changed.clear()
-        if len(self._known) > _REMEMBERED:
-            self._known.clear()
+        if len(self._rows) > _CACHED:
+            self._rows.clear()
 
     def _write_messages(self, connection: sqlite3.Connection) -> None:
         write_rows(connection, "INSERT INTO messages", self._messages)

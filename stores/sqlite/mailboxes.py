@@ -1,5 +1,7 @@
 """The half of the SQLite store with messages and positions."""
 
+# ruff: noqa: D102 - the contract tells what the methods do
+
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, suppress
@@ -22,9 +24,9 @@ from twinline.core.store import (
     Unsubscribe,
 )
 from twinline.core.waiting import Wake
-from twinline.stores.rules import Retention, fingerprint, fitting
-from twinline.stores.sqlite.mailbox import AGED, NO_SUCH_SEQ, Box, Tables, from_column
-from twinline.stores.sqlite.mailbox_rows import Boxes
+from twinline.stores.rules import fingerprint, fitting, history_ends
+from twinline.stores.sqlite.mailbox import AGED, NO_SUCH_SEQ, Mailbox, Tables, from_column
+from twinline.stores.sqlite.mailbox_rows import MailboxRows
 from twinline.stores.sqlite.readers import Readers
 from twinline.stores.sqlite.send_ids import SendIds
 from twinline.stores.sqlite.subscriptions import Subscriptions
@@ -57,34 +59,26 @@ class SqliteMailboxes(Mailboxes):
     def __init__(self, readers: Readers, writer: Writer, policy: MailboxPolicy) -> None:
         self._readers = readers
         self._writer = writer
-        self._retention = Retention.of(policy)
+        self._policy = policy
         self._mail: Subscriptions[str] = Subscriptions("message")
-        # These three are the writer's thread's: what it knows of the tables.
-        self._boxes = Boxes()
-        self._sends = SendIds(self._retention)
-        self._sweeping = False  # whether a sweep is under way or waits for its turn
-        writer.rolled_back.append(self._forget)
-        writer.reopened.append(self._sweep_anew)
+        # These three are the writer's thread's.
+        self._rows = MailboxRows()
+        self._sends = SendIds(policy)
+        self._sweeping = False  # whether a sweep is under way or queued
+        writer.on_rollback.append(self._roll_back)
+        writer.on_reopen.append(self._sweep_anew)
         self._sweep_soon()
 
     def create(self, account_id: str) -> None:
-        """Make an empty mailbox.
-
-        Raises:
-            ValueError: the id has a mailbox; it stays as it is.
-        """
-
         def write(transaction: Transaction) -> None:
-            self._boxes.create(transaction, account_id)
-            transaction.committed.append(lambda: self._mail.forget(account_id))
+            self._rows.create(transaction, account_id)
+            transaction.committed.append(lambda: self._mail.discard(account_id))
 
         self._writer.do(write)
 
     def drop(self, account_id: str) -> None:
-        """Remove a mailbox, wake its watchers, and sweep its mail by and by."""
-
         def write(transaction: Transaction) -> None:
-            box = self._boxes.drop(transaction, account_id)
+            box = self._rows.drop(transaction, account_id)
             if box is None:
                 return
             transaction.connection.execute("INSERT INTO dropped VALUES (?)", (box.number,))
@@ -94,11 +88,9 @@ class SqliteMailboxes(Mailboxes):
         self._writer.do(write)
 
     def append(self, account_id: str | None, draft: Draft) -> Receipt:
-        """Store a message, or find that its send_id was used before."""
         return self._writer.do(_Append(self, account_id, draft))
 
     def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:
-        """Return the first messages above a seq."""
         values = (min(after, NO_SUCH_SEQ), account_id, _one_more(limit))
         with self._readers.reading() as connection:
             position, last, page, more = _page(connection, _READ, values, limit, max_bytes)
@@ -109,12 +101,11 @@ class SqliteMailboxes(Mailboxes):
     def history(
         self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
     ) -> MailPage:
-        """Return the last messages below a seq."""
         values = {
             "id": account_id,
             "before": NO_SUCH_SEQ if before is None else min(before, NO_SUCH_SEQ),
             "limit": _one_more(limit),
-            "ends": self._retention.history_ends(now),
+            "ends": history_ends(self._policy, now),
         }
         with self._readers.reading() as connection:
             position, ageing, page, more = _page(connection, _HISTORY, values, limit, max_bytes)
@@ -125,15 +116,12 @@ class SqliteMailboxes(Mailboxes):
         return MailPage(page[::-1], position, more)
 
     def ack(self, account_id: str, up_to: int, now: int) -> Standing:
-        """Move the position forward, and remove what is beyond the history."""
         return self._change(account_id, lambda box, tables: box.ack(tables, up_to, now), now)[1]
 
     def delete(self, account_id: str, seqs: Collection[int]) -> int:
-        """Delete messages."""
         return self._change(account_id, lambda box, tables: box.delete(tables, seqs))[0]
 
     def standing(self, account_id: str) -> Standing:
-        """Return the position and the number of unread messages."""
         with self._readers.reading() as connection:
             rows = connection.execute(
                 "SELECT position, unread FROM mailboxes WHERE account_id = ?", (account_id,)
@@ -143,27 +131,26 @@ class SqliteMailboxes(Mailboxes):
         return Standing(*rows[0])
 
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
-        """Have ``wake`` called on mail to this mailbox and when it is dropped."""
         return self._mail.add(account_id, wake)
 
     def _change(
         self,
         account_id: str,
-        change: Callable[[Box, Tables], Result],
+        change: Callable[[Mailbox, Tables], Result],
         trim_at: int | None = None,
         seconds: float | None = None,
     ) -> tuple[Result, Standing]:
         """Change a mailbox, and trim it; return what that gave and where it stands then."""
 
         def write(transaction: Transaction) -> tuple[Result, Standing]:
-            box = self._boxes.get(transaction, account_id)
-            tables = self._boxes.tables(transaction)
+            box = self._rows.get(transaction, account_id)
+            tables = self._rows.tables(transaction)
             before = box.columns
             result = change(box, tables)
-            if trim_at is not None and box.needs_trim(self._retention, trim_at):
-                box.trim(tables, self._retention, trim_at)
+            if trim_at is not None and box.needs_trim(self._policy, trim_at):
+                box.trim(tables, self._policy, trim_at)
             if before != box.columns:
-                self._boxes.changed(transaction, box)
+                self._rows.mark_changed(transaction, box)
             return result, box.standing
 
         return self._writer.do(write) if seconds is None else self._writer.do(write, seconds)
@@ -176,12 +163,12 @@ class SqliteMailboxes(Mailboxes):
         first = self._sends.first(transaction, draft, append.content, drafts)
         if first is not None:
             return first
-        box = self._boxes.get(transaction, append.account_id)
-        if box.needs_trim(self._retention, draft.sent_at):
-            box.trim(self._boxes.tables(transaction), self._retention, draft.sent_at)
-            self._boxes.changed(transaction, box)
+        box = self._rows.get(transaction, append.account_id)
+        if box.needs_trim(self._policy, draft.sent_at):
+            box.trim(self._rows.tables(transaction), self._policy, draft.sent_at)
+            self._rows.mark_changed(transaction, box)
         try:
-            self._boxes.append(transaction, box, draft, self._retention)
+            self._rows.append(transaction, box, draft, self._policy)
         except MailboxFull as error:
             return error  # what was trimmed stays trimmed
         self._sends.keep(transaction, draft, append.content)
@@ -191,7 +178,7 @@ class SqliteMailboxes(Mailboxes):
     def _sweep(self, transaction: Transaction) -> None:
         """Remove some messages of dropped mailboxes, and come back while there are others."""
         # A mailbox may have got mail in the transaction that drops it: first into the table.
-        connection = self._boxes.tables(transaction)()
+        connection = self._rows.tables(transaction)()
         row = connection.execute("SELECT box FROM dropped LIMIT 1").fetchone()
         if row is None:
             self._sweeping = False
@@ -217,9 +204,9 @@ class SqliteMailboxes(Mailboxes):
         self._sweeping = False
         self._sweep_soon()
 
-    def _forget(self) -> None:
-        self._boxes.forget()
-        self._sends.forget()
+    def _roll_back(self) -> None:
+        self._rows.roll_back()
+        self._sends.roll_back()
 
 
 class _Append:

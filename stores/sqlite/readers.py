@@ -26,14 +26,14 @@ class Readers:
     """Connections that are made when they are first needed, and made again when they fail."""
 
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
-        """Open one connection, which also tells whether the file can be read.
+        """Open one connection, to see that the file can be read.
 
         Raises:
             sqlite3.Error: it cannot.
         """
         self._connect = connect
-        # A place that holds no connection yet holds None.
-        self._places: SimpleQueue[sqlite3.Connection | None] = SimpleQueue()
+        # None for a connection that is still to be made.
+        self._free: SimpleQueue[sqlite3.Connection | None] = SimpleQueue()
         self._closed = False
         # Of no use but to be open: SQLite's index of the log lives as long as one connection
         # does. Were the writer's the only one, to reopen after an error would rebuild it from
@@ -41,7 +41,7 @@ class Readers:
         self._anchor = connect()
         self._anchor.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         for _ in range(CONNECTIONS):
-            self._places.put(None)
+            self._free.put(None)
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -65,9 +65,9 @@ class Readers:
             raise StoreUnavailable from error
         finally:
             if self._closed and connection is not None:
-                connection.close()  # nobody waits for it any more
+                connection.close()  # no reader waits for it any more
                 connection = None
-            self._places.put(connection)
+            self._free.put(connection)
 
     def close(self) -> None:
         """Close the connections, each when its read has ended; reads are refused from now on.
@@ -77,20 +77,20 @@ class Readers:
         self._closed = True
         for _ in range(CONNECTIONS):
             with suppress(Empty):
-                connection = self._places.get(timeout=_WAIT_SECONDS)
+                connection = self._free.get(timeout=_WAIT_SECONDS)
                 if connection is not None:
                     connection.close()
-        # Whoever waited for a place finds one, and sees that it is too late.
+        # A reader that waited for a connection gets one, and sees that it is too late.
         for _ in range(CONNECTIONS):
-            self._places.put(None)
+            self._free.put(None)
         self._anchor.close()
 
     def _take(self) -> sqlite3.Connection | None:
         try:
-            connection = self._places.get(timeout=_WAIT_SECONDS)
+            connection = self._free.get(timeout=_WAIT_SECONDS)
         except Empty:
             raise StoreUnavailable from None
         if self._closed:
-            self._places.put(connection)
+            self._free.put(connection)
             raise StoreUnavailable
         return connection

@@ -52,6 +52,6 @@ def read_rows(
 
 @lru_cache(maxsize=256)
 def values(count: int, width: int) -> str:
-    """Return ``VALUES`` with places for so many rows of so many columns."""
+    """Return ``VALUES`` with parameters for so many rows of so many columns."""
     row = ", ".join("?" * width)
     return "VALUES " + ", ".join([f"({row})"] * count)

@@ -95,7 +95,7 @@ MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {}
 """For each older version, the statements that make the next one of it."""
 
 Progress = Callable[[int, int], None]
-"""Told how much of a long work is done, and how much there is."""
+"""Called with how much of a long work is done, and how much there is."""
 
 
 class SchemaTooNew(StoreNotOpened):
@@ -132,7 +132,7 @@ def prepare(file: StoreFile, progress: Progress | None = None) -> Path | None:
 
     Args:
         file: what to open.
-        progress: told the pages that are copied, and all of them.
+        progress: called with the pages that are copied, and all of them.
 
     Returns:
         Where the copy of an older file is, or None if there was nothing to migrate.
@@ -180,7 +180,7 @@ def copy_database(
     Args:
         source: a connection to it; no transaction is open on it.
         target: a file that is not there yet; it is complete once it has this name.
-        progress: told the pages that are copied, and all of them.
+        progress: called with the pages that are copied, and all of them.
 
     Raises:
         FileExistsError: the target is there, or a log that SQLite would take for its own.
@@ -191,7 +191,7 @@ def copy_database(
     os.close(descriptor)
     part = Path(name)
 
-    def tell(_status: int, remaining: int, total: int) -> None:
+    def report(_status: int, remaining: int, total: int) -> None:
         if progress is not None:
             progress(total - remaining, total)
 
@@ -201,7 +201,7 @@ def copy_database(
             source.execute("BEGIN")
             try:
                 source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-                source.backup(copy, pages=256, progress=tell, sleep=0)
+                source.backup(copy, pages=256, progress=report, sleep=0)
             finally:
                 source.execute("COMMIT")
             # One file instead of a file and a log; the next server makes it a log again.
@@ -247,7 +247,7 @@ def _free_name(path: Path, version: int) -> Path:
 
 
 def _taken(target: Path) -> Path | None:
-    """Return what is in a database's place already: a file, or what SQLite keeps beside one."""
+    """Return what has a database's name already: a file, or what SQLite keeps beside one."""
     names = (target.with_name(target.name + end) for end in ("", "-wal", "-shm", "-journal"))
     return next((path for path in names if os.path.lexists(path)), None)
 

@@ -1,4 +1,4 @@
-"""What each sender's send_ids stand for, as the writer of the SQLite store sees it.
+"""The writer's view of the send_ids in the SQLite store: which message each stands for.
 
 Only the writer's thread uses what is in this file, inside its transaction.
 """
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from twinline.core.errors import SendIdConflict
-from twinline.core.store import Draft, Receipt
-from twinline.stores.rules import Retention
+from twinline.core.store import Draft, MailboxPolicy, Receipt
+from twinline.stores.rules import send_ids_end
 from twinline.stores.sqlite.mailbox import LONG_AGO, NO_SUCH_SEQ, to_column
 from twinline.stores.sqlite.rows import read_rows, write_rows
 from twinline.stores.sqlite.writer import Transaction
@@ -20,7 +20,7 @@ _Key = tuple[str, str | bytes]
 _FIND: Final = (
     "WITH wanted (sender, id) AS ({}) "
     "SELECT sender_id, send_id, content, message_id, sent_at "
-    # CROSS: from each of those that are wanted to its place in the table.
+    # CROSS: one look-up in the table for each that is wanted.
     "FROM wanted CROSS JOIN send_ids ON sender_id = sender AND send_id = id"
 )
 
@@ -28,8 +28,8 @@ _FIND: Final = (
 class SendIds:
     """The table ``send_ids``, read and written once in each transaction."""
 
-    def __init__(self, retention: Retention) -> None:
-        self._retention = retention
+    def __init__(self, policy: MailboxPolicy) -> None:
+        self._policy = policy
         self._oldest = LONG_AGO  # none in the table is older than this
         self._transaction: Transaction | None = None  # the one that these two belong to
         self._known: dict[_Key, tuple[bytes, Receipt]] = {}
@@ -54,15 +54,15 @@ class SendIds:
         if draft.send_id is None:
             return None
         known = self._known.get((draft.sender_id, to_column(draft.send_id)))
-        if known is None or known[1].sent_at <= self._retention.send_ids_end(draft.sent_at):
+        if known is None or known[1].sent_at <= send_ids_end(self._policy, draft.sent_at):
             return None
         if known[0] != content:
             raise SendIdConflict
         return known[1]
 
     def keep(self, transaction: Transaction, draft: Draft, content: bytes) -> None:
-        """Remember what a send_id stands for from now on."""
-        if draft.send_id is None or self._retention.send_id_ms <= 0:
+        """Keep what a send_id stands for from now on."""
+        if draft.send_id is None or self._policy.send_id_hours <= 0:
             return
         if not self._new:
             transaction.finishing.append(self._write)
@@ -70,8 +70,8 @@ class SendIds:
         self._known[key] = self._new[key] = (content, Receipt(draft.message_id, draft.sent_at))
         self._oldest = min(self._oldest, draft.sent_at)
 
-    def forget(self) -> None:
-        """Forget what was done in a transaction that was rolled back."""
+    def roll_back(self) -> None:
+        """Drop what was done in a transaction that was rolled back."""
         self._transaction = None
         self._new.clear()
         self._oldest = LONG_AGO
@@ -95,7 +95,7 @@ class SendIds:
 
     def _expire(self, transaction: Transaction, now: int) -> None:
         """Remove the oldest if they have expired, when all else in the transaction is done."""
-        ends = self._retention.send_ids_end(now)
+        ends = send_ids_end(self._policy, now)
         if self._oldest > ends:
             return
 

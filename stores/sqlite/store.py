@@ -2,7 +2,7 @@
 
 Opened as ``sqlite:PATH`` or ``sqlite:PATH?synchronous=normal``. Writes are made by one thread, a
 transaction for all that wait (`twinline.stores.sqlite.writer`); reads by the threads that ask
-(`twinline.stores.sqlite.readers`). Whoever waits for mail is woken in this process.
+(`twinline.stores.sqlite.readers`). Watches are woken in this process.
 """
 
 import logging
@@ -107,15 +107,15 @@ class SqliteStore(Store):
         ended = self._writer.close()
         self._readers.close()
         if not ended:
-            # It may still write, so nobody else gets the file before this process ends.
+            # It may still write, so no other server gets the file before this process ends.
             log.error("%s does not answer, and is left as it is", self.path)
             return
         self._leave_one_file()
         lock.close()
 
     def _leave_one_file(self) -> None:
-        # Whoever closes a database last moves its log into it and removes the log; the readers,
-        # which were there to the last, may not write.
+        # The last connection that closes moves the log into the database and removes it; the
+        # readers, which were there to the last, may not write.
         with suppress(sqlite3.Error), closing(self._file.plain()) as connection:
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
@@ -127,8 +127,8 @@ def parse_url(url: str) -> tuple[Path, Synchronous]:
         StoreNotOpened: it has no path, or options that there are not.
     """
     text = url.partition(":")[2]
-    place, _, query = text.partition("?")
-    if not place or place == ":memory:":
+    path, _, query = text.partition("?")
+    if not path or path == ":memory:":
         raise StoreNotOpened(
             "a SQLite store is written sqlite:PATH, like sqlite:/var/lib/twinline/chat.db; "
             "for one that ends with the server write memory:"
@@ -139,7 +139,7 @@ def parse_url(url: str) -> tuple[Path, Synchronous]:
         raise StoreNotOpened(
             "the only option of a SQLite store is ?synchronous=full or ?synchronous=normal"
         )
-    return Path(place), Synchronous[level.upper()]
+    return Path(path), Synchronous[level.upper()]
 
 
 def _not_opened(file: StoreFile, error: Exception) -> StoreNotOpened:

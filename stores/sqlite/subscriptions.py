@@ -1,4 +1,4 @@
-"""Who is woken for what: wakes by a key, for stores whose state is not in this process."""
+"""Wakes by a key, for stores whose state is not in this process."""
 
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -27,26 +27,26 @@ class Subscriptions(Generic[Key]):
         def unsubscribe() -> None:
             with self._lock:
                 wakes.pop(mine, None)
-                # Another may have come under the same key since this one was forgotten.
+                # Another may have come under the same key since this one was dropped.
                 if not wakes and self._wakes.get(key) is wakes:
                     del self._wakes[key]
 
         return unsubscribe
 
     def wake(self, key: Key) -> None:
-        """Wake those who wait for a key."""
+        """Call the wakes of a key."""
         with self._lock:
             wakes = tuple(self._wakes.get(key, {}).values())
         wake_all(wakes)
 
     def end(self, key: Key) -> None:
-        """Wake those who wait for a key, and forget them: it will not come again."""
+        """Call the wakes of a key for the last time."""
         with self._lock:
             wakes = self._wakes.pop(key, {})
             ended = tuple(wakes.values())
         wake_all(ended)
 
-    def forget(self, key: Key) -> None:
-        """Forget those who wait for a key: what they waited for was gone when they came."""
+    def discard(self, key: Key) -> None:
+        """Drop the wakes of a key: what they were to wait for was gone when they came."""
         with self._lock:
             self._wakes.pop(key, None)

@@ -11,7 +11,7 @@ from twinline.stores.sqlite.file import FileLock, StoreFile, StoreNotOpened, loc
 from twinline.stores.sqlite.schema import VERSION, Progress, copy_database, prepare, version_of
 
 Step = Callable[[int, int, str], None]
-"""Told how many steps are done, how many there are, and what the next one looks at."""
+"""Called with how many steps are done, how many there are, and what the next one looks at."""
 
 # What must not be found: what it is, and a query that counts it.
 _FAULTS: Final = (
@@ -76,7 +76,7 @@ _FAULTS: Final = (
         ),
     ),
 )
-# What a crash between two steps leaves: it is in nobody's way.
+# What a crash between two steps leaves: it does no harm.
 _NOTES: Final = (
     (
         "mailboxes whose account is gone",
@@ -122,12 +122,12 @@ class Migration:
 def check(path: Path, step: Step = lambda _done, _all, _what: None) -> Findings:
     """Check a file: SQLite's own check of every page, then what this store relies on.
 
-    It looks at one moment of the file, and holds up nobody who serves it; but the log grows
-    meanwhile.
+    It looks at one moment of the file, and a server meanwhile waits for nothing; but the
+    log grows.
 
     Args:
         path: the file.
-        step: told of the progress.
+        step: called with the progress.
 
     Raises:
         StoreNotOpened: it is no store of this version.
@@ -159,7 +159,7 @@ def backup(path: Path, target: Path, progress: Progress | None = None) -> None:
     Args:
         path: the file.
         target: the copy, which must not be there yet.
-        progress: told the pages that are copied, and all of them.
+        progress: called with the pages that are copied, and all of them.
 
     Raises:
         FileExistsError: the target is there, or a log of one that was.
@@ -176,7 +176,7 @@ def migrate(path: Path, progress: Progress | None = None) -> Migration:
 
     Args:
         path: the file, which no server has open.
-        progress: told the pages that are copied, and all of them.
+        progress: called with the pages that are copied, and all of them.
 
     Raises:
         StoreLocked: a server has it open.

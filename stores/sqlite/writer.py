@@ -5,10 +5,10 @@ that ask for them: each leaves its write here and waits, and the writer takes al
 the next transaction, while the ones after them gather (group commit: DeWitt et al. 1984,
 "Implementation techniques for main memory database systems", section 5).
 
-1. Nobody is told of success before the commit has returned.
+1. No call returns before its commit has.
 2. A write that raises is refused alone. It looks before it writes; should it raise after it has
    written something, that is a bug, and the transaction is begun again without it.
-3. When SQLite itself fails, in a write or in the commit, everyone in that transaction gets
+3. When SQLite itself fails, in a write or in the commit, every call in that transaction raises
    `StoreUnavailable`, and nothing is written until the connection was closed, opened and tried.
    The trial is a commit too. If it was only the sync that failed, the lost transaction may be
    in the log's file from beginning to end; the trial's commit overwrites it, so that not even a
@@ -74,31 +74,31 @@ written something that is to stay, it returns the error instead of raising it.""
 
 
 class _Request:
-    """A write that waits, and who is to be told after it.
+    """A write that waits, and the one whose thread is notified after it.
 
-    The writer tells the first of a transaction; whoever was told tells the next one. Were all
-    told at once, all would want the interpreter at once, and most of them would be woken only
+    The writer notifies the first thread of a transaction, and each thread the next one. Were all
+    notified at once, all would want the interpreter at once, and most of them would be woken only
     to wait for it.
     """
 
-    __slots__ = ("left", "next", "outcome", "value", "write")
+    __slots__ = ("abandoned", "next", "outcome", "value", "write")
 
     def __init__(self, write: Write[Any]) -> None:
         self.write = write
         self.value: Any = None
         self.outcome: SimpleQueue[Any] = SimpleQueue()
         self.next: _Request | None = None
-        self.left = False  # whether nobody listens; guarded by the queue lock
+        self.abandoned = False  # no thread waits for it; guarded by the queue lock
 
 
 class Writer:
     """Takes writes from any thread and makes them in its own.
 
     Attributes:
-        rolled_back: what is called in the writer's thread when writes were made in vain, so that
-            whoever remembers what they did can forget it.
-        reopened: what is called in the writer's thread when the file can be written again; writes
-            that nobody waited for may be lost.
+        on_rollback: called in the writer's thread when writes were rolled back, so that caches
+            can drop what these did.
+        on_reopen: called in the writer's thread when the file can be written again; writes that
+            were posted may be lost.
     """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
@@ -110,15 +110,15 @@ class Writer:
         Raises:
             sqlite3.Error: the file cannot be written.
         """
-        self.rolled_back: list[Callable[[], object]] = []
-        self.reopened: list[Callable[[], object]] = []
+        self.on_rollback: list[Callable[[], object]] = []
+        self.on_reopen: list[Callable[[], object]] = []
         self._connect = connect
         self._connection: sqlite3.Connection | None = connect()
         self._lock = new_lock("queue")
         self._waiting: list[_Request] = []  # guarded by the queue lock
         self._refusing = False  # guarded by the queue lock
         self._closed = False  # guarded by the queue lock
-        self._hint = Waiter()
+        self._work = Waiter()
         self._log_is_empty = False  # the writer's thread's
         self._thread = threading.Thread(target=self._run, name="sqlite writer", daemon=True)
         self._thread.start()
@@ -140,22 +140,22 @@ class Writer:
         try:
             value = request.outcome.get(timeout=seconds)
         except Empty:
-            self._leave(request)
+            self._abandon(request)
             raise StoreUnavailable("the store does not answer in time") from None
         except BaseException:  # pragma: no cover - Ctrl-C, in an embedder's main thread
-            self._leave(request)
+            self._abandon(request)
             raise
         if request.next is not None:
-            self._tell(request.next)
+            self._notify(request.next)
         if isinstance(value, Exception):
             raise value
         result: Result = value
         return result
 
     def post(self, write: Write[object]) -> None:
-        """Make a write soon, if nothing prevents it; nobody waits for it."""
+        """Make a write soon, if nothing prevents it, and return at once."""
         with suppress(StoreUnavailable):
-            self._queue(write, left=True)
+            self._queue(write, abandoned=True)
 
     def close(self, seconds: float = WAIT_SECONDS) -> bool:
         """Make the writes that wait, refuse others, and end.
@@ -165,40 +165,40 @@ class Writer:
         """
         with self._lock:
             self._closed = True
-        self._hint.wake()
+        self._work.wake()
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def _queue(self, write: Write[Any], *, left: bool = False) -> _Request:
+    def _queue(self, write: Write[Any], *, abandoned: bool = False) -> _Request:
         request = _Request(write)
-        request.left = left
+        request.abandoned = abandoned
         with self._lock:
             if self._refusing or self._closed:
                 raise StoreUnavailable
             self._waiting.append(request)
-        self._hint.wake()
+        self._work.wake()
         return request
 
-    def _tell(self, request: _Request | None) -> None:
-        """Tell the first who is still there; the others are told by it."""
+    def _notify(self, request: _Request | None) -> None:
+        """Notify the first request whose thread still waits; that thread notifies the next."""
         while request is not None:
             request.outcome.put(request.value)
             with self._lock:
-                left = request.left
-            if not left:
+                abandoned = request.abandoned
+            if not abandoned:
                 return
             request = request.next
 
-    def _leave(self, request: _Request) -> None:
-        """Wait no more; those who would have been told by this one are told all the same."""
+    def _abandon(self, request: _Request) -> None:
+        """Wait no more; those that this thread would have notified are notified all the same."""
         with self._lock:
-            request.left = True
+            request.abandoned = True
             with suppress(ValueError):  # it may have been begun by now
                 self._waiting.remove(request)
-        # Told in the moment between: whoever told it thinks that it tells the next one. Should
-        # both do it, the second word is not listened to.
+        # Notified in the moment between, by a thread that relies on this one to go on. Should
+        # both go on, the second outcome is not looked at.
         if not request.outcome.empty():
-            self._tell(request.next)
+            self._notify(request.next)
 
     # --- in the writer's thread
 
@@ -209,7 +209,7 @@ class Writer:
                 self._make(batch)
             elif closed:
                 break
-            elif not self._hint.wait(Deadline.after(None if self._log_is_empty else _IDLE_SECONDS)):
+            elif not self._work.wait(Deadline.after(None if self._log_is_empty else _IDLE_SECONDS)):
                 self._empty_log()
         self._empty_log()
         self._disconnect()
@@ -233,7 +233,7 @@ class Writer:
                 log.exception("a wake raised")
         for request, following in pairwise(batch):
             request.next = following
-        self._tell(batch[0])
+        self._notify(batch[0])
 
     def _commit(self, batch: list[_Request]) -> Transaction:
         """Make the writes as one transaction, each request's outcome in its ``value``.
@@ -274,7 +274,7 @@ class Writer:
             return transaction
 
     def _roll_back(self) -> None:
-        for call in self.rolled_back:
+        for call in self.on_rollback:
             call()
 
     def _recover(self, batch: list[_Request], error: Exception) -> None:
@@ -297,7 +297,7 @@ class Writer:
                 closed = self._closed
             if done:
                 log.warning("the store can be written again")
-                for call in self.reopened:
+                for call in self.on_reopen:
                     call()
                 return
             for request in batch:
@@ -307,7 +307,7 @@ class Writer:
                 return
             seconds = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
             attempt += 1
-            self._hint.wait(Deadline.after(seconds))
+            self._work.wait(Deadline.after(seconds))
 
     def _reopen(self) -> bool:
         """Close the connection and open it anew; return whether a commit succeeds on it."""
@@ -315,7 +315,7 @@ class Writer:
         try:
             self._connection = self._connect()
             self._connection.execute("UPDATE store SET fence = fence + 1")
-        except Exception:  # noqa: BLE001 - told by who called
+        except Exception:  # noqa: BLE001 - the caller logs that it failed
             self._disconnect()
             return False
         return True

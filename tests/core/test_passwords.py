@@ -12,7 +12,7 @@ from twinline.core.passwords import Passwords, default_hasher
 
 
 class GatedHasher(PasswordHasher):
-    """Counts what is under way, and lets it finish when it is told to."""
+    """Counts what is under way, and lets it finish when the test says so."""
 
     def __init__(self) -> None:
         super().__init__(time_cost=1, memory_cost=8, parallelism=1)
@@ -87,8 +87,8 @@ def test_no_such_user_costs_a_hash_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PasswordHasher, "verify", counting)
     passwords = Passwords(hasher, wait_seconds=1)
     assert not passwords.verify(None, "correct horse", allowed)
-    # Even whoever knows the text behind the stand-in does not get in.
-    assert not passwords.verify(None, "nobody has this password", allowed)
+    # The text behind the stand-in does not open it either.
+    assert not passwords.verify(None, "no account has this password", allowed)
     assert len(verified) == 2
 
 

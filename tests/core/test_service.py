@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 import pytest
 from argon2 import PasswordHasher
-from services import PASSWORD, FakeClock, bodies, cheap_hasher, enter, login, make_service
+from services import (
+    PASSWORD,
+    FakeClock,
+    bodies,
+    cheap_hasher,
+    count_subscriptions,
+    enter,
+    login,
+    make_service,
+)
 from waiting import Call, wait_event, wait_until
 
 from twinline.core import errors, protocol
@@ -153,11 +162,12 @@ def test_a_session_that_is_revoked_while_it_is_bound_is_not_bound() -> None:
         return on_end(token_hash, wake)
 
     service.store.accounts.on_session_end = revoke_then_subscribe  # type: ignore[method-assign]
+    opened = count_subscriptions(service)
     session = service.session(on_end=lambda: None)
     with pytest.raises(errors.SessionExpired):
         service.resume(session, token)
     assert not session.logged_in
-    assert session._unsubscribe is None
+    assert opened.total() == 0
     service.status(other)
 
 
@@ -318,7 +328,7 @@ def test_send_against_delete(pausing: Pausing, service: ChatService) -> None:
 
 
 def test_send_between_withdrawing_and_dropping(pausing: Pausing, service: ChatService) -> None:
-    """The account is withdrawn, the mailbox not yet dropped: a send finds nobody."""
+    """The account is withdrawn, the mailbox not yet dropped: a send finds no account."""
     ann, bob = enter(service, "ann"), enter(service, "bob")
     pausing.pause_before(pausing.mailboxes, "drop")
     deleting = Call(lambda: service.delete_account(bob, PASSWORD))
@@ -554,60 +564,58 @@ def test_stop_against_a_watch_that_is_about_to_wait() -> None:
 def test_waits_leave_nothing_behind() -> None:
     service = make_service()
     ann = enter(service, "ann")
+    opened = count_subscriptions(service)
     for _ in range(3):
         call = Call(lambda: service.watch(ann, 0, wait=30))
-        wait_until(lambda: ann.waiters._waiters, "the watch waits")
+        wait_until(lambda: opened.total() == 2, "the watch waits")
         service.send(ann, "ann", "x")
         reply = call.outcome()
         assert isinstance(reply, Reply)
         service.delete_messages(ann, [m.seq for m in service.watch(ann, 0).messages])
-    assert not ann.waiters._waiters
-    assert not service._waiters._waiters
-    store = service.store
-    assert isinstance(store, MemoryStore)
-    assert not any(box.watchers for box in store.mailboxes._boxes.values())
-    assert not any(session.watchers for session in store.accounts._sessions.values())
+    assert opened.total() == 0
     assert bodies(service, ann) == []
 
 
-def watchers_of(service: ChatService, session: Session) -> int:
-    """Return how many wait for mail of this session's account."""
+def mailbox_of(service: ChatService, session: Session) -> str:
+    """Return the id of this session's account."""
     assert session.username is not None
     account = service.store.accounts.find(session.username)
     assert account is not None
-    return len(service.store.mailboxes._boxes[account.account_id].watchers)  # type: ignore[attr-defined]
+    return account.account_id
 
 
-def test_a_session_that_keeps_its_place_waits_in_it_again() -> None:
+def test_a_session_that_keeps_its_subscription_uses_it_again() -> None:
     service = make_service()
+    opened = count_subscriptions(service)
     kept, other = service.session(keep_subscription=True), enter(service, "bob")
     service.create_account(kept, "ann", PASSWORD)
     for number in range(3):
         service.send(other, "ann", "hello")
         assert service.watch(kept, number, wait=5).messages
-        assert watchers_of(service, kept) == 1
+        assert opened[mailbox_of(service, kept)] == 1
         service.send(other, "bob", "hello")
         assert service.watch(other, number, wait=5).messages
-        assert watchers_of(service, other) == 0
+        assert opened[mailbox_of(service, other)] == 0
     service.leave(kept)
     service.login(other_session := service.session(), "ann", PASSWORD)
-    assert watchers_of(service, other_session) == 0
+    assert opened[mailbox_of(service, other_session)] == 0
 
 
-def test_a_kept_place_is_of_one_account_alone() -> None:
-    """After a logout and another login the old account's mail wakes nobody here."""
+def test_a_kept_subscription_is_of_one_account_alone() -> None:
+    """After a logout and another login the old account's mail wakes no watch here."""
     service = make_service()
+    opened = count_subscriptions(service)
     session, bob = service.session(keep_subscription=True), enter(service, "bob")
     service.create_account(session, "ann", PASSWORD)
     service.send(bob, "ann", "hello")
     assert service.watch(session, 0, wait=5).messages
     service.logout(session)
     ann = login(service, "ann")
-    assert watchers_of(service, ann) == 0
+    assert opened[mailbox_of(service, ann)] == 0
     service.login(session, "bob", PASSWORD)
     service.send(ann, "bob", "hello")
     assert [m.sender for m in service.watch(session, 0, wait=5).messages] == ["ann"]
-    assert (watchers_of(service, ann), watchers_of(service, bob)) == (0, 1)
+    assert (opened[mailbox_of(service, ann)], opened[mailbox_of(service, bob)]) == (0, 1)
 
 
 def test_a_wake_of_before_does_not_end_the_next_wait() -> None:
@@ -616,7 +624,7 @@ def test_a_wake_of_before_does_not_end_the_next_wait() -> None:
     service.create_account(session, "ann", PASSWORD)
     service.send(session, "ann", "one")
     assert service.watch(session, 0, wait=5).messages
-    service.send(session, "ann", "two")  # wakes the place that nobody waits in
+    service.send(session, "ann", "two")  # wakes the subscription between two watches
     assert len(service.watch(session, 1, wait=5).messages) == 1
     call = Call(lambda: service.watch(session, 2, wait=30))
     service.send(session, "ann", "three")
@@ -627,11 +635,12 @@ def test_a_wake_of_before_does_not_end_the_next_wait() -> None:
 
 def test_who_leaves_while_it_watches_leaves_nothing_behind() -> None:
     service = make_service()
+    opened = count_subscriptions(service)
     session = service.session(keep_subscription=True)
     service.create_account(session, "ann", PASSWORD)
     ann = login(service, "ann")
     call = Call(lambda: service.watch(session, 0, wait=30))
-    wait_until(lambda: watchers_of(service, ann), "it watches")
+    wait_until(lambda: opened[mailbox_of(service, ann)], "it watches")
     service.leave(session)
     call.outcome()
-    assert watchers_of(service, ann) == 0
+    assert opened[mailbox_of(service, ann)] == 0

@@ -1,4 +1,4 @@
-"""`ChatService.subscribe`: told by a callback, for those who cannot block a thread in a watch."""
+"""`ChatService.subscribe`: wakes by a callback, for callers that block no thread in a watch."""
 
 import threading
 from collections.abc import Callable
@@ -151,3 +151,14 @@ def test_the_durable_store_calls_back_too(tmp_path: Path) -> None:
         unsubscribe()
     finally:
         store.close()
+
+
+def test_a_subscription_that_was_ended_is_called_by_nothing() -> None:
+    service = make_service()
+    ann = enter(service, "ann")
+    calls: list[str] = []
+    service.subscribe(ann, lambda: calls.append("ann"))()
+    service.send(ann, "ann", "hello")
+    ann.interrupt()
+    service.stop()
+    assert calls == []

@@ -1,8 +1,10 @@
 """Waiters keep a hint, count many as one, and can be ended together."""
 
+import gc
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -127,12 +129,20 @@ def test_who_joins_a_group_that_has_ended_is_woken_at_once() -> None:
     assert waiter.wait(Deadline.after(NOW))
 
 
-def test_a_group_forgets_who_left() -> None:
-    group = WaiterGroup("test")
-    leave = group.join(Waiter())
+def test_a_group_does_not_keep_who_left() -> None:
+    class Someone:
+        def wake(self) -> None:
+            raise AssertionError
+
+    group, someone = WaiterGroup("test"), Someone()
+    left = weakref.ref(someone)
+    leave = group.join(someone)
     leave()
     leave()  # harmless
-    assert group._waiters == set()
+    group.end()
+    del someone, leave
+    gc.collect()
+    assert left() is None
 
 
 def test_wakes_that_may_come_later_are_kept_until_they_are_asked_for() -> None:

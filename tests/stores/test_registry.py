@@ -3,8 +3,9 @@
 from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
+from store_samples import draft
 
-from twinline.core.errors import TwinlineError
+from twinline.core.errors import MailboxFull, TwinlineError
 from twinline.core.store import MailboxPolicy, Store
 from twinline.stores import registry
 from twinline.stores.memory import MemoryStore
@@ -48,10 +49,12 @@ def others(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_store_in_memory() -> None:
-    policy = MailboxPolicy(mailbox_messages=7)
-    store = open_store("memory:", policy)
+    store = open_store("memory:", MailboxPolicy(mailbox_messages=1))
     assert isinstance(store, MemoryStore)
-    assert store.mailboxes._retention.mailbox_messages == 7
+    store.mailboxes.create("bob")
+    store.mailboxes.append("bob", draft())
+    with pytest.raises(MailboxFull):
+        store.mailboxes.append("bob", draft())
     assert isinstance(open_store("memory:"), MemoryStore)
     assert "memory" in store_schemes()
 

@@ -49,7 +49,7 @@ async def user(
     async with AsyncClient(endpoint, **options) as client:
         await client.create_account(name, PASSWORD)
         yield client
-    assert not client._engine._backend._lines
+    assert not client._engine._backend._open
 
 
 @asynccontextmanager
@@ -61,7 +61,7 @@ async def again(
     async with AsyncClient(endpoint, **options) as client:
         await client.login(name, PASSWORD)
         yield client
-    assert not client._engine._backend._lines
+    assert not client._engine._backend._open
 
 
 async def take(client: AsyncClient, count: int) -> list[str]:

@@ -13,7 +13,8 @@ from waiting import wait_until
 
 from twinline.core.protocol import Message
 from twinline.transports.client import Client, ClientSettings, State, StateKind
-from twinline.transports.client.engine.watcher import THREAD_NAME
+from twinline.transports.client.engine.inbox import Inbox
+from twinline.transports.client.engine.watcher import THREAD_NAME, Watcher
 from twinline.transports.endpoints import Endpoint
 
 
@@ -69,7 +70,7 @@ def fast(**changes: object) -> ClientSettings:
 
 
 class States:
-    """Every state that a client told."""
+    """Every state that a client has reported."""
 
     def __init__(self) -> None:
         self.seen: list[State] = []
@@ -82,7 +83,7 @@ class States:
         return [state.kind for state in self.seen]
 
     def wait(self, kind: StateKind, count: int = 1) -> State:
-        """Wait until a kind of state has been told so often, and return the last one."""
+        """Wait until a kind of state has been reported so often, and return the last one."""
         wait_until(lambda: self.kinds.count(kind) >= count, f"{kind} in {self.seen}")
         return [state for state in self.seen if state.kind is kind][-1]
 
@@ -106,13 +107,32 @@ class Received:
         return self.bodies
 
 
+# The three places where a test sees how far a client is that has nothing to show for it yet.
+
+
+def inbox_of(client: Client) -> Inbox:
+    """Return what was fetched of a client's mailbox."""
+    return client._engine.link.snapshot.require_session().inbox
+
+
+def watcher_of(client: Client) -> Watcher:
+    """Return a client's watcher, the last one that it has made."""
+    watcher = client._engine._watcher
+    assert watcher is not None
+    return watcher
+
+
+def queued(client: Client) -> int:
+    """Return how many commands wait for the one that is being carried out."""
+    return len(client._engine._commands._fifo._queue)
+
+
 def receive(client: Client, count: int, *, ack: bool = True) -> list[str]:
     """Return the bodies of so many messages, dealt with, and of any that follow at once."""
-    session = client._engine.link.session
-    assert session is not None
+    inbox = inbox_of(client)
     got: list[str] = []
     while len(got) < count:
-        wait_until(lambda: session.inbox.head() is not None, f"{count} messages, not {got}")
+        wait_until(lambda: inbox.head() is not None, f"{count} messages, not {got}")
         got += [message.body for message in client.messages(0, ack=ack)]
     return got + [message.body for message in client.messages(0.02, ack=ack)]
 

@@ -8,7 +8,7 @@ from enum import Enum
 
 from twinline.core.errors import StoreUnavailable
 from twinline.core.store import Draft, MailboxPolicy, Receipt
-from twinline.stores.conformance.history.recorder import Event, Op, Outcome
+from twinline.stores.conformance.history import Event, Op, Outcome
 from twinline.stores.memory.mailboxes import MemoryMailboxes
 
 

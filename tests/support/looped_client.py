@@ -21,7 +21,11 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """An event loop in debug mode, in a thread of its own; it may not end with tasks in it."""
+    """An event loop in debug mode, in a thread of its own; it may not end with tasks in it.
+
+    Attributes:
+        ident: of the thread.
+    """
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -31,6 +35,7 @@ class LoopThread:
         self.loop.slow_callback_duration = 10
         self._thread = threading.Thread(target=self.loop.run_forever, name="test loop")
         self._thread.start()
+        self.ident = self._thread.ident
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the loop, and return or raise what it does."""

@@ -5,8 +5,8 @@ Each gets the half that it is in, the method that it replaces, and the arguments
 
 import time
 from bisect import insort
-from dataclasses import replace
 
+from twinline.core.clock import DAY_MS
 from twinline.core.errors import CursorInvalid, MailboxFull, NoSuchUser
 from twinline.core.store import Receipt, Standing
 from twinline.core.waiting import wake_all
@@ -62,7 +62,7 @@ def ignores_the_byte_budget(half: MemoryMailboxes, was, account_id, after, limit
 
 def tells_more_by_the_limit(half: MemoryMailboxes, was, account_id, after, limit, max_bytes):  # noqa: PLR0917 - as it is there
     page = was(account_id, after, limit, max_bytes)
-    return replace(page, more=len(page.messages) == limit)
+    return page._replace(more=len(page.messages) == limit)
 
 
 def reads_beyond_the_end(half: MemoryMailboxes, was, account_id, after, limit, max_bytes):  # noqa: PLR0917 - as it is there
@@ -76,7 +76,7 @@ def begins_at_before(half: MemoryMailboxes, was, account_id, before, limit, max_
 
 def gives_the_oldest(half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now):  # noqa: PLR0917 - as it is there
     page = was(account_id, before, ALL, ALL, now)
-    return replace(page, messages=page.messages[:limit], more=len(page.messages) > limit)
+    return page._replace(messages=page.messages[:limit], more=len(page.messages) > limit)
 
 
 def forgets_acks(half: MemoryMailboxes, was, account_id, up_to, now):
@@ -138,7 +138,7 @@ def keeps_refused_send_ids(half: MemoryMailboxes, was, account_id, draft):
 
 def counts_acked_mail(half: MemoryMailboxes, was, account_id, draft):
     box = half._boxes.get(account_id)
-    if box is not None and len(box) >= box._retention.mailbox_messages:
+    if box is not None and len(box) >= box._policy.mailbox_messages:
         raise MailboxFull
     return was(account_id, draft)
 
@@ -146,13 +146,13 @@ def counts_acked_mail(half: MemoryMailboxes, was, account_id, draft):
 def trims_by_sending_time(half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now):  # noqa: PLR0917 - as it is there
     """Count a message's age from when it was sent."""
     page = was(account_id, before, limit, max_bytes, now)
-    keep_ms = half._retention.history_ms
+    keep_ms = half._policy.history_days * DAY_MS
     fresh = [
         one
         for one in page.messages
         if one.seq > page.position or now - one.sent_at < keep_ms or keep_ms == 0
     ]
-    return replace(page, messages=tuple(fresh))
+    return page._replace(messages=tuple(fresh))
 
 
 def trims_what_is_unread(half: MemoryMailboxes, was, account_id, draft):
@@ -179,7 +179,7 @@ def wakes_the_others(half: MemoryMailboxes, was, account_id, draft):
 
 
 def wakes_nobody(half: MemoryMailboxes, was, account_id, draft):
-    box = half._boxes.get(account_id, Mailbox(half._retention))
+    box = half._boxes.get(account_id, Mailbox(half._policy))
     own, box.watchers = box.watchers, {}
     try:
         return was(account_id, draft)
@@ -270,14 +270,14 @@ def looks_then_stores(half: MemoryMailboxes, was, account_id, draft):
 
 def counts_then_fills(half: MemoryMailboxes, was, account_id, draft):
     box = half._boxes[account_id]
-    most = box._retention.mailbox_messages
+    most = box._policy.mailbox_messages
     if box.unread >= most:
         raise MailboxFull
     a_moment()
     with half._lock:
-        box._retention = replace(box._retention, mailbox_messages=10**6)
+        box._policy = box._policy.model_copy(update={"mailbox_messages": 10**6})
         box.append(draft)
-        box._retention = replace(box._retention, mailbox_messages=most)
+        box._policy = box._policy.model_copy(update={"mailbox_messages": most})
     return Receipt(draft.message_id, draft.sent_at)
 
 

@@ -95,7 +95,7 @@ def reopened(
         setattr(again.accounts, name, getattr(store.accounts, name))
     sessions = store.accounts._sessions
     again.accounts._sessions = {token: _Session(one.record) for token, one in sessions.items()}
-    for name in ("_retention", "_boxes", "_sends"):
+    for name in ("_policy", "_boxes", "_sends"):
         setattr(again.mailboxes, name, getattr(store.mailboxes, name))
     for box in again.mailboxes._boxes.values():
         box.watchers = {}

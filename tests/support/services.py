@@ -1,12 +1,16 @@
 """Services for tests: the real rules over the in-memory store, with the cheapest hash."""
 
+from collections import Counter
+from typing import Any
+
 from argon2 import PasswordHasher
 from argon2.profiles import CHEAPEST
 
 from twinline.core.service import ChatService
 from twinline.core.session import Session
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import MailboxPolicy
+from twinline.core.store import MailboxPolicy, Unsubscribe
+from twinline.core.waiting import Wake
 from twinline.stores.memory import MemoryStore
 
 PASSWORD = "correct horse"
@@ -56,6 +60,32 @@ def login(service: ChatService, username: str) -> Session:
     session = service.session("127.0.0.1")
     service.login(session, username, PASSWORD)
     return session
+
+
+def count_subscriptions(service: ChatService) -> Counter[str | bytes]:
+    """Return how many subscriptions are open from now on, by account id and by token hash."""
+    opened: Counter[str | bytes] = Counter()
+
+    def counting(half: Any, name: str) -> None:
+        subscribe = getattr(half, name)
+
+        def counted(key: str | bytes, wake: Wake) -> Unsubscribe:
+            unsubscribe = subscribe(key, wake)
+            opened[key] += 1
+            ended: list[bool] = []
+
+            def end() -> None:
+                opened[key] -= not ended
+                ended.append(True)
+                unsubscribe()
+
+            return end
+
+        setattr(half, name, counted)
+
+    counting(service.store.mailboxes, "on_mail")
+    counting(service.store.accounts, "on_session_end")
+    return opened
 
 
 def bodies(service: ChatService, session: Session, after: int = 0) -> list[str]:

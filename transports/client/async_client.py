@@ -1,17 +1,17 @@
-"""The client engine under asyncio: the methods of `Client`, to be awaited.
+"""The client for an event loop: the methods of `Client`, to be awaited.
 
 Theory of operation: that of `twinline.transports.client`, whose engine it shares, with tasks in
 the place of threads::
 
-    callers' tasks ──(one after another)──▶ command line ──▶ server
-    the watcher's task ───────────────────▶ watch line ────▶ server
+    callers' tasks ──(one after another)──▶ command connection ──▶ server
+    the watcher's task ───────────────────▶ watch connection ────▶ server
 
 * A client belongs to the event loop from which it is used first, and is not safe for threads; a
   call from another loop raises `ClientBusy`. Nothing blocks the loop: names are looked up by
-  ``loop.getaddrinfo``, bytes travel by asyncio transports (`async_line`).
+  ``loop.getaddrinfo``, bytes travel by asyncio transports.
 * Any number of tasks may call; their commands are carried out one after another.
-* A command that is cancelled closes its line, for nobody could tell where the next reply begins;
-  a later command opens another one. Whether the request was done is unknown, as with
+* A command that is cancelled closes its connection, for where the next reply begins is unknown; a
+  later command opens another one. Whether the request was done is unknown, as with
   `ConnectionLost`; a send can be repeated if it was given a ``send_id``.
 * A task that is cancelled in the body of a loop over `AsyncClient.messages`, or while that waits,
   has not dealt with the message that it has: the next loop gets it again.
@@ -24,19 +24,23 @@ it must not block. ``on_message`` is awaited in the watcher's task, and may awai
 its own, state after state; it may await `AsyncClient.close` but no command.
 """
 
+# ruff: noqa: D102 - a method that is as in `Client` has its docstring
+
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Self
+from typing import Self, TypeVar
 
 from twinline.core import protocol
 from twinline.core.deadline import Deadline
 from twinline.core.protocol import Message
-from twinline.transports.client import requests
 from twinline.transports.client.backends.aio import AsyncioBackend
 from twinline.transports.client.base import ACCOUNT_DELETED, ClientBase
+from twinline.transports.client.client import Client
 from twinline.transports.client.engine.engine import Engine
 from twinline.transports.client.engine.inbox import MessageLoop
 from twinline.transports.client.errors import ClientBusy
+from twinline.transports.client.options import ClientOptions
+from twinline.transports.client.requests import build, build_deletions
 from twinline.transports.client.settings import ClientSettings, WatchMode
 from twinline.transports.client.state import State
 from twinline.transports.contract import Transport
@@ -44,7 +48,18 @@ from twinline.transports.endpoints import Endpoint
 
 __all__ = ["AsyncClient", "Messages"]
 
+_C = TypeVar("_C")
 
+
+def _documented(cls: type[_C]) -> type[_C]:
+    """Give each method that has no docstring that of `Client`."""
+    for name, method in vars(cls).items():
+        if callable(method) and method.__doc__ is None:
+            method.__doc__ = getattr(getattr(Client, name, None), "__doc__", None)
+    return cls
+
+
+@_documented
 class AsyncClient(ClientBase):
     """A user of a server, for the tasks of one event loop.
 
@@ -87,17 +102,17 @@ class AsyncClient(ClientBase):
             EndpointError: the endpoint cannot be understood.
             UnknownTransport: there is no transport of that name.
         """
-        super().__init__(
-            AsyncioBackend(),
+        options = ClientOptions.of(
             endpoint,
             transport,
             settings,
-            watch,
+            watch=watch,
             resume=resume,
             on_message=on_message,
             on_state=on_state,
             on_handler_error=on_handler_error,
         )
+        super().__init__(AsyncioBackend(), options)
 
     # -- the connection -----------------------------------------------------------------
 
@@ -118,7 +133,6 @@ class AsyncClient(ClientBase):
         return await self._engine.connect(Deadline.after(timeout))
 
     async def ping(self) -> float:
-        """Ask whether the server is there, and return the seconds that it took."""
         begin = time.monotonic()
         await self._engine.ask(protocol.Ping(), protocol.Done)
         return time.monotonic() - begin
@@ -142,87 +156,39 @@ class AsyncClient(ClientBase):
     # -- the session --------------------------------------------------------------------
 
     async def create_account(self, username: str, password: str) -> protocol.SessionReply:
-        """Create an account, log in to it, and begin to watch its mailbox.
-
-        Raises:
-            AlreadyLoggedIn, InvalidUsername, InvalidPassword, UsernameTaken, Busy.
-        """
-        return await self._engine.log_in(requests.create_account(username, password))
+        return await self._engine.log_in(
+            build(protocol.CreateAccount, username=username, password=password)
+        )
 
     async def login(self, username: str, password: str) -> protocol.SessionReply:
-        """Open a session and begin to watch the mailbox.
-
-        Raises:
-            AlreadyLoggedIn, InvalidUsername, BadCredentials, RateLimited, Busy.
-        """
-        return await self._engine.log_in(requests.login(username, password))
+        return await self._engine.log_in(
+            build(protocol.Login, username=username, password=password)
+        )
 
     async def resume(self, token: str) -> protocol.SessionReply:
-        """Go on with a session that is open at the server, and begin to watch the mailbox.
-
-        Args:
-            token: what `token` was then.
-
-        Raises:
-            AlreadyLoggedIn, SessionExpired.
-        """
-        return await self._engine.log_in(requests.resume(token))
+        return await self._engine.log_in(build(protocol.Resume, session=token))
 
     async def logout(self) -> None:
-        """Ack what is dealt with, and revoke the session.
-
-        Called from within ``on_message`` it leaves that message un-acked.
-
-        Raises:
-            NotLoggedIn: there is no session.
-        """
         await self._engine.end_session(protocol.Logout(), None)
 
     async def status(self) -> protocol.StatusReply:
-        """Return who is logged in, and where the mailbox stands."""
         return await self._engine.ask(protocol.Status(), protocol.StatusReply)
 
     async def change_password(self, password: str, new_password: str) -> None:
-        """Set another password; every other session of the account is revoked.
-
-        Raises:
-            InvalidPassword, BadCredentials, RateLimited, Busy.
-        """
-        request = requests.change_password(password, new_password)
+        request = build(protocol.ChangePassword, password=password, new_password=new_password)
         await self._engine.ask(request, protocol.Done)
 
     async def delete_account(self, password: str, *, force: bool = False) -> None:
-        """Delete the account, its mailbox and its sessions.
-
-        Args:
-            password: the account's.
-            force: even with undelivered mail.
-
-        Raises:
-            UndeliveredMessages: unless ``force``.
-            BadCredentials, RateLimited, Busy.
-        """
-        request = requests.delete_account(password, force=force)
+        request = build(protocol.DeleteAccount, password=password, force=force)
         await self._engine.end_session(request, ACCOUNT_DELETED)
 
     async def list_accounts(
         self, pattern: str = "*", after: str | None = None, limit: int = 100
     ) -> protocol.AccountsReply:
-        r"""Return a page of usernames, sorted.
-
-        Args:
-            pattern: ``*`` any run, ``?`` any character, ``\`` escapes the next.
-            after: the last username of the page before.
-            limit: 1 to 1,000.
-
-        Raises:
-            BadRequest: the pattern cannot be read.
-        """
-        request = requests.list_accounts(pattern, after, limit)
+        request = build(protocol.ListAccounts, pattern=pattern, after=after, limit=limit)
         return await self._engine.ask(request, protocol.AccountsReply)
 
     async def accounts(self, pattern: str = "*") -> AsyncIterator[str]:
-        """Yield all usernames that match, sorted, fetching page after page."""
         page = await self.list_accounts(pattern)
         for username in page.usernames:
             yield username
@@ -246,7 +212,7 @@ class AsyncClient(ClientBase):
         Raises:
             BadRequest, MessageTooLong, NoSuchUser, MailboxFull, SendIdConflict, RateLimited.
         """
-        request = requests.send(to, body, send_id or self._new_send_id())
+        request = build(protocol.Send, to=to, body=body, send_id=send_id or self._new_send_id())
         return await self._engine.ask(request, protocol.SentReply)
 
     def messages(self, timeout: float | None = None, *, ack: bool = True) -> "Messages":
@@ -267,27 +233,15 @@ class AsyncClient(ClientBase):
         return Messages(self._engine, timeout, ack=ack)
 
     async def ack(self, up_to: int) -> protocol.AckReply:
-        """Acknowledge every message up to a seq; `messages` hands them over no more.
-
-        Raises:
-            CursorInvalid: there is no such seq yet.
-        """
-        return await self._engine.ack(requests.ack(up_to))
+        return await self._engine.ack(build(protocol.Ack, up_to=up_to))
 
     async def history(self, before: int | None = None, limit: int = 50) -> protocol.HistoryReply:
-        """Return a page of the mailbox, acked messages included, the newest last.
-
-        Args:
-            before: only seqs below this one; None begins at the newest.
-            limit: 1 to 1,000.
-        """
-        request = requests.history(before, limit)
+        request = build(protocol.History, before=before, limit=limit)
         return await self._engine.ask(request, protocol.HistoryReply)
 
     async def delete_messages(self, seqs: Iterable[int]) -> int:
-        """Delete messages from the mailbox, and return how many of them there were."""
         deleted = 0
-        for request in requests.delete_messages(seqs):
+        for request in build_deletions(seqs):
             deleted += (await self._engine.ask(request, protocol.DeletedReply)).deleted
         return deleted
 

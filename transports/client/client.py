@@ -1,47 +1,48 @@
-"""The client engine: a server's accounts and mail as plain method calls, over any transport.
+"""The client for threads: a server's accounts and mail as plain method calls, over any transport.
 
-Theory of operation: a client that is logged in has two lines to the server::
+Theory of operation: a client that is logged in has two connections to the server::
 
-    callers' threads ──(one after another)──▶ command line ──▶ server
-    the watcher's thread ───────────────────▶ watch line ────▶ server
+    callers' threads ──(one after another)──▶ command connection ──▶ server
+    the watcher's thread ───────────────────▶ watch connection ────▶ server
 
-* The *command line* (`client_commands`) carries one request at a time. Any number of threads may
-  call; each waits for its turn with a deadline. Whoever has the turn owns the socket.
-* The *watch line* (`watcher`) belongs to a thread that is started by `login`, `create_account` or
-  `resume` and ends with the session. It is bound by ``resume``. It fetches a batch, hands it to
-  the `client_inbox` or to ``on_message``, and fetches the next when that is dealt with; the
-  request that fetches also acks. The lines know nothing of each other.
-* What they share is the `client_link`: the session, the state, the pace of attempts; no I/O.
-* A line that is needed is opened by the thread that needs it (`client_dialler`); others take
-  turns behind it, so that there is one attempt at a time: at once, then after 1 s, 2 s, 4 s ...
-  30 s, give or take a fifth. A line counts as working only when it has carried a request, so a
-  server that accepts and hangs up is not hammered either.
-* When a line breaks, a request that may be repeated is repeated on the next line; a send always
-  carries a ``send_id``, so that the repeat of one that had arrived gives no second message. A
-  request that may not be repeated raises `ConnectionLost`.
+* The *command connection* (`engine.commands`) carries one request at a time. Any number of threads
+  may call; each waits for a FIFO lock with a deadline, and its holder owns the socket.
+* The *watch connection* (`engine.watcher`) belongs to a thread that is started by `login`,
+  `create_account` or `resume` and ends with the session. It is bound by ``resume``. It fetches a
+  batch, hands it to the `engine.inbox` or to ``on_message``, and fetches the next when that is
+  dealt with; the request that fetches also acks. The connections know nothing of each other.
+* What they share is the `engine.link`: the session, the state as a table of transitions, the pace
+  of attempts; no I/O. A command looks at it once.
+* A connection that is needed is opened by the thread that needs it (`engine.dialler`); others
+  queue behind it, so that there is one attempt at a time: at once, then after 1 s, 2 s, 4 s ...
+  30 s, give or take a fifth. A connection counts as working only when it has carried a request, so
+  a server that accepts and hangs up is not hammered either.
+* When a connection breaks, a request that may be repeated is repeated on the next one; a send
+  always carries a ``send_id``, so that the repeat of one that had arrived gives no second message.
+  A request that may not be repeated raises `ConnectionLost`.
 * All of this is written once, as coroutines, for this client and for
-  `twinline.transports.client.AsyncClient`; `client_backend` says how. A method here runs its
+  `twinline.transports.client.AsyncClient`; `engine.backend` says how. A method here runs its
   coroutine to the end in the calling thread: it blocks where the other one suspends.
 
 Locks: each is taken by ``with`` for a few lines of bookkeeping, never two at once, and never
 across I/O, waiting, an ``await``, logging or a callback. Every wait is on a waiter or a socket of
-the waiting thread's own, is made under an `CancelToken`, and so ends at once when the client is
-closed. A socket is closed by its owner only; an interrupt shuts it down, which wakes the owner.
+the waiting thread's own, is made under a `CancelToken`, and so ends at once when the client is
+closed. A socket is closed by its owner only; a token shuts it down, which wakes the owner.
 Under asyncio a thread is a task, and a lock is never waited for.
 
-===================  ==================  ====================================================
-what                 guarded by          used by
-===================  ==================  ====================================================
-session, state, pace `Link._lock`        every thread
-messages, acks       `Inbox._lock`       the watcher's thread, one consumer
-command line         the command turn    whoever has the turn
-watch line           nothing             the watcher's thread alone
-the watcher          `Engine._lock`      whoever logs in, logs out or closes
-===================  ==================  ====================================================
+====================  ==================  ===================================================
+what                  guarded by          used by
+====================  ==================  ===================================================
+session, state, pace  `Link._lock`        every thread; reading takes no lock
+messages, acks        `Inbox._lock`       the watcher's thread, one consumer
+command connection    a `FifoLock`        the thread that holds it
+watch connection      nothing             the watcher's thread alone
+the watcher           `Engine._lock`      what logs in, logs out or closes
+====================  ==================  ===================================================
 
 Callbacks: ``on_message`` runs in the watcher's thread and may call anything, `Client.close`
-too. ``on_state`` runs in whichever thread delivers it and should return soon; it may call
-`Client.close` but no command, for it can be the very thread that is opening the line.
+too. ``on_state`` runs in whichever thread reports the state and should return soon; it may call
+`Client.close` but no command, for it can be the very thread that is opening the connection.
 """
 
 import time
@@ -51,35 +52,16 @@ from typing import Self
 from twinline.core import protocol
 from twinline.core.deadline import Deadline
 from twinline.core.protocol import Message
-from twinline.transports.client import requests
 from twinline.transports.client.backends.threads import ThreadBackend, run
 from twinline.transports.client.base import ACCOUNT_DELETED, ClientBase
-from twinline.transports.client.errors import (
-    ClientBusy,
-    ClientClosed,
-    ClientError,
-    ConnectionLost,
-    NotConnected,
-    TimedOut,
-)
+from twinline.transports.client.options import ClientOptions
+from twinline.transports.client.requests import build, build_deletions
 from twinline.transports.client.settings import ClientSettings, WatchMode
-from twinline.transports.client.state import State, StateKind
+from twinline.transports.client.state import State
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 
-__all__ = [
-    "Client",
-    "ClientBusy",
-    "ClientClosed",
-    "ClientError",
-    "ClientSettings",
-    "ConnectionLost",
-    "NotConnected",
-    "State",
-    "StateKind",
-    "TimedOut",
-    "WatchMode",
-]
+__all__ = ["Client"]
 
 
 class Client(ClientBase):
@@ -123,17 +105,17 @@ class Client(ClientBase):
             EndpointError: the endpoint cannot be understood.
             UnknownTransport: there is no transport of that name.
         """
-        super().__init__(
-            ThreadBackend(),
+        options = ClientOptions.of(
             endpoint,
             transport,
             settings,
-            watch,
+            watch=watch,
             resume=resume,
             on_message=on_message,
             on_state=on_state,
             on_handler_error=on_handler_error,
         )
+        super().__init__(ThreadBackend(), options)
 
     # -- the connection -----------------------------------------------------------------
 
@@ -181,7 +163,9 @@ class Client(ClientBase):
         Raises:
             AlreadyLoggedIn, InvalidUsername, InvalidPassword, UsernameTaken, Busy.
         """
-        return run(self._engine.log_in(requests.create_account(username, password)))
+        return run(
+            self._engine.log_in(build(protocol.CreateAccount, username=username, password=password))
+        )
 
     def login(self, username: str, password: str) -> protocol.SessionReply:
         """Open a session and begin to watch the mailbox.
@@ -189,7 +173,7 @@ class Client(ClientBase):
         Raises:
             AlreadyLoggedIn, InvalidUsername, BadCredentials, RateLimited, Busy.
         """
-        return run(self._engine.log_in(requests.login(username, password)))
+        return run(self._engine.log_in(build(protocol.Login, username=username, password=password)))
 
     def resume(self, token: str) -> protocol.SessionReply:
         """Go on with a session that is open at the server, and begin to watch the mailbox.
@@ -200,7 +184,7 @@ class Client(ClientBase):
         Raises:
             AlreadyLoggedIn, SessionExpired.
         """
-        return run(self._engine.log_in(requests.resume(token)))
+        return run(self._engine.log_in(build(protocol.Resume, session=token)))
 
     def logout(self) -> None:
         """Ack what is dealt with, and revoke the session.
@@ -222,7 +206,7 @@ class Client(ClientBase):
         Raises:
             InvalidPassword, BadCredentials, RateLimited, Busy.
         """
-        request = requests.change_password(password, new_password)
+        request = build(protocol.ChangePassword, password=password, new_password=new_password)
         run(self._engine.ask(request, protocol.Done))
 
     def delete_account(self, password: str, *, force: bool = False) -> None:
@@ -236,7 +220,7 @@ class Client(ClientBase):
             UndeliveredMessages: unless ``force``.
             BadCredentials, RateLimited, Busy.
         """
-        request = requests.delete_account(password, force=force)
+        request = build(protocol.DeleteAccount, password=password, force=force)
         run(self._engine.end_session(request, ACCOUNT_DELETED))
 
     def list_accounts(
@@ -252,7 +236,7 @@ class Client(ClientBase):
         Raises:
             BadRequest: the pattern cannot be read.
         """
-        request = requests.list_accounts(pattern, after, limit)
+        request = build(protocol.ListAccounts, pattern=pattern, after=after, limit=limit)
         return run(self._engine.ask(request, protocol.AccountsReply))
 
     def accounts(self, pattern: str = "*") -> Iterator[str]:
@@ -277,7 +261,7 @@ class Client(ClientBase):
         Raises:
             BadRequest, MessageTooLong, NoSuchUser, MailboxFull, SendIdConflict, RateLimited.
         """
-        request = requests.send(to, body, send_id or self._new_send_id())
+        request = build(protocol.Send, to=to, body=body, send_id=send_id or self._new_send_id())
         return run(self._engine.ask(request, protocol.SentReply))
 
     def messages(self, timeout: float | None = None, *, ack: bool = True) -> Iterator[Message]:
@@ -312,7 +296,7 @@ class Client(ClientBase):
         Raises:
             CursorInvalid: there is no such seq yet.
         """
-        return run(self._engine.ack(requests.ack(up_to)))
+        return run(self._engine.ack(build(protocol.Ack, up_to=up_to)))
 
     def history(self, before: int | None = None, limit: int = 50) -> protocol.HistoryReply:
         """Return a page of the mailbox, acked messages included, the newest last.
@@ -321,12 +305,12 @@ class Client(ClientBase):
             before: only seqs below this one; None begins at the newest.
             limit: 1 to 1,000.
         """
-        request = requests.history(before, limit)
+        request = build(protocol.History, before=before, limit=limit)
         return run(self._engine.ask(request, protocol.HistoryReply))
 
     def delete_messages(self, seqs: Iterable[int]) -> int:
         """Delete messages from the mailbox, and return how many of them there were."""
         return sum(
             run(self._engine.ask(request, protocol.DeletedReply)).deleted
-            for request in requests.delete_messages(seqs)
+            for request in build_deletions(seqs)
         )

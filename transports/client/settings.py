@@ -15,7 +15,7 @@ class WatchMode(Enum):
     POLLING = "polling"
     """The client looks every ``poll_seconds``."""
     OFF = "off"
-    """There is no watch line and no thread: for a caller that reads no mail, or only history."""
+    """There is no watch connection and no thread: for a caller that reads no mail."""
 
 
 class ClientSettings(BaseModel):
@@ -38,8 +38,8 @@ class ClientSettings(BaseModel):
         default=25,
         gt=0,
         le=MAX_WAIT_SECONDS,
-        description="how long a watch waits for mail, and how often a line that does not watch "
-        "is tried; on the wire it is rounded up to whole seconds",
+        description="how long a watch waits for mail, and how often a connection "
+        "that does not watch is tried; on the wire it is rounded up to whole seconds",
     )
     poll_seconds: float = Field(
         default=1, gt=0, description="between two looks at the mailbox, when polling"

@@ -1,4 +1,4 @@
-"""The states of a client that a user interface can show, and how they are told in order."""
+"""The states of a client that a user interface can show, reported in order."""
 
 import logging
 import threading
@@ -53,7 +53,7 @@ class State:
 
 
 class StateReport:
-    """Tells a callback every state, in order, one at a time, with no lock held.
+    """Reports every state to a callback, in order, one at a time, with no lock held.
 
     `push` is called under whatever lock decides the order of states, `deliver` after that lock
     has been released. The thread that delivers may be another than the one that pushed.
@@ -63,7 +63,7 @@ class StateReport:
         self._on_state = on_state or _ignore
         self._queue: deque[State] = deque()  # its own operations are atomic
         self._lock = new_lock("state report")
-        self._thread: int | None = None  # that runs the callback now; guarded by _lock
+        self._thread: int | None = None  # that runs the callback now; written under _lock
 
     @property
     def is_here(self) -> bool:
@@ -75,20 +75,20 @@ class StateReport:
         self._queue.append(state)
 
     def deliver(self) -> None:
-        """Tell what is queued, unless another thread is at it: then that thread goes on."""
+        """Report what is queued, unless another thread does so: then that thread goes on."""
         while (state := self._begin()) is not None:
             try:
                 self._on_state(state)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next state is told
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next state is reported
                 self._complain(state, error)
             finally:
                 self._end()
 
     async def settle(self, seconds: float) -> None:
-        """Wait until all is told, where the callback is not called at once."""
+        """Wait until all is reported, where the callback is not called at once."""
 
     def _begin(self) -> State | None:
-        """Return the next state to tell, unless there is none or another is being told."""
+        """Return the next state to report, unless there is none or one is being reported."""
         with self._lock:
             if self._thread is not None or not self._queue:
                 return None
@@ -104,4 +104,4 @@ class StateReport:
 
 
 def _ignore(_: State) -> None:
-    """Be the callback of a client that has none."""
+    """Do nothing with it: the client has no callback."""

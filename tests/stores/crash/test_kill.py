@@ -16,9 +16,7 @@ from services import PASSWORD
 from waiting import wait_until
 
 from twinline.cli.verify.workload import WorkloadSettings
-from twinline.stores.conformance.history.checker import Checker
-from twinline.stores.conformance.history.recorder import Op, Outcome, Recorder
-from twinline.stores.conformance.history.verdict import Judgement
+from twinline.stores.conformance.history import Checker, Judgement, Op, Outcome, Recorder
 from twinline.transports.client import Client
 
 pytestmark = pytest.mark.timeout(3600 if FULL else 60)

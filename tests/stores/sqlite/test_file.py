@@ -311,7 +311,7 @@ def test_a_migration_that_fails_changes_nothing(
     SqliteStore(path).close()
 
 
-def test_a_version_that_nobody_knows_any_more_is_refused(path: Path) -> None:
+def test_a_version_that_is_too_old_is_refused(path: Path) -> None:
     older(path)
     with pytest.raises(StoreNotOpened, match="too old"):
         SqliteStore(path)
@@ -367,7 +367,7 @@ def test_a_read_that_fails_costs_one_connection_and_not_the_store(
             assert store.mailboxes.standing("bob") == Standing(0, 0)
 
 
-def test_a_reader_that_cannot_connect_is_told_so(
+def test_a_reader_that_cannot_connect_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with SqliteStore(path) as store:
@@ -433,36 +433,36 @@ class Reading:
         return value
 
 
-def test_what_is_remembered_is_read_once_and_the_oldest_goes() -> None:
+def test_what_is_cached_is_read_once_and_the_oldest_goes() -> None:
     known: ReadThroughCache[str, str] = ReadThroughCache("test", most=2)
     reading = Reading()
     for key in ("a", "a", "b", "c", "c", "a"):
-        assert known.find(key, reading) == "old"
+        assert known.get(key, reading) == "old"
     assert (reading.reads, len(known)) == (4, 2)
     nothing = Reading(None)
-    assert known.find("none", nothing) is known.find("none", nothing) is None
+    assert known.get("none", nothing) is known.get("none", nothing) is None
     assert nothing.reads == 2
 
 
 @pytest.mark.parametrize("over", [False, True])
-def test_what_was_read_before_a_change_is_not_remembered(over: bool) -> None:
+def test_what_was_read_before_a_change_is_not_cached(over: bool) -> None:
     known: ReadThroughCache[str, str] = ReadThroughCache("test", most=2)
     reading = Reading()
 
     def change() -> None:
-        known.change("a")
+        known.invalidate("a")
         if over:
             reading.value = "new"
-            known.changed()
+            known.resume()
 
     reading.meanwhile = change
-    assert known.find("a", reading) == "old"
+    assert known.get("a", reading) == "old"
     reading.meanwhile = lambda: None
     if not over:
-        assert known.find("a", reading) == "old"  # the change is not committed yet
+        assert known.get("a", reading) == "old"  # the change is not committed yet
         reading.value = "new"
-        known.changed()
-    assert known.find("a", reading) == "new"
+        known.resume()
+    assert known.get("a", reading) == "new"
 
 
 def test_a_session_that_was_looked_up_is_gone_once_it_is_revoked(path: Path) -> None:

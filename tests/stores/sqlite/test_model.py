@@ -11,11 +11,10 @@ from store_steps import NAMES, AccountSteps, MailboxSteps
 
 from twinline.core.errors import NoSuchUser
 from twinline.core.store import Standing
-from twinline.stores.sqlite import SqliteStore
+from twinline.stores.sqlite import SqliteStore, Synchronous
 from twinline.stores.sqlite import accounts as sqlite_accounts
 from twinline.stores.sqlite import mailboxes as sqlite_mailboxes
 from twinline.stores.sqlite import send_ids as sqlite_send_ids
-from twinline.stores.sqlite.file import Synchronous
 from twinline.stores.sqlite.upkeep import check
 
 

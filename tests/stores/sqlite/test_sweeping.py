@@ -14,8 +14,7 @@ from waiting import join, wait_event, wait_until
 
 from twinline.core.store import Draft, MailboxPolicy
 from twinline.stores.memory.mailboxes import MemoryMailboxes
-from twinline.stores.sqlite import SqliteStore
-from twinline.stores.sqlite.file import Synchronous
+from twinline.stores.sqlite import SqliteStore, Synchronous
 from twinline.stores.sqlite.mailboxes import _Append
 from twinline.stores.sqlite.upkeep import check
 from twinline.stores.sqlite.writer import Transaction
@@ -145,7 +144,7 @@ def test_expired_send_ids_go_as_fast_as_new_ones_come(path: Path) -> None:
             for each in drafts:
                 memory.append("bob", each)
             together(store, drafts)
-        assert rows(path, "send_ids") == len(memory._sends) == 256
+        assert rows(path, "send_ids") == len(memory._sends.firsts) == 256
 
 
 def test_an_old_send_id_is_known_to_be_there_however_many_are_new(path: Path) -> None:
@@ -162,7 +161,7 @@ def together(store: SqliteStore, drafts: list[Draft]) -> None:
     go = threading.Event()
     store._writer.post(lambda _transaction: wait_event(go, "the test lets the writer go"))
     for each in drafts:
-        store._writer._queue(_Append(store.mailboxes, "bob", each), left=True)
+        store._writer._queue(_Append(store.mailboxes, "bob", each), abandoned=True)
     go.set()
     store._writer.do(lambda _transaction: None)
 

@@ -154,7 +154,9 @@ def test_a_statement_that_breaks_a_constraint_is_the_callers_bug(store: SqliteSt
     send(store, "goes on")()
 
 
-def test_nobody_is_told_or_woken_before_the_commit(store: SqliteStore, faults: Faults) -> None:
+def test_no_call_returns_and_no_watch_wakes_before_the_commit(
+    store: SqliteStore, faults: Faults
+) -> None:
     woken = threading.Event()
     store.mailboxes.on_mail("bob", woken.set)
     gate = faults.stop_at("COMMIT")
@@ -226,7 +228,7 @@ def test_what_fails_is_not_acknowledged_and_leaves_nothing(
     assert "can be written again" in caplog.text
 
 
-def test_all_of_a_transaction_that_fails_are_told(store: SqliteStore, faults: Faults) -> None:
+def test_all_of_a_transaction_that_fails_are_refused(store: SqliteStore, faults: Faults) -> None:
     gate = faults.stop_at("COMMIT")
     first = Calls(send(store, "first"))
     wait_event(gate.reached, "the first commit begins")
@@ -366,7 +368,7 @@ def test_one_that_was_begun_may_be_committed_all_the_same(
     wait_until(lambda: not store.accounts.is_free("zoe"), "it is committed")
 
 
-def test_those_behind_one_that_gave_up_are_told(store: SqliteStore, faults: Faults) -> None:
+def test_those_behind_one_that_gave_up_are_notified(store: SqliteStore, faults: Faults) -> None:
     gate = faults.stop_at("COMMIT")
     first = Calls(send(store, "first"))
     wait_event(gate.reached, "the first commit begins")
@@ -392,15 +394,15 @@ def test_those_behind_one_that_gave_up_are_told(store: SqliteStore, faults: Faul
     assert len(bodies(store)) == 10
 
 
-def test_one_that_is_told_in_the_moment_that_it_gives_up_tells_the_next(
+def test_one_that_is_notified_in_the_moment_that_it_gives_up_notifies_the_next(
     store: SqliteStore,
 ) -> None:
     leaving, following = _Request(lambda _: None), _Request(lambda _: None)
     following.value = "told"
     leaving.next = following
-    store._writer._tell(leaving)
+    store._writer._notify(leaving)
     assert following.outcome.empty()
-    store._writer._leave(leaving)
+    store._writer._abandon(leaving)
     assert following.outcome.get(timeout=1) == "told"
 
 
@@ -456,7 +458,7 @@ def test_the_log_goes_into_the_database_when_nothing_happens(
         wait_until(lambda: log.stat().st_size == 0, "the log is empty")
         send(store, "hello")()
         wait_until(lambda: log.stat().st_size == 0, "the log is empty again")
-        # A reader elsewhere that is in the middle of something holds nobody up.
+        # A reader elsewhere that is in the middle of something delays no write.
         other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
         other.execute("BEGIN")
         other.execute("SELECT * FROM messages").fetchall()

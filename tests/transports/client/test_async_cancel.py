@@ -1,4 +1,4 @@
-"""A cancelled task leaves an `AsyncClient` whole: no half-read line, no lost message, no turn."""
+"""A cancelled task leaves an `AsyncClient` whole: no half-read reply, no lost message, no lock."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import socket
 
 import pytest
 from aio_kit import again, aio, take, until, user
-from client_kit import FAST, States, fast
+from client_kit import FAST, States, fast, inbox_of, watcher_of
 from fault_proxy import NO_FAULT, Fault, FaultProxy
 from servers import HELLO, ScriptedServer, Site
 from services import PASSWORD
@@ -37,7 +37,7 @@ async def cancel(task: asyncio.Task) -> None:
 
 @pytest.mark.parametrize("name", ["jsonl", "binary"])
 @pytest.mark.parametrize("resume", [True, False])
-def test_a_cancelled_send_closes_its_line_and_the_next_command_opens_another(
+def test_a_cancelled_send_closes_its_connection_and_the_next_command_opens_another(
     site: Site, proxy: FaultProxy, name: str, resume: bool
 ) -> None:
     seen = States()
@@ -51,7 +51,7 @@ def test_a_cancelled_send_closes_its_line_and_the_next_command_opens_another(
             sending = asyncio.create_task(ann.send("ann", "once", send_id="mine"))
             await until(lambda: route.up.passed > before, "the send")
             await cancel(sending)
-            await until(lambda: not route.up._thread.is_alive(), "the end of its line")
+            await until(lambda: not route.up._thread.is_alive(), "the end of its connection")
             # Its reply, had it come, would have been read as that of the next command.
             assert (await ann.status()).unread == 1
             await ann.send("ann", "once", send_id="mine")
@@ -80,7 +80,7 @@ def test_a_cancelled_reply_that_is_half_read_is_not_gone_on_with(
     aio(main)
 
 
-def test_a_command_that_is_cancelled_before_its_turn_leaves_the_line_alone() -> None:
+def test_a_command_that_is_cancelled_in_the_queue_leaves_the_connection_alone() -> None:
     async def main() -> None:
         with ScriptedServer() as server:
             server.script = lambda request: HELLO if isinstance(request, Hello) else None
@@ -88,7 +88,7 @@ def test_a_command_that_is_cancelled_before_its_turn_leaves_the_line_alone() -> 
                 first = asyncio.create_task(client.ping())
                 await until(lambda: len(server.requests) == 2, "hello and a ping")
                 others = [asyncio.create_task(client.ping()) for _ in range(3)]
-                queue = client._engine._commands._turn._queue
+                queue = client._engine._commands._fifo._queue
                 await until(lambda: len(queue) == 3, "three behind the first")
                 await cancel(others[1])
                 assert len(queue) == 2
@@ -97,25 +97,25 @@ def test_a_command_that_is_cancelled_before_its_turn_leaves_the_line_alone() -> 
                 for task in (first, others[0], others[2]):
                     assert await task < 5
                 assert server.connections == 1
-                assert not client._engine._commands._turn._taken
+                assert not client._engine._commands._fifo._held
 
     aio(main)
 
 
-def test_a_turn_that_is_handed_to_a_cancelled_task_goes_on() -> None:
-    """The cancellation comes when the turn is given already and the task has not run yet."""
+def test_a_lock_that_is_handed_to_a_cancelled_task_goes_on() -> None:
+    """The cancellation comes when the lock is handed over already and the task has not run yet."""
 
     async def main() -> None:
         with ScriptedServer() as server:
             server.script = lambda request: HELLO if isinstance(request, Hello) else Done()
             async with AsyncClient(server.endpoint, settings=SLOW) as client:
                 await client.ping()
-                turn = client._engine._commands._turn
-                turn._taken = True
+                lock = client._engine._commands._fifo
+                lock._held = True
                 second = asyncio.create_task(client.ping())
                 third = asyncio.create_task(client.ping())
-                await until(lambda: len(turn._queue) == 2, "two that wait")
-                turn.leave()
+                await until(lambda: len(lock._queue) == 2, "two that wait")
+                lock.release()
                 await cancel(second)
                 assert await third < 5
 
@@ -144,7 +144,7 @@ def test_a_cancelled_logout_leaves_the_watcher_at_work(site: Site, proxy: FaultP
             route = proxy.routes[0]
             route.up.fault = Fault(blackhole=True)  # it never arrives
             leaving = asyncio.create_task(ann.logout())
-            await until(lambda: ann._engine._watcher._stop.is_set, "the watcher is stopped")
+            await until(lambda: watcher_of(ann)._stop.is_set, "the watcher is stopped")
             await asyncio.sleep(0)
             await cancel(leaving)
             await ann.send("ann", "still here")
@@ -170,7 +170,7 @@ def test_a_logout_that_is_cancelled_while_a_callback_runs_leaves_the_watcher_at_
             await ann.send("ann", "m1")
             await begun.wait()
             leaving = asyncio.create_task(ann.logout())
-            await until(lambda: ann._engine._watcher._stop.is_set, "the watcher is stopped")
+            await until(lambda: watcher_of(ann)._stop.is_set, "the watcher is stopped")
             await cancel(leaving)
             go_on.set()
             await ann.send("ann", "m2")
@@ -179,8 +179,8 @@ def test_a_logout_that_is_cancelled_while_a_callback_runs_leaves_the_watcher_at_
     aio(main)
 
 
-def test_a_line_that_ended_while_the_loop_was_busy_is_not_trusted(proxy: FaultProxy) -> None:
-    """The event loop has had no time to look; what is entrusted to the line would be in doubt."""
+def test_a_connection_that_ended_while_the_loop_was_busy_is_not_trusted(proxy: FaultProxy) -> None:
+    """The event loop has had no time to look; what is entrusted to it would be in doubt."""
 
     async def main() -> None:
         async with user(proxy.endpoint, watch=WatchMode.OFF, settings=SLOW) as ann:
@@ -205,10 +205,10 @@ def test_a_cancelled_connect_can_be_tried_again(site: Site, proxy: FaultProxy) -
             await until(lambda: proxy.routes[0].up.passed, "hello")
             await cancel(connecting)
             route = proxy.routes[0]
-            await until(lambda: not route.up._thread.is_alive(), "the end of its line")
+            await until(lambda: not route.up._thread.is_alive(), "the end of its connection")
             proxy.down = NO_FAULT
             assert (await client.connect(5)).protocol == 1
-            assert not client._engine._dialler._turn._taken
+            assert not client._engine._dialler._fifo._held
 
     aio(main)
 
@@ -228,7 +228,7 @@ def test_a_connect_that_is_cancelled_in_the_pause_between_attempts() -> None:
 
 
 def test_a_connection_that_is_cancelled_on_its_way_leaves_no_socket() -> None:
-    """Nobody takes connections from a full queue."""
+    """Nothing takes connections from a full queue."""
     bound = Endpoint.parse("tcp://127.0.0.1:0").listen()
     bound.socket.listen(0)
     fillers = []
@@ -305,7 +305,7 @@ def test_a_loop_that_is_cancelled_while_it_waits_makes_room_for_the_next(site: S
     async def main() -> None:
         async with user(site.endpoint) as ann:
             messages = ann.messages()
-            inbox = ann._engine.link.require_session().inbox
+            inbox = inbox_of(ann)
             task = asyncio.create_task(anext(messages))
             await until(lambda: inbox._ended._wakes, "the loop waits")
             with pytest.raises(ClientBusy, match="another loop"):
@@ -357,15 +357,17 @@ def test_looking_for_messages_again_and_again_lets_others_run(site: Site) -> Non
 # -- the watcher ------------------------------------------------------------------------------
 
 
-def test_a_watcher_that_somebody_else_cancels_does_not_end_in_silence(site: Site) -> None:
+def test_a_watcher_that_is_cancelled_from_elsewhere_does_not_end_in_silence(site: Site) -> None:
     seen = States()
 
     async def main() -> None:
         async with user(site.endpoint, on_state=seen) as ann:
-            watcher = ann._engine._watcher
-            await until(lambda: watcher._line and watcher._line.proved, "the watch line")
+            watcher = watcher_of(ann)
+            await until(
+                lambda: watcher._connection and watcher._connection.proved, "the watch connection"
+            )
             watcher._worker._task.cancel()
-            await until(lambda: ann.state.kind is StateKind.LOGGED_OUT, "to be told")
+            await until(lambda: ann.state.kind is StateKind.LOGGED_OUT, "the state")
             assert "the watcher has failed" in str(ann.state)
 
     aio(main)

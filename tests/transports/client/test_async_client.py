@@ -13,7 +13,7 @@ import time
 
 import pytest
 from aio_kit import again, aio, take, until, user
-from client_kit import FAST, States, fast
+from client_kit import FAST, States, fast, inbox_of, watcher_of
 from listening import socket_path
 from servers import HELLO, ScriptedServer, Site
 from services import PASSWORD
@@ -47,11 +47,11 @@ def test_a_method_takes_what_the_synchronous_one_takes(name: str) -> None:
     if isinstance(ours, property):
         assert ours is theirs
         return
-    told = [
+    taken = [
         [(one.name, one.kind, one.default) for one in inspect.signature(method).parameters.values()]
         for method in (ours, theirs)
     ]
-    assert told[0] == told[1]
+    assert taken[0] == taken[1]
 
 
 # -- commands of many tasks -------------------------------------------------------------------
@@ -64,15 +64,15 @@ def test_many_tasks_share_a_client(name: str, wire: str) -> None:
         async with user(endpoint, transport=name) as ann, user(endpoint, "bob") as bob:
 
             async def send(number: int) -> None:
-                for turn in range(5):
-                    await ann.send("bob", f"{number}:{turn}")
+                for step in range(5):
+                    await ann.send("bob", f"{number}:{step}")
 
             await asyncio.gather(*(send(number) for number in range(20)))
             got = await take(bob, 100)
             assert len(got) == len(set(got)) == 100
             for number in range(20):
                 own = [body for body in got if body.startswith(f"{number}:")]
-                assert own == [f"{number}:{turn}" for turn in range(5)]
+                assert own == [f"{number}:{step}" for step in range(5)]
 
     with (
         socket_path() as path,
@@ -121,9 +121,9 @@ def test_a_server_that_says_too_much_is_not_listened_to_for_ever() -> None:
             server.script = lambda request: HELLO if isinstance(request, Hello) else flood
             async with AsyncClient(server.endpoint, settings=FAST) as client:
                 await client.ping()
-                line = client._engine._commands._line.line
-                await until(lambda: not line._channel.is_reading(), "it stops reading")
-                assert len(line._arrived) < 1_000_000
+                connection = client._engine._commands._connection
+                await until(lambda: not connection._channel.is_reading(), "it stops reading")
+                assert len(connection._arrived) < 1_000_000
                 await client.ping()
                 assert server.connections == 2
 
@@ -247,7 +247,7 @@ def test_a_message_is_acked_when_its_coroutine_has_ended(site: Site) -> None:
 
 def test_a_coroutine_that_fails_gets_its_message_again(site: Site) -> None:
     attempts: list[str] = []
-    told: list[tuple[str, str]] = []
+    failures: list[tuple[str, str]] = []
 
     async def on_message(message: Message) -> None:
         await asyncio.sleep(0)
@@ -261,7 +261,7 @@ def test_a_coroutine_that_fails_gets_its_message_again(site: Site) -> None:
 
     async def on_handler_error(message: Message, error: Exception) -> None:
         await asyncio.sleep(0)
-        told.append((message.body, type(error).__name__))
+        failures.append((message.body, type(error).__name__))
 
     async def main() -> None:
         async with user(
@@ -273,7 +273,7 @@ def test_a_coroutine_that_fails_gets_its_message_again(site: Site) -> None:
 
     aio(main)
     assert attempts == ["m1", "m2", "m2", "m2", "m2", "m3"]
-    assert told == [("m2", "ValueError"), ("m2", "ClientError"), ("m2", "RuntimeError")]
+    assert failures == [("m2", "ValueError"), ("m2", "ClientError"), ("m2", "RuntimeError")]
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -299,7 +299,7 @@ def test_a_coroutine_may_log_out_and_its_message_stays(site: Site, wrapped: bool
 
 
 def test_a_task_that_outlives_its_callback_is_not_within_it(site: Site) -> None:
-    """So its logout acks what was dealt with, as anybody's does."""
+    """So its logout acks what was dealt with, as any other's does."""
     background: list[asyncio.Task] = []
     within: list[bool] = []
 
@@ -308,9 +308,9 @@ def test_a_task_that_outlives_its_callback_is_not_within_it(site: Site) -> None:
 
         async def on_message(_: Message) -> None:
             async def later() -> None:
-                within.append(ann._engine._watcher.is_here)
+                within.append(watcher_of(ann).is_here)
                 await returned.wait()
-                within.append(ann._engine._watcher.is_here)
+                within.append(watcher_of(ann).is_here)
                 await ann.logout()
 
             background.append(asyncio.create_task(later()))
@@ -318,7 +318,7 @@ def test_a_task_that_outlives_its_callback_is_not_within_it(site: Site) -> None:
 
         async with user(site.endpoint, on_message=on_message) as ann:
             await ann.send("ann", "m1")
-            inbox = ann._engine.link.require_session().inbox
+            inbox = inbox_of(ann)
             await until(lambda: within and inbox.is_empty(), "the callback")
             returned.set()
             await background[0]
@@ -340,7 +340,7 @@ def test_a_coroutine_may_close_and_its_message_is_acked(site: Site) -> None:
         async with user(site.endpoint, on_message=on_message) as ann:
             await ann.send("ann", "m1")
             await until(lambda: closed, "the callback closes")
-            worker = ann._engine._watcher._worker
+            worker = watcher_of(ann)._worker
             await until(worker._task.done, "the watcher ends")
         async with again(site.endpoint) as ann:
             assert (await ann.status()).unread == 0
@@ -380,7 +380,7 @@ def test_a_coroutine_that_does_not_return_is_cancelled_by_close(
     aio(main)
 
 
-def test_a_client_that_had_to_cancel_its_callback_still_tells_its_token(
+def test_a_client_that_had_to_cancel_its_callback_still_knows_its_token(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watcher_module, "FLUSH_SECONDS", 0.05)
@@ -406,7 +406,7 @@ def test_a_client_that_had_to_cancel_its_callback_still_tells_its_token(
 # -- on_state ------------------------------------------------------------------------------
 
 
-def test_states_are_told_to_a_coroutine_one_after_another(site: Site) -> None:
+def test_states_are_reported_to_a_coroutine_one_after_another(site: Site) -> None:
     seen = States()
     running: list[State] = []
 
@@ -417,7 +417,7 @@ def test_states_are_told_to_a_coroutine_one_after_another(site: Site) -> None:
         running.remove(state)
         seen(state)
         if state.kind is StateKind.ONLINE:
-            raise ValueError("the next one is told all the same")
+            raise ValueError("the next one is reported all the same")
 
     async def main() -> None:
         async with user(site.endpoint, on_state=on_state) as ann:
@@ -476,7 +476,7 @@ def test_a_plain_on_state_may_start_a_task_that_closes(site: Site) -> None:
 def test_an_on_state_that_does_not_return_is_cancelled_by_close(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twinline.transports.client.engine.engine._TURN_SECONDS", 0.05)
+    monkeypatch.setattr("twinline.transports.client.engine.engine._CLOSE_SECONDS", 0.05)
     seen = States()
 
     async def on_state(state: State) -> None:
@@ -514,7 +514,7 @@ def test_a_plain_on_state_that_raises_misses_no_later_state(
 def test_an_on_state_that_cannot_be_cancelled_does_not_hold_close_up(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twinline.transports.client.engine.engine._TURN_SECONDS", 0.05)
+    monkeypatch.setattr("twinline.transports.client.engine.engine._CLOSE_SECONDS", 0.05)
     seen = States()
 
     async def main() -> None:

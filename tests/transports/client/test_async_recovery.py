@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from aio_kit import again, aio, take, until, user
-from client_kit import FAST, States, fast
+from client_kit import FAST, States, fast, watcher_of
 from crash_server import CrashServer
 from fault_proxy import Fault, FaultProxy, Route
 from servers import Site
@@ -82,7 +82,7 @@ def test_a_restart_with_the_store_lost_ends_the_loop_over_messages(site: Site) -
 def test_nothing_is_lost_and_nothing_comes_twice_through_many_faults(
     site: Site, proxy: FaultProxy, name: str, callback: bool
 ) -> None:
-    """Both clients go through a proxy that breaks their lines in every way, again and again."""
+    """Both clients go through a proxy that breaks connections in every way, again and again."""
     count = 60
     chance = random.Random(f"{name} {callback}")
 
@@ -226,7 +226,7 @@ def test_close_during_everything(site: Site, proxy: FaultProxy, steps: int) -> N
             proxy.cut()
         async with asyncio.timeout(1):
             await client.close()
-        assert not client._engine._backend._lines
+        assert not client._engine._backend._open
         async with asyncio.timeout(1):
             await asyncio.gather(*tasks, return_exceptions=True)
         with pytest.raises(ClientClosed):
@@ -244,12 +244,12 @@ def test_close_during_a_logout_leaves_no_task(site: Site, proxy: FaultProxy) -> 
             await asyncio.to_thread(proxy.wait_routes, 2)
             proxy.routes[0].up.fault = Fault(blackhole=True)
             leaving = asyncio.create_task(ann.logout())
-            await until(lambda: ann._engine.link.closed._wakes, "the request is under way")
+            await until(lambda: ann._engine._commands._fifo._held, "the request is under way")
             await ann.close()
             assert THREAD_NAME not in [task.get_name() for task in asyncio.all_tasks()]
             with pytest.raises(ClientClosed):
                 await leaving
-            assert ann._engine._watcher._worker._task is None  # it has not begun
+            assert watcher_of(ann)._worker._task is None  # it has not begun
 
     aio(main)
 
@@ -278,6 +278,6 @@ def test_a_close_that_is_cancelled_can_be_made_again(site: Site, proxy: FaultPro
             with pytest.raises(asyncio.CancelledError):
                 await closing
             await ann.close()
-            assert not ann._engine._backend._lines
+            assert not ann._engine._backend._open
 
     aio(main)

@@ -1,17 +1,30 @@
 """close() ends the client at once, wherever its threads wait, and leaves none behind."""
 
+import socket
 import threading
 import time
+from contextlib import closing
 
 import pytest
-from client_kit import FAST, States, fast, make_client, threads_only, user, watchers
+from client_kit import (
+    FAST,
+    States,
+    fast,
+    inbox_of,
+    make_client,
+    queued,
+    threads_only,
+    user,
+    watcher_of,
+    watchers,
+)
 from fault_proxy import Fault, FaultProxy
-from servers import HELLO, ScriptedServer, Site, silent_endpoint
+from listening import socket_path
+from servers import HELLO, ScriptedServer, Site
 from services import PASSWORD
 from waiting import Call, wait_event, wait_until
 
-from twinline.core.deadline import Deadline
-from twinline.core.protocol import Hello, Message, Resume, SessionReply
+from twinline.core.protocol import Hello, Message, Reply, Request, Resume, SessionReply
 from twinline.transports import registry
 from twinline.transports.client import (
     Client,
@@ -21,9 +34,8 @@ from twinline.transports.client import (
     StateKind,
     WatchMode,
 )
-from twinline.transports.client.backends.threads_connection import SocketLine
 from twinline.transports.client.engine import watcher as watcher_module
-from twinline.transports.client.engine.dialler import ClientLine
+from twinline.transports.endpoints import Endpoint
 
 SLOW = ClientSettings()  # nothing ends by itself within a test
 
@@ -54,7 +66,7 @@ def test_while_waiting_for_the_next_attempt() -> None:
         first = Call(client.connect)
         wait_until(lambda: client.state.retry_in, "the pause after an attempt")
         second = Call(lambda: client.login("ann", PASSWORD))
-        wait_until(lambda: client._engine._commands._turn._queue, "a thread behind the first")
+        wait_until(lambda: queued(client), "a thread behind the first")
         quickly(client)
         closed(first)
         closed(second)
@@ -75,7 +87,7 @@ def test_while_waiting_for_a_reply() -> None:
         client = make_client(server.endpoint, settings=SLOW)
         calls = [Call(client.ping), Call(client.ping)]
         wait_until(lambda: len(server.requests) == 2, "hello and a ping")
-        wait_until(lambda: client._engine._commands._turn._queue, "a ping behind the first")
+        wait_until(lambda: queued(client), "a ping behind the first")
         quickly(client)
         for call in calls:
             closed(call)
@@ -93,37 +105,43 @@ def test_while_a_send_is_in_doubt(site: Site) -> None:
         assert closed(call).send_id
 
 
-@threads_only
-def test_while_a_send_cannot_be_written(site: Site) -> None:
-    """The peer reads nothing, and the buffers are full."""
-    with silent_endpoint() as endpoint:
-        client = make_client(endpoint, settings=SLOW)
+def test_while_a_request_cannot_be_written() -> None:
+    """The peer says hello and reads no more, and the buffers are full."""
+    peers: list[socket.socket] = []
+    limits = HELLO.limits.model_copy(update={"frame_bytes_before_login": 1 << 24})
+    with socket_path() as path, closing(Endpoint.parse(f"unix:{path}").listen()) as bound:
+        bound.socket.settimeout(5)
 
-        line = SocketLine(endpoint.connect(Deadline.after(5)), registry.transport("jsonl"))
-        line._socket.setblocking(False)
-        try:
-            while True:
-                line._socket.send(b"x" * 65536)
-        except BlockingIOError:
-            pass
-        client._engine._commands._line = ClientLine(line, 0, HELLO.limits)
-        call = Call(client.ping)
-        wait_until(lambda: client._engine.link.closed._wakes, "a ping")
+        def greet() -> None:
+            peer, _ = bound.socket.accept()
+            peer.settimeout(5)
+            peer.recv(4096)
+            codec = registry.transport("jsonl").server_codec(4096)
+            codec.send(1, HELLO.model_copy(update={"limits": limits}))
+            peer.sendall(codec.data_to_send())
+            peer.recv(1, socket.MSG_PEEK)
+            peers.append(peer)
+
+        greeting = Call(greet)
+        client = make_client(bound.endpoint, settings=SLOW)
+        call = Call(lambda: client.login("ann", "x" * 4_000_000))
+        greeting.outcome()
         quickly(client)
         closed(call)
+        peers[0].close()
 
 
 @pytest.mark.parametrize("watch", [WatchMode.BLOCKING, WatchMode.POLLING])
 def test_while_the_watcher_waits_for_mail(site: Site, watch: WatchMode) -> None:
     with user(site.endpoint, "ann", settings=SLOW, watch=watch) as ann:
-        watcher = ann._engine._watcher
+        watcher = watcher_of(ann)
         assert watcher is not None
         wait_until(
-            lambda: watcher._stop._wakes and watcher._line and watcher._line.proved,
+            lambda: watcher._stop._wakes and watcher._connection and watcher._connection.proved,
             "the watcher waits",
         )
         call = Call(lambda: list(ann.messages()))
-        wait_until(lambda: ann._engine.link.session.inbox._ended._wakes, "the consumer waits")
+        wait_until(lambda: inbox_of(ann)._ended._wakes, "the consumer waits")
         quickly(ann)
         assert call.outcome() == []
 
@@ -135,11 +153,11 @@ def test_while_the_watcher_reconnects(site: Site) -> None:
         user(proxy.endpoint, "ann", settings=SLOW, on_state=seen) as ann,
     ):
         proxy.wait_routes(2)
-        wait_until(lambda: ann._engine._watcher._line, "the watch line")
+        wait_until(lambda: watcher_of(ann)._connection, "the watch connection")
         proxy.refuse()
         wait_until(lambda: ann.state.retry_in, "the pause after an attempt")
         call = Call(ann.status)
-        wait_until(lambda: ann._engine._dialler._turn._queue, "a command behind the watcher")
+        wait_until(lambda: ann._engine._dialler._fifo._queue, "a command behind the watcher")
         quickly(ann)
         closed(call)
     assert seen.kinds[-1] is StateKind.CLOSED
@@ -246,7 +264,9 @@ def test_a_handler_that_does_not_return_does_not_hold_close_up(
         wait_until(lambda: not watchers(), "the watcher ends when the handler has")
 
 
-def test_a_dead_line_does_not_hold_close_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_connection_does_not_hold_close_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The last ack gets no answer."""
     monkeypatch.setattr(watcher_module, "FLUSH_SECONDS", 0.05)
     monkeypatch.setattr(watcher_module, "ACK_SECONDS", 60)
@@ -280,7 +300,7 @@ def test_a_ping_that_gets_no_answer_is_cut(site: Site, monkeypatch: pytest.Monke
 
 
 @threads_only
-def test_from_on_state_in_the_watchers_thread_closes_an_idle_command_line(site: Site) -> None:
+def test_from_on_state_in_the_watchers_thread_closes_an_idle_command_connection(site: Site) -> None:
     closed = threading.Event()
 
     def on_state(state: State) -> None:
@@ -291,7 +311,7 @@ def test_from_on_state_in_the_watchers_thread_closes_an_idle_command_line(site: 
     with FaultProxy(site.endpoint) as proxy, user(proxy.endpoint, "ann", on_state=on_state) as ann:
         proxy.wait_routes(2).cut()
         wait_event(closed, "the callback closes")
-        assert ann._engine._commands._line is None
+        assert ann._engine._commands._connection is None
         wait_until(lambda: not watchers(), "the watcher ends")
 
 
@@ -328,42 +348,38 @@ def test_before_it_was_ever_connected() -> None:
 @threads_only
 def test_a_login_that_is_overtaken_by_close_leaves_no_thread() -> None:
     """The reply is there, the watcher is not yet."""
-    with ScriptedServer() as server:
-        server.script = lambda request: (
-            HELLO
-            if isinstance(request, Hello)
-            else SessionReply(username="ann", session="token", position=0, unread=0)
-        )
-        client = make_client(server.endpoint, settings=SLOW)
-        start = client._engine._start_watcher
 
-        def closed_before(session) -> None:
+    def on_state(state: State) -> None:
+        if state.kind is StateKind.ONLINE:
             client.close()
-            start(session)
 
-        client._engine._start_watcher = closed_before
+    with ScriptedServer(one_session) as server:
+        client = make_client(server.endpoint, settings=SLOW, on_state=on_state)
         client.login("ann", PASSWORD)
         assert not watchers()
 
 
 def test_a_session_that_ends_before_its_watcher_starts_leaves_no_thread() -> None:
-    with ScriptedServer() as server:
-        server.script = lambda request: (
-            HELLO
-            if isinstance(request, Hello)
-            else SessionReply(username="ann", session="token", position=0, unread=0)
-        )
-        with make_client(server.endpoint, settings=SLOW) as client:
-            start = client._engine._start_watcher
+    ended: list[State] = []
 
-            def ended_before(session) -> None:
-                client._engine.link.end_session(session, "gone")
-                start(session)
+    def on_state(state: State) -> None:
+        link = client._engine.link
+        if state.kind is StateKind.ONLINE and not ended:
+            ended.append(state)
+            link.session_ended(link.snapshot.session, "gone")
 
-            client._engine._start_watcher = ended_before
+    with ScriptedServer(one_session) as server:
+        client = make_client(server.endpoint, settings=SLOW, on_state=on_state)
+        with client:
             client.login("ann", PASSWORD)
             assert not watchers()
             assert server.connections == 1
-            client._engine._start_watcher = start
             client.login("ann", PASSWORD)  # its watcher does not wait for one that never began
-            wait_until(lambda: server.asked(Resume), "the watch line")
+            wait_until(lambda: server.asked(Resume), "the watch connection")
+
+
+def one_session(request: Request) -> Reply:
+    """Answer hello, and all else as a login."""
+    if isinstance(request, Hello):
+        return HELLO
+    return SessionReply(username="ann", session="token", position=0, unread=0)

@@ -184,10 +184,10 @@ def test_what_a_client_can_be_made_of() -> None:
         make_client("tls://127.0.0.1:1").connect(1)
 
 
-def test_a_repr_tells_no_secret(site: Site) -> None:
+def test_a_repr_shows_no_secret(site: Site) -> None:
     with user(site.endpoint, "shy") as client:
         assert client.token is not None
-        session = client._engine.link.session
+        session = client._engine.link.snapshot.session
         assert client.token not in repr(client) + repr(session) + repr(client._engine.link.state)
         assert "online as shy" in repr(client)
 
@@ -198,8 +198,8 @@ def test_many_threads_share_a_client(site: Site) -> None:
 
         def send(number: int) -> None:
             try:
-                for turn in range(10):
-                    client.send("target", f"{number}:{turn}")
+                for step in range(10):
+                    client.send("target", f"{number}:{step}")
             except Exception as error:
                 failures.append(error)
 
@@ -213,7 +213,7 @@ def test_many_threads_share_a_client(site: Site) -> None:
         assert len(set(got)) == 80
         for number in range(8):
             own = [body for body in got if body.startswith(f"{number}:")]
-            assert own == [f"{number}:{turn}" for turn in range(10)]
+            assert own == [f"{number}:{step}" for step in range(10)]
 
 
 def test_send_ids_are_the_clients_own(site: Site) -> None:
@@ -251,7 +251,7 @@ def _logged_in(server: ScriptedServer, request):
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "reason"),
     [
         (b"garbage\n", "not a reply"),
         (b'{"id":99,"ok":true}\n', "may or may not"),
@@ -259,21 +259,21 @@ def _logged_in(server: ScriptedServer, request):
         (SILENCE, "did not answer in time"),
     ],
 )
-def test_a_bad_answer_breaks_the_line_and_what_may_not_be_repeated_is_in_doubt(
-    answer, told: str
+def test_a_bad_answer_breaks_the_connection_and_what_may_not_be_repeated_is_in_doubt(
+    answer, reason: str
 ) -> None:
     with ScriptedServer() as server:
         server.script = lambda request: HELLO if isinstance(request, Hello) else answer
         with make_client(server.endpoint, settings=fast(reply_seconds=0.4)) as client:
             kind = TimedOut if answer is SILENCE else ConnectionLost
-            with pytest.raises(kind, match=told) as lost:
+            with pytest.raises(kind, match=reason) as lost:
                 client.login("ann", PASSWORD)
             assert lost.value.send_id is None
             assert PASSWORD not in str(lost.value)
         assert server.connections == 1
 
 
-def test_an_error_without_an_id_is_the_answer_and_the_end_of_the_line() -> None:
+def test_an_error_without_an_id_is_the_answer_and_the_end_of_the_connection() -> None:
     with ScriptedServer() as server:
         busy = b'{"id":null,"ok":false,"error":{"code":"busy","message":"b","retryable":true}}\n'
         server.script = lambda request: HELLO if isinstance(request, Hello) else busy
@@ -284,7 +284,7 @@ def test_an_error_without_an_id_is_the_answer_and_the_end_of_the_line() -> None:
                 assert server.connections == count
 
 
-def test_a_line_on_which_something_came_unasked_is_not_used() -> None:
+def test_a_connection_on_which_something_came_unasked_is_not_used() -> None:
     with ScriptedServer() as server:
         done = b'{"id":2,"ok":true}\n'
         server.script = lambda request: HELLO if isinstance(request, Hello) else done + b" "
@@ -329,9 +329,9 @@ def test_on_state_may_close_but_not_ask(site: Site) -> None:
     with pytest.raises(ClientClosed):
         client.ping()
     assert len(refused) == 3
-    assert took[0] < 0.5  # it does not wait for the turn that its own thread has
+    assert took[0] < 0.5  # it does not wait for the lock that its own thread holds
     assert seen.kinds == [StateKind.LOGGED_OUT, StateKind.CLOSED]
-    assert client._engine._commands._line is None
+    assert client._engine._commands._connection is None
 
 
 def test_states_of_an_ordinary_life(site: Site) -> None:
@@ -349,12 +349,14 @@ def test_states_of_an_ordinary_life(site: Site) -> None:
 
 
 def test_a_session_that_is_revoked_elsewhere_says_so(site: Site) -> None:
-    with user(site.endpoint, "revoked") as client, again(site.endpoint, "revoked") as other:
-        seen = States()
-        other._engine._report._on_state = seen
+    seen = States()
+    with (
+        user(site.endpoint, "revoked") as client,
+        again(site.endpoint, "revoked", on_state=seen) as other,
+    ):
         client.change_password(PASSWORD, "another secret")
-        told = seen.wait(StateKind.LOGGED_OUT)
-        assert told.reason == "the session has ended; log in again"
+        state = seen.wait(StateKind.LOGGED_OUT, 2)
+        assert state.reason == "the session has ended; log in again"
         with pytest.raises(errors.NotLoggedIn, match="the session has ended"):
             other.status()
         other.login("revoked", "another secret")

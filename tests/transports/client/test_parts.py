@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import math
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,18 +15,25 @@ import pytest
 from waiting import join, wait_until
 
 from twinline.core.deadline import Deadline
-from twinline.core.protocol import AckReply, Done, Message, Ping, SessionReply
+from twinline.core.protocol import AckReply, ChangePassword, Done, Message, Ping
 from twinline.transports import registry
 from twinline.transports.client import ClientBusy, State, StateKind
-from twinline.transports.client.backends.threads import ThreadWaiter, run
-from twinline.transports.client.backends.threads_connection import SocketLine
-from twinline.transports.client.engine.backoff import Backoff
-from twinline.transports.client.engine.cancel import Cancelled, CancelToken, OutOfTime, Turn
-from twinline.transports.client.engine.connection import LineBroken, LineTimedOut
+from twinline.transports.client.backends.threads import (
+    SocketConnection,
+    ThreadBackend,
+    ThreadWaiter,
+    run,
+)
+from twinline.transports.client.engine.cancel import (
+    Cancelled,
+    CancelToken,
+    DeadlinePassed,
+    FifoLock,
+)
+from twinline.transports.client.engine.connection import ConnectionBroken, ReplyTimedOut
 from twinline.transports.client.engine.inbox import Inbox
-from twinline.transports.client.engine.link import Link, Session
 from twinline.transports.client.state import StateReport
-from twinline.transports.contract import ClientCodec, ReplyReceived
+from twinline.transports.contract import ClientCodec, ReplyReceived, Transport
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.jsonl import JsonlTransport
 
@@ -37,43 +45,43 @@ def message(seq: int) -> Message:
     return Message(seq=seq, message_id="0" * 24, sender="ann", body=f"m{seq}", sent_at=0)
 
 
-# -- interrupts ---------------------------------------------------------------------------
+# -- cancellation -------------------------------------------------------------------------
 
 
-def test_an_interrupt_ends_a_wait() -> None:
-    interrupt = CancelToken("test")
+def test_a_token_that_is_set_ends_a_wait() -> None:
+    cancel = CancelToken("test")
     ended = threading.Event()
 
     def wait() -> None:
         with pytest.raises(Cancelled):
-            run(interrupt.wait(ThreadWaiter(), NEVER))
+            run(cancel.wait(ThreadWaiter(), NEVER))
         ended.set()
 
     thread = threading.Thread(target=wait)
     thread.start()
-    wait_until(lambda: interrupt._wakes, "a wait")
-    interrupt.set()
+    wait_until(lambda: cancel._wakes, "a wait")
+    cancel.set()
     join(thread)
     assert ended.is_set()
 
 
 def test_what_is_set_already_ends_a_wait_before_it_begins() -> None:
-    interrupt = CancelToken("test")
-    interrupt.set()
+    cancel = CancelToken("test")
+    cancel.set()
     woken: list[int] = []
-    with pytest.raises(Cancelled), interrupt.waking(lambda: woken.append(1)):
+    with pytest.raises(Cancelled), cancel.waking(lambda: woken.append(1)):
         pytest.fail("it began")
     assert not woken
     with pytest.raises(Cancelled):
-        interrupt.check()
+        cancel.check()
 
 
 def test_a_wake_never_runs_after_it_was_left() -> None:
-    interrupt = CancelToken("test")
+    cancel = CancelToken("test")
     woken: list[int] = []
-    with interrupt.waking(lambda: woken.append(1)):
+    with cancel.waking(lambda: woken.append(1)):
         pass
-    interrupt.set()
+    cancel.set()
     assert not woken
 
 
@@ -85,84 +93,92 @@ def test_what_suspends_is_a_bug_on_threads() -> None:
         run(suspended())
 
 
-def test_a_wait_tells_waking_from_running_out_of_time() -> None:
-    interrupt = CancelToken("test")
+def test_a_wait_returns_whether_it_was_woken_in_time() -> None:
+    cancel = CancelToken("test")
     waiter = ThreadWaiter()
-    assert not run(interrupt.wait(waiter, Deadline.after(0.01)))
+    assert not run(cancel.wait(waiter, Deadline.after(0.01)))
     waiter.wake()
-    assert run(interrupt.wait(waiter, NEVER))
+    assert run(cancel.wait(waiter, NEVER))
 
 
-# -- turns --------------------------------------------------------------------------------
+# -- the lock of those that queue ---------------------------------------------------------
 
 
 @contextmanager
-def taking(turn: Turn, deadline: Deadline, interrupt: CancelToken) -> Iterator[None]:
-    run(turn.enter(deadline, interrupt))
+def holding(lock: FifoLock, deadline: Deadline, cancel: CancelToken) -> Iterator[None]:
+    run(lock.acquire(deadline, cancel))
     try:
         yield
     finally:
-        turn.leave()
+        lock.release()
 
 
-def test_turns_are_taken_in_the_order_of_arrival() -> None:
-    turn = Turn("test", ThreadWaiter)
-    interrupt = CancelToken("test")
+def is_free(lock: FifoLock) -> bool:
+    free = lock.acquire_nowait()
+    if free:
+        lock.release()
+    return free
+
+
+def test_the_lock_is_given_in_the_order_of_arrival() -> None:
+    lock = FifoLock("test", ThreadWaiter)
+    cancel = CancelToken("test")
     order: list[int] = []
 
     def take(number: int) -> None:
-        with taking(turn, NEVER, interrupt):
+        with holding(lock, NEVER, cancel):
             order.append(number)
 
     threads = [threading.Thread(target=take, args=(number,)) for number in range(5)]
-    with taking(turn, NEVER, interrupt):
+    with holding(lock, NEVER, cancel):
         for count, thread in enumerate(threads, 1):
             thread.start()
-            wait_until(lambda count=count: len(turn._queue) == count, "a queue")
+            wait_until(lambda count=count: len(lock._queue) == count, "a queue")
+        assert not is_free(lock)
     for thread in threads:
         join(thread)
     assert order == [0, 1, 2, 3, 4]
-    assert not turn._taken
+    assert is_free(lock)
 
 
-def test_a_turn_that_does_not_come_in_time() -> None:
-    turn = Turn("test", ThreadWaiter)
-    with taking(turn, NEVER, CancelToken("a")):
-        with pytest.raises(OutOfTime), taking(turn, Deadline.after(0.01), CancelToken("b")):
-            pytest.fail("two have the turn")
-        assert not turn._queue
-    with taking(turn, PASSED, CancelToken("c")):
-        assert turn._taken
+def test_a_lock_that_is_not_released_in_time() -> None:
+    lock = FifoLock("test", ThreadWaiter)
+    with holding(lock, NEVER, CancelToken("a")):
+        with pytest.raises(DeadlinePassed), holding(lock, Deadline.after(0.01), CancelToken("b")):
+            pytest.fail("two hold the lock")
+        assert not lock._queue
+    with holding(lock, PASSED, CancelToken("c")):
+        assert not is_free(lock)
 
 
-def test_an_interrupt_ends_the_wait_for_a_turn() -> None:
-    turn = Turn("test", ThreadWaiter)
-    interrupt = CancelToken("test")
-    interrupt.set()
-    with taking(turn, NEVER, CancelToken("a")):
-        with pytest.raises(Cancelled), taking(turn, NEVER, interrupt):
-            pytest.fail("two have the turn")
-        assert not turn._queue
+def test_a_token_that_is_set_ends_the_wait_for_a_lock() -> None:
+    lock = FifoLock("test", ThreadWaiter)
+    cancel = CancelToken("test")
+    cancel.set()
+    with holding(lock, NEVER, CancelToken("a")):
+        with pytest.raises(Cancelled), holding(lock, NEVER, cancel):
+            pytest.fail("two hold the lock")
+        assert not lock._queue
 
 
 class HandedOver(CancelToken):
-    """An interrupt that comes at the moment at which the turn is handed over."""
+    """A token that is set at the moment at which the lock is handed over."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, lock: FifoLock) -> None:
         super().__init__("test")
-        self.turn = turn
+        self.lock = lock
 
     async def wait(self, waiter: ThreadWaiter, deadline: Deadline) -> bool:
-        self.turn.leave()
+        self.lock.release()
         raise Cancelled
 
 
-def test_a_turn_that_is_handed_to_an_interrupted_thread_goes_on() -> None:
-    turn = Turn("test", ThreadWaiter)
-    turn._taken = True
-    with pytest.raises(Cancelled), taking(turn, NEVER, HandedOver(turn)):
-        pytest.fail("it was interrupted")
-    assert not turn._taken
+def test_a_lock_that_is_handed_to_a_cancelled_thread_goes_on() -> None:
+    lock = FifoLock("test", ThreadWaiter)
+    assert lock.acquire_nowait()
+    with pytest.raises(Cancelled), holding(lock, NEVER, HandedOver(lock)):
+        pytest.fail("it was cancelled")
+    assert is_free(lock)
 
 
 # -- states -------------------------------------------------------------------------------
@@ -183,7 +199,7 @@ def test_a_state_reads_as_a_user_interface_shows_it(state: State, text: str) -> 
     assert str(state) == text
 
 
-def test_states_are_told_in_order_even_when_the_callback_makes_new_ones() -> None:
+def test_states_are_reported_in_order_even_when_the_callback_makes_new_ones() -> None:
     seen: list[StateKind] = []
     inside: list[bool] = []
 
@@ -237,7 +253,7 @@ def test_what_was_seen_is_dropped() -> None:
         taken.append(head.seq)
         inbox.pop(head, done=True)
     assert taken == [4, 5, 6]
-    assert inbox.place == 6
+    assert inbox.cursor == 6
 
 
 def test_acks_follow_what_is_dealt_with() -> None:
@@ -270,7 +286,7 @@ def test_a_rewind_begins_again_at_the_servers_position() -> None:
     inbox.put([message(11)])
     inbox.rewind(2)
     assert inbox.head() is None
-    assert inbox.place == 2
+    assert inbox.cursor == 2
     inbox.put([message(3)])
     head = inbox.head()
     assert head is not None
@@ -282,7 +298,7 @@ def test_what_was_acked_by_hand_is_taken_out() -> None:
     progress: list[int] = []
     inbox = Inbox(0)
     inbox.drop(0)
-    inbox.tell(lambda: progress.append(1))
+    inbox.on_progress(lambda: progress.append(1))
     inbox.put([message(1), message(2), message(3)])
     inbox.drop(2)
     head = inbox.head()
@@ -329,7 +345,7 @@ def test_an_attempt_to_connect_can_be_ended_by_another_thread() -> None:
     port = listening.getsockname()[1]
     endpoint = Endpoint.parse(f"tcp://127.0.0.1:{port}")
     fillers = []
-    interrupt = CancelToken("test")
+    cancel = CancelToken("test")
     begin = time.monotonic()
     try:
         for _ in range(3):
@@ -340,15 +356,17 @@ def test_an_attempt_to_connect_can_be_ended_by_another_thread() -> None:
 
         def connect() -> None:
             with pytest.raises(OSError, match=r"reset|not connected"):
-                SocketLine.connect(
-                    endpoint, registry.transport("jsonl"), Deadline.after(5), interrupt.waking
+                run(
+                    ThreadBackend().connect(
+                        endpoint, registry.transport("jsonl"), Deadline.after(5), cancel
+                    )
                 )
 
         before = _on_their_way(port)
         thread = threading.Thread(target=connect)
         thread.start()
         wait_until(lambda: _on_their_way(port) == before + 1, "a connection on its way")
-        interrupt.set()
+        cancel.set()
         join(thread)
     finally:
         for filler in fillers:
@@ -363,73 +381,129 @@ def _on_their_way(port: int) -> int:
     return sum(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
 
 
-# -- a line ---------------------------------------------------------------------------------
+# -- a connection -------------------------------------------------------------------------
 
 
 class Odd(JsonlTransport):
     """A transport whose client's codec does not check what it gets."""
 
-    def __init__(self, event: ReplyReceived) -> None:
-        self.event = event
+    def __init__(self, next_event: Callable[[], ReplyReceived]) -> None:
+        self.next_event = next_event
 
     def client_codec(self, frame_limit: int) -> ClientCodec:
         codec = super().client_codec(frame_limit)
-        codec.next_event = lambda: self.event
+        codec.next_event = self.next_event
         return codec
 
 
+@contextmanager
+def connected(
+    transport: Transport, arrived: bytes = b'{"id":1,"ok":true}\n'
+) -> Iterator[tuple[SocketConnection, socket.socket]]:
+    """Yield a connection, on which a reply has arrived already, and its peer."""
+    ours, theirs = socket.socketpair()
+    connection = SocketConnection(ours, transport)
+    with theirs:
+        theirs.sendall(arrived)
+        try:
+            yield connection, theirs
+        finally:
+            connection.close()
+
+
 @pytest.mark.parametrize(
-    ("event", "told"),
+    ("event", "reason"),
     [
         (ReplyReceived(7, Done()), "another request"),
         (ReplyReceived(1, AckReply(position=1, unread=1)), "another kind"),
     ],
 )
-def test_a_reply_that_does_not_fit_breaks_the_line(event: ReplyReceived, told: str) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        line = SocketLine(ours, Odd(event))
-        with pytest.raises(LineBroken, match=told):
-            run(line.exchange(Ping(), NEVER))
-        assert line.closed
-        assert not line.is_alive()
+def test_a_reply_that_does_not_fit_breaks_the_connection(event: ReplyReceived, reason: str) -> None:
+    with connected(Odd(lambda: event)) as (connection, _):
+        with pytest.raises(ConnectionBroken, match=reason):
+            run(connection.exchange(Ping(), NEVER))
+        assert connection.closed
+        assert not connection.is_alive()
 
 
 def test_an_exchange_after_its_deadline_sends_nothing() -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        line = SocketLine(ours, JsonlTransport())
-        with pytest.raises(LineTimedOut):
-            run(line.exchange(Ping(), PASSED))
+    with connected(JsonlTransport(), b"") as (connection, theirs):
+        with pytest.raises(ReplyTimedOut):
+            run(connection.exchange(Ping(), PASSED))
         assert theirs.recv(10) == b""
 
 
-def test_an_exchange_that_is_interrupted_by_a_signal_tears_the_line() -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        transport = JsonlTransport()
-        line = SocketLine(ours, transport)
+def test_an_exchange_that_is_interrupted_by_a_signal_closes_the_connection() -> None:
+    def interrupted() -> ReplyReceived:
+        raise KeyboardInterrupt
 
-        def interrupted() -> None:
-            raise KeyboardInterrupt
-
-        line._codec.next_event = interrupted
+    with connected(Odd(interrupted)) as (connection, _):
         with pytest.raises(KeyboardInterrupt):
-            run(line.exchange(Ping(), NEVER))
-        assert line.closed
+            run(connection.exchange(Ping(), NEVER))
+        assert connection.closed
 
 
-def test_the_end_of_a_watch_line_that_nobody_needs_changes_no_state() -> None:
-    ended: list[Session] = []
-    link = Link(Backoff(), StateReport(None), resume=True, on_session_end=ended.append)
-    session = Session.of(SessionReply(username="ann", session="t", position=0, unread=0))
-    link.bind(session)
-    link.end_session(session, "gone")
-    link.end_session(session, "gone twice")
-    before = link.state
-    link.watch_lost(session, "late")
-    assert link.state == before
-    assert ended == [session]
+def test_a_signal_interrupts_the_wait_for_a_reply() -> None:
+    """In the main thread, where Python runs the handlers of signals."""
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise Interrupted
+
+    with connected(JsonlTransport()) as (connection, _):
+        run(connection.exchange(Ping(), NEVER))
+        kept = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(Interrupted):
+                run(connection.exchange(Ping(), NEVER))
+        finally:
+            signal.signal(signal.SIGALRM, kept)
+        assert connection.closed
+
+
+def test_a_frame_that_the_peer_takes_slowly_is_sent_whole() -> None:
+    with connected(JsonlTransport(), b"") as (connection, theirs):
+        taken = bytearray()
+
+        def take() -> None:
+            while not taken.endswith(b"\n"):
+                taken.extend(theirs.recv(4096))
+            theirs.sendall(b'{"id":1,"ok":true}\n')
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        request = ChangePassword(password="x" * 2_000_000, new_password="y")
+        assert run(connection.exchange(request, Deadline.after(5))) == Done()
+        join(thread)
+        assert len(taken) > 2_000_000
+
+
+def test_a_peer_that_takes_nothing_is_given_up_in_time() -> None:
+    with connected(JsonlTransport()) as (connection, _):
+        request = ChangePassword(password="x" * 2_000_000, new_password="y")
+        begin = time.monotonic()
+        with pytest.raises(ReplyTimedOut):
+            run(connection.exchange(request, Deadline.after(0.1)))
+        assert 0.1 <= time.monotonic() - begin < 2
+
+
+def test_a_token_shuts_the_connection_down_until_it_is_closed() -> None:
+    cancel = CancelToken("test")
+    with connected(JsonlTransport()) as (first, _), connected(JsonlTransport()) as (second, peer):
+        for connection in (first, second):
+            connection.end_with(cancel)
+        first.close()
+        cancel.set()
+        peer.recv(10)
+        with pytest.raises(ConnectionBroken):
+            run(second.exchange(Ping(), NEVER))
+    with connected(JsonlTransport()) as (late, _):
+        with pytest.raises(Cancelled):
+            late.end_with(cancel)
+        assert late.closed
 
 
 def test_a_deadline_that_has_passed_connects_nowhere() -> None:

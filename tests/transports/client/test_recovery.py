@@ -12,9 +12,12 @@ from client_kit import (
     States,
     again,
     fast,
+    inbox_of,
     make_client,
+    queued,
     receive,
     user,
+    watcher_of,
     watchers,
 )
 from fault_proxy import Fault, FaultProxy
@@ -62,7 +65,7 @@ def bodies(messages) -> list[str]:
 
 
 def free_endpoint() -> Endpoint:
-    """Return an endpoint at which nobody listens."""
+    """Return an endpoint at which no server listens."""
     bound = Endpoint.parse("tcp://127.0.0.1:0").listen()
     bound.close()
     return bound.endpoint
@@ -138,7 +141,7 @@ def test_a_server_that_accepts_and_never_answers_is_a_failed_attempt() -> None:
 
 
 def test_a_connection_that_takes_too_long_is_a_failed_attempt() -> None:
-    """Nobody takes connections from a full queue."""
+    """Nothing takes connections from a full queue."""
     bound = Endpoint.parse("tcp://127.0.0.1:0").listen()
     bound.socket.listen(0)
     fillers = []
@@ -157,7 +160,7 @@ def test_a_connection_that_takes_too_long_is_a_failed_attempt() -> None:
         bound.close()
 
 
-def test_another_version_of_the_protocol_is_told_at_once() -> None:
+def test_another_version_of_the_protocol_is_reported_at_once() -> None:
     with ScriptedServer() as server:
         server.script = lambda _: errors.UnsupportedVersion("speaks 7").to_reply()
         with make_client(server.endpoint, settings=FAST) as client:
@@ -245,8 +248,8 @@ def test_a_restart_with_the_store_lost_logs_out_and_says_so() -> None:
         site.stop(lose_store=True)
         seen.wait(RECONNECTING)
         site.start()
-        told = seen.wait(LOGGED_OUT, 2)
-        assert told.reason == "the session has ended; log in again"
+        state = seen.wait(LOGGED_OUT, 2)
+        assert state.reason == "the session has ended; log in again"
         join(loop)
         wait_until(lambda: not watchers(), "the watcher ends")
         for call in (ann.status, lambda: ann.send("bob", "x"), ann.logout):
@@ -261,7 +264,7 @@ def test_a_restart_with_the_store_lost_logs_out_and_says_so() -> None:
 
 
 def test_a_command_finds_out_too(site: Site) -> None:
-    """Without a watch line the command line notices."""
+    """Without a watch connection the command connection notices."""
     seen = States()
     with user(site.endpoint, "ann", on_state=seen, watch=WatchMode.OFF) as ann:
         site.stop()
@@ -286,8 +289,8 @@ def test_without_resume_a_broken_connection_logs_out(site: Site, watch: WatchMod
         proxy.cut()
         with pytest.raises(errors.NotLoggedIn, match="the connection was lost"):
             wait_until(lambda: ann.status() is None, "to be logged out")
-        told = seen.wait(LOGGED_OUT, 2)
-        assert "the connection was lost" in str(told)
+        state = seen.wait(LOGGED_OUT, 2)
+        assert "the connection was lost" in str(state)
         assert ann.token is None
         wait_until(lambda: not watchers(), "the watcher ends")
         ann.login("ann", PASSWORD)
@@ -296,7 +299,7 @@ def test_without_resume_a_broken_connection_logs_out(site: Site, watch: WatchMod
 
 
 @pytest.mark.parametrize("refusal", [errors.SessionExpired, errors.NotLoggedIn])
-def test_a_refusal_that_tells_of_the_end_of_the_session_ends_it(refusal) -> None:
+def test_a_refusal_for_want_of_a_session_ends_it(refusal) -> None:
     with ScriptedServer() as server:
         replies = scripted_session(server)
         with make_client(server.endpoint, settings=FAST, watch=WatchMode.OFF) as client:
@@ -308,12 +311,12 @@ def test_a_refusal_that_tells_of_the_end_of_the_session_ends_it(refusal) -> None
             replies[Send] = SentReply(message_id="0" * 24, sent_at=1)
             with pytest.raises(errors.NotLoggedIn, match="log in again: it is over"):
                 client.send("bob", "x")
-            client.login("ann", PASSWORD)  # on another line: the old one may be bound
+            client.login("ann", PASSWORD)  # on another connection: the old one may be bound
             client.send("bob", "x")
             assert server.connections == 2
 
 
-def test_without_resume_a_watch_line_that_never_came_logs_out() -> None:
+def test_without_resume_a_watch_connection_that_never_came_logs_out() -> None:
     seen = States()
     with ScriptedServer() as server:
         replies = scripted_session(server)
@@ -352,7 +355,7 @@ def test_while_it_reconnects_no_command_is_sent(site: Site, proxy: FaultProxy) -
     settings = fast(command_seconds=1)
     with user(proxy.endpoint, "ann", on_state=seen, settings=settings) as ann:
         proxy.wait_routes(2)
-        # The command line is whole as far as it can tell; only the watch line breaks.
+        # The command connection is whole as far as it can tell; only the watch connection breaks.
         command, watch = proxy.routes
         proxy.up = proxy.down = Fault(blackhole=True)
         before = command.up.passed
@@ -382,7 +385,7 @@ def test_commands_that_wait_go_on_when_the_server_is_back(site: Site, proxy: Fau
         ]
         for thread in threads:
             thread.start()
-        wait_until(lambda: len(ann._engine._commands._turn._queue) == 5, "five behind the first")
+        wait_until(lambda: queued(ann) == 5, "five behind the first")
         proxy.allow()
         for thread in threads:
             join(thread)
@@ -419,14 +422,14 @@ def test_a_dead_peer_that_says_nothing_is_noticed(site: Site, proxy: FaultProxy)
         proxy.wait_routes(2)
         for route in proxy.routes:
             route.up.fault = route.down.fault = Fault(blackhole=True)
-        ann.send("ann", "through")  # its line times out, and the next one is whole
+        ann.send("ann", "through")  # its connection times out, and the next one is whole
         assert ann.status().unread == 1
         seen.wait(RECONNECTING)
         seen.wait(ONLINE, 2)
         assert receive(ann, 1) == ["through"]
 
 
-def test_a_line_that_breaks_each_time_is_not_hammered() -> None:
+def test_a_connection_that_breaks_each_time_is_not_hammered() -> None:
     with ScriptedServer() as server:
         replies = scripted_session(server)
         settings = fast(command_seconds=1, backoff_first=0.2, backoff_max=2)
@@ -505,7 +508,7 @@ def test_a_send_in_doubt_stays_in_doubt_when_the_server_then_refuses() -> None:
             assert server.asked(Send) > 1
 
 
-def test_the_watch_line_heals_the_state_that_a_command_left() -> None:
+def test_the_watch_connection_heals_the_state_that_a_command_left() -> None:
     seen = States()
     with ScriptedServer() as server:
         replies = scripted_session(server)
@@ -519,15 +522,17 @@ def test_the_watch_line_heals_the_state_that_a_command_left() -> None:
             with pytest.raises((ConnectionLost, TimedOut)):
                 client.send("bob", "x")
             seen.wait(RECONNECTING)
-            wait_until(lambda: client.state.kind is ONLINE, "the watch line says that it works")
+            wait_until(
+                lambda: client.state.kind is ONLINE, "the watch connection says that it works"
+            )
 
 
-def test_an_idle_line_that_was_reset_is_replaced_before_it_is_used(proxy: FaultProxy) -> None:
+def test_an_idle_connection_that_was_reset_is_replaced_before_it_is_used(proxy: FaultProxy) -> None:
     with user(proxy.endpoint, "ann", watch=WatchMode.OFF) as ann:
         proxy.cut(reset=True)
         for way in (proxy.routes[0].up, proxy.routes[0].down):
-            way.join()  # the reset is sent when nobody holds the socket any more
-        ann.change_password(PASSWORD, "another secret")  # would be in doubt on a broken line
+            way.join()  # the reset is sent when no thread holds the socket any more
+        ann.change_password(PASSWORD, "another secret")  # would be in doubt on a broken connection
         assert len(proxy.routes) == 2
 
 
@@ -547,7 +552,7 @@ def test_a_command_does_not_wait_for_others_for_ever() -> None:
         join(thread)
 
 
-# -- in flight when the line breaks ---------------------------------------------------------
+# -- in flight when a connection breaks ----------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["jsonl", "binary"])
@@ -618,9 +623,9 @@ def test_what_may_not_be_repeated_is_not(site: Site, proxy: FaultProxy) -> None:
             ann.change_password(PASSWORD, "a third secret")  # it was done
 
 
-def test_a_logout_acks_what_the_watch_line_could_not(site: Site, proxy: FaultProxy) -> None:
+def test_a_logout_acks_what_the_watch_connection_could_not(site: Site, proxy: FaultProxy) -> None:
     with user(proxy.endpoint, "ann") as ann:
-        wait_until(lambda: len(proxy.routes) == 2, "the watch line")
+        wait_until(lambda: len(proxy.routes) == 2, "the watch connection")
         ann.send("ann", "m1")
         seen: list[str] = []
         for message in ann.messages(timeout=0.2):
@@ -676,7 +681,7 @@ def test_a_logout_that_fails_in_the_midst_of_a_batch_loses_nothing(
 
         thread = threading.Thread(target=log_out)
         thread.start()
-        wait_until(lambda: ann._engine._watcher._stop.is_set, "the watcher is stopped")
+        wait_until(lambda: watcher_of(ann)._stop.is_set, "the watcher is stopped")
         go_on.set()
         join(thread)
         proxy.allow()
@@ -729,7 +734,7 @@ def test_a_reconnect_hands_nothing_over_twice(site: Site, proxy: FaultProxy) -> 
         assert received.wait(10) == [f"m{number}" for number in range(10)]
 
 
-def test_a_consumer_goes_on_with_what_is_here_while_the_line_is_down(
+def test_a_consumer_goes_on_with_what_is_here_while_the_connection_is_down(
     site: Site, proxy: FaultProxy
 ) -> None:
     seen = States()
@@ -741,7 +746,7 @@ def test_a_consumer_goes_on_with_what_is_here_while_the_line_is_down(
             bob.send("ann", f"m{number}")
         loop = ann.messages(5)
         first = next(loop)
-        inbox = ann._engine.link.require_session().inbox
+        inbox = inbox_of(ann)
         if len(inbox._pending) < 3:  # they came one by one
             assert first.body == "m0"
         proxy.refuse()

@@ -13,6 +13,7 @@ from client_kit import (
     again,
     failures,
     fast,
+    inbox_of,
     make_client,
     receive,
     user,
@@ -114,8 +115,8 @@ def test_what_the_caller_has_acked_is_not_handed_over_again(site: Site) -> None:
         wait_until(lambda: ann.status().unread == 3, "three messages")
         ann.ack(first.seq + 1)
         loop.close()
-        inbox = ann._engine.link.require_session().inbox
-        wait_until(lambda: inbox.place == 3, "the last is fetched")
+        inbox = inbox_of(ann)
+        wait_until(lambda: inbox.cursor == 3, "the last is fetched")
         assert bodies(ann.messages(0.05))[-1:] == ["m3"]
         wait_until(lambda: ann.status().unread == 0, "the ack of the last")
         ann.ack(3)
@@ -138,7 +139,7 @@ def test_a_message_wakes_the_loop(site: Site) -> None:
         got: list[str] = []
         thread = threading.Thread(target=lambda: got.extend(bodies(islice(ann.messages(5), 1))))
         thread.start()
-        inbox = ann._engine.link.require_session().inbox
+        inbox = inbox_of(ann)
         wait_until(lambda: inbox._ended._wakes, "the loop waits")
         cat.send("ann", "wake up")
         join(thread)
@@ -160,7 +161,7 @@ def test_logging_out_ends_the_loop_and_acks_what_is_dealt_with(site: Site) -> No
 def test_a_slow_consumer_holds_one_batch(site: Site) -> None:
     with user(site.endpoint, "ann", settings=fast(batch=4)) as ann:
         fill(site, 10)
-        inbox = ann._engine.link.require_session().inbox
+        inbox = inbox_of(ann)
         wait_until(lambda: not inbox.is_empty(), "the first batch")
         loop = ann.messages(5)
         held = 0
@@ -172,7 +173,7 @@ def test_a_slow_consumer_holds_one_batch(site: Site) -> None:
         assert got == [f"m{number}" for number in range(1, 11)]
 
 
-def test_a_slow_consumers_progress_is_acked_and_its_line_kept_alive(
+def test_a_slow_consumers_progress_is_acked_and_its_connection_kept_alive(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watcher_module, "ACK_SECONDS", 0.02)
@@ -205,7 +206,7 @@ def test_the_callback_gets_all_in_order_and_acks(site: Site, watch: WatchMode) -
 
 def test_a_handler_that_raises_loses_nothing_and_keeps_the_order(site: Site) -> None:
     attempts: list[str] = []
-    told: list[tuple[str, str]] = []
+    failures: list[tuple[str, str]] = []
     positions: list[int] = []
 
     def on_message(message: Message) -> None:
@@ -215,8 +216,8 @@ def test_a_handler_that_raises_loses_nothing_and_keeps_the_order(site: Site) -> 
             raise ValueError(f"no {message.body}")
 
     def on_handler_error(message: Message, error: Exception) -> None:
-        told.append((message.body, str(error)))
-        if len(told) == 1:
+        failures.append((message.body, str(error)))
+        if len(failures) == 1:
             raise RuntimeError("this one raises too")
 
     with user(
@@ -225,7 +226,7 @@ def test_a_handler_that_raises_loses_nothing_and_keeps_the_order(site: Site) -> 
         fill(site, 3)
         wait_until(lambda: ann.status().unread == 0, "all acked")
     assert attempts == ["m1", "m2", "m2", "m2", "m3"]
-    assert told == [("m2", "no m2")] * 2
+    assert failures == [("m2", "no m2")] * 2
     assert max(positions) < 2
 
 
@@ -246,7 +247,7 @@ def test_a_handlers_error_is_logged_without_the_text(
     assert "m1" not in caplog.text.replace("m1's", "")
 
 
-def test_a_failing_handlers_line_is_kept_alive(site: Site) -> None:
+def test_a_failing_handlers_connection_is_kept_alive(site: Site) -> None:
     pinged = threading.Event()
     ping = site.service.ping
     site.service.ping = lambda session: (pinged.set(), ping(session))[1]
@@ -422,7 +423,7 @@ def refusal(kind: type[errors.RequestError]) -> ErrorReply:
 @pytest.mark.parametrize(
     "kind", [errors.RateLimited, errors.Busy, errors.StoreUnavailable, errors.InternalError]
 )
-def test_a_refused_watch_is_asked_again_after_a_while_on_the_same_line(kind) -> None:
+def test_a_refused_watch_is_asked_again_after_a_while_on_the_same_connection(kind) -> None:
     with ScriptedServer() as server:
         mailbox = Mailbox(server)
         mailbox.watches = [refusal(kind), refusal(kind), page(1)]
@@ -449,7 +450,7 @@ def test_a_mailbox_that_was_put_back_is_read_from_its_position() -> None:
         assert (last.after, last.ack) == (0, None)
 
 
-def test_a_mailbox_whose_position_is_not_told_is_tried_again() -> None:
+def test_a_mailbox_whose_position_is_not_known_is_tried_again() -> None:
     with ScriptedServer() as server:
         mailbox = Mailbox(server)
         mailbox.watches = [refusal(errors.CursorInvalid), page(1)]
@@ -568,9 +569,9 @@ def test_a_bug_in_the_watcher_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> 
         Mailbox(server)
         with make_client(server.endpoint, settings=FAST, on_state=seen) as client:
             monkeypatch.setattr(
-                watcher_module.Watcher, "_have_line", lambda _: (_ for _ in ()).throw(KeyError(1))
+                watcher_module.Watcher, "_fetch", lambda _: (_ for _ in ()).throw(KeyError(1))
             )
             client.resume("token")
-            told = seen.wait(StateKind.LOGGED_OUT, 2)
-            assert "the watcher has failed" in str(told)
+            state = seen.wait(StateKind.LOGGED_OUT, 2)
+            assert "the watcher has failed" in str(state)
     assert [type(error) for error in caught] == [KeyError]

@@ -1,24 +1,66 @@
 """The client engine under asyncio: tasks instead of threads, all of one event loop."""
 
+# ruff: noqa: D102 - `Backend`, `Worker` and `StateReport` have what their methods do
+
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context, ContextVar, copy_context
 from inspect import isawaitable
 from typing import Any
 
 from twinline.core.deadline import Deadline
-from twinline.transports.client.backends.aio_connection import AsyncLine
-from twinline.transports.client.backends.aio_waiting import (
+from twinline.transports.client.backends.aio_connection import (
+    StreamConnection,
     TaskWaiter,
-    calling,
-    is_within,
-    outside_callbacks,
+    connect,
 )
 from twinline.transports.client.engine.backend import Backend, Run, Worker
 from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.errors import ClientBusy, ClientError
+from twinline.transports.client.options import OnState
 from twinline.transports.client.state import State, StateReport
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
+
+
+class _Call:
+    """A call of one of the user's callbacks, and the part of the client that makes it."""
+
+    __slots__ = ("owner", "running")
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
+        self.running = True
+
+
+# The calls that a task is within; a task that a callback starts inherits them, so that one that
+# it awaits (`asyncio.gather`, `asyncio.wait_for` before Python 3.12) counts as the callback.
+_calls: ContextVar[tuple[_Call, ...]] = ContextVar("twinline callbacks", default=())
+
+
+@contextmanager
+def calling(owner: object) -> Iterator[None]:
+    """Have `is_within` be true, here and in tasks that are started here, while the body runs."""
+    call = _Call(owner)
+    token = _calls.set((*_calls.get(), call))
+    try:
+        yield
+    finally:
+        call.running = False  # also for tasks that go on when the callback has returned
+        _calls.reset(token)
+
+
+def is_within(owner: object) -> bool:
+    """Return whether the caller is within a callback of this owner that has not returned."""
+    return any(call.owner is owner and call.running for call in _calls.get())
+
+
+def outside_callbacks() -> Context:
+    """Return a copy of the context in which no callback is being called, for a new task."""
+    context = copy_context()
+    context.run(_calls.set, ())
+    return context
 
 
 class TaskWorker(Worker):
@@ -31,20 +73,13 @@ class TaskWorker(Worker):
 
     @property
     def is_here(self) -> bool:
-        """Whether the caller is the task, or within a callback that it calls."""
         return is_within(self) or (self._task is not None and asyncio.current_task() is self._task)
 
     def start(self) -> None:
-        """Start the task."""
         self._task = asyncio.create_task(self._run(), name=self._name, context=outside_callbacks())
         self._task.add_done_callback(_show_failure)
 
     async def call(self, callback: Callable[..., object], *arguments: object) -> None:
-        """Call what the user gave, and await what it returns if that can be awaited.
-
-        Raises:
-            ClientError: it has raised a cancellation that nobody has asked this task for.
-        """
         with calling(self):
             try:
                 returned = callback(*arguments)
@@ -53,54 +88,51 @@ class TaskWorker(Worker):
             except asyncio.CancelledError as error:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
-                    raise
+                    raise  # this task is cancelled, and not something that the callback awaited
                 raise ClientError("what it awaited was cancelled") from error
 
     async def join(self, seconds: float | None) -> None:
-        """Wait until it has ended, or the time is up."""
         if self._task is not None and not self._task.done():
             await asyncio.wait({self._task}, timeout=seconds)
 
     async def abandon(self, seconds: float) -> None:
-        """Cancel it, and wait until it has ended, or the time is up."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await self.join(seconds)
 
 
 class TaskStateReport(StateReport):
-    """Tells each state at once; where the callback is a coroutine function, in a task."""
+    """Reports each state at once; where the callback is a coroutine function, in a task."""
 
-    def __init__(self, on_state: Callable[[State], object] | None) -> None:
+    def __init__(self, on_state: OnState | None) -> None:
         super().__init__(on_state)
         self._task: asyncio.Task[None] | None = None  # awaits what the callback has returned
 
     @property
     def is_here(self) -> bool:
-        """Whether the caller is within the callback."""
         return is_within(self)
 
     def deliver(self) -> None:
-        """Tell what is queued, unless the callback is at it: then its task goes on."""
+        """Report what is queued, unless the callback is running: then its task goes on."""
         while (state := self._begin()) is not None:
             returned: object = None
             try:
                 with calling(self):
                     returned = self._on_state(state)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next state is told
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next state is reported
                 self._complain(state, error)
             finally:
                 if not isawaitable(returned):
                     self._end()
             if isawaitable(returned):
-                telling = self._await(state, returned)
-                task = asyncio.create_task(telling, context=outside_callbacks())
+                reporting = self._await(state, returned)
+                task = asyncio.create_task(reporting, context=outside_callbacks())
                 if not task.done():  # as it is at once where tasks are begun eagerly
                     self._task = task
                 return
 
     async def settle(self, seconds: float) -> None:
-        """Wait until all is told; what takes longer than so many seconds is cancelled."""
+        """Wait until all is reported; what takes longer than so many seconds is cancelled."""
         while (task := self._task) is not None and not self.is_here:
             done, _ = await asyncio.wait({task}, timeout=seconds)
             if not done:
@@ -113,7 +145,7 @@ class TaskStateReport(StateReport):
         try:
             with calling(self):
                 await returned
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next state is told
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next state is reported
             self._complain(state, error)
         finally:
             self._task = None
@@ -126,14 +158,9 @@ class AsyncioBackend(Backend):
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None  # None: not used yet
-        self._lines: set[AsyncLine] = set()  # whose sockets are open
+        self._open: set[StreamConnection] = set()  # whose sockets are
 
     def check(self) -> None:
-        """See to it that the caller is of the client's event loop.
-
-        Raises:
-            ClientBusy: it is of another.
-        """
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -141,29 +168,24 @@ class AsyncioBackend(Backend):
             raise ClientBusy("this client belongs to another event loop")
 
     def waiter(self) -> TaskWaiter:
-        """Return a new place to wait."""
         return TaskWaiter()
 
     def worker(self, run: Run, name: str) -> TaskWorker:
-        """Return a task that will run this."""
         return TaskWorker(run, name)
 
-    def report(self, on_state: Callable[[State], object] | None) -> TaskStateReport:
-        """Return what tells the states."""
+    def report(self, on_state: OnState | None) -> TaskStateReport:
         return TaskStateReport(on_state)
 
     async def connect(
-        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, interrupt: CancelToken
-    ) -> AsyncLine:
-        """Return a new line."""
-        line = await AsyncLine.connect(endpoint, transport, deadline, interrupt)
-        self._lines.add(line)
-        line.lost.add_done_callback(lambda _: self._lines.discard(line))
-        return line
+        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, cancel: CancelToken
+    ) -> StreamConnection:
+        connection = await connect(endpoint, transport, deadline, cancel)
+        self._open.add(connection)
+        connection.lost.add_done_callback(lambda _: self._open.discard(connection))
+        return connection
 
     async def settle(self, seconds: float) -> None:
-        """Wait until every socket of a closed line is closed."""
-        closing = [line.lost for line in self._lines if line.closed]
+        closing = [connection.lost for connection in self._open if connection.closed]
         if closing:
             await asyncio.wait(closing, timeout=seconds)
 

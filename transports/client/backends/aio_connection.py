@@ -1,23 +1,65 @@
-"""A client's line over an asyncio transport."""
+"""A client's connection over an asyncio transport, and how a task waits."""
+
+# ruff: noqa: D102 - `Connection`, `Waiter` and `asyncio.Protocol` have what their methods do
 
 import asyncio
 import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from select import POLLIN, poll
 from typing import Any
 
 from twinline.core.deadline import Deadline
-from twinline.transports.client.backends.aio_waiting import TaskWaiter
-from twinline.transports.client.backends.threads_connection import is_silent
 from twinline.transports.client.engine.cancel import CancelToken
-from twinline.transports.client.engine.connection import RECEIVE_BYTES, Line
+from twinline.transports.client.engine.connection import RECEIVE_BYTES, Connection
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint, EndpointError, Scheme, tune
 
 
-class AsyncLine(Line, asyncio.Protocol):
-    """A connected asyncio transport with a codec; see `Line`.
+class TaskWaiter:
+    """A task's place to wait; others of the same event loop may wake it."""
+
+    __slots__ = ("_future", "_woken")
+
+    def __init__(self) -> None:
+        self._woken = False
+        self._future: asyncio.Future[None] | None = None  # while the task waits
+
+    def wake(self) -> None:
+        """Wake the waiting task, or let its next wait return at once."""
+        self._woken = True
+        if self._future is not None:
+            _finish(self._future)
+
+    async def wait(self, deadline: Deadline) -> bool:
+        """Wait until woken or until the deadline passes, and return whether it was woken.
+
+        Where there is no time left the event loop runs all the same, so that a caller that looks
+        again and again does not starve the other tasks.
+        """
+        if not self._woken:
+            loop = asyncio.get_running_loop()
+            self._future = future = loop.create_future()
+            seconds = deadline.remaining()
+            timer = None if seconds is None else loop.call_later(seconds, _finish, future)
+            try:
+                await future
+            finally:
+                self._future = None
+                if timer is not None:
+                    timer.cancel()
+        woken, self._woken = self._woken, False
+        return woken
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class StreamConnection(Connection, asyncio.Protocol):
+    """A connection over an asyncio transport.
 
     Attributes:
         lost: done when the socket is closed.
@@ -31,45 +73,18 @@ class AsyncLine(Line, asyncio.Protocol):
             transport: makes the codec.
         """
         super().__init__(transport)
-        self._socket = connected  # to look at only
-        self._channel: asyncio.Transport  # since `connection_made`; no line is used before
+        self._readable = poll()
+        self._readable.register(connected, POLLIN)
+        self._channel: asyncio.Transport  # since `connection_made`, before it is used
         self._waiter = TaskWaiter()
         self._arrived = bytearray()
         self._ended = False  # nothing more will arrive
         self._error: OSError | None = None  # why, if it was no orderly end
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    @classmethod
-    async def connect(
-        cls, endpoint: Endpoint, transport: Transport, deadline: Deadline, interrupt: CancelToken
-    ) -> "AsyncLine":
-        """Open a connection.
-
-        Args:
-            endpoint: where to.
-            transport: what to speak there.
-            deadline: for resolving the name and connecting.
-            interrupt: ends the attempt early.
-
-        Raises:
-            OSError: it cannot be reached, or the deadline passed (TimeoutError).
-            Cancelled: the interrupt was set before the attempt began.
-            EndpointError: the scheme is not supported yet.
-        """
-        if endpoint.scheme is Scheme.TLS:
-            raise EndpointError("tls:// is not supported yet; use tcp:// or unix:")
-        async with asyncio.timeout(deadline.timeout()) as limit:
-            with interrupt.waking(lambda: _end_now(limit)):
-                connected = await _connect(endpoint)
-                line = cls(connected, transport)
-                loop = asyncio.get_running_loop()
-                await loop.create_connection(lambda: line, sock=connected)
-        return line
-
     # -- what the event loop calls ------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take over the asyncio transport."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - it was made for a stream
         self._channel = transport
 
@@ -82,45 +97,34 @@ class AsyncLine(Line, asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Note that the server has ended the connection; the asyncio transport then closes."""
-        self._end()
+        self.stop_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note that the socket is closed."""
         if isinstance(exc, OSError) and not self._ended:
             self._error = exc
-        self._end()
+        self.stop_reading()
         self.lost.set_result(None)
 
-    # -- what the owner calls -----------------------------------------------------------
+    # -- what `Connection` has ----------------------------------------------------------
 
     def is_alive(self) -> bool:
-        """Return whether nothing has come since the last reply: neither an end nor a byte.
-
-        The socket itself is asked, for the event loop may not have had the time to look.
-        """
         if self.closed or self._ended or self._arrived:
             return False
-        return is_silent(self._socket)
-
-    def close(self) -> None:
-        """Close the connection; the socket is closed when `lost` is done."""
-        self.closed = True
-        self._channel.abort()
-
-    # -- what others call, within `waking` ----------------------------------------------
+        # The socket itself is asked, for the event loop may not have had the time to look.
+        return not self._readable.poll(0)
 
     def shutdown(self) -> None:
-        """End the owner's exchange at once."""
-        self._end()
+        self.stop_reading()
         self._channel.abort()
 
     def stop_reading(self) -> None:
-        """End the owner's wait for a reply; what it has sent is with the system already."""
-        self._end()
+        self._ended = True
+        self._waiter.wake()
 
-    # -- within an exchange -------------------------------------------------------------
+    def _close(self) -> None:
+        self._channel.abort()
 
-    async def _send(self, data: bytes, deadline: Deadline) -> None:
+    def _send(self, data: bytes, deadline: Deadline) -> None:
         deadline.timeout()
         if self._ended:
             raise self._error or ConnectionAbortedError("the connection has ended")
@@ -129,19 +133,30 @@ class AsyncLine(Line, asyncio.Protocol):
         self._channel.write(data)
 
     async def _receive(self, deadline: Deadline) -> bytes:
-        while not self._arrived and not self._ended:
+        while not self._arrived:
+            if self._ended:
+                raise self._error or EOFError
             deadline.timeout()
             await self._waiter.wait(deadline)
-        if not self._arrived and self._error is not None:
-            raise self._error
         data = bytes(self._arrived)
         self._arrived.clear()
         self._channel.resume_reading()
         return data
 
-    def _end(self) -> None:
-        self._ended = True
-        self._waiter.wake()
+
+async def connect(
+    endpoint: Endpoint, transport: Transport, deadline: Deadline, cancel: CancelToken
+) -> StreamConnection:
+    """Open a connection; see `Backend.connect`."""
+    if endpoint.scheme is Scheme.TLS:
+        raise EndpointError("tls:// is not supported yet; use tcp:// or unix:")
+    async with asyncio.timeout(deadline.timeout()) as limit:
+        with cancel.waking(lambda: _end_now(limit)):
+            connected = await _connect(endpoint)
+            connection = StreamConnection(connected, transport)
+            loop = asyncio.get_running_loop()
+            await loop.create_connection(lambda: connection, sock=connected)
+    return connection
 
 
 def _end_now(limit: asyncio.Timeout) -> None:

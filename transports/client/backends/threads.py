@@ -1,15 +1,25 @@
-"""The client engine on threads: its coroutines run to their end in the thread that calls."""
+"""The client engine on threads: its coroutines run to their end in the thread that calls.
 
+Sockets do not block. An exchange sends at once, polls for the reply with what is left of its
+deadline, and receives: with the look for an end that came before, four system calls.
+"""
+
+# ruff: noqa: D102 - `Backend`, `Worker` and `Connection` have what their methods do
+
+import socket
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from select import POLLIN, POLLOUT, poll
 from typing import Any, TypeVar
 
 from twinline.core.deadline import Deadline
 from twinline.core.waiting import Waiter
-from twinline.transports.client.backends.threads_connection import SocketLine
 from twinline.transports.client.engine.backend import Backend, Run, Worker
 from twinline.transports.client.engine.cancel import CancelToken
-from twinline.transports.client.state import State, StateReport
+from twinline.transports.client.engine.connection import RECEIVE_BYTES, Connection
+from twinline.transports.client.options import OnState
+from twinline.transports.client.state import StateReport
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 
@@ -41,8 +51,58 @@ class ThreadWaiter:
         self.wake = self._waiter.wake
 
     async def wait(self, deadline: Deadline) -> bool:
-        """Block until woken or until the deadline passes, and return whether it was woken."""
         return self._waiter.wait(deadline)
+
+
+class SocketConnection(Connection):
+    """A connection over a socket that does not block."""
+
+    def __init__(self, connected: socket.socket, transport: Transport) -> None:
+        """Take over a socket.
+
+        Args:
+            connected: owned by the connection from now on.
+            transport: makes the codec.
+        """
+        super().__init__(transport)
+        connected.setblocking(False)  # noqa: FBT003 - the name of the method says what it means
+        self._socket = connected
+        self._readable = poll()
+        self._readable.register(connected, POLLIN)
+
+    def is_alive(self) -> bool:
+        return not self.closed and not self._readable.poll(0)
+
+    def shutdown(self) -> None:
+        _shutdown(self._socket, socket.SHUT_RDWR)
+
+    def stop_reading(self) -> None:
+        _shutdown(self._socket, socket.SHUT_RD)
+
+    def _close(self) -> None:
+        self._socket.close()
+
+    def _send(self, data: bytes, deadline: Deadline) -> None:
+        left = memoryview(data)
+        while left:
+            milliseconds = _milliseconds(deadline)
+            try:
+                left = left[self._socket.send(left) :]
+            except BlockingIOError:
+                writable = poll()
+                writable.register(self._socket, POLLOUT)
+                writable.poll(milliseconds)
+
+    async def _receive(self, deadline: Deadline) -> bytes:
+        while True:
+            self._readable.poll(_milliseconds(deadline))
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                continue  # the deadline has passed, which the next round raises
+            if not data:
+                raise EOFError
+            return data
 
 
 class ThreadWorker(Worker):
@@ -53,19 +113,15 @@ class ThreadWorker(Worker):
 
     @property
     def is_here(self) -> bool:
-        """Whether the calling thread is this one."""
         return self._thread is threading.current_thread()
 
     def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
     async def call(self, callback: Callable[..., object], *arguments: object) -> None:
-        """Call what the user gave."""
         callback(*arguments)
 
     async def join(self, seconds: float | None) -> None:
-        """Wait until it has ended, or the time is up."""
         if self._thread.ident is not None:  # None: it has not begun yet
             self._thread.join(seconds)
 
@@ -77,25 +133,35 @@ class ThreadBackend(Backend):
     """Any thread may use the client."""
 
     def check(self) -> None:
-        """Allow it."""
+        pass
 
     def waiter(self) -> ThreadWaiter:
-        """Return a new place to wait."""
         return ThreadWaiter()
 
     def worker(self, run: Run, name: str) -> ThreadWorker:
-        """Return a thread that will run this."""
         return ThreadWorker(run, name)
 
-    def report(self, on_state: Callable[[State], object] | None) -> StateReport:
-        """Return what tells the states."""
+    def report(self, on_state: OnState | None) -> StateReport:
         return StateReport(on_state)
 
     async def connect(
-        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, interrupt: CancelToken
-    ) -> SocketLine:
-        """Return a new line."""
-        return SocketLine.connect(endpoint, transport, deadline, interrupt.waking)
+        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, cancel: CancelToken
+    ) -> SocketConnection:
+        connected = endpoint.connect(
+            deadline,
+            lambda unconnected: cancel.waking(lambda: _shutdown(unconnected, socket.SHUT_RDWR)),
+        )
+        return SocketConnection(connected, transport)
 
     async def settle(self, seconds: float) -> None:
         """Do nothing: closing a socket closes it."""
+
+
+def _milliseconds(deadline: Deadline) -> float | None:
+    seconds = deadline.timeout()
+    return None if seconds is None else seconds * 1000
+
+
+def _shutdown(wakened: socket.socket, how: int) -> None:
+    with suppress(OSError):  # it was not connected yet, or is not any more
+        wakened.shutdown(how)

@@ -1,18 +1,18 @@
 """What the client engine asks of threads or of asyncio, so that its logic is written once.
 
-The engine (`client_engine`, `client_commands`, `client_dialler`, `watcher`, `line`) is written as
-coroutines that await nothing but what is declared here, and knows neither threads nor asyncio::
+The rest of the engine is written as coroutines that await nothing but what is declared here and in
+`connection`, and knows neither threads nor asyncio::
 
     Client ───────▶ run(coroutine) ───▶ engine ───▶ ThreadBackend     sockets, threads, waiters
     AsyncClient ──▶ await coroutine ──▶ engine ───▶ AsyncioBackend    transports, tasks, futures
 
 On threads whatever is awaited blocks and then returns, so such a coroutine never suspends, and
-`client_threads.run` takes it to its end in the calling thread. Under asyncio it suspends as any
+`backends.threads.run` takes it to its end in the calling thread. Under asyncio it suspends as any
 other. The engine keeps these rules for both:
 
 1. No lock is held across an await. Under asyncio the locks are simply free.
 2. Any await may raise anything, a signal's exception or a cancellation: state is put right by
-   ``finally``, and a line with a request in flight is closed.
+   ``finally``, and a connection with a request in flight is closed.
 3. No asynchronous generator, for it would belong to an event loop even on threads.
 """
 
@@ -22,8 +22,9 @@ from typing import Any
 
 from twinline.core.deadline import Deadline
 from twinline.transports.client.engine.cancel import CancelToken, Waiter
-from twinline.transports.client.engine.connection import Line
-from twinline.transports.client.state import State, StateReport
+from twinline.transports.client.engine.connection import Connection
+from twinline.transports.client.options import OnState
+from twinline.transports.client.state import StateReport
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 
@@ -44,7 +45,7 @@ class Worker(ABC):
 
     @abstractmethod
     async def call(self, callback: Callable[..., object], *arguments: object) -> None:
-        """Call what the user gave, within this worker; await what it returns if need be.
+        """Call a callback of the user's within this worker; await what it returns if need be.
 
         Raises:
             Exception: what the callback raises.
@@ -64,7 +65,7 @@ class Backend(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """See to it that the client may be used from here.
+        """Do nothing if the client may be used from here.
 
         Raises:
             ClientBusy: it may not.
@@ -79,27 +80,27 @@ class Backend(ABC):
         """Return a thread or a task that will run this."""
 
     @abstractmethod
-    def report(self, on_state: Callable[[State], object] | None) -> StateReport:
-        """Return what tells the states."""
+    def report(self, on_state: OnState | None) -> StateReport:
+        """Return what reports the states."""
 
     @abstractmethod
     async def connect(
-        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, interrupt: CancelToken
-    ) -> Line:
-        """Return a new line.
+        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, cancel: CancelToken
+    ) -> Connection:
+        """Return a new connection.
 
         Args:
             endpoint: where to.
             transport: what to speak there.
             deadline: for being connected.
-            interrupt: ends the attempt early.
+            cancel: ends the attempt early.
 
         Raises:
             OSError: it cannot be reached; TimeoutError when that took too long.
-            Cancelled: the interrupt was set before the attempt began.
+            Cancelled: the token was set before the attempt began.
             EndpointError: the endpoint's scheme is not supported.
         """
 
     @abstractmethod
     async def settle(self, seconds: float) -> None:
-        """Wait until every socket of a closed line is closed, for so long at most."""
+        """Wait until every socket of a closed connection is closed, for so long at most."""

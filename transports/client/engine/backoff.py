@@ -2,6 +2,9 @@
 
 import random
 from collections.abc import Callable
+from typing import Self
+
+from twinline.transports.client.settings import ClientSettings
 
 
 class Backoff:
@@ -32,6 +35,11 @@ class Backoff:
         self._jitter = jitter
         self._uniform = uniform
         self._next = first
+
+    @classmethod
+    def of(cls, settings: ClientSettings) -> Self:
+        """Return a backoff as the settings say."""
+        return cls(settings.backoff_first, settings.backoff_max, settings.backoff_jitter)
 
     def next(self) -> float:
         """Return the seconds to wait now, and make the next wait twice as long."""

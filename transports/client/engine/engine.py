@@ -1,40 +1,30 @@
-"""What a client consists of, put together: its lines, its watcher, and what they share.
+"""What a client consists of, put together: its connections, its watcher, and what they share.
 
 `twinline.transports.client` says how it works; this file has the steps that need several parts:
 logging in starts a watcher, logging out and closing end it.
 """
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, TypeVar
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import CursorInvalid
 from twinline.core.locks import new_lock
-from twinline.core.protocol import (
-    Ack,
-    AckReply,
-    Done,
-    HelloReply,
-    Reply,
-    Request,
-    SessionReply,
-)
+from twinline.core.protocol import Ack, AckReply, Done, HelloReply, Reply, Request, SessionReply
 from twinline.transports.client.engine.backend import Backend
-from twinline.transports.client.engine.commands import CommandLine
-from twinline.transports.client.engine.dialler import ClientLine, Dialler
+from twinline.transports.client.engine.commands import Commands
+from twinline.transports.client.engine.connection import Connection
+from twinline.transports.client.engine.dialler import Dialler
 from twinline.transports.client.engine.inbox import MessageLoop
-from twinline.transports.client.engine.link import Link, Session
-from twinline.transports.client.engine.watcher import OnHandlerError, OnMessage, Watcher, backoff_of
+from twinline.transports.client.engine.link import ClientSession, Link
+from twinline.transports.client.engine.watcher import Watcher
 from twinline.transports.client.errors import ClientBusy, ClientError
-from twinline.transports.client.settings import ClientSettings, WatchMode
-from twinline.transports.client.state import State
-from twinline.transports.contract import Transport
-from twinline.transports.endpoints import Endpoint
+from twinline.transports.client.options import ClientOptions
+from twinline.transports.client.settings import WatchMode
 
 _R = TypeVar("_R", bound=Reply)
-_TURN_SECONDS: Final = 1.0
-"""For whoever has the command line to notice that the client is closed."""
+_CLOSE_SECONDS: Final = 1.0
+"""For each part of a client to notice that the client is closed."""
 
 
 class Engine:
@@ -44,42 +34,23 @@ class Engine:
         link: the session and the state.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        endpoint: Endpoint,
-        transport: Transport,
-        settings: ClientSettings,
-        mode: WatchMode,
-        *,
-        resume: bool,
-        on_message: OnMessage | None,
-        on_state: Callable[[State], object] | None,
-        on_handler_error: OnHandlerError | None,
-    ) -> None:
+    def __init__(self, backend: Backend, options: ClientOptions) -> None:
         self._backend = backend
-        self._settings = settings
-        self._mode = mode
-        self._on_message = on_message
-        self._on_handler_error = on_handler_error
-        self._report = backend.report(on_state)
-        self.link = Link(
-            backoff_of(settings),
-            self._report,
-            resume=resume,
-            on_session_end=self._session_ended,
-        )
-        self._dialler = Dialler(backend, endpoint, transport, self.link, settings)
-        self._commands = CommandLine(backend, self._dialler, self.link, settings)
+        self._options = options
+        self._command_seconds = options.settings.command_seconds
+        self._report = backend.report(options.on_state)
+        self.link = Link(options, self._report, self._session_ended)
+        self._dialler = Dialler(backend, options, self.link)
+        self._commands = Commands(backend, self._dialler, self.link, options.settings.reply_seconds)
         self._lock = new_lock("watcher")
         self._watcher: Watcher | None = None  # guarded by _lock
 
     async def connect(self, deadline: Deadline) -> HelloReply:
-        """Have a command line; see `Client.connect`."""
+        """Have a command connection; see `Client.connect`."""
         self._check_caller()
         await self._commands.connect(deadline)
         hello = self.link.hello
-        assert hello is not None  # noqa: S101 - every line has said hello
+        assert hello is not None  # noqa: S101 - every connection begins with it
         return hello
 
     async def ask(self, request: Request, kind: type[_R]) -> _R:
@@ -93,25 +64,25 @@ class Engine:
             RequestError, NotConnected, ConnectionLost, TimedOut, ClientClosed, ClientBusy.
         """
         self._check_caller()
-        reply = await self._commands.ask(request, Deadline.after(self._settings.command_seconds))
-        assert isinstance(reply, kind)  # noqa: S101 - a line checks it
+        reply = await self._commands.ask(request, Deadline.after(self._command_seconds))
+        assert isinstance(reply, kind)  # noqa: S101 - a connection checks it
         return reply
 
     async def log_in(self, request: Request) -> SessionReply:
-        """Carry out what binds the command line to a session, and start the watcher."""
-        opened: list[Session] = []
+        """Carry out what binds the command connection to a session, and start the watcher."""
+        opened: list[ClientSession] = []
 
-        def bind(line: ClientLine, reply: Reply) -> None:
-            assert isinstance(reply, SessionReply)  # noqa: S101 - a line checks it
-            session = Session.of(reply)
-            line.bind(session)
+        def bind(connection: Connection, reply: Reply) -> None:
+            assert isinstance(reply, SessionReply)  # noqa: S101 - a connection checks it
+            session = ClientSession.of(reply)
+            connection.bind(session)
             opened.append(session)
-            self.link.bind(session)
+            self.link.logged_in(session)
 
         self._check_caller()
-        deadline = Deadline.after(self._settings.command_seconds)
+        deadline = Deadline.after(self._command_seconds)
         reply = await self._commands.ask(request, deadline, bind)
-        assert isinstance(reply, SessionReply)  # noqa: S101 - a line checks it
+        assert isinstance(reply, SessionReply)  # noqa: S101 - a connection checks it
         await self._watch(opened[0])
         return reply
 
@@ -123,7 +94,7 @@ class Engine:
             reason: for a person, or None when there is nothing to explain.
         """
         self._check_caller()
-        session = self.link.require_session()
+        session = self.link.snapshot.require_session()
         with self._lock:
             watcher = self._watcher
         # Itself, within on_message, cannot wait for its own end.
@@ -131,8 +102,8 @@ class Engine:
         try:
             if stopped:
                 await self._stop_watcher()
-            # The watcher's last ack may still be under way, on a line that nobody reads any more;
-            # on this line it is before what ends the session.
+            # The watcher's last ack may still be under way, on a connection that is not read any
+            # more; on this connection it is before what ends the session.
             unacked = session.inbox.unacked
             if unacked is not None:
                 with suppress(CursorInvalid):
@@ -142,7 +113,7 @@ class Engine:
             if stopped:
                 await self._watch(session)
             raise
-        self.link.end_session(session, reason)
+        self.link.session_ended(session, reason)
 
     def messages(self, timeout: float | None, *, ack: bool) -> MessageLoop:
         """Return a loop over the messages; see `Client.messages`.
@@ -154,17 +125,17 @@ class Engine:
             ClientClosed: the client is closed already.
         """
         self._backend.check()
-        if self._mode is WatchMode.OFF:
+        if self._options.watch is WatchMode.OFF:
             raise ClientError("this client does not watch its mailbox")
-        if self._on_message is not None:
+        if self._options.on_message is not None:
             raise ClientBusy("the messages go to on_message")
-        inbox = self.link.require_session().inbox
+        inbox = self.link.snapshot.require_session().inbox
         return MessageLoop(inbox, self._backend.waiter(), timeout, ack=ack)
 
     async def ack(self, request: Ack) -> AckReply:
-        """Carry out an ack of the user's own, and forget what it acks."""
+        """Carry out an ack of the user's own, and drop what it acks from the inbox."""
         self._check_caller()
-        inbox = self.link.require_session().inbox
+        inbox = self.link.snapshot.require_session().inbox
         reply = await self.ask(request, AckReply)
         inbox.drop(request.up_to)
         return reply
@@ -172,46 +143,36 @@ class Engine:
     async def close(self) -> None:
         """End everything; see `Client.close`."""
         self._backend.check()
-        session = self.link.session
+        session = self.link.snapshot.session
         self.link.close()
         if session is not None:
             session.inbox.end()
         await self._stop_watcher()
-        # Within on_state the caller may have the turn itself; the line is then closed with it.
-        await self._commands.close(0.0 if self._report.is_here else _TURN_SECONDS)
+        # Within on_state the caller may hold the lock of the commands itself; the connection is
+        # then closed when it is released.
+        await self._commands.close(0.0 if self._report.is_here else _CLOSE_SECONDS)
         self._report.deliver()
-        await self._report.settle(_TURN_SECONDS)
-        await self._backend.settle(_TURN_SECONDS)
+        await self._report.settle(_CLOSE_SECONDS)
+        await self._backend.settle(_CLOSE_SECONDS)
 
-    async def _watch(self, session: Session) -> None:
-        self._start_watcher(session)
-        if self.link.closed.is_set:  # and whoever has closed it did not find this watcher
-            await self._stop_watcher()
-
-    def _start_watcher(self, session: Session) -> None:
-        if self._mode is WatchMode.OFF:
+    async def _watch(self, session: ClientSession) -> None:
+        """Start a watcher, unless the session or the client has ended in the meantime."""
+        if self._options.watch is WatchMode.OFF:
             return
         with self._lock:
             before = self._watcher
         watcher = Watcher(
-            self._backend,
-            self._dialler,
-            self.link,
-            session,
-            self._settings,
-            mode=self._mode,
-            on_message=self._on_message,
-            on_handler_error=self._on_handler_error,
-            before=before,
+            self._backend, self._options, self._dialler, self.link, session, before=before
         )
-        # Known before it starts, so that whoever ends the session from now on ends it as well.
+        # Published before it starts: what ends the session from now on ends it as well.
         with self._lock:
             self._watcher = watcher
-        # Who ended it before that could not, and it need not start.
-        if self.link.session is session and not self.link.closed.is_set:
+        # What ended the session before that could not, and it need not start.
+        if self.link.snapshot.session is session and not self.link.closed.is_set:
             watcher.start()
-        if self.link.closed.is_set:
+        if self.link.closed.is_set:  # and `close` may not have found this watcher
             session.inbox.end()
+            await self._stop_watcher()
 
     async def _stop_watcher(self) -> None:
         with self._lock:
@@ -222,7 +183,7 @@ class Engine:
             if self.link.closed.is_set:
                 await watcher.abandon()
 
-    def _session_ended(self, session: Session) -> None:
+    def _session_ended(self, session: ClientSession) -> None:
         session.inbox.end()
         with self._lock:
             watcher = self._watcher

@@ -1,4 +1,4 @@
-"""The messages between the watcher that fetches them and the application that deals with them."""
+"""The messages between the watcher that fetches them and the application that consumes them."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class Inbox:
 
     ::
 
-        position ............ done ............... place
+        position ............ done ............... cursor
         acked at the server   dealt with here      fetched; what lies below is never taken twice
 
     It holds one batch: the watcher fetches the next when this one is dealt with.
@@ -30,7 +30,7 @@ class Inbox:
         """
         self._lock = new_lock("inbox")
         self._pending: deque[Message] = deque()  # guarded by _lock
-        self._place = position  # the last seq fetched; guarded by _lock
+        self._cursor = position  # the last seq fetched; guarded by _lock
         self._done = position  # the last seq dealt with; guarded by _lock
         self._position = position  # the last seq known to be acked; guarded by _lock
         self._consumer: Waiter | None = None  # of the one consumer; set under _lock
@@ -39,16 +39,16 @@ class Inbox:
 
     # -- for the watcher ----------------------------------------------------------------
 
-    def tell(self, on_progress: Wake | None) -> None:
+    def on_progress(self, wake: Wake) -> None:
         """Have this called whenever the application has dealt with a message."""
         with self._lock:
-            self._on_progress = on_progress
+            self._on_progress = wake
 
     @property
-    def place(self) -> int:
+    def cursor(self) -> int:
         """The last seq that was fetched."""
         with self._lock:
-            return self._place
+            return self._cursor
 
     def is_empty(self) -> bool:
         """Whether all that was fetched is dealt with."""
@@ -57,7 +57,7 @@ class Inbox:
 
     @property
     def unacked(self) -> int | None:
-        """What the next ack should say, or None when the server knows it all."""
+        """The seq that the next ack should have, or None when the server knows it all."""
         with self._lock:
             return self._done if self._done > self._position else None
 
@@ -65,9 +65,9 @@ class Inbox:
         """Take what was fetched; what was seen before is dropped."""
         with self._lock:
             for message in messages:
-                if message.seq > self._place:
+                if message.seq > self._cursor:
                     self._pending.append(message)
-                    self._place = message.seq
+                    self._cursor = message.seq
             consumer = self._consumer
         if consumer is not None:
             consumer.wake()
@@ -81,7 +81,7 @@ class Inbox:
         """Begin again from the server's position: its mailbox is another than it was."""
         with self._lock:
             self._pending.clear()
-            self._place = self._done = self._position = position
+            self._cursor = self._done = self._position = position
 
     # -- for the application ------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class Inbox:
         self._consumer = None
 
     def end(self) -> None:
-        """Let nobody wait any more: the session or the client has ended."""
+        """End the consumer's wait, now and from now on: the session or the client has ended."""
         self._ended.set()
 
 

@@ -1,12 +1,16 @@
-"""What the lines of a client share: the session, the state, and the pace of attempts.
+"""The state of a client as one machine, with what all its connections share; no I/O.
 
-Nothing here does I/O. Each method decides under the one lock and returns; states are delivered,
-and the end of a session is told, after the lock has been released.
+Each method is named after what has happened. It decides under the one lock which event that is and
+makes the transition that `TRANSITIONS` has for it. A state, and the end of a session, is reported
+after the lock has been released. An event that a state's row does not name changes nothing; what
+happens to a connection of a session that is not the client's any more is no event at all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from time import monotonic
+from typing import Final, NamedTuple, Self
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import NotLoggedIn
@@ -16,11 +20,105 @@ from twinline.transports.client.engine.backoff import Backoff
 from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.engine.inbox import Inbox
 from twinline.transports.client.errors import ClientClosed
+from twinline.transports.client.options import ClientOptions
 from twinline.transports.client.state import State, StateKind, StateReport
 
 
+class LinkState(Enum):
+    """Where a client stands; `kind` is what is reported of it."""
+
+    CONNECTING = "connecting"
+    """Never connected yet."""
+    LOGGED_OUT = "logged out"
+    """Connected, without a session."""
+    ONLINE = "online"
+    """Connected, with a session."""
+    LOST = "lost"
+    """A connection broke, and no failed attempt is about to be repeated."""
+    RETRYING = "retrying"
+    """An attempt to connect failed, and is about to be repeated."""
+    CLOSED = "closed"
+    """The client was closed; the last state."""
+
+    @property
+    def kind(self) -> StateKind:
+        """The state that a user interface is shown."""
+        return _REPORTED.get(self) or StateKind(self.value)
+
+
+_REPORTED: Final = {
+    LinkState.LOST: StateKind.RECONNECTING,
+    LinkState.RETRYING: StateKind.RECONNECTING,
+}
+
+
+class Event(Enum):
+    """What can happen to a client."""
+
+    CONNECTED = "connected"
+    """A connection was opened, and there is no session."""
+    RESUMED = "resumed"
+    """A connection was opened, and bound to the session."""
+    ATTEMPT_FAILED = "attempt failed"
+    """An attempt to connect failed, or a connection broke before it carried a request."""
+    GAVE_UP = "gave up"
+    """A command ended without a connection: it does not try again."""
+    LOGGED_IN = "logged in"
+    """A session was opened."""
+    SESSION_ENDED = "session ended"
+    """It was revoked or has expired, or a connection broke and the client does not resume."""
+    WATCH_BROKE = "watch broke"
+    """The watch connection broke, and the client resumes."""
+    WATCH_ANSWERED = "watch answered"
+    """The watch connection carried a request."""
+    CLOSED = "closed"
+    """The client was closed."""
+
+
+TRANSITIONS: Final[Mapping[LinkState, Mapping[Event, LinkState]]] = {
+    LinkState.CONNECTING: {
+        Event.CONNECTED: LinkState.LOGGED_OUT,
+        Event.ATTEMPT_FAILED: LinkState.CONNECTING,
+        Event.CLOSED: LinkState.CLOSED,
+    },
+    LinkState.LOGGED_OUT: {
+        Event.ATTEMPT_FAILED: LinkState.RETRYING,
+        Event.LOGGED_IN: LinkState.ONLINE,
+        Event.CLOSED: LinkState.CLOSED,
+    },
+    LinkState.ONLINE: {
+        Event.ATTEMPT_FAILED: LinkState.RETRYING,
+        Event.SESSION_ENDED: LinkState.LOGGED_OUT,
+        Event.WATCH_BROKE: LinkState.LOST,
+        Event.CLOSED: LinkState.CLOSED,
+    },
+    LinkState.LOST: {
+        Event.CONNECTED: LinkState.LOGGED_OUT,
+        Event.RESUMED: LinkState.ONLINE,
+        Event.ATTEMPT_FAILED: LinkState.RETRYING,
+        Event.LOGGED_IN: LinkState.ONLINE,
+        Event.SESSION_ENDED: LinkState.LOGGED_OUT,
+        Event.WATCH_BROKE: LinkState.LOST,
+        Event.WATCH_ANSWERED: LinkState.ONLINE,
+        Event.CLOSED: LinkState.CLOSED,
+    },
+    LinkState.RETRYING: {
+        Event.CONNECTED: LinkState.LOGGED_OUT,
+        Event.RESUMED: LinkState.ONLINE,
+        Event.ATTEMPT_FAILED: LinkState.RETRYING,
+        Event.GAVE_UP: LinkState.LOST,
+        Event.LOGGED_IN: LinkState.ONLINE,
+        Event.SESSION_ENDED: LinkState.LOGGED_OUT,
+        Event.WATCH_BROKE: LinkState.RETRYING,
+        Event.CLOSED: LinkState.CLOSED,
+    },
+    LinkState.CLOSED: {},
+}
+"""The state to which an event leads, for each state."""
+
+
 @dataclass(eq=False, slots=True)
-class Session:
+class ClientSession:
     """A session that this client has opened or resumed.
 
     Attributes:
@@ -34,205 +132,195 @@ class Session:
     inbox: Inbox = field(repr=False)
 
     @classmethod
-    def of(cls, reply: SessionReply) -> "Session":
-        """Return the session that a reply tells of."""
+    def of(cls, reply: SessionReply) -> Self:
+        """Return the session that a reply has opened."""
         return cls(reply.username, reply.session, Inbox(reply.position))
 
 
-class Link:
-    """The shared knowledge of a client's lines.
+class Snapshot(NamedTuple):
+    """All that decides whether a request may be sent, at one moment.
 
     Attributes:
-        closed: set by `close`; it ends every wait of the client.
-        report: delivers the states.
+        at: where the client stands.
+        session: the session, while there is one.
+        ended: why there is none any more, or None where there is nothing to explain.
+        generation: rises when a connection is found broken while online: other connections of
+            before are not trusted either.
     """
 
-    def __init__(
-        self,
-        backoff: Backoff,
-        report: StateReport,
-        *,
-        resume: bool,
-        on_session_end: Callable[[Session], None],
-    ) -> None:
-        """Begin unconnected.
+    at: LinkState = LinkState.CONNECTING
+    session: ClientSession | None = None
+    ended: str | None = None
+    generation: int = 0
 
-        Args:
-            backoff: the pace of failed attempts.
-            report: told every state.
-            resume: whether a session outlives a broken line.
-            on_session_end: told once of each session's end, with no lock held; it returns soon.
+    def require_open(self) -> None:
+        """Do nothing while the client is open.
+
+        Raises:
+            ClientClosed: it is closed.
         """
-        self.closed = CancelToken("close of client")
-        self.report = report
-        self._resume = resume
-        self._on_session_end = on_session_end
-        self._lock = new_lock("client")
-        self._backoff = backoff  # guarded by _lock
-        self._not_before = 0.0  # monotonic; no attempt before it; guarded by _lock
-        self._state = State(StateKind.CONNECTING)  # guarded by _lock
-        self._session: Session | None = None  # guarded by _lock
-        self._hello: HelloReply | None = None  # guarded by _lock
-        self._generation = 0  # of lines; guarded by _lock
-        self._dialling = False  # after a failed attempt, until one succeeds; guarded by _lock
-        self._logged_out: str | None = None  # why there is no session; guarded by _lock
+        if self.at is LinkState.CLOSED:
+            raise ClientClosed("the client is closed")
 
-    # -- what is so ---------------------------------------------------------------------
-
-    @property
-    def state(self) -> State:
-        """Where the client stands."""
-        with self._lock:
-            return self._state
-
-    @property
-    def session(self) -> Session | None:
-        """The session, while there is one."""
-        with self._lock:
-            return self._session
-
-    def require_session(self) -> Session:
+    def require_session(self) -> ClientSession:
         """Return the session.
 
         Raises:
             ClientClosed: the client is closed.
             NotLoggedIn: there is none; with why it has ended, if there was one.
         """
-        if self.closed.is_set:
-            raise ClientClosed("the client is closed")
-        with self._lock:
-            session, reason = self._session, self._logged_out
-        if session is None:
-            raise NotLoggedIn(None if reason is None else f"log in again: {reason}")
-        return session
+        self.require_open()
+        if self.session is None:
+            raise NotLoggedIn(None if self.ended is None else f"log in again: {self.ended}")
+        return self.session
 
-    @property
-    def hello(self) -> HelloReply | None:
-        """What the server said of itself when it was last connected to."""
-        with self._lock:
-            return self._hello
 
-    @property
-    def generation(self) -> int:
-        """Rises when the watch line breaks: a command line of before is not trusted either."""
-        with self._lock:
-            return self._generation
+class Link:
+    """Where a client stands, its session, and the pace of its attempts.
 
-    @property
-    def next_attempt(self) -> Deadline:
-        """The moment before which nobody may try to connect."""
-        with self._lock:
-            return Deadline(self._not_before)
+    What is written under the lock is replaced as a whole, so it is read without.
 
-    # -- what happens to lines ----------------------------------------------------------
+    Attributes:
+        closed: set by `close`; it ends every wait of the client.
+        snapshot: where the client stands; written under the lock.
+        state: what was reported of it last, or is about to be; written under the lock.
+        hello: the server's, of the last connection; written under the lock.
+        next_attempt: before it no attempt to connect may begin; written under the lock.
+    """
 
-    def connected(self, hello: HelloReply) -> None:
-        """A line was opened, and bound to the session if there is one."""
-        with self._lock:
-            self._hello = hello
-            self._dialling = False
-            self._settle()
-        self.report.deliver()
-
-    def failed(self, session: Session | None, reason: str, retry_after: float = 0.0) -> None:
-        """An attempt failed, or a new line broke before it was of any use.
+    def __init__(
+        self,
+        options: ClientOptions,
+        report: StateReport,
+        on_session_end: Callable[[ClientSession], None],
+    ) -> None:
+        """Begin unconnected.
 
         Args:
-            session: that the line is for; the state is told only while it is the client's.
+            options: the backoff, and whether a session outlives a broken connection.
+            report: every state goes there.
+            on_session_end: called once at each session's end, with no lock held; it returns soon.
+        """
+        self.closed = CancelToken("close of client")
+        self.snapshot = Snapshot()
+        self.state = State(StateKind.CONNECTING)
+        self.hello: HelloReply | None = None
+        self.next_attempt = Deadline(0.0)
+        self._resume = options.resume
+        self._report = report
+        self._on_session_end = on_session_end
+        self._lock = new_lock("client")
+        self._backoff = Backoff.of(options.settings)  # guarded by _lock
+
+    def connected(self, hello: HelloReply) -> None:
+        """A connection was opened, and bound to the session if there is one."""
+        with self._lock:
+            self.hello = hello
+            session = self.snapshot.session
+            self._move(Event.CONNECTED if session is None else Event.RESUMED)
+        self._report.deliver()
+
+    def attempt_failed(
+        self, session: ClientSession | None, reason: str, retry_after: float = 0.0
+    ) -> None:
+        """An attempt failed, or a new connection broke before it was of any use.
+
+        Args:
+            session: that the connection is for.
             reason: for a person.
             retry_after: seconds that the server asks for.
         """
         with self._lock:
             seconds = max(self._backoff.next(), retry_after)
-            self._not_before = monotonic() + seconds
-            if session is self._session and (session is None or self._resume):
-                self._dialling = True
-                self._unsettle(reason, seconds)
-        self.report.deliver()
-        self.lost(session, reason)
+            self.next_attempt = Deadline.after(seconds)
+        self._broke(Event.ATTEMPT_FAILED, session, reason, seconds)
 
     def proved(self) -> None:
-        """A line carried its first request: the next break is tried again at once."""
+        """A connection carried its first request: the next break is tried again at once."""
         with self._lock:
             self._backoff.reset()
-            self._not_before = 0.0
-
-    def alive(self) -> None:
-        """The watch line works: unless somebody is at it, nothing is broken."""
-        with self._lock:
-            if self._state.kind is StateKind.RECONNECTING and not self._dialling:
-                self._settle()
-        self.report.deliver()
+            self.next_attempt = Deadline(0.0)
 
     def gave_up(self) -> None:
-        """Nobody tries to connect any more, for now."""
+        """A command has ended without a connection: it makes no more attempts."""
         with self._lock:
-            self._dialling = False
+            self._move(Event.GAVE_UP)
 
-    def lost(self, session: Session | None, reason: str) -> None:
-        """A line of this session broke. Without ``resume`` that is the session's end."""
+    def command_broke(self, session: ClientSession | None, reason: str) -> None:
+        """The command connection broke: it is replaced at once, or was the session's last."""
         if session is not None and not self._resume:
-            self.end_session(session, f"the connection was lost: {reason}")
+            self.session_ended(session, f"the connection was lost: {reason}")
 
-    def watch_lost(self, session: Session, reason: str) -> None:
-        """The watch line broke: until a line can be opened the client is not online."""
-        self.lost(session, reason)
+    def watch_broke(self, session: ClientSession, reason: str) -> None:
+        """The watch connection broke: until it is replaced the client is not online."""
+        self._broke(Event.WATCH_BROKE, session, reason, None)
+
+    def watch_answered(self, session: ClientSession) -> None:
+        """The watch connection carried a request."""
         with self._lock:
-            if self._session is session:
-                self._unsettle(reason, None)
-        self.report.deliver()
+            if self.snapshot.session is session:
+                self._move(Event.WATCH_ANSWERED)
+        self._report.deliver()
 
-    # -- what happens to the session ----------------------------------------------------
-
-    def bind(self, session: Session) -> None:
-        """A line has logged in."""
+    def logged_in(self, session: ClientSession) -> None:
+        """A connection has opened a session."""
         with self._lock:
-            self._session = session
-            self._logged_out = None
-            self._settle()
-        self.report.deliver()
+            self.snapshot = self.snapshot._replace(session=session, ended=None)
+            self._move(Event.LOGGED_IN)
+        self._report.deliver()
 
-    def end_session(self, session: Session, reason: str | None) -> None:
-        """The session is over, if it is not already; a line that is bound to it is of no use.
+    def session_ended(self, session: ClientSession, reason: str | None) -> None:
+        """A session is over; a connection that is bound to it is of no use.
 
         Args:
             session: that has ended; nothing happens if it is not the client's any more.
             reason: for a person, or None when the user asked for it.
         """
         with self._lock:
-            ended = self._session is session
+            ended = self.snapshot.session is session
             if ended:
-                self._session = None
-                self._logged_out = reason
-                self._set(State(StateKind.LOGGED_OUT, reason))
+                self.snapshot = self.snapshot._replace(session=None, ended=reason)
+                self._move(Event.SESSION_ENDED)
         if ended:
             self._on_session_end(session)
-        self.report.deliver()
+        self._report.deliver()
 
     def close(self) -> None:
-        """End every wait. The state is told by the next delivery."""
+        """End every wait. The state is reported by the next delivery."""
         with self._lock:
-            self._set(State(StateKind.CLOSED))
+            self._move(Event.CLOSED)
         self.closed.set()
 
-    # -- with the lock held -------------------------------------------------------------
+    def _broke(
+        self, event: Event, session: ClientSession | None, reason: str, retry_in: float | None
+    ) -> None:
+        self.command_broke(session, reason)
+        with self._lock:
+            if session is self.snapshot.session:
+                self._move(event, reason, retry_in)
+        self._report.deliver()
 
-    def _settle(self) -> None:
-        if self._session is not None:
-            self._set(State(StateKind.ONLINE))
-        else:
-            self._set(State(StateKind.LOGGED_OUT, self._logged_out))
+    def _move(self, event: Event, reason: str | None = None, retry_in: float | None = None) -> None:
+        """Make the transition, and queue its report; with the lock held.
 
-    def _unsettle(self, reason: str, retry_in: float | None) -> None:
-        if self._state.kind is StateKind.ONLINE:
-            self._generation += 1
-        kind = StateKind.CONNECTING if self._hello is None else StateKind.RECONNECTING
+        Args:
+            event: that has happened.
+            reason: for a person.
+            retry_in: seconds to the next attempt.
+        """
+        before = self.snapshot
+        at = TRANSITIONS[before.at].get(event)
+        if at is None:
+            return
+        broke = before.at is LinkState.ONLINE and at in (LinkState.LOST, LinkState.RETRYING)
+        self.snapshot = before._replace(at=at, generation=before.generation + broke)
+        if event is Event.GAVE_UP:
+            return  # what was reported is still so
+        if at is LinkState.LOGGED_OUT:
+            reason = before.ended
         retry_at = None if retry_in is None else monotonic() + retry_in
-        self._set(State(kind, reason, retry_in, retry_at))
-
-    def _set(self, state: State) -> None:
+        state = State(at.kind, reason, retry_in, retry_at)
         # The same wait again is another wait: a user interface counts it down anew.
-        again = state.retry_in is not None
-        if self._state.kind is not StateKind.CLOSED and (again or self._state != state):
-            self._state = state
-            self.report.push(state)
+        if retry_in is not None or state != self.state:
+            self.state = state
+            self._report.push(state)

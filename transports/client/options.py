@@ -1,0 +1,53 @@
+"""What a client is made with, in one object for the whole engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from twinline.core.protocol import Message
+from twinline.transports import registry
+from twinline.transports.client.settings import ClientSettings, WatchMode
+from twinline.transports.client.state import State
+from twinline.transports.contract import Transport
+from twinline.transports.endpoints import Endpoint
+
+DEFAULT_TRANSPORT: Final = "jsonl"
+OnMessage = Callable[[Message], object]
+OnState = Callable[[State], object]
+OnHandlerError = Callable[[Message, Exception], object]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """The arguments of `Client`, understood."""
+
+    endpoint: Endpoint
+    transport: Transport
+    settings: ClientSettings
+    watch: WatchMode
+    resume: bool
+    on_message: OnMessage | None
+    on_state: OnState | None
+    on_handler_error: OnHandlerError | None
+
+    @classmethod
+    def of(
+        cls,
+        endpoint: str | Endpoint,
+        transport: str | Transport | None,
+        settings: ClientSettings | None,
+        **others: Any,
+    ) -> Self:
+        """Return the options, with the defaults of what is None.
+
+        Raises:
+            EndpointError: the endpoint cannot be understood.
+            UnknownTransport: there is no transport of that name.
+        """
+        if not isinstance(endpoint, Endpoint):
+            endpoint = Endpoint.parse(endpoint)
+        if transport is None:
+            transport = endpoint.transport or DEFAULT_TRANSPORT
+        if isinstance(transport, str):
+            transport = registry.transport(transport)
+        return cls(endpoint, transport, settings or ClientSettings(), **others)
