@@ -1,1 +1,14 @@
-"""Transports, the listener that serves them, and the client engine that speaks them."""
+"""Transports, the listener that serves them, and the client that talks to it.
+
+::
+
+    contract       what a transport is: bytes in, messages out, and back
+    jsonl          JSON-lines; cuts the stream at line feeds
+    binary/        binary frames: cut by their header in frames.py, laid out in fields.py
+    auto           every transport on one port, chosen by a connection's first bytes
+    registry       transports by name, the built-in and the installed ones
+    endpoints      addresses to listen on and connect to: TCP and Unix sockets
+    listener/      accepts connections and answers their requests, a thread for each
+    client/        the client, on threads or asyncio, over one engine
+    conformance/   the kit that checks a transport against the contract
+"""

@@ -7,7 +7,8 @@ cutting the stream; what is to be sent is put in with ``send`` and taken out as 
 string.
 
 To write one, derive from `Transport`, `ServerCodec` and `ClientCodec`, and name the class in the
-entry point group ``twinline.transports``. The rules that a codec keeps:
+entry point group ``twinline.transports``. `BufferedCodec` and `BufferedClientCodec` have what the
+codecs of most byte streams share. The rules that a codec keeps:
 
 1. The events depend on the bytes, never on how they were cut.
 2. ``next_event`` decodes one frame at a time, so that a limit that the caller raises between
@@ -26,11 +27,12 @@ either, `Request.reply` is the model of what answers a request, and
 """
 
 from abc import ABC, abstractmethod
+from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from twinline.core.errors import RequestError, TwinlineError
-from twinline.core.protocol import Reply, Request
+from twinline.core.protocol import MAX_INT, Reply, Request
 
 
 class TransportError(TwinlineError):
@@ -139,10 +141,10 @@ class ServerCodec(Codec):
         """
 
     def resolve(self) -> "ServerCodec":
-        """Return the codec that goes on with the connection, now that its peer has logged in.
+        """Return the codec to use from now on; called once the peer has logged in.
 
-        This one, unless it only stood before another: then the other, with all that has arrived
-        and that is to be sent, and this one is used no more.
+        A codec that only chose another one returns that, with all that has arrived and that is
+        to be sent, and is itself used no more. Any other codec returns itself.
         """
         return self
 
@@ -166,6 +168,68 @@ class ClientCodec(Codec):
         Raises:
             LocalProtocolError: the id is not 0 to 2**53 - 1, or a text has half a surrogate pair.
         """
+
+
+class BufferedCodec(Codec):
+    """A codec that keeps what has arrived in one buffer, and cuts frames off its start.
+
+    A subclass takes frames out of `_received` in its ``next_event``, and appends what is to be
+    sent to `_out`. When `_ended` is set and no whole frame is left, it calls `_drop`.
+    """
+
+    def __init__(self, frame_limit: int) -> None:
+        self.frame_limit = frame_limit
+        self._received = bytearray()
+        self._ended = False
+        self._out: list[bytes] = []
+
+    def receive_data(self, data: bytes) -> None:
+        """Add to the buffer, unless the stream has ended or was dropped."""
+        if not self._ended:
+            self._received += data
+
+    def receive_eof(self) -> None:
+        """Take no more in; the frames that are complete can still be taken out."""
+        self._ended = True
+
+    @property
+    def mid_frame(self) -> bool:
+        """Whether anything is left in the buffer."""
+        return bool(self._received)
+
+    def data_to_send(self) -> bytes:
+        """Return what was put in, joined, and forget it."""
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    def _drop(self) -> None:
+        """Give the stream up: forget what there is, and take no more in."""
+        self._ended = True
+        self._received = bytearray()
+
+
+class BufferedClientCodec(BufferedCodec, ClientCodec):
+    """The client's end of such a codec, which knows what reply comes next.
+
+    A subclass encodes a request in `_encode`, and checks a reply against the oldest entry of
+    `_pending`: the request's id and the model of its reply.
+    """
+
+    def __init__(self, frame_limit: int) -> None:
+        super().__init__(frame_limit)
+        self._pending: deque[tuple[int, type[Reply]]] = deque()
+
+    @abstractmethod
+    def _encode(self, id: int, request: Request) -> bytes:
+        """Return the frame of a request whose id is in range."""
+
+    def send(self, id: int, request: Request) -> None:
+        """Encode a request, and expect its reply after those of the requests before it."""
+        if not 0 <= id <= MAX_INT:
+            raise LocalProtocolError(f"a request's id is 0 to {MAX_INT}, not {id}")
+        self._out.append(self._encode(id, request))
+        self._pending.append((id, request.reply))
 
 
 class Transport(ABC):

@@ -1,4 +1,4 @@
-"""Endpoints: where bytes travel. `tcp://host:port`, `unix:/path`, and one day `tls://host:port`.
+"""Endpoints: where bytes travel. `tcp://host:port` or `unix:/path`.
 
 An endpoint may name the transport that is spoken there: `unix:/run/chat.sock?transport=binary`.
 """
@@ -42,8 +42,6 @@ class Scheme(StrEnum):
 
     TCP = "tcp"
     """A TCP connection, in plain."""
-    TLS = "tls"
-    """TLS over TCP; not supported yet."""
     UNIX = "unix"
     """A Unix socket."""
 
@@ -87,12 +85,12 @@ class Endpoint:
             if parts.netloc or not parts.path:
                 raise EndpointError(f"{text!r}: a Unix socket is written unix:/path")
             return cls(Scheme.UNIX, path=parts.path, transport=transport)
-        if parts.scheme not in (Scheme.TCP, Scheme.TLS):
+        if parts.scheme != Scheme.TCP:
             raise EndpointError(f"{text!r} is not an endpoint: use tcp://host:port or unix:/path")
         if not parts.hostname or parts.path not in ("", "/") or parts.username is not None:
-            raise EndpointError(f"{text!r}: write {parts.scheme}://host:port")
+            raise EndpointError(f"{text!r}: write tcp://host:port")
         return cls(
-            Scheme(parts.scheme),
+            Scheme.TCP,
             host=parts.hostname,
             port=DEFAULT_PORT if port is None else port,
             transport=transport,
@@ -103,7 +101,7 @@ class Endpoint:
             place = f"unix:{self.path}"
         else:
             host = f"[{self.host}]" if ":" in self.host else self.host
-            place = f"{self.scheme}://{host}:{self.port}"
+            place = f"tcp://{host}:{self.port}"
         return place if self.transport is None else f"{place}?transport={self.transport}"
 
     @property
@@ -125,10 +123,8 @@ class Endpoint:
                 another thread may `shutdown()` the socket and so end the attempt.
 
         Raises:
-            OSError: nobody listens there, or the deadline passed (TimeoutError).
-            EndpointError: the scheme is not supported yet.
+            OSError: nothing listens there, or the deadline passed (TimeoutError).
         """
-        self._refuse_tls()
         may_block("connecting")
         if self.scheme is Scheme.UNIX:
             unconnected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -150,12 +146,11 @@ class Endpoint:
     def listen(self) -> "BoundEndpoint":
         """Return a listening socket, and the endpoint with the port that it got.
 
-        A socket file that nobody listens on is a left-over and is replaced.
+        A socket file that no process listens on is a left-over and is replaced.
 
         Raises:
             EndpointError: the address is in use or not this machine's, or may not be bound.
         """
-        self._refuse_tls()
         try:
             listening = self._listen_unix() if self.scheme is Scheme.UNIX else self._listen_tcp()
         except OSError as error:
@@ -167,10 +162,6 @@ class Endpoint:
             return BoundEndpoint(self, listening)
         port: int = listening.getsockname()[1]
         return BoundEndpoint(replace(self, port=port), listening)
-
-    def _refuse_tls(self) -> None:
-        if self.scheme is Scheme.TLS:
-            raise EndpointError("tls:// is not supported yet; use tcp:// or unix:")
 
     def _listen_tcp(self) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -248,7 +239,7 @@ def _connect(
 
 
 def _is_left_over(path: str) -> bool:
-    """Return whether a path is a socket file that nobody listens on."""
+    """Return whether a path is a socket file that no process listens on."""
     if not stat.S_ISSOCK(Path(path).stat().st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

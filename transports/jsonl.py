@@ -6,9 +6,8 @@ read is answered and the next line is read; only what leaves no next line to fin
 the limit, or a peer that speaks HTTP or TLS) ends the connection.
 """
 
-# ruff: noqa: D102 - the contract tells what the methods of a codec do
+# ruff: noqa: D102 - the contract documents the methods of a codec
 
-from collections import deque
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -23,8 +22,8 @@ from twinline.core.errors import (
 )
 from twinline.core.protocol import MAX_INT, REQUESTS, ErrorReply, Reply, Request
 from twinline.transports.contract import (
-    ClientCodec,
-    Codec,
+    BufferedClientCodec,
+    BufferedCodec,
     LocalProtocolError,
     RemoteProtocolError,
     ReplyReceived,
@@ -59,48 +58,23 @@ def foreign_greeting(start: bytes) -> BadRequest | None:
     return None
 
 
-class _Lines:
-    """Cuts what arrives into lines, and searches every byte once.
+class _LineCodec(BufferedCodec):
+    """Cuts what arrives into lines, and searches every byte once."""
 
-    Attributes:
-        buffer: what has arrived and is not taken out.
-    """
-
-    __slots__ = ("_ended", "_searched", "buffer")
-
-    def __init__(self) -> None:
-        self.buffer = bytearray()
-        self._searched = 0
-        self._ended = False
-
-    def __len__(self) -> int:
-        return len(self.buffer)
-
-    def feed(self, data: bytes) -> None:
-        if not self._ended:
-            self.buffer += data
-
-    def start(self) -> bytes:
-        return bytes(self.buffer[:_LONGEST_START])
-
-    def end(self) -> None:
-        """Take no more in; the lines that are complete can still be taken out."""
-        self._ended = True
-
-    def drop(self) -> None:
-        self._ended = True
-        self.buffer = bytearray()
+    def __init__(self, frame_limit: int) -> None:
+        super().__init__(frame_limit)
         self._searched = 0
 
-    def take(self, limit: int) -> bytearray | None:
+    def _take(self) -> bytearray | None:
         """Return the next line without its line feed, or None until more arrives.
 
         Raises:
-            FrameTooLarge: there is no line feed among the first ``limit + 1`` bytes.
+            FrameTooLarge: there is no line feed among the first ``frame_limit + 1`` bytes.
         """
-        buffer = self.buffer
+        buffer = self._received
         if not buffer:
             return None
+        limit = self.frame_limit
         end = buffer.find(b"\n", self._searched, limit + 1)
         if end >= 0:
             line = buffer[:end]
@@ -112,32 +86,8 @@ class _Lines:
             raise FrameTooLarge(f"a line is longer than {limit} bytes")
         self._searched = len(buffer)
         if self._ended:
-            self.drop()
+            self._drop()
         return None
-
-
-class _LineCodec(Codec):
-    """What both ends have: lines that come in, and bytes that are to go out."""
-
-    def __init__(self, frame_limit: int) -> None:
-        self.frame_limit = frame_limit
-        self._lines = _Lines()
-        self._out: list[bytes] = []
-
-    def receive_data(self, data: bytes) -> None:
-        self._lines.feed(data)
-
-    def receive_eof(self) -> None:
-        self._lines.end()
-
-    @property
-    def mid_frame(self) -> bool:
-        return bool(self._lines.buffer)
-
-    def data_to_send(self) -> bytes:
-        data = b"".join(self._out)
-        self._out.clear()
-        return data
 
 
 class JsonlServerCodec(_LineCodec, ServerCodec):
@@ -149,11 +99,11 @@ class JsonlServerCodec(_LineCodec, ServerCodec):
 
     def next_event(self) -> RequestReceived | RequestRefused | None:
         if self._fresh:
-            greeting = foreign_greeting(self._lines.start())
+            greeting = foreign_greeting(bytes(self._received[:_LONGEST_START]))
             if greeting is not None:
                 return self._end(greeting)
         try:
-            line = self._lines.take(self.frame_limit)
+            line = self._take()
         except FrameTooLarge as error:
             return self._end(error)
         if line is None:
@@ -162,7 +112,7 @@ class JsonlServerCodec(_LineCodec, ServerCodec):
         return _read_request(line)
 
     def _end(self, error: RequestError) -> RequestRefused:
-        self._lines.drop()
+        self._drop()
         self._fresh = False
         return RequestRefused(None, error, fatal=True)
 
@@ -179,22 +129,18 @@ class JsonlServerCodec(_LineCodec, ServerCodec):
             self._out.append(b'{"id":%d,"ok":true}\n' % id)
 
 
-class JsonlClientCodec(_LineCodec, ClientCodec):
+class JsonlClientCodec(_LineCodec, BufferedClientCodec):
     """The client's end of JSON-lines."""
-
-    def __init__(self, frame_limit: int) -> None:
-        super().__init__(frame_limit)
-        self._pending: deque[tuple[int, type[Reply]]] = deque()
 
     def next_event(self) -> ReplyReceived | None:
         try:
-            line = self._lines.take(self.frame_limit)
+            line = self._take()
             return None if line is None else self._read_reply(line)
         except FrameTooLarge as error:
-            self._lines.drop()
+            self._drop()
             raise RemoteProtocolError(f"the server's reply cannot be read: {error}") from None
         except RemoteProtocolError:
-            self._lines.drop()
+            self._drop()
             raise
 
     def _read_reply(self, line: bytearray) -> ReplyReceived:
@@ -206,23 +152,19 @@ class JsonlClientCodec(_LineCodec, ClientCodec):
             return ReplyReceived(None, _validate_reply(ErrorReply, value.get("error")))
         if not self._pending:
             raise RemoteProtocolError("the server sent a reply to no request")
-        expected, model = self._pending[0]
+        expected, model = self._pending.popleft()
         if type(answered) is not int or answered != expected:
             raise RemoteProtocolError(f"the server's reply is not to request {expected}")
-        self._pending.popleft()
         if ok is True:
             return ReplyReceived(answered, _validate_reply(model, value))
         if ok is False:
             return ReplyReceived(answered, _validate_reply(ErrorReply, value.get("error")))
         raise RemoteProtocolError("the server's reply has no 'ok' that is true or false")
 
-    def send(self, id: int, request: Request) -> None:
-        if not 0 <= id <= MAX_INT:
-            raise LocalProtocolError(f"a request's id is 0 to {MAX_INT}, not {id}")
+    def _encode(self, id: int, request: Request) -> bytes:
         fields = _to_json(request)
         rest = b"," + fields[1:] if len(fields) > 2 else b"}"
-        self._out.append(b'{"op":"%b","id":%d%b\n' % (request.op.encode(), id, rest))
-        self._pending.append((id, request.reply))
+        return b'{"op":"%b","id":%d%b\n' % (request.op.encode(), id, rest)
 
 
 class JsonlTransport(Transport):
@@ -233,8 +175,8 @@ class JsonlTransport(Transport):
     def recognises(self, start: bytes) -> bool | None:
         """Return whether a connection begins with text that is neither HTTP nor TLS.
 
-        Any text will do, not only ``{``: whoever types something else by hand should get a
-        line back that says what is wrong.
+        Any text will do, not only ``{``: a person who types something else by hand gets a line
+        back that says what is wrong.
         """
         if foreign_greeting(start) is not None:
             return False

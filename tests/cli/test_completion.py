@@ -24,6 +24,7 @@ from twinline.cli.main import main
 from twinline.core.protocol import AccountsReply
 from twinline.transports.client import Client
 from twinline.transports.endpoints import Endpoint
+from twinline.transports.registry import transport_names
 
 SHELL_CHECKS = {"bash": ["bash", "-n"], "zsh": ["zsh", "-n"], "fish": ["fish", "--no-execute"]}
 
@@ -85,7 +86,7 @@ def test_commands_and_options(ann: CommandLine) -> None:
 def test_values_of_options(ann: CommandLine) -> None:
     assert values(ann, "watch", "--on-failure", "") == ["stop", "retry"]
     assert values(ann, "serve", "--log-level", "") == ["debug", "info", "warning", "error"]
-    assert values(ann, "send", "--transport", "") == ["auto", "binary", "jsonl"]
+    assert values(ann, "send", "--transport", "") == transport_names()
     assert values(ann, "bench", "--transport", "b") == ["binary"]
     assert values(ann, "serve", "--store", "s") == ["sqlite:"]
     assert values(ann, "completion", "") == ["bash", "zsh", "fish"]
@@ -269,7 +270,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
         ("twinline sta", ["status"]),
         ("twinline send a", ["andy", "ann"]),
         ("twinline send --user b", ["bob"]),
-        ("twinline send --transport ", ["auto", "binary", "jsonl"]),
+        ("twinline send --transport j", ["jsonl"]),
         ("twinline store ch", ["check"]),
         ("twinline send bob ", []),
     ],

@@ -132,6 +132,6 @@ def test_a_port_in_use_is_one_clear_line(twinline: CommandLine) -> None:
     assert result.stderr == f"twinline: cannot listen on {place}: Address already in use\n"
 
 
-def test_tls_is_not_there_yet(twinline: CommandLine) -> None:
-    result = twinline.run("serve", "--listen", "tls://127.0.0.1:0", code=1)
-    assert "tls:// is not supported yet" in result.stderr
+def test_tls_is_an_unknown_scheme(twinline: CommandLine) -> None:
+    result = twinline.run("serve", "--listen", "tls://127.0.0.1:0", code=2)
+    assert "use tcp://host:port or unix:/path" in result.stderr

@@ -22,6 +22,7 @@ from services import PASSWORD
 from streams import receive
 
 from twinline.core.protocol import Ping, Send
+from twinline.transports.auto import AutoTransport
 from twinline.transports.client import Client
 from twinline.transports.conformance import RULES
 from twinline.transports.contract import RemoteProtocolError, RequestReceived, RequestRefused
@@ -231,7 +232,8 @@ def test_without_the_package_a_server_says_at_once_that_it_is_not_spoken() -> No
     """So the first byte is one that no built-in transport takes for the start of its own."""
     client = MsgpackTransport().client_codec(4096)
     client.send(1, Ping())
-    server = transport("auto").server_codec(4096)
+    built_in = AutoTransport([transport("jsonl"), transport("binary")])
+    server = built_in.server_codec(4096)
     (event,) = receive(server, [client.data_to_send()[:1]])
     assert isinstance(event, RequestRefused)
     assert event.fatal

@@ -55,7 +55,7 @@ class TellsWhatItHas(JsonlServerCodec):
     """Is right about good frames however they are cut, but not when it refuses one."""
 
     def next_event(self):
-        have = len(self._lines)
+        have = len(self._received)
         event = super().next_event()
         if isinstance(event, RequestRefused) and event.fatal:
             return self._end(FrameTooLarge(f"{have} bytes are too many"))
@@ -92,12 +92,12 @@ class JudgesTheWholeFrame(JsonlServerCodec):
 
     def next_event(self):
         limit, self.frame_limit = self.frame_limit, ROOMY
-        before = len(self._lines)
+        before = len(self._received)
         try:
             event = super().next_event()
         finally:
             self.frame_limit = limit
-        if event is not None and before - len(self._lines) > limit + 1:
+        if event is not None and before - len(self._received) > limit + 1:
             return self._end(FrameTooLarge())
         return event
 
@@ -117,8 +117,8 @@ class LosesCoalescedFrames(JsonlServerCodec):
 
     def next_event(self):
         event = super().next_event()
-        self._lines.buffer.clear()
-        self._lines._searched = 0
+        self._received.clear()
+        self._searched = 0
         return event
 
 
@@ -126,8 +126,8 @@ class ClientLosesCoalescedFrames(JsonlClientCodec):
     def next_event(self):
         event = super().next_event()
         if event is not None:
-            self._lines.buffer.clear()
-            self._lines._searched = 0
+            self._received.clear()
+            self._searched = 0
         return event
 
 
@@ -185,10 +185,11 @@ class GoesOnAfterTheEnd(JsonlServerCodec):
     """Skips a line that is too long, and says that this was fatal."""
 
     def _end(self, error):
-        rest = bytes(self._lines.buffer).partition(b"\n")[2]
+        rest = bytes(self._received).partition(b"\n")[2]
         super()._end(error)
-        self._lines._ended = False
-        self._lines.feed(rest)
+        self._ended = False
+        self._searched = 0
+        self.receive_data(rest)
         return RequestRefused(None, error, fatal=True)
 
 
@@ -197,7 +198,8 @@ class ClientGoesOnAfterTheEnd(JsonlClientCodec):
         try:
             return super().next_event()
         except RemoteProtocolError:
-            self._lines._ended = False
+            self._ended = False
+            self._searched = 0
             raise
 
 
@@ -258,13 +260,13 @@ class ClientAlwaysInMidFrame(JsonlClientCodec):
 
 class TakesHalfAFrameAtTheEnd(JsonlServerCodec):
     def receive_eof(self):
-        self._lines.feed(b"\n")
+        self.receive_data(b"\n")
         super().receive_eof()
 
 
 class ForgetsAllAtTheEnd(JsonlServerCodec):
     def receive_eof(self):
-        self._lines.drop()
+        self._drop()
 
 
 class SendsTwice(JsonlClientCodec):
@@ -289,8 +291,8 @@ class Quadratic(JsonlServerCodec):
 
     def receive_data(self, data):
         for _ in range(6):  # plain even under a tracer, which makes every call slow
-            self._lines.buffer = bytearray(bytes(self._lines.buffer))
-        self._lines.buffer += data
+            self._received = bytearray(bytes(self._received))
+        self._received += data
 
 
 class Endless(JsonlServerCodec):

@@ -4,15 +4,14 @@
 
     magic 0xB7 | version 1 | kind | flags | length of the payload, 4 bytes, big-endian
 
-The payload is the request's id, as a varint, and the fields of the model. `binary_frames` has
-the frames and their kinds, `binary_fields` how a model's fields are laid out. A frame whose
+The payload is the request's id, as a varint, and the fields of the model. ``frames.py`` cuts a
+stream into frames and lists their kinds, ``fields.py`` lays out a model's fields. A frame whose
 inside is not laid out as its kind says ends the connection; a value that is merely out of range,
 a text that is not UTF-8 or a kind that is unknown is answered, and the next frame is read.
 """
 
-# ruff: noqa: D102 - the contract tells what the methods of a codec do
+# ruff: noqa: D102 - the contract documents the methods of a codec
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -34,12 +33,11 @@ from twinline.transports.binary.frames import (
     KIND_BY_REQUEST,
     MAGIC,
     VERSION,
-    Frames,
+    FrameCodec,
     Unreadable,
 )
 from twinline.transports.contract import (
-    ClientCodec,
-    Codec,
+    BufferedClientCodec,
     LocalProtocolError,
     RemoteProtocolError,
     ReplyReceived,
@@ -65,39 +63,15 @@ _WRITE_REPLY: Final = {
 }
 
 
-class _FrameCodec(Codec):
-    """What both ends have: frames that come in, and bytes that are to go out."""
-
-    def __init__(self, frame_limit: int) -> None:
-        self.frame_limit = frame_limit
-        self._frames = Frames()
-        self._out: list[bytes] = []
-
-    def receive_data(self, data: bytes) -> None:
-        self._frames.feed(data)
-
-    def receive_eof(self) -> None:
-        self._frames.end()
-
-    @property
-    def mid_frame(self) -> bool:
-        return bool(self._frames.buffer)
-
-    def data_to_send(self) -> bytes:
-        data = b"".join(self._out)
-        self._out.clear()
-        return data
-
-
-class BinaryServerCodec(_FrameCodec, ServerCodec):
+class BinaryServerCodec(FrameCodec, ServerCodec):
     """The server's end of binary frames."""
 
     def next_event(self) -> RequestReceived | RequestRefused | None:
         try:
-            frame = self._frames.take(self.frame_limit, _REQUEST_FLAGS)
+            frame = self._take(_REQUEST_FLAGS)
             return None if frame is None else _read_request(*frame)
         except Unreadable as unreadable:
-            self._frames.drop()
+            self._drop()
             return RequestRefused(unreadable.id, unreadable.error, fatal=True)
 
     def send(self, id: int | None, reply: Reply) -> None:
@@ -110,19 +84,15 @@ class BinaryServerCodec(_FrameCodec, ServerCodec):
             raise LocalProtocolError("only an error can answer a frame without an id")
 
 
-class BinaryClientCodec(_FrameCodec, ClientCodec):
+class BinaryClientCodec(FrameCodec, BufferedClientCodec):
     """The client's end of binary frames."""
-
-    def __init__(self, frame_limit: int) -> None:
-        super().__init__(frame_limit)
-        self._pending: deque[tuple[int, type[Reply]]] = deque()
 
     def next_event(self) -> ReplyReceived | None:
         try:
-            frame = self._frames.take(self.frame_limit, _REPLY_FLAGS)
+            frame = self._take(_REPLY_FLAGS)
             return None if frame is None else self._read_reply(*frame)
         except Unreadable as unreadable:
-            self._frames.drop()
+            self._drop()
             raise RemoteProtocolError(f"the server's reply cannot be read: {unreadable}") from None
 
     def _read_reply(self, kind: int, flags: int, frame: bytearray) -> ReplyReceived:
@@ -147,12 +117,9 @@ class BinaryClientCodec(_FrameCodec, ClientCodec):
             raise Unreadable(BadRequest(describe_validation_error(error))) from None
         return ReplyReceived(answered, reply)
 
-    def send(self, id: int, request: Request) -> None:
-        if not 0 <= id <= MAX_INT:
-            raise LocalProtocolError(f"a request's id is 0 to {MAX_INT}, not {id}")
+    def _encode(self, id: int, request: Request) -> bytes:
         kind, write = _WRITE_REQUEST[type(request)]
-        self._out.append(_frame(kind, write_uint(id), write, request))
-        self._pending.append((id, request.reply))
+        return _frame(kind, write_uint(id), write, request)
 
 
 class BinaryTransport(Transport):

@@ -1,4 +1,12 @@
-"""The generic threaded listener: any transports, any endpoints, one service."""
+"""The threaded listener: any transports, any endpoints, one service.
+
+::
+
+    listener     accepts, limits, and drains; owns the connections' threads
+    connection   one connection: reads requests, answers them, keeps its deadlines
+    poller       what the accepting thread waits on: arrivals, hang-ups, a wake-up
+    settings     deadlines and limits, as a typed model
+"""
 
 from twinline.transports.listener.listener import Listener
 from twinline.transports.listener.settings import ListenerSettings

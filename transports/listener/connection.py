@@ -1,4 +1,4 @@
-"""One connection of the listener: its socket, its codec, its session, and the thread between.
+"""One connection of the listener: its socket, codec and session, and the thread that owns them.
 
 The thread that runs `Connection.handle_connection` owns the socket: it alone reads, writes and
 closes it. Others may only shut it down, which wakes the owner; closing from outside would not,
@@ -73,7 +73,7 @@ class Connection:
         self._receive_bytes = _IDLE_RECEIVE_BYTES
         self._out: list[bytes] = []
         self._out_bytes = 0
-        self._deferred: list[Wake] = []  # of those who have mail by the requests that are answered
+        self._deferred: list[Wake] = []  # of watches that got mail, until the replies are written
         self._fault: str | None = None
         self._ending = False  # set by any thread: no further request is carried out
         self._draining = False  # set by any thread, before _ending: those left are answered
@@ -87,7 +87,7 @@ class Connection:
         return self._socket.fileno()
 
     def hung_up(self) -> None:
-        """The peer has hung up: a wait is over, for nobody is there to be told."""
+        """End a wait for mail: the peer has hung up."""
         self._session.interrupt()
 
     def drain(self) -> None:
@@ -178,7 +178,7 @@ class Connection:
         self._linger()
 
     def _prepare(self, request: Request) -> None:
-        """Let nobody wait for what a request takes: neither its sender nor who has mail."""
+        """Send replies and wakes now: neither is to wait for a request that may take long."""
         self._flush()
         if self._before_wait is not None and isinstance(request, Watch) and request.wait:
             self._before_wait(self)
@@ -264,7 +264,7 @@ class Connection:
                 raise _CutError("stopped reading") from None
 
     def _set_timeout(self, seconds: float | None) -> None:
-        # A system call: whoever wants none asks first whether there is one.
+        # A system call, so callers check `_timed` first.
         self._socket.settimeout(seconds)
         self._timed = seconds is not None
 

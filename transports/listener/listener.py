@@ -1,4 +1,4 @@
-"""The generic threaded listener: any transports, any endpoints, one service.
+"""The threaded listener: accepts connections, gives each a thread, and drains them.
 
 The main thread accepts; each connection gets a thread that runs `handle_connection`::
 
@@ -7,8 +7,8 @@ The main thread accepts; each connection gets a thread that runs `handle_connect
                               └── hang-ups of connections that wait for mail
 
 A thread a connection is the simplest thing that is fair: a slow or dead peer costs its own
-thread and nobody else's time. What bounds it: the number of connections, a small stack, and
-deadlines for everything a peer can be slow at.
+thread, and no other connection any time. What bounds it: the number of connections, a small
+stack, and deadlines for everything a peer can be slow at.
 """
 
 import contextlib
@@ -86,7 +86,7 @@ class Listener:
         self._lock = new_lock("connections")
         self._threads: dict[Connection, threading.Thread] = {}  # guarded by _lock
         self._by_address: Counter[str] = Counter()  # guarded by _lock
-        self._waiting: dict[int, Connection] = {}  # minded for hang-ups; guarded by _lock
+        self._waiting: dict[int, Connection] = {}  # watched for hang-ups; guarded by _lock
 
     def serve_forever(self) -> None:
         """Accept and serve until `stop`, then drain; the calling thread does the accepting.
@@ -152,12 +152,12 @@ class Listener:
             transport.server_codec(self._service.settings.frame_bytes_before_login),
             self._service,
             self._settings,
-            before_wait=self._mind,
+            before_wait=self._watch_for_hangup,
         )
         thread = threading.Thread(
             target=self._run, args=(connection,), name=f"connection {address}", daemon=True
         )
-        # Registered before it starts, so that a drain that begins now knows of it.
+        # Registered before it starts, so that a drain that begins now includes it.
         if not self._register(connection, thread):
             connection.close()
             return True
@@ -200,7 +200,7 @@ class Listener:
         except Exception:
             log.exception("the connection from %s failed", connection.address)
         finally:
-            self._forget(connection)
+            self._unwatch(connection)
             connection.close()
             self._unregister(connection)
 
@@ -220,18 +220,18 @@ class Listener:
 
     # -- hang-ups of connections that wait ----------------------------------------------
 
-    def _mind(self, connection: Connection) -> None:
+    def _watch_for_hangup(self, connection: Connection) -> None:
         fd = connection.fileno()
         with self._lock:
             self._waiting[fd] = connection
-        self._poller.mind(fd)
+        self._poller.watch_for_hangup(fd)
 
-    def _forget(self, connection: Connection) -> None:
+    def _unwatch(self, connection: Connection) -> None:
         fd = connection.fileno()
         with self._lock:
-            minded = self._waiting.pop(fd, None) is connection
-        if minded:
-            self._poller.forget(fd)
+            watched = self._waiting.pop(fd, None) is connection
+        if watched:
+            self._poller.unwatch(fd)
 
     def _hung_up(self, fd: int) -> None:
         with self._lock:

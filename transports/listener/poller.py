@@ -1,8 +1,8 @@
-"""What the accept loop waits on: new connections, hang-ups, and being told to look up.
+"""What the accept loop waits on: new connections, hang-ups, and a wake-up from another thread.
 
 A connection's thread that waits for mail does not read its socket, so it cannot see its peer
-leave. The accept loop can: the kernel tells it of a hang-up on any socket it was asked to mind,
-at no cost while nothing happens.
+leave. The accept loop can: the kernel reports a hang-up on any socket that is watched for one, at
+no cost while nothing happens.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ class Poller:
     """
 
     def __init__(self) -> None:
-        self._minds = _HANGUP_SUPPORTED
-        self._poll: Any = select.epoll() if self._minds else select.poll()
-        self._units = 1 if self._minds else 1000  # of time, in a second
-        self._asleep, self._waker = socket.socketpair()
-        self._asleep.setblocking(False)  # noqa: FBT003
+        self._sees_hangups = _HANGUP_SUPPORTED
+        self._poll: Any = select.epoll() if self._sees_hangups else select.poll()
+        self._units = 1 if self._sees_hangups else 1000  # of time, in a second
+        self._woken, self._waker = socket.socketpair()
+        self._woken.setblocking(False)  # noqa: FBT003
         self._waker.setblocking(False)  # noqa: FBT003
         self._signals = False
-        self.add(self._asleep)
+        self.add(self._woken)
 
     def add(self, listening: socket.socket) -> None:
         """Report arrivals on a listening socket; only from the thread that waits."""
@@ -40,19 +40,19 @@ class Poller:
         """Report arrivals no more; only from the thread that waits."""
         self._poll.unregister(listening)
 
-    def mind(self, fd: int) -> None:
+    def watch_for_hangup(self, fd: int) -> None:
         """Report, once, that the peer of a connection has hung up; from any thread."""
-        if self._minds:
+        if self._sees_hangups:
             self._poll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
 
-    def forget(self, fd: int) -> None:
-        """Mind a connection no more; called before its socket is closed, from any thread."""
-        if self._minds:
+    def unwatch(self, fd: int) -> None:
+        """Watch a connection no more; called before its socket is closed, from any thread."""
+        if self._sees_hangups:
             self._poll.unregister(fd)
 
     def wake(self) -> None:
         """Let `wait` return; from any thread or a signal handler."""
-        # A full pipe means that it is awake already; a closed one that nobody waits.
+        # A full buffer means that a wake-up is pending; a closed socket, that no wait is.
         with contextlib.suppress(OSError):
             self._waker.send(b"\0")
 
@@ -77,9 +77,9 @@ class Poller:
         may_block("waiting for connections")
         happened = []
         for fd, mask in self._poll.poll(None if seconds is None else seconds * self._units):
-            if fd == self._asleep.fileno():
+            if fd == self._woken.fileno():
                 with contextlib.suppress(BlockingIOError):
-                    self._asleep.recv(4096)
+                    self._woken.recv(4096)
             else:
                 happened.append((fd, not mask & select.POLLIN))
         return sorted(happened, key=lambda event: not event[1])
@@ -88,7 +88,7 @@ class Poller:
         """Release what it holds."""
         if self._signals:
             signal.set_wakeup_fd(-1)
-        if self._minds:
+        if self._sees_hangups:
             self._poll.close()
-        self._asleep.close()
+        self._woken.close()
         self._waker.close()

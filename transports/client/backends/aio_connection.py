@@ -14,7 +14,7 @@ from twinline.core.deadline import Deadline
 from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.engine.connection import RECEIVE_BYTES, Connection
 from twinline.transports.contract import Transport
-from twinline.transports.endpoints import Endpoint, EndpointError, Scheme, tune
+from twinline.transports.endpoints import Endpoint, Scheme, tune
 
 
 class TaskWaiter:
@@ -148,8 +148,6 @@ async def connect(
     endpoint: Endpoint, transport: Transport, deadline: Deadline, cancel: CancelToken
 ) -> StreamConnection:
     """Open a connection; see `Backend.connect`."""
-    if endpoint.scheme is Scheme.TLS:
-        raise EndpointError("tls:// is not supported yet; use tcp:// or unix:")
     async with asyncio.timeout(deadline.timeout()) as limit:
         with cancel.waking(lambda: _end_now(limit)):
             connected = await _connect(endpoint)

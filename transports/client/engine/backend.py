@@ -98,7 +98,6 @@ class Backend(ABC):
         Raises:
             OSError: it cannot be reached; TimeoutError when that took too long.
             Cancelled: the token was set before the attempt began.
-            EndpointError: the endpoint's scheme is not supported.
         """
 
     @abstractmethod

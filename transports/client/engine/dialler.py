@@ -51,7 +51,6 @@ class Dialler:
             NotConnected: not in time.
             Cancelled: the token was set.
             UnsupportedVersion: the server speaks another version of the protocol.
-            EndpointError: the endpoint's scheme is not supported.
         """
         reason = "another attempt is still under way"
         try:

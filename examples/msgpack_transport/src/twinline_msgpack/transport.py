@@ -4,7 +4,6 @@ A frame is the byte 0xA5, the length of what follows in four bytes (big-endian),
 map, which has the fields that a line of JSON-lines has: ``{"op": "ping", "id": 1}``.
 """
 
-from collections import deque
 from struct import Struct
 from typing import Any, Final
 
@@ -27,8 +26,8 @@ from twinline.core.protocol import (
     Request,
 )
 from twinline.transports.contract import (
-    ClientCodec,
-    Codec,
+    BufferedClientCodec,
+    BufferedCodec,
     LocalProtocolError,
     RemoteProtocolError,
     ReplyReceived,
@@ -86,30 +85,8 @@ def _unique_texts(pairs: list[tuple[object, object]]) -> dict[str, object]:
     return fields
 
 
-class _FrameCodec(Codec):
-    """What both ends have: frames that come in, and bytes that are to go out."""
-
-    def __init__(self, frame_limit: int) -> None:
-        self.frame_limit = frame_limit
-        self._in = bytearray()
-        self._out: list[bytes] = []
-        self._ended = False
-
-    def receive_data(self, data: bytes) -> None:
-        if not self._ended:
-            self._in += data
-
-    def receive_eof(self) -> None:
-        self._ended = True
-
-    @property
-    def mid_frame(self) -> bool:
-        return bool(self._in)
-
-    def data_to_send(self) -> bytes:
-        data = b"".join(self._out)
-        self._out.clear()
-        return data
+class _FrameCodec(BufferedCodec):
+    """What both ends have: a stream that is cut into frames."""
 
     def _take(self) -> bytes | None:
         """Return the next frame's payload, or None until more arrives.
@@ -117,7 +94,7 @@ class _FrameCodec(Codec):
         Raises:
             RequestError: there is no frame here, or none that may be collected; it is fatal.
         """
-        buffer = self._in
+        buffer = self._received
         if buffer and buffer[0] != MAGIC:
             raise BadRequest(f"a frame begins with the byte 0x{MAGIC:02X}")
         if len(buffer) >= HEADER.size:
@@ -133,11 +110,6 @@ class _FrameCodec(Codec):
         if self._ended:
             self._drop()
         return None
-
-    def _drop(self) -> None:
-        """Give the stream up: forget what there is, and take no more in."""
-        self._ended = True
-        self._in = bytearray()
 
 
 class MsgpackServerCodec(_FrameCodec, ServerCodec):
@@ -177,19 +149,12 @@ def _read_request(payload: bytes) -> RequestReceived | RequestRefused:
         return RequestRefused(frame_id, BadRequest(describe_validation_error(error)))
 
 
-class MsgpackClientCodec(_FrameCodec, ClientCodec):
+class MsgpackClientCodec(_FrameCodec, BufferedClientCodec):
     """The client's end."""
 
-    def __init__(self, frame_limit: int) -> None:
-        super().__init__(frame_limit)
-        self._pending: deque[tuple[int, type[Reply]]] = deque()
-
-    def send(self, id: int, request: Request) -> None:
-        if not 0 <= id <= MAX_INT:
-            raise LocalProtocolError(f"a request's id is 0 to {MAX_INT}, not {id}")
+    def _encode(self, id: int, request: Request) -> bytes:
         fields = request.model_dump(exclude_defaults=True)
-        self._out.append(pack({"op": request.op, "id": id, **fields}))
-        self._pending.append((id, request.reply))
+        return pack({"op": request.op, "id": id, **fields})
 
     def next_event(self) -> ReplyReceived | None:
         try:
