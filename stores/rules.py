@@ -11,6 +11,8 @@ from twinline.core.names import NamePattern
 from twinline.core.protocol import Message
 from twinline.core.store import Draft, MailboxPolicy, UsernamePage
 
+CHUNK_NAMES: Final = 512
+"""The most names that a listing reads at once, and so while it holds a lock."""
 _YIELD_SECONDS: Final = 0.00002
 _LONG_AGO: Final = -(2**62)  # before every time that a store keeps, and fits its integers
 
@@ -68,7 +70,7 @@ def page_of_names(
     limit: int,
     *,
     exists: Callable[[str], bool],
-    names_from: Callable[[str], Sequence[str]],
+    names_from: Callable[[str, int], Sequence[str]],
 ) -> UsernamePage:
     """Return the first names beyond ``after`` that match, read in chunks.
 
@@ -80,7 +82,8 @@ def page_of_names(
         after: only what sorts behind it.
         limit: at most so many.
         exists: whether there is a name, for a pattern that names one.
-        names_from: the first names at or above a text, sorted; none when there are none.
+        names_from: the first names at or above a text, sorted, at most so many; none when there
+            are none.
     """
     # The smallest text above `after` is `after` and a zero.
     start = pattern.prefix if after is None else max(pattern.prefix, f"{after}\0")
@@ -88,7 +91,9 @@ def page_of_names(
         known = start == pattern.prefix and exists(pattern.prefix)
         return UsernamePage((pattern.prefix,) if known else (), more=False)
     found: list[str] = []
-    while chunk := names_from(start):
+    # Most pages want the first names that follow, so the first chunk is as long as the page.
+    count = min(CHUNK_NAMES, limit + 1)
+    while chunk := names_from(start, count):
         for name in chunk:
             if not name.startswith(pattern.prefix):
                 return UsernamePage(tuple(found), more=False)
@@ -96,7 +101,7 @@ def page_of_names(
                 if len(found) == limit:
                     return UsernamePage(tuple(found), more=True)
                 found.append(name)
-        start = f"{chunk[-1]}\0"
+        start, count = f"{chunk[-1]}\0", CHUNK_NAMES
         # A scan of a million names runs Python for half a second: other threads get the
         # interpreter now and then. With 0 this one would take it again before they are awake.
         time.sleep(_YIELD_SECONDS)

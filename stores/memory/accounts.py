@@ -5,7 +5,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Final, Protocol
+from typing import Protocol
 
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
@@ -15,9 +15,6 @@ from twinline.core.names import NamePattern
 from twinline.core.store import Account, Accounts, SessionRecord, Unsubscribe, UsernamePage
 from twinline.core.waiting import Wake, wake_all
 from twinline.stores.rules import page_of_names
-
-CHUNK_NAMES: Final = 512
-"""The most names that are copied under the user lock at once."""
 
 
 class _Names(Protocol):
@@ -70,7 +67,7 @@ class MemoryAccounts(Accounts):
             after,
             limit,
             exists=lambda name: self.find(name) is not None,
-            names_from=self._chunk_from,
+            names_from=self._names_from,
         )
 
     def set_password_hash(self, account_id: str, password_hash: str, *, instead_of: str) -> bool:
@@ -154,9 +151,9 @@ class MemoryAccounts(Accounts):
 
         return unsubscribe
 
-    def _chunk_from(self, start: str) -> list[str]:
+    def _names_from(self, start: str, count: int) -> list[str]:
         with self._lock:
-            return list(islice(self._names.irange(start), CHUNK_NAMES))
+            return list(islice(self._names.irange(start), count))
 
     def _used_at(self, token_hash: bytes) -> int:
         return self._sessions[token_hash].record.used_at

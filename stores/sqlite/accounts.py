@@ -16,7 +16,6 @@ from twinline.stores.sqlite.readers import Readers
 from twinline.stores.sqlite.subscriptions import Subscriptions
 from twinline.stores.sqlite.writer import Transaction, Writer
 
-_CHUNK: Final = 512  # names that a listing reads at a time; names are matched between reads
 _CACHED: Final = 20_000  # accounts, and sessions
 _TOUCH_SECONDS: Final = 0.05  # how long a request may wait for the note that it uses a session
 
@@ -67,26 +66,21 @@ class SqliteAccounts(Accounts):
             return _is_free(connection, username)
 
     def page(self, pattern: NamePattern, after: str | None, limit: int) -> UsernamePage:
-        # Most pages want the first names that follow, so the first read is as long as the page.
-        count = min(_CHUNK, limit + 1)
-
-        def names_from(start: str) -> list[str]:
-            nonlocal count
-            with self._readers.reading() as connection:
-                rows = connection.execute(
-                    "SELECT username FROM accounts WHERE username >= ? ORDER BY username LIMIT ?",
-                    (start, count),
-                ).fetchall()
-            count = _CHUNK
-            return [name for (name,) in rows]
-
         return page_of_names(
             pattern,
             after,
             limit,
             exists=lambda name: self.find(name) is not None,
-            names_from=names_from,
+            names_from=self._names_from,
         )
+
+    def _names_from(self, start: str, count: int) -> list[str]:
+        with self._readers.reading() as connection:
+            rows = connection.execute(
+                "SELECT username FROM accounts WHERE username >= ? ORDER BY username LIMIT ?",
+                (start, count),
+            ).fetchall()
+        return [name for (name,) in rows]
 
     def set_password_hash(self, account_id: str, password_hash: str, *, instead_of: str) -> bool:
         def write(transaction: Transaction) -> bool:

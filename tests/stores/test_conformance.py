@@ -35,6 +35,7 @@ SENDING = [rule.name for rule in rules_of(sending)]
 @pytest.fixture(autouse=True)
 def no_store_here_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "_STALE_SECONDS", 0.05)
+    monkeypatch.setattr(bench, "_SETTLE_SECONDS", 0.002)  # a wake here comes within its call
 
 
 def in_memory(folder: Path) -> ConformanceReport:

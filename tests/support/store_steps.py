@@ -17,7 +17,7 @@ from twinline.core.errors import (
 )
 from twinline.core.names import NamePattern
 from twinline.core.store import MailboxPolicy, Receipt, Standing
-from twinline.stores.memory import accounts as memory_accounts
+from twinline.stores import rules
 from twinline.stores.memory import mailbox
 from twinline.stores.memory.accounts import MemoryAccounts
 from twinline.stores.memory.mailboxes import MemoryMailboxes
@@ -240,7 +240,7 @@ class AccountSteps(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(memory_accounts, "CHUNK_NAMES", 4)
+        self.patch.setattr(rules, "CHUNK_NAMES", 4)
         self.accounts = MemoryAccounts()
         self.ids: dict[str, str] = {}
         self.reserved: set[str] = set()

@@ -16,8 +16,9 @@ from twinline.core.names import NamePattern
 from twinline.core.store import Draft, Durability, UsernamePage
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory import accounts as memory_accounts
-from twinline.stores.memory.accounts import CHUNK_NAMES, MemoryAccounts
+from twinline.stores.memory.accounts import MemoryAccounts
 from twinline.stores.memory.mailboxes import MemoryMailboxes
+from twinline.stores.rules import CHUNK_NAMES
 
 
 def test_its_durability_is_the_process() -> None:

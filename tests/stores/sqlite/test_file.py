@@ -415,7 +415,7 @@ def test_a_page_of_names_reads_no_more_than_it_must(path: Path) -> None:
         ]
 
 
-# --- what is remembered of what was read
+# --- what is cached
 
 
 class Reading:

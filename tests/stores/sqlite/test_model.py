@@ -12,7 +12,6 @@ from store_steps import NAMES, AccountSteps, MailboxSteps
 from twinline.core.errors import NoSuchUser
 from twinline.core.store import Standing
 from twinline.stores.sqlite import SqliteStore, Synchronous
-from twinline.stores.sqlite import accounts as sqlite_accounts
 from twinline.stores.sqlite import mailboxes as sqlite_mailboxes
 from twinline.stores.sqlite import send_ids as sqlite_send_ids
 from twinline.stores.sqlite.upkeep import check
@@ -67,11 +66,10 @@ class SqliteMailboxSteps(MailboxSteps):
 
 
 class SqliteAccountSteps(AccountSteps):
-    """The same steps, with listings in chunks of four."""
+    """The same steps."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch.setattr(sqlite_accounts, "_CHUNK", 4)
         self.folder = tempfile.TemporaryDirectory()
         self.store = SqliteStore(Path(self.folder.name) / "s", synchronous=Synchronous.NORMAL)
         self.accounts = self.store.accounts
