@@ -235,6 +235,12 @@ ALLOWED = {
     ): "a semaphore that counts cores; it guards no state, "
     "is waited for with a time limit, and a hash is what it is there for",
     ("core/passwords.py", "self._semaphore.release"): "the same",
+    ("transports/client/engine/cancel.py", "self.release"): "a first-in-first-out lock over a "
+    "connection, not over state: its holder does I/O, and callers queue with a time limit",
+    ("transports/client/engine/commands.py", "self._fifo.acquire"): "the same",
+    ("transports/client/engine/commands.py", "self._fifo.release"): "the same",
+    ("transports/client/engine/dialler.py", "self._fifo.acquire"): "the same",
+    ("transports/client/engine/dialler.py", "self._fifo.release"): "the same",
     (
         "cli/chat/prompt.py",
         "asyncio.Lock",
