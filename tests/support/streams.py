@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from itertools import pairwise
 
+from twinline.core.protocol import Ping
 from twinline.transports.contract import (
     ClientCodec,
     ReplyReceived,
@@ -10,6 +11,10 @@ from twinline.transports.contract import (
     RequestRefused,
     ServerCodec,
 )
+
+PING = {"jsonl": b'{"op":"ping","id":9}\n', "binary": bytes.fromhex("b7010f000000000109")}
+"""The frame of a ping with id 9, on each transport."""
+PINGED = RequestReceived(9, Ping())
 
 
 def pieces(data: bytes, size: int | None) -> list[bytes]:

@@ -1,33 +1,20 @@
-"""`auto` chooses by the first bytes, and the registry finds transports by name."""
-
-import logging
-from importlib.metadata import EntryPoint
+"""`auto` chooses a transport by a connection's first bytes."""
 
 import pytest
-from malformed_samples import MALFORMED_JSONL
-from streams import pieces, receive, shown
+from streams import PING, PINGED, pieces, receive
 
 from twinline.core.errors import ShuttingDown
-from twinline.core.protocol import Done, Ping, Send
-from twinline.transports import registry
-from twinline.transports.auto import MAX_START_BYTES, AutoServerCodec, AutoTransport
+from twinline.core.protocol import Done
+from twinline.transports.auto import MAX_START_BYTES, AutoTransport
 from twinline.transports.binary import BinaryServerCodec, BinaryTransport
-from twinline.transports.contract import RequestReceived, Transport
 from twinline.transports.jsonl import JsonlClientCodec, JsonlServerCodec, JsonlTransport
-from twinline.transports.registry import (
-    BrokenTransport,
-    UnknownTransport,
-    transport,
-    transport_names,
-)
+from twinline.transports.registry import transport
 
-JSONL_PING = b'{"op":"ping","id":9}\n'
-BINARY_PING = bytes.fromhex("b7010f000000000109")
-PINGED = RequestReceived(9, Ping())
+JSONL_PING, BINARY_PING = PING["jsonl"], PING["binary"]
 
 
 class Worded(JsonlTransport):
-    """A transport of somebody else: it begins with a word of its own."""
+    """A transport of another package: it begins with a word of its own."""
 
     name = "worded"
     word = b"COME IN\n"
@@ -72,14 +59,6 @@ def test_the_first_bytes_choose(data, chosen, size):
     plain = chosen(4096)
     plain.send(9, Done())
     assert server.data_to_send() == plain.data_to_send()
-
-
-@pytest.mark.parametrize("case", MALFORMED_JSONL, ids=lambda case: case.name)
-def test_bad_lines_get_what_a_jsonl_server_gives(case):
-    plain = receive(JsonlServerCodec(case.frame_limit), [case.data + JSONL_PING])
-    for size in (None, 1):
-        through = receive(auto(limit=case.frame_limit), pieces(case.data + JSONL_PING, size))
-        assert list(map(shown, through)) == list(map(shown, plain))
 
 
 @pytest.mark.parametrize("size", [None, 1])
@@ -133,7 +112,7 @@ def test_the_end_of_the_stream_before_the_choice():
     server.receive_eof()
     assert server.next_event() is None
     assert not server.mid_frame
-    server.receive_data(JSONL_PING)  # nobody can send after the end
+    server.receive_data(JSONL_PING)  # nothing can be sent after the end
     assert server.next_event() is None
     assert server.resolve() is server
 
@@ -210,89 +189,3 @@ def test_a_client_that_says_auto_speaks_jsonl():
     client = transport("auto").client_codec(4096)
     assert type(client) is JsonlClientCodec
     assert client.frame_limit == 4096
-
-
-# -- the registry -----------------------------------------------------------------------
-
-
-@pytest.fixture
-def installed(monkeypatch):
-    """Let entry points be "installed": name -> value."""
-    found: dict[str, str] = {}
-
-    def entry_points(group):
-        assert group == "twinline.transports"
-        return [EntryPoint(name, value, group) for name, value in found.items()]
-
-    monkeypatch.setattr(registry, "entry_points", entry_points)
-    return found
-
-
-def test_the_built_in_transports():
-    assert {"auto", "binary", "jsonl"} <= set(transport_names())
-    for name in ("auto", "binary", "jsonl"):
-        assert transport(name).name == name
-        assert isinstance(transport(name), Transport)
-
-
-def test_an_unknown_name_is_told_the_nearest_and_all(installed):
-    installed["worded"] = "test_auto:Worded"
-    with pytest.raises(UnknownTransport) as caught:
-        transport("jsnl")
-    assert str(caught.value) == (
-        "there is no transport 'jsnl'; did you mean jsonl? known: auto, binary, jsonl, worded"
-    )
-    with pytest.raises(UnknownTransport) as caught:
-        transport("???")
-    assert str(caught.value) == ("there is no transport '???'; known: auto, binary, jsonl, worded")
-
-
-@pytest.mark.parametrize(
-    "value", ["twinline.transports.jsonl:JsonlTransport", "codec_plugin:WORDED"]
-)
-def test_a_class_or_an_instance_can_be_installed(installed, value):
-    installed["worded"] = value
-    assert transport_names() == ["auto", "binary", "jsonl", "worded"]
-    assert isinstance(transport("worded"), JsonlTransport)
-
-
-def test_auto_serves_what_is_installed(installed, caplog):
-    installed["worded"] = "codec_plugin:WORDED"
-    installed["auto"] = "codec_plugin:missing"  # never asked for itself
-    server = transport("auto").server_codec(4096)
-    assert not caplog.records
-    assert receive(server, [b"HOLA\n" + JSONL_PING]) == [PINGED]
-    assert isinstance(server, AutoServerCodec)
-    assert type(server.resolve()).__name__ == "HolaServerCodec"
-
-
-def test_a_built_in_name_cannot_be_taken_over(installed):
-    installed["jsonl"] = "codec_plugin:WORDED"
-    assert type(transport("jsonl")) is JsonlTransport
-    server = transport("auto").server_codec(4096)
-    assert len(receive(server, [b"HOLA\n" + JSONL_PING])) == 2
-    assert type(server.resolve()) is JsonlServerCodec
-
-
-@pytest.mark.parametrize(
-    ("value", "why"),
-    [
-        ("no_such_module_anywhere:X", "cannot be loaded: No module named"),
-        ("codec_plugin:missing", "cannot be loaded"),
-        ("codec_plugin:Unmakeable", "cannot be loaded: not today"),
-        ("twinline.core.protocol:MAX_INT", "is no Transport"),
-        ("twinline.core.protocol:Ping", "is no Transport"),
-    ],
-)
-def test_a_broken_transport_says_why_and_is_left_out_of_auto(installed, caplog, value, why):
-    installed["broken"] = value
-    with pytest.raises(BrokenTransport, match=why):
-        transport("broken")
-    with caplog.at_level(logging.WARNING):
-        server = transport("auto").server_codec(4096)
-    assert "it is not served" in caplog.text
-    client = JsonlClientCodec(4096)
-    client.send(1, Send(to="bob", body="hi"))
-    assert receive(server, [client.data_to_send()]) == [
-        RequestReceived(1, Send(to="bob", body="hi"))
-    ]

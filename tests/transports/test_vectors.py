@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import vectors
-from streams import pieces, receive, receive_replies
+from streams import PING, PINGED, pieces, receive, receive_replies
 
 from twinline.core import protocol
 from twinline.core.errors import ERROR_BY_CODE
@@ -22,7 +22,6 @@ WAYS = {
     "byte by byte": lambda data, _: pieces(data, 1),
     "with a tail": lambda data, tail: [data + tail[:3], tail[3:]],
 }
-TAIL = {"jsonl": b'{"op":"ping","id":9}\n', "binary": bytes.fromhex("b7010f000000000109")}
 REPLY_TAIL = {"jsonl": b'{"id":9,"ok":true}\n', "binary": bytes.fromhex("b70180000000000109")}
 
 
@@ -77,7 +76,7 @@ def test_bytes_to_requests(vector, name):
     request = model_of(vector)
     assert request.op == vector["op"]
     for way, cut in WAYS.items():
-        tail = TAIL[name] if way == "with a tail" else b""
+        tail = PING[name] if way == "with a tail" else b""
         stream = cut(bytes.fromhex(vector[name]), tail)
         events = receive(transport(name).server_codec(LIMIT), stream)
         assert events[0] == RequestReceived(vector["id"], request), way
@@ -118,16 +117,16 @@ def an_example(request):
 def test_what_is_also_accepted(name, way):
     for vector in VECTORS["also_accepted"][name]:
         server = transport(name).server_codec(LIMIT)
-        events = receive(server, WAYS[way](bytes.fromhex(vector["bytes"]), TAIL[name]))
+        events = receive(server, WAYS[way](bytes.fromhex(vector["bytes"]), PING[name]))
         assert events[0] == RequestReceived(vector["id"], model_of(vector)), vector["name"]
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_refused(name, way):
+@pytest.mark.parametrize(("name", "served"), [*zip(NAMES, NAMES, strict=True), ("jsonl", "auto")])
+def test_what_is_refused(name, served, way):
     for vector in VECTORS["malformed"][name]:
-        server = transport(name).server_codec(vector["frame_limit"])
-        tail = TAIL[name] if way == "with a tail" else b""
+        server = transport(served).server_codec(vector["frame_limit"])
+        tail = PING[name] if way == "with a tail" else b""
         first, *others = receive(server, WAYS[way](bytes.fromhex(vector["bytes"]), tail))
         assert isinstance(first, RequestRefused), vector["name"]
         assert (first.error.code, first.id, first.fatal) == (
@@ -135,4 +134,5 @@ def test_what_is_refused(name, way):
             vector["id"],
             vector["fatal"],
         ), vector["name"]
-        assert len(others) == (1 if tail and not vector["fatal"] else 0), vector["name"]
+        assert others == ([PINGED] if tail and not vector["fatal"] else []), vector["name"]
+        assert not server.mid_frame, vector["name"]
