@@ -1,4 +1,4 @@
-"""The rules for accounts and sessions: names, passwords, tokens, and who may do what."""
+"""The rules for accounts and sessions: names, passwords, tokens, and what each allows."""
 
 import contextlib
 import hashlib
@@ -113,7 +113,7 @@ class AccountRules:
         return account
 
     def open_session(self, account: Account) -> tuple[str, SessionRecord]:
-        """Open a session and return its token, which nobody can read again.
+        """Open a session and return its token, which is kept nowhere else.
 
         Raises:
             BadCredentials: the account was deleted, or its password changed, since it was
@@ -172,7 +172,7 @@ class AccountRules:
         return record
 
     def end_session(self, token_hash: bytes) -> None:
-        """Revoke a session; whoever waits on it is woken."""
+        """Revoke a session and wake what waits for its mail."""
         self._accounts.close_session(token_hash)
 
     def page(self, pattern: str, after: str | None, limit: int) -> UsernamePage:
@@ -202,7 +202,7 @@ class AccountRules:
         except NoSuchUser:
             raise SessionExpired from None
         if not changed:
-            raise BadCredentials  # somebody else changed it meanwhile
+            raise BadCredentials  # another session changed it meanwhile
         self._accounts.close_other_sessions(session.account_id, session.token_hash)
 
     def delete(self, session: SessionRecord, password: str, address: str, *, force: bool) -> None:

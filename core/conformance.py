@@ -3,7 +3,7 @@
 `twinline.transports.conformance` and `twinline.stores.conformance` have the rules. A rule is a
 function that is given `Checks`, to say what it sees, and a bench, to work on. A rule that fails
 does not keep the next ones from being checked, and one that hangs is given up with the stack of
-where it stands, so that one run tells all that is wrong.
+where it stands, so that one run reports all that is wrong.
 """
 
 import sys
@@ -11,7 +11,8 @@ import threading
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, NoReturn, Protocol, TypeVar
+from types import ModuleType
+from typing import Any, Final, Generic, Literal, NoReturn, Protocol, TypeVar
 
 from twinline.core.errors import TwinlineError
 
@@ -137,7 +138,7 @@ class Checks:
         return None
 
     def give_up(self, evidence: str) -> NoReturn:
-        """Note evidence and end this rule: nothing that follows could be told from it."""
+        """Note evidence and end this rule: nothing more can be learned from it."""
         self.count += 1
         self.evidence.append(evidence)
         raise _Abandoned
@@ -178,17 +179,10 @@ def rule(number: int, sentence: str) -> Callable[[Callable[[Checks, B], None]], 
     return lambda check: Rule(number, sentence, check)
 
 
-def chosen(rules: Sequence[Rule[B]], only: Collection[str] | str) -> Sequence[Rule[B]]:
-    """Return the rules of those names, or all if there are none.
-
-    Raises:
-        ValueError: there is no rule of such a name.
-    """
-    names = {only} if isinstance(only, str) else set(only)
-    unknown = names - {each.name for each in rules}
-    if unknown:
-        raise ValueError(f"there is no rule {', '.join(sorted(unknown))}")
-    return [each for each in rules if not names or each.name in names]
+def rules_of(*rooms: ModuleType) -> tuple[Rule[Any], ...]:
+    """Return the rules that modules define, by number."""
+    found = (each for room in rooms for each in vars(room).values() if isinstance(each, Rule))
+    return tuple(sorted(found, key=lambda each: each.number))
 
 
 def check_rules(
@@ -196,21 +190,29 @@ def check_rules(
     rules: Sequence[Rule[B]],
     make_bench: Callable[[Rule[B]], B],
     *,
+    only: Collection[str] | str = (),
     progress: Progress | None = None,
     patience: float,
 ) -> ConformanceReport:
-    """Check all rules, each on a bench of its own.
+    """Check rules, each on a bench of its own.
 
     Args:
         subject: what is checked, for the text.
         rules: by number.
         make_bench: called for each rule, in the rule's thread.
-        progress: told before each rule.
+        only: the names of the rules to check; none means all.
+        progress: called before each rule.
         patience: how many seconds a rule may take before it is given up.
 
     Raises:
+        ValueError: ``only`` names a rule that there is not.
         ConformanceError: at least one rule does not hold.
     """
+    names = {only} if isinstance(only, str) else set(only)
+    unknown = names - {each.name for each in rules}
+    if unknown:
+        raise ValueError(f"there is no rule {', '.join(sorted(unknown))}")
+    rules = [each for each in rules if not names or each.name in names]
     failures: list[Failure] = []
     holding: list[str] = []
     skipped: list[str] = []
@@ -282,12 +284,12 @@ def _check(
             if not checks.count:
                 checks.wrong("nothing was checked")
 
-    # A thread, so that what hangs is told and not waited for; a daemon, so that it can be left.
+    # A thread, so that what hangs is reported and not waited for; a daemon, so that it can be left.
     thread = threading.Thread(target=run, name=f"rule {rule.number}", daemon=True)
     thread.start()
     thread.join(patience)
     if thread.is_alive():
-        frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - where else is it told
+        frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - no public way
         stack = "".join(traceback.format_stack(frame)[-4:]) if frame else "nowhere"
         checks.wrong(f"it does not end; after {patience:g} s it stands at\n{stack}")
     return reasons[0] if reasons else None

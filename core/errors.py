@@ -127,14 +127,14 @@ class FrameTooLarge(RequestError):
 
 
 class NotLoggedIn(RequestError):
-    """The request needs a session and the line has none."""
+    """The request needs a session and the connection has none."""
 
     code = "not_logged_in"
     default_message = "log in first"
 
 
 class AlreadyLoggedIn(RequestError):
-    """The line has a session; open another line for another account."""
+    """The connection has a session; open another connection for another account."""
 
     code = "already_logged_in"
     default_message = "this line is logged in already"
@@ -253,7 +253,7 @@ class StoreUnavailable(RequestError):
 
 
 class InternalError(RequestError):
-    """A fault in the server, told in its log and not to the peer."""
+    """A fault in the server; its log has the cause, the reply has not."""
 
     code = "internal"
     default_message = "an internal error; the server's log has more"
@@ -290,7 +290,7 @@ ERROR_BY_CODE: Final[dict[str, type[RequestError]]] = {
 
 
 def describe_validation_error(error: ValidationError) -> str:
-    """Name the field of a model that is at fault and what it should be; never what it was.
+    """Return which field of a model is wrong and what it should be; never what it was.
 
     For `BadRequest`, where a request's fields come as a dictionary or as JSON.
     """
@@ -299,5 +299,5 @@ def describe_validation_error(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"the field '{field}' is missing"
     what = first["msg"][:1].lower() + first["msg"][1:]
-    # A list on the wire is a tuple in the model, and nobody else needs to know.
+    # A list on the wire is a tuple in the model.
     return f"the field '{field}' is wrong: {what.replace('tuple', 'list')}"

@@ -45,8 +45,8 @@ class _Held(threading.local):
     name: str | None = None
 
 
-class checking:  # noqa: N801 - the one place where it is told, and never called
-    """Whether the rule is checked, in one place that every caller can read cheaply.
+class checking:  # noqa: N801 - a namespace, and never called
+    """Whether the rule is checked: a flag that every caller can read cheaply.
 
     Attributes:
         on: whether it is. A hot path asks before it calls `may_block`, to spare the call.

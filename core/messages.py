@@ -1,14 +1,17 @@
 """The rules for messages: what may be sent, and what the owner of a mailbox may do with it."""
 
 import os
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from twinline.core.errors import BadRequest, MessageTooLong, NoSuchUser, SessionExpired
 from twinline.core.names import parse_username
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import Draft, MailPage, Receipt, SessionRecord, Standing, Store
 from twinline.core.throttle import RateThrottle
+
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
 
 PAGE_BYTES: Final = 64 * 1024
 """The bodies of one page, in bytes of UTF-8. JSON escapes one byte as six at the most, so a page
@@ -21,9 +24,9 @@ _IDS_AT_ONCE: Final = 256
 class MessageRules:
     """Sends into any mailbox; reads, acknowledges and deletes in the caller's own.
 
-    Every method takes the caller's session as the store has it now. What the store says of a
-    mailbox that is gone, `NoSuchUser`, is `SessionExpired` to its owner: the account was deleted
-    between the look at the session and what was done with it.
+    Every method takes the caller's session as the store has it now. What the store raises for a
+    mailbox that is gone, `NoSuchUser`, is `SessionExpired` for its owner: the account was deleted
+    between the look at the session and the call.
     """
 
     def __init__(self, store: Store, settings: ServiceSettings) -> None:
@@ -84,55 +87,39 @@ class MessageRules:
 
         Raises:
             CursorInvalid: the seq is beyond the last one.
-            SessionExpired: the account is gone.
         """
-        try:
-            return self._mailboxes.read(session.account_id, after, limit, PAGE_BYTES)
-        except NoSuchUser:
-            raise SessionExpired from None
+        return self._own(self._mailboxes.read, session, after, limit, PAGE_BYTES)
 
     def history(self, session: SessionRecord, before: int | None, limit: int, now: int) -> MailPage:
-        """Return the last messages below a seq.
-
-        Raises:
-            SessionExpired: the account is gone.
-        """
-        try:
-            return self._mailboxes.history(session.account_id, before, limit, PAGE_BYTES, now)
-        except NoSuchUser:
-            raise SessionExpired from None
+        """Return the last messages below a seq."""
+        return self._own(self._mailboxes.history, session, before, limit, PAGE_BYTES, now)
 
     def ack(self, session: SessionRecord, up_to: int, now: int) -> Standing:
         """Acknowledge up to a seq.
 
         Raises:
             CursorInvalid: the seq is beyond the last one.
-            SessionExpired: the account is gone.
         """
-        try:
-            return self._mailboxes.ack(session.account_id, up_to, now)
-        except NoSuchUser:
-            raise SessionExpired from None
+        return self._own(self._mailboxes.ack, session, up_to, now)
 
     def delete(self, session: SessionRecord, seqs: Sequence[int]) -> int:
-        """Delete messages and return how many there were.
-
-        Raises:
-            SessionExpired: the account is gone.
-        """
-        try:
-            return self._mailboxes.delete(session.account_id, seqs)
-        except NoSuchUser:
-            raise SessionExpired from None
+        """Delete messages and return how many there were."""
+        return self._own(self._mailboxes.delete, session, seqs)
 
     def standing(self, session: SessionRecord) -> Standing:
-        """Return the position and how much is unread.
+        """Return the position and how much is unread."""
+        return self._own(self._mailboxes.standing, session)
 
-        Raises:
-            SessionExpired: the account is gone.
-        """
+    def _own(
+        self,
+        call: Callable[Concatenate[str, Params], Result],
+        session: SessionRecord,
+        *args: Params.args,
+        **options: Params.kwargs,
+    ) -> Result:
+        """Make a call of the store on the caller's own mailbox."""
         try:
-            return self._mailboxes.standing(session.account_id)
+            return call(session.account_id, *args, **options)
         except NoSuchUser:
             raise SessionExpired from None
 

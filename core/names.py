@@ -11,7 +11,7 @@ MAX_PATTERN_CHARACTERS: Final = 256
 _USERNAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 
-# Twice as fast for the names that are written all the time; what is refused is not remembered.
+# Twice as fast for the names that are written all the time; what is refused is not cached.
 @lru_cache(maxsize=10_000)
 def parse_username(text: str) -> str:
     """Return a username in its one spelling: ASCII, case folded.
@@ -30,7 +30,7 @@ class NamePattern:
     r"""A pattern over usernames: ``*`` any run, ``?`` one character, ``\`` escapes the next.
 
     It is anchored at both ends and folds case as usernames do. Matching is linear in the name
-    times the pattern: each run of ``*`` takes the first place that fits and never looks back
+    times the pattern: each run of ``*`` takes the first match and never looks back
     (an atomic group), which for patterns of this kind loses no match.
 
     Attributes:

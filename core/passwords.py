@@ -51,25 +51,25 @@ class Passwords:
 
         Args:
             hasher: None for `default_hasher`.
-            wait_seconds: how long a hash may wait for its turn.
+            wait_seconds: how long a hash may wait for the semaphore.
             slots: hashes at once; None for the number of cores.
         """
         self._hasher = hasher or default_hasher()
         self._wait_seconds = wait_seconds
-        # A semaphore, not a lock: it guards no state, and those behind it are meant to block.
-        self._slots = threading.BoundedSemaphore(slots or os.cpu_count() or 1)
+        # No lock of the rule: it guards no state, and threads are meant to block on it.
+        self._semaphore = threading.BoundedSemaphore(slots or os.cpu_count() or 1)
         # Verified when there is no such user, so that both answers take the same time.
-        self._nobody = self._hasher.hash("nobody has this password")
+        self._dummy_hash = self._hasher.hash("no account has this password")
 
     @contextmanager
-    def _slot(self) -> Iterator[None]:
+    def _hashing(self) -> Iterator[None]:
         may_block("hashing a password")
-        if not self._slots.acquire(timeout=self._wait_seconds):
+        if not self._semaphore.acquire(timeout=self._wait_seconds):
             raise Busy("too many logins at once; try again", retry_after_ms=_RETRY_AFTER_MS)
         try:
             yield
         finally:
-            self._slots.release()
+            self._semaphore.release()
 
     def hash(self, password: str) -> str:
         """Return the hash of a new password, with its parameters and a fresh salt.
@@ -81,7 +81,7 @@ class Passwords:
         if not fits(password):
             raise InvalidPassword
         encoded = _encode(password)
-        with self._slot():
+        with self._hashing():
             return self._hasher.hash(encoded)
 
     def verify(
@@ -92,8 +92,8 @@ class Passwords:
         Args:
             password_hash: None when there is no such user: this takes as long and is False.
             password: what was given. One of a wrong length is False without a hash.
-            still_allowed: called when the turn has come; raises to give it up. Attempts that
-                queued up while others failed are refused here.
+            still_allowed: called once the semaphore is acquired; raises to refuse. It refuses
+                attempts that queued up while others failed.
 
         Raises:
             Busy: no core was free in time.
@@ -104,10 +104,10 @@ class Passwords:
             encoded = _encode(password)
         except InvalidPassword:
             return False
-        with self._slot():
+        with self._hashing():
             still_allowed()
             try:
-                self._hasher.verify(password_hash or self._nobody, encoded)
+                self._hasher.verify(password_hash or self._dummy_hash, encoded)
             except (VerificationError, InvalidHashError):
                 return False
         return password_hash is not None

@@ -120,7 +120,7 @@ class ChatService:
         return Session(address, on_end, keep_subscription=keep_subscription)
 
     def leave(self, session: Session) -> None:
-        """Say that a caller is gone: its waits end and its ``on_end`` is forgotten.
+        """End the waits of a caller that is gone, and drop its ``on_end``.
 
         The session that it was bound to stays open and can be resumed.
         """
@@ -204,7 +204,7 @@ class ChatService:
     # -- the account --------------------------------------------------------------------
 
     def logout(self, session: Session) -> Done:
-        """Revoke the session; every line of it ends."""
+        """Revoke the session; every connection of it ends."""
         self._accounts.end_session(self._require(session, self._clock()).token_hash)
         session.unbind()
         return Done()
@@ -262,7 +262,7 @@ class ChatService:
         """
         now = self._clock()
         receipt = self._messages.send(self._require(session, now), to, body, send_id, now)
-        return SentReply.trusted({"message_id": receipt.message_id, "sent_at": receipt.sent_at})
+        return SentReply(message_id=receipt.message_id, sent_at=receipt.sent_at)
 
     def watch(
         self, session: Session, after: int, ack: int | None = None, limit: int = 64, wait: int = 0
@@ -390,4 +390,4 @@ class ChatService:
 
 
 def _watched(page: MailPage) -> WatchReply:
-    return WatchReply.trusted({"messages": page.messages, "position": page.position})
+    return WatchReply(messages=page.messages, position=page.position)

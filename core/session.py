@@ -1,4 +1,4 @@
-"""A caller's place at the service: anonymous at first, then bound to one session."""
+"""What the service knows of one caller, and the subscriptions that wake its watches."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from twinline.core.waiting import Waiter, WaiterGroup, Wake, Wakeable
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """Where a thread waits for the mail of a session.
+    """A waiter that is subscribed to all that ends a watch of a session.
 
     Attributes:
         waiter: what is woken.
-        token_hash: whose mail it is woken for.
-        subscriptions: what ends them, when the place is given up.
+        token_hash: of the session whose mail wakes it.
+        subscriptions: what ends them.
     """
 
     waiter: Waiter
@@ -22,7 +22,7 @@ class Subscription:
     subscriptions: tuple[Unsubscribe, ...]
 
     def close(self) -> None:
-        """Give the place up."""
+        """Unsubscribe the waiter."""
         end_all(self.subscriptions)
 
 
@@ -35,7 +35,7 @@ def end_all(subscriptions: Iterable[Unsubscribe]) -> None:
 def subscribe(
     waiter: Wakeable, store: Store, record: SessionRecord, *groups: WaiterGroup
 ) -> tuple[Unsubscribe, ...]:
-    """Have somebody woken by all that ends a watch: mail, the session's end, that of the groups.
+    """Have a waiter woken by all that ends a watch: mail, the end of the session or of a group.
 
     Returns:
         What ends the subscriptions.
@@ -115,7 +115,7 @@ class Session:
             self._unsubscribe = accounts.on_session_end(record.token_hash, self._on_end)
 
     def unsubscribe(self) -> None:
-        """Forget ``on_end``, and the places that were kept; called by the service."""
+        """Drop ``on_end`` and the subscriptions that were kept; called by the service."""
         unsubscribe, self._unsubscribe = self._unsubscribe, None
         if unsubscribe is not None:
             unsubscribe()
@@ -123,19 +123,19 @@ class Session:
             subscription.close()
 
     def take_subscription(self) -> Subscription | None:
-        """Return a place to wait that an earlier watch left; called by the service."""
+        """Return a subscription that an earlier watch left; called by the service."""
         try:
             return self._subscriptions.pop()
         except IndexError:
             return None
 
     def leave_subscription(self, subscription: Subscription) -> None:
-        """Keep a place for the next watch, or give it up; called by the service."""
+        """Keep a subscription for the next watch, or close it; called by the service."""
         if self._keep_subscription and subscription.token_hash == self.token_hash:
             self._subscriptions.append(subscription)
             if not self.waiters.ended:
                 return
-            # The caller has left meanwhile, and perhaps had looked for places before.
+            # The caller has left meanwhile, perhaps before this subscription was kept.
             self.unsubscribe()
         else:
             subscription.close()

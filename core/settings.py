@@ -63,7 +63,7 @@ class ServiceSettings(BaseModel):
     )
 
     def limits(self) -> Limits:
-        """Return what `hello` tells a client."""
+        """Return the limits that the reply to `hello` has."""
         return Limits(
             body_bytes=self.body_bytes,
             frame_bytes=self.frame_bytes,

@@ -136,7 +136,7 @@ class Draft(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """What the sender is told: the same for every repeat of a send_id.
+    """What acknowledges a send: the same for every repeat of a send_id.
 
     Attributes:
         message_id: the message's.
@@ -210,7 +210,7 @@ class Accounts(ABC):
         """Replace a password hash, if it is still the one that the caller knows.
 
         Returns:
-            False when it is another by now, and stays: of two who change it at once one is told.
+            False when it is another by now, and stays: of two calls at once one returns True.
 
         Raises:
             NoSuchUser: the account is gone.
@@ -218,14 +218,14 @@ class Accounts(ABC):
 
     @abstractmethod
     def withdraw(self, account_id: str, *, keep_name: bool) -> bool:
-        """Take the account and all its sessions away, and wake those who wait on them.
+        """Take the account and all its sessions away, and wake the subscribers of those.
 
         Args:
             account_id: the account.
-            keep_name: reserve the name, so that nobody can take it.
+            keep_name: reserve the name, so that no new account can take it.
 
         Returns:
-            Whether there was such an account: of two callers one is told True.
+            Whether there was such an account: of two calls at once one returns True.
         """
 
     @abstractmethod
@@ -259,7 +259,7 @@ class Accounts(ABC):
 
     @abstractmethod
     def close_session(self, token_hash: bytes) -> None:
-        """Revoke a session and wake those who wait on it; nothing happens if it is gone."""
+        """Revoke a session and wake its subscribers; nothing happens if it is gone."""
 
     @abstractmethod
     def close_other_sessions(self, account_id: str, keep: bytes) -> None:
@@ -291,7 +291,7 @@ class Mailboxes(ABC):
 
     @abstractmethod
     def append(self, account_id: str | None, draft: Draft) -> Receipt:
-        """Store a message under the next seq and wake that mailbox's watchers, nobody else.
+        """Store a message under the next seq and wake that mailbox's watchers alone.
 
         A repeat of the sender's send_id is looked for first: it gets the first receipt and
         stores nothing, even if the mailbox has become full or is gone since. ``account_id``

@@ -1,4 +1,4 @@
-"""How a thread waits for something to happen, and how others tell it.
+"""How a thread waits for something to happen, and how other threads notify it.
 
 A notification is a hint: it says "look again", never what there is to see. So the order is
 always subscribe, look, wait, look again; a hint that comes between looking and waiting is kept.
@@ -49,7 +49,7 @@ def wake_after_reply(wakes: Iterable[Wake]) -> None:
 
 @contextmanager
 def deferred_wakes() -> Iterator[list[Wake]]:
-    """Keep the wakes of `wake_after_reply` until this thread has said what it has to say.
+    """Keep the wakes of `wake_after_reply` until this thread has written its reply.
 
     A thread that is woken wants the interpreter at once, and the one that woke it still needs
     it to write its reply: waking after the reply spares both a change of thread.
@@ -68,13 +68,13 @@ def deferred_wakes() -> Iterator[list[Wake]]:
 
 
 def wake_deferred(deferred: list[Wake]) -> None:
-    """Call the wakes that `deferred_wakes` kept, and forget them."""
+    """Call the wakes that `deferred_wakes` kept, once."""
     while deferred:
         deferred.pop()()
 
 
 class Waiter:
-    """One thread's place to wait; any other thread may wake it.
+    """What one thread waits on; any other thread may wake it.
 
     A wake before the wait is kept, and many wakes before one wait count as one.
     """
@@ -87,13 +87,13 @@ class Waiter:
 
     def wake(self) -> None:
         """Wake the waiting thread, or let its next wait return at once."""
-        # A hint that is still there will be taken after this moment, so it tells this one too;
+        # A hint that is still there will be taken after this moment, so it stands for this one too;
         # without the check a waiter that is long away would collect hints without bound.
         if self._hints.empty():
             self._hints.put(None)
 
     def clear(self) -> None:
-        """Forget the wakes that came before; only for the thread that waits."""
+        """Drop the wakes that came before; only for the thread that waits."""
         # Asked first, because an exception costs more than all the rest of a wait.
         while not self._hints.empty():
             with suppress(Empty):
@@ -131,7 +131,7 @@ class Wakeable(Protocol):
 
 
 class CallbackWaiter:
-    """Somebody who waits in a way of their own, and is told by a callback.
+    """A waiter that is notified by a callback, for callers that block no thread.
 
     Attributes:
         wake: the callback.

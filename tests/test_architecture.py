@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 LIBRARIES = {
     "core": {"pydantic", "pydantic_core", "argon2"},
     "transports": {"pydantic", "pydantic_core"},
-    "stores": {"pydantic"},
+    "stores": {"pydantic", "sortedcontainers"},
     # matplotlib is an extra: only bench_plot has it, and imports it when it draws.
     "cli": {
         "pydantic",

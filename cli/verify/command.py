@@ -175,7 +175,7 @@ def _run(workload: Workload, duration: float, keep: Callable[[], None]) -> None:
 def _tell(judgement: Judgement, *, as_json: bool) -> None:
     if as_json:
         findings = {
-            finding.rule.value: RuleFound(
+            finding.anomaly.value: RuleFound(
                 count=finding.count,
                 cases=finding.cases,
                 below_95=finding.bound,
@@ -206,7 +206,7 @@ def verdict_table(judgement: Judgement) -> Iterator[str]:
     yield f"{'':<11}{'found':>8}{'in':>12}   with 95 % confidence"
     for finding in judgement.findings:
         bound = "" if finding.bound is None else f"   below {min(finding.bound, 1):.2g}"
-        yield f"{finding.rule.value:<11}{finding.count:>8,}{finding.cases:>12,}{bound}"
+        yield f"{finding.anomaly.value:<11}{finding.count:>8,}{finding.cases:>12,}{bound}"
         for example in finding.examples:
             yield f"    {example}"
     yield ""

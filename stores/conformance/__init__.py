@@ -8,7 +8,7 @@
 
 It needs no test framework. These are the rules; the contract is `twinline.core.store`.
 
-Accounts and their names (`conformance_accounts`):
+Accounts and their names (`accounts`):
 
 1. An account is found by its name, every field as it was; under any other name is none.
 2. A name that is in use is UsernameTaken, and nothing changes.
@@ -18,7 +18,7 @@ Accounts and their names (`conformance_accounts`):
 6. A password hash is replaced only instead of the one that is named; else it stays.
 7. Of all who withdraw an account one is told True; it is gone, and no other is.
 
-Sessions (`conformance_sessions`):
+Sessions (`sessions`):
 
 8. A session is found by its token's hash, every field as it was; no other hash finds one.
 9. A session that needs a verified hash opens only while that is the account's hash.
@@ -28,7 +28,7 @@ Sessions (`conformance_sessions`):
 13. Closing all other sessions of an account keeps the one that is named, and wakes the rest.
 14. Withdrawing an account ends all its sessions, wakes who waits on them, and lets none open.
 
-A mailbox, its seqs, and its one owner (`conformance_mailboxes`):
+A mailbox, its seqs, and its one owner (`mailboxes`):
 
 15. A new mailbox is empty, at position 0; an id that has one is ValueError, and it stays.
 16. A message is kept exactly as it was sent, and its sender gets its id and time.
@@ -38,7 +38,7 @@ A mailbox, its seqs, and its one owner (`conformance_mailboxes`):
 20. The two halves share nothing: a mailbox needs no account, and outlives one.
 21. A new account of an old name sees nothing of the old one's mail, and gets none of it.
 
-Pages, positions, and what is deleted (`conformance_reading`):
+Pages, positions, and what is deleted (`reading`):
 
 22. read() gives the first messages beyond a seq, within both limits, and tells `more`.
 23. history() gives the last messages below a seq, within both limits, and tells `more`.
@@ -46,7 +46,7 @@ Pages, positions, and what is deleted (`conformance_reading`):
 25. Deleting tells how many there were, and takes those from every view, and no others.
 26. A call that is refused changes nothing.
 
-Repeated sends, full mailboxes, and history (`conformance_sending`):
+Repeated sends, full mailboxes, and history (`sending`):
 
 27. A repeat of a sender's send_id and content gets the first receipt, and stores nothing.
 28. A sender's send_id that stands for another recipient or body is SendIdConflict.
@@ -56,14 +56,14 @@ Repeated sends, full mailboxes, and history (`conformance_sending`):
 32. An acked message is in the history for the policy's days after its ack, and no longer.
 33. What is not acked is kept, whatever its age and however much there is.
 
-Whom mail wakes, and how (`conformance_waking`):
+Whom mail wakes, and how (`waking`):
 
 34. A message wakes all who watch its mailbox, every time, and nobody else.
 35. Dropping a mailbox wakes all who watch it, and nobody else.
 36. Who has unsubscribed is not woken; unsubscribing ends one subscription, twice is harmless.
 37. A wake is called with no lock held: another thread can use the store meanwhile.
 
-Calls at once (`conformance_account_races`, `conformance_mail_races`):
+Calls at once (`account_races`, `mail_races`):
 
 38. Of those who create one name at once exactly one gets it, the rest UsernameTaken.
 39. Of those who withdraw an account or replace its hash at once exactly one is told True.
@@ -77,7 +77,7 @@ Calls at once (`conformance_account_races`, `conformance_mail_races`):
 47. Who subscribes and then looks misses nothing: the look shows it, or the wake comes.
 48. Acks, deletes and messages at once keep the position, the count and the mail together.
 
-What is still there when the store is opened again (`conformance_durable`):
+What is still there when the store is opened again (`durable`):
 
 49. Accounts and reserved names survive a reopening; what was withdrawn stays withdrawn.
 50. Sessions survive a reopening, and can be ended after it; those that ended stay so.
@@ -96,31 +96,25 @@ from twinline.core.conformance import (
     Progress,
     Rule,
     check_rules,
-    chosen,
+    rules_of,
 )
-from twinline.stores.conformance import account_races as conformance_account_races
-from twinline.stores.conformance import accounts as conformance_accounts
-from twinline.stores.conformance import durable as conformance_durable
-from twinline.stores.conformance import mail_races as conformance_mail_races
-from twinline.stores.conformance import mailboxes as conformance_mailboxes
-from twinline.stores.conformance import reading as conformance_reading
-from twinline.stores.conformance import sending as conformance_sending
-from twinline.stores.conformance import sessions as conformance_sessions
-from twinline.stores.conformance import waking as conformance_waking
+from twinline.stores.conformance import (
+    account_races,
+    accounts,
+    durable,
+    mail_races,
+    mailboxes,
+    reading,
+    sending,
+    sessions,
+    waking,
+)
 from twinline.stores.conformance.bench import OpenStore, Reopen, StoreBench
 
 __all__ = ["RULES", "ConformanceError", "ConformanceReport", "Failure", "check_store"]
 
-RULES: Final[tuple[Rule[StoreBench], ...]] = (
-    *conformance_accounts.RULES,
-    *conformance_sessions.RULES,
-    *conformance_mailboxes.RULES,
-    *conformance_reading.RULES,
-    *conformance_sending.RULES,
-    *conformance_waking.RULES,
-    *conformance_account_races.RULES,
-    *conformance_mail_races.RULES,
-    *conformance_durable.RULES,
+RULES: Final[tuple[Rule[StoreBench], ...]] = rules_of(
+    accounts, sessions, mailboxes, reading, sending, waking, account_races, mail_races, durable
 )
 """The rules, by number."""
 _PATIENCE_SECONDS: Final = 30.0  # for one rule; it takes one or two
@@ -136,7 +130,7 @@ def check_store(
     slow: bool = False,
     only: Collection[str] | str = (),
 ) -> ConformanceReport:
-    """Check every rule, and tell all that do not hold.
+    """Check every rule, and report all that do not hold.
 
     Args:
         open_store: opens a store under a policy. It is called many times, and each store must
@@ -144,7 +138,8 @@ def check_store(
         reopen: closes a store that `open_store` made and opens what it kept again, under the
             same policy. Without it, what survives is not checked.
         seed: of the ids that are used; the same one gives the same ids.
-        progress: told before each rule how many are done, how many there are, and its sentence.
+        progress: called before each rule with how many are done, how many there are, and its
+            sentence.
         wake_seconds: how long to wait for a wake that should come; raise it where stores are far.
         slow: try every race many more times.
         only: the names of the rules to check, for work on one of them; none means all.
@@ -163,6 +158,4 @@ def check_store(
             open_store, reopen, f"{seed}/{rule.number}", wake_seconds=wake_seconds, slow=slow
         )
 
-    return check_rules(
-        "the store", chosen(RULES, only), bench, progress=progress, patience=patience
-    )
+    return check_rules("the store", RULES, bench, only=only, progress=progress, patience=patience)

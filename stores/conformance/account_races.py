@@ -2,7 +2,6 @@
 
 from collections import Counter
 from functools import partial
-from typing import Final
 
 from twinline.core.conformance import Checks, rule, shown
 from twinline.core.errors import NoSuchUser, UsernameTaken
@@ -18,9 +17,7 @@ from twinline.stores.conformance.bench import (
 def one_creates_a_name(checks: Checks, bench: StoreBench) -> None:
     """Create each name four times at once."""
     accounts = bench.store().accounts
-    for number in range(bench.rounds):
-        if checks.evidence:
-            return  # one round is enough to see it
+    for number in bench.tries(checks):
         candidates = [bench.account(f"ann{number}") for _ in range(4)]
         results = bench.race(checks, *(partial(accounts.create, one) for one in candidates))
         outcomes(checks, results, [UsernameTaken], "creating")
@@ -37,9 +34,7 @@ def one_creates_a_name(checks: Checks, bench: StoreBench) -> None:
 def one_is_told_true(checks: Checks, bench: StoreBench) -> None:
     """Replace a hash four times at once, then withdraw the account four times at once."""
     accounts = bench.store().accounts
-    for _ in range(bench.rounds):
-        if checks.evidence:
-            return  # one round is enough to see it
+    for _ in bench.tries(checks):
         ann = bench.account("ann")
         accounts.create(ann)
         hashes = [password_hash(f"{number}") for number in range(4)]
@@ -58,9 +53,7 @@ def one_is_told_true(checks: Checks, bench: StoreBench) -> None:
 def no_session_outlives_its_account(checks: Checks, bench: StoreBench) -> None:
     """Withdraw an account, open sessions and create a new one of its name, at once."""
     accounts = bench.store().accounts
-    for number in range(bench.rounds):
-        if checks.evidence:
-            return  # one round is enough to see it
+    for number in bench.tries(checks):
         ann, next_one = bench.account(f"ann{number}"), bench.account(f"ann{number}")
         accounts.create(ann)
         before, *opening = (bench.session(ann) for _ in range(3))
@@ -88,9 +81,7 @@ def no_session_outlives_its_account(checks: Checks, bench: StoreBench) -> None:
 def the_most_sessions_hold(checks: Checks, bench: StoreBench) -> None:
     """Open six at once where three are the most."""
     accounts = bench.store().accounts
-    for number in range(bench.rounds):
-        if checks.evidence:
-            return  # one round is enough to see it
+    for number in bench.tries(checks):
         ann = bench.account(f"ann{number}")
         accounts.create(ann)
         opening = [bench.session(ann, NOW + at) for at in range(6)]
@@ -106,11 +97,3 @@ def the_most_sessions_hold(checks: Checks, bench: StoreBench) -> None:
         checks.equal(
             bench.settled(count, 3), 3, "how many of six sessions are open where 3 are the most"
         )
-
-
-RULES: Final = (
-    one_creates_a_name,
-    one_is_told_true,
-    no_session_outlives_its_account,
-    the_most_sessions_hold,
-)

@@ -146,14 +146,3 @@ def accounts_are_withdrawn_once(checks: Checks, bench: StoreBench) -> None:
     again = bench.account("ann")
     accounts.create(again)
     checks.equal(accounts.find("ann"), again, "a new account of the old name")
-
-
-RULES: Final = (
-    accounts_are_found,
-    names_are_taken_once,
-    account_ids_are_used_once,
-    reserved_names_stay_taken,
-    pages_of_names_are_right,
-    password_hashes_are_compared,
-    accounts_are_withdrawn_once,
-)

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from queue import Empty, SimpleQueue
 from random import Random
@@ -90,7 +90,7 @@ class StoreBench:
             self._open.pop().close()
 
     def bell(self) -> "Bell":
-        """Return a wake that tells whether it was called."""
+        """Return a wake that notes its calls."""
         return Bell(self)
 
     def settled(self, look: Callable[[], Any], expected: object) -> Any:
@@ -101,10 +101,17 @@ class StoreBench:
         until = time.monotonic() + self._stale_seconds
         while (seen := look()) != expected:
             if time.monotonic() >= until:
-                self._stale_seconds = 0.0  # it was waited for in vain once: that tells enough
+                self._stale_seconds = 0.0  # one wait in vain is enough
                 break
             time.sleep(0.02)
         return seen
+
+    def tries(self, checks: Checks, most: int | None = None) -> Iterator[int]:
+        """Yield the number of each try of a race; none after one that gave evidence."""
+        for number in range(self.rounds if most is None else most):
+            if checks.evidence:
+                return
+            yield number
 
     def race(self, checks: Checks, *steps: Callable[[], object]) -> list[Any]:
         """Run steps at once, each in its thread; return what each returned or raised."""
@@ -123,7 +130,7 @@ class StoreBench:
         threads = [
             threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(steps))
         ]
-        # Whoever comes to the barrier last is the first to go on: let that be another each time.
+        # The thread that comes to the barrier last is the first to go on: another each time.
         for thread in self._random.sample(threads, len(threads)):
             thread.start()
         until = time.monotonic() + _RACE_SECONDS
@@ -210,7 +217,7 @@ def arrived(draft: Draft, seq: int) -> Message:
 
 
 class Bell:
-    """A wake that tells whether it was called."""
+    """A wake that notes its calls."""
 
     def __init__(self, bench: StoreBench) -> None:
         self._bench = bench
@@ -224,7 +231,7 @@ class Bell:
         """Return whether the wake was called since the last look; wait a few seconds for it."""
         if self._taken(self._bench.wake_seconds):
             return True
-        self._bench.wake_seconds = _SETTLE_SECONDS  # one that was waited for in vain tells enough
+        self._bench.wake_seconds = _SETTLE_SECONDS  # one wait in vain is enough
         return False
 
     def quiet(self) -> bool:

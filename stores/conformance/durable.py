@@ -1,7 +1,5 @@
 """Rules 49 to 53 of the store kit: what is still there when the store is opened again."""
 
-from typing import Final
-
 from twinline.core.conformance import Checks, rule
 from twinline.core.errors import MailboxFull, NoSuchUser, SendIdConflict, UsernameTaken
 from twinline.core.names import NamePattern
@@ -137,12 +135,3 @@ def send_ids_survive(checks: Checks, bench: StoreBench) -> None:
     expected = Receipt(late.message_id, late.sent_at)
     checks.equal(boxes.append(bob, late), expected, "the receipt of a send when its time is over")
     checks.equal(boxes.standing(bob), Standing(0, 2), "the standing then")
-
-
-RULES: Final = (
-    accounts_survive,
-    sessions_survive,
-    mail_survives,
-    seqs_survive,
-    send_ids_survive,
-)

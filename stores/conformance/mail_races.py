@@ -86,9 +86,7 @@ def one_of_many_repeats_is_stored(checks: Checks, bench: StoreBench) -> None:
     """Send each send_id four times at once."""
     store = bench.store()
     boxes = store.mailboxes
-    for number in range(bench.rounds):
-        if checks.evidence:
-            return  # one round is enough to see it
+    for number in bench.tries(checks):
         bob = bench.mailbox(store)
         drafts = [bench.draft("hi", to=bob, send_id=f"{number}") for _ in range(4)]
         results = bench.race(checks, *(partial(boxes.append, bob, one) for one in drafts))
@@ -104,9 +102,7 @@ def quotas_hold_at_once(checks: Checks, bench: StoreBench) -> None:
     """Send ten messages from each of four threads where 15 are the most."""
     store = bench.store(mailbox_messages=15)
     boxes = store.mailboxes
-    for _ in range(max(2, bench.rounds // 5)):
-        if checks.evidence:
-            return  # one round is enough to see it
+    for _ in bench.tries(checks, max(2, bench.rounds // 5)):
         bob = bench.mailbox(store)
 
         def send(bob: str = bob) -> int:
@@ -133,9 +129,7 @@ def dropped_mail_is_gone(checks: Checks, bench: StoreBench) -> None:
     """Append and drop at once, with somebody who watches."""
     store = bench.store()
     boxes = store.mailboxes
-    for _ in range(bench.rounds):
-        if checks.evidence:
-            return  # one round is enough to see it
+    for _ in bench.tries(checks):
         bob, bell = bench.mailbox(store), bench.bell()
         boxes.on_mail(bob, bell.ring)
         *sent, dropped = bench.race(
@@ -157,9 +151,7 @@ def no_wake_is_lost(checks: Checks, bench: StoreBench) -> None:
     store = bench.store()
     ann = bench.account("ann")
     store.accounts.create(ann)
-    for _ in range(bench.rounds):
-        if checks.evidence:
-            return  # one round is enough to see it
+    for _ in bench.tries(checks):
         bob, gone = bench.mailbox(store), bench.mailbox(store)
         session = bench.session(ann)
         store.accounts.open_session(session)
@@ -224,9 +216,7 @@ def _sees_end(bench: StoreBench, store: Store, token_hash: bytes) -> bool:
 def counts_stay_right_at_once(checks: Checks, bench: StoreBench) -> None:
     """Send, ack in two threads and delete, then count; and once more, for all may go well."""
     store = bench.store(history_messages=5)
-    for _ in range(3):
-        if checks.evidence:
-            return  # one round is enough to see it
+    for _ in bench.tries(checks, 3):
         _use_at_once(checks, bench, store, total=60 if bench.rounds < 100 else 600)
 
 
@@ -272,14 +262,3 @@ def _use_at_once(checks: Checks, bench: StoreBench, store: Store, total: int) ->
     checks.that(
         len(left) - unread <= 5, f"{len(left) - unread} are kept as history, 5 are the most"
     )
-
-
-RULES: Final = (
-    messages_at_once_are_all_kept,
-    readers_see_a_prefix,
-    one_of_many_repeats_is_stored,
-    quotas_hold_at_once,
-    dropped_mail_is_gone,
-    no_wake_is_lost,
-    counts_stay_right_at_once,
-)

@@ -177,14 +177,3 @@ def old_mail_stays_old(checks: Checks, bench: StoreBench) -> None:
     first = Receipt(repeat.message_id, NOW)
     checks.equal(repeat, first, "the receipt of a repeated send to the name")
     checks.equal(boxes.read(new.account_id, 0, 10, ALL), empty, "the new account's mail, at last,")
-
-
-RULES: Final = (
-    mailboxes_begin_empty,
-    messages_are_kept_exactly,
-    seqs_have_no_gaps,
-    seqs_are_never_used_again,
-    missing_mailboxes_are_told,
-    halves_share_nothing,
-    old_mail_stays_old,
-)

@@ -154,12 +154,3 @@ def refused_calls_change_nothing(checks: Checks, bench: StoreBench) -> None:
     for what, call in calls.items():
         checks.raises(Exception, call, what)
         checks.equal(everything(boxes, bob), before, f"the mailbox after {what}")
-
-
-RULES: Final = (
-    reading_goes_forward,
-    history_goes_backward,
-    positions_move_forward,
-    deleting_takes_what_is_named,
-    refused_calls_change_nothing,
-)

@@ -1,7 +1,5 @@
 """Rules 27 to 33 of the store kit: repeated sends, full mailboxes, and what is kept as history."""
 
-from typing import Final
-
 from twinline.core.conformance import Checks, rule
 from twinline.core.errors import MailboxFull, NoSuchUser, SendIdConflict
 from twinline.core.store import Receipt, Standing
@@ -207,14 +205,3 @@ def unacked_mail_is_kept(checks: Checks, bench: StoreBench) -> None:
     boxes.ack(bob, 11, later)
     checks.equal(seqs(boxes.read(bob, 0, ALL, ALL)), list(range(12, 52)), "what is read then")
     checks.equal(boxes.standing(bob), Standing(11, 40), "the standing then")
-
-
-RULES: Final = (
-    repeats_get_the_first_receipt,
-    send_ids_stand_for_one_content,
-    send_ids_expire,
-    full_mailboxes_refuse,
-    history_has_a_size,
-    history_has_an_age,
-    unacked_mail_is_kept,
-)

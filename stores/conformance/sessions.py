@@ -1,7 +1,6 @@
 """Rules 8 to 14 of the store kit: sessions, how they end, and who learns of it."""
 
 from dataclasses import replace
-from typing import Final
 
 from twinline.core.conformance import Checks, rule
 from twinline.core.errors import NoSuchUser
@@ -202,14 +201,3 @@ def withdrawing_ends_sessions(checks: Checks, bench: StoreBench) -> None:
             checks, bench, accounts, session, "of the old account, when its name is used again"
         )
     checks.raises(NoSuchUser, lambda: accounts.open_session(late), "a session of the old account")
-
-
-RULES: Final = (
-    sessions_are_found,
-    sessions_need_the_verified_hash,
-    the_oldest_session_makes_room,
-    touching_notes_the_use,
-    closing_wakes_those_who_wait,
-    closing_others_keeps_one,
-    withdrawing_ends_sessions,
-)

@@ -169,11 +169,3 @@ class _Probe:
         while not self._verdicts.empty():
             verdicts.append(self._verdicts.get_nowait())
         return next((verdict for verdict in verdicts if verdict is not None), None)
-
-
-RULES: Final = (
-    mail_wakes_its_watchers,
-    dropping_wakes_watchers,
-    unsubscribing_ends_one,
-    wakes_are_called_without_a_lock,
-)

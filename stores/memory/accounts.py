@@ -1,14 +1,33 @@
 """The half of the in-memory store with users and sessions, under the user lock."""
 
+# ruff: noqa: D102 - the contract tells what the methods do
+
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
+from typing import Final, Protocol
+
+from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
 from twinline.core.errors import NoSuchUser, UsernameTaken
 from twinline.core.locks import new_lock
 from twinline.core.names import NamePattern
 from twinline.core.store import Account, Accounts, SessionRecord, Unsubscribe, UsernamePage
 from twinline.core.waiting import Wake, wake_all
-from twinline.stores.memory.sorted_names import SortedNames
 from twinline.stores.rules import page_of_names
+
+CHUNK_NAMES: Final = 512
+"""The most names that are copied under the user lock at once."""
+
+
+class _Names(Protocol):
+    """Distinct names by code point, as a `SortedList` keeps them."""
+
+    def add(self, name: str, /) -> None: ...
+
+    def remove(self, name: str, /) -> None: ...
+
+    def irange(self, minimum: str, /) -> Iterator[str]: ...
 
 
 class MemoryAccounts(Accounts):
@@ -22,18 +41,12 @@ class MemoryAccounts(Accounts):
         # All of these are guarded by the user lock.
         self._by_name: dict[str, Account] = {}
         self._by_id: dict[str, Account] = {}
-        self._names = SortedNames()
+        self._names: _Names = SortedList()
         self._reserved: set[str] = set()
         self._sessions: dict[bytes, _Session] = {}  # by token hash
         self._tokens: dict[str, set[bytes]] = {}  # token hashes by account id
 
     def create(self, account: Account) -> None:
-        """Publish an account.
-
-        Raises:
-            UsernameTaken: the name is in use or reserved.
-            ValueError: the id is in use.
-        """
         with self._lock:
             if account.account_id in self._by_id:
                 raise ValueError(f"account id {account.account_id!r} is used twice")
@@ -44,20 +57,14 @@ class MemoryAccounts(Accounts):
             self._names.add(account.username)
 
     def find(self, username: str) -> Account | None:
-        """Return the account of that name."""
         with self._lock:
             return self._by_name.get(username)
 
     def is_free(self, username: str) -> bool:
-        """Return whether the name is neither in use nor reserved."""
         with self._lock:
             return username not in self._by_name and username not in self._reserved
 
     def page(self, pattern: NamePattern, after: str | None, limit: int) -> UsernamePage:
-        """Return the first usernames beyond ``after`` that match.
-
-        The names are copied one chunk at a time and matched with no lock held.
-        """
         return page_of_names(
             pattern,
             after,
@@ -67,7 +74,6 @@ class MemoryAccounts(Accounts):
         )
 
     def set_password_hash(self, account_id: str, password_hash: str, *, instead_of: str) -> bool:
-        """Replace a password hash, if it is still the one that the caller knows."""
         with self._lock:
             account = self._by_id.get(account_id)
             if account is None:
@@ -80,7 +86,6 @@ class MemoryAccounts(Accounts):
         return True
 
     def withdraw(self, account_id: str, *, keep_name: bool) -> bool:
-        """Take the account and all its sessions away."""
         with self._lock:
             account = self._by_id.pop(account_id, None)
             if account is None:
@@ -100,7 +105,6 @@ class MemoryAccounts(Accounts):
     def open_session(
         self, session: SessionRecord, *, verified: str | None = None, most: int | None = None
     ) -> None:
-        """Keep a session, if the account is there and its password the one that was verified."""
         wakes: tuple[Wake, ...] = ()
         with self._lock:
             account = self._by_id.get(session.account_id)
@@ -116,33 +120,28 @@ class MemoryAccounts(Accounts):
         wake_all(wakes)
 
     def find_session(self, token_hash: bytes) -> SessionRecord | None:
-        """Return the session."""
         with self._lock:
             session = self._sessions.get(token_hash)
             return None if session is None else session.record
 
     def touch_session(self, token_hash: bytes, used_at: int) -> None:
-        """Note that a session is in use."""
         with self._lock:
             session = self._sessions.get(token_hash)
             if session is not None:
                 session.record = replace(session.record, used_at=used_at)
 
     def close_session(self, token_hash: bytes) -> None:
-        """Revoke a session and wake those who wait on it."""
         with self._lock:
             wakes = self._end(token_hash)
         wake_all(wakes)
 
     def close_other_sessions(self, account_id: str, keep: bytes) -> None:
-        """Revoke every session of an account but one."""
         with self._lock:
             others = self._tokens.get(account_id, set()) - {keep}
             wakes = [wake for token_hash in others for wake in self._end(token_hash)]
         wake_all(wakes)
 
     def on_session_end(self, token_hash: bytes, wake: Wake) -> Unsubscribe:
-        """Have ``wake`` called when the session is revoked."""
         key = object()
         with self._lock:
             session = self._sessions.get(token_hash)
@@ -157,7 +156,7 @@ class MemoryAccounts(Accounts):
 
     def _chunk_from(self, start: str) -> list[str]:
         with self._lock:
-            return self._names.chunk_from(start)
+            return list(islice(self._names.irange(start), CHUNK_NAMES))
 
     def _used_at(self, token_hash: bytes) -> int:
         return self._sessions[token_hash].record.used_at

@@ -1,5 +1,7 @@
 """The half of the in-memory store with messages and positions, under the message lock."""
 
+# ruff: noqa: D102 - the contract tells what the methods do
+
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
@@ -37,25 +39,18 @@ class MemoryMailboxes(Mailboxes):
         self._sends = _SendIds(self._retention.send_id_ms)  # guarded by the message lock
 
     def create(self, account_id: str) -> None:
-        """Make an empty mailbox.
-
-        Raises:
-            ValueError: the id has a mailbox; it stays as it is.
-        """
         with self._lock:
             if account_id in self._boxes:
                 raise ValueError(f"account id {account_id!r} is used twice")
             self._boxes[account_id] = Mailbox(self._retention)
 
     def drop(self, account_id: str) -> None:
-        """Remove a mailbox and its mail, and wake its watchers."""
         with self._lock:
             box = self._boxes.pop(account_id, None)
             wakes = () if box is None else tuple(box.watchers.values())
         wake_all(wakes)
 
     def append(self, account_id: str | None, draft: Draft) -> Receipt:
-        """Store a message, or find that its send_id was used before."""
         now = draft.sent_at
         receipt = Receipt(draft.message_id, now)
         content = b"" if draft.send_id is None else fingerprint(draft)
@@ -76,7 +71,6 @@ class MemoryMailboxes(Mailboxes):
         return receipt
 
     def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:
-        """Return the first messages above a seq."""
         with self._lock:
             box = self._box(account_id)
             entries = box.after(after, limit + 1)
@@ -92,7 +86,6 @@ class MemoryMailboxes(Mailboxes):
     def history(
         self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
     ) -> MailPage:
-        """Return the last messages below a seq."""
         with self._lock:
             box = self._box(account_id)
             box.trim(now)
@@ -102,7 +95,6 @@ class MemoryMailboxes(Mailboxes):
         return MailPage(page[::-1], position, more)
 
     def ack(self, account_id: str, up_to: int, now: int) -> Standing:
-        """Move the position forward, and remove what is beyond the history."""
         with self._lock:
             box = self._box(account_id)
             box.ack(up_to, now)
@@ -110,17 +102,14 @@ class MemoryMailboxes(Mailboxes):
             return box.standing
 
     def delete(self, account_id: str, seqs: Collection[int]) -> int:
-        """Delete messages."""
         with self._lock:
             return self._box(account_id).delete(seqs)
 
     def standing(self, account_id: str) -> Standing:
-        """Return the position and the number of unread messages."""
         with self._lock:
             return self._box(account_id).standing
 
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
-        """Have ``wake`` called on mail to this mailbox and when it is dropped."""
         key = object()
         with self._lock:
             box = self._boxes.get(account_id)
@@ -199,12 +188,4 @@ def _messages(entries: Iterable[Entry]) -> Iterator[Message]:
 
 def _message(seq: int, kept: Kept) -> Message:
     message_id, _, sender, _, body, sent_at, _ = kept
-    return Message.trusted(
-        {
-            "seq": seq,
-            "message_id": message_id,
-            "sender": sender,
-            "body": body,
-            "sent_at": sent_at,
-        }
-    )
+    return Message(seq=seq, message_id=message_id, sender=sender, body=body, sent_at=sent_at)

@@ -1,5 +1,7 @@
 """The half of the SQLite store with users and sessions."""
 
+# ruff: noqa: D102 - the contract tells what the methods do
+
 import sqlite3
 from contextlib import suppress
 from typing import Any, Final
@@ -34,14 +36,6 @@ class SqliteAccounts(Accounts):
         writer.rolled_back.append(self._changed)
 
     def create(self, account: Account) -> None:
-        """Publish an account.
-
-        Raises:
-            UsernameTaken: the name is in use or reserved.
-            ValueError: the id is in use.
-            StoreUnavailable: it is not published.
-        """
-
         def write(transaction: Transaction) -> None:
             connection = transaction.connection
             if _one(connection, "SELECT 1 FROM accounts WHERE account_id = ?", account.account_id):
@@ -56,7 +50,6 @@ class SqliteAccounts(Accounts):
         self._writer.do(write)
 
     def find(self, username: str) -> Account | None:
-        """Return the account of that name."""
         return self._accounts.find(username, lambda: self._read(username))
 
     def _read(self, username: str) -> Account | None:
@@ -70,15 +63,10 @@ class SqliteAccounts(Accounts):
         return None if row is None else Account(*row)
 
     def is_free(self, username: str) -> bool:
-        """Return whether the name is neither in use nor reserved."""
         with self._readers.reading() as connection:
             return _is_free(connection, username)
 
     def page(self, pattern: NamePattern, after: str | None, limit: int) -> UsernamePage:
-        """Return the first usernames beyond ``after`` that match.
-
-        They are read from the index a chunk at a time, and no read is open while they are matched.
-        """
         # Most pages want the first names that follow, so the first read is as long as the page.
         count = min(_CHUNK, limit + 1)
 
@@ -101,8 +89,6 @@ class SqliteAccounts(Accounts):
         )
 
     def set_password_hash(self, account_id: str, password_hash: str, *, instead_of: str) -> bool:
-        """Replace a password hash, if it is still the one that the caller knows."""
-
         def write(transaction: Transaction) -> bool:
             row = _one(
                 transaction.connection,
@@ -124,8 +110,6 @@ class SqliteAccounts(Accounts):
         return self._writer.do(write)
 
     def withdraw(self, account_id: str, *, keep_name: bool) -> bool:
-        """Take the account and all its sessions away."""
-
         def write(transaction: Transaction) -> bool:
             connection = transaction.connection
             row = _one(connection, "SELECT username FROM accounts WHERE account_id = ?", account_id)
@@ -143,8 +127,6 @@ class SqliteAccounts(Accounts):
     def open_session(
         self, session: SessionRecord, *, verified: str | None = None, most: int | None = None
     ) -> None:
-        """Keep a session, if the account is there and its password the one that was verified."""
-
         def write(transaction: Transaction) -> None:
             connection = transaction.connection
             known = _one(
@@ -175,7 +157,6 @@ class SqliteAccounts(Accounts):
         self._writer.do(write)
 
     def find_session(self, token_hash: bytes) -> SessionRecord | None:
-        """Return the session."""
         return self._sessions.find(token_hash, lambda: self._read_session(token_hash))
 
     def _read_session(self, token_hash: bytes) -> SessionRecord | None:
@@ -205,12 +186,9 @@ class SqliteAccounts(Accounts):
             self._writer.do(write, _HINT_SECONDS)
 
     def close_session(self, token_hash: bytes) -> None:
-        """Revoke a session and wake those who wait on it."""
         self._writer.do(lambda transaction: self._end(transaction, [token_hash]))
 
     def close_other_sessions(self, account_id: str, keep: bytes) -> None:
-        """Revoke every session of an account but one."""
-
         def write(transaction: Transaction) -> None:
             tokens = _tokens(transaction.connection, account_id)
             self._end(transaction, [token for token in tokens if token != keep])
@@ -218,7 +196,6 @@ class SqliteAccounts(Accounts):
         self._writer.do(write)
 
     def on_session_end(self, token_hash: bytes, wake: Wake) -> Unsubscribe:
-        """Have ``wake`` called when the session is revoked."""
         return self._ends.add(token_hash, wake)
 
     def _end(self, transaction: Transaction, tokens: list[bytes]) -> None:

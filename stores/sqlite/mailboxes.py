@@ -1,5 +1,7 @@
 """The half of the SQLite store with messages and positions."""
 
+# ruff: noqa: D102 - the contract tells what the methods do
+
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, suppress
@@ -68,12 +70,6 @@ class SqliteMailboxes(Mailboxes):
         self._sweep_soon()
 
     def create(self, account_id: str) -> None:
-        """Make an empty mailbox.
-
-        Raises:
-            ValueError: the id has a mailbox; it stays as it is.
-        """
-
         def write(transaction: Transaction) -> None:
             self._boxes.create(transaction, account_id)
             transaction.committed.append(lambda: self._mail.forget(account_id))
@@ -81,8 +77,6 @@ class SqliteMailboxes(Mailboxes):
         self._writer.do(write)
 
     def drop(self, account_id: str) -> None:
-        """Remove a mailbox, wake its watchers, and sweep its mail by and by."""
-
         def write(transaction: Transaction) -> None:
             box = self._boxes.drop(transaction, account_id)
             if box is None:
@@ -94,11 +88,9 @@ class SqliteMailboxes(Mailboxes):
         self._writer.do(write)
 
     def append(self, account_id: str | None, draft: Draft) -> Receipt:
-        """Store a message, or find that its send_id was used before."""
         return self._writer.do(_Append(self, account_id, draft))
 
     def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:
-        """Return the first messages above a seq."""
         values = (min(after, NO_SUCH_SEQ), account_id, _one_more(limit))
         with self._readers.reading() as connection:
             position, last, page, more = _page(connection, _READ, values, limit, max_bytes)
@@ -109,7 +101,6 @@ class SqliteMailboxes(Mailboxes):
     def history(
         self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
     ) -> MailPage:
-        """Return the last messages below a seq."""
         values = {
             "id": account_id,
             "before": NO_SUCH_SEQ if before is None else min(before, NO_SUCH_SEQ),
@@ -125,15 +116,12 @@ class SqliteMailboxes(Mailboxes):
         return MailPage(page[::-1], position, more)
 
     def ack(self, account_id: str, up_to: int, now: int) -> Standing:
-        """Move the position forward, and remove what is beyond the history."""
         return self._change(account_id, lambda box, tables: box.ack(tables, up_to, now), now)[1]
 
     def delete(self, account_id: str, seqs: Collection[int]) -> int:
-        """Delete messages."""
         return self._change(account_id, lambda box, tables: box.delete(tables, seqs))[0]
 
     def standing(self, account_id: str) -> Standing:
-        """Return the position and the number of unread messages."""
         with self._readers.reading() as connection:
             rows = connection.execute(
                 "SELECT position, unread FROM mailboxes WHERE account_id = ?", (account_id,)
@@ -143,7 +131,6 @@ class SqliteMailboxes(Mailboxes):
         return Standing(*rows[0])
 
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
-        """Have ``wake`` called on mail to this mailbox and when it is dropped."""
         return self._mail.add(account_id, wake)
 
     def _change(

@@ -52,7 +52,7 @@ from twinline.stores.conformance.history.recorder import (
     read_history,
     write_history,
 )
-from twinline.stores.conformance.history.verdict import Judgement, Rule, Verdict
+from twinline.stores.conformance.history.verdict import Anomaly, Judgement, Verdict
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory.accounts import MemoryAccounts
 from twinline.stores.memory.mailboxes import MemoryMailboxes
@@ -98,16 +98,18 @@ def judged(store: MemoryStore, sends: int) -> Judgement:
 @pytest.mark.parametrize(
     ("kind", "sends", "rules"),
     [
-        (Drops, 1050, {Rule.LOST}),
-        (AcksBeforeCommit, SENDS, {Rule.LOST}),
-        (Swaps, SENDS, {Rule.REORDERED}),
-        (TakesSeqsEarly, SENDS, {Rule.LOST, Rule.SKIPPED}),
-        (Changes, SENDS, {Rule.LOST, Rule.UNEXPECTED}),
-        (Cuts, SENDS, {Rule.LOST, Rule.UNEXPECTED}),
-        (ForgetsSendIds, SENDS, {Rule.DUPLICATES}),
+        (Drops, 1050, {Anomaly.LOST}),
+        (AcksBeforeCommit, SENDS, {Anomaly.LOST}),
+        (Swaps, SENDS, {Anomaly.REORDERED}),
+        (TakesSeqsEarly, SENDS, {Anomaly.LOST, Anomaly.SKIPPED}),
+        (Changes, SENDS, {Anomaly.LOST, Anomaly.UNEXPECTED}),
+        (Cuts, SENDS, {Anomaly.LOST, Anomaly.UNEXPECTED}),
+        (ForgetsSendIds, SENDS, {Anomaly.DUPLICATES}),
     ],
 )
-def test_a_store_that_cheats_is_convicted(kind: type[Cheat], sends: int, rules: set[Rule]) -> None:
+def test_a_store_that_cheats_is_convicted(
+    kind: type[Cheat], sends: int, rules: set[Anomaly]
+) -> None:
     judgement = judged(cheating(kind()), sends)
     assert judgement.violations.keys() == rules, judgement
     assert judgement.verdict is Verdict.VIOLATED
@@ -216,7 +218,7 @@ def test_a_server_that_forgets_everything_is_not_acquitted() -> None:
             workload.close()
     judgement = checker.judge()
     # What was acknowledged and not received by then is lost; where all was, nobody can tell.
-    lost = judgement.count(Rule.LOST) > 0
+    lost = judgement.count(Anomaly.LOST) > 0
     assert judgement.verdict is (Verdict.VIOLATED if lost else Verdict.UNKNOWN)
     assert judgement.unread == SETTINGS.mailboxes
 

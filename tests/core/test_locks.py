@@ -229,9 +229,12 @@ ALLOWED = {
     ("core/locks.py", "self._lock.__enter__"): "the checking lock is made of a plain one",
     ("core/locks.py", "self._lock.__exit__"): "the same",
     ("core/locks.py", "threading.Lock"): "makes the locks that all others use",
-    ("core/passwords.py", "self._slots.acquire"): "a gate that counts cores; it guards no state, "
+    (
+        "core/passwords.py",
+        "self._semaphore.acquire",
+    ): "a semaphore that counts cores; it guards no state, "
     "is waited for with a time limit, and a hash is what it is there for",
-    ("core/passwords.py", "self._slots.release"): "the same",
+    ("core/passwords.py", "self._semaphore.release"): "the same",
     (
         "cli/chat/prompt.py",
         "asyncio.Lock",

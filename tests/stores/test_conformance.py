@@ -13,23 +13,28 @@ import pytest
 from seeded_faults_stores import FAULTS, FORGETFUL, mailboxes, named, reopened
 from waiting import join
 
-from twinline.core.conformance import check_rules, rule
+from twinline.core.conformance import check_rules, rule, rules_of
 from twinline.core.store import MailboxPolicy, Store
 from twinline.stores import conformance
-from twinline.stores.conformance import RULES, ConformanceError, ConformanceReport, check_store
-from twinline.stores.conformance import bench as conformance_bench
-from twinline.stores.conformance import sending as conformance_sending
+from twinline.stores.conformance import (
+    RULES,
+    ConformanceError,
+    ConformanceReport,
+    bench,
+    check_store,
+    sending,
+)
 from twinline.stores.memory import MemoryStore
 from twinline.stores.registry import open_store, store_schemes
 
 NAMES = tuple(rule.name for rule in RULES)
 DURABLE = {rule for _, rule in FORGETFUL}
-SENDING = [rule.name for rule in conformance_sending.RULES]
+SENDING = [rule.name for rule in rules_of(sending)]
 
 
 @pytest.fixture(autouse=True)
 def no_store_here_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conformance_bench, "_STALE_SECONDS", 0.05)
+    monkeypatch.setattr(bench, "_STALE_SECONDS", 0.05)
 
 
 def in_memory(folder: Path) -> ConformanceReport:

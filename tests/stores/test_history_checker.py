@@ -19,19 +19,19 @@ from twinline.stores.conformance.history.recorder import (
     read_history,
     write_history,
 )
-from twinline.stores.conformance.history.verdict import Judgement, Rule, Verdict
+from twinline.stores.conformance.history.verdict import Anomaly, Judgement, Verdict
 
 EXPECTED = {
-    Fault.ACK_BEFORE_COMMIT: {Rule.LOST},
-    Fault.DROP: {Rule.LOST},
-    Fault.SWAP: {Rule.REORDERED},
-    Fault.GLOBAL_SEQUENCE: {Rule.SKIPPED},
-    Fault.REUSE: {Rule.DIVERGED, Rule.SKIPPED},
-    Fault.INVENT: {Rule.UNEXPECTED},
-    Fault.ABORT: {Rule.ABORTED},
-    Fault.REPEAT: {Rule.DUPLICATES},
-    Fault.REDELIVER: {Rule.DUPLICATES},
-    Fault.MISDELIVER: {Rule.LOST, Rule.UNEXPECTED},
+    Fault.ACK_BEFORE_COMMIT: {Anomaly.LOST},
+    Fault.DROP: {Anomaly.LOST},
+    Fault.SWAP: {Anomaly.REORDERED},
+    Fault.GLOBAL_SEQUENCE: {Anomaly.SKIPPED},
+    Fault.REUSE: {Anomaly.DIVERGED, Anomaly.SKIPPED},
+    Fault.INVENT: {Anomaly.UNEXPECTED},
+    Fault.ABORT: {Anomaly.ABORTED},
+    Fault.REPEAT: {Anomaly.DUPLICATES},
+    Fault.REDELIVER: {Anomaly.DUPLICATES},
+    Fault.MISDELIVER: {Anomaly.LOST, Anomaly.UNEXPECTED},
 }
 
 
@@ -88,56 +88,56 @@ def test_what_is_allowed_is_not_accused(script: Script) -> None:
 
 WRONG = {
     "acknowledged, drained, not received": (
-        Script().sent("a", "b").came(1, "a").drained(), {Rule.LOST: 1}),
+        Script().sent("a", "b").came(1, "a").drained(), {Anomaly.LOST: 1}),
     "acknowledged, and the mailbox is gone": (
-        Script().sent("a", "b").came(1, "a").drained(Outcome.FAIL), {Rule.LOST: 1}),
+        Script().sent("a", "b").came(1, "a").drained(Outcome.FAIL), {Anomaly.LOST: 1}),
     "acknowledged at the second attempt, not received": (
         Script().sent("a").invoke("b").info("b").invoke("b").ok("b").came(1, "a").drained(),
-        {Rule.LOST: 1}),
+        {Anomaly.LOST: 1}),
     "received, never sent": (
-        Script().sent("a").came(1, "a").came(2, "x").drained(), {Rule.UNEXPECTED: 1}),
+        Script().sent("a").came(1, "a").came(2, "x").drained(), {Anomaly.UNEXPECTED: 1}),
     "read, never sent": (
-        Script().sent("a").came(1, "a").read(2, "x").drained(), {Rule.UNEXPECTED: 1}),
+        Script().sent("a").came(1, "a").read(2, "x").drained(), {Anomaly.UNEXPECTED: 1}),
     "received in another mailbox": (
         Script().sent("a").came(1, "a", box="other").drained(),
-        {Rule.LOST: 1, Rule.UNEXPECTED: 1}),
+        {Anomaly.LOST: 1, Anomaly.UNEXPECTED: 1}),
     "failed and received": (
-        Script().invoke("a").fail("a").came(1, "a").drained(), {Rule.ABORTED: 1}),
+        Script().invoke("a").fail("a").came(1, "a").drained(), {Anomaly.ABORTED: 1}),
     "failed twice and received": (
         Script().invoke("a").fail("a").invoke("a").fail("a").came(1, "a").drained(),
-        {Rule.ABORTED: 1}),
+        {Anomaly.ABORTED: 1}),
     "twice to one reader": (
-        Script().sent("a").came(1, "a").came(1, "a").drained(), {Rule.DUPLICATES: 1}),
+        Script().sent("a").came(1, "a").came(1, "a").drained(), {Anomaly.DUPLICATES: 1}),
     "under two seqs": (
-        Script().sent("a").came(1, "a").came(2, "a").drained(), {Rule.DUPLICATES: 1}),
+        Script().sent("a").came(1, "a").came(2, "a").drained(), {Anomaly.DUPLICATES: 1}),
     "under two seqs, to two lives of a reader": (
         Script().sent("a").came(1, "a", "bob.0").came(2, "a", "bob.1").drained(),
-        {Rule.DUPLICATES: 1}),
+        {Anomaly.DUPLICATES: 1}),
     "swapped": (
-        Script().sent("a", "b").came(1, "b").came(2, "a").drained(), {Rule.REORDERED: 1}),
+        Script().sent("a", "b").came(1, "b").came(2, "a").drained(), {Anomaly.REORDERED: 1}),
     "two messages at one seq": (
         Script().sent("a", "b", sender="ann").came(1, "a").came(2, "b").read(2, "a").drained(),
-        {Rule.DIVERGED: 1, Rule.DUPLICATES: 1}),
+        {Anomaly.DIVERGED: 1, Anomaly.DUPLICATES: 1}),
     "a seq given out again": (
         Script().sent("a").came(1, "a").sent("b").came(1, "b", "bob.1").drained(),
-        {Rule.DIVERGED: 1, Rule.SKIPPED: 1}),
+        {Anomaly.DIVERGED: 1, Anomaly.SKIPPED: 1}),
     "below what was received": (
         Script().sent("a").sent("b", sender="eve").came(2, "b").came(1, "a").drained(),
-        {Rule.SKIPPED: 1}),
+        {Anomaly.SKIPPED: 1}),
     "below what was received, and only read": (
         Script().sent("a").sent("b", sender="eve").came(2, "b").read(1, "a").drained(),
-        {Rule.LOST: 1, Rule.SKIPPED: 1}),
+        {Anomaly.LOST: 1, Anomaly.SKIPPED: 1}),
     "below what the same reader had, when it came again": (
         Script().sent("a", "b").came(1, "a", "bob.0").came(2, "b", "bob.0")
         .came(2, "b", "bob.1").came(1, "a", "bob.1").drained(),
-        {Rule.SKIPPED: 1}),
+        {Anomaly.SKIPPED: 1}),
     "below what was acked": (
-        Script().sent("a").acked(3).came(2, "a").drained(), {Rule.SKIPPED: 1}),
+        Script().sent("a").acked(3).came(2, "a").drained(), {Anomaly.SKIPPED: 1}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("script", "found"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_is_found(script: Script, found: dict[Rule, int]) -> None:
+def test_what_is_wrong_is_found(script: Script, found: dict[Anomaly, int]) -> None:
     judgement = judged(script)
     assert judgement.violations == found
     assert judgement.verdict is Verdict.VIOLATED
@@ -186,21 +186,21 @@ def test_it_counts() -> None:
         "undrained": 0,
         "unread": 0,
     }
-    cases = {finding.rule: finding.cases for finding in judgement.findings}
-    assert cases[Rule.LOST] == 2
-    assert cases[Rule.ABORTED] == 1
-    assert cases[Rule.DUPLICATES] == 3
-    assert cases[Rule.DIVERGED] == 4
+    cases = {finding.anomaly: finding.cases for finding in judgement.findings}
+    assert cases[Anomaly.LOST] == 2
+    assert cases[Anomaly.ABORTED] == 1
+    assert cases[Anomaly.DUPLICATES] == 3
+    assert cases[Anomaly.DIVERGED] == 4
 
 
 def test_nothing_found_in_so_many_is_bounded_by_the_rule_of_three() -> None:
     script = Script()
     for number in range(1, 1001):
         script.sent(str(number)).came(number, str(number))
-    (lost, *_), aborted = judged(script.drained()).findings, Rule.ABORTED
-    assert lost.rule is Rule.LOST
+    (lost, *_), aborted = judged(script.drained()).findings, Anomaly.ABORTED
+    assert lost.anomaly is Anomaly.LOST
     assert lost.bound == pytest.approx(0.003)
-    assert {f.rule for f in judged(script).findings if f.bound is None} == {aborted}
+    assert {f.anomaly for f in judged(script).findings if f.bound is None} == {aborted}
 
 
 def test_it_names_a_few_and_counts_all() -> None:
@@ -232,8 +232,8 @@ def test_a_run_with_one_fault_is_always_accused_of_it(seed: int, fault: Fault) -
 @pytest.mark.parametrize("fault", Fault)
 def test_each_fault_is_caught_once_in_a_thousand(fault: Fault) -> None:
     judgement = Checker.over(simulated(1, fault, sends=1000)).judge()
-    for rule in EXPECTED[fault]:
-        assert judgement.count(rule) in (1, 2), judgement
+    for anomaly in EXPECTED[fault]:
+        assert judgement.count(anomaly) in (1, 2), judgement
 
 
 def test_each_fault_has_a_history_of_its_own() -> None:

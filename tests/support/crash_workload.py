@@ -10,7 +10,7 @@ from waiting import wait_until
 from twinline.cli.verify.workload import Workload, WorkloadSettings
 from twinline.stores.conformance.history.checker import Checker
 from twinline.stores.conformance.history.recorder import Recorder, write_history
-from twinline.stores.conformance.history.verdict import Judgement, Rule, Verdict
+from twinline.stores.conformance.history.verdict import Anomaly, Judgement, Verdict
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def require_kept(workload: Workload, path: Path) -> None:
 def figures(judgement: Judgement) -> str:
     """Return what a report says of a judged run."""
     bound = 3 / max(1, judgement.acknowledged)
-    found = ", ".join(f"{rule.value} {judgement.count(rule)}" for rule in Rule)
+    found = ", ".join(f"{anomaly.value} {judgement.count(anomaly)}" for anomaly in Anomaly)
     return (
         f"{judgement.acknowledged:,} acknowledged, {judgement.delivered:,} delivered, "
         f"{judgement.redelivered:,} redelivered; {found}; lost below {bound:.1g} (95 %)"

@@ -2,12 +2,14 @@
 
 import itertools
 
-from twinline.core.store import Account, Draft, MailboxPolicy, MailPage, SessionRecord
+from twinline.core.store import Account, Draft, Mailboxes, MailboxPolicy, SessionRecord
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory.mailboxes import MemoryMailboxes
 
 ALL = 10**9
 """More than any page has."""
+HOUR = 60 * 60 * 1000
+DAY = 24 * HOUR
 _ids = itertools.count(1)
 
 
@@ -41,28 +43,19 @@ def boxes_with(**policy: float) -> MemoryMailboxes:
     return boxes
 
 
-def fill(boxes: MemoryMailboxes, count: int, account_id: str = "bob", at: int = 1) -> None:
+def fill(boxes: Mailboxes, count: int, account_id: str = "bob") -> None:
     """Append so many messages: m1, m2, ..."""
     for number in range(count):
-        boxes.append(account_id, draft(f"m{number + 1}", sent_at=at))
+        boxes.append(account_id, draft(f"m{number + 1}"))
 
 
-def seqs(page: MailPage) -> list[int]:
-    """Return the seqs of a page."""
-    return [message.seq for message in page.messages]
-
-
-def read(boxes: MemoryMailboxes, after: int = 0, limit: int = ALL, size: int = ALL) -> list[int]:
+def read(boxes: Mailboxes, after: int = 0, limit: int = ALL) -> list[int]:
     """Return the seqs that bob reads."""
-    return seqs(boxes.read("bob", after, limit, size))
+    return [message.seq for message in boxes.read("bob", after, limit, ALL).messages]
 
 
 def history(
-    boxes: MemoryMailboxes,
-    before: int | None = None,
-    limit: int = ALL,
-    size: int = ALL,
-    now: int = 1,
+    boxes: Mailboxes, before: int | None = None, limit: int = ALL, now: int = 1
 ) -> list[int]:
     """Return the seqs in the history of bob."""
-    return seqs(boxes.history("bob", before, limit, size, now))
+    return [message.seq for message in boxes.history("bob", before, limit, ALL, now).messages]

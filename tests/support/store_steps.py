@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from store_samples import account, draft, session
+from store_samples import DAY, HOUR, account, draft, session
 
 from twinline.core.errors import (
     CursorInvalid,
@@ -17,12 +17,11 @@ from twinline.core.errors import (
 )
 from twinline.core.names import NamePattern
 from twinline.core.store import MailboxPolicy, Receipt, Standing
-from twinline.stores.memory import mailbox, sorted_names
+from twinline.stores.memory import accounts as memory_accounts
+from twinline.stores.memory import mailbox
 from twinline.stores.memory.accounts import MemoryAccounts
 from twinline.stores.memory.mailboxes import MemoryMailboxes
 
-HOUR = 60 * 60 * 1000
-DAY = 24 * HOUR
 NAMES = [first + second for first in "abc" for second in ("", "a", "ab", "b", "c", "cc", "d")]
 
 
@@ -236,12 +235,12 @@ class MailboxSteps(RuleBasedStateMachine):
 
 
 class AccountSteps(RuleBasedStateMachine):
-    """Few names in chunks of four, so that they are split and joined."""
+    """Few names, listed in chunks of four."""
 
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(sorted_names, "CHUNK_NAMES", 4)
+        self.patch.setattr(memory_accounts, "CHUNK_NAMES", 4)
         self.accounts = MemoryAccounts()
         self.ids: dict[str, str] = {}
         self.reserved: set[str] = set()

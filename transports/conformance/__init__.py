@@ -56,7 +56,6 @@ from twinline.core.conformance import (
     Progress,
     Rule,
     check_rules,
-    chosen,
 )
 from twinline.transports.conformance import bytes as conformance_bytes
 from twinline.transports.conformance import codecs as conformance_codecs
@@ -110,4 +109,4 @@ def check_transport(
         return TransportBench(transport, others, Random(f"{seed}/{rule.number}"), slow)  # noqa: S311
 
     subject = f"the transport {transport.name!r}"
-    return check_rules(subject, chosen(RULES, only), bench, progress=progress, patience=patience)
+    return check_rules(subject, RULES, bench, only=only, progress=progress, patience=patience)

@@ -13,9 +13,9 @@ op              outcomes                       says
 ==============  =============================  ====================================================
 
 ``fail`` says that it was certainly not done. A timeout, a cut connection and an error of the
-server's own are ``info``: nobody knows. A send that is repeated has several invokes under one
-message id; it was done if any of them was. A drain that fails says that the mailbox is gone, and
-so will never deliver what it held.
+server's own are ``info``: the outcome is unknown. A send that is repeated has several invokes
+under one message id; it was done if any of them was. A drain that fails says that the mailbox is
+gone, and so will never deliver what it held.
 
 A message's id is the workload's own: it is chosen before the first invoke, travels in the body,
 and is unique in the history. A worker that receives is one life of one reader: one that begins
@@ -62,7 +62,7 @@ class Outcome(StrEnum):
     FAIL = "fail"
     """Certainly not done."""
     INFO = "info"
-    """Perhaps done: nobody knows."""
+    """Perhaps done."""
 
 
 _OUTCOMES: Final = {
@@ -79,13 +79,13 @@ class Event(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    at: float = Field(description="seconds on the monotonic clock of who records")
-    worker: str = Field(description="who did it")
+    at: float = Field(description="seconds on the recorder's monotonic clock")
+    worker: str = Field(description="the worker")
     op: Op = Field(description="what was done")
     outcome: Outcome = Field(description="how far it has come")
     mailbox: str = Field(description="whose mailbox")
     message: str | None = Field(default=None, description="the message's id")
-    seq: int | None = Field(default=None, description="a place in the mailbox")
+    seq: int | None = Field(default=None, description="a number in the mailbox")
     note: str | None = Field(default=None, description="why, for a person")
 
     @model_validator(mode="after")
@@ -101,8 +101,8 @@ class Event(BaseModel):
         return self
 
 
-class Listener(Protocol):
-    """What is told every event, in order; the checker is one."""
+class EventSink(Protocol):
+    """What takes every event, in order; the checker is one."""
 
     def feed(self, event: Event, /) -> None:
         """Take the next event."""
@@ -112,21 +112,21 @@ class Recorder:
     """Records a history, in one order for all workers.
 
     An event is in the history when `record` returns, so what a worker records before it acts is
-    recorded before anybody can see the act.
+    recorded before any other worker can see the act.
     """
 
     def __init__(
         self,
-        listeners: Iterable[Listener] = (),
+        sinks: Iterable[EventSink] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin an empty history.
 
         Args:
-            listeners: told every event, in order, under the recorder's lock: they must not block.
+            sinks: given every event, in order, under the recorder's lock: they must not block.
             clock: for the events' times.
         """
-        self._listeners = tuple(listeners)
+        self._sinks = tuple(sinks)
         self._clock = clock
         self._lock = new_lock("history")
         self._events: list[Event] = []  # not taken yet; guarded by _lock
@@ -155,8 +155,8 @@ class Recorder:
                 note=note,
             )
             self._events.append(event)
-            for listener in self._listeners:
-                listener.feed(event)
+            for sink in self._sinks:
+                sink.feed(event)
 
     def take(self) -> list[Event]:
         """Return the events since the last call, and keep them no longer."""

@@ -1,6 +1,6 @@
-"""What a judged history says: the rules, what each found, and the verdict.
+"""What a judged history shows: the anomalies, how often each was found, and the verdict.
 
-The rules, for messages known by mailbox and id:
+The anomalies, for messages known by mailbox and id:
 
 ============  =====================================================================================
 lost          acknowledged to its sender, and not received although its mailbox was drained
@@ -19,8 +19,8 @@ a reader, as happens when it ended before its ack), ``undrained`` (acknowledged,
 a mailbox that was not read to its end) and ``unread`` (mailboxes that were not read to their end
 after the last send, or were gone by then: what they held cannot be judged).
 
-A rule that found 0 in N cases has not shown that it is never broken: with 95 % confidence the
-rate is below 3/N (the rule of three, https://doi.org/10.1001/jama.1983.03330370053031).
+None found in N cases does not prove that there are none: with 95 % confidence the rate is
+below 3/N (the rule of three, https://doi.org/10.1001/jama.1983.03330370053031).
 """
 
 from enum import StrEnum
@@ -28,8 +28,8 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Rule(StrEnum):
-    """What a correct store never does."""
+class Anomaly(StrEnum):
+    """What no history of a correct store shows."""
 
     LOST = "lost"
     """Acknowledged, and not received although its mailbox was drained."""
@@ -51,26 +51,26 @@ class Verdict(StrEnum):
     """What a history shows."""
 
     OK = "ok"
-    """Every rule held."""
+    """No anomaly was found."""
     VIOLATED = "violated"
-    """A rule was broken."""
+    """An anomaly was found."""
     UNKNOWN = "unknown"
     """It shows nothing: nothing was delivered, or a mailbox was not read to its end."""
 
 
 class Finding(BaseModel):
-    """What one rule found."""
+    """How often one anomaly was found."""
 
     model_config = ConfigDict(frozen=True)
 
-    rule: Rule = Field(description="the rule")
-    count: int = Field(description="how often it was broken")
+    anomaly: Anomaly = Field(description="the anomaly")
+    count: int = Field(description="how often it was found")
     cases: int = Field(description="how often it could have been")
-    examples: tuple[str, ...] = Field(description="some of the breaches, for a person")
+    examples: tuple[str, ...] = Field(description="some of those found, for a person")
 
     @property
     def bound(self) -> float | None:
-        """The rate below which it is with 95 % confidence; None if it was broken, or not tried."""
+        """The rate below which it is with 95 % confidence; None if it was found, or not tried."""
         return 3 / self.cases if self.cases and not self.count else None
 
 
@@ -79,25 +79,25 @@ class Judgement(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    attempted: int = Field(description="messages that somebody tried to send")
+    attempted: int = Field(description="messages that a worker tried to send")
     acknowledged: int = Field(description="of these, acknowledged to the sender")
     failed: int = Field(description="of these, certainly not sent")
-    undecided: int = Field(description="of these, with an outcome that nobody knows")
+    undecided: int = Field(description="of these, with an unknown outcome")
     delivered: int = Field(description="different messages received")
     receipts: int = Field(description="times that a message was received")
     redelivered: int = Field(description="times that one came again, to another life of a reader")
     undrained: int = Field(description="acknowledged, in a mailbox not read to its end")
     unread: int = Field(description="mailboxes not read to their end, or gone")
-    findings: tuple[Finding, ...] = Field(description="what each rule found")
+    findings: tuple[Finding, ...] = Field(description="how often each anomaly was found")
 
-    def count(self, rule: Rule) -> int:
-        """Return how often a rule was broken."""
-        return next(finding.count for finding in self.findings if finding.rule is rule)
+    def count(self, anomaly: Anomaly) -> int:
+        """Return how often an anomaly was found."""
+        return next(finding.count for finding in self.findings if finding.anomaly is anomaly)
 
     @property
-    def violations(self) -> dict[Rule, int]:
-        """The rules that were broken, and how often."""
-        return {finding.rule: finding.count for finding in self.findings if finding.count}
+    def violations(self) -> dict[Anomaly, int]:
+        """The anomalies that were found, and how often."""
+        return {finding.anomaly: finding.count for finding in self.findings if finding.count}
 
     @property
     def verdict(self) -> Verdict:
