@@ -8,7 +8,7 @@
 
 It needs no test framework. These are the rules; the contract is `twinline.transports.contract`.
 
-What goes in comes out (`conformance_codecs`):
+What goes in comes out (`codecs`):
 
 1. Every request that a client sends arrives at the server, every field of it as it was.
 2. Every reply that a server sends arrives at the client, every field of it as it was.
@@ -21,7 +21,7 @@ What goes in comes out (`conformance_codecs`):
 9. What data_to_send returned once is not returned again, and nothing is lost between.
 10. What cannot be sent is LocalProtocolError; nothing of it goes out, the rest still does.
 
-Where frames end, how long they may be, and what is fatal (`conformance_limits`):
+Where frames end, how long they may be, and what is fatal (`limits`):
 
 11. mid_frame is true from a frame's first byte until its last, which brings its event.
 12. The end of the stream drops what is left of a frame, and nothing else.
@@ -29,12 +29,12 @@ Where frames end, how long they may be, and what is fatal (`conformance_limits`)
 14. A limit that is changed between two events holds for the next, raised or lowered.
 15. After a fatal event nothing more is yielded, whatever arrives.
 
-What a frame costs (`conformance_costs`):
+What a frame costs (`costs`):
 
 16. A frame that is too long is refused before it is collected, in bounded memory.
 17. A frame costs time in proportion to its length, in however many pieces it comes.
 
-Bytes that nobody should send, and whose bytes they are (`conformance_bytes`):
+Bytes that are no frames, and whose bytes they are (`bytes`):
 
 18. Whatever bytes a client sends, the server's end yields requests or documented refusals.
 19. Whatever bytes a server sends, the client's end yields replies or RemoteProtocolError.
@@ -56,22 +56,16 @@ from twinline.core.conformance import (
     Progress,
     Rule,
     check_rules,
+    rules_of,
 )
-from twinline.transports.conformance import bytes as conformance_bytes
-from twinline.transports.conformance import codecs as conformance_codecs
-from twinline.transports.conformance import costs as conformance_costs
-from twinline.transports.conformance import limits as conformance_limits
+from twinline.transports.conformance import bytes as broken_bytes
+from twinline.transports.conformance import codecs, costs, limits
 from twinline.transports.conformance.bench import TransportBench
 from twinline.transports.contract import Transport
 
 __all__ = ["RULES", "ConformanceError", "ConformanceReport", "Failure", "check_transport"]
 
-RULES: Final[tuple[Rule[TransportBench], ...]] = (
-    *conformance_codecs.RULES,
-    *conformance_limits.RULES,
-    *conformance_costs.RULES,
-    *conformance_bytes.RULES,
-)
+RULES: Final[tuple[Rule[TransportBench], ...]] = rules_of(codecs, limits, costs, broken_bytes)
 """The rules, by number."""
 _PATIENCE_SECONDS: Final = 30.0  # for one rule; it takes one or two
 
@@ -85,14 +79,15 @@ def check_transport(
     slow: bool = False,
     only: Collection[str] | str = (),
 ) -> ConformanceReport:
-    """Check every rule, and tell all that do not hold.
+    """Check every rule, and report all that do not hold.
 
     Args:
         transport: the one to check; it is asked for many codecs.
-        others: transports that may share a port with it, which it must be told from. JSON-lines
-            takes nearly any text for its own, and so cannot be told from one that is text.
+        others: transports that may share a port with it, whose beginnings it must not take for
+            its own. JSON-lines takes nearly any text, so it cannot stand beside one that is text.
         seed: of the random cuts and bytes; the same one gives the same run.
-        progress: told before each rule how many are done, how many there are, and its sentence.
+        progress: called before each rule with how many are done, how many there are, and its
+            sentence.
         slow: try ten times as much.
         only: the names of the rules to check, for work on one of them; none means all.
 

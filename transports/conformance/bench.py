@@ -1,7 +1,8 @@
-"""What the transport kit's rules work on: pairs of codecs, and streams cut in every way."""
+"""What the transport kit's rules work on: both ends of connections, and ways to cut a stream."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from random import Random
 from typing import Final
@@ -10,6 +11,7 @@ from twinline.core.conformance import Checks, shown
 from twinline.core.protocol import Reply, Request
 from twinline.transports.contract import (
     ClientCodec,
+    RemoteProtocolError,
     ReplyReceived,
     RequestReceived,
     RequestRefused,
@@ -31,7 +33,7 @@ class TransportBench:
 
     Attributes:
         transport: the one that is checked.
-        others: transports that it must be told from.
+        others: transports whose connections it must not take for its own.
         random: seeded, so that a failure comes again.
         slow: whether to try much more.
     """
@@ -48,14 +50,54 @@ class TransportBench:
         """Return the two ends of a new connection, with the frame limit of each."""
         return Pair(self.transport.client_codec(client), self.transport.server_codec(server))
 
-    def cuts(self, stream: bytes, one_by_one: bool = True) -> Iterator[tuple[str, list[bytes]]]:  # noqa: FBT001, FBT002 - it is a kind of cut
+    def ends(
+        self, exchanges: Sequence[tuple[int, Request, Reply]], *, limit: int = ROOMY
+    ) -> tuple["End", "End"]:
+        """Return a server's end that is to read requests, and a client's that waits for replies.
+
+        Args:
+            exchanges: ids, the requests, and what each is answered with.
+            limit: the frame limit of both.
+        """
+        up, down = self.pair(server=limit), self.pair(client=limit)
+        server = End("the server", up.server, [], [])
+        client = End("the client", down.client, [], [])
+        for number, request, reply in exchanges:
+            server.frames.append(up.request(number, request))
+            server.events.append(RequestReceived(number, request))
+            client.frames.append(down.answer(number, request, reply))
+            client.events.append(ReplyReceived(number, reply))
+        return server, client
+
+    def ways(self, one_by_one: bool = True) -> Iterator[tuple[str, Callable[[bytes], list[bytes]]]]:  # noqa: FBT001, FBT002 - it is a kind of cut
         """Yield ways to cut a stream: whole, byte by byte, and at random, empty pieces too."""
-        yield "whole", [stream]
+        yield "whole", lambda stream: [stream]
         if one_by_one:
-            yield "byte by byte", [stream[at : at + 1] for at in range(len(stream))]
+            yield "byte by byte", lambda stream: [bytes([byte]) for byte in stream]
         for pieces in (3, 40) if not self.slow else (2, 3, 5, 10, 40, 100, 400):
-            places = [self.random.randrange(len(stream) + 1) for _ in range(pieces)]
-            yield f"in {pieces + 1} random pieces", cut(stream, [*places, places[0]])
+            yield f"in {pieces + 1} random pieces", partial(self._cut, pieces)
+
+    def _cut(self, pieces: int, stream: bytes) -> list[bytes]:
+        places = [self.random.randrange(len(stream) + 1) for _ in range(pieces)]
+        edges = [0, *sorted([*places, places[0]]), len(stream)]
+        return [stream[start:end] for start, end in pairwise(edges)]
+
+
+@dataclass(slots=True)
+class End:
+    """One end of a connection, the frames that it is to read, and the events that they are.
+
+    Attributes:
+        who: "the server" or "the client".
+        codec: reads them.
+        frames: one a message.
+        events: one a frame.
+    """
+
+    who: str
+    codec: ServerCodec | ClientCodec
+    frames: list[bytes]
+    events: list[Event]
 
 
 class Pair:
@@ -103,20 +145,13 @@ class Pair:
         return self.server.data_to_send()
 
 
-def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
-    """Cut a stream at places; one that is named twice gives an empty piece."""
-    edges = [0, *sorted(places), len(stream)]
-    return [stream[start:end] for start, end in pairwise(edges)]
-
-
-def drain(codec: ServerCodec | ClientCodec, checks: Checks, most: int) -> list[Event]:
-    """Return the events that there are now; more than ``most`` are without end."""
-    events: list[Event] = []
-    while (event := codec.next_event()) is not None:
-        events.append(event)
-        if len(events) > most:
-            checks.give_up(f"the codec yields events without end, the last {shown(event)}")
-    return events
+def ends_connection(codec: ServerCodec | ClientCodec) -> bool:
+    """Take the next event, and return whether the connection ends by it."""
+    try:
+        event = codec.next_event()
+    except RemoteProtocolError:
+        return True
+    return isinstance(event, RequestRefused) and event.fatal
 
 
 def feed(
@@ -130,8 +165,8 @@ def feed(
     Args:
         codec: either end.
         pieces: of a stream.
-        checks: told when the events do not end.
-        into: a list to add them to, for whoever wants those before an exception.
+        checks: given up when the events do not end.
+        into: a list to add them to, which has those before an exception too.
     """
     events: list[Event] = [] if into is None else into
     fed = len(events)
@@ -145,7 +180,7 @@ def feed(
     return events
 
 
-def told(event: Event) -> object:
+def comparable(event: Event) -> object:
     """Return an event as something that can be compared: exceptions are equal to themselves."""
     if isinstance(event, RequestRefused):
         return event.id, event.error.code, event.error.message, event.fatal
@@ -157,7 +192,7 @@ def same_events(
 ) -> bool:
     """Note evidence at the first event that is not as expected; return whether all are."""
     checks.count += len(expected)
-    for at, (one, other) in enumerate(zip(map(told, seen), expected, strict=False)):
+    for at, (one, other) in enumerate(zip(map(comparable, seen), expected, strict=False)):
         if one != other:
             return checks.wrong(f"{how}: event {at + 1} should be {shown(other)}, is {shown(one)}")
     if len(seen) < len(expected):
@@ -167,5 +202,7 @@ def same_events(
         )
     if len(seen) > len(expected):
         extra = seen[len(expected)]
-        return checks.wrong(f"{how}: an event more than there should be, {shown(told(extra))}")
+        return checks.wrong(
+            f"{how}: an event more than there should be, {shown(comparable(extra))}"
+        )
     return True

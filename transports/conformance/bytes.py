@@ -1,6 +1,7 @@
-"""Rules 18 to 24 of the transport kit: bytes that nobody should send, and whose bytes they are."""
+"""Rules 18 to 24 of the transport kit: bytes that are no frames, and whose bytes they are."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -8,13 +9,15 @@ from twinline.core import protocol
 from twinline.core.conformance import Checks, NotChecked, failure, rule, shown
 from twinline.core.errors import ERROR_BY_CODE, RequestError
 from twinline.core.protocol import MAX_INT, Done, Ping, Request, Send
-from twinline.transports.conformance.bench import Event, TransportBench, feed, told
+from twinline.transports.conformance.bench import Event, TransportBench, comparable, feed
 from twinline.transports.conformance.samples import plain, replies, requests, small
 from twinline.transports.contract import (
+    ClientCodec,
     RemoteProtocolError,
     ReplyReceived,
     RequestReceived,
     RequestRefused,
+    ServerCodec,
     Transport,
 )
 
@@ -89,30 +92,37 @@ def any_bytes_are_replies_or_an_error(checks: Checks, bench: TransportBench) -> 
 @rule(20, "Broken bytes too give the same events however they are cut.")
 def cuts_of_broken_bytes_change_nothing(checks: Checks, bench: TransportBench) -> None:
     """Feed noise and broken frames whole, byte by byte and at random."""
+
+    def client() -> ClientCodec:
+        pair = bench.pair(client=300)
+        pair.requests([(1, Ping()), (1, Ping())])
+        return pair.client
+
     for stream in _streams(bench, _request_frames(bench), fewer=True):
         limit = bench.random.choice((64, 300))
-        seen: list[tuple[str, object]] = []
-        for how, pieces in bench.cuts(stream or b"\n"):
-            server = bench.transport.server_codec(limit)
-            events = feed(server, pieces, checks)
-            seen.append((how, ([told(event) for event in events], server.mid_frame)))
-        for how, outcome in seen[1:]:
-            what = f"{shown(stream)} {how}, with a limit of {limit}"
-            checks.equal(outcome, seen[0][1], what)
+        _same_however_cut(checks, bench, stream, partial(bench.transport.server_codec, limit))
     for stream in _streams(bench, _reply_frames(bench), fewer=True):
-        seen = []
-        for how, pieces in bench.cuts(stream or b"\n"):
-            pair = bench.pair(client=300)
-            pair.requests([(1, Ping()), (1, Ping())])
-            replied: list[Event] = []
-            end = ""
-            try:
-                feed(pair.client, pieces, checks, replied)
-            except RemoteProtocolError as error:
-                end = str(error)
-            seen.append((how, (replied, end)))
-        for how, outcome in seen[1:]:
-            checks.equal(outcome, seen[0][1], f"at the client's end, {shown(stream)} {how}")
+        _same_however_cut(checks, bench, stream, client)
+
+
+def _same_however_cut(
+    checks: Checks,
+    bench: TransportBench,
+    stream: bytes,
+    make: Callable[[], ServerCodec | ClientCodec],
+) -> None:
+    first: object = None
+    for how, cut in bench.ways():
+        codec = make()
+        events: list[Event] = []
+        try:
+            feed(codec, cut(stream or b"\n"), checks, events)
+            end = f"mid_frame is {codec.mid_frame}"
+        except RemoteProtocolError as error:
+            end = str(error)
+        outcome = ([*map(comparable, events)], end)
+        first = first or outcome
+        checks.equal(outcome, first, f"{shown(stream)} {how}, with a limit of {codec.frame_limit}")
 
 
 @rule(21, "A reply to a request that was not sent, or not to the oldest one, is an error.")
@@ -176,7 +186,7 @@ def _beginnings(other: Transport) -> list[bytes]:
 
 @rule(24, "recognises() answers True, False or None for any bytes, and sticks to True and False.")
 def recognition_is_final(checks: Checks, bench: TransportBench) -> None:
-    """Ask about every prefix of many beginnings, of its own and of anyone's."""
+    """Ask about every prefix of many beginnings, of its own and of others."""
     starts = [*_STARTS, *_request_frames(bench)]
     starts += [bytes([first]) + bench.random.randbytes(12) for first in range(256)]
     for start in starts:
@@ -253,14 +263,3 @@ def _broken(frame: bytes, random: Random) -> bytes:
             random.randbytes(random.randint(1, 40)),
         )
     )
-
-
-RULES: Final = (
-    any_bytes_are_answered,
-    any_bytes_are_replies_or_an_error,
-    cuts_of_broken_bytes_change_nothing,
-    stray_replies_are_refused,
-    its_own_beginnings_are_recognised,
-    other_beginnings_are_not_recognised,
-    recognition_is_final,
-)

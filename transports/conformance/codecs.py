@@ -7,12 +7,25 @@ from twinline.core import protocol
 from twinline.core.conformance import Checks, failure, rule, shown
 from twinline.core.errors import Busy, UndeliveredMessages
 from twinline.core.protocol import MAX_INT, Done, ErrorReply, Ping, Reply, Request, Send, Status
-from twinline.transports.conformance.bench import ROOMY, TransportBench, feed, same_events
+from twinline.transports.conformance.bench import (
+    ROOMY,
+    Event,
+    TransportBench,
+    feed,
+    same_events,
+)
 from twinline.transports.conformance.samples import plain, replies, requests, small
-from twinline.transports.contract import LocalProtocolError, ReplyReceived, RequestReceived
+from twinline.transports.contract import (
+    ClientCodec,
+    LocalProtocolError,
+    ReplyReceived,
+    RequestReceived,
+    ServerCodec,
+)
 
 _IDS: Final = (1, 0, 127, 128, 255, 256, 2**16, 2**31, 2**32, MAX_INT - 1, MAX_INT)
 _HALF_A_PAIR: Final = "\ud83d"
+_BUSY: Final = ErrorReply(code="busy", message="later", retryable=True)
 
 
 @rule(1, "Every request that a client sends arrives at the server, every field of it as it was.")
@@ -59,71 +72,47 @@ def cuts_change_nothing(checks: Checks, bench: TransportBench) -> None:
         expected = [RequestReceived(number, request) for number, request in enumerate(some)]
         pair = bench.pair()
         stream = pair.opening + b"".join(pair.requests(enumerate(some)))
-        for how, pieces in bench.cuts(stream, one_by_one):
+        for how, cut in bench.ways(one_by_one):
             server = bench.transport.server_codec(ROOMY)
-            same_events(checks, feed(server, pieces, checks), expected, f"requests {how}")
-    for short in (True, False):
-        answers = [one for one in replies() if not short or small([one[1]])]
-        how_many = 4 if not bench.slow else 9
-        for nth in range(how_many):
-            # A new pair each: what a client understands may depend on what it was told first.
-            pair = bench.pair()
-            feed(pair.server, pair.requests(enumerate(asked for asked, _ in answers)), checks)
-            stream = b"".join(
-                pair.reply(number, reply) for number, (_, reply) in enumerate(answers)
-            )
-            ways = list(bench.cuts(stream, short or bench.slow))
-            if nth >= len(ways):
-                break
-            how, pieces = ways[nth]
-            events = [ReplyReceived(number, reply) for number, (_, reply) in enumerate(answers)]
-            same_events(checks, feed(pair.client, pieces, checks), events, f"replies {how}")
+            same_events(checks, feed(server, cut(stream), checks), expected, f"requests {how}")
+    for some_replies, one_by_one in (
+        ([one for one in replies() if small([one[1]])], True),
+        (replies(), bench.slow),
+    ):
+        exchanges = [(number, *one) for number, one in enumerate(some_replies)]
+        for how, cut in bench.ways(one_by_one):
+            # A new client each: what it understands may depend on what came before.
+            _, end = bench.ends(exchanges)
+            seen = feed(end.codec, cut(b"".join(end.frames)), checks)
+            same_events(checks, seen, end.events, f"replies {how}")
 
 
 @rule(5, "All frames of one piece come out at once, and what begins behind them is kept.")
 def coalesced_frames_all_come_out(checks: Checks, bench: TransportBench) -> None:
     """Feed a number of frames with every tail of the next one, then the rest of it."""
-    asked: list[Request] = [Ping(), Send(to="bob", body="hi"), Status()]
-    answers: list[Reply] = [Done(), ErrorReply(code="busy", message="later", retryable=True)]
+    kinds: list[tuple[Request, Reply]] = [
+        (Ping(), Done()),
+        (Send(to="bob", body="hi"), _BUSY),
+        (Status(), _BUSY),
+    ]
     for count in (1, 2, 3, 10):
-        tail_bytes = len(bench.pair().request(count, asked[1]))
-        for tail in {0, 1, 2, tail_bytes // 2, tail_bytes - 1}:
-            pair = bench.pair()
-            frames = pair.requests((number, asked[number % 3]) for number in range(count))
-            last = pair.request(count, asked[1])
-            expected = [RequestReceived(number, asked[number % 3]) for number in range(count)]
-            how = f"{count} requests and {tail} bytes of the next in one piece"
-            seen = feed(pair.server, [b"".join(frames) + last[:tail]], checks)
-            same_events(checks, seen, expected, how)
-            seen = feed(pair.server, [last[tail:]], checks)
-            same_events(checks, seen, [RequestReceived(count, asked[1])], f"{how}, then its rest")
-            _coalesced_replies(checks, bench, answers, count, tail)
-
-
-def _coalesced_replies(
-    checks: Checks, bench: TransportBench, answers: Sequence[Reply], count: int, tail: int
-) -> None:
-    pair = bench.pair()
-    feed(pair.server, pair.requests((number, Ping()) for number in range(count + 1)), checks)
-    frames = [pair.reply(number, answers[number % 2]) for number in range(count + 1)]
-    tail = min(tail, len(frames[-1]) - 1)
-    expected = [ReplyReceived(number, answers[number % 2]) for number in range(count)]
-    how = f"{count} replies and {tail} bytes of the next in one piece"
-    seen = feed(pair.client, [b"".join(frames[:-1]) + frames[-1][:tail]], checks)
-    same_events(checks, seen, expected, how)
-    seen = feed(pair.client, [frames[-1][tail:]], checks)
-    same_events(checks, seen, [ReplyReceived(count, answers[count % 2])], f"{how}, then its rest")
+        exchanges = [(number, *kinds[number % 3]) for number in (*range(count), 10_000)]
+        for at in range(5):
+            for end in bench.ends(exchanges):
+                *frames, last = end.frames
+                tail = (0, 1, 2, len(last) // 2, len(last) - 1)[at]
+                how = f"at {end.who}, {count} frames and {tail} bytes of the next in one piece"
+                seen = feed(end.codec, [b"".join(frames) + last[:tail]], checks)
+                same_events(checks, seen, end.events[:-1], how)
+                seen = feed(end.codec, [last[tail:]], checks)
+                same_events(checks, seen, end.events[-1:], f"{how}, then its rest")
 
 
 @rule(6, "An id is any integer from 0 to 2^53-1, comes back as it was, and may be used again.")
 def ids_are_echoed(checks: Checks, bench: TransportBench) -> None:
     """Use odd ids on both ends, in one pipeline, each of them twice."""
-    ids = [*_IDS, *reversed(_IDS)]
-    pair = bench.pair()
-    seen = feed(pair.server, pair.requests((number, Ping()) for number in ids), checks)
-    same_events(checks, seen, [RequestReceived(number, Ping()) for number in ids], "requests")
-    answers = feed(pair.client, [pair.reply(number, Done()) for number in ids], checks)
-    same_events(checks, answers, [ReplyReceived(number, Done()) for number in ids], "replies")
+    for end in bench.ends([(number, Ping(), Done()) for number in (*_IDS, *reversed(_IDS))]):
+        same_events(checks, feed(end.codec, end.frames, checks), end.events, f"at {end.who}")
 
 
 @rule(7, "Any number of requests may be under way; they and their replies keep their order.")
@@ -131,7 +120,7 @@ def pipelines_keep_their_order(checks: Checks, bench: TransportBench) -> None:
     """Pipeline thousands of requests of every kind, taken out of the codec in one go."""
     total = 10_000 if bench.slow else 2_000
     kinds = [plain(model) for model in protocol.REQUESTS]
-    samples: dict[type[Reply], Reply] = {type(reply): reply for _, reply in small_replies()}
+    samples = {type(reply): reply for _, reply in replies() if small([reply])}
     pair = bench.pair()
     asked = [(bench.random.randint(0, MAX_INT), kinds[at % len(kinds)]) for at in range(total)]
     for number, request in asked:
@@ -145,39 +134,49 @@ def pipelines_keep_their_order(checks: Checks, bench: TransportBench) -> None:
     same_events(checks, answers, expected, f"{total} replies")
 
 
-def small_replies() -> list[tuple[Request, Reply]]:
-    """Return replies that take few bytes."""
-    return [(asked, reply) for asked, reply in replies() if small([reply])]
-
-
 @rule(8, "Two connections of one transport have nothing in common.")
 def codecs_are_independent(checks: Checks, bench: TransportBench) -> None:
     """Run two connections in step, byte by byte, with other ids and contents."""
-    pairs = (bench.pair(), bench.pair())
-    asked = [
-        [(number, Send(to=name, body=name * 9)) for number in ids]
+    stories = {
+        name: [
+            (number, Send(to=name, body=name * 9), _BUSY.model_copy(update={"message": name}))
+            for number in ids
+        ]
         for name, ids in (("ann", range(5)), ("bob", range(100, 105)))
-    ]
-    seen: list[list[object]] = [[], []]
-    streams = [b"".join(pair.requests(some)) for pair, some in zip(pairs, asked, strict=True)]
-    for at in range(max(map(len, streams))):
-        for which, pair in enumerate(pairs):
-            seen[which] += feed(pair.server, [streams[which][at : at + 1]], checks)
-    for which, some in enumerate(asked):
-        checks.equal(seen[which], [RequestReceived(*one) for one in some], "the requests")
-    for which, pair in enumerate(pairs):
-        for number, _ in asked[which]:
-            pair.server.send(number, ErrorReply(code="busy", message=f"{which}", retryable=True))
-    answers = [pair.server.data_to_send() for pair in pairs]
-    seen = [[], []]
-    for at in range(max(map(len, answers))):
-        for which, pair in enumerate(pairs):
-            seen[which] += feed(pair.client, [answers[which][at : at + 1]], checks)
-    for which, some in enumerate(asked):
-        error = ErrorReply(code="busy", message=f"{which}", retryable=True)
-        checks.equal(
-            seen[which], [ReplyReceived(number, error) for number, _ in some], "the replies"
-        )
+    }
+    pairs = {name: bench.pair() for name in stories}
+    for name, story in stories.items():
+        for number, request, _ in story:
+            pairs[name].client.send(number, request)
+    _in_step(
+        checks,
+        [(pair.server, pair.client.data_to_send()) for pair in pairs.values()],
+        [[RequestReceived(*one[:2]) for one in story] for story in stories.values()],
+    )
+    for name, story in stories.items():
+        for number, _, reply in story:
+            pairs[name].server.send(number, reply)
+    _in_step(
+        checks,
+        [(pair.client, pair.server.data_to_send()) for pair in pairs.values()],
+        [
+            [ReplyReceived(number, reply) for number, _, reply in story]
+            for story in stories.values()
+        ],
+    )
+
+
+def _in_step(
+    checks: Checks,
+    ends: Sequence[tuple[ServerCodec | ClientCodec, bytes]],
+    expected: Sequence[Sequence[object]],
+) -> None:
+    seen: list[list[Event]] = [[] for _ in ends]
+    for at in range(max(len(stream) for _, stream in ends)):
+        for events, (codec, stream) in zip(seen, ends, strict=True):
+            feed(codec, [stream[at : at + 1]], checks, events)
+    for events, wanted in zip(seen, expected, strict=True):
+        same_events(checks, events, wanted, "two connections in step")
 
 
 @rule(9, "What data_to_send returned once is not returned again, and nothing is lost between.")
@@ -240,17 +239,3 @@ def _half_a_pair(checks: Checks, bench: TransportBench) -> None:
 
 def _named(model: Request | Reply) -> str:
     return f"{type(model).__name__} {shown(model.model_dump(exclude_defaults=True))}"
-
-
-RULES: Final = (
-    requests_arrive,
-    replies_arrive,
-    errors_arrive_with_and_without_id,
-    cuts_change_nothing,
-    coalesced_frames_all_come_out,
-    ids_are_echoed,
-    pipelines_keep_their_order,
-    codecs_are_independent,
-    bytes_are_handed_out_once,
-    the_callers_mistakes_are_told,
-)
