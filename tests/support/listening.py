@@ -14,6 +14,8 @@ from services import PASSWORD, make_service
 from waiting import fail_with_stacks, join, wait_until
 
 from twinline.core.service import ChatService
+from twinline.core.store import Unsubscribe
+from twinline.core.waiting import Wake
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.listener import Listener, ListenerSettings
 from twinline.transports.registry import transport
@@ -24,7 +26,7 @@ TCP = "tcp://127.0.0.1:0"
 class Peer:
     """A raw connection: sends any bytes and reads what comes, with a deadline for each wait."""
 
-    def __init__(self, endpoint: Endpoint, seconds: float = 5.0) -> None:
+    def __init__(self, endpoint: Endpoint, seconds: float = 10.0) -> None:
         if endpoint.path:
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(seconds)
@@ -115,6 +117,8 @@ class Server:
         service: what it serves.
         listener: the listener.
         endpoints: where, with real ports.
+        subscriptions: one for each session that is subscribed to its mail at the moment.
+        subscribed: how many subscriptions there have been.
     """
 
     def __init__(
@@ -130,6 +134,10 @@ class Server:
             settings,
         )
         self.endpoints = self.listener.endpoints
+        self.subscriptions: set[object] = set()
+        self.subscribed = 0
+        self._on_mail = self.service.store.mailboxes.on_mail
+        self.service.store.mailboxes.on_mail = self._subscribe  # type: ignore[method-assign]
         self.thread = threading.Thread(target=self.listener.serve_forever, name="accepting")
         self.thread.start()
 
@@ -142,14 +150,30 @@ class Server:
         """How many connections have a thread."""
         return len(self.listener._threads)
 
-    def wait_connections(self, count: int, seconds: float = 5.0) -> None:
+    def _subscribe(self, account_id: str, wake: Wake) -> Unsubscribe:
+        unsubscribe = self._on_mail(account_id, wake)
+        key = object()
+        self.subscriptions.add(key)
+        self.subscribed += 1
+
+        def ended() -> None:
+            unsubscribe()
+            self.subscriptions.discard(key)
+
+        return ended
+
+    def wait_watching(self, count: int = 1, seconds: float = 10.0) -> None:
+        """Wait until so many connections wait for mail."""
+        wait_until(lambda: len(self.subscriptions) == count, f"{count} wait for mail", seconds)
+
+    def wait_connections(self, count: int, seconds: float = 10.0) -> None:
         """Wait until there are so many."""
         wait_until(lambda: self.connections == count, f"{count} connections", seconds)
 
     def stop(self) -> None:
         """Drain."""
         self.listener.stop()
-        join(self.thread, 10)
+        join(self.thread, 30)
 
 
 @contextmanager

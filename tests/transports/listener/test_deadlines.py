@@ -1,5 +1,6 @@
 """What a peer can be slow at has a deadline: logging in, a frame, reading what is written."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -18,29 +19,30 @@ from twinline.transports.listener.connection import Connection
 def test_who_does_not_log_in_is_cut(sent: bytes) -> None:
     with serving(login_seconds=0.2) as server, server.peer() as peer:
         peer.send(sent)
-        assert peer.rest(2) == b""
-        server.wait_connections(0, 1)
+        assert peer.rest() == b""
+        server.wait_connections(0)
 
 
 def test_pings_do_not_extend_the_time_to_log_in() -> None:
+    started = time.monotonic()
     with serving(login_seconds=0.4) as server, server.peer() as peer:
-        started = time.monotonic()
         ended = False
-        while not ended and time.monotonic() < started + 5:
+        while not ended and time.monotonic() < started + 20:
             try:
                 peer.ask("ping")
             except (AssertionError, OSError):  # the end of the connection
                 ended = True
         assert ended
-        assert 0.3 < time.monotonic() - started < 3
+        assert time.monotonic() - started >= 0.4
 
 
 def test_who_is_logged_in_may_be_silent() -> None:
-    with serving(login_seconds=0.2, frame_seconds=0.1) as server, server.peer() as peer:
+    with serving(login_seconds=1, frame_seconds=0.1) as server, server.peer() as peer:
         peer.enter("ann")
-        peer.socket.settimeout(0.6)
+        peer.socket.settimeout(1.1)
         with pytest.raises(TimeoutError):
             peer.socket.recv(1)
+        peer.socket.settimeout(10)
         assert peer.ask("ping")["ok"]
 
 
@@ -51,7 +53,7 @@ def test_the_deadline_is_the_whole_frames() -> None:
         peer.socket.settimeout(0.05)
         started = time.monotonic()
         ended = False
-        while not ended and time.monotonic() < started + 5:
+        while not ended and time.monotonic() < started + 20:
             try:
                 peer.send(b" ")
                 ended = peer.socket.recv(1) == b""
@@ -60,17 +62,17 @@ def test_the_deadline_is_the_whole_frames() -> None:
             except OSError:
                 ended = True
         assert ended
-        assert 0.2 < time.monotonic() - started < 3
-        server.wait_connections(0, 1)
+        assert time.monotonic() - started >= 0.3
+        server.wait_connections(0)
 
 
 def test_a_new_frame_has_a_new_deadline() -> None:
-    with serving(frame_seconds=0.4) as server, server.peer() as peer:
+    with serving(frame_seconds=1) as server, server.peer() as peer:
         peer.enter("ann")
         # Each read ends a frame and begins the next one: never is nothing pending.
         peer.send(b'{"op":"ping"')
         started = time.monotonic()
-        while time.monotonic() < started + 0.8:
+        while time.monotonic() < started + 1.5:
             peer.send(b',"id":1}\n{"op":"ping"')
             assert peer.read_line()["ok"]
             wait = threading.Event()
@@ -86,8 +88,7 @@ def test_a_peer_that_stops_reading_is_cut_and_its_mail_stays() -> None:
             bob.enter("bob")
             for _ in range(20):
                 assert ann.ask("send", to="bob", body="x" * 30_000)["ok"]
-            for _ in range(200):
-                bob.send_line(op="watch", id=1, after=0)
+            bob.send(b'{"op":"watch","id":1,"after":0}\n' * 200)
             server.wait_connections(1)
         with server.peer() as again:
             again.login("bob")
@@ -111,13 +112,14 @@ def narrow(**settings: float) -> Iterator[tuple[Server, Peer]]:
 def test_the_deadline_for_writing_is_the_whole_write() -> None:
     """A peer that reads a little now and then does not extend it."""
     with narrow(write_seconds=0.3) as (server, ann):
-        ann.send(b'{"op":"watch","id":1,"after":0}\n' * 100)
         started = time.monotonic()
+        ann.send(b'{"op":"watch","id":1,"after":0}\n' * 100)
         pace = threading.Event()
-        while server.connections and time.monotonic() < started + 5:
-            ann.socket.recv(1024)
+        while server.connections and time.monotonic() < started + 20:
+            with contextlib.suppress(ConnectionError):
+                ann.socket.recv(1024)
             pace.wait(0.005)
-        assert 0.2 < time.monotonic() - started < 4
+        assert 0.3 <= time.monotonic() - started < 20
 
 
 def test_a_peer_that_reads_late_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:

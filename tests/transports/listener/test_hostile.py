@@ -1,8 +1,8 @@
-"""Hostile input against a real server: each row gets what is promised, and nobody else notices.
+"""Hostile input against a real server: each gets what is promised, and no other client notices.
 
 E is a typed error after which the connection stays; X is an error after which it is closed; D is
 closing. In every case no traceback reaches the peer, at most one line a connection is logged,
-memory grows by less than 1 MiB, and the thread is gone within a second of the close.
+memory grows by less than 1 MiB, and the thread is gone after the close.
 """
 
 import gc
@@ -13,10 +13,12 @@ import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import argon2
 import pytest
 from listening import TCP, Peer, Server, serving
+from malformed_samples import MALFORMED_BINARY, MALFORMED_JSONL, Malformed, line
 from services import PASSWORD, make_service
 from waiting import wait_until
 
@@ -40,7 +42,7 @@ def attack(
             with server.peer(0) as peer:
                 yield server, peer
                 assert bystander.ask("ping")["ok"], "another client noticed"
-            server.wait_connections(1, 1.0)
+            server.wait_connections(1)
             gc.collect()
             grown = tracemalloc.get_traced_memory()[0] - before
             assert grown < MIB, f"memory grew by {grown} bytes"
@@ -51,8 +53,8 @@ def attack(
             bystander.close()
 
 
-def expect_error(peer: Peer, code: str = "bad_request") -> dict[str, object]:
-    """Read an error, and check that it tells nothing of the server's inside."""
+def expect_error(peer: Peer, code: str = "bad_request") -> dict[str, Any]:
+    """Read an error, and check that it shows nothing of the server's inside."""
     reply = peer.read_line()
     assert reply["ok"] is False
     error = reply["error"]
@@ -69,8 +71,8 @@ def expect_alive(peer: Peer) -> None:
 
 
 def expect_end(peer: Peer) -> None:
-    """The connection is closed within a second."""
-    assert peer.rest(1.0) == b""
+    """The connection is closed."""
+    assert peer.rest() == b""
 
 
 # -- any stream -------------------------------------------------------------------------
@@ -78,7 +80,7 @@ def expect_end(peer: Peer) -> None:
 
 @pytest.mark.parametrize("transport", ["jsonl", "binary", "auto"])
 def test_silence_before_login(transport: str, caplog: pytest.LogCaptureFixture) -> None:
-    with attack(caplog, transport, login_seconds=0.2) as (_, peer):
+    with attack(caplog, transport, login_seconds=0.7) as (_, peer):
         expect_end(peer)
 
 
@@ -134,7 +136,7 @@ def expect_error_with_slash(peer: Peer, word: str) -> None:
 def test_http_to_the_binary_transport(caplog: pytest.LogCaptureFixture) -> None:
     with attack(caplog, "binary") as (_, peer):
         peer.send(b"GET / HTTP/1.1\r\n\r\n")
-        assert b"0xB7" in peer.rest(1.0)
+        assert b"0xB7" in peer.rest()
 
 
 # -- JSON-lines -------------------------------------------------------------------------
@@ -185,62 +187,22 @@ def test_a_line_of_exactly_the_limit_is_accepted(
         expect_end(peer)
 
 
-DEEP = b"[" * 1000 + b"]" * 1000
-JSON_ERRORS = {
-    "an empty line": b"",
-    "a byte order mark": b'\xef\xbb\xbf{"op":"ping","id":1}',
-    "invalid UTF-8": b'{"op":"ping","id":1,"x":"\xff"}',
-    "an overlong encoding": b'{"op":"ping","id":1,"x":"\xc0\xaf"}',
-    "UTF-16": '{"op":"ping","id":1}'.encode("utf-16").replace(b"\n", b""),
-    "UTF-16 without a mark": '{"op":"ping","id":1}'.encode("utf-16-le"),
-    "NaN": b'{"op":"watch","id":1,"after":NaN}',
-    "Infinity": b'{"op":"watch","id":1,"after":Infinity}',
-    "1e999": b'{"op":"watch","id":1,"after":1e999}',
-    "1e999 as id": b'{"op":"ping","id":1e999}',
-    "a number of 5,000 digits": b'{"op":"ping","id":' + b"9" * 5000 + b"}",
-    "2**63 as id": b'{"op":"ping","id":9223372036854775808}',
-    "2**63 as after": b'{"op":"watch","id":1,"after":9223372036854775808}',
-    "2**53 as id": b'{"op":"ping","id":9007199254740992}',
-    "-1 as id": b'{"op":"ping","id":-1}',
-    "a float as id": b'{"op":"ping","id":1.0}',
-    "true as id": b'{"op":"ping","id":true}',
-    "true as after": b'{"op":"watch","id":1,"after":true}',
-    "a string as after": b'{"op":"watch","id":1,"after":"1"}',
-    "no id": b'{"op":"ping"}',
-    "no op": b'{"id":1}',
-    "op is a list": b'{"op":["ping"],"id":1}',
-    "an array": b"[1,2]",
-    "a string": b'"ping"',
-    "null": b"null",
-    "two objects": b'{"op":"ping","id":1}{"op":"ping","id":2}',
-    "NaN in a field that nobody reads": b'{"op":"ping","id":1,"x":NaN}',
-    "a lone surrogate": b'{"op":"send","id":1,"to":"bystander","body":"\\ud800"}',
-    "a raw control character": b'{"op":"send","id":1,"to":"bystander","body":"\x01"}',
-    "depth 1,000": b'{"op":"ping","id":1,"x":' + DEEP + b"}",
-    "depth 1,000, unclosed": b"[" * 1000,
-    "a missing field": b'{"op":"send","id":1,"to":"bystander"}',
-    "limit 0": b'{"op":"history","id":1,"limit":0}',
-    "limit 1,001": b'{"op":"history","id":1,"limit":1001}',
-    "no seqs": b'{"op":"delete_messages","id":1,"seqs":[]}',
-    "1,001 seqs": b'{"op":"delete_messages","id":1,"seqs":[' + b"1," * 1000 + b"1]}",
-    "a seq that is true": b'{"op":"delete_messages","id":1,"seqs":[true]}',
-}
+MORE_LINES = (
+    Malformed("UTF-16, with a mark", '{"op":"ping","id":1}'.encode("utf-16") + b"\n"),
+    Malformed("an op that is a list", line('{"op":["ping"],"id":1}'), id=1),
+    Malformed("a depth of 1,000, unclosed", line("[" * 1_000)),
+    Malformed("a seq that is true", line('{"op":"delete_messages","id":1,"seqs":[true]}'), id=1),
+)
 
 
-@pytest.mark.parametrize("row", JSON_ERRORS)
-def test_lines_that_cannot_be_read(row: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_that_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
     with attack(caplog) as (_, peer):
         peer.login("bystander")
-        for _ in range(3):
-            peer.send(JSON_ERRORS[row] + b"\n")
-            expect_error(peer)
+        for case in (*MALFORMED_JSONL, *MORE_LINES):
+            if not case.fatal:
+                peer.send(case.data)
+                assert expect_error(peer, case.code)["id"] == case.id, case.name
         expect_alive(peer)
-
-
-def test_a_line_that_cannot_be_read_has_the_id_null() -> None:
-    with serving() as server, server.peer() as peer:
-        assert peer.send(b"rubbish\n").read_line()["id"] is None
-        assert peer.send(b'{"op":"send","id":5}\n').read_line()["id"] == 5
 
 
 def test_duplicate_keys_the_last_wins(caplog: pytest.LogCaptureFixture) -> None:
@@ -264,58 +226,37 @@ def test_an_unknown_op_with_a_long_name(caplog: pytest.LogCaptureFixture) -> Non
 # -- binary -----------------------------------------------------------------------------
 
 
-def frame(kind: int, payload: bytes, *, flags: int = 0, version: int = 1) -> bytes:
-    """Return a frame as the specification lays it out."""
-    return struct.pack(">BBBBI", 0xB7, version, kind, flags, len(payload)) + payload
+FATAL = [
+    *(case for case in MALFORMED_BINARY if case.fatal and case.frame_limit == 4_096),
+    Malformed("beyond the limit", b"\xb7\x01\x0f\0\0\0\x0f\xf9", "frame_too_large", fatal=True),
+]
 
 
-PING, SEND = 15, 7
-BINARY_FATAL = {
-    "length 0": (frame(PING, b""), "bad_request"),
-    "length 0xFFFFFFFF, no body": (b"\xb7\x01\x0f\x00\xff\xff\xff\xff", "frame_too_large"),
-    "one byte beyond the limit": (b"\xb7\x01\x0f\x00\x00\x00\x0f\xf9", "frame_too_large"),
-    "an inner length beyond the frame": (frame(SEND, b"\x01\x7fbob"), "bad_request"),
-    "an inner length that wraps": (
-        frame(SEND, b"\x01" + b"\xff" * 7 + b"\x7f" + b"bob"),
-        "bad_request",
-    ),
-    "an inner length of 2**70": (frame(SEND, b"\x01" + b"\xff" * 10 + b"\x7f"), "bad_request"),
-    "trailing bytes": (frame(PING, b"\x01\x00"), "bad_request"),
-    "an unknown version": (frame(PING, b"\x01", version=2), "unsupported_version"),
-    "a reserved flag": (frame(PING, b"\x01", flags=0x80), "bad_request"),
-    "another magic": (b"\xb8" + frame(PING, b"\x01")[1:], "bad_request"),
-}
+def expect_error_frame(peer: Peer, case: Malformed) -> None:
+    """Read an error's frame."""
+    header = peer.read_exactly(8)
+    assert header[0] == 0xB7
+    assert header[2] == (0xFE if case.id is None else 0xFF), case.name
+    answer = peer.read_exactly(int.from_bytes(header[4:], "big"))
+    assert case.code.encode() in answer, case.name
+    assert b"Traceback" not in answer
 
 
-@pytest.mark.parametrize("row", BINARY_FATAL)
-def test_frames_that_end_the_connection(row: str, caplog: pytest.LogCaptureFixture) -> None:
-    sent, code = BINARY_FATAL[row]
+@pytest.mark.parametrize("case", FATAL, ids=lambda case: case.name)
+def test_frames_that_end_the_connection(case: Malformed, caplog: pytest.LogCaptureFixture) -> None:
     with attack(caplog, "binary") as (_, peer):
-        peer.send(sent)
-        answer = peer.rest(1.0)
-        assert answer[0] == 0xB7
-        assert code.encode() in answer
-        assert b"Traceback" not in answer
-        if code == "unsupported_version":
-            assert b"known: 1" in answer
+        peer.send(case.data)
+        expect_error_frame(peer, case)
+        expect_end(peer)
 
 
-BINARY_ERRORS = {
-    "an unknown kind": (frame(99, b"\x01"), "unknown_op"),
-    "a text that is not UTF-8": (frame(SEND, b"\x01\x01\xff\x01x"), "bad_request"),
-    "a limit of 0": (frame(10, b"\x01\x00", flags=0x02), "bad_request"),
-}
-
-
-@pytest.mark.parametrize("row", BINARY_ERRORS)
-def test_frames_that_are_answered(row: str, caplog: pytest.LogCaptureFixture) -> None:
-    sent, code = BINARY_ERRORS[row]
+def test_frames_that_are_answered(caplog: pytest.LogCaptureFixture) -> None:
     with attack(caplog, "binary") as (_, peer):
-        peer.send(sent)
-        header = peer.read_exactly(8)
-        answer = peer.read_exactly(int.from_bytes(header[4:], "big"))
-        assert code.encode() in answer
-        peer.send(frame(PING, b"\x05"))
+        for case in MALFORMED_BINARY:
+            if not case.fatal:
+                peer.send(case.data)
+                expect_error_frame(peer, case)
+        peer.send(bytes.fromhex("b7010f000000000105"))
         assert peer.read_exactly(9)[8] == 5
 
 
@@ -403,16 +344,16 @@ def test_deleting_the_account_while_it_sends(caplog: pytest.LogCaptureFixture) -
             )
             other.send_line(op="delete_account", id=1, password=PASSWORD)
             assert other.read_line()["ok"]
-        lines = [json.loads(line) for line in peer.rest(5.0).splitlines()]
+        lines = [json.loads(line) for line in peer.rest().splitlines()]
         accepted = {str(reply["id"]) for reply in lines if reply["ok"]}
         refused = {reply["error"]["code"] for reply in lines if not reply["ok"]}
         assert refused <= {"session_expired"}
         with server.peer(1) as reader:
             reader.login("bystander")
             got = {m["body"] for m in reader.ask("watch", after=0, limit=1000)["messages"]}
-        # The line may have been cut before a reply was written: more may be there than answered.
+        # The connection may have been cut before a reply was written: more may be there.
         assert accepted <= got
-        wait_until(lambda: server.connections == 1, "both lines of eve's are gone")
+        wait_until(lambda: server.connections == 1, "both connections of eve's are gone")
 
 
 def test_many_hostile_peers_at_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -424,7 +365,7 @@ def test_many_hostile_peers_at_once(caplog: pytest.LogCaptureFixture) -> None:
         lambda peer: peer.send(b"\x00"),
         lambda peer: peer.close(),
     ]
-    with serving(login_seconds=0.5) as server, server.peer() as bystander:
+    with serving(login_seconds=1) as server, server.peer() as bystander:
         bystander.enter("bystander")
         peers = []
         for number in range(60):

@@ -100,7 +100,7 @@ def test_accept_survives_a_thread_that_cannot_start(
 
     monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
     monkeypatch.setattr(Listener, "_pause", noted)
-    with serving() as server:
+    with serving(connections_per_address=1, limit_local_connections=True) as server:
         refusing.set()
         with server.peer() as peer:
             assert peer.rest() == b""
@@ -108,14 +108,12 @@ def test_accept_survives_a_thread_that_cannot_start(
         assert "cannot start a thread" in caplog.text
         refusing.clear()
         with server.peer() as peer:
-            assert peer.ask("ping")["ok"]
-        server.wait_connections(0)
-        assert not server.listener._by_address
+            assert peer.ask("ping")["ok"]  # the one that was cut counts no more
 
 
 def test_an_accept_that_fails_for_that_peer_alone() -> None:
     class Flaky:
-        """Fails once as if the peer had gone again, and then has nobody."""
+        """Fails once as if the peer had gone again, and then has none."""
 
         failed = False
 
