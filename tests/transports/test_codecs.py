@@ -14,6 +14,7 @@ from twinline.transports.contract import (
     LocalProtocolError,
     RemoteProtocolError,
     ReplyReceived,
+    RequestReceived,
 )
 from twinline.transports.registry import transport
 
@@ -171,6 +172,19 @@ def test_many_frames_in_one_piece_take_linear_time(name):
 
 
 @BOTH
+@pytest.mark.parametrize("size", [None, 1, 3])
+def test_the_limit_is_exact_to_the_byte(name, size):
+    client = transport(name).client_codec(4096)
+    client.send(1, Send(to="bob", body="x" * 80))
+    data = client.data_to_send()
+    limit = len(data.removesuffix(b"\n"))  # the line feed does not count
+    (event,) = receive(transport(name).server_codec(limit), pieces(data, size))
+    assert isinstance(event, RequestReceived)
+    (event,) = receive(transport(name).server_codec(limit - 1), pieces(data, size))
+    assert (type(event.error), event.id, event.fatal) == (FrameTooLarge, None, True)
+
+
+@BOTH
 def test_a_lowered_limit_holds_for_a_frame_that_is_half_here(name):
     client, server = transport(name).client_codec(4096), transport(name).server_codec(4096)
     client.send(1, Send(to="bob", body="x" * 100))
@@ -303,6 +317,7 @@ def test_every_request_and_every_reply_has_a_kind_of_its_own():
         ("jsonl", b"\x16\x04", False),
         ("jsonl", b"\x00", False),
         ("jsonl", b"\x1b[A", False),
+        ("jsonl", b"\x1f", False),
         ("jsonl", b"~", True),
         ("jsonl", b"\x7f", False),
         ("jsonl", b"\x80", False),
