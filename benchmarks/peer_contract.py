@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from twinline.cli.bench.load import Caller, LoadError, Pair
 from twinline.cli.bench.sockets import PATIENCE_SECONDS
-from twinline.cli.bench.target import Target
+from twinline.cli.bench.target import ServerProcess
 from twinline.cli.bench.wire import BODY
 from twinline.core.deadline import Deadline
 from twinline.transports.endpoints import Endpoint
@@ -54,7 +54,7 @@ class Server(ABC):
         target: where it listens, and its process.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: ServerProcess) -> None:
         self.target = target
         self._sockets: list[socket.socket] = []
 
@@ -137,7 +137,7 @@ def ask(connected: socket.socket, frame: bytes, ending: bytes) -> bytes:
 
 
 @contextmanager
-def python_server(script: str, *flags: str) -> Iterator[Target]:
+def python_server(script: str, *flags: str) -> Iterator[ServerProcess]:
     """Run a script of this folder as a server; it prints its port, and ends with its input.
 
     Raises:
@@ -148,7 +148,7 @@ def python_server(script: str, *flags: str) -> Iterator[Target]:
         line = process.stdout.readline().decode() if process.stdout is not None else ""
         if not line.strip().isdigit():
             raise LoadError(f"{Path(script).name} could not be started")
-        yield Target(_listening(int(line), process, Path(script).name), process.pid)
+        yield ServerProcess(_listening(int(line), process, Path(script).name), process.pid)
 
 
 def end_with_parent() -> None:
@@ -163,7 +163,7 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def broker(command: Sequence[str], port: int) -> Iterator[Target]:
+def broker(command: Sequence[str], port: int) -> Iterator[ServerProcess]:
     """Run a server that listens on a port of this machine when it is ready.
 
     Raises:
@@ -172,7 +172,7 @@ def broker(command: Sequence[str], port: int) -> Iterator[Target]:
     quiet = subprocess.DEVNULL
     # In a session of its own, so that Ctrl-C reaches this process alone, which ends it.
     with _running(command, stdin=quiet, stdout=quiet, start_new_session=True) as process:
-        yield Target(_listening(port, process, command[0]), process.pid)
+        yield ServerProcess(_listening(port, process, command[0]), process.pid)
 
 
 def _listening(port: int, process: subprocess.Popen[bytes], name: str) -> Endpoint:

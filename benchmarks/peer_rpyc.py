@@ -25,7 +25,7 @@ from rpyc.utils.helpers import classpartial
 from rpyc.utils.server import ThreadedServer
 
 from twinline.cli.bench.load import Caller, Pair
-from twinline.cli.bench.target import Target
+from twinline.cli.bench.target import ServerProcess
 from twinline.cli.bench.wire import BODY
 from twinline.cli.server.affinity import on_one
 
@@ -71,7 +71,7 @@ class AnsweringSocket(socket.socket):
 class RpycServer(Server):
     """The server, and raw connections to it."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: ServerProcess) -> None:
         super().__init__(target)
         # Nothing that stands for an object of the server may be collected under load: RPyC
         # would tell the server, whose answer would come among the counted ones.

@@ -10,7 +10,7 @@ from twinline.cli.bench.accounts import Accounts
 from twinline.cli.bench.floor import HELLO_BYTES, REPLY
 from twinline.cli.bench.load import Caller, Pair
 from twinline.cli.bench.subjects import ServerSubject
-from twinline.cli.bench.target import Target, floor_server, private_server
+from twinline.cli.bench.target import ServerProcess, floor_server, server_process
 from twinline.cli.bench.wire import BODY, encoded
 from twinline.core.protocol import Send, Watch
 from twinline.transports.binary import BinaryTransport
@@ -24,7 +24,7 @@ _WATCHED = 64
 class TwinlineServer(Server):
     """`twinline serve`, and raw connections to it in one transport."""
 
-    def __init__(self, target: Target, transport: Transport) -> None:
+    def __init__(self, target: ServerProcess, transport: Transport) -> None:
         super().__init__(target)
         self._subject = ServerSubject(target, transport, Accounts(target.endpoint, transport))
         self._subject.make_accounts(_UNWATCHED, _WATCHED)
@@ -81,7 +81,7 @@ def serve_twinline(transport: Transport) -> Callable[[], AbstractContextManager[
 
     @contextmanager
     def serve() -> Iterator[Server]:
-        with private_server("memory:") as target:
+        with server_process("memory:") as target:
             yield TwinlineServer(target, transport)
 
     return serve

@@ -22,7 +22,7 @@ from peer_contract import Server, ask, end_with_parent, python_server
 from peer_router import Router
 
 from twinline.cli.bench.load import Caller, Pair
-from twinline.cli.bench.target import Target
+from twinline.cli.bench.target import ServerProcess
 from twinline.cli.bench.wire import BODY
 from twinline.cli.server.affinity import on_one
 
@@ -57,7 +57,7 @@ class WebsocketServer(Server):
 
     acked = False
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: ServerProcess) -> None:
         super().__init__(target)
         self._numbers = itertools.count()
 

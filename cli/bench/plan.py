@@ -31,7 +31,7 @@ from twinline.cli.bench.load import (
 )
 from twinline.cli.bench.sockets import Refused
 from twinline.cli.bench.subjects import FloorSubject, ServerSubject, Subject
-from twinline.cli.bench.target import Target, floor_server
+from twinline.cli.bench.target import ServerProcess, floor_server
 from twinline.cli.console.output import say
 from twinline.cli.console.progress import Progress
 from twinline.transports.contract import Transport
@@ -64,7 +64,7 @@ class Place:
     """
 
     name: str
-    serve: Callable[[int], AbstractContextManager[Target]]
+    serve: Callable[[int], AbstractContextManager[ServerProcess]]
     keeps: bool
 
 
@@ -317,7 +317,9 @@ class Run:
     # -- accounts -----------------------------------------------------------------------
 
     @contextmanager
-    def _accounts(self, place: Place, target: Target, transport: Transport) -> Iterator[Accounts]:
+    def _accounts(
+        self, place: Place, target: ServerProcess, transport: Transport
+    ) -> Iterator[Accounts]:
         """Make accounts possible, and delete them at the end where they would stay."""
         accounts = Accounts(target.endpoint, transport)
         try:

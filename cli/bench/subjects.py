@@ -11,7 +11,7 @@ from twinline.cli.bench.accounts import Accounts, Member, Told, nobody
 from twinline.cli.bench.floor import HELLO_BYTES, REPLY
 from twinline.cli.bench.load import Caller, Pair, delivery_latency
 from twinline.cli.bench.sockets import PATIENCE_SECONDS, LoadError, Refused
-from twinline.cli.bench.target import Target
+from twinline.cli.bench.target import ServerProcess
 from twinline.cli.bench.wire import BODY, Wire, decoded, encoded, expect
 from twinline.core.deadline import Deadline
 from twinline.core.errors import RequestError
@@ -46,7 +46,7 @@ class Subject(Protocol):
         pairs: the pairs that `open` made.
     """
 
-    target: Target
+    target: ServerProcess
     pairs: list[Pair]
 
     def open(self, callers: int, pairs: int) -> None:
@@ -94,7 +94,7 @@ class ServerSubject:
         pairs: the pairs that `open` made.
     """
 
-    def __init__(self, target: Target, transport: Transport, accounts: Accounts) -> None:
+    def __init__(self, target: ServerProcess, transport: Transport, accounts: Accounts) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
@@ -253,7 +253,7 @@ class FloorSubject:
 
     _numbers = itertools.count()  # a relay that was used has a thread that may wait in it
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: ServerProcess) -> None:
         """Prepare; nothing is connected yet."""
         spoken = JsonlTransport()
         self.target = target

@@ -24,7 +24,7 @@ _PROCESS_CLOCK: Final = 2  # CPUCLOCK_SCHED: user and system time, in nanosecond
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServerProcess:
     """A server under measurement.
 
     Attributes:
@@ -87,7 +87,7 @@ class Target:
 
 
 @contextmanager
-def private_server(store: str, connections: int = 10_000) -> Iterator[Target]:
+def server_process(store: str, connections: int = 10_000) -> Iterator[ServerProcess]:
     """Run `twinline serve` on a free port, with default settings but room for all that is sent.
 
     Args:
@@ -104,17 +104,17 @@ def private_server(store: str, connections: int = 10_000) -> Iterator[Target]:
         words = line.split()
         if len(words) < 3:
             raise LoadError(f"no server could be started with the store {store}")
-        yield Target(Endpoint.parse(words[2]), process.pid)
+        yield ServerProcess(Endpoint.parse(words[2]), process.pid)
 
 
 @contextmanager
-def floor_server(*, one_processor: bool = True) -> Iterator[Target]:
+def floor_server(*, one_processor: bool = True) -> Iterator[ServerProcess]:
     """Run the floor; see `twinline.cli.bench.floor`."""
     flags = ["--one-processor"] if one_processor else []
     with _running(["-m", "twinline.cli.bench.floor", *flags]) as (process, line):
         if not line.strip().isdigit():
             raise LoadError("the floor could not be started")
-        yield Target(Endpoint.parse(f"tcp://127.0.0.1:{line.strip()}"), process.pid)
+        yield ServerProcess(Endpoint.parse(f"tcp://127.0.0.1:{line.strip()}"), process.pid)
 
 
 @contextmanager

@@ -4,13 +4,11 @@ import os
 import sys
 from typing import Any
 
-import click
-
 from twinline.cli.chat.conversation import Talk
 from twinline.cli.chat.lines import LineScreen, Presence, hold
 from twinline.cli.client.sessions import KeptSession
 from twinline.cli.client.target import Target, client_options
-from twinline.cli.console.command import Command, Option
+from twinline.cli.console.command import argument, command, option
 from twinline.cli.console.interruption import Interruption, exit_on_closed_pipe
 from twinline.cli.console.output import say
 from twinline.core.errors import SessionExpired
@@ -18,8 +16,7 @@ from twinline.core.protocol import Message
 from twinline.transports.client import State, StateKind, WatchMode
 
 
-@click.command(
-    cls=Command,
+@command(
     example="twinline chat bob",
     details="""
     /help, typed into the chat, tells what else there is. What comes in appears above the line that
@@ -30,13 +27,11 @@ from twinline.transports.client import State, StateKind, WatchMode
     lines of a pipe were not carried out, the exit code is that of the last of them.
     """,
 )
-@click.argument("to", metavar="[NAME]", required=False)
-@click.option(
+@argument("to", metavar="[NAME]", required=False)
+@option(
     "--plain",
-    cls=Option,
     is_flag=True,
-    brief="No prompt: lines in and out.",
-    help="No prompt, also at a terminal: lines in and out.",
+    help="No prompt<|, also at a terminal>: lines in and out.",
 )
 @client_options
 def chat(to: str | None, plain: bool, as_json: bool, **options: Any) -> None:
@@ -52,7 +47,7 @@ def chat(to: str | None, plain: bool, as_json: bool, **options: Any) -> None:
 
         session = session_at_terminal(target)
     else:
-        session = target.sessions.find(target.endpoint, target.user)
+        session = target.session()
     if plain or as_json or not at_terminal or os.environ.get("TERM", "dumb") in ("dumb", ""):
         _talk_in_lines(target, session, to, as_json=as_json)
     else:
@@ -68,7 +63,7 @@ def _talk_at_prompt(target: Target, session: KeptSession, to: str | None) -> Non
             client,
             to=to,
             folder=target.sessions.path.parent,
-            forget=lambda: target.sessions.forget(target.endpoint, session),
+            forget=lambda: target.forget(session),
         )
 
 
@@ -104,7 +99,7 @@ def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_j
             client,
             screen,
             place=target.place,
-            forget=lambda: target.sessions.forget(target.endpoint, session),
+            forget=lambda: target.forget(session),
         )
         if to is not None:
             talk.turn_to(to)

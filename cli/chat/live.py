@@ -27,7 +27,7 @@ from twinline.cli.chat.prompt import Prompt
 from twinline.cli.chat.screen import PromptScreen
 from twinline.cli.chat.theme import came_in, talk
 from twinline.cli.chat.toolbar import Toolbar
-from twinline.cli.client.acking import acked
+from twinline.cli.client.target import acked
 from twinline.core.errors import CursorInvalid, NotLoggedIn, SessionExpired
 from twinline.core.protocol import Message
 from twinline.transports.client import Client, ClientClosed, State, StateKind

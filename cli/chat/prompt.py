@@ -55,7 +55,7 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 from prompt_toolkit.widgets import SearchToolbar
 
-from twinline.cli.chat.conversation import Cancelled
+from twinline.cli.chat.conversation import Declined
 from twinline.cli.chat.theme import STYLES, Line, plain, trouble
 from twinline.cli.console.text import visible
 
@@ -158,7 +158,7 @@ class Prompt:
         """Ask something in the place of the prompt.
 
         Raises:
-            Cancelled: Ctrl-C or Ctrl-D was the answer.
+            Declined: Ctrl-C or Ctrl-D was the answer.
         """
         return self._call(self._ask(question, secret=secret))
 
@@ -224,7 +224,7 @@ class Prompt:
 
     def _refuse_answer(self) -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(Cancelled())
+            self._answer.set_exception(Declined())
 
     async def _give_back(self, text: str) -> None:
         if self._line.text:

@@ -12,9 +12,8 @@ import threading
 from collections.abc import Mapping
 from typing import Final
 
-from twinline.cli.client.acking import acked
 from twinline.cli.client.passwords import PASSWORD_VARIABLE
-from twinline.cli.client.target import Target
+from twinline.cli.client.target import Target, acked
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.interruption import defer_interrupt, exit_on_closed_pipe
 from twinline.cli.console.output import json_line, say

@@ -55,6 +55,14 @@ def write_json(shape: "BaseModel | Mapping[str, Any]") -> None:
     write_line(json_line(shape))
 
 
+def report(shape: "BaseModel", words: str, *, as_json: bool) -> None:
+    """Write a command's outcome: an object for a script, on stdout, or words, on stderr."""
+    if as_json:
+        write_json(shape)
+    else:
+        say(words)
+
+
 def json_line(shape: "BaseModel | Mapping[str, Any]") -> str:
     """Return a JSON object as a line of ASCII."""
     # A model's own JSON is not escaped, so it goes by way of plain values.

@@ -29,7 +29,7 @@ PATIENCE: Final = ClientSettings(
 _PAUSE: Final = 0.1
 
 
-class Account:
+class Participant:
     """An account of this run, and the client that is logged in to it.
 
     Attributes:
