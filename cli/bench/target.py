@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from twinline.cli.bench.sockets import LoadError
 from twinline.cli.settings.model import ENVIRONMENT_PREFIX
@@ -100,7 +100,7 @@ def server_process(store: str, connections: int = 10_000) -> Iterator[ServerProc
     arguments = ["-m", "twinline.cli", "serve", "--listen", "tcp://127.0.0.1:0", "--store", store]
     arguments += ["--mailbox-messages", "1000000000", "--log-level", "warning"]
     arguments += ["--connections", str(connections), "--config", os.devnull]
-    with _running(arguments) as (process, line):
+    with _python(arguments) as (process, line):
         words = line.split()
         if len(words) < 3:
             raise LoadError(f"no server could be started with the store {store}")
@@ -111,21 +111,21 @@ def server_process(store: str, connections: int = 10_000) -> Iterator[ServerProc
 def floor_server(*, one_processor: bool = True) -> Iterator[ServerProcess]:
     """Run the floor; see `twinline.cli.bench.floor`."""
     flags = ["--one-processor"] if one_processor else []
-    with _running(["-m", "twinline.cli.bench.floor", *flags]) as (process, line):
+    with _python(["-m", "twinline.cli.bench.floor", *flags]) as (process, line):
         if not line.strip().isdigit():
             raise LoadError("the floor could not be started")
         yield ServerProcess(Endpoint.parse(f"tcp://127.0.0.1:{line.strip()}"), process.pid)
 
 
 @contextmanager
-def _running(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def _python(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start this Python with arguments; yield the process and the first line that it prints."""
     # Settings in variables are for the user's own server. In a process group of its own it does
     # not get a Ctrl-C at the terminal, and ends when the run has tidied up.
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)
     }
-    with subprocess.Popen(  # noqa: S603 - the arguments are ours
+    with running(
         [sys.executable, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -133,8 +133,15 @@ def _running(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], 
         env=environment,
         process_group=0,
     ) as process:
+        yield process, process.stdout.readline() if process.stdout is not None else ""
+
+
+@contextmanager
+def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """Run a program while the block runs; options are those of `subprocess.Popen`."""
+    with subprocess.Popen(command, **options) as process:  # noqa: S603 - of the benchmarks' own
         try:
-            yield process, process.stdout.readline() if process.stdout is not None else ""
+            yield process
         finally:
             process.terminate()
             try:

@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.measure, pytest.mark.timeout(300)]
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # Of every ten operations three are done once more: 30 % more of the same work.

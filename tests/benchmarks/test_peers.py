@@ -21,7 +21,7 @@ from twinline.cli.bench.target import ServerProcess
 from twinline.cli.bench.wire import BODY
 from twinline.transports.endpoints import Endpoint
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.measure, pytest.mark.timeout(300)]
 
 SECONDS = 0.05
 SCRIPT = Path(peers.__file__)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.measure, pytest.mark.timeout(300)]
 
 SCALE = Path(__file__).parents[2] / "benchmarks" / "scale.py"
 

@@ -243,6 +243,7 @@ def test_what_a_tab_imports_is_little() -> None:
 # -- the scripts in their shells --------------------------------------------------------
 
 
+@pytest.mark.terminal
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_script_is_sound(ann: CommandLine, shell: str) -> None:
     script = ann.run("completion", shell).stdout
@@ -262,6 +263,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 """
 
 
+@pytest.mark.terminal
 @pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash here")
 @pytest.mark.parametrize(
     ("line", "words"),
@@ -288,6 +290,7 @@ def test_bash_completes(ann: CommandLine, program: Path, line: str, words: list[
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.terminal
 @pytest.mark.skipif(not shutil.which("fish"), reason="there is no fish here")
 def test_fish_completes(ann: CommandLine, program: Path) -> None:
     done = subprocess.run(

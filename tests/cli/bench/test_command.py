@@ -32,6 +32,8 @@ from twinline.cli.bench.figures import (
 from twinline.cli.bench.report import table, warnings_of
 from twinline.cli.main import main
 
+pytestmark = [pytest.mark.measure, pytest.mark.timeout(300)]
+
 DOCS = Path(__file__).parents[3] / "docs"
 QUICK = ["--rounds", "1", "--seconds", "0.03"]
 NO_TIME = {name for name in (figure.name for figure in FIGURES) if name.startswith("server_us")}

@@ -35,6 +35,8 @@ from twinline.cli.console.exit_codes import ExitCode
 from twinline.core.errors import RateLimited
 from twinline.transports.registry import transport
 
+pytestmark = [pytest.mark.measure, pytest.mark.timeout(300)]
+
 SECONDS = 0.05
 REQUEST = b"request.\n"
 GOOD = b"ok 1234\n"
