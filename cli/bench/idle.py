@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final, Self
 
-from twinline.cli.bench.accounts import Member, Told, nobody
+from twinline.cli.bench.accounts import Member, OnDone, ignore
 from twinline.cli.bench.sockets import LoadError
 from twinline.cli.bench.wire import Wire, expect
 from twinline.cli.console.exit_codes import ExitCode
@@ -78,7 +78,7 @@ class Crowd:
         for wire in self._wires:
             wire.close()
 
-    def join(self, members: Sequence[Member], told: Told = nobody) -> None:
+    def join(self, members: Sequence[Member], on_done: OnDone = ignore) -> None:
         """Connect users.
 
         Raises:
@@ -94,7 +94,7 @@ class Crowd:
             self._watching[line.socket.fileno()] = line, last
             _watch(line, last)
             self._poll.register(line.socket, select.EPOLLIN)
-            told(1)
+            on_done(1)
 
     def check(self) -> None:
         """Return if all are still there.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
-from twinline.cli.bench.accounts import Accounts, Member, Told, nobody
+from twinline.cli.bench.accounts import Accounts, Member, OnDone, ignore
 from twinline.cli.bench.figures import (
     SEND_REPLY,
     SEND_REQUEST,
@@ -120,14 +120,14 @@ class ServerSubject(Subject):
         self._good: tuple[int, bytes] | None = None  # the length and the beginning of a reply
         self._checked: list[int] = []  # of each pair: the last seq that was checked
 
-    def make_accounts(self, unwatched: int, watched: int, told: Told = nobody) -> None:
+    def make_accounts(self, unwatched: int, watched: int, on_done: OnDone = ignore) -> None:
         """Make the sender, those that callers send to, and those that have watchers.
 
         Raises:
             RequestError: the server refused one.
             LoadError: it does not answer, or ended a connection.
         """
-        made = self._accounts.make(1 + unwatched + watched, told)
+        made = self._accounts.make(1 + unwatched + watched, on_done)
         self.take_accounts(made[0], made[1 : 1 + unwatched], made[1 + unwatched :])
 
     def take_accounts(

@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from twinline.cli.bench.sockets import LoadError
 from twinline.cli.settings.model import ENVIRONMENT_PREFIX
@@ -21,6 +21,7 @@ _QUIET_SHARE: Final = 0.01  # seconds of a processor in that time
 _QUIET_TIMES: Final = 3  # in a row
 _QUIET_WITHIN_SECONDS: Final = 60
 _PROCESS_CLOCK: Final = 2  # CPUCLOCK_SCHED: user and system time, in nanoseconds
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +37,23 @@ class ServerProcess:
     pid: int | None = None
 
     def processor_seconds(self) -> float | None:
-        """Return the processor time that the process has used, or None where nobody can tell."""
-        if self.pid is None:
-            return None
+        """Return the processor time that the process has used, or None where it is not known."""
         # The clock that clock_getcpuclockid(3) names for another process; Python has only
         # time.pthread_getcpuclockid, which is for threads of its own.
-        try:
-            return time.clock_gettime((~self.pid << 3) | _PROCESS_CLOCK)
-        except OSError:
-            return None
+        return self._read(lambda pid: time.clock_gettime((~pid << 3) | _PROCESS_CLOCK))
 
     def resident_bytes(self) -> int | None:
-        """Return the memory that the process has in use, or None where nobody can tell."""
-        if self.pid is None:
-            return None
-        try:
-            fields = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()
-        except OSError:
-            return None
-        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+        """Return the memory that the process has in use, or None where it is not known."""
+        pages = self._read(lambda pid: Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
+        return None if pages is None else int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def threads(self) -> int | None:
-        """Return how many threads the process has, or None where nobody can tell."""
-        if self.pid is None:
-            return None
+        """Return how many threads the process has, or None where it is not known."""
+        return self._read(lambda pid: len(list(Path(f"/proc/{pid}/task").iterdir())))
+
+    def _read(self, what: Callable[[int], _Read]) -> _Read | None:
         try:
-            return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
+            return None if self.pid is None else what(self.pid)
         except OSError:
             return None
 

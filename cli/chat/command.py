@@ -55,16 +55,14 @@ def chat(to: str | None, plain: bool, as_json: bool, **options: Any) -> None:
 
 
 def _talk_at_prompt(target: Target, session: KeptSession, to: str | None) -> None:
-    from twinline.cli.chat.live import LiveTalk  # noqa: PLC0415 - a pipe should not wait for it
+    import asyncio  # noqa: PLC0415 - a pipe should not wait for it
+
+    from twinline.cli.chat.live import LiveTalk  # noqa: PLC0415 - nor for this
 
     live = LiveTalk(target.place)
     with target.logged_in(session, watch=WatchMode.BLOCKING, on_state=live.on_state) as client:
-        live.hold(
-            client,
-            to=to,
-            folder=target.sessions.path.parent,
-            forget=lambda: target.forget(session),
-        )
+        folder = target.sessions.path.parent
+        asyncio.run(live.hold(client, to=to, folder=folder, forget=lambda: target.forget(session)))
 
 
 def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_json: bool) -> None:
@@ -72,9 +70,6 @@ def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_j
     presence = Presence()
     interruption = Interruption()
     talk: Talk | None = None
-
-    def show(message: Message) -> None:
-        screen.show(message)
 
     def not_shown(_message: Message, error: Exception) -> None:
         # It is not acknowledged, and comes again next time.
@@ -89,7 +84,7 @@ def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_j
     with target.logged_in(
         session,
         watch=WatchMode.BLOCKING,
-        on_message=show,
+        on_message=screen.show,
         on_state=on_state,
         on_handler_error=not_shown,
     ) as client:

@@ -56,7 +56,7 @@ class LiveTalk:
         if self._prompt is not None:
             self._prompt.redraw()
 
-    def hold(
+    async def hold(
         self, client: Client, *, to: str | None, folder: Path, forget: Callable[[], None]
     ) -> None:
         """Talk until the person leaves, or the session ends.
@@ -70,11 +70,6 @@ class LiveTalk:
         Raises:
             SessionExpired: the session was ended elsewhere.
         """
-        asyncio.run(self._hold(client, to, folder, forget))
-
-    async def _hold(
-        self, client: Client, to: str | None, folder: Path, forget: Callable[[], None]
-    ) -> None:
         toolbar = self._toolbar
         toolbar.who = f"{client.username} at {self._place}"
         prompt = Prompt(

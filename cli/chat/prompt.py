@@ -50,7 +50,6 @@ from prompt_toolkit.layout.processors import (
 )
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
-from prompt_toolkit.renderer import print_formatted_text
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 from prompt_toolkit.widgets import SearchToolbar
@@ -107,7 +106,6 @@ class Prompt:
         self._is_leaving = False
         self._ended_by: BaseException | None = None
         self._shown = ""
-        self._style = Style.from_dict(STYLES)
         self._app = self._application()
 
     # -- for the main thread ------------------------------------------------------------
@@ -190,12 +188,7 @@ class Prompt:
             if self._app.is_running:
                 self._app.renderer.erase()
             for line in lines:
-                print_formatted_text(
-                    self._app.output,
-                    [*line, ("", "\n")],
-                    self._style,
-                    color_depth=self._app.color_depth,
-                )
+                self._app.print_text([*line, ("", "\n")])
             self._app.output.flush()
             self._app.invalidate()
 
@@ -289,7 +282,7 @@ class Prompt:
         return Application(
             Layout(root, focused_element=line),
             key_bindings=self._keys(),
-            style=self._style,
+            style=Style.from_dict(STYLES),
             erase_when_done=True,
             output=Vt100_Output(
                 sys.stdout,
