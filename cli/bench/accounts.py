@@ -89,7 +89,7 @@ class Accounts:
                 with closing(Wire(self._endpoint, self._transport)) as wire:
                     member = Member(name, wire.ask(request, SessionReply).session)
             except Busy:
-                # Every processor hashes for somebody else, and their turn ends.
+                # Every processor hashes for another request, which will end.
                 if attempt == _BUSY_ATTEMPTS:
                     raise
                 time.sleep(_BUSY_PAUSE_SECONDS)

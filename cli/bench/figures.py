@@ -184,7 +184,7 @@ class Book:
     latencies: dict[Who, list[float]] = field(default_factory=dict)
 
     def add(self, who: Who, figure: Figure, value: float | None) -> None:
-        """Note the value of a round; None, where nobody could tell, is not noted."""
+        """Note the value of a round; None, where it is not known, is not noted."""
         if value is not None:
             self.rounds.setdefault((who, figure.name), []).append(value)
 

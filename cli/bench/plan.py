@@ -59,8 +59,8 @@ class Place:
 
     Attributes:
         name: what the report calls it.
-        serve: runs it, or only says where it is, for the time of the context; told how many
-            connections it will get.
+        serve: runs it, or only says where it is, for the time of the context; called with
+            how many connections it will get.
         keeps: whether the accounts would outlive the run, so that they must be deleted.
     """
 

@@ -171,7 +171,7 @@ class Talk:
     # -- talking ------------------------------------------------------------------------
 
     def turn_to(self, name: str) -> Outcome:
-        """Make somebody the one whom lines without a name go to, if there is such an account.
+        """Send lines without a name to an account from now on, if there is such an account.
 
         Raises:
             InvalidUsername: the name cannot be one.
@@ -207,7 +207,7 @@ class Talk:
         except ClientError as error:
             if error.send_id is not None:
                 # It may have arrived. The line comes back, and when it is entered again the
-                # server is told that it is the same message.
+                # server sees that it is the same message.
                 self._unsure[to, body] = error.send_id
             raise
         self._screen.sent(to, body, receipt.sent_at)
@@ -239,14 +239,14 @@ class Talk:
         return Outcome.DONE
 
     def _until_refused(self, names: Iterator[str], refusals: list[Exception]) -> Iterator[str]:
-        # The screen may be in the middle of a page, where nothing can be raised or told.
+        # The screen may be in the middle of a page, where nothing can be raised or shown.
         try:
             yield from names
         except (RequestError, ClientError) as error:
             refusals.append(error)
 
     def choose(self, name: str) -> Outcome:
-        """Turn to somebody."""
+        """Turn to an account."""
         if not name:
             return self._misunderstood("/to takes the name of an account")
         return self.turn_to(name)

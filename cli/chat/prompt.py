@@ -340,7 +340,7 @@ class Prompt:
         return [("class:toolbar", f" {self._shown} ")]
 
     def _begins_command(self) -> bool:
-        # Names are asked for with Tab alone: nobody wants a request for each key.
+        # Names are asked for with Tab alone: a request for each key would be too many.
         return self._line.text.startswith("/") and " " not in self._line.text
 
 

@@ -18,7 +18,7 @@ class PromptScreen:
 
         Args:
             prompt: where it is shown.
-            toolbar: is told when it is the person who is waited for.
+            toolbar: notified when it is the person who is waited for.
             place: the server, as a person knows it.
         """
         self._prompt = prompt

@@ -43,7 +43,7 @@ def read_password(file: str | None, prompt: str, *, twice: bool = False) -> str:
 
     Args:
         file: a path, or ``-`` for stdin; its first line is the password.
-        prompt: what the prompt asks for. It names the server, so that nobody types a password
+        prompt: what the prompt asks for. It names the server, so that a password is not typed
             for another one.
         twice: ask again and compare, for a password that is new.
 

@@ -116,7 +116,7 @@ class Target:
     def anonymous(
         self, on_state: Callable[[State], None] | None = None, **handlers: Any
     ) -> Iterator[Client]:
-        """Return a connected client that is not logged in, and watches only if it is told to.
+        """Return a connected client that is not logged in, and that watches only if asked to.
 
         Args:
             on_state: as for `Client`.

@@ -99,7 +99,7 @@ def tell(error: BaseException, *, as_json: bool = False) -> ExitCode:
     elif code is ExitCode.INTERRUPTED:
         pass
     elif as_json:
-        # A line that fails within `send --lines` is told with the server's error as its cause.
+        # A line that fails within `send --lines` carries the server's error as its cause.
         refusal = error.__cause__ if isinstance(error, CommandError) else error
         refused = refusal if isinstance(refusal, RequestError) else None
         failure = Failure(

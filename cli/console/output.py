@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # a completion or an error needs no models, which take a whil
 
 
 class OutputClosed(Exception):
-    """Whoever read stdout has gone away, as ``head`` does; there is nobody left to tell."""
+    """The reader of stdout has gone away, as ``head`` does."""
 
 
 def prepare_streams() -> None:
@@ -114,7 +114,7 @@ def standing_line(who: str, status: "StatusReply") -> str:
 
 def say(text: str) -> None:
     """Say something to the person at the terminal, on stderr."""
-    # Nobody may be listening there either, and that is no reason to fail.
+    # It may be closed too, and that is no reason to fail.
     with contextlib.suppress(OSError, AttributeError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

@@ -91,7 +91,7 @@ def _opened(settings: Settings) -> Store:
 
 
 def _announce(listener: Listener, settings: Settings, durability: str, *, as_json: bool) -> None:
-    # A server whose stdout nobody reads serves all the same.
+    # A server whose stdout has no reader serves all the same.
     with contextlib.suppress(OutputClosed):
         for endpoint in listener.endpoints:
             ready = Listening(

@@ -91,7 +91,7 @@ class ServerSettings(BaseModel):
 
 
 class SafetySettings(BaseModel):
-    """What a server and a client both must be told before they take a risk."""
+    """What a server and a client both refuse to risk unless it is set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -169,7 +169,7 @@ class Settings(
 
 
 def refuse_exposure(settings: Settings, endpoints: Iterable[Endpoint]) -> None:
-    """See to it that nobody sends plain text to other machines without having said so.
+    """Refuse plain TCP to other machines, unless the settings accept it.
 
     Raises:
         SettingsError: an endpoint is plain TCP beyond loopback, and ``insecure`` is off.

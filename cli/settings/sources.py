@@ -1,6 +1,6 @@
 """Fills in the settings: flags win over the environment, that over the file, that over defaults.
 
-Each value's source is remembered, to show it and to name it in an error. An unknown key is an
+Each value's source is kept, to show it and to name it in an error. An unknown key is an
 error that names the nearest known one; a value that cannot be is an error that says what can.
 """
 

@@ -111,7 +111,7 @@ class Participant:
         try:
             self.client.create_account(self.name, self._password)
         except UsernameTaken:
-            # The name is nobody else's: an attempt whose reply was lost has made it.
+            # The name is of this run: an attempt whose reply was lost has made it.
             self.client.login(self.name, self._password)
 
     def _new_client(self, watch: WatchMode) -> Client:

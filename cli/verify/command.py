@@ -211,7 +211,7 @@ def _server(
 ) -> Iterator[tuple[Endpoint, str | None]]:
     """Return the server that the command line names, or a private one, and what to speak there.
 
-    Only the command line names one: a run makes accounts and mail, and nobody should find them
+    Only the command line names one: a run makes accounts and mail, and they should not turn up
     at the server that a file or a variable names for other commands.
     """
     if connect is None:

@@ -1,7 +1,7 @@
 """The messages of the workload of `twinline verify`, and what is said of them: errors, verdict.
 
 A body holds nothing but the message's id and padding made from it, so a message that was changed
-on its way is one that nobody sent.
+on its way is one that was never sent.
 """
 
 from typing import Final
@@ -56,7 +56,7 @@ def body_of(message_id: str, length: int) -> str:
 
 
 def id_of(message: Message, length: int) -> str:
-    """Return the id of a received message, or a text that is nobody's if it was changed.
+    """Return the id of a received message, or a text that is the id of none if it was changed.
 
     Args:
         message: what came.

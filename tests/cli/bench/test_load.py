@@ -14,7 +14,7 @@ from cli_server import running_server
 from listening import Server, serving
 from waiting import join, wait_until
 
-from twinline.cli.bench import sockets as bench_sockets
+from twinline.cli.bench import sockets
 from twinline.cli.bench.accounts import Accounts
 from twinline.cli.bench.idle import Crowd
 from twinline.cli.bench.load import (
@@ -163,7 +163,7 @@ def test_a_connection_that_ends_is_found(load: str) -> None:
 
 @pytest.mark.parametrize("load", LOADS)
 def test_silence_is_found(load: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_sockets, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(sockets, "PATIENCE_SECONDS", 0.1)
     with answering(lambda _: []) as (pair, _), pytest.raises(LoadError) as caught:
         LOADS[load](pair)
     assert caught.value.exit_code is ExitCode.TIMED_OUT
