@@ -223,7 +223,7 @@ def test_a_server_that_forgets_everything_is_not_acquitted() -> None:
 def test_a_server_that_does_not_come_back_is_not_acquitted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hasty = accounts.PATIENCE.model_copy(update={"wait_seconds": 0.1})
+    hasty = accounts.PATIENCE.model_copy(update={"wait_seconds": 0.1, "command_seconds": 2})
     monkeypatch.setattr(accounts, "PATIENCE", hasty)
     recorder = Recorder([checker := Checker()])
     with Site() as site:
