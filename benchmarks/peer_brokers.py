@@ -28,26 +28,6 @@ def _which(program: str) -> str | None:
     return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
 
 
-class _Broker(Server):
-    """What the three share: a sender's and a watcher's connection for each name."""
-
-    def callers(self, count: int) -> list[Caller]:
-        """Return connections that send to recipients whom nobody watches."""
-        return [self.sender(f"nobody-{number}") for number in range(count)]
-
-    def pairs(self, count: int) -> list[Pair]:
-        """Return senders, each with the waiting watcher of its recipient."""
-        return [self.pair(f"watched-{number}") for number in range(count)]
-
-    def sender(self, name: str) -> Caller:
-        """Return a connection that sends to a name."""
-        raise NotImplementedError
-
-    def pair(self, name: str) -> Pair:
-        """Return a sender and the name's watcher."""
-        raise NotImplementedError
-
-
 # --- MQTT 3.1.1, quality of service 1
 
 
@@ -85,7 +65,7 @@ class AcknowledgingSocket(socket.socket):
         return data
 
 
-class MosquittoServer(_Broker):
+class MosquittoServer(Server):
     """mosquitto, and raw connections to it."""
 
     def sender(self, name: str) -> Caller:
@@ -94,12 +74,12 @@ class MosquittoServer(_Broker):
         publish = mqtt_publish(name, BODY, 1)
         return Caller(self._open(socket.socket, f"to-{name}"), [publish], 4, acknowledged)
 
-    def pair(self, name: str) -> Pair:
-        """Return a publisher and a subscriber."""
+    def watcher(self, name: str) -> socket.socket:
+        """Return a subscriber."""
         watcher = self._open(AcknowledgingSocket, f"of-{name}")
         subscribe = mqtt_packet(0x82, b"\x00\x01", mqtt_text(name), b"\x01")
         ask(watcher, subscribe, b"\x90\x03\x00\x01\x01")
-        return Pair(self.sender(name), watcher, None)
+        return watcher
 
     def _open(self, kind: type[socket.socket], client: str) -> socket.socket:
         connected = self.connect(kind)
@@ -131,7 +111,7 @@ def serve_mosquitto() -> Iterator[Server]:
 # --- NATS
 
 
-class NatsServer(_Broker):
+class NatsServer(Server):
     """nats-server, and raw connections to it."""
 
     def sender(self, name: str) -> Caller:
@@ -139,11 +119,11 @@ class NatsServer(_Broker):
         publish = f"PUB {name} {len(BODY)}\r\n{BODY}\r\nPING\r\n".encode()
         return Caller(self._open(), [publish], len(b"PONG\r\n"), b"PONG\r\n")
 
-    def pair(self, name: str) -> Pair:
-        """Return a publisher and a subscriber."""
+    def watcher(self, name: str) -> socket.socket:
+        """Return a subscriber."""
         watcher = self._open()
         ask(watcher, f"SUB {name} 1\r\nPING\r\n".encode(), b"PONG\r\n")
-        return Pair(self.sender(name), watcher, None)
+        return watcher
 
     def _open(self) -> socket.socket:
         connected = self.connect(socket.socket)
@@ -185,7 +165,7 @@ class NumberSocket(TranslatingSocket):
         return data if data.startswith(b"-") else data[:1]
 
 
-class RedisServer(_Broker):
+class RedisServer(Server):
     """redis-server, and raw connections to it."""
 
     def sender(self, name: str) -> Caller:

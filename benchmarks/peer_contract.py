@@ -5,7 +5,6 @@ once, so that the load costs less than the server.
 """
 
 # A script's part: it starts what it measures.
-# ruff: noqa: S603
 
 import os
 import signal
@@ -22,13 +21,12 @@ from typing import Any, TypeVar
 
 from twinline.cli.bench.load import Caller, LoadError, Pair
 from twinline.cli.bench.sockets import PATIENCE_SECONDS
-from twinline.cli.bench.target import Target
+from twinline.cli.bench.target import ServerProcess, running
 from twinline.cli.bench.wire import BODY
 from twinline.core.deadline import Deadline
 from twinline.transports.endpoints import Endpoint
 
 _Socket = TypeVar("_Socket", bound=socket.socket)
-_STOP_SECONDS = 10
 
 
 class TranslatingSocket(socket.socket):
@@ -54,17 +52,29 @@ class Server(ABC):
         target: where it listens, and its process.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: ServerProcess) -> None:
         self.target = target
         self._sockets: list[socket.socket] = []
 
-    @abstractmethod
     def callers(self, count: int) -> list[Caller]:
-        """Return connections that send to recipients of their own, whom nobody watches."""
+        """Return connections that send to recipients of their own, which have no watcher."""
+        return [self.sender(f"nobody-{number}") for number in range(count)]
 
-    @abstractmethod
     def pairs(self, count: int) -> list[Pair]:
         """Return senders, each with the waiting watcher of its recipient."""
+        return [self.pair(f"watched-{number}") for number in range(count)]
+
+    def pair(self, name: str) -> Pair:
+        """Return a sender and the waiting watcher of its recipient."""
+        return Pair(self.sender(name), self.watcher(name), None)
+
+    @abstractmethod
+    def sender(self, name: str) -> Caller:
+        """Return a connection that sends to a recipient."""
+
+    @abstractmethod
+    def watcher(self, name: str) -> socket.socket:
+        """Return a connection that waits for what is sent to a recipient."""
 
     def check(self, pair: Pair) -> None:
         """Check that a watcher received as many messages as it was counted to have.
@@ -137,18 +147,18 @@ def ask(connected: socket.socket, frame: bytes, ending: bytes) -> bytes:
 
 
 @contextmanager
-def python_server(script: str, *flags: str) -> Iterator[Target]:
+def python_server(script: str, *flags: str) -> Iterator[ServerProcess]:
     """Run a script of this folder as a server; it prints its port, and ends with its input.
 
     Raises:
         LoadError: it did not start; it has said why.
     """
     command = [sys.executable, str(Path(script).resolve()), *flags]
-    with _running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         line = process.stdout.readline().decode() if process.stdout is not None else ""
         if not line.strip().isdigit():
             raise LoadError(f"{Path(script).name} could not be started")
-        yield Target(_listening(int(line), process, Path(script).name), process.pid)
+        yield ServerProcess(_listening(int(line), process, Path(script).name), process.pid)
 
 
 def end_with_parent() -> None:
@@ -163,7 +173,7 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def broker(command: Sequence[str], port: int) -> Iterator[Target]:
+def broker(command: Sequence[str], port: int) -> Iterator[ServerProcess]:
     """Run a server that listens on a port of this machine when it is ready.
 
     Raises:
@@ -171,8 +181,8 @@ def broker(command: Sequence[str], port: int) -> Iterator[Target]:
     """
     quiet = subprocess.DEVNULL
     # In a session of its own, so that Ctrl-C reaches this process alone, which ends it.
-    with _running(command, stdin=quiet, stdout=quiet, start_new_session=True) as process:
-        yield Target(_listening(port, process, command[0]), process.pid)
+    with running(command, stdin=quiet, stdout=quiet, start_new_session=True) as process:
+        yield ServerProcess(_listening(port, process, command[0]), process.pid)
 
 
 def _listening(port: int, process: subprocess.Popen[bytes], name: str) -> Endpoint:
@@ -196,16 +206,3 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
         return port
-
-
-@contextmanager
-def _running(command: Sequence[str], **options: object) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(command, **options) as process:  # type: ignore[call-overload]
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()

@@ -22,7 +22,7 @@ from typing import Any
 from peer_contract import Server, TranslatingSocket, end_with_parent, python_server
 from peer_router import Router
 
-from twinline.cli.bench.load import Caller, LoadError, Pair
+from twinline.cli.bench.load import Caller, LoadError
 from twinline.cli.bench.wire import BODY
 from twinline.cli.server.affinity import on_one
 
@@ -135,18 +135,8 @@ class GrpcSocket(TranslatingSocket):
 class GrpcServer(Server):
     """The server, and raw connections to it."""
 
-    def callers(self, count: int) -> list[Caller]:
-        """Return connections that send to recipients whom nobody watches."""
-        return [self._sender(f"nobody-{number}") for number in range(count)]
-
-    def pairs(self, count: int) -> list[Pair]:
-        """Return senders, each with the waiting watcher of its recipient."""
-        return [
-            Pair(self._sender(name), self._watcher(name), None)
-            for name in (f"watched-{number}" for number in range(count))
-        ]
-
-    def _sender(self, name: str) -> Caller:
+    def sender(self, name: str) -> Caller:
+        """Return a connection that sends to a recipient."""
         connected = self.connect(GrpcSocket)
         connected.open("/router/Send")
         # To somebody else: it brings the headers of the reply, which come once.
@@ -155,7 +145,8 @@ class GrpcServer(Server):
         request = message(json.dumps({"to": name, "body": BODY}).encode())
         return Caller(connected, [request], len(reply), message(ACKNOWLEDGED))
 
-    def _watcher(self, name: str) -> socket.socket:
+    def watcher(self, name: str) -> socket.socket:
+        """Return a connection that waits for what is sent to a recipient."""
         connected = self.connect(GrpcSocket)
         connected.open("/router/Watch")
         connected.send(message(json.dumps({"name": name}).encode()))

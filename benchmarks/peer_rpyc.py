@@ -24,8 +24,8 @@ from rpyc.core import SocketStream, brine, consts
 from rpyc.utils.helpers import classpartial
 from rpyc.utils.server import ThreadedServer
 
-from twinline.cli.bench.load import Caller, Pair
-from twinline.cli.bench.target import Target
+from twinline.cli.bench.load import Caller
+from twinline.cli.bench.target import ServerProcess
 from twinline.cli.bench.wire import BODY
 from twinline.cli.server.affinity import on_one
 
@@ -71,24 +71,14 @@ class AnsweringSocket(socket.socket):
 class RpycServer(Server):
     """The server, and raw connections to it."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: ServerProcess) -> None:
         super().__init__(target)
         # Nothing that stands for an object of the server may be collected under load: RPyC
         # would tell the server, whose answer would come among the counted ones.
         self._kept: list[object] = []
 
-    def callers(self, count: int) -> list[Caller]:
-        """Return connections that send to recipients whom nobody watches."""
-        return [self._sender(f"nobody-{number}") for number in range(count)]
-
-    def pairs(self, count: int) -> list[Pair]:
-        """Return senders, each with the waiting watcher of its recipient."""
-        return [
-            Pair(self._sender(name), self._watcher(name), None)
-            for name in (f"watched-{number}" for number in range(count))
-        ]
-
-    def _sender(self, name: str) -> Caller:
+    def sender(self, name: str) -> Caller:
+        """Return a connection that sends to a recipient."""
         connected, stream, connection = self._open(socket.socket)
         send = connection.root.send
         self._kept.append(send)
@@ -98,7 +88,8 @@ class RpycServer(Server):
         reply = stream.was_read
         return Caller(connected, [stream.written], len(reply), reply)
 
-    def _watcher(self, name: str) -> socket.socket:
+    def watcher(self, name: str) -> socket.socket:
+        """Return a connection that waits for what is sent to a recipient."""
         connected, _, connection = self._open(AnsweringSocket)
         watch = connection.root.watch
         self._kept.append(watch)

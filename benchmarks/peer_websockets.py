@@ -22,7 +22,7 @@ from peer_contract import Server, ask, end_with_parent, python_server
 from peer_router import Router
 
 from twinline.cli.bench.load import Caller, Pair
-from twinline.cli.bench.target import Target
+from twinline.cli.bench.target import ServerProcess
 from twinline.cli.bench.wire import BODY
 from twinline.cli.server.affinity import on_one
 
@@ -57,27 +57,25 @@ class WebsocketServer(Server):
 
     acked = False
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: ServerProcess) -> None:
         super().__init__(target)
         self._numbers = itertools.count()
-
-    def callers(self, count: int) -> list[Caller]:
-        """Return connections that send to recipients whom nobody watches."""
-        return [self._sender(f"nobody-{number}") for number in range(count)]
 
     def pairs(self, count: int) -> list[Pair]:
         """Return senders, each with the waiting watcher of its recipient."""
         # New names each time: what an earlier watcher did not acknowledge would come again.
         names = [f"watched-{next(self._numbers)}" for _ in range(count)]
         ask_next = _acknowledge if self.acked else None
-        return [Pair(self._sender(name), self._watcher(name), ask_next) for name in names]
+        return [Pair(self.sender(name), self.watcher(name), ask_next) for name in names]
 
-    def _sender(self, name: str) -> Caller:
+    def sender(self, name: str) -> Caller:
+        """Return a connection that sends to a recipient."""
         request = text_frame(json.dumps({"op": "send", "to": name, "body": BODY}), _MASK)
         reply = text_frame(ACKNOWLEDGED)
         return Caller(self._open(), [request], len(reply), reply)
 
-    def _watcher(self, name: str) -> socket.socket:
+    def watcher(self, name: str) -> socket.socket:
+        """Return a connection that waits for what is sent to a recipient."""
         watcher = self._open()
         request = text_frame(json.dumps({"op": "watch", "name": name}), _MASK)
         ask(watcher, request, text_frame(ACKNOWLEDGED))

@@ -14,7 +14,7 @@ import scale_store
 from twinline.cli.bench.accounts import Accounts, Member
 from twinline.cli.bench.load import Caller, LoadError, one_at_a_time, percentile
 from twinline.cli.bench.subjects import ServerSubject
-from twinline.cli.bench.target import Target, private_server
+from twinline.cli.bench.target import ServerProcess, server_process
 from twinline.cli.bench.wire import Wire
 from twinline.core.protocol import Resume, SessionReply
 from twinline.transports.registry import transport
@@ -40,7 +40,7 @@ class Site:
         accounts: how many it has.
     """
 
-    def __init__(self, target: Target, accounts: int) -> None:
+    def __init__(self, target: ServerProcess, accounts: int) -> None:
         self.target = target
         self.accounts = accounts
         self._members = Accounts(target.endpoint, WIRE)
@@ -113,7 +113,7 @@ class Sites:
             self._say(f"  filling {accounts:,} accounts, {queued:,} messages queued")
             began = time.monotonic()
             store = f"filled:accounts={accounts},queued={queued}"
-            site = Site(self._open.enter_context(private_server(store)), accounts)
+            site = Site(self._open.enter_context(server_process(store)), accounts)
             self._open.callback(site.close)
             self._sites[accounts, queued] = site
             self._say(f"  ... in {time.monotonic() - began:.0f} s")

@@ -57,6 +57,6 @@ COMMANDS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
 """In the order of the help: a title, and its commands with their places and summaries."""
 
 COMPLETE_VARIABLE: Final = "_TWINLINE_COMPLETE"
-"""Set by a shell that wants a completion, and by nobody else."""
+"""Set by a shell that wants a completion, and only by it."""
 
 PLACES: Final = {name: place for _, commands in COMMANDS for name, place, _summary in commands}

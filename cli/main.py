@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from twinline.cli.console.command import Group, show_help
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.output import prepare_streams, write_line
 from twinline.cli.console.text import visible
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class CommandGroup(Group):
@@ -36,11 +39,24 @@ class CommandGroup(Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that is named, or say which one may be meant."""
-        if args and args[0] not in PLACES and not ctx.resilient_parsing:
+        if args and args[0] not in PLACES:
             near = get_close_matches(args[0], PLACES, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             ctx.fail(f"there is no command {visible(args[0])}{hint}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem[str]]":
+        """Return the commands that begin so, by the table: none has to be imported."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - for a shell only
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=summary)
+            for _, commands in COMMANDS
+            for name, _, summary in commands
+            if name.startswith(incomplete)
+        ]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the commands beside the titles of their groups; the usage has the options."""

@@ -6,6 +6,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -124,6 +125,12 @@ def inside(module: str, rooms: str) -> bool:
     return any(f"{module}.".startswith(f"{room}.") for room in rooms.split())
 
 
+def offered(module: str) -> bool:
+    """Return whether the face of a module's room has the module in its `__all__`."""
+    room, _, name = module.rpartition(".")
+    return name in getattr(import_module(f"twinline.{room}"), "__all__", ())
+
+
 def through_a_wall(module: str, source: str) -> set[str]:
     """Return what a module imports and may not."""
     found = ours(source)
@@ -135,13 +142,15 @@ def through_a_wall(module: str, source: str) -> set[str]:
         if inside(name, shut) and not inside(name, but)
     }
     package = module.partition(".")[0]
-    # Another package is entered by a face, or by a module that stands directly in it.
+    # Another package is entered by a face, by a module that a face offers, or by one that stands
+    # directly in the package.
     wrong |= {
         name
         for name in found
         if not inside(name, package)
         and name.count(".") > 1
         and MODULES.get(name, Path()).name != "__init__.py"
+        and not offered(name)
     }
     others = {name.partition(".")[0] for name in imported_by(source)} - {"twinline"}
     return wrong | (others - sys.stdlib_module_names - LIBRARIES[package])

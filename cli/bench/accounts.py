@@ -24,8 +24,9 @@ _BUSY_ATTEMPTS: Final = 20
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
-Told = Callable[[int], None]
-"""Is told how many more accounts are done, after each."""
+OnDone = Callable[[int], None]
+"""Called with how many more accounts are done, after each."""
+ignore: Final[OnDone] = lambda _: None  # noqa: E731 - a default
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,6 @@ class Member:
 
     name: str
     token: str
-
-
-def nobody(_: int) -> None:
-    """Tell nobody."""
 
 
 class Accounts:
@@ -61,14 +58,14 @@ class Accounts:
         self._numbers = count()
         self._members: list[Member] = []  # appended to by several threads, which a list allows
 
-    def make(self, wanted: int, told: Told = nobody) -> list[Member]:
+    def make(self, wanted: int, on_done: OnDone = ignore) -> list[Member]:
         """Make so many more accounts, a password hash each.
 
         Raises:
             RequestError: the server refused one.
             LoadError: it does not answer, or ended a connection.
         """
-        return _each(lambda _: self._make_one(), range(wanted), told)
+        return _each(lambda _: self._make_one(), range(wanted), on_done)
 
     def acknowledge(self, members: Sequence[Member]) -> int:
         """Acknowledge all mail of some, and return how much there was.
@@ -79,10 +76,10 @@ class Accounts:
         """
         return sum(map(self._acknowledge_one, members))
 
-    def delete(self, told: Told = nobody) -> int:
+    def delete(self, on_done: OnDone = ignore) -> int:
         """Delete every account, and return how many could not be."""
         members, self._members = self._members, []
-        return len(members) - sum(_each(self._delete_one, members, told))
+        return len(members) - sum(_each(self._delete_one, members, on_done))
 
     def _make_one(self) -> Member:
         name = f"{self.prefix}-{next(self._numbers)}"
@@ -92,7 +89,7 @@ class Accounts:
                 with closing(Wire(self._endpoint, self._transport)) as wire:
                     member = Member(name, wire.ask(request, SessionReply).session)
             except Busy:
-                # Every processor hashes for somebody else, and their turn ends.
+                # Every processor hashes for another request, which will end.
                 if attempt == _BUSY_ATTEMPTS:
                     raise
                 time.sleep(_BUSY_PAUSE_SECONDS)
@@ -118,14 +115,14 @@ class Accounts:
         return True
 
 
-def _each(work: Callable[[_Item], _Made], items: Sequence[_Item], told: Told) -> list[_Made]:
+def _each(work: Callable[[_Item], _Made], items: Sequence[_Item], on_done: OnDone) -> list[_Made]:
     """Do some work for each item, in a few threads; when it fails, no more of it is begun."""
     done: list[_Made] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
             for result in pool.map(work, items):
                 done.append(result)
-                told(1)
+                on_done(1)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -20,10 +20,9 @@ from twinline.cli.bench.idle import room_for_users
 from twinline.cli.bench.plan import Place, Plan, Run
 from twinline.cli.bench.report import table, warnings_of
 from twinline.cli.bench.sockets import LoadError
-from twinline.cli.bench.target import Target, private_server
-from twinline.cli.client.target import Target as Named
-from twinline.cli.client.target import client_options_but
-from twinline.cli.console.command import Command, Option
+from twinline.cli.bench.target import ServerProcess, server_process
+from twinline.cli.client.target import Target, client_options_but
+from twinline.cli.console.command import command, option
 from twinline.cli.console.errors import CommandError, sentence
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.interruption import ended_by_sigterm
@@ -70,8 +69,7 @@ class _Parts(_PartsType):
         return frozenset(map(Part, names))
 
 
-@click.command(
-    cls=Command,
+@command(
     example="twinline bench --store memory: --only sends,latency --plot bench.png",
     details="""
     Without --connect, private servers are started on this machine. In the same rounds the floor
@@ -81,75 +79,62 @@ class _Parts(_PartsType):
     The exit code is 3 when the server refuses what is sent, and 4 when it is not reached.
     """,
 )
-@click.option(
+@option(
     "--only",
     type=_Parts(),
     default=frozenset(Part),
     metavar="PARTS",
-    cls=Option,
-    brief=f"Of {','.join(Part)}.",
-    help=f"Measure only these, with commas between: {', '.join(Part)}.",
+    help=f"<Of {','.join(Part)}|Measure only these, with commas between: {', '.join(Part)}>.",
 )
-@click.option("--quick", is_flag=True, help="A look in less than a minute: one short round.")
-@click.option(
+@option("--quick", is_flag=True, help="A look in less than a minute: one short round.")
+@option(
     "--rounds",
     type=click.IntRange(1, 100),
-    cls=Option,
     metavar="NUMBER",
-    brief=f"Of each load.  [{_ROUNDS}]",
-    help=f"Of each load.  [default: {_ROUNDS}]",
+    help=f"Of each load.  [<|default: >{_ROUNDS}]",
 )
-@click.option(
+@option(
     "--seconds",
     type=click.FloatRange(0, 60, min_open=True),
-    cls=Option,
     metavar="NUMBER",
-    brief=f"Of each load in a round.  [{_SECONDS:g}]",
-    help=f"Of each load in a round.  [default: {_SECONDS:g}]",
+    help=f"Of each load in a round.  [<|default: >{_SECONDS:g}]",
 )
-@click.option(
+@option(
     "--idle-users",
     type=click.IntRange(0, 100_000),
     metavar="NUMBER",
-    cls=Option,
-    brief=f"Connected and idle, two lines each.  [{_IDLE_USERS:,}]",
-    help=f"Connected and idle, two lines each.  [default: {_IDLE_USERS:,}; with --connect none]",
+    help="Connected and idle, two lines each.  "
+    f"[<|default: >{_IDLE_USERS:,}<|; with --connect none>]",
 )
-@click.option(
+@option(
     "--transport",
     "transports",
     multiple=True,
     metavar="NAME",
-    cls=Option,
-    brief="What to speak. Repeatable.  [jsonl binary]",
-    help="Repeatable.  [default: jsonl, binary]",
+    help="<What to speak. |>Repeatable.  [<|default: >jsonl<|,> binary]",
 )
-@click.option(
+@option(
     "--store",
     "stores",
     multiple=True,
     metavar="URL",
-    cls=Option,
-    brief="Of a private server. Repeatable.  [memory: sqlite:]",
-    help="Of a private server. Repeatable.  [default: memory:, and a file of its own for sqlite:]",
+    help="Of a private server. Repeatable.  "
+    "[<|default: >memory:<|, and a file of its own for> sqlite:]",
 )
-@click.option("--connect", metavar="ENDPOINT", help="Measure this server, not a private one.")
-@click.option(
+@option("--connect", metavar="ENDPOINT", help="Measure this server, not a private one.")
+@option(
     "--pid",
     type=click.IntRange(min=1),
-    cls=Option,
     metavar="NUMBER",
-    brief="With --connect: its process, to measure it too.",
-    help="With --connect: its process on this machine, for its processor time and memory.",
+    help="With --connect: its process<, to measure it too| on this machine, for its processor time "
+    "and memory>.",
 )
-@click.option(
+@option(
     "--plot",
     "plot_file",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     metavar="FILE",
-    cls=Option,
-    brief="Draw them: .png, .svg or .pdf.",
-    help="Draw latency and throughput; the ending says how: .png, .svg or .pdf.",
+    help="Draw <them|latency and throughput; the ending says how>: .png, .svg or .pdf.",
 )
 @client_options_but("connect", "user", "client_transport")
 def bench(
@@ -274,7 +259,7 @@ def _private(urls: Sequence[str]) -> Iterator[tuple[Place, ...]]:
         def serve(url: str, connections: int) -> Any:
             # A fresh file each time: what an earlier part left in it would be measured too.
             real = f"sqlite:{folder}/{next(numbers)}.db" if url == "sqlite:" else url
-            return private_server(real, max(10_000, connections))
+            return server_process(real, max(10_000, connections))
 
         yield tuple(
             Place(url, partial(serve, url), keeps=url not in _STORES) for url in dict.fromkeys(urls)
@@ -283,10 +268,10 @@ def _private(urls: Sequence[str]) -> Iterator[tuple[Place, ...]]:
 
 def _deployment(options: dict[str, Any], pid: int | None) -> tuple[Place, str | None]:
     """Return the server that the command line names, and what its endpoint says it speaks."""
-    named = Named.of({**options, "client_transport": None})
+    named = Target.of({**options, "client_transport": None})
     with named.anonymous():
         pass  # it is there
-    target = Target(named.endpoint, pid)
+    target = ServerProcess(named.endpoint, pid)
     if pid is not None and target.processor_seconds() is None:
         raise CommandError(f"--pid: there is no process {pid} on this machine", ExitCode.USAGE)
     place = Place(named.place, lambda _: nullcontext(target), keeps=True)

@@ -6,7 +6,9 @@ from enum import StrEnum
 from statistics import median
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from twinline.cli.console.shapes import Shape
 
 
 class Part(StrEnum):
@@ -48,71 +50,68 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class SendLoad:
-    """So many connections that send, with so many requests under way on each.
+class Load:
+    """A load whose operations are counted, and beside it the time that the processors take.
 
     Attributes:
-        connections: how many.
+        one: what an operation is.
+        many: several of them.
+        words: how a person calls the load.
+        suffix: of its figures' names, where there are several loads of the same operations.
+        connections: how many send.
         window: requests under way on each.
     """
 
+    one: str
+    many: str
+    words: str
+    suffix: str
     connections: int
     window: int = 1
 
     @property
-    def name(self) -> str:
-        """How figures call it: ``64``, or ``8x32`` where several requests are under way."""
-        return f"{self.connections}" if self.window == 1 else f"{self.connections}x{self.window}"
-
-    @property
-    def words(self) -> str:
-        """How a person calls it."""
-        if self.window > 1:
-            return f"{self.connections} connections, {self.window} under way"
-        return f"{self.connections} connection{'s' * (self.connections > 1)}"
-
-    @property
     def rate(self) -> Figure:
-        """Acknowledged sends a second."""
-        return Figure(f"sends_per_second_{self.name}", f"sends/s, {self.words}", Unit.PER_SECOND)
+        """Acknowledged operations a second."""
+        name = f"{self.many}_per_second{self.suffix}"
+        return Figure(name, f"{self.many}/s, {self.words}", Unit.PER_SECOND)
 
     @property
     def server_time(self) -> Figure:
-        """What the server took of a processor, a send."""
-        label = f"server µs/send, {self.words}"
-        return Figure(f"server_us_per_send_{self.name}", label, Unit.MICROSECONDS)
+        """What the server took of a processor, an operation."""
+        return self._time("server")
 
     @property
     def load_time(self) -> Figure:
-        """What the load took of a processor, a send."""
-        label = f"load µs/send, {self.words}"
-        return Figure(f"load_us_per_send_{self.name}", label, Unit.MICROSECONDS, shown=False)
+        """What the load took of a processor, an operation."""
+        return self._time("load", shown=False)
 
     @property
     def load_share(self) -> Figure:
         """What the load took of a processor, of the time."""
-        return Figure(f"load_share_sends_{self.name}", f"load, {self.words}", Unit.SHARE, False)
+        name = f"load_share_{self.many}{self.suffix}"
+        return Figure(name, f"load, {self.words}", Unit.SHARE, shown=False)
+
+    def _time(self, side: str, *, shown: bool = True) -> Figure:
+        name = f"{side}_us_per_{self.one}{self.suffix}"
+        return Figure(name, f"{side} µs/{self.one}, {self.words}", Unit.MICROSECONDS, shown)
 
 
-SEND_LOADS: Final = (SendLoad(1), SendLoad(16), SendLoad(64), SendLoad(8, 32))
+def _sends(connections: int, window: int = 1) -> Load:
+    words = f"{connections} connection{'s' * (connections > 1)}"
+    suffix = f"_{connections}"
+    if window > 1:
+        words, suffix = f"{words}, {window} under way", f"{suffix}x{window}"
+    return Load("send", "sends", words, suffix, connections, window)
+
+
+SEND_LOADS: Final = (_sends(1), _sends(16), _sends(64), _sends(8, 32))
 PAIRS: Final = 64
-IDLE_LOAD: Final = SendLoad(16)
+DELIVERIES: Final = Load("delivery", "deliveries", f"{PAIRS} pairs", "", PAIRS)
+IDLE_LOAD: Final = _sends(16)
 """What is sent while others are idle."""
 
 LATENCY_P50: Final = Figure("delivery_p50_us", "delivery µs, p50", Unit.MICROSECONDS)
 LATENCY_P99: Final = Figure("delivery_p99_us", "delivery µs, p99", Unit.MICROSECONDS)
-DELIVERY_RATE: Final = Figure(
-    "deliveries_per_second", f"deliveries/s, {PAIRS} pairs", Unit.PER_SECOND
-)
-DELIVERY_SERVER_TIME: Final = Figure(
-    "server_us_per_delivery", f"server µs/delivery, {PAIRS} pairs", Unit.MICROSECONDS
-)
-DELIVERY_LOAD_TIME: Final = Figure(
-    "load_us_per_delivery", f"load µs/delivery, {PAIRS} pairs", Unit.MICROSECONDS, shown=False
-)
-DELIVERY_LOAD_SHARE: Final = Figure(
-    "load_share_deliveries", f"load, {PAIRS} pairs", Unit.SHARE, shown=False
-)
 POLLED_P50: Final = Figure("polled_p50_ms", "delivery ms, polled, p50", Unit.MILLISECONDS)
 POLLED_P99: Final = Figure("polled_p99_ms", "delivery ms, polled, p99", Unit.MILLISECONDS)
 SEND_REQUEST: Final = Figure("bytes_send_request", "bytes, a send", Unit.BYTES)
@@ -137,10 +136,10 @@ FIGURES: Final[tuple[Figure, ...]] = (
     LATENCY_P99,
     POLLED_P50,
     POLLED_P99,
-    DELIVERY_RATE,
-    DELIVERY_SERVER_TIME,
-    DELIVERY_LOAD_TIME,
-    DELIVERY_LOAD_SHARE,
+    DELIVERIES.rate,
+    DELIVERIES.server_time,
+    DELIVERIES.load_time,
+    DELIVERIES.load_share,
     SEND_REQUEST,
     SEND_REPLY,
     WATCH_REQUEST,
@@ -185,7 +184,7 @@ class Book:
     latencies: dict[Who, list[float]] = field(default_factory=dict)
 
     def add(self, who: Who, figure: Figure, value: float | None) -> None:
-        """Note the value of a round; None, where nobody could tell, is not noted."""
+        """Note the value of a round; None, where it is not known, is not noted."""
         if value is not None:
             self.rounds.setdefault((who, figure.name), []).append(value)
 
@@ -224,11 +223,7 @@ def _result(who: Who, figure: Figure, values: Sequence[float], floor: Sequence[f
     )
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Result(_Model):
+class Result(Shape):
     """One figure of one server in one transport."""
 
     place: str = Field(description="the store of a private server, or the endpoint of another")
@@ -243,7 +238,7 @@ class Result(_Model):
     )
 
 
-class Machine(_Model):
+class Machine(Shape):
     """Where it was measured."""
 
     system: str = Field(description="the operating system")
@@ -251,7 +246,7 @@ class Machine(_Model):
     python: str = Field(description="the version of the load's Python")
 
 
-class Report(_Model):
+class Report(Shape):
     """All that a run found; its JSON is what `--json` prints."""
 
     twinline: str = Field(description="the version")

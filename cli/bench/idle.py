@@ -1,7 +1,7 @@
-"""The users of `twinline bench` that are connected and do nothing: two lines each, as clients do.
+"""The users of `twinline bench` that are connected and do nothing, two connections each.
 
-The command line is silent. The watch line is blocked in a watch, and asks again when the server
-answers that there is nothing, so that it stays blocked for as long as it is wanted.
+The command connection is silent. The watch connection is blocked in a watch, and asks again when
+the server answers that there is nothing, so that it stays blocked for as long as it is wanted.
 """
 
 import os
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final, Self
 
-from twinline.cli.bench.accounts import Member, Told, nobody
+from twinline.cli.bench.accounts import Member, OnDone, ignore
 from twinline.cli.bench.sockets import LoadError
 from twinline.cli.bench.wire import Wire, expect
 from twinline.cli.console.exit_codes import ExitCode
@@ -21,7 +21,7 @@ from twinline.transports.client import ClientSettings
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 
-LINES: Final = 2
+CONNECTIONS_A_USER: Final = 2
 """Connections of a user."""
 _WAIT_SECONDS: Final = round(ClientSettings().wait_seconds)  # as the client engine asks
 _RECEIVE_BYTES: Final = 1 << 12
@@ -37,20 +37,20 @@ def room_for_users(wanted: int, reserved: int) -> int:
         reserved: descriptors for everything else.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = LINES * wanted + reserved
+    needed = CONNECTIONS_A_USER * wanted + reserved
     if hard == resource.RLIM_INFINITY:
         hard = max(soft, needed)
     if soft < min(needed, hard):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
         soft = min(needed, hard)
-    return max(0, min(wanted, (soft - reserved) // LINES))
+    return max(0, min(wanted, (soft - reserved) // CONNECTIONS_A_USER))
 
 
 class Crowd:
     """Users that are connected and idle, until the end of the context."""
 
     def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
-        """Prepare; nobody is connected yet.
+        """Prepare; nothing is connected yet.
 
         Args:
             endpoint: of the server.
@@ -59,7 +59,7 @@ class Crowd:
         self._endpoint = endpoint
         self._transport = transport
         self._wires: list[Wire] = []
-        self._watching: dict[int, tuple[Wire, int]] = {}  # by descriptor: line and last seq
+        self._watching: dict[int, tuple[Wire, int]] = {}  # by descriptor: connection and cursor
         self._poll = select.epoll()
         self._ending, self._end = os.pipe()  # readable once the other end is closed
         self._poll.register(self._ending, select.EPOLLIN)
@@ -78,7 +78,7 @@ class Crowd:
         for wire in self._wires:
             wire.close()
 
-    def join(self, members: Sequence[Member], told: Told = nobody) -> None:
+    def join(self, members: Sequence[Member], on_done: OnDone = ignore) -> None:
         """Connect users.
 
         Raises:
@@ -88,13 +88,13 @@ class Crowd:
         for member in members:
             resume = Resume(session=member.token)
             self._connect().ask(resume, SessionReply)
-            line = self._connect()
-            standing = line.ask(resume, SessionReply)
+            watching = self._connect()
+            standing = watching.ask(resume, SessionReply)
             last = standing.position + standing.unread
-            self._watching[line.socket.fileno()] = line, last
-            _watch(line, last)
-            self._poll.register(line.socket, select.EPOLLIN)
-            told(1)
+            self._watching[watching.socket.fileno()] = watching, last
+            _watch(watching, last)
+            self._poll.register(watching.socket, select.EPOLLIN)
+            on_done(1)
 
     def check(self) -> None:
         """Return if all are still there.
@@ -115,19 +115,19 @@ class Crowd:
             for descriptor, _ in self._poll.poll():
                 if descriptor == self._ending:
                     return
-                line, last = self._watching[descriptor]
+                watching, last = self._watching[descriptor]
                 try:
-                    reply = line.take(line.socket.recv(_RECEIVE_BYTES))
+                    reply = watching.take(watching.socket.recv(_RECEIVE_BYTES))
                     if reply is not None:
                         messages = expect(reply, WatchReply).messages
                         last = messages[-1].seq if messages else last
-                        self._watching[descriptor] = line, last
-                        _watch(line, last)
+                        self._watching[descriptor] = watching, last
+                        _watch(watching, last)
                 except (LoadError, RequestError, OSError):
                     message = "the server ended the connection of an idle user"
                     self._failure = LoadError(message, ExitCode.UNREACHABLE)
                     return
 
 
-def _watch(line: Wire, last: int) -> None:
-    line.socket.sendall(line.frame(Watch(after=last, wait=_WAIT_SECONDS)))
+def _watch(watching: Wire, last: int) -> None:
+    watching.socket.sendall(watching.frame(Watch(after=last, wait=_WAIT_SECONDS)))

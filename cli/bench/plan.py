@@ -10,13 +10,14 @@ from typing import Final
 from twinline.cli.bench import figures
 from twinline.cli.bench.accounts import Accounts, Member
 from twinline.cli.bench.figures import (
+    DELIVERIES,
     FLOOR,
     IDLE_LOAD,
     PAIRS,
     SEND_LOADS,
     Book,
+    Load,
     Part,
-    SendLoad,
     Who,
 )
 from twinline.cli.bench.idle import Crowd
@@ -31,7 +32,7 @@ from twinline.cli.bench.load import (
 )
 from twinline.cli.bench.sockets import Refused
 from twinline.cli.bench.subjects import FloorSubject, ServerSubject, Subject
-from twinline.cli.bench.target import Target, floor_server
+from twinline.cli.bench.target import ServerProcess, floor_server
 from twinline.cli.console.output import say
 from twinline.cli.console.progress import Progress
 from twinline.transports.contract import Transport
@@ -58,13 +59,13 @@ class Place:
 
     Attributes:
         name: what the report calls it.
-        serve: runs it, or only says where it is, for the time of the context; told how many
-            connections it will get.
+        serve: runs it, or only says where it is, for the time of the context; called with
+            how many connections it will get.
         keeps: whether the accounts would outlive the run, so that they must be deleted.
     """
 
     name: str
-    serve: Callable[[int], AbstractContextManager[Target]]
+    serve: Callable[[int], AbstractContextManager[ServerProcess]]
     keeps: bool
 
 
@@ -210,18 +211,11 @@ class Run:
                     continue  # an echo does not know messages: a read of many is one to it
                 self._course.step(f"{text}: {load.words}")
                 sample, used = self._loaded(subject, partial(_send, subject, load, plan.seconds))
-                book.add(who, load.rate, sample.rate)
-                book.add(who, load.server_time, _microseconds(used, sample))
-                book.add(who, load.load_time, _microseconds(sample.processor_seconds, sample))
-                book.add(who, load.load_share, sample.processor_seconds / sample.seconds)
+                self._note(who, load, sample, used)
         if Part.DELIVERIES in plan.parts:
             self._course.step(f"{text}: {PAIRS} pairs")
             sample, used = self._loaded(subject, lambda: deliveries(subject.pairs, plan.seconds))
-            book.add(who, figures.DELIVERY_RATE, sample.rate)
-            book.add(who, figures.DELIVERY_SERVER_TIME, _microseconds(used, sample))
-            spent = sample.processor_seconds
-            book.add(who, figures.DELIVERY_LOAD_TIME, _microseconds(spent, sample))
-            book.add(who, figures.DELIVERY_LOAD_SHARE, spent / sample.seconds)
+            self._note(who, DELIVERIES, sample, used)
         if Part.LATENCY in plan.parts:
             self._course.step(f"{text}: one watcher after another")
             sample, _ = self._loaded(subject, lambda: delivery_latency(subject.pairs, plan.seconds))
@@ -229,14 +223,18 @@ class Run:
             book.add(who, figures.LATENCY_P99, 1e6 * percentile(sample.latencies, 99))
             book.latencies.setdefault(who, []).extend(sample.latencies)
 
+    def _note(self, who: Who, load: Load, sample: Sample, used: float | None) -> None:
+        each, spent = 1e6 / sample.operations, sample.processor_seconds
+        self.book.add(who, load.rate, sample.rate)
+        self.book.add(who, load.server_time, None if used is None else each * used)
+        self.book.add(who, load.load_time, each * spent)
+        self.book.add(who, load.load_share, spent / sample.seconds)
+
     def _after_the_rounds(self, who: Who, server: ServerSubject) -> None:
         """Measure what has no floor."""
         if Part.BYTES in self._plan.parts:
-            lengths = server.lengths()
-            self.book.add(who, figures.SEND_REQUEST, lengths.send_request)
-            self.book.add(who, figures.SEND_REPLY, lengths.send_reply)
-            self.book.add(who, figures.WATCH_REQUEST, lengths.watch_request)
-            self.book.add(who, figures.WATCH_REPLY, lengths.watch_reply)
+            for figure, length in server.lengths().items():
+                self.book.add(who, figure, length)
         if Part.POLLING in self._plan.parts:
             self._course.step(f"{who}: {PAIRS} watchers that look once a second")
             # Other watchers of the same accounts would be left behind by these.
@@ -317,7 +315,9 @@ class Run:
     # -- accounts -----------------------------------------------------------------------
 
     @contextmanager
-    def _accounts(self, place: Place, target: Target, transport: Transport) -> Iterator[Accounts]:
+    def _accounts(
+        self, place: Place, target: ServerProcess, transport: Transport
+    ) -> Iterator[Accounts]:
         """Make accounts possible, and delete them at the end where they would stay."""
         accounts = Accounts(target.endpoint, transport)
         try:
@@ -354,7 +354,7 @@ def expected_seconds(plan: Plan) -> float:
     return total
 
 
-def _send(subject: Subject, load: SendLoad, seconds: float) -> Sample:
+def _send(subject: Subject, load: Load, seconds: float) -> Sample:
     callers = subject.callers(load.connections)
     if load.window == 1:
         return one_at_a_time(callers, seconds)
@@ -372,7 +372,3 @@ def _explained(subject: Subject) -> Iterator[None]:
 
 def _difference(before: float | None, after: float | None) -> float | None:
     return None if before is None or after is None else after - before
-
-
-def _microseconds(seconds: float | None, sample: Sample) -> float | None:
-    return None if seconds is None else 1e6 * seconds / sample.operations

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from textwrap import wrap
 from typing import Final
 
-from twinline.cli.bench import figures
 from twinline.cli.bench.figures import (
+    DELIVERIES,
     FIGURES,
     FLOOR,
-    PAIRS,
     SEND_LOADS,
     Book,
     Figure,
@@ -16,6 +15,7 @@ from twinline.cli.bench.figures import (
     Result,
     Unit,
     Who,
+    middle,
 )
 
 _LABEL: Final = 42
@@ -94,32 +94,20 @@ def warnings_of(book: Book, everybody: Sequence[Who]) -> Iterator[str]:
 
     A single connection keeps neither side busy, so there is nothing to compare.
     """
-    measured = [
-        (load.words, load.server_time, load.load_time, load.load_share)
-        for load in SEND_LOADS
-        if load.connections > 1
-    ]
-    measured.append(
-        (
-            f"{PAIRS} pairs",
-            figures.DELIVERY_SERVER_TIME,
-            figures.DELIVERY_LOAD_TIME,
-            figures.DELIVERY_LOAD_SHARE,
-        )
-    )
+    loads = [load for load in (*SEND_LOADS, DELIVERIES) if load.connections > 1]
     for who in (FLOOR, *everybody):
-        for words, of_server, of_load, of_time in measured:
-            yield from _doubt(book, who, words, (of_server, of_load, of_time))
-
-
-def _doubt(
-    book: Book, who: Who, words: str, measured: tuple[Figure, Figure, Figure]
-) -> Iterator[str]:
-    server, load, share = (figures.middle(book.values(who, figure)) for figure in measured)
-    if share is not None and share > _BUSY_SHARE:
-        yield f"{who}, {words}: the load had no more of a processor to take ({share:.0%})"
-    elif server is not None and load is not None and load > server:
-        yield (
-            f"{who}, {words}: the load took {load:.1f} µs of a processor for each, and the "
-            f"server {server:.1f}"
-        )
+        for load in loads:
+            server, spent, share = (
+                middle(book.values(who, figure))
+                for figure in (load.server_time, load.load_time, load.load_share)
+            )
+            if share is not None and share > _BUSY_SHARE:
+                yield (
+                    f"{who}, {load.words}: "
+                    f"the load had no more of a processor to take ({share:.0%})"
+                )
+            elif server is not None and spent is not None and spent > server:
+                yield (
+                    f"{who}, {load.words}: the load took {spent:.1f} µs of a processor for each, "
+                    f"and the server {server:.1f}"
+                )

@@ -2,16 +2,23 @@
 
 import itertools
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final
 
-from twinline.cli.bench.accounts import Accounts, Member, Told, nobody
+from twinline.cli.bench.accounts import Accounts, Member, OnDone, ignore
+from twinline.cli.bench.figures import (
+    SEND_REPLY,
+    SEND_REQUEST,
+    WATCH_REPLY,
+    WATCH_REQUEST,
+    Figure,
+)
 from twinline.cli.bench.floor import HELLO_BYTES, REPLY
 from twinline.cli.bench.load import Caller, Pair, delivery_latency
 from twinline.cli.bench.sockets import PATIENCE_SECONDS, LoadError, Refused
-from twinline.cli.bench.target import Target
+from twinline.cli.bench.target import ServerProcess
 from twinline.cli.bench.wire import BODY, Wire, decoded, encoded, expect
 from twinline.core.deadline import Deadline
 from twinline.core.errors import RequestError
@@ -38,7 +45,7 @@ _TYPICAL_SEQ: Final = 1000
 _SHARED_FRAMES: Final = 4096
 
 
-class Subject(Protocol):
+class Subject(ABC):
     """What can be loaded.
 
     Attributes:
@@ -46,55 +53,57 @@ class Subject(Protocol):
         pairs: the pairs that `open` made.
     """
 
-    target: Target
-    pairs: list[Pair]
+    def __init__(self, target: ServerProcess) -> None:
+        self.target = target
+        self.pairs: list[Pair] = []
+        self._callers: list[Caller] = []
+        self._connections: list[Wire | socket.socket] = []
 
+    @abstractmethod
     def open(self, callers: int, pairs: int) -> None:
-        """Connect so many callers and pairs, once."""
+        """Connect so many callers and pairs.
+
+        Raises:
+            RequestError: the server refused it.
+            LoadError: it does not answer, or ended a connection.
+        """
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Check what was delivered since the last time, and let no mail pile up.
+
+        Raises:
+            LoadError: a watcher did not receive each message once and in order, so that what
+                was measured is nothing.
+        """
 
     def callers(self, count: int) -> list[Caller]:
         """Return so many of the callers."""
-
-    def settle(self) -> None:
-        """Check what was delivered since the last time, and let no mail pile up."""
+        return self._callers[:count]
 
     def explain(self, refused: Refused) -> Exception:
         """Return the error that a refusal under load is."""
+        return refused
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; others can be opened then."""
+        for connected in self._connections:
+            connected.close()
+        for made in (self._connections, self._callers, self.pairs):
+            made.clear()
 
 
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """How many bytes a message takes on the wire.
-
-    Attributes:
-        send_request: to send it.
-        send_reply: to acknowledge it.
-        watch_request: to acknowledge the one before, and to ask for more.
-        watch_reply: to deliver it.
-    """
-
-    send_request: int
-    send_reply: int
-    watch_request: int
-    watch_reply: int
-
-
-class ServerSubject:
+class ServerSubject(Subject):
     """A server in one transport, with accounts of its own.
 
-    Callers send to accounts that nobody watches, and pairs have recipients of their own: else a
+    Callers send to accounts that have no watcher, and pairs have recipients of their own: else a
     watcher would get what it was not meant to count.
 
     Attributes:
-        target: its process.
         transport: that is spoken.
-        pairs: the pairs that `open` made.
     """
 
-    def __init__(self, target: Target, transport: Transport, accounts: Accounts) -> None:
+    def __init__(self, target: ServerProcess, transport: Transport, accounts: Accounts) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
@@ -102,27 +111,23 @@ class ServerSubject:
             transport: to speak.
             accounts: where to make accounts; they can be shared.
         """
-        self.target = target
-        self.pairs: list[Pair] = []
+        super().__init__(target)
         self.transport = transport
         self._accounts = accounts
         self._sender: Member
         self._unwatched: list[Member] = []
         self._watched: list[Member] = []
-        self._callers: list[Caller] = []
-        self._wires: list[Wire] = []
         self._good: tuple[int, bytes] | None = None  # the length and the beginning of a reply
-        self._bases: list[int] = []  # of each pair: the last seq before its first message
-        self._checked: list[int] = []  # of each pair: the messages that were checked
+        self._checked: list[int] = []  # of each pair: the last seq that was checked
 
-    def make_accounts(self, unwatched: int, watched: int, told: Told = nobody) -> None:
+    def make_accounts(self, unwatched: int, watched: int, on_done: OnDone = ignore) -> None:
         """Make the sender, those that callers send to, and those that have watchers.
 
         Raises:
             RequestError: the server refused one.
             LoadError: it does not answer, or ended a connection.
         """
-        made = self._accounts.make(1 + unwatched + watched, told)
+        made = self._accounts.make(1 + unwatched + watched, on_done)
         self.take_accounts(made[0], made[1 : 1 + unwatched], made[1 + unwatched :])
 
     def take_accounts(
@@ -154,28 +159,19 @@ class ServerSubject:
             sender = self._caller([member])
             watcher = self.logged_in(member)
             base = _caught_up(watcher)
-            self._bases.append(base)
-            self._checked.append(0)
+            self._checked.append(base)
             self.pairs.append(Pair(sender, watcher.socket, _from(asking, base)))
 
-    def callers(self, count: int) -> list[Caller]:
-        """Return so many of the callers."""
-        return self._callers[:count]
-
     def settle(self) -> None:
-        """Check what was delivered, and acknowledge what nobody watches.
-
-        Raises:
-            LoadError: a watcher did not receive each message once and in order, so that what
-                was measured is nothing.
-        """
+        """Check what was delivered, and acknowledge the mail that has no watcher."""
         for number, pair in enumerate(self.pairs):
-            checked, self._checked[number] = self._checked[number], pair.seen
-            self._check(pair, self._bases[number] + checked, pair.seen - checked)
+            checked = self._checked[number]
+            self._checked[number] += len(pair.received)
+            self._check(pair, checked)
         self._accounts.acknowledge(self._unwatched)
 
-    def lengths(self) -> Lengths:
-        """Deliver a message to the first watcher, and return how many bytes that took.
+    def lengths(self) -> dict[Figure, int]:
+        """Deliver a message to the first watcher, and return how many bytes each step took.
 
         Raises:
             LoadError: it was not delivered.
@@ -183,8 +179,12 @@ class ServerSubject:
         pair = self.pairs[0]
         asked = b"" if pair.ask is None else pair.ask(pair.seen)
         delivery_latency([pair], 0)
-        sent, answered = len(pair.sender.frames[0]), pair.sender.reply_bytes
-        return Lengths(sent, answered, len(asked), len(pair.received[-1]))
+        return {
+            SEND_REQUEST: len(pair.sender.frames[0]),
+            SEND_REPLY: pair.sender.reply_bytes,
+            WATCH_REQUEST: len(asked),
+            WATCH_REPLY: len(pair.received[-1]),
+        }
 
     def explain(self, refused: Refused) -> Exception:
         """Return the error that a refusal under load is."""
@@ -194,18 +194,16 @@ class ServerSubject:
     def logged_in(self, member: Member) -> Wire:
         """Return a connection that has resumed a member's session."""
         wire = Wire(self.target.endpoint, self.transport)
-        self._wires.append(wire)
+        self._connections.append(wire)
         wire.ask(Resume(session=member.token), SessionReply)
         return wire
 
     def close(self) -> None:
         """Close every connection; others can be opened then."""
-        for wire in self._wires:
-            wire.close()
-        for connections in (self._wires, self._callers, self.pairs, self._bases, self._checked):
-            connections.clear()
+        super().close()
+        self._checked.clear()
 
-    def _check(self, pair: Pair, base: int, seen: int) -> None:
+    def _check(self, pair: Pair, checked: int) -> None:
         codec = self.transport.client_codec(MAX_REPLY_BYTES)
         for received in pair.received:
             codec.send(1, Watch(after=0))
@@ -215,13 +213,10 @@ class ServerSubject:
         while (event := codec.next_event()) is not None:
             messages = expect(event.reply, WatchReply).messages
             found += [(message.seq, message.sender, message.body) for message in messages]
-        seqs = range(base + 1, base + seen + 1)
+        seqs = range(checked + 1, checked + len(pair.received) + 1)
         if found != [(seq, self._sender.name, BODY) for seq in seqs]:
             raise LoadError("a watcher did not receive each message once and in order")
         pair.received.clear()
-
-    def _send_frame(self, to: Member) -> bytes:
-        return encoded(self.transport, Send(to=to.name, body=BODY))
 
     def _caller(self, to: Sequence[Member]) -> Caller:
         """Connect a sender that sends to these in turn."""
@@ -229,7 +224,8 @@ class ServerSubject:
         if self._good is None:
             self._good = self._learn(wire, to[0])
         length, start = self._good
-        return Caller(wire.socket, [self._send_frame(member) for member in to], length, start)
+        frames = [encoded(self.transport, Send(to=member.name, body=BODY)) for member in to]
+        return Caller(wire.socket, frames, length, start)
 
     def _learn(self, wire: Wire, to: Member) -> tuple[int, bytes]:
         """Return how long a good reply to a send is, and with what only good ones begin."""
@@ -243,33 +239,21 @@ class ServerSubject:
         return len(good), good[: same + 1]
 
 
-class FloorSubject:
-    """The floor, with frames that are as long as those of JSON lines.
-
-    Attributes:
-        target: its process.
-        pairs: the pairs that `open` made.
-    """
+class FloorSubject(Subject):
+    """The floor, with frames that are as long as those of JSON lines."""
 
     _numbers = itertools.count()  # a relay that was used has a thread that may wait in it
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: ServerProcess) -> None:
         """Prepare; nothing is connected yet."""
+        super().__init__(target)
         spoken = JsonlTransport()
-        self.target = target
-        self.pairs: list[Pair] = []
         self._frame = encoded(spoken, Send(to=_TYPICAL_NAME, body=BODY))
         watch = Watch(after=_TYPICAL_SEQ, ack=_TYPICAL_SEQ, wait=MAX_WAIT_SECONDS)
         self._request = encoded(spoken, watch)
-        self._callers: list[Caller] = []
-        self._sockets: list[socket.socket] = []
 
     def open(self, callers: int, pairs: int) -> None:
-        """Connect so many callers and pairs.
-
-        Raises:
-            LoadError: the floor is not there.
-        """
+        """Connect so many callers and pairs."""
         for _ in range(callers):
             echo = self._connected(b"E")
             self._callers.append(Caller(echo, [self._frame], len(self._frame), self._frame[:1]))
@@ -280,37 +264,18 @@ class FloorSubject:
             caller = Caller(sender, [self._frame], len(REPLY), REPLY[:1])
             self.pairs.append(Pair(caller, watcher, lambda _: self._request))
 
-    def callers(self, count: int) -> list[Caller]:
-        """Return so many of the callers."""
-        return self._callers[:count]
-
     def settle(self) -> None:
-        """Check that every message was relayed.
-
-        Raises:
-            LoadError: one was not.
-        """
+        """Check that every message was relayed."""
         for pair in self.pairs:
             if any(received != self._frame for received in pair.received):
                 raise LoadError("the floor did not relay each message once")
             pair.received.clear()
 
-    def explain(self, refused: Refused) -> Exception:
-        """Return the refusal as it is, for the floor has no errors."""
-        return refused
-
-    def close(self) -> None:
-        """Close every connection; others can be opened then."""
-        for connected in self._sockets:
-            connected.close()
-        for connections in (self._sockets, self._callers, self.pairs):
-            connections.clear()
-
     def _connected(self, hello: bytes) -> socket.socket:
         padded = hello.ljust(HELLO_BYTES)
         try:
             connected = self.target.endpoint.connect(Deadline.after(PATIENCE_SECONDS))
-            self._sockets.append(connected)
+            self._connections.append(connected)
             connected.settimeout(PATIENCE_SECONDS)
             connected.sendall(padded)
             answer = connected.recv(HELLO_BYTES)

@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from twinline.cli.bench.sockets import LoadError
 from twinline.cli.settings.model import ENVIRONMENT_PREFIX
@@ -21,10 +21,11 @@ _QUIET_SHARE: Final = 0.01  # seconds of a processor in that time
 _QUIET_TIMES: Final = 3  # in a row
 _QUIET_WITHIN_SECONDS: Final = 60
 _PROCESS_CLOCK: Final = 2  # CPUCLOCK_SCHED: user and system time, in nanoseconds
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServerProcess:
     """A server under measurement.
 
     Attributes:
@@ -36,32 +37,23 @@ class Target:
     pid: int | None = None
 
     def processor_seconds(self) -> float | None:
-        """Return the processor time that the process has used, or None where nobody can tell."""
-        if self.pid is None:
-            return None
+        """Return the processor time that the process has used, or None where it is not known."""
         # The clock that clock_getcpuclockid(3) names for another process; Python has only
         # time.pthread_getcpuclockid, which is for threads of its own.
-        try:
-            return time.clock_gettime((~self.pid << 3) | _PROCESS_CLOCK)
-        except OSError:
-            return None
+        return self._read(lambda pid: time.clock_gettime((~pid << 3) | _PROCESS_CLOCK))
 
     def resident_bytes(self) -> int | None:
-        """Return the memory that the process has in use, or None where nobody can tell."""
-        if self.pid is None:
-            return None
-        try:
-            fields = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()
-        except OSError:
-            return None
-        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+        """Return the memory that the process has in use, or None where it is not known."""
+        pages = self._read(lambda pid: Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
+        return None if pages is None else int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def threads(self) -> int | None:
-        """Return how many threads the process has, or None where nobody can tell."""
-        if self.pid is None:
-            return None
+        """Return how many threads the process has, or None where it is not known."""
+        return self._read(lambda pid: len(list(Path(f"/proc/{pid}/task").iterdir())))
+
+    def _read(self, what: Callable[[int], _Read]) -> _Read | None:
         try:
-            return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
+            return None if self.pid is None else what(self.pid)
         except OSError:
             return None
 
@@ -87,7 +79,7 @@ class Target:
 
 
 @contextmanager
-def private_server(store: str, connections: int = 10_000) -> Iterator[Target]:
+def server_process(store: str, connections: int = 10_000) -> Iterator[ServerProcess]:
     """Run `twinline serve` on a free port, with default settings but room for all that is sent.
 
     Args:
@@ -100,32 +92,32 @@ def private_server(store: str, connections: int = 10_000) -> Iterator[Target]:
     arguments = ["-m", "twinline.cli", "serve", "--listen", "tcp://127.0.0.1:0", "--store", store]
     arguments += ["--mailbox-messages", "1000000000", "--log-level", "warning"]
     arguments += ["--connections", str(connections), "--config", os.devnull]
-    with _running(arguments) as (process, line):
+    with _python(arguments) as (process, line):
         words = line.split()
         if len(words) < 3:
             raise LoadError(f"no server could be started with the store {store}")
-        yield Target(Endpoint.parse(words[2]), process.pid)
+        yield ServerProcess(Endpoint.parse(words[2]), process.pid)
 
 
 @contextmanager
-def floor_server(*, one_processor: bool = True) -> Iterator[Target]:
+def floor_server(*, one_processor: bool = True) -> Iterator[ServerProcess]:
     """Run the floor; see `twinline.cli.bench.floor`."""
     flags = ["--one-processor"] if one_processor else []
-    with _running(["-m", "twinline.cli.bench.floor", *flags]) as (process, line):
+    with _python(["-m", "twinline.cli.bench.floor", *flags]) as (process, line):
         if not line.strip().isdigit():
             raise LoadError("the floor could not be started")
-        yield Target(Endpoint.parse(f"tcp://127.0.0.1:{line.strip()}"), process.pid)
+        yield ServerProcess(Endpoint.parse(f"tcp://127.0.0.1:{line.strip()}"), process.pid)
 
 
 @contextmanager
-def _running(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def _python(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start this Python with arguments; yield the process and the first line that it prints."""
     # Settings in variables are for the user's own server. In a process group of its own it does
     # not get a Ctrl-C at the terminal, and ends when the run has tidied up.
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)
     }
-    with subprocess.Popen(  # noqa: S603 - the arguments are ours
+    with running(
         [sys.executable, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -133,8 +125,15 @@ def _running(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], 
         env=environment,
         process_group=0,
     ) as process:
+        yield process, process.stdout.readline() if process.stdout is not None else ""
+
+
+@contextmanager
+def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """Run a program while the block runs; options are those of `subprocess.Popen`."""
+    with subprocess.Popen(command, **options) as process:  # noqa: S603 - of the benchmarks' own
         try:
-            yield process, process.stdout.readline() if process.stdout is not None else ""
+            yield process
         finally:
             process.terminate()
             try:

@@ -61,7 +61,7 @@ class Wire:
         """Connect.
 
         Raises:
-            LoadError: nobody listens there, or no more can be connected.
+            LoadError: there is no listener, or no more can be connected.
         """
         try:
             self.socket: socket.socket = endpoint.connect(Deadline.after(PATIENCE_SECONDS))

@@ -1,1 +1,6 @@
-"""`twinline chat`: a prompt that incoming mail never garbles; the same rules in a pipe."""
+"""`twinline chat`: a prompt that incoming mail never garbles; the same rules in a pipe.
+
+``command`` chooses, ``start`` opens a session, ``conversation`` gives each line its meaning. In a
+pipe ``lines`` is all there is. At a terminal ``live`` runs the ``prompt`` with its ``screen``,
+``theme``, ``toolbar``, ``completion`` and the ``history`` of what was typed.
+"""

@@ -4,13 +4,11 @@ import os
 import sys
 from typing import Any
 
-import click
-
 from twinline.cli.chat.conversation import Talk
 from twinline.cli.chat.lines import LineScreen, Presence, hold
 from twinline.cli.client.sessions import KeptSession
 from twinline.cli.client.target import Target, client_options
-from twinline.cli.console.command import Command, Option
+from twinline.cli.console.command import argument, command, option
 from twinline.cli.console.interruption import Interruption, exit_on_closed_pipe
 from twinline.cli.console.output import say
 from twinline.core.errors import SessionExpired
@@ -18,8 +16,7 @@ from twinline.core.protocol import Message
 from twinline.transports.client import State, StateKind, WatchMode
 
 
-@click.command(
-    cls=Command,
+@command(
     example="twinline chat bob",
     details="""
     /help, typed into the chat, tells what else there is. What comes in appears above the line that
@@ -30,13 +27,11 @@ from twinline.transports.client import State, StateKind, WatchMode
     lines of a pipe were not carried out, the exit code is that of the last of them.
     """,
 )
-@click.argument("to", metavar="[NAME]", required=False)
-@click.option(
+@argument("to", metavar="[NAME]", required=False)
+@option(
     "--plain",
-    cls=Option,
     is_flag=True,
-    brief="No prompt: lines in and out.",
-    help="No prompt, also at a terminal: lines in and out.",
+    help="No prompt<|, also at a terminal>: lines in and out.",
 )
 @client_options
 def chat(to: str | None, plain: bool, as_json: bool, **options: Any) -> None:
@@ -52,7 +47,7 @@ def chat(to: str | None, plain: bool, as_json: bool, **options: Any) -> None:
 
         session = session_at_terminal(target)
     else:
-        session = target.sessions.find(target.endpoint, target.user)
+        session = target.session()
     if plain or as_json or not at_terminal or os.environ.get("TERM", "dumb") in ("dumb", ""):
         _talk_in_lines(target, session, to, as_json=as_json)
     else:
@@ -60,16 +55,14 @@ def chat(to: str | None, plain: bool, as_json: bool, **options: Any) -> None:
 
 
 def _talk_at_prompt(target: Target, session: KeptSession, to: str | None) -> None:
-    from twinline.cli.chat.live import LiveTalk  # noqa: PLC0415 - a pipe should not wait for it
+    import asyncio  # noqa: PLC0415 - a pipe should not wait for it
+
+    from twinline.cli.chat.live import LiveTalk  # noqa: PLC0415 - nor for this
 
     live = LiveTalk(target.place)
     with target.logged_in(session, watch=WatchMode.BLOCKING, on_state=live.on_state) as client:
-        live.hold(
-            client,
-            to=to,
-            folder=target.sessions.path.parent,
-            forget=lambda: target.sessions.forget(target.endpoint, session),
-        )
+        folder = target.sessions.path.parent
+        asyncio.run(live.hold(client, to=to, folder=folder, forget=lambda: target.forget(session)))
 
 
 def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_json: bool) -> None:
@@ -77,9 +70,6 @@ def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_j
     presence = Presence()
     interruption = Interruption()
     talk: Talk | None = None
-
-    def show(message: Message) -> None:
-        screen.show(message)
 
     def not_shown(_message: Message, error: Exception) -> None:
         # It is not acknowledged, and comes again next time.
@@ -94,7 +84,7 @@ def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_j
     with target.logged_in(
         session,
         watch=WatchMode.BLOCKING,
-        on_message=show,
+        on_message=screen.show,
         on_state=on_state,
         on_handler_error=not_shown,
     ) as client:
@@ -104,7 +94,7 @@ def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_j
             client,
             screen,
             place=target.place,
-            forget=lambda: target.sessions.forget(target.endpoint, session),
+            forget=lambda: target.forget(session),
         )
         if to is not None:
             talk.turn_to(to)

@@ -15,7 +15,7 @@ from twinline.transports.client import ClientError
 SHOWN: Final = 50
 """How many names are offered at once."""
 _FRESH_SECONDS: Final = 10.0
-_REMEMBERED: Final = 100
+_CACHED: Final = 100
 _NAME: Final = re.compile(r"[a-z0-9._-]{0,32}")
 
 
@@ -44,7 +44,7 @@ class Names:
             names = tuple(self._ask(f"{prefix}*"))
         except (ClientError, RequestError):
             return ()  # the talk itself will tell what is wrong
-        if len(self._known) >= _REMEMBERED:
+        if len(self._known) >= _CACHED:
             self._known.clear()
         self._known[prefix] = (time.monotonic(), names)
         return names

@@ -12,7 +12,7 @@ from enum import Enum
 from itertools import chain
 from typing import Final, Protocol
 
-from twinline.cli.client.reading import newest
+from twinline.cli.client.history import newest
 from twinline.cli.console.errors import CommandError, sentence
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.text import visible
@@ -35,7 +35,7 @@ _ADDRESSED: Final = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9._-]{0,31}):(?:\s+(.*))?"
 _SEQS: Final = re.compile(r"(\d{1,16})(?:-(\d{1,16}))?")
 
 
-class Cancelled(Exception):
+class Declined(Exception):
     """Who was asked a question did not want to answer it."""
 
 
@@ -68,14 +68,14 @@ class Screen(Protocol):
             known: whether it is the account's present one, and not one to be chosen.
 
         Raises:
-            Cancelled, CommandError: there is no answer.
+            Declined, CommandError: there is no answer.
         """
 
     def confirm(self, question: str) -> bool:
         """Ask whether to go on.
 
         Raises:
-            Cancelled, CommandError: there is no answer.
+            Declined, CommandError: there is no answer.
         """
 
 
@@ -136,7 +136,7 @@ class Talk:
         self.last_error = None
         try:
             return self._obey(line)
-        except Cancelled:
+        except Declined:
             self._screen.tell("nothing was changed")
             return Outcome.DONE
         except (NotLoggedIn, SessionExpired, ClientClosed):
@@ -171,7 +171,7 @@ class Talk:
     # -- talking ------------------------------------------------------------------------
 
     def turn_to(self, name: str) -> Outcome:
-        """Make somebody the one whom lines without a name go to, if there is such an account.
+        """Send lines without a name to an account from now on, if there is such an account.
 
         Raises:
             InvalidUsername: the name cannot be one.
@@ -207,7 +207,7 @@ class Talk:
         except ClientError as error:
             if error.send_id is not None:
                 # It may have arrived. The line comes back, and when it is entered again the
-                # server is told that it is the same message.
+                # server sees that it is the same message.
                 self._unsure[to, body] = error.send_id
             raise
         self._screen.sent(to, body, receipt.sent_at)
@@ -239,14 +239,14 @@ class Talk:
         return Outcome.DONE
 
     def _until_refused(self, names: Iterator[str], refusals: list[Exception]) -> Iterator[str]:
-        # The screen may be in the middle of a page, where nothing can be raised or told.
+        # The screen may be in the middle of a page, where nothing can be raised or shown.
         try:
             yield from names
         except (RequestError, ClientError) as error:
             refusals.append(error)
 
     def choose(self, name: str) -> Outcome:
-        """Turn to somebody."""
+        """Turn to an account."""
         if not name:
             return self._misunderstood("/to takes the name of an account")
         return self.turn_to(name)
@@ -295,7 +295,7 @@ class Talk:
         """Delete the account, and leave."""
         name = self._client.username
         if not self._screen.confirm(f"Delete {name} at {self._place} and all its mail?"):
-            raise Cancelled
+            raise Declined
         password = self._screen.ask_password(f"Password for {name}", known=True)
         with self._ending():
             try:
@@ -304,7 +304,7 @@ class Talk:
                 mail = "message was" if error.count == 1 else "messages were"
                 question = f"{error.count} {mail} not read yet. Delete the account all the same?"
                 if not self._screen.confirm(question):
-                    raise Cancelled from None
+                    raise Declined from None
                 self._client.delete_account(password, force=True)
         self._screen.tell(f"{name} is deleted")
         return Outcome.LEAVE

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import click
 
-from twinline.cli.chat.conversation import Cancelled, Outcome, Talk, needs_server
+from twinline.cli.chat.conversation import Declined, Outcome, Talk, needs_server
 from twinline.cli.client.passwords import ask_password, read_password
 from twinline.cli.client.watch import StateTeller
 from twinline.cli.console.errors import CommandError, exit_code_of
@@ -85,7 +85,7 @@ class LineScreen:
         try:
             return click.confirm(question, err=True)
         except click.Abort:
-            raise Cancelled from None
+            raise Declined from None
 
 
 class Presence:

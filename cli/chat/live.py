@@ -27,7 +27,7 @@ from twinline.cli.chat.prompt import Prompt
 from twinline.cli.chat.screen import PromptScreen
 from twinline.cli.chat.theme import came_in, talk
 from twinline.cli.chat.toolbar import Toolbar
-from twinline.cli.client.acking import acked
+from twinline.cli.client.target import acked
 from twinline.core.errors import CursorInvalid, NotLoggedIn, SessionExpired
 from twinline.core.protocol import Message
 from twinline.transports.client import Client, ClientClosed, State, StateKind
@@ -56,7 +56,7 @@ class LiveTalk:
         if self._prompt is not None:
             self._prompt.redraw()
 
-    def hold(
+    async def hold(
         self, client: Client, *, to: str | None, folder: Path, forget: Callable[[], None]
     ) -> None:
         """Talk until the person leaves, or the session ends.
@@ -70,11 +70,6 @@ class LiveTalk:
         Raises:
             SessionExpired: the session was ended elsewhere.
         """
-        asyncio.run(self._hold(client, to, folder, forget))
-
-    async def _hold(
-        self, client: Client, to: str | None, folder: Path, forget: Callable[[], None]
-    ) -> None:
         toolbar = self._toolbar
         toolbar.who = f"{client.username} at {self._place}"
         prompt = Prompt(

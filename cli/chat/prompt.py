@@ -50,12 +50,11 @@ from prompt_toolkit.layout.processors import (
 )
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
-from prompt_toolkit.renderer import print_formatted_text
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 from prompt_toolkit.widgets import SearchToolbar
 
-from twinline.cli.chat.conversation import Cancelled
+from twinline.cli.chat.conversation import Declined
 from twinline.cli.chat.theme import STYLES, Line, plain, trouble
 from twinline.cli.console.text import visible
 
@@ -107,7 +106,6 @@ class Prompt:
         self._is_leaving = False
         self._ended_by: BaseException | None = None
         self._shown = ""
-        self._style = Style.from_dict(STYLES)
         self._app = self._application()
 
     # -- for the main thread ------------------------------------------------------------
@@ -158,7 +156,7 @@ class Prompt:
         """Ask something in the place of the prompt.
 
         Raises:
-            Cancelled: Ctrl-C or Ctrl-D was the answer.
+            Declined: Ctrl-C or Ctrl-D was the answer.
         """
         return self._call(self._ask(question, secret=secret))
 
@@ -190,12 +188,7 @@ class Prompt:
             if self._app.is_running:
                 self._app.renderer.erase()
             for line in lines:
-                print_formatted_text(
-                    self._app.output,
-                    [*line, ("", "\n")],
-                    self._style,
-                    color_depth=self._app.color_depth,
-                )
+                self._app.print_text([*line, ("", "\n")])
             self._app.output.flush()
             self._app.invalidate()
 
@@ -224,7 +217,7 @@ class Prompt:
 
     def _refuse_answer(self) -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(Cancelled())
+            self._answer.set_exception(Declined())
 
     async def _give_back(self, text: str) -> None:
         if self._line.text:
@@ -289,7 +282,7 @@ class Prompt:
         return Application(
             Layout(root, focused_element=line),
             key_bindings=self._keys(),
-            style=self._style,
+            style=Style.from_dict(STYLES),
             erase_when_done=True,
             output=Vt100_Output(
                 sys.stdout,
@@ -347,7 +340,7 @@ class Prompt:
         return [("class:toolbar", f" {self._shown} ")]
 
     def _begins_command(self) -> bool:
-        # Names are asked for with Tab alone: nobody wants a request for each key.
+        # Names are asked for with Tab alone: a request for each key would be too many.
         return self._line.text.startswith("/") and " " not in self._line.text
 
 

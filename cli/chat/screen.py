@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from itertools import chain
 
-from twinline.cli.chat import theme as chat_look
+from twinline.cli.chat import theme
 from twinline.cli.chat.prompt import Prompt
 from twinline.cli.chat.toolbar import Toolbar
 from twinline.cli.console.text import visible
@@ -18,7 +18,7 @@ class PromptScreen:
 
         Args:
             prompt: where it is shown.
-            toolbar: is told when it is the person who is waited for.
+            toolbar: notified when it is the person who is waited for.
             place: the server, as a person knows it.
         """
         self._prompt = prompt
@@ -27,15 +27,15 @@ class PromptScreen:
 
     def tell(self, text: str) -> None:
         """Say something about the talk."""
-        self._prompt.put(chat_look.talk(text))
+        self._prompt.put(theme.talk(text))
 
     def complain(self, text: str) -> None:
         """Say what went wrong."""
-        self._prompt.put([chat_look.trouble(text)])
+        self._prompt.put([theme.trouble(text)])
 
     def sent(self, to: str, body: str, sent_at: int) -> None:
         """Show a message that was sent."""
-        self._prompt.put([chat_look.went_out(to, body, sent_at)])
+        self._prompt.put([theme.went_out(to, body, sent_at)])
 
     def list_accounts(self, usernames: Iterable[str]) -> None:
         """Show usernames, a line each."""
@@ -43,13 +43,13 @@ class PromptScreen:
 
     def list_messages(self, messages: Iterable[Message], *, more: bool) -> None:
         """Show messages with their seqs."""
-        older = chat_look.talk("there are older ones: /history with a larger number") * more
-        lines = (chat_look.came_in(message, numbered=True) for message in messages)
+        older = theme.talk("there are older ones: /history with a larger number") * more
+        lines = (theme.came_in(message, numbered=True) for message in messages)
         self._prompt.page(chain(older, lines))
 
     def show_status(self, status: StatusReply) -> None:
         """Show how the account stands."""
-        self._prompt.put(chat_look.standing(status, self._place))
+        self._prompt.put(theme.standing(status, self._place))
 
     def ask_password(self, question: str, *, known: bool) -> str:  # noqa: ARG002
         """Ask, with asterisks for what is typed."""

@@ -45,7 +45,7 @@ def session_at_terminal(target: Target) -> KeptSession:
             try:
                 client.resume(kept.token)
             except SessionExpired:
-                target.sessions.forget(target.endpoint, kept)
+                target.forget(kept)
                 say(f"the session of {kept.username} at {target.place} has ended")
             else:
                 return kept
@@ -55,14 +55,12 @@ def session_at_terminal(target: Target) -> KeptSession:
             say(f"{target.user} is not logged in at {target.place}")
         name = target.user if kept is None else kept.username
         reply = _opened(client, target, name, is_known=kept is not None)
-    session = KeptSession(username=reply.username, token=reply.session)
-    target.sessions.keep(target.endpoint, session)
-    return session
+    return target.keep(reply)
 
 
 def _kept(target: Target) -> KeptSession | None:
     try:
-        return target.sessions.find(target.endpoint, target.user)
+        return target.session()
     except CommandError as error:
         if error.exit_code is not ExitCode.REFUSED:
             raise

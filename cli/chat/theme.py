@@ -1,6 +1,6 @@
 """How a talk looks at the prompt: pieces of text, each with the name of its style.
 
-Who said a line is told by words and an arrow: ``←`` came in, ``→`` went out. Colours only help.
+Who said a line is shown by words and an arrow: ``←`` came in, ``→`` went out. Colours only help.
 All text from others goes through `visible`.
 """
 

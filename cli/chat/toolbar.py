@@ -31,7 +31,7 @@ class Tally:
             self._unread[sender] += 1
 
     def turn_to(self, name: str) -> None:
-        """Take what came from somebody as read, and what will come while the talk stays there."""
+        """Take what came from an account as read, and what will come while the talk stays there."""
         self._to = name
         self._unread.pop(name, None)
 

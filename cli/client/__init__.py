@@ -1,1 +1,6 @@
-"""The commands that talk to a server as one account: its session, its mail, its list of names."""
+"""The commands that talk to a server as one account: its session, its mail, its list of names.
+
+``target`` leads from a command's flags to a connected client, ``sessions`` keeps the tokens and
+``passwords`` asks. ``accounts``, ``send``, ``watch`` (with ``watch_command`` for ``--exec``),
+``history`` and ``ping`` are the commands.
+"""

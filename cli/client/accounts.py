@@ -13,10 +13,17 @@ from twinline.cli.client.passwords import (
     read_password,
 )
 from twinline.cli.client.target import Target, client_options
-from twinline.cli.console.command import Command
+from twinline.cli.console.command import argument, command, option
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
-from twinline.cli.console.output import say, standing_line, write_json, write_line, write_usernames
+from twinline.cli.console.output import (
+    report,
+    say,
+    standing_line,
+    write_json,
+    write_line,
+    write_usernames,
+)
 from twinline.cli.console.shapes import Account, LoggedIn
 from twinline.cli.console.text import visible
 from twinline.core.errors import SessionExpired
@@ -25,8 +32,8 @@ from twinline.core.protocol import SessionReply
 from twinline.transports.client import Client
 
 
-@click.command(cls=Command, example="twinline register ann --password-file ann.password")
-@click.argument("username")
+@command(example="twinline register ann --password-file ann.password")
+@argument("username")
 @password_option
 @client_options
 def register(username: str, password_file: str | None, as_json: bool, **options: Any) -> None:
@@ -42,8 +49,8 @@ def register(username: str, password_file: str | None, as_json: bool, **options:
     _open_session(target, as_json, lambda client: client.create_account(name, password))
 
 
-@click.command(cls=Command, example="twinline login ann --connect unix:/tmp/twinline.sock")
-@click.argument("username")
+@command(example="twinline login ann --connect unix:/tmp/twinline.sock")
+@argument("username")
 @password_option
 @client_options
 def login(username: str, password_file: str | None, as_json: bool, **options: Any) -> None:
@@ -58,26 +65,27 @@ def login(username: str, password_file: str | None, as_json: bool, **options: An
     _open_session(target, as_json, lambda client: client.login(name, password))
 
 
-@click.command(cls=Command, example="twinline logout --user ann")
+@command(example="twinline logout --user ann")
 @client_options
 def logout(as_json: bool, **options: Any) -> None:
     """End the kept session, on the server and here."""
     target = Target.of(options)
-    session = target.sessions.find(target.endpoint, target.user)
+    session = target.session()
     with target.anonymous() as client:
         try:
             client.resume(session.token)
             client.logout()
         except SessionExpired:
             say("the session had ended already")
-    target.sessions.forget(target.endpoint, session)
-    if as_json:
-        write_json(Account(username=session.username))
-    else:
-        say(f"{session.username} is logged out of {target.place}")
+    target.forget(session)
+    report(
+        Account(username=session.username),
+        f"{session.username} is logged out of {target.place}",
+        as_json=as_json,
+    )
 
 
-@click.command(cls=Command, example="twinline status --json")
+@command(example="twinline status --json")
 @client_options
 def status(as_json: bool, **options: Any) -> None:
     """Show who is logged in, and how much is unread."""
@@ -90,8 +98,8 @@ def status(as_json: bool, **options: Any) -> None:
         write_line(standing_line(f"{visible(reply.username)} at {target.place}", reply))
 
 
-@click.command(cls=Command, example="twinline accounts 'a*'")
-@click.argument("pattern", default="*")
+@command(example="twinline accounts 'a*'")
+@argument("pattern", default="*")
 @client_options
 def accounts(pattern: str, as_json: bool, **options: Any) -> None:
     r"""List the accounts that match PATTERN, sorted, one a line.
@@ -103,9 +111,8 @@ def accounts(pattern: str, as_json: bool, **options: Any) -> None:
         write_usernames(client.accounts(pattern), as_json=as_json)
 
 
-@click.command(
-    "change-password",
-    cls=Command,
+@command(
+    name="change-password",
     example="twinline change-password --user ann --new-password-file ann.new",
     details="""
     The password comes from --password-file, TWINLINE_PASSWORD or a prompt, as for login; the new
@@ -124,22 +131,19 @@ def change_password(
     The kept session goes on; every other session of the account ends.
     """
     target = Target.of(options)
-    session = target.sessions.find(target.endpoint, target.user)
+    session = target.session()
     name = session.username
     password = read_password(password_file, f"Password for {name} at {target.place}")
     new = read_new_password(new_password_file, f"New password for {name} at {target.place}")
     with target.logged_in(session) as client:
         client.change_password(password, new)
-    if as_json:
-        write_json(Account(username=name))
-    else:
-        say(f"the password of {name} is changed")
+    report(Account(username=name), f"the password of {name} is changed", as_json=as_json)
 
 
-@click.command("delete-account", cls=Command, example="twinline delete-account --user ann --force")
+@command(name="delete-account", example="twinline delete-account --user ann --force")
 @password_option
-@click.option("--force", is_flag=True, help="Even if messages were never delivered.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@option("--force", is_flag=True, help="Even if messages were never delivered.")
+@option("--yes", is_flag=True, help="Do not ask.")
 @client_options
 def delete_account(
     password_file: str | None, force: bool, yes: bool, as_json: bool, **options: Any
@@ -150,17 +154,14 @@ def delete_account(
     got them.
     """
     target = Target.of(options)
-    session = target.sessions.find(target.endpoint, target.user)
+    session = target.session()
     if not yes:
         _confirm(f"Delete {session.username} at {target.place} and all its mail?")
     password = read_password(password_file, f"Password for {session.username} at {target.place}")
     with target.logged_in(session) as client:
         client.delete_account(password, force=force)
-    target.sessions.forget(target.endpoint, session)
-    if as_json:
-        write_json(Account(username=session.username))
-    else:
-        say(f"{session.username} is deleted")
+    target.forget(session)
+    report(Account(username=session.username), f"{session.username} is deleted", as_json=as_json)
 
 
 def _open_session(
@@ -168,12 +169,13 @@ def _open_session(
 ) -> None:
     with target.anonymous() as client:
         reply = open_one(client)
-    target.keep(reply.username, reply.session)
-    if as_json:
+    target.keep(reply)
+    report(
         # Without the token: what a script logs must not open the mailbox.
-        write_json(LoggedIn(username=reply.username, position=reply.position, unread=reply.unread))
-    else:
-        say(f"logged in as {visible(reply.username)} at {target.place}, {reply.unread} unread")
+        LoggedIn(username=reply.username, position=reply.position, unread=reply.unread),
+        f"logged in as {visible(reply.username)} at {target.place}, {reply.unread} unread",
+        as_json=as_json,
+    )
 
 
 def _confirm(question: str) -> None:

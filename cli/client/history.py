@@ -1,29 +1,29 @@
 """`twinline history`: prints the mailbox, read messages included."""
 
+from collections import deque
 from typing import Any
 
 import click
 
-from twinline.cli.client.reading import newest
 from twinline.cli.client.target import Target, client_options
-from twinline.cli.console.command import Command, Option
+from twinline.cli.console.command import command, option
 from twinline.cli.console.output import say, write_message
+from twinline.core.protocol import MAX_PAGE, Message
+from twinline.transports.client import Client
 
 
-@click.command(cls=Command, example="twinline history --limit 20 --before 100")
-@click.option(
+@command(example="twinline history --limit 20 --before 100")
+@option(
     "--limit",
     type=click.IntRange(min=1),
     default=50,
     show_default=True,
-    cls=Option,
     metavar="NUMBER",
     help="How many.",
 )
-@click.option(
+@option(
     "--before",
     type=click.IntRange(min=0),
-    cls=Option,
     metavar="SEQ",
     help="Only those with a seq below this one.",
 )
@@ -39,3 +39,21 @@ def history(limit: int, before: int | None, as_json: bool, **options: Any) -> No
         write_message(message, as_json=as_json, numbered=True)
     if more:
         say(f"there are older ones: --before {messages[0].seq}")
+
+
+def newest(client: Client, before: int | None, limit: int) -> tuple[deque[Message], bool]:
+    """Return the newest messages below a seq, oldest first, and whether older ones are kept.
+
+    Args:
+        client: is logged in.
+        before: only seqs below this one; None begins at the newest.
+        limit: at most so many.
+    """
+    messages: deque[Message] = deque()
+    more = True
+    while more and len(messages) < limit:
+        page = client.history(before, min(limit - len(messages), MAX_PAGE))
+        messages.extendleft(reversed(page.messages))
+        more = page.more and bool(page.messages)
+        before = messages[0].seq if messages else before
+    return messages, more

@@ -9,29 +9,26 @@ from typing import Final
 
 import click
 
-from twinline.cli.console.command import Option
+from twinline.cli.console.command import option
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
 
 PASSWORD_VARIABLE: Final = "TWINLINE_PASSWORD"  # noqa: S105 - a name, no password
 
-password_option: Final = click.option(
+password_option: Final = option(
     "--password-file",
-    cls=Option,
     type=click.Path(allow_dash=True),
     metavar="FILE",
-    brief="Its first line is the password; - is stdin.",
-    help="Read the password from the first line of this file; - is stdin.  "
-    f"[default: the variable {PASSWORD_VARIABLE}, else a prompt]",
+    help="<Its first line is the password|Read the password from the first line of this file>; "
+    f"- is stdin.<|  [default: the variable {PASSWORD_VARIABLE}, else a prompt]>",
 )
-new_password_option: Final = click.option(
+new_password_option: Final = option(
     "--new-password-file",
-    cls=Option,
     type=click.Path(allow_dash=True),
     metavar="FILE",
-    brief="Its first line is the new password; - is stdin.",
-    help="Read the new password from the first line of this file; - is stdin, its second line "
-    "where the first is the password.  [default: a prompt]",
+    help="<Its first line is the new password|Read the new password from the first line of this "
+    "file>; - is stdin<|, its second line where the first is the password>."
+    "<|  [default: a prompt]>",
 )
 
 
@@ -46,7 +43,7 @@ def read_password(file: str | None, prompt: str, *, twice: bool = False) -> str:
 
     Args:
         file: a path, or ``-`` for stdin; its first line is the password.
-        prompt: what the prompt asks for. It names the server, so that nobody types a password
+        prompt: what the prompt asks for. It names the server, so that a password is not typed
             for another one.
         twice: ask again and compare, for a password that is new.
 

@@ -6,18 +6,17 @@ from typing import Any
 import click
 
 from twinline.cli.client.target import Target, client_options
-from twinline.cli.console.command import Command, Option
+from twinline.cli.console.command import command, option
 from twinline.cli.console.output import say, write_json, write_line
 from twinline.cli.console.shapes import RoundTrip
 
 
-@click.command(cls=Command, example="twinline ping --count 10 --connect tcp://127.0.0.1:7767")
-@click.option(
+@command(example="twinline ping --count 10 --connect tcp://127.0.0.1:7767")
+@option(
     "--count",
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    cls=Option,
     metavar="NUMBER",
     help="Round trips.",
 )

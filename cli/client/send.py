@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from twinline.cli.client.target import Target, client_options
-from twinline.cli.console.command import Command
+from twinline.cli.console.command import argument, command, option
 from twinline.cli.console.errors import CommandError, exit_code_of, sentence
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.output import say, write_json
@@ -19,8 +19,7 @@ from twinline.transports.client import Client
 _PROGRESS_SECONDS = 0.2
 
 
-@click.command(
-    cls=Command,
+@command(
     example="tail -f log | twinline send bob --lines",
     details="""
     Without TEXT one newline at the end of stdin is dropped. With --lines the first line that
@@ -28,9 +27,9 @@ _PROGRESS_SECONDS = 0.2
     limits the rate of sends, the command waits as it is told.
     """,
 )
-@click.argument("to")
+@argument("to")
 @click.argument("text", required=False)
-@click.option("--lines", is_flag=True, help="Send every line of stdin as a message of its own.")
+@option("--lines", is_flag=True, help="Send every line of stdin as a message of its own.")
 @client_options
 def send(to: str, text: str | None, lines: bool, as_json: bool, **options: Any) -> None:
     """Send TEXT to the account TO; without TEXT, send what stdin holds as one message.

@@ -76,7 +76,7 @@ class SessionFile:
         return kept
 
     def endpoints(self) -> list[str]:
-        """Return the endpoints where somebody is logged in.
+        """Return the endpoints where an account is logged in.
 
         Raises:
             CommandError: the file cannot be read.

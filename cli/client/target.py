@@ -1,14 +1,13 @@
 """How a client command gets from its flags to a client that is connected, and logged in."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-import click
-
 from twinline.cli.client.sessions import KeptSession, SessionFile
-from twinline.cli.console.command import Option
+from twinline.cli.console.command import option
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.settings.model import (
@@ -24,26 +23,26 @@ from twinline.cli.settings.options import (
     load_from,
     settings_options,
 )
-from twinline.core.errors import NotLoggedIn, SessionExpired
-from twinline.core.protocol import Message
+from twinline.core.errors import NotLoggedIn, RequestError, SessionExpired
+from twinline.core.protocol import SessionReply
 from twinline.transports.client import (
     Client,
     ClientClosed,
     ClientSettings,
+    ConnectionLost,
     NotConnected,
     State,
     StateKind,
+    TimedOut,
     WatchMode,
 )
 from twinline.transports.endpoints import Endpoint
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-_wait_option = click.option(
+_wait_option = option(
     "--wait",
-    cls=Option,
     is_flag=True,
-    brief="Keep trying while nobody listens.",
-    help="Keep trying while nobody listens, until --timeout.",
+    help="Keep trying while nobody listens<|, until --timeout>.",
 )
 
 
@@ -59,8 +58,8 @@ def client_options_but(*without: str) -> Callable[[Decorated], Decorated]:
         settings = settings_options(
             ClientCommandSettings, SafetySettings, names=CLIENT_FLAGS, without=without
         )
-        for option in (_wait_option, settings, config_option, json_option):
-            function = option(function)
+        for give in (_wait_option, settings, config_option, json_option):
+            function = give(function)
         return function
 
     return decorate
@@ -114,84 +113,41 @@ class Target:
         return str(self.endpoint).partition("?")[0]
 
     @contextlib.contextmanager
-    def anonymous(self) -> Iterator[Client]:
-        """Return a connected client that is not logged in."""
-        with self._client(watch=WatchMode.OFF) as client:
-            yield client
-
-    @contextlib.contextmanager
-    def logged_in(
-        self,
-        session: KeptSession | None = None,
-        *,
-        watch: WatchMode = WatchMode.OFF,
-        on_message: Callable[[Message], None] | None = None,
-        on_state: Callable[[State], None] | None = None,
-        on_handler_error: Callable[[Message, Exception], None] | None = None,
+    def anonymous(
+        self, on_state: Callable[[State], None] | None = None, **handlers: Any
     ) -> Iterator[Client]:
-        """Return a client that has resumed the kept session.
+        """Return a connected client that is not logged in, and that watches only if asked to.
 
         Args:
-            session: the one to resume, where the command has looked it up already.
-            watch: whether it receives mail.
-            on_message: as for `Client`.
             on_state: as for `Client`.
-            on_handler_error: as for `Client`.
+            handlers: ``watch``, ``on_message`` and ``on_handler_error``, as for `Client`.
 
         Raises:
-            CommandError: nobody is logged in, or the session has ended, now or while the body
-                ran; it is forgotten then.
+            NotConnected: the server cannot be reached.
         """
-        if session is None:
-            session = self.sessions.find(self.endpoint, self.user)
-        try:
-            with self._client(
-                watch=watch,
-                on_message=on_message,
-                on_state=on_state,
-                on_handler_error=on_handler_error,
-            ) as client:
-                client.resume(session.token)
-                yield client
-        except (SessionExpired, NotLoggedIn):
-            self.sessions.forget(self.endpoint, session)
-            raise CommandError(
-                f"the session of {session.username} at {self.place} has ended; "
-                f"log in again with 'twinline login {session.username}'",
-                ExitCode.REFUSED,
-            ) from None
-
-    def keep(self, username: str, token: str) -> None:
-        """Keep a session for the commands that follow."""
-        self.sessions.keep(self.endpoint, KeptSession(username=username, token=token))
-
-    @contextlib.contextmanager
-    def _client(
-        self,
-        *,
-        watch: WatchMode,
-        on_message: Callable[[Message], None] | None = None,
-        on_state: Callable[[State], None] | None = None,
-        on_handler_error: Callable[[Message, Exception], None] | None = None,
-    ) -> Iterator[Client]:
         refusal: list[State] = []
 
-        def tell(state: State) -> None:
+        def take_in(state: State) -> None:
             if state.kind is StateKind.CONNECTING and state.retry_in is not None and not self.wait:
-                # The first attempt failed, and nobody has the patience for a second one.
+                # The first attempt failed, and without --wait there is no second one.
                 refusal.append(state)
                 client.close()
             elif on_state is not None:
                 on_state(state)
 
+        default = ClientSettings()
+        settings = ClientSettings(
+            connect_seconds=min(default.connect_seconds, self.timeout),
+            reply_seconds=min(default.reply_seconds, self.timeout),
+            command_seconds=self.timeout,
+        )
+        handlers = {"watch": WatchMode.OFF, **handlers}
         with Client(
             self.endpoint,
             transport=self.transport,
-            watch=watch,
-            on_message=on_message,
-            on_state=tell,
-            on_handler_error=on_handler_error,
-            settings=self._patience(),
+            on_state=take_in,
+            settings=settings,
+            **handlers,
         ) as client:
             try:
                 client.connect(self.timeout)
@@ -202,10 +158,68 @@ class Target:
                 raise NotConnected(f"cannot reach {self.place}: {reason}") from None
             yield client
 
-    def _patience(self) -> ClientSettings:
-        default = ClientSettings()
-        return ClientSettings(
-            connect_seconds=min(default.connect_seconds, self.timeout),
-            reply_seconds=min(default.reply_seconds, self.timeout),
-            command_seconds=self.timeout,
-        )
+    @contextlib.contextmanager
+    def logged_in(self, session: KeptSession | None = None, **handlers: Any) -> Iterator[Client]:
+        """Return a client that has resumed the kept session.
+
+        Args:
+            session: the one to resume, where the command has looked it up already.
+            handlers: as for `anonymous`, ``on_state`` included.
+
+        Raises:
+            CommandError: there is no session, or it has ended, now or while the body ran; it is
+                forgotten then.
+            NotConnected: the server cannot be reached.
+        """
+        if session is None:
+            session = self.session()
+        try:
+            with self.anonymous(**handlers) as client:
+                client.resume(session.token)
+                yield client
+        except (SessionExpired, NotLoggedIn):
+            self.forget(session)
+            raise CommandError(
+                f"the session of {session.username} at {self.place} has ended; "
+                f"log in again with 'twinline login {session.username}'",
+                ExitCode.REFUSED,
+            ) from None
+
+    def session(self) -> KeptSession:
+        """Return the kept session of the account.
+
+        Raises:
+            CommandError: there is none, or the file cannot be read.
+        """
+        return self.sessions.find(self.endpoint, self.user)
+
+    def keep(self, opened: SessionReply) -> KeptSession:
+        """Keep a session for the commands that follow."""
+        session = KeptSession(username=opened.username, token=opened.session)
+        self.sessions.keep(self.endpoint, session)
+        return session
+
+    def forget(self, session: KeptSession) -> None:
+        """Drop a session that has ended."""
+        self.sessions.forget(self.endpoint, session)
+
+
+def acked(client: Client, seq: int) -> bool:
+    """Ack every message up to a seq, and return whether that could be done now.
+
+    It takes its time where it could not, so whoever must have it done asks again at once.
+
+    Raises:
+        RequestError: the server refuses it for good.
+        ClientClosed: the client was closed meanwhile.
+    """
+    try:
+        client.ack(seq)
+    except (NotConnected, ConnectionLost, TimedOut):
+        return False  # each has taken its time, so that there is no need for a pause
+    except RequestError as error:
+        if not error.retryable:
+            raise
+        threading.Event().wait((error.retry_after_ms or 1000) / 1000)
+        return False
+    return True

@@ -8,7 +8,7 @@ import click
 
 from twinline.cli.client.target import Target, client_options_but
 from twinline.cli.client.watch_command import MessageCommand
-from twinline.cli.console.command import Command, Option
+from twinline.cli.console.command import command, option
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.interruption import defer_interrupt, ended_by_sigterm, exit_on_closed_pipe
@@ -18,8 +18,7 @@ from twinline.core.errors import SessionExpired, TwinlineError
 from twinline.transports.client import Client, State, StateKind, WatchMode
 
 
-@click.command(
-    cls=Command,
+@command(
     example="twinline watch --exec 'mail -s \"from $TWINLINE_SENDER\" ann'",
     details="""
     --exec runs COMMAND by /bin/sh -c, once for each message, in order, one at a time. Stdin is the
@@ -41,44 +40,37 @@ from twinline.transports.client import Client, State, StateKind, WatchMode
     again. TWINLINE_MESSAGE_ID tells a command what it has seen.
     """,
 )
-@click.option(
+@option(
     "--count",
     type=click.IntRange(min=1),
-    cls=Option,
     metavar="NUMBER",
     help="End after so many messages.",
 )
-@click.option(
+@option(
     "--timeout",
     "idle_seconds",
     type=click.FloatRange(min=0),
-    cls=Option,
     metavar="SECONDS",
-    brief="End when no message came for so long.",
-    help="End when no message came for so long; with exit code 5 if --count was not reached.",
+    help="End when no message came for so long<|; with exit code 5 if --count was not reached>.",
 )
 @click.option(
     "--ack/--no-ack",
     default=True,
     help="Whether to acknowledge them.  [default: ack]",
 )
-@click.option(
+@option(
     "--exec",
-    "command",
-    cls=Option,
+    "shell_command",
     metavar="COMMAND",
-    brief="Run it for each message, with the body on stdin.",
-    help="Run a command of the shell for each message instead of printing it, with the body on "
-    "stdin; acknowledge the message when the command succeeds.",
+    help="Run <it|a command of the shell> for each message<| instead of printing it>, with the "
+    "body on stdin<|; acknowledge the message when the command succeeds>.",
 )
-@click.option(
+@option(
     "--on-failure",
     type=click.Choice(["stop", "retry"]),
-    cls=Option,
     metavar="stop|retry",
-    brief="What to do when COMMAND fails.  [stop]",
-    help="What to do when the command fails: end, or run it again until it succeeds.  "
-    "[default: stop]",
+    help="What to do when <COMMAND|the command> fails<|: end, or run it again until it succeeds>.  "
+    "[<|default: >stop]",
 )
 @client_options_but("timeout")
 def watch(
@@ -86,7 +78,7 @@ def watch(
     count: int | None,
     idle_seconds: float | None,
     ack: bool,
-    command: str | None,
+    shell_command: str | None,
     on_failure: str | None,
     as_json: bool,
     **options: Any,
@@ -96,9 +88,9 @@ def watch(
     A message is acknowledged after it was written, or when the command of
     --exec has ended with status 0; else it comes again next time.
     """
-    if on_failure is not None and command is None:
+    if on_failure is not None and shell_command is None:
         raise click.UsageError("--on-failure is for --exec")
-    if command is not None and not command.strip():
+    if shell_command is not None and not shell_command.strip():
         # An unset variable, most likely; it would succeed on every message.
         raise click.UsageError("--exec: the command is empty")
     target = Target.of(options)
@@ -106,10 +98,11 @@ def watch(
         ended_by_sigterm(),
         target.logged_in(watch=WatchMode.BLOCKING, on_state=StateTeller()) as client,
     ):
-        if command is None:
+        if shell_command is None:
             seen = _print_messages(client, count, idle_seconds, ack=ack, as_json=as_json)
         else:
-            run = MessageCommand(command, target, as_json=as_json, retry=on_failure == "retry")
+            retry = on_failure == "retry"
+            run = MessageCommand(shell_command, target, as_json=as_json, retry=retry)
             seen = run.on_each(client, count, idle_seconds, ack=ack)
         if client.state.kind is StateKind.LOGGED_OUT:
             raise SessionExpired

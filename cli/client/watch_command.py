@@ -12,17 +12,15 @@ import threading
 from collections.abc import Mapping
 from typing import Final
 
-from twinline.cli.client.acking import acked
 from twinline.cli.client.passwords import PASSWORD_VARIABLE
-from twinline.cli.client.target import Target
+from twinline.cli.client.target import Target, acked
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.interruption import defer_interrupt, exit_on_closed_pipe
 from twinline.cli.console.output import json_line, say
 from twinline.cli.console.text import visible
 from twinline.cli.settings.sources import MESSAGE_VARIABLES, variable_name
 from twinline.core.protocol import Message
-from twinline.transports.client import Client, StateKind
-from twinline.transports.client.engine.backoff import Backoff
+from twinline.transports.client import Backoff, Client, StateKind
 
 _SHELL: Final = "/bin/sh"
 _PATIENCE_SECONDS: Final = 1.0

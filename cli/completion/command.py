@@ -3,14 +3,13 @@
 import click
 
 from twinline.cli.completion.shells import SHELLS, script
-from twinline.cli.console.command import Command
+from twinline.cli.console.command import command
 from twinline.cli.console.output import write_json, write_line
 from twinline.cli.console.shapes import Script
 from twinline.cli.settings.options import json_option
 
 
-@click.command(
-    cls=Command,
+@command(
     example='eval "$(twinline completion bash)"    # in ~/.bashrc',
     details="""
     For zsh the line stands in ~/.zshrc after compinit; for fish it is

@@ -8,8 +8,8 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Mapping
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal
 
 import click
 from click.shell_completion import (
@@ -21,10 +21,9 @@ from click.shell_completion import (
     split_arg_string,
 )
 
-from twinline.cli.commands import COMMANDS, COMPLETE_VARIABLE
+from twinline.cli.commands import COMPLETE_VARIABLE
 
 PROGRAM: Final = "twinline"
-_SUMMARIES: Final = {name: summary for _, each in COMMANDS for name, _, summary in each}
 
 # Unlike click's: asks with the whole line, for bash has split the words at colons; works in a bash
 # older than 4.4, which macOS has, without its own order; and takes no candidate for a pattern.
@@ -51,33 +50,17 @@ complete -o nosort -F %(complete_func)s %(prog_name)s 2>/dev/null ||
 """
 
 
-class _Values(ShellComplete):
-    """Completes what click cannot know: names and endpoints."""
+class _Silent(ShellComplete):
+    """Completes nothing where nothing can be completed, such as behind an unknown option."""
 
     def get_completions(self, args: list[str], incomplete: str) -> "list[CompletionItem[str]]":
         try:
-            return self._found(args, incomplete)
+            return super().get_completions(args, incomplete)
         except Exception:  # noqa: BLE001 - a person who presses Tab wants no errors
             return []
 
-    def _found(self, args: list[str], incomplete: str) -> "list[CompletionItem[str]]":
-        context, asked, incomplete = _resolved(self, args, incomplete)
-        if asked is self.cli and not incomplete.startswith("-"):
-            if any(not word.startswith("-") for word in args):
-                return []  # there is no such command
-            # Not by way of the commands themselves, which would all be imported.
-            return _beginning(incomplete, _SUMMARIES)
-        if isinstance(asked, click.Parameter):
-            # Values that depend on settings, a session or the server, all slower to import.
-            from twinline.cli.completion.values import values  # noqa: PLC0415
 
-            found = values(context, asked, incomplete)
-            if found is not None:
-                return _beginning(incomplete, dict.fromkeys(found, None))
-        return asked.shell_complete(context, incomplete)
-
-
-class _Bash(_Values, BashComplete):
+class _Bash(_Silent, BashComplete):
     source_template = _BASH
 
     def source(self) -> str:
@@ -106,11 +89,11 @@ class _Bash(_Values, BashComplete):
         )
 
 
-class _Zsh(_Values, ZshComplete):
+class _Zsh(_Silent, ZshComplete):
     pass
 
 
-class _Fish(_Values, FishComplete):
+class _Fish(_Silent, FishComplete):
     pass
 
 
@@ -137,7 +120,7 @@ def answer(cli: click.Group, instruction: str) -> Literal[0, 1]:
     shell, _, wish = instruction.partition("_")
     if shell not in SHELLS or wish not in ("complete", "source"):
         return 1
-    asking = SHELLS[shell](cli, {}, PROGRAM, COMPLETE_VARIABLE)
+    asking = SHELLS[shell](cli, {"obj": _values}, PROGRAM, COMPLETE_VARIABLE)
     with contextlib.redirect_stderr(io.StringIO()):  # a log's line would stand in the prompt
         try:
             text = asking.source() if wish == "source" else asking.complete()
@@ -147,24 +130,10 @@ def answer(cli: click.Group, instruction: str) -> Literal[0, 1]:
     return 0
 
 
-def _resolved(
-    asking: ShellComplete, args: list[str], incomplete: str
-) -> tuple[click.Context, click.Command | click.Parameter, str]:
-    """Return where the words lead, what is to be completed there, and its beginning."""
-    from click.shell_completion import (  # noqa: PLC0415 - private, and there is no public way
-        _resolve_context,
-        _resolve_incomplete,
-    )
+def _values(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> Iterable[str] | None:
+    # They depend on settings, a session or the server, all slow to import.
+    from twinline.cli.completion.values import values  # noqa: PLC0415
 
-    # An unknown option, or a value that cannot be, leaves nothing to complete.
-    context = _resolve_context(asking.cli, asking.ctx_args, asking.prog_name, args)
-    asked, incomplete = _resolve_incomplete(context, args, incomplete)
-    return context, asked, incomplete
-
-
-def _beginning(incomplete: str, found: Mapping[str, Any]) -> "list[CompletionItem[str]]":
-    return [
-        CompletionItem(name, help=words)
-        for name, words in found.items()
-        if name.startswith(incomplete)
-    ]
+    return values(context, parameter, incomplete)

@@ -75,20 +75,16 @@ def _accounts(context: click.Context, incomplete: str) -> list[str]:
     found: list[str] = []
 
     def ask() -> None:
-        with target.logged_in() as client:
+        # Whatever goes wrong, there are no names then.
+        with contextlib.suppress(Exception), target.logged_in() as client:
             found.extend(client.list_accounts(f"{incomplete}*", limit=_MOST).usernames)
 
     # Each step has a deadline of its own, but a name of a host can take longer to look up.
-    asking = threading.Thread(target=_quietly, args=(ask,), name="completion", daemon=True)
+    asking = threading.Thread(target=ask, name="completion", daemon=True)
     asking.start()
     asking.join(_SECONDS)
     # What a strange server calls an account must not get into a shell.
     return [name for name in found if _is_username(name)]
-
-
-def _quietly(ask: Callable[[], None]) -> None:
-    with contextlib.suppress(Exception):  # whatever it is, there are no names then
-        ask()
 
 
 def _is_username(text: str) -> bool:

@@ -1,1 +1,6 @@
-"""How every command talks: output, errors, exit codes, progress, interruption."""
+"""How every command talks.
+
+``command`` makes commands, options and their help; ``output`` writes data and talk, with ``text``
+made visible and ``shapes`` for ``--json``; ``errors`` and ``exit_codes`` end a command;
+``progress`` shows how far it is, ``interruption`` ends what it waits in.
+"""

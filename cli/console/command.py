@@ -1,39 +1,67 @@
 """Commands whose help fits a screen, with all there is to know behind `--help-all`.
 
 The short help, `--help-all`, the manual page and ``docs/cli.md`` are made from the same commands:
-their docstring, `details`, `example` and options. What is meant for the short help only is an
-option's `brief`.
+their docstring, `details`, `example` and options. An option has one text for all of them: in
+``Run <it|a command of the shell>.`` what stands before the bar is for the short help, and what
+stands behind it for the others.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 WIDTH: Final = 80
 CONTEXT_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
 _HELP_WORDS: Final = "Show this; --help-all shows everything."
+_EITHER: Final = re.compile(r"<([^|>]*)\|([^>]*)>")
 
 
-class Option(click.Option):
+class _Completed(click.Parameter):
+    """A parameter whose value is completed by what the context holds, else by its type."""
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem[str]]":
+        """Return the values that begin so.
+
+        The context's object is a function of the context, the parameter and the beginning; it
+        returns what the value can be, or None where only the type can tell.
+        """
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - for a shell only
+
+        found: Iterable[str] | None = ctx.obj(ctx, self, incomplete)
+        if found is None:
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(value) for value in found if value.startswith(incomplete)]
+
+
+class Argument(_Completed, click.Argument):
+    """An argument with names to complete."""
+
+
+class Option(_Completed, click.Option):
     """An option with a line for the short help beside its whole description.
 
     Attributes:
-        brief: the line; None: the description is short enough, with its default.
+        brief: the line.
         group: the heading of a setting in the long help; None is "Options".
         rare: whether the short help leaves the option out.
     """
 
     def __init__(
         self,
-        *args: Any,
-        brief: str | None = None,
+        names: Sequence[str],
+        *,
+        help: str,
         group: str | None = None,
         rare: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        self.brief = brief
+        super().__init__(names, help=_EITHER.sub(r"\2", help), **kwargs)
+        self.brief = _EITHER.sub(r"\1", help)
         self.group = group
         self.rare = rare
 
@@ -41,12 +69,9 @@ class Option(click.Option):
         """Return what the short help says."""
         if self.rare:
             return None
-        words = self.brief
-        if words is None:
-            default = f"  [{self.get_default(ctx)}]" if self.show_default else ""
-            words = f"{self.help}{default}"
+        default = f"  [{self.get_default(ctx)}]" if self.show_default else ""
         metavar = f" {self.make_metavar(ctx)}" if not self.is_flag else ""
-        return f"{', '.join(self.opts)}{metavar}", words
+        return f"{', '.join(self.opts)}{metavar}", f"{self.brief}{default}"
 
     def full_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return what the long help says."""
@@ -107,9 +132,26 @@ class Command(Documented):
 class Group(Documented, click.Group):
     """A group of commands; by itself it shows its help."""
 
+    command_class = Command
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("invoke_without_command", True)
         super().__init__(*args, **kwargs)
+
+
+def command(**attributes: Any) -> Callable[[Callable[..., Any]], Command]:
+    """Return a decorator that makes a `Command` of a function."""
+    return click.command(cls=Command, **attributes)
+
+
+def option(*names: str, **attributes: Any) -> Callable[..., Any]:
+    """Return a decorator that gives a command an `Option`."""
+    return click.option(*names, cls=Option, **attributes)
+
+
+def argument(name: str, **attributes: Any) -> Callable[..., Any]:
+    """Return a decorator that gives a command an `Argument`."""
+    return click.argument(name, cls=Argument, **attributes)
 
 
 def show_help(context: click.Context) -> None:

@@ -70,7 +70,7 @@ def sentence(error: BaseException) -> str:
         case SessionExpired():
             return "the session has ended; log in again with 'twinline login'"
         case RequestError(retry_after_ms=int(wait)):
-            return visible(f"{error.message} (try again in {_seconds(wait)})")
+            return visible(f"{error.message} (try again in {wait / 1000:.3g} s)")
         case RequestError():
             return visible(error.message)
         case click.UsageError(ctx=click.Context() as context):
@@ -96,22 +96,19 @@ def tell(error: BaseException, *, as_json: bool = False) -> ExitCode:
     code = exit_code_of(error)
     if isinstance(error, OutputClosed):
         stdout_is_closed()
-    elif code is not ExitCode.INTERRUPTED:
-        say(json_line(_failure(error, code)) if as_json else f"twinline: {sentence(error)}")
+    elif code is ExitCode.INTERRUPTED:
+        pass
+    elif as_json:
+        # A line that fails within `send --lines` carries the server's error as its cause.
+        refusal = error.__cause__ if isinstance(error, CommandError) else error
+        refused = refusal if isinstance(refusal, RequestError) else None
+        failure = Failure(
+            error=refused.code if refused is not None else code.name.lower(),
+            message=sentence(error),
+            exit_code=code,
+            retry_after_ms=None if refused is None else refused.retry_after_ms,
+        )
+        say(json_line(failure))
+    else:
+        say(f"twinline: {sentence(error)}")
     return code
-
-
-def _failure(error: BaseException, code: ExitCode) -> Failure:
-    # A line that fails within `send --lines` is told with the server's error as its cause.
-    refusal = error.__cause__ if isinstance(error, CommandError) else error
-    refused = refusal if isinstance(refusal, RequestError) else None
-    return Failure(
-        error=refused.code if refused is not None else code.name.lower(),
-        message=sentence(error),
-        exit_code=code,
-        retry_after_ms=None if refused is None else refused.retry_after_ms,
-    )
-
-
-def _seconds(milliseconds: int) -> str:
-    return f"{milliseconds / 1000:.3g} s"

@@ -119,12 +119,12 @@ def exit_on_closed_pipe(stream: TextIO) -> Iterator[None]:
     if descriptor is None:
         yield
         return
-    done, tell_done = os.pipe()
+    done, notify_done = os.pipe()
     with Interruption() as interruption:
 
         def look() -> None:
             poll = select.poll()
-            poll.register(descriptor, 0)  # asks for nothing but is told of errors all the same
+            poll.register(descriptor, 0)  # asks for nothing; errors are reported all the same
             poll.register(done, select.POLLIN)
             if all(ready != done for ready, _ in poll.poll()):
                 interruption.end(OutputClosed())
@@ -134,7 +134,7 @@ def exit_on_closed_pipe(stream: TextIO) -> Iterator[None]:
         try:
             yield
         finally:
-            os.close(tell_done)
+            os.close(notify_done)
             looking.join()
             os.close(done)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # a completion or an error needs no models, which take a whil
 
 
 class OutputClosed(Exception):
-    """Whoever read stdout has gone away, as ``head`` does; there is nobody left to tell."""
+    """The reader of stdout has gone away, as ``head`` does."""
 
 
 def prepare_streams() -> None:
@@ -53,6 +53,14 @@ def write_json(shape: "BaseModel | Mapping[str, Any]") -> None:
         OutputClosed: the reader is gone.
     """
     write_line(json_line(shape))
+
+
+def report(shape: "BaseModel", words: str, *, as_json: bool) -> None:
+    """Write a command's outcome: an object for a script, on stdout, or words, on stderr."""
+    if as_json:
+        write_json(shape)
+    else:
+        say(words)
 
 
 def json_line(shape: "BaseModel | Mapping[str, Any]") -> str:
@@ -106,7 +114,7 @@ def standing_line(who: str, status: "StatusReply") -> str:
 
 def say(text: str) -> None:
     """Say something to the person at the terminal, on stderr."""
-    # Nobody may be listening there either, and that is no reason to fail.
+    # It may be closed too, and that is no reason to fail.
     with contextlib.suppress(OSError, AttributeError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from twinline.stores.conformance.history.verdict import Verdict
-
 
 class Shape(BaseModel):
     """One JSON object on one line."""
@@ -129,31 +127,3 @@ class StoreStats(Shape):
     bytes: int = Field(description="the size of the file and its log")
     schema_version: int = Field(description="of the file")
     durability: str = Field(description="of an acknowledged message, by the URL's `synchronous`")
-
-
-class RuleFound(Shape):
-    """How well one rule was kept."""
-
-    count: int = Field(description="how often it was broken")
-    cases: int = Field(description="how often it could have been")
-    below_95: float | None = Field(
-        description="with 95 % confidence it is broken in less than this part of the cases; null "
-        "where nothing can be said"
-    )
-    examples: tuple[str, ...] = Field(description="some breaches, for a person")
-
-
-class Verified(Shape):
-    """The verdict on a server."""
-
-    verdict: Verdict = Field(description="`ok`, `violated` or `unknown`")
-    attempted: int = Field(description="messages that somebody tried to send")
-    acknowledged: int = Field(description="of these, acknowledged to the sender")
-    failed: int = Field(description="of these, certainly not sent")
-    undecided: int = Field(description="of these, with an outcome that nobody knows")
-    delivered: int = Field(description="different messages received")
-    receipts: int = Field(description="times that a message was received")
-    redelivered: int = Field(description="times that one came again, to another life of a reader")
-    undrained: int = Field(description="acknowledged, in a mailbox not read to its end")
-    unread: int = Field(description="mailboxes not read to their end, or gone")
-    findings: dict[str, RuleFound] = Field(description="by the name of each rule")

@@ -3,33 +3,29 @@
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Self
 
-import click
-
-from twinline.cli.console.command import Command
+from twinline.cli.console.command import command, option
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.output import write_json, write_line
 from twinline.cli.console.shapes import DemoStep
 from twinline.cli.console.text import visible
+from twinline.cli.server.private import private_server
 from twinline.cli.settings.options import json_option
 from twinline.core.protocol import Message
-from twinline.core.service import ChatService
 from twinline.stores.registry import open_store
 from twinline.transports.client import Client
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import Listener
-from twinline.transports.registry import transport
 
 _SECONDS: Final = 10.0
 _PASSWORD: Final = "a password for the demo"  # noqa: S105 - of accounts that end with this process
 
 
-@click.command(cls=Command, example="twinline demo --once")
-@click.option("--once", is_flag=True, help="End when the talk is over.")
+@command(example="twinline demo --once")
+@option("--once", is_flag=True, help="End when the talk is over.")
 @json_option
 def demo(once: bool, as_json: bool) -> None:
     """See two people talk through a real server, on two transports.
@@ -39,7 +35,7 @@ def demo(once: bool, as_json: bool) -> None:
     Nothing is kept.
     """
     show = write_json if as_json else _tell
-    with _server() as endpoint, ExitStack() as people:
+    with private_server(open_store("memory:")) as endpoint, ExitStack() as people:
         show(DemoStep(event="listening", endpoint=str(endpoint)))
         ann = people.enter_context(_Person("ann", "jsonl", endpoint, show))
         bob = people.enter_context(_Person("bob", "binary", endpoint, show))
@@ -170,21 +166,6 @@ class _Person:
             answer = f"Hello {sender}, I read: {message.body[:200]}"
             self._show(DemoStep(event="sent", username=self.name, peer=sender, body=answer))
             self._client.send(sender, answer)
-
-
-@contextmanager
-def _server() -> Iterator[Endpoint]:
-    with open_store("memory:") as store:
-        service = ChatService(store)
-        wanted = Endpoint.parse("tcp://127.0.0.1:0")
-        listener = Listener(service, [(wanted, transport("auto"))])
-        thread = threading.Thread(target=listener.serve_forever, name="demo server", daemon=True)
-        thread.start()
-        try:
-            yield listener.endpoints[0]
-        finally:
-            listener.stop()
-            thread.join()
 
 
 def _invite(endpoint: Endpoint) -> None:

@@ -13,7 +13,7 @@ from twinline.cli.server.affinity import on_others
 from twinline.core.passwords import default_hasher
 
 _NICE: Final = 10
-"""A tenth of the share of an ordinary thread that wants the same processor; see sched(7)."""
+"""Lower by so much: a tenth of the share of a thread that wants the same processor; sched(7)."""
 Result = TypeVar("Result")
 
 
@@ -56,4 +56,7 @@ def _give_way() -> None:
     # On Linux a thread has a priority of its own; elsewhere this would be the whole process's.
     with suppress(OSError, AttributeError):
         if hasattr(os, "sched_setaffinity"):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            me = threading.get_native_id()
+            # From where the process is: one that was started by nice(1) is lower already.
+            lower = min(19, os.getpriority(os.PRIO_PROCESS, me) + _NICE)
+            os.setpriority(os.PRIO_PROCESS, me, lower)

@@ -10,9 +10,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-import click
-
-from twinline.cli.console.command import Command
+from twinline.cli.console.command import command
 from twinline.cli.console.errors import SettingsError
 from twinline.cli.console.output import OutputClosed, write_json, write_line
 from twinline.cli.console.shapes import Listening
@@ -30,8 +28,7 @@ from twinline.transports.listener import Listener
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-@click.command(
-    cls=Command,
+@command(
     example="twinline serve --listen tcp://127.0.0.1:7767 --store sqlite:chat.db",
     details="""
     Every flag is also a variable, as TWINLINE_LOG_LEVEL for --log-level, and a key in
@@ -94,7 +91,7 @@ def _opened(settings: Settings) -> Store:
 
 
 def _announce(listener: Listener, settings: Settings, durability: str, *, as_json: bool) -> None:
-    # A server whose stdout nobody reads serves all the same.
+    # A server whose stdout has no reader serves all the same.
     with contextlib.suppress(OutputClosed):
         for endpoint in listener.endpoints:
             ready = Listening(

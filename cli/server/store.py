@@ -10,18 +10,16 @@ from typing import Final, Protocol
 
 import click
 
-from twinline.cli.console.command import Command, Group, show_help
+from twinline.cli.console.command import Group, show_help
 from twinline.cli.console.errors import CommandError, SettingsError
 from twinline.cli.console.exit_codes import ExitCode
-from twinline.cli.console.output import say, write_json, write_line
+from twinline.cli.console.output import report, write_json, write_line
 from twinline.cli.console.shapes import StoreChecked, StoreCopied, StoreMigrated, StoreStats
 from twinline.cli.console.text import visible
 from twinline.cli.settings.options import json_option
 from twinline.core.store import Durability
 from twinline.stores.registry import store_schemes
-from twinline.stores.sqlite import parse_url
-from twinline.stores.sqlite import upkeep as sqlite_upkeep
-from twinline.stores.sqlite.file import StoreNotOpened, Synchronous
+from twinline.stores.sqlite import StoreNotOpened, Synchronous, parse_url, upkeep
 
 
 class _Bar(Protocol):
@@ -42,7 +40,7 @@ def store(context: click.Context) -> None:
     show_help(context)
 
 
-@store.command(cls=Command, example="twinline store check chat.db && echo sound")
+@store.command(example="twinline store check chat.db && echo sound")
 @_argument
 @json_option
 def check(store: str, as_json: bool) -> None:
@@ -52,7 +50,7 @@ def check(store: str, as_json: bool) -> None:
     """
     path, _ = _place(store)
     with _readable(path), _bar("checking") as tell:
-        findings = sqlite_upkeep.check(path, tell)
+        findings = upkeep.check(path, tell)
     sound = not findings.faults
     if as_json:
         write_json(
@@ -69,9 +67,7 @@ def check(store: str, as_json: bool) -> None:
         raise CommandError(f"{path} is not sound; go back to a backup of it", ExitCode.FAILURE)
 
 
-@store.command(
-    cls=Command, example="twinline store backup chat.db /mnt/backups/chat-$(date +%F).db"
-)
+@store.command(example="twinline store backup chat.db /mnt/backups/chat-$(date +%F).db")
 @_argument
 @click.argument("target", type=click.Path(path_type=Path))
 @json_option
@@ -83,15 +79,16 @@ def backup(store: str, target: Path, as_json: bool) -> None:
     """
     path, _ = _place(store)
     with _readable(path), _bar("copying") as tell:
-        sqlite_upkeep.backup(path, target, tell)
+        upkeep.backup(path, target, tell)
     size = target.stat().st_size
-    if as_json:
-        write_json(StoreCopied(source=str(path), target=str(target), bytes=size))
-    else:
-        say(f"{path} was copied to {target}, {size:,} bytes")
+    report(
+        StoreCopied(source=str(path), target=str(target), bytes=size),
+        f"{path} was copied to {target}, {size:,} bytes",
+        as_json=as_json,
+    )
 
 
-@store.command(cls=Command, example="twinline store migrate chat.db")
+@store.command(example="twinline store migrate chat.db")
 @_argument
 @json_option
 def migrate(store: str, as_json: bool) -> None:
@@ -102,27 +99,25 @@ def migrate(store: str, as_json: bool) -> None:
     """
     path, _ = _place(store)
     with _readable(path), _bar("copying") as tell:
-        migration = sqlite_upkeep.migrate(path, tell)
-    if as_json:
-        copy = None if migration.copy is None else str(migration.copy)
-        write_json(StoreMigrated(before=migration.before, after=migration.after, copy=copy))
-    elif migration.copy is None:
-        say(f"{path} has schema version {migration.after} already")
-    else:
-        say(
-            f"{path} went from schema version {migration.before} to {migration.after}; "
-            f"what it was before is in {migration.copy}"
+        migration = upkeep.migrate(path, tell)
+    before, after, copy = migration.before, migration.after, migration.copy
+    words = f"{path} has schema version {after} already"
+    if copy is not None:
+        words = (
+            f"{path} went from schema version {before} to {after}; what it was before is in {copy}"
         )
+    shape = StoreMigrated(before=before, after=after, copy=None if copy is None else str(copy))
+    report(shape, words, as_json=as_json)
 
 
-@store.command(cls=Command, example="twinline store stats chat.db --json")
+@store.command(example="twinline store stats chat.db --json")
 @_argument
 @json_option
 def stats(store: str, as_json: bool) -> None:
     """Count what is in the file."""
     path, synchronous = _place(store)
     with _readable(path):
-        counted = dataclasses.asdict(sqlite_upkeep.stats(path))
+        counted = dataclasses.asdict(upkeep.stats(path))
     durability = Durability.DISK if synchronous is Synchronous.FULL else Durability.PROCESS
     shape = StoreStats(**counted, durability=str(durability))
     if as_json:

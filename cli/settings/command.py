@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from twinline.cli.console.command import Command, Group, show_help
+from twinline.cli.console.command import Group, show_help
 from twinline.cli.console.errors import SettingsError
-from twinline.cli.console.output import say, write_json, write_line
+from twinline.cli.console.output import report, write_json, write_line
 from twinline.cli.console.shapes import FileChecked, InForce
 from twinline.cli.settings.model import GROUPS
 from twinline.cli.settings.options import (
@@ -27,7 +27,7 @@ def config(context: click.Context) -> None:
     show_help(context)
 
 
-@config.command(cls=Command, example="TWINLINE_LOG_LEVEL=debug twinline config show")
+@config.command(example="TWINLINE_LOG_LEVEL=debug twinline config show")
 @config_option
 @json_option
 @all_options
@@ -47,7 +47,7 @@ def show(as_json: bool, **options: Any) -> None:
         write_line()
 
 
-@config.command(cls=Command, example="twinline config check ./twinline.toml")
+@config.command(example="twinline config check ./twinline.toml")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @json_option
 def check(file: Path | None, as_json: bool) -> None:
@@ -59,10 +59,7 @@ def check(file: Path | None, as_json: bool) -> None:
     if path is None:
         raise SettingsError("there is no settings file here; name one to check it")
     check_file(path)
-    if as_json:
-        write_json(FileChecked(path=str(path)))
-    else:
-        say(f"{path} is fine")
+    report(FileChecked(path=str(path)), f"{path} is fine", as_json=as_json)
 
 
 def _with_sources(loaded: Loaded) -> dict[str, Any]:

@@ -5,9 +5,9 @@ here they become one model, with those of the command line beside them. `load` f
 """
 
 from collections.abc import Iterable
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from twinline.cli.console.errors import SettingsError
@@ -23,18 +23,40 @@ ENVIRONMENT_PREFIX: Final = "TWINLINE_"
 _HERE: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
 
 
+def _known_endpoint(text: str) -> str:
+    try:
+        endpoint = Endpoint.parse(text)
+    except EndpointError as error:
+        raise ValueError(str(error)) from None
+    if endpoint.transport is not None:
+        _known_transport(endpoint.transport)
+    return text
+
+
+def _known_transport(name: str) -> str:
+    try:
+        transport(name)
+    except UnknownTransport as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+_EndpointText = Annotated[str, AfterValidator(_known_endpoint)]
+_TransportName = Annotated[str, AfterValidator(_known_transport)]
+
+
 class ServerSettings(BaseModel):
     """Where a server listens and what it serves."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    listen: tuple[str, ...] = Field(
+    listen: tuple[_EndpointText, ...] = Field(
         default=(_HERE,),
         min_length=1,
         description="an endpoint to listen on: `tcp://host:port` or `unix:/path`; it may name "
         "its transport, as in `tcp://127.0.0.1:7767?transport=binary`",
     )
-    transport: str = Field(
+    transport: _TransportName = Field(
         default="auto",
         description="the transport of an endpoint that names none; `auto` serves all on one port",
     )
@@ -57,18 +79,6 @@ class ServerSettings(BaseModel):
         # One variable holds several endpoints; one string in the file means one endpoint.
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
-    @field_validator("listen")
-    @classmethod
-    def _known_endpoints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for text in value:
-            _check_endpoint(text)
-        return value
-
-    @field_validator("transport")
-    @classmethod
-    def _known_transport(cls, value: str) -> str:
-        return _check_transport(value)
-
     @field_validator("store")
     @classmethod
     def _known_store(cls, value: str) -> str:
@@ -81,7 +91,7 @@ class ServerSettings(BaseModel):
 
 
 class SafetySettings(BaseModel):
-    """What a server and a client both must be told before they take a risk."""
+    """What a server and a client both refuse to risk unless it is set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -97,8 +107,8 @@ class ClientCommandSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    connect: str = Field(default=_HERE, description="the server's endpoint")
-    client_transport: str = Field(
+    connect: _EndpointText = Field(default=_HERE, description="the server's endpoint")
+    client_transport: _TransportName = Field(
         default="jsonl", description="the transport to speak where the endpoint names none"
     )
     user: str | None = Field(
@@ -108,17 +118,6 @@ class ClientCommandSettings(BaseModel):
     timeout: float = Field(
         default=10, gt=0, description="how many seconds a client command waits for the server"
     )
-
-    @field_validator("connect")
-    @classmethod
-    def _known_endpoint(cls, value: str) -> str:
-        _check_endpoint(value)
-        return value
-
-    @field_validator("client_transport")
-    @classmethod
-    def _known_client_transport(cls, value: str) -> str:
-        return _check_transport(value)
 
 
 GROUPS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
@@ -170,7 +169,7 @@ class Settings(
 
 
 def refuse_exposure(settings: Settings, endpoints: Iterable[Endpoint]) -> None:
-    """See to it that nobody sends plain text to other machines without having said so.
+    """Refuse plain TCP to other machines, unless the settings accept it.
 
     Raises:
         SettingsError: an endpoint is plain TCP beyond loopback, and ``insecure`` is off.
@@ -211,20 +210,3 @@ def describe_expected(name: str) -> str:
         if key in schema:
             words.append(f"{phrase} {schema[key]:,}")
     return ", ".join(words)
-
-
-def _check_endpoint(text: str) -> None:
-    try:
-        endpoint = Endpoint.parse(text)
-    except EndpointError as error:
-        raise ValueError(str(error)) from None
-    if endpoint.transport is not None:
-        _check_transport(endpoint.transport)
-
-
-def _check_transport(name: str) -> str:
-    try:
-        transport(name)
-    except UnknownTransport as error:
-        raise ValueError(str(error)) from None
-    return name

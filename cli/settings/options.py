@@ -8,7 +8,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from twinline.cli.console.command import Option
+from twinline.cli.console.command import option
 from twinline.cli.settings.model import GROUPS, ClientCommandSettings, Settings
 from twinline.cli.settings.sources import Loaded, flag_name, load
 
@@ -33,17 +33,15 @@ BRIEF: Final[Mapping[str, str]] = {
     "timeout": "Wait so long for the server.",
 }
 
-config_option: Final = click.option(
+config_option: Final = option(
     "--config",
     "config_file",
-    cls=Option,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    brief="Read the settings from FILE.",
-    help="Read the settings from this file.  [default: ./twinline.toml, "
-    "~/.config/twinline/twinline.toml]",
+    help="Read the settings from <FILE|this file>.<|  [default: ./twinline.toml, "
+    "~/.config/twinline/twinline.toml]>",
 )
-json_option: Final = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
+json_option: Final = option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 
 
 def settings_options(
@@ -116,18 +114,18 @@ def _option(
     several = isinstance(field.default, tuple)
     is_switch = field.annotation is bool
     brief = BRIEF.get(name)
+    if brief is not None and not is_switch:
+        brief += _default(field, brief=True)
     attributes: dict[str, Any] = {
-        "cls": Option,
         "default": None,
         "group": group,
         "rare": brief is None,
-        "brief": brief if brief is None or is_switch else f"{brief}{_default(field, brief=True)}",
-        "help": help_words(field) + (" Repeatable." if several else ""),
+        "help": f"<{brief or ''}|{help_words(field)}{' Repeatable.' * several}>",
     }
     if is_switch:
-        return click.option(f"{flag}/--no-{flag.removeprefix('--')}", name, **attributes)
+        return option(f"{flag}/--no-{flag.removeprefix('--')}", name, **attributes)
     metavar = _metavar(name, field.annotation)
-    return click.option(flag, name, multiple=several, metavar=metavar, **attributes)
+    return option(flag, name, multiple=several, metavar=metavar, **attributes)
 
 
 def _metavar(name: str, annotation: Any) -> str:

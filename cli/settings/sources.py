@@ -1,12 +1,12 @@
 """Fills in the settings: flags win over the environment, that over the file, that over defaults.
 
-Each value's source is remembered, to show it and to name it in an error. An unknown key is an
+Each value's source is kept, to show it and to name it in an error. An unknown key is an
 error that names the nearest known one; a value that cannot be is an error that says what can.
 """
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -78,24 +78,16 @@ def load(
     """
     written = flag_names or {}
     path = find_file(config)
-    layers: list[tuple[str, Mapping[str, Any]]] = [
-        ("flag", flags or {}),
-        ("environment", _read_environment()),
-        (f"file {path}", read_file(path) if path is not None else {}),
+    layers: list[tuple[Mapping[str, Any], Callable[[str], str]]] = [
+        (flags or {}, lambda name: f"flag {written.get(name, flag_name(name))}"),
+        (_read_environment(), lambda name: f"environment {variable_name(name)}"),
+        (read_file(path) if path is not None else {}, lambda _: f"file {path}"),
     ]
     values: dict[str, Any] = {}
     sources = dict.fromkeys(Settings.model_fields, DEFAULT)
-    for kind, layer in layers:
-        for name, value in layer.items():
-            if name in values:
-                continue
-            values[name] = value
-            if kind == "flag":
-                sources[name] = f"flag {written.get(name, flag_name(name))}"
-            elif kind == "environment":
-                sources[name] = f"environment {variable_name(name)}"
-            else:
-                sources[name] = kind
+    for layer, source in reversed(layers):
+        values |= layer
+        sources |= {name: source(name) for name in layer}
     return Loaded(_validate(values, sources), sources, path)
 
 

@@ -29,7 +29,7 @@ PATIENCE: Final = ClientSettings(
 _PAUSE: Final = 0.1
 
 
-class Account:
+class Participant:
     """An account of this run, and the client that is logged in to it.
 
     Attributes:
@@ -111,7 +111,7 @@ class Account:
         try:
             self.client.create_account(self.name, self._password)
         except UsernameTaken:
-            # The name is nobody else's: an attempt whose reply was lost has made it.
+            # The name is of this run: an attempt whose reply was lost has made it.
             self.client.login(self.name, self._password)
 
     def _new_client(self, watch: WatchMode) -> Client:

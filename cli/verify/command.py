@@ -4,28 +4,24 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import click
 
 from twinline.cli.client.target import Target, client_options_but
-from twinline.cli.console.command import Command, Option
+from twinline.cli.console.command import command, option
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.interruption import defer_interrupt
 from twinline.cli.console.output import say, write_json, write_line
 from twinline.cli.console.progress import Progress
-from twinline.cli.console.shapes import RuleFound, Verified
+from twinline.cli.server.private import private_server
+from twinline.cli.verify.messages import RuleFound, Verified
 from twinline.cli.verify.workload import Workload, WorkloadSettings
 from twinline.core.deadline import Deadline
-from twinline.core.service import ChatService
-from twinline.stores.conformance.history.checker import Checker
-from twinline.stores.conformance.history.recorder import Recorder, write_history
-from twinline.stores.conformance.history.verdict import Judgement, Verdict
+from twinline.stores.conformance.history import Checker, Judgement, Recorder, Verdict, write_history
 from twinline.stores.registry import UnknownStore, open_store
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import Listener
-from twinline.transports.registry import transport
 
 _EXIT_CODES: Final = {
     Verdict.OK: ExitCode.OK,
@@ -35,8 +31,7 @@ _EXIT_CODES: Final = {
 _TICK_SECONDS: Final = 0.2
 
 
-@click.command(
-    cls=Command,
+@command(
     example="twinline verify --duration 60 --connect tcp://127.0.0.1:7767",
     details="""
     The server may be restarted, killed or cut off while this runs: that is what it is for. A
@@ -48,61 +43,53 @@ _TICK_SECONDS: Final = 0.2
     everything could be read in time.
     """,
 )
-@click.option(
+@option(
     "--duration",
     type=click.FloatRange(min=0, min_open=True),
     default=10,
     show_default=True,
     metavar="SECONDS",
-    cls=Option,
     help="How long to send.",
 )
-@click.option(
+@option(
     "--senders",
     type=click.IntRange(1, 1000),
     default=8,
     show_default=True,
     metavar="NUMBER",
-    cls=Option,
-    brief="Accounts that send.  [8]",
-    help="Accounts that send, one message after another.",
+    help="Accounts that send<|, one message after another>.",
 )
-@click.option(
+@option(
     "--mailboxes",
     type=click.IntRange(1, 1000),
     default=4,
     show_default=True,
     metavar="NUMBER",
-    cls=Option,
     help="Accounts that receive, each with a watcher.",
 )
-@click.option(
+@option(
     "--rate",
     type=click.FloatRange(min=0),
     default=200,
     show_default=True,
-    cls=Option,
     metavar="NUMBER",
-    brief="Sends a second, of all senders.  [200]",
-    help="Sends a second, of all senders together; 0 is as fast as they can.",
+    help="Sends a second, of all senders<| together; 0 is as fast as they can>.",
 )
-@click.option(
+@option(
     "--history",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     metavar="FILE",
     help="Keep what was done, as JSON lines.",
 )
-@click.option(
+@option(
     "--connect",
     metavar="ENDPOINT",
     help="The server to verify.  [default: a private one]",
 )
-@click.option(
+@option(
     "--store",
     metavar="URL",
-    cls=Option,
-    brief="Of the private server.  [memory:]",
-    help="Without --connect: the store of the private server.  [default: memory:]",
+    help="<Of|Without --connect: the store of> the private server.  [<|default: >memory:]",
 )
 @client_options_but("connect", "user")
 def verify(
@@ -126,7 +113,10 @@ def verify(
     checker = Checker()
     recorder = Recorder([checker])
     # The server first: a file that is there already is emptied only for a run that begins.
-    with _server(connect, store, options) as (endpoint, spoken), _history_file(history) as file:
+    with (
+        _server(connect, store, options) as (endpoint, spoken),
+        history.open("w", encoding="utf-8") if history else contextlib.nullcontext() as file,
+    ):
 
         def keep() -> None:
             # What was taken must be written, or the file would tell another story.
@@ -214,25 +204,22 @@ def verdict_table(judgement: Judgement) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _history_file(path: Path | None) -> Iterator[IO[str] | None]:
-    if path is None:
-        yield None
-        return
-    with path.open("w", encoding="utf-8") as file:
-        yield file
-
-
-@contextlib.contextmanager
 def _server(
     connect: str | None, store: str | None, options: Mapping[str, Any]
 ) -> Iterator[tuple[Endpoint, str | None]]:
     """Return the server that the command line names, or a private one, and what to speak there.
 
-    Only the command line names one: a run makes accounts and mail, and nobody should find them
+    Only the command line names one: a run makes accounts and mail, and they should not turn up
     at the server that a file or a variable names for other commands.
     """
     if connect is None:
-        with _private_server(store or "memory:") as endpoint:
+        url = store or "memory:"
+        try:
+            opened = open_store(url)
+        except UnknownStore as error:
+            raise CommandError(f"--store: {error}", ExitCode.USAGE) from None
+        with private_server(opened) as endpoint:
+            say(f"a private server at {endpoint}, store {url.partition(':')[0]}")
             yield endpoint, options["client_transport"]
         return
     if store is not None:
@@ -241,24 +228,3 @@ def _server(
     with target.anonymous():
         pass  # it is there
     yield target.endpoint, target.transport
-
-
-@contextlib.contextmanager
-def _private_server(url: str) -> Iterator[Endpoint]:
-    try:
-        opened = open_store(url)
-    except UnknownStore as error:
-        raise CommandError(f"--store: {error}", ExitCode.USAGE) from None
-    with opened as store:
-        service = ChatService(store)
-        wanted = Endpoint.parse("tcp://127.0.0.1:0")
-        listener = Listener(service, [(wanted, transport("auto"))])
-        thread = threading.Thread(target=listener.serve_forever, name="verify server", daemon=True)
-        thread.start()
-        say(f"a private server at {listener.endpoints[0]}, store {url.partition(':')[0]}")
-        try:
-            yield listener.endpoints[0]
-        finally:
-            listener.stop()
-            thread.join()
-            service.stop()

@@ -17,13 +17,13 @@ from itertools import count
 from typing import Final
 
 from twinline.cli.console.output import say
-from twinline.cli.verify.accounts import Account
+from twinline.cli.verify.accounts import Participant
 from twinline.cli.verify.messages import body_of, id_of, outcome_of
 from twinline.core.deadline import Deadline
 from twinline.core.errors import NotLoggedIn, RateLimited, SessionExpired, TwinlineError
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
-from twinline.stores.conformance.history.recorder import Op, Outcome, Recorder
+from twinline.stores.conformance.history import Op, Outcome, Recorder
 from twinline.transports.client import ClientClosed, NotConnected
 from twinline.transports.endpoints import Endpoint
 
@@ -84,8 +84,8 @@ class Workload:
         self._give_up = threading.Event()  # nothing more at all
         self._limit_lock = new_lock("verify limit")
         self._limit_known = False  # it was said that the rate is limited; guarded by _limit_lock
-        self._senders: list[Account] = []
-        self._readers: list[Account] = []
+        self._senders: list[Participant] = []
+        self._readers: list[Participant] = []
         self._threads: list[threading.Thread] = []
         self._sending: list[threading.Thread] = []
         # Written by one thread each, so that no lock is needed.
@@ -179,7 +179,7 @@ class Workload:
 
     # -- sending ------------------------------------------------------------------------
 
-    def _send_all(self, sender: Account) -> None:
+    def _send_all(self, sender: Participant) -> None:
         pace = self._settings.senders / self._settings.rate if self._settings.rate else 0.0
         # Not all at the same moments.
         due = time.monotonic() + pace * secrets.randbelow(1000) / 1000
@@ -194,7 +194,7 @@ class Workload:
             if sender.is_gone:
                 return
 
-    def _send_one(self, sender: Account, mailbox: str, message_id: str) -> bool:
+    def _send_one(self, sender: Participant, mailbox: str, message_id: str) -> bool:
         """Send a message until its outcome is known, and return whether it was accepted."""
         body = body_of(message_id, self._settings.body_bytes)
         while True:
@@ -237,7 +237,7 @@ class Workload:
 
     # -- receiving ----------------------------------------------------------------------
 
-    def _watch(self, reader: Account) -> None:
+    def _watch(self, reader: Participant) -> None:
         """Receive until the end; a session that has ended is followed by another."""
         while not self._give_up.is_set() and not reader.is_gone:
             try:
@@ -251,13 +251,13 @@ class Workload:
             reader.life += 1
             reader.log_in_again(self._give_up)
 
-    def _take(self, reader: Account, message: Message) -> None:
+    def _take(self, reader: Participant, message: Message) -> None:
         message_id = id_of(message, self._settings.body_bytes)
         self._record(reader, Op.RECEIVE, Outcome.OK, reader.name, message_id, seq=message.seq)
         self._received[reader.name].add(message_id)
         self._arrived[reader.name] = time.monotonic()
 
-    def _drain(self, reader: Account, deadline: Deadline) -> None:
+    def _drain(self, reader: Participant, deadline: Deadline) -> None:
         """Wait until nothing more can come, and note what it was."""
         expected = {
             message_id for boxes in self._acknowledged.values() for message_id in boxes[reader.name]
@@ -282,7 +282,7 @@ class Workload:
                     )
         self._record(reader, Op.DRAIN, outcome, reader.name, note=note or None)
 
-    def _is_empty(self, reader: Account) -> bool:
+    def _is_empty(self, reader: Participant) -> bool:
         try:
             return reader.client.status().unread == 0
         except TwinlineError:
@@ -290,8 +290,8 @@ class Workload:
 
     # -- the rest -----------------------------------------------------------------------
 
-    def _account(self, name: str, *, watches: bool) -> Account:
-        return Account(
+    def _account(self, name: str, *, watches: bool) -> Participant:
+        return Participant(
             f"{self._run}-{name}",
             self._password,
             self._endpoint,
@@ -299,7 +299,7 @@ class Workload:
             watches=watches,
         )
 
-    def _begin(self, run: Callable[[Account], None], account: Account) -> threading.Thread:
+    def _begin(self, run: Callable[[Participant], None], account: Participant) -> threading.Thread:
         thread = threading.Thread(target=run, args=(account,), name=account.name, daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -307,7 +307,7 @@ class Workload:
 
     def _record(
         self,
-        account: Account,
+        account: Participant,
         op: Op,
         outcome: Outcome,
         mailbox: str,

@@ -22,8 +22,8 @@ from twinline.cli.console.shapes import (
     StoreCopied,
     StoreMigrated,
     StoreStats,
-    Verified,
 )
+from twinline.cli.verify.messages import Verified
 from twinline.core.protocol import Message, SentReply, StatusReply
 
 

@@ -17,7 +17,7 @@ from peer_router import Router
 from peer_table import Figures, table, verdicts
 
 from twinline.cli.bench.load import LoadError, Pair, Sample
-from twinline.cli.bench.target import Target
+from twinline.cli.bench.target import ServerProcess
 from twinline.cli.bench.wire import BODY
 from twinline.transports.endpoints import Endpoint
 
@@ -148,7 +148,7 @@ def test_a_delivery_that_did_not_come_is_seen() -> None:
         def pairs(self, count: int) -> list[Pair]:
             raise NotImplementedError
 
-    server = Broken(Target(Endpoint.parse("tcp://127.0.0.1:1")))
+    server = Broken(ServerProcess(Endpoint.parse("tcp://127.0.0.1:1")))
     pair = Pair(None, None, None, received=[BODY.encode(), b"something else"])
     with pytest.raises(LoadError, match="1 messages came in 2 deliveries"):
         server.check(pair)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 from cli_server import CommandLine, running_server
 from cli_tree import every_command
@@ -18,7 +17,6 @@ from click.testing import CliRunner
 from waiting import join
 
 from twinline.cli.commands import PLACES
-from twinline.cli.completion import values as completion_values
 from twinline.cli.completion.shells import SHELLS
 from twinline.cli.main import main
 from twinline.core.protocol import AccountsReply
@@ -216,10 +214,7 @@ def test_a_name_that_no_account_can_have_never_reaches_the_shell(
 ) -> None:
     bad = AccountsReply(usernames=("ann", "a;rm", "a\nfile,x", "A"), more=False)
     monkeypatch.setattr(Client, "list_accounts", lambda *_arguments, **_how: bad)
-    for name, text in ann.environment.items():
-        monkeypatch.setenv(name, text)
-    context = click.Context(click.Command("send"))
-    assert completion_values._accounts(context, "a") == ["ann"]
+    assert values(ann, "send", "a") == ["ann"]
 
 
 def test_what_a_tab_imports_is_little() -> None:
@@ -244,6 +239,7 @@ def test_what_a_tab_imports_is_little() -> None:
 # -- the scripts in their shells --------------------------------------------------------
 
 
+@pytest.mark.terminal
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_script_is_sound(ann: CommandLine, shell: str) -> None:
     script = ann.run("completion", shell).stdout
@@ -263,6 +259,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 """
 
 
+@pytest.mark.terminal
 @pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash here")
 @pytest.mark.parametrize(
     ("line", "words"),
@@ -289,6 +286,7 @@ def test_bash_completes(ann: CommandLine, program: Path, line: str, words: list[
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.terminal
 @pytest.mark.skipif(not shutil.which("fish"), reason="there is no fish here")
 def test_fish_completes(ann: CommandLine, program: Path) -> None:
     done = subprocess.run(

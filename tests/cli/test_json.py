@@ -131,7 +131,14 @@ def test_every_command_has_a_shape_and_a_run() -> None:
     assert set(RUNS) | {"config show"} == commands
 
 
-@pytest.mark.timeout(300)  # bench makes accounts, and a loaded machine takes its time
+@pytest.fixture(autouse=True)
+def _few_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a bench make few accounts, for each costs a password's hash."""
+    monkeypatch.setattr("twinline.cli.bench.plan.PAIRS", 2)
+    monkeypatch.setattr("twinline.cli.bench.plan._UNWATCHED", 2)
+
+
+@pytest.mark.timeout(300)  # a loaded machine takes its time
 @pytest.mark.skipif(sys.platform != "linux", reason="bench needs epoll")
 @pytest.mark.parametrize("command", RUNS)
 def test_a_command_prints_its_shape(ann: CommandLine, tmp_path: Path, command: str) -> None:

@@ -16,10 +16,10 @@ from store_samples import account, draft, session
 from waiting import join
 
 from twinline.cli.main import main
-from twinline.cli.server import store as command
+from twinline.cli.server import store as store_commands
 from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite import schema as sqlite_schema
-from twinline.stores.sqlite.upkeep import check
+from twinline.stores.sqlite.upkeep import backup, check
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_backup_overwrites_nothing_and_leaves_nothing_half(path: Path, tmp_pat
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        command.sqlite_upkeep.backup(path, tmp_path / "other.db", fail)
+        backup(path, tmp_path / "other.db", fail)
     assert not list(tmp_path.glob("other*"))
 
 
@@ -170,7 +170,7 @@ def test_a_target_that_appears_meanwhile_is_not_replaced(path: Path, tmp_path: P
             target.write_bytes(b"mine")
 
     with pytest.raises(FileExistsError):
-        command.sqlite_upkeep.backup(path, target, appear)
+        backup(path, target, appear)
     assert target.read_bytes() == b"mine"
 
 
@@ -261,7 +261,7 @@ class Terminal(io.StringIO):
 def test_a_person_sees_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with command._bar("copying") as tell:
+    with store_commands._bar("copying") as tell:
         tell(0, 4, "the first page")
         assert "the first page" in terminal.getvalue()  # at once, for it may take long
         for done in range(5):

@@ -25,8 +25,7 @@ from servers import Site
 from waiting import wait_until
 
 from twinline.cli.main import main
-from twinline.cli.verify import accounts as verify_accounts
-from twinline.cli.verify import command as verify_module
+from twinline.cli.verify import accounts, command
 from twinline.cli.verify.messages import body_of, id_of, outcome_of
 from twinline.cli.verify.workload import Workload, WorkloadSettings
 from twinline.core.errors import (
@@ -226,8 +225,8 @@ def test_a_server_that_forgets_everything_is_not_acquitted() -> None:
 def test_a_server_that_does_not_come_back_is_not_acquitted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hasty = verify_accounts.PATIENCE.model_copy(update={"wait_seconds": 0.1})
-    monkeypatch.setattr(verify_accounts, "PATIENCE", hasty)
+    hasty = accounts.PATIENCE.model_copy(update={"wait_seconds": 0.1, "command_seconds": 2})
+    monkeypatch.setattr(accounts, "PATIENCE", hasty)
     recorder = Recorder([checker := Checker()])
     with Site() as site:
         settings = replace(SETTINGS, rate=500, settle_seconds=1)
@@ -319,7 +318,7 @@ class DropsAll(Cheat):
 def test_the_exit_code_tells_the_verdict(
     kind: type[Cheat], code: int, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify_module, "open_store", lambda _url: cheating(kind()))
+    monkeypatch.setattr(command, "open_store", lambda _url: cheating(kind()))
     user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
     arguments = ("--duration", "0.3", "--senders", "1", "--mailboxes", "1")
     result = CliRunner().invoke(main, ["verify", *arguments], env=user.environment)
@@ -347,7 +346,7 @@ def test_accounts_that_are_left_behind_are_told(
 ) -> None:
     store = MemoryStore()
     store.accounts = KeepsAccounts()
-    monkeypatch.setattr(verify_module, "open_store", lambda _url: store)
+    monkeypatch.setattr(command, "open_store", lambda _url: store)
     user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
     arguments = ("--duration", "0.3", "--senders", "2", "--mailboxes", "1")
     said = user.run("verify", *arguments).stderr
@@ -367,7 +366,7 @@ def test_a_ctrl_c_while_the_history_is_written_leaves_nothing_out(
                 signal.raise_signal(signal.SIGINT)
             write_history(file, [event])
 
-    monkeypatch.setattr(verify_module, "write_history", interrupted)
+    monkeypatch.setattr(command, "write_history", interrupted)
     history = tmp_path / "history"
     user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
     arguments = ("--duration", "60", "--senders", "2", "--mailboxes", "1")

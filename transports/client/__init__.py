@@ -17,6 +17,7 @@
 from typing import TYPE_CHECKING, Any
 
 from twinline.transports.client.client import Client
+from twinline.transports.client.engine.backoff import Backoff
 from twinline.transports.client.errors import (
     ClientBusy,
     ClientClosed,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "Backoff",
     "Client",
     "ClientBusy",
     "ClientClosed",

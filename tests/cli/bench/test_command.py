@@ -16,8 +16,7 @@ from listening import Server, serving
 from services import PASSWORD, make_service
 from waiting import wait_until
 
-from twinline.cli.bench import plan as bench_plan
-from twinline.cli.bench import plot as bench_plot
+from twinline.cli.bench import plan
 from twinline.cli.bench.figures import (
     FIGURES,
     FLOOR,
@@ -29,8 +28,11 @@ from twinline.cli.bench.figures import (
     Result,
     Who,
 )
+from twinline.cli.bench.plot import draw
 from twinline.cli.bench.report import table, warnings_of
 from twinline.cli.main import main
+
+pytestmark = [pytest.mark.measure, pytest.mark.timeout(300)]
 
 DOCS = Path(__file__).parents[3] / "docs"
 QUICK = ["--rounds", "1", "--seconds", "0.03"]
@@ -44,10 +46,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     kept = tmp_path / "temporary"
     kept.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(kept))
-    monkeypatch.setattr(bench_plan, "_POLL_SECONDS", 0.1)
-    monkeypatch.setattr(bench_plan, "PAIRS", 8)  # a password hash each
-    monkeypatch.setattr(bench_plan, "_UNWATCHED", 2)
-    monkeypatch.setattr(bench_plan, "_UNWATCHED_BY_IDLE", 1)
+    monkeypatch.setattr(plan, "_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(plan, "PAIRS", 8)  # a password hash each
+    monkeypatch.setattr(plan, "_UNWATCHED", 2)
+    monkeypatch.setattr(plan, "_UNWATCHED_BY_IDLE", 1)
     yield kept
     assert list(kept.iterdir()) == []
 
@@ -224,7 +226,7 @@ def test_a_process_that_is_not_there(tmp_path: Path, server: Server) -> None:
 def test_without_matplotlib_it_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_plot, "find_spec", lambda name: find_spec(f"no_{name}"))
+    monkeypatch.setattr("twinline.cli.bench.plot.find_spec", lambda name: find_spec(f"no_{name}"))
     file = str(tmp_path / "plot.png")
     result = CommandLine(tmp_path, "").run("bench", "--plot", file, code=1)
     assert "pip install 'twinline[plot]'" in result.stderr
@@ -385,7 +387,7 @@ def test_the_plot_is_of_the_kind_that_the_ending_says(
 ) -> None:
     book, everybody = made_up()
     path = tmp_path / f"plot{ending}"
-    bench_plot.draw(book, everybody, path)
+    draw(book, everybody, path)
     assert path.read_bytes().startswith(start)
     assert path.stat().st_size > 5_000
 

@@ -14,7 +14,7 @@ from cli_server import running_server
 from listening import Server, serving
 from waiting import join, wait_until
 
-from twinline.cli.bench import sockets as bench_sockets
+from twinline.cli.bench import sockets
 from twinline.cli.bench.accounts import Accounts
 from twinline.cli.bench.idle import Crowd
 from twinline.cli.bench.load import (
@@ -30,10 +30,12 @@ from twinline.cli.bench.load import (
 )
 from twinline.cli.bench.sockets import LoadError, Refused
 from twinline.cli.bench.subjects import FloorSubject, ServerSubject
-from twinline.cli.bench.target import Target, floor_server
+from twinline.cli.bench.target import ServerProcess, floor_server
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.core.errors import RateLimited
 from twinline.transports.registry import transport
+
+pytestmark = [pytest.mark.measure, pytest.mark.timeout(300)]
 
 SECONDS = 0.05
 REQUEST = b"request.\n"
@@ -161,7 +163,7 @@ def test_a_connection_that_ends_is_found(load: str) -> None:
 
 @pytest.mark.parametrize("load", LOADS)
 def test_silence_is_found(load: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_sockets, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(sockets, "PATIENCE_SECONDS", 0.1)
     with answering(lambda _: []) as (pair, _), pytest.raises(LoadError) as caught:
         LOADS[load](pair)
     assert caught.value.exit_code is ExitCode.TIMED_OUT
@@ -203,7 +205,7 @@ def test_percentiles() -> None:
 
 @contextmanager
 def subject_at(server: Server, name: str, pairs: int = 4) -> Iterator[ServerSubject]:
-    target = Target(server.endpoints[0])
+    target = ServerProcess(server.endpoints[0])
     accounts = Accounts(target.endpoint, transport(name))
     with closing(ServerSubject(target, transport(name), accounts)) as subject:
         subject.make_accounts(2, pairs)
@@ -289,7 +291,7 @@ def test_no_mail_piles_up(name: str) -> None:
 def test_a_refusal_is_told_in_the_server_s_words(name: str) -> None:
     with running_server(sends_per_second=20) as endpoint:
         accounts = Accounts(endpoint, transport(name))
-        with closing(ServerSubject(Target(endpoint), transport(name), accounts)) as subject:
+        with closing(ServerSubject(ServerProcess(endpoint), transport(name), accounts)) as subject:
             subject.make_accounts(1, 0)
             subject.open(4, 0)
             with pytest.raises(Refused) as caught:
@@ -364,7 +366,7 @@ def test_the_floor_echoes_and_relays() -> None:
 
 def test_what_this_process_takes_can_be_seen() -> None:
     with serving() as server:
-        target = Target(server.endpoints[0], os.getpid())
+        target = ServerProcess(server.endpoints[0], os.getpid())
         before = target.processor_seconds()
         assert before is not None
         began = time.process_time()
@@ -389,7 +391,7 @@ def test_what_this_process_takes_can_be_seen() -> None:
 def test_what_nobody_can_see_is_none() -> None:
     with serving() as server:
         for pid in (None, 2**22 + 1):  # no process has this number: it is above the limit
-            target = Target(server.endpoints[0], pid)
+            target = ServerProcess(server.endpoints[0], pid)
             assert target.processor_seconds() is None
             assert target.resident_bytes() is None
             assert target.threads() is None

@@ -13,7 +13,7 @@ from twinline.cli.chat.conversation import COMMANDS, needs_server
 from twinline.cli.chat.history import MAX_BYTES, kept_history
 from twinline.cli.chat.theme import came_in, clock_time, plain, went_out
 from twinline.cli.chat.toolbar import Tally, Toolbar, connection
-from twinline.cli.client.acking import acked
+from twinline.cli.client.target import acked
 from twinline.cli.console.text import local_time
 from twinline.core.clock import wall_clock_ms
 from twinline.core.errors import Busy, CursorInvalid

@@ -16,6 +16,8 @@ from waiting import wait_until
 
 from twinline.transports.client import Client
 
+pytestmark = pytest.mark.terminal
+
 
 def without_times(lines: list[str]) -> list[str]:
     return [re.sub(r"\d\d:\d\d:\d\d", "TIME", line) for line in lines]

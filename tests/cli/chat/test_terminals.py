@@ -10,6 +10,8 @@ from waiting import wait_until
 
 from twinline.transports.client import Client
 
+pytestmark = pytest.mark.terminal
+
 
 def test_the_terminal_changes_its_size(ann: CommandLine) -> None:
     with chat(ann, "bob") as shown:
