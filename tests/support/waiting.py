@@ -15,7 +15,7 @@ def fail_with_stacks(what: str, seconds: float) -> None:
     pytest.fail(f"not within {seconds} s: {what}")
 
 
-def wait_until(predicate: Callable[[], object], what: str, seconds: float = 5.0) -> None:
+def wait_until(predicate: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     """Return once the predicate is true, for states that nothing announces."""
     deadline = time.monotonic() + seconds
     while not predicate():
@@ -24,7 +24,7 @@ def wait_until(predicate: Callable[[], object], what: str, seconds: float = 5.0)
         time.sleep(0.002)
 
 
-def wait_event(event: threading.Event, what: str, seconds: float = 5.0) -> None:
+def wait_event(event: threading.Event, what: str, seconds: float = 30.0) -> None:
     """Return once the event is set."""
     if not event.wait(seconds):
         fail_with_stacks(what, seconds)
