@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ class TranslatingSocket(socket.socket):
         """Stay as it is."""
 
 
-class Server(ABC):
+class Server:
     """A peer's server that runs, and the connections that are made to it.
 
     Attributes:
@@ -68,13 +67,13 @@ class Server(ABC):
         """Return a sender and the waiting watcher of its recipient."""
         return Pair(self.sender(name), self.watcher(name), None)
 
-    @abstractmethod
     def sender(self, name: str) -> Caller:
-        """Return a connection that sends to a recipient."""
+        """Return a connection that sends to a recipient; what `callers` and `pair` are made of."""
+        raise NotImplementedError
 
-    @abstractmethod
     def watcher(self, name: str) -> socket.socket:
-        """Return a connection that waits for what is sent to a recipient."""
+        """Return a connection that waits for what is sent to a recipient, for `pair`."""
+        raise NotImplementedError
 
     def check(self, pair: Pair) -> None:
         """Check that a watcher received as many messages as it was counted to have.

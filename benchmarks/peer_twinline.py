@@ -1,6 +1,5 @@
 """twinline itself and its floor, in the terms of `benchmarks/peers.py`."""
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -34,14 +33,6 @@ class SubjectServer(Server):
         """Return senders, each with the waiting watcher of its recipient."""
         self._subject.open(0, count)
         return self._subject.pairs[:count]
-
-    def sender(self, name: str) -> Caller:
-        """Refuse: the subject makes its recipients itself."""
-        raise NotImplementedError(name)
-
-    def watcher(self, name: str) -> socket.socket:
-        """Refuse: the subject makes its recipients itself."""
-        raise NotImplementedError(name)
 
     def check(self, _pair: Pair) -> None:
         """Check that every watcher received each message once and in order."""

@@ -18,7 +18,7 @@ It is passed from thread to thread because in this design a socket has one owner
 import socket
 import sys
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from queue import SimpleQueue
 from typing import Final
 
@@ -49,7 +49,7 @@ class Floor:
             threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
 
     def _serve(self, peer: socket.socket) -> None:
-        with peer:
+        with peer, suppress(ConnectionError):  # an interrupted load reads no further
             hello = peer.recv(HELLO_BYTES)
             kind, number = hello[:1], hello[1:]
             queue = self._queues.setdefault(number, SimpleQueue())

@@ -13,7 +13,7 @@ def fail_with_stacks(what: str, seconds: float) -> None:
     pytest.fail(f"not within {seconds} s: {what}\n{stacks()}")
 
 
-def wait_until(predicate: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def wait_until(predicate: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     """Return once the predicate is true, for states that nothing announces."""
     deadline = time.monotonic() + seconds
     while not predicate():
@@ -22,7 +22,7 @@ def wait_until(predicate: Callable[[], object], what: str, seconds: float = 20.0
         time.sleep(0.002)
 
 
-def wait_event(event: threading.Event, what: str, seconds: float = 20.0) -> None:
+def wait_event(event: threading.Event, what: str, seconds: float = 30.0) -> None:
     """Return once the event is set."""
     if not event.wait(seconds):
         fail_with_stacks(what, seconds)
