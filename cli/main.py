@@ -87,12 +87,12 @@ class CommandGroup(Group):
         try:
             code = super().main(arguments, prog_name, standalone_mode=False, **extra)
         except Exception as error:  # noqa: BLE001 - a command ends in one line, whatever ended it
-            from twinline.cli.console.errors import tell  # noqa: PLC0415 - imports every kind of error
+            from twinline.cli.console.errors import report  # noqa: PLC0415 - imports every kind of error
 
             flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
             if "--debug" in flags:
                 traceback.print_exc()
-            code = tell(error, as_json="--json" in flags)
+            code = report(error, as_json="--json" in flags)
         sys.exit(int(code or ExitCode.OK))
 
 

@@ -43,7 +43,7 @@ class Names:
         try:
             names = tuple(self._ask(f"{prefix}*"))
         except (ClientError, RequestError):
-            return ()  # the talk itself will tell what is wrong
+            return ()  # the conversation itself says what is wrong
         if len(self._known) >= _CACHED:
             self._known.clear()
         self._known[prefix] = (time.monotonic(), names)

@@ -42,7 +42,7 @@ class Declined(Exception):
 class Screen(Protocol):
     """Where a talk shows what happens, and asks."""
 
-    def tell(self, text: str) -> None:
+    def inform(self, text: str) -> None:
         """Say something about the talk, in one or more lines."""
 
     def complain(self, text: str) -> None:
@@ -137,7 +137,7 @@ class Talk:
         try:
             return self._obey(line)
         except Declined:
-            self._screen.tell("nothing was changed")
+            self._screen.inform("nothing was changed")
             return Outcome.DONE
         except (NotLoggedIn, SessionExpired, ClientClosed):
             raise
@@ -222,7 +222,7 @@ class Talk:
             *((f"{word} {each.takes}".rstrip(), each.does) for word, each in COMMANDS.items()),
         ]
         width = max(len(what) for what, _ in rows)
-        self._screen.tell("\n".join(f"{what:{width}}  {does}" for what, does in rows))
+        self._screen.inform("\n".join(f"{what:{width}}  {does}" for what, does in rows))
         return Outcome.DONE
 
     def list_accounts(self, pattern: str) -> Outcome:
@@ -233,7 +233,7 @@ class Talk:
         if first is not None:
             self._screen.list_accounts(chain([first], pages))
         elif not refusals:
-            self._screen.tell("no account has such a name")
+            self._screen.inform("no account has such a name")
         if refusals:
             raise refusals[0]
         return Outcome.DONE
@@ -259,7 +259,7 @@ class Talk:
         if messages:
             self._screen.list_messages(messages, more=more)
         else:
-            self._screen.tell("the mailbox is empty")
+            self._screen.inform("the mailbox is empty")
         return Outcome.DONE
 
     def delete(self, rest: str) -> Outcome:
@@ -273,7 +273,7 @@ class Talk:
             return self._misunderstood(f"/delete takes at most {MAX_DELETED} messages at once")
         seqs = sorted({seq for first, last in spans for seq in range(first, last + 1) if seq})
         deleted = self._client.delete_messages(seqs) if seqs else 0
-        self._screen.tell(f"{deleted} {'message' if deleted == 1 else 'messages'} deleted")
+        self._screen.inform(f"{deleted} {'message' if deleted == 1 else 'messages'} deleted")
         return Outcome.DONE
 
     def status(self, _rest: str) -> Outcome:
@@ -288,7 +288,7 @@ class Talk:
         if self._screen.ask_password("The same again", known=False) != new:
             return self._misunderstood("the two differ; the password stays as it was")
         self._client.change_password(old, new)
-        self._screen.tell("the password is changed; every other session of the account has ended")
+        self._screen.inform("the password is changed; every other session of the account has ended")
         return Outcome.DONE
 
     def delete_account(self, _rest: str) -> Outcome:
@@ -306,7 +306,7 @@ class Talk:
                 if not self._screen.confirm(question):
                     raise Declined from None
                 self._client.delete_account(password, force=True)
-        self._screen.tell(f"{name} is deleted")
+        self._screen.inform(f"{name} is deleted")
         return Outcome.LEAVE
 
     def log_out(self, _rest: str) -> Outcome:
@@ -314,13 +314,13 @@ class Talk:
         name = self._client.username
         with self._ending():
             self._client.logout()
-        self._screen.tell(f"{name} is logged out of {self._place}")
+        self._screen.inform(f"{name} is logged out of {self._place}")
         return Outcome.LEAVE
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
         """Let the body end the session, and forget it then."""
-        self.over = True  # before the state tells that the session has ended
+        self.over = True  # before the state reports that the session has ended
         try:
             yield
         except BaseException:

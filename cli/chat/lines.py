@@ -43,7 +43,7 @@ class LineScreen:
         """
         write_message(message, as_json=self._as_json)
 
-    def tell(self, text: str) -> None:
+    def inform(self, text: str) -> None:
         """Say something about the talk."""
         say(text)
 
@@ -97,7 +97,7 @@ class Presence:
         self._away = False
 
     def __call__(self, state: State) -> None:
-        """Take in a state of the client, and tell the person at the terminal."""
+        """Take in a state of the client, and show it to the person at the terminal."""
         self._tell(state)
         self._away = state.kind is StateKind.RECONNECTING
         self._waiter.wake()

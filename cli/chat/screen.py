@@ -25,7 +25,7 @@ class PromptScreen:
         self._toolbar = toolbar
         self._place = place
 
-    def tell(self, text: str) -> None:
+    def inform(self, text: str) -> None:
         """Say something about the talk."""
         self._prompt.put(theme.talk(text))
 

@@ -28,7 +28,7 @@ _MOST: Final = 100
 def values(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> Iterable[str] | None:
-    """Return what a value that begins so can be; None where only its type can tell.
+    """Return what a value that begins so can be; None where that is left to its type.
 
     Args:
         context: of the command, with what the command line says so far.

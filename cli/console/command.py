@@ -28,7 +28,7 @@ class _Completed(click.Parameter):
         """Return the values that begin so.
 
         The context's object is a function of the context, the parameter and the beginning; it
-        returns what the value can be, or None where only the type can tell.
+        returns what the value can be, or None where that is left to the type.
         """
         from click.shell_completion import CompletionItem  # noqa: PLC0415 - for a shell only
 
@@ -107,7 +107,7 @@ class Command(Documented):
         self.params.append(_help_all())
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """Return `--help`, which tells of the other one."""
+        """Return `--help`, which points to the other one."""
         option = super().get_help_option(ctx)
         if option is not None:
             option.help = _HELP_WORDS

@@ -56,7 +56,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
 
 
 def sentence(error: BaseException) -> str:
-    """Return what to tell a person about an error, in one line.
+    """Return what a person needs to know of an error, in one line.
 
     A server's words are shown with their control characters made visible.
     """
@@ -86,12 +86,12 @@ def sentence(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {visible(str(error))} (--debug shows more)"
 
 
-def tell(error: BaseException, *, as_json: bool = False) -> ExitCode:
+def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
     """Tell the person at the terminal what ended the command, and return its exit code.
 
     Args:
         error: what ended it.
-        as_json: tell a script instead, in an object; on stderr all the same.
+        as_json: report to a script instead, as an object; on stderr all the same.
     """
     code = exit_code_of(error)
     if isinstance(error, OutputClosed):

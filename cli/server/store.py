@@ -49,8 +49,8 @@ def check(store: str, as_json: bool) -> None:
     Exit code 0: the file is sound; 1: it is not, or it cannot be read.
     """
     path, _ = _place(store)
-    with _readable(path), _bar("checking") as tell:
-        findings = upkeep.check(path, tell)
+    with _readable(path), _bar("checking") as on_progress:
+        findings = upkeep.check(path, on_progress)
     sound = not findings.faults
     if as_json:
         write_json(
@@ -78,8 +78,8 @@ def backup(store: str, target: Path, as_json: bool) -> None:
     the original.
     """
     path, _ = _place(store)
-    with _readable(path), _bar("copying") as tell:
-        upkeep.backup(path, target, tell)
+    with _readable(path), _bar("copying") as on_progress:
+        upkeep.backup(path, target, on_progress)
     size = target.stat().st_size
     report(
         StoreCopied(source=str(path), target=str(target), bytes=size),
@@ -98,8 +98,8 @@ def migrate(store: str, as_json: bool) -> None:
     this is for those who want to choose the moment. No server may have the file open.
     """
     path, _ = _place(store)
-    with _readable(path), _bar("copying") as tell:
-        migration = upkeep.migrate(path, tell)
+    with _readable(path), _bar("copying") as on_progress:
+        migration = upkeep.migrate(path, on_progress)
     before, after, copy = migration.before, migration.after, migration.copy
     words = f"{path} has schema version {after} already"
     if copy is not None:
@@ -159,9 +159,9 @@ def _bar(label: str) -> Iterator[_Bar]:
         length=1, label=label, file=sys.stderr, item_show_func=lambda what: what or None
     ) as bar:
 
-        def tell(done: int, total: int, what: str = "") -> None:
+        def on_progress(done: int, total: int, what: str = "") -> None:
             bar.length = max(1, total)
             bar.update(done - bar.pos, what)
             bar.render_progress()  # click waits for an advance, and a first step may be long
 
-        yield tell
+        yield on_progress

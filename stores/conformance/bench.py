@@ -75,7 +75,7 @@ class StoreBench:
         """Close a store and return what comes back of it.
 
         Raises:
-            NotChecked: the kit was not told how.
+            NotChecked: the kit was not given a way to.
         """
         if self._reopen is None:
             raise NotChecked("it was not told how to reopen the store")

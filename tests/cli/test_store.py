@@ -261,10 +261,10 @@ class Terminal(io.StringIO):
 def test_a_person_sees_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with store_commands._bar("copying") as tell:
-        tell(0, 4, "the first page")
+    with store_commands._bar("copying") as report:
+        report(0, 4, "the first page")
         assert "the first page" in terminal.getvalue()  # at once, for it may take long
         for done in range(5):
-            tell(done, 4)
+            report(done, 4)
     assert "copying" in terminal.getvalue()
     assert "100%" in terminal.getvalue()
