@@ -18,7 +18,6 @@
     upkeep           check, back up, migrate and measure a file
 """
 
-from twinline.stores.sqlite import upkeep
 from twinline.stores.sqlite.file import StoreLocked, StoreNotOpened, Synchronous
 from twinline.stores.sqlite.schema import SchemaTooNew
 from twinline.stores.sqlite.store import SqliteStore, parse_url
@@ -30,5 +29,5 @@ __all__ = [
     "StoreNotOpened",
     "Synchronous",
     "parse_url",
-    "upkeep",
+    "upkeep",  # a module, imported where it is asked for: a server does without
 ]
