@@ -80,8 +80,9 @@ class Way:
             if fault.delay and self.route.ended.wait(fault.delay):
                 return False
             if piece:
-                self._sink.sendall(piece)
+                # Counted first: what a peer has got is never missing from what a test reads here.
                 self.passed += len(piece)
+                self._sink.sendall(piece)
             if fault.cut_after is not None and self.passed >= fault.cut_after:
                 if fault.half_close:
                     self._sink.shutdown(socket.SHUT_WR)
