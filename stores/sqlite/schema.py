@@ -34,7 +34,7 @@ from typing import Final
 
 from twinline.stores.sqlite.file import APPLICATION_ID, StoreFile, StoreNotOpened
 
-VERSION: Final = 1
+VERSION: Final = 2
 """The version of the tables below, kept in ``PRAGMA user_version``."""
 
 TABLES: Final = (
@@ -91,7 +91,10 @@ TABLES: Final = (
     "INSERT INTO store VALUES (0)",
 )
 
-MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {}
+MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
+    # What 2 has beyond 1 stands in TABLES too: a new file and a migrated one are alike.
+    1: (),
+}
 """For each older version, the statements that make the next one of it."""
 
 Progress = Callable[[int, int], None]

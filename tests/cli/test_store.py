@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sqlite3
 import sys
 import threading
@@ -12,13 +13,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from store_samples import account, draft, session
+from store_samples import VERSION_1, account, draft, session
 from waiting import join
 
 from twinline.cli.main import main
 from twinline.cli.server import store as store_commands
 from twinline.stores.sqlite import SqliteStore
-from twinline.stores.sqlite import schema as sqlite_schema
+from twinline.stores.sqlite.schema import VERSION
 from twinline.stores.sqlite.upkeep import backup, check
 
 
@@ -201,24 +202,22 @@ def test_stats(store: SqliteStore) -> None:
         "mailboxes": 2,
         "messages": 5,
         "unread": 3,
-        "schema_version": 1,
+        "schema_version": VERSION,
         "durability": "disk",
     }
     assert run_json("stats", f"sqlite:{store.path}?synchronous=normal")["durability"] == "process"
     assert "unread          3" in run("stats", store.path).stdout
 
 
-def test_migrating(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "version 1 already" in run("migrate", path).stderr
-    monkeypatch.setitem(sqlite_schema.MIGRATIONS, 0, ("CREATE TABLE new (x)",))
-    change(path, "PRAGMA user_version = 0")
-    assert "twinline store migrate" in run("stats", path, code=1).stderr
-    migrated = run_json("migrate", path)
-    assert migrated == {"before": 0, "after": 1, "copy": f"{path}.version-0"}
-    change(path, "PRAGMA user_version = 0")
-    change(path, "DROP TABLE new")
-    assert "went from schema version 0 to 1" in run("migrate", path).stderr
-    assert run_json("migrate", path) == {"before": 1, "after": 1, "copy": None}
+def test_migrating(path: Path, tmp_path: Path) -> None:
+    assert f"version {VERSION} already" in run("migrate", path).stderr
+    old = Path(shutil.copy(VERSION_1, tmp_path / "old.db"))
+    assert "twinline store migrate" in run("stats", old, code=1).stderr
+    migrated = run_json("migrate", old)
+    assert migrated == {"before": 1, "after": VERSION, "copy": f"{old}.version-1"}
+    shutil.copy(VERSION_1, old)
+    assert f"went from schema version 1 to {VERSION}" in run("migrate", old).stderr
+    assert run_json("migrate", old) == {"before": VERSION, "after": VERSION, "copy": None}
 
 
 def test_a_file_that_a_server_has_open_is_not_migrated(store: SqliteStore) -> None:

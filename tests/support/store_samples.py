@@ -1,6 +1,7 @@
 """Accounts, sessions and messages to put into a store, complete with what no test asks for."""
 
 import itertools
+from pathlib import Path
 
 from twinline.core.store import Account, Draft, Mailboxes, MailboxPolicy, SessionRecord
 from twinline.stores.memory import MemoryStore
@@ -10,6 +11,13 @@ ALL = 10**9
 """More than any page has."""
 HOUR = 60 * 60 * 1000
 DAY = 24 * HOUR
+VERSION_1 = Path(__file__).with_name("version_1.db")
+"""A file that the last program with version 1 of the SQLite store's tables wrote.
+
+It has four accounts, one of them withdrawn and its mailbox still to be swept, two sessions, mail
+and send_ids; and what that version's interruptions could leave: two mailboxes of no account, and
+an account without one.
+"""
 _ids = itertools.count(1)
 
 

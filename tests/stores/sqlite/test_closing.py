@@ -1,6 +1,7 @@
 """How the SQLite store lets go of its file, and what it leaves alone."""
 
 import os
+import shutil
 import sqlite3
 import threading
 from contextlib import closing
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlite_faults import Faults
-from store_samples import draft
+from store_samples import VERSION_1, draft
 from waiting import join, wait_event
 
 from twinline.stores.sqlite import SqliteStore
@@ -160,10 +161,8 @@ def test_a_log_that_cannot_be_cut_leaves_the_patience_of_the_writer(path: Path) 
 
 
 def test_a_migration_that_fails_leaves_no_copy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    SqliteStore(path).close()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 0")
-    monkeypatch.setitem(sqlite_schema.MIGRATIONS, 0, ("INSERT INTO no_table VALUES (1)",))
+    shutil.copy(VERSION_1, path)
+    monkeypatch.setitem(sqlite_schema.MIGRATIONS, 1, ("INSERT INTO no_table VALUES (1)",))
     for _ in range(2):
         with pytest.raises(StoreNotOpened, match="no_table"):
             SqliteStore(path)

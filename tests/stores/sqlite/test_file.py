@@ -21,7 +21,6 @@ from twinline.core.store import Durability, MailboxPolicy, Standing
 from twinline.stores.registry import open_store
 from twinline.stores.sqlite import SqliteStore, parse_url
 from twinline.stores.sqlite import readers as sqlite_readers
-from twinline.stores.sqlite import schema as sqlite_schema
 from twinline.stores.sqlite.cache import ReadThroughCache
 from twinline.stores.sqlite.file import (
     APPLICATION_ID,
@@ -31,7 +30,7 @@ from twinline.stores.sqlite.file import (
     StoreNotOpened,
     Synchronous,
 )
-from twinline.stores.sqlite.schema import TABLES, VERSION, SchemaTooNew
+from twinline.stores.sqlite.schema import VERSION
 from twinline.stores.sqlite.upkeep import check
 
 ALL = 10**9
@@ -248,73 +247,6 @@ def test_kill_minus_nine_frees_the_file(path: Path) -> None:
         other.send_signal(signal.SIGKILL)
     with SqliteStore(path) as store:
         assert store.mailboxes.standing("bob") == Standing(0, 0)
-
-
-# --- versions
-
-
-def test_a_later_version_is_refused(path: Path) -> None:
-    SqliteStore(path).close()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
-    with pytest.raises(SchemaTooNew, match="use the program that wrote it"):
-        SqliteStore(path)
-    assert pragma(path, "user_version") == VERSION + 1
-
-
-def older(path: Path) -> None:
-    """Make a file of a version that never was: without reserved names."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        for statement in TABLES:
-            if "reserved_names" not in statement:
-                connection.execute(statement)
-        connection.execute("INSERT INTO accounts VALUES ('id-ann', 'ann', '$argon2id$old', 1)")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute("PRAGMA user_version = 0")
-
-
-@pytest.fixture
-def migration(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = tuple(text for text in TABLES if "reserved_names" in text)
-    monkeypatch.setitem(sqlite_schema.MIGRATIONS, 0, step)
-
-
-@pytest.mark.usefixtures("migration")
-def test_an_older_version_is_copied_and_migrated(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    older(path)
-    Path(f"{path}.version-0").touch()  # a copy of another time stays
-    with SqliteStore(path) as store:
-        assert store.accounts.find("ann") == account("ann")
-        assert store.accounts.is_free("bob")
-    assert pragma(path, "user_version") == VERSION
-    copy = Path(f"{path}.version-0.2")
-    assert str(copy) in caplog.text
-    assert pragma(copy, "user_version") == 0
-    assert copy.stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.usefixtures("migration")
-def test_a_migration_that_fails_changes_nothing(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = sqlite_schema.MIGRATIONS[0]
-    monkeypatch.setitem(sqlite_schema.MIGRATIONS, 0, (*step, "INSERT INTO no_table VALUES (1)"))
-    older(path)
-    with pytest.raises(StoreNotOpened, match="no_table"):
-        SqliteStore(path)
-    assert pragma(path, "user_version") == 0
-    with closing(sqlite3.connect(path)) as connection, pytest.raises(sqlite3.Error):
-        connection.execute("SELECT * FROM reserved_names")
-    monkeypatch.setitem(sqlite_schema.MIGRATIONS, 0, step)
-    SqliteStore(path).close()
-
-
-def test_a_version_that_is_too_old_is_refused(path: Path) -> None:
-    older(path)
-    with pytest.raises(StoreNotOpened, match="too old"):
-        SqliteStore(path)
 
 
 # --- reading
