@@ -11,6 +11,7 @@
     messages       the rules for messages
     names          usernames, and the patterns that list them
     passwords      the rule for passwords, and argon2id
+    addresses      which are this machine's, and what limits count them by
     throttle       failures that slow the next attempt, and rates
     store          the contract of whatever keeps the state
     waiting        how a thread waits, and is woken

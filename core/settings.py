@@ -58,6 +58,13 @@ class ServiceSettings(BaseModel):
         ge=1,
         description="failed logins from one address before the next ones are slowed",
     )
+    ipv6_prefix: int = Field(
+        default=64,
+        ge=1,
+        le=128,
+        description="limits by address count IPv6 addresses that begin with the same so many bits "
+        "as one, because whoever has one of them has all",
+    )
     sends_per_second: float = Field(
         default=0, ge=0, description="sends a second that one account may make; 0 is no limit"
     )

@@ -13,13 +13,13 @@ stack, and deadlines for everything a peer can be slow at.
 
 import contextlib
 import errno
-import ipaddress
 import logging
 import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from twinline.core.addresses import UNIX, canonical, is_loopback, limit_key
 from twinline.core.deadline import Deadline
 from twinline.core.errors import LockRuleError
 from twinline.core.locks import new_lock
@@ -85,7 +85,7 @@ class Listener:
         self._drained = threading.Event()
         self._lock = new_lock("connections")
         self._threads: dict[Connection, threading.Thread] = {}  # guarded by _lock
-        self._by_address: Counter[str] = Counter()  # guarded by _lock
+        self._by_address: Counter[str] = Counter()  # by `limit_key`; guarded by _lock
         self._waiting: dict[int, Connection] = {}  # watched for hang-ups; guarded by _lock
 
     def serve_forever(self) -> None:
@@ -175,22 +175,24 @@ class Listener:
         limit = self._settings.connections_per_address
         if not self._settings.limit_local_connections and _is_local(address):
             limit = self._settings.connections
+        key = self._limit_key(address)
         with self._lock:
-            if (
-                len(self._threads) >= self._settings.connections
-                or self._by_address[address] >= limit
-            ):
+            if len(self._threads) >= self._settings.connections or self._by_address[key] >= limit:
                 return False
             self._threads[connection] = thread
-            self._by_address[address] += 1
+            self._by_address[key] += 1
         return True
 
     def _unregister(self, connection: Connection) -> None:
+        key = self._limit_key(connection.address)
         with self._lock:
             del self._threads[connection]
-            self._by_address[connection.address] -= 1
-            if not self._by_address[connection.address]:
-                del self._by_address[connection.address]
+            self._by_address[key] -= 1
+            if not self._by_address[key]:
+                del self._by_address[key]
+
+    def _limit_key(self, address: str) -> str:
+        return limit_key(address, self._service.settings.ipv6_prefix)
 
     def _run(self, connection: Connection) -> None:
         try:
@@ -270,12 +272,12 @@ class Listener:
 
 
 def _host(peer_address: object) -> str:
-    """Return the address that limits are counted by."""
-    return str(peer_address[0]) if isinstance(peer_address, tuple) else "unix"
+    """Return where a peer comes from, as an address or "unix"."""
+    return canonical(str(peer_address[0])) if isinstance(peer_address, tuple) else UNIX
 
 
 def _is_local(address: str) -> bool:
-    return address == "unix" or ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    return address == UNIX or is_loopback(address)
 
 
 @contextlib.contextmanager
