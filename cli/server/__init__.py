@@ -1,5 +1,6 @@
 """`twinline serve`, `store` and `demo`: a server, its process, and the file of its store.
 
-``serve`` runs one, set up by ``runtime``, ``affinity`` and ``hashing``; ``private`` is one within
-another command, such as ``demo``; ``store`` looks after a file.
+``serve`` runs one; what belongs to its process is set in ``process``, with ``affinity`` for the
+processors and ``hashing`` for the threads that hash. ``private`` is one within another command,
+such as ``demo``; ``store`` looks after a file.
 """

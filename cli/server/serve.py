@@ -2,30 +2,30 @@
 
 import contextlib
 import logging
-import os
-import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from types import FrameType
 from typing import Any
 
 from twinline.cli.console.command import command
 from twinline.cli.console.errors import SettingsError
 from twinline.cli.console.output import OutputClosed, write_json, write_line
 from twinline.cli.console.shapes import Listening
-from twinline.cli.server.affinity import on_one
 from twinline.cli.server.hashing import BackgroundHasher
-from twinline.cli.server.runtime import limit_malloc_arenas, raise_switch_interval
+from twinline.cli.server.process import (
+    raise_descriptor_limit,
+    server_process,
+    stopped_by_signals,
+)
 from twinline.cli.settings.model import Settings, refuse_exposure
 from twinline.cli.settings.options import config_option, json_option, load_from, server_options
 from twinline.core.locks import check_locks
 from twinline.core.service import ChatService
 from twinline.core.store import Store
 from twinline.stores.registry import UnknownStore, open_store
-from twinline.transports.listener import Listener
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from twinline.transports.contract import Transport
+from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener import Listener, Waker
 
 
 @command(
@@ -64,23 +64,30 @@ def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str],
     """
     endpoints = settings.endpoints()
     refuse_exposure(settings, (endpoint for endpoint, _ in endpoints))
-    _start_log(settings.log_level)
-    limit_malloc_arenas()
-    raise_switch_interval()
     if settings.check_locks:
         # Locks choose their kind when they are made, so before anything is built.
         check_locks(True)
-    # Threads stay where their maker is, so the store, which has some, comes second.
-    with (
-        on_one() if settings.one_processor else contextlib.nullcontext(),
-        _opened(settings) as store,
-    ):
-        service = ChatService(store, settings, hasher=BackgroundHasher())
-        listener = Listener(service, endpoints, settings)
-        _let_signals_stop(listener)
-        on_ready(listener, settings, store.durability)
-        listener.serve_forever()
-        service.stop()
+    # First the process, whose threads are as they were started; then what has threads.
+    with server_process(one_processor=settings.one_processor):
+        _start_log(settings.log_level)
+        raise_descriptor_limit(settings.connections)
+        with _opened(settings) as store:
+            service = ChatService(store, settings, hasher=BackgroundHasher())
+            _serve(service, settings, endpoints, on_ready)
+
+
+def _serve(
+    service: ChatService,
+    settings: Settings,
+    endpoints: Sequence[tuple[Endpoint, Transport]],
+    on_ready: Callable[[Listener, Settings, str], None],
+) -> None:
+    with Waker() as waker:
+        listener = Listener(service, endpoints, settings, waker=waker)
+        with stopped_by_signals(listener.stop, waker.fileno()):
+            on_ready(listener, settings, service.store.durability)
+            listener.serve_forever()
+            service.stop()
 
 
 def _opened(settings: Settings) -> Store:
@@ -115,18 +122,3 @@ def _start_log(level: str) -> None:
         level=level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-
-
-def _let_signals_stop(listener: Listener) -> None:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        # The next signal finds no patience, and no interpreter that waits for threads.
-        for name in _SIGNALS:
-            signal.signal(name, exit_at_once)
-        listener.stop()
-
-    def exit_at_once(number: int, _frame: FrameType | None) -> None:
-        os._exit(128 + number)
-
-    # They are never put back: when the drain is over, the process is on its way to exit code 0.
-    for name in _SIGNALS:
-        signal.signal(name, stop)

@@ -9,6 +9,7 @@
 """
 
 from twinline.transports.listener.listener import Listener
+from twinline.transports.listener.poller import Waker
 from twinline.transports.listener.settings import ListenerSettings
 
-__all__ = ["Listener", "ListenerSettings"]
+__all__ = ["Listener", "ListenerSettings", "Waker"]

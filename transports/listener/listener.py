@@ -17,7 +17,7 @@ import logging
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from twinline.core.addresses import UNIX, canonical, is_loopback, limit_key
 from twinline.core.deadline import Deadline
@@ -27,14 +27,11 @@ from twinline.core.service import ChatService
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import BoundEndpoint, Endpoint, tune
 from twinline.transports.listener.connection import Connection
-from twinline.transports.listener.poller import Poller
+from twinline.transports.listener.poller import Poller, Waker
 from twinline.transports.listener.settings import ListenerSettings
 
 log = logging.getLogger(__name__)
 
-STACK_BYTES = 256 * 1024
-"""The stack of a connection's thread; the interpreter's default, 8 MiB, is for deep recursion,
-and there is none here."""
 _PAUSE_SECONDS = 0.2
 _CUT_SECONDS = 0.2
 """For a thread whose connection was cut to end; and the longest that a signal goes unnoticed
@@ -58,6 +55,8 @@ class Listener:
         service: ChatService,
         endpoints: Sequence[tuple[Endpoint, Transport]],
         settings: ListenerSettings | None = None,
+        *,
+        waker: Waker | None = None,
     ) -> None:
         """Bind.
 
@@ -65,6 +64,8 @@ class Listener:
             service: carries the requests out; it may serve other listeners as well.
             endpoints: pairs of a place and the transport that is spoken there.
             settings: None for the defaults.
+            waker: what ends the wait for connections; it stays the caller's, who may have signals
+                wake it, and is closed after the listener. None for one of the listener's own.
 
         Raises:
             EndpointError: one of them cannot be listened on; then none is.
@@ -79,7 +80,7 @@ class Listener:
                 self._bound.append((bound, transport))
             unbind_on_error.pop_all()
         self.endpoints = [bound.endpoint for bound, _ in self._bound]
-        self._poller = Poller()
+        self._poller = Poller(waker)
         self._serving = False
         self._stopping = False  # set by any thread or signal handler
         self._drained = threading.Event()
@@ -91,23 +92,21 @@ class Listener:
     def serve_forever(self) -> None:
         """Accept and serve until `stop`, then drain; the calling thread does the accepting.
 
-        In the main thread, signals are noticed at once: a handler that calls `stop` is enough.
+        In the main thread a signal handler that calls `stop` is enough; unless signals wake the
+        waker, it may be noticed half a second late.
         """
         self._serving = True
-        if threading.current_thread() is threading.main_thread():
-            self._poller.wake_on_signals()
         arrivals = {bound.socket.fileno(): (bound, transport) for bound, transport in self._bound}
         try:
-            with _small_stacks():
-                for bound, _ in self._bound:
-                    self._poller.add(bound.socket)
-                while not self._stopping:
-                    for fd, hangup in self._poller.wait(None):
-                        if hangup and fd not in arrivals:
-                            self._hung_up(fd)
-                        elif fd in arrivals and not self._accept(*arrivals[fd]):
-                            self._pause()
-                            break
+            for bound, _ in self._bound:
+                self._poller.add(bound.socket)
+            while not self._stopping:
+                for fd, hangup in self._poller.wait(None):
+                    if hangup and fd not in arrivals:
+                        self._hung_up(fd)
+                    elif fd in arrivals and not self._accept(*arrivals[fd]):
+                        self._pause()
+                        break
         finally:
             self._drain()
 
@@ -278,13 +277,3 @@ def _host(peer_address: object) -> str:
 
 def _is_local(address: str) -> bool:
     return address == UNIX or is_loopback(address)
-
-
-@contextlib.contextmanager
-def _small_stacks() -> Iterator[None]:
-    """Start threads with small stacks; the setting is the process's, and is put back."""
-    before = threading.stack_size(STACK_BYTES)
-    try:
-        yield
-    finally:
-        threading.stack_size(before)

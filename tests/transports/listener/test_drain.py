@@ -16,7 +16,6 @@ from twinline.core.protocol import REQUESTS, Ping, Reply, Request
 from twinline.core.session import Session
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.listener import Listener, ListenerSettings
-from twinline.transports.listener.listener import STACK_BYTES
 from twinline.transports.registry import transport
 
 
@@ -241,22 +240,6 @@ def test_close_without_serving_and_after() -> None:
         assert peer.ask("ping")["ok"]
         server.listener.close()
         join(server.thread)
-
-
-def test_connection_threads_have_small_stacks() -> None:
-    sizes: list[int] = []
-    with serving() as server:
-        handle = server.service.handle
-
-        def note(session: Session, request: Request) -> Reply:
-            sizes.append(threading.stack_size())
-            return handle(session, request)
-
-        server.service.handle = note  # type: ignore[method-assign]
-        with server.peer() as peer:
-            peer.ask("ping")
-    assert sizes == [STACK_BYTES]
-    assert threading.stack_size() != STACK_BYTES
 
 
 def test_a_fault_in_a_connection_ends_that_connection_alone(

@@ -1,0 +1,143 @@
+"""What belongs to the whole process, and so is set by `twinline serve` alone, once, at its start.
+
+A `Listener` in another program touches none of it. Here all of it is set in one place, before any
+thread starts. How a thread is kept on one processor is in ``affinity``, and the priority of the
+threads that hash, which is a thread's own, in ``hashing``.
+"""
+
+import ctypes
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from types import FrameType
+from typing import Final
+
+from twinline.cli.server.affinity import on_one
+
+log = logging.getLogger(__name__)
+
+STACK_BYTES: Final = 256 * 1024
+"""The stack of a thread, of which each connection has one; the system's default, 8 MiB, is for
+deep recursion, and there is none here."""
+_SWITCH_SECONDS: Final = 0.05
+_SPARE_DESCRIPTORS: Final = 64
+"""For what is open beside connections: the store, the listening sockets, the log."""
+# From <malloc.h> of glibc; mallopt(3) tells what they do.
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+_LARGE_BYTES: Final = 1 << 20
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def server_process(*, one_processor: bool) -> Iterator[None]:
+    """Set up the process of a server; entered before it starts any thread.
+
+    Args:
+        one_processor: whether its threads stay on one processor while the block runs.
+    """
+    limit_malloc_arenas()
+    _raise_switch_interval()
+    stack_bytes = threading.stack_size(STACK_BYTES)
+    try:
+        with on_one() if one_processor else nullcontext():
+            yield
+    finally:
+        threading.stack_size(stack_bytes)
+
+
+def limit_malloc_arenas() -> None:
+    """Let a process of many threads hold no more memory than it uses.
+
+    The C library gives each of several threads a heap of its own, so that they need not wait for
+    each other; but threads that run Python take turns anyway. And what it once gave out in large
+    pieces it keeps, so that the 19 MiB of a password's hash would stay with every heap that a
+    login came to: 400 logins left 180 MB resident, and leave 45 MB this way.
+
+    Where the C library is another one nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def _raise_switch_interval() -> None:
+    """Let a thread that wants the interpreter wait longer before it asks the present one to stop.
+
+    A request is answered in less than a millisecond and then gives its turn away by itself, so
+    the limit is hardly ever reached. But every thread that waits for its turn wakes up at the
+    end of it, 5 ms by default: where thousands wait, they spend the processor on waking up. When
+    9,000 connections broke at once, their threads were gone after 21 s, and are after 5 s now.
+    """
+    sys.setswitchinterval(_SWITCH_SECONDS)
+
+
+def raise_descriptor_limit(connections: int) -> None:
+    """Let the process have as many descriptors as it may, and log how many that is.
+
+    A shell gives a process 1,024 and lets it ask for more; where there are no more, each silent
+    peer keeps another out.
+
+    Args:
+        connections: how many there may be by the settings.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:  # on some systems less is allowed than is said
+            log.warning("the limit of descriptors stays at %s: %s", f"{soft:,}", error)
+        else:
+            log.info("the limit of descriptors is raised from %s to %s", f"{soft:,}", _shown(hard))
+            soft = hard
+    if soft != resource.RLIM_INFINITY and soft < connections + _SPARE_DESCRIPTORS:
+        log.warning(
+            "the limit of descriptors, %s, allows fewer connections than the setting, %s: raise "
+            "it (ulimit -n, LimitNOFILE) or lower `connections`",
+            f"{soft:,}",
+            f"{connections:,}",
+        )
+
+
+def _shown(limit: int) -> str:
+    return "as many as there are" if limit == resource.RLIM_INFINITY else f"{limit:,}"
+
+
+@contextmanager
+def stopped_by_signals(stop: Callable[[], None], wakeup_fd: int) -> Iterator[None]:
+    """Let SIGTERM and SIGINT call `stop`, and a second one end the process at once.
+
+    The handlers are not put back: when the block is over, the process is on its way to exit code
+    0, and no signal is to change that.
+
+    Args:
+        stop: called in the main thread, between two steps of Python.
+        wakeup_fd: where the interpreter's own handler writes a byte for every signal while the
+            block runs. Python runs a handler between two steps of Python; for a signal that comes
+            just before a wait begins that would be after it, and the byte ends the wait at once.
+    """
+
+    def begin(_number: int, _frame: FrameType | None) -> None:
+        # The next signal finds no patience, and no interpreter that waits for threads.
+        for name in _SIGNALS:
+            signal.signal(name, exit_at_once)
+        stop()
+
+    def exit_at_once(number: int, _frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    before = signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+    try:
+        for name in _SIGNALS:
+            signal.signal(name, begin)
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
