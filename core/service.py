@@ -7,6 +7,7 @@ into replies.
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
@@ -24,8 +25,8 @@ from twinline.core.errors import (
     LockRuleError,
     NotLoggedIn,
     RequestError,
-    SessionExpired,
     ShuttingDown,
+    StoreUnavailable,
     UnsupportedVersion,
 )
 from twinline.core.messages import PAGE_BYTES, MessageRules, on_own_mailbox
@@ -49,7 +50,7 @@ from twinline.core.protocol import (
 )
 from twinline.core.session import Session, Subscription, end_all, subscribe
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import MailPage, SessionRecord, Store, Unsubscribe
+from twinline.core.store import Account, MailPage, SessionRecord, Store, Unsubscribe
 from twinline.core.waiting import CallbackWaiter, Waiter, WaiterGroup, Wake
 
 log = logging.getLogger(__name__)
@@ -177,7 +178,7 @@ class ChatService:
         self._admit_login(session)
         account = self._accounts.create(username, password)
         log.info("account %s was created", account.username)
-        return self._bind(session, *self._accounts.open_session(account))
+        return self._bind_new(session, account)
 
     def login(self, session: Session, username: str, password: str) -> SessionReply:
         """Open a session.
@@ -187,7 +188,7 @@ class ChatService:
         """
         self._admit_login(session)
         account = self._accounts.authenticate(username, password, session.address)
-        return self._bind(session, *self._accounts.open_session(account))
+        return self._bind_new(session, account)
 
     def resume(self, session: Session, token: str) -> SessionReply:
         """Bind this caller to a session that is open already.
@@ -207,8 +208,9 @@ class ChatService:
 
     def logout(self, session: Session) -> Done:
         """Revoke the session; every connection of it ends."""
-        self.store.accounts.close_session(self._require(session, self._clock()).token_hash)
-        session.unbind()
+        record = self._require(session, self._clock())
+        self.store.accounts.close_session(record.token_hash)
+        session.unbind(record.token_hash)
         return Done()
 
     def list_accounts(
@@ -250,7 +252,7 @@ class ChatService:
         """
         record = self._require(session, self._clock())
         self._accounts.delete(record, password, session.address, force=force)
-        session.unbind()
+        session.unbind(record.token_hash)
         return Done()
 
     # -- the mail -----------------------------------------------------------------------
@@ -285,32 +287,34 @@ class ChatService:
         """
         if not 0 <= wait <= MAX_WAIT_SECONDS:
             raise BadRequest(f"wait is 0 to {MAX_WAIT_SECONDS} seconds")
-        if not wait:
-            return _watched(self._look(session, after, ack, limit))
-        subscription = session.take_subscription() or self._subscribe(session)
+        # From its first look to its last a watch is of one session, whatever becomes of the caller.
+        token_hash = session.token_hash
+        if not wait or token_hash is None:
+            return _watched(self._look(token_hash, after, ack, limit))
+        subscription = session.take_subscription(token_hash) or self._subscribe(session, token_hash)
         waiter = subscription.waiter
         try:
             # Subscribed, clear, look, wait, look again: a message that comes in between is
             # not missed, nor is the end of the session or of the service.
             waiter.clear()
-            page = self._look(session, after, ack, limit)
+            page = self._look(token_hash, after, ack, limit)
             if not page.messages:
                 deadline = Deadline.after(wait)
                 while not (page.messages or session.waiters.ended) and waiter.wait(deadline):
-                    page = self._look(session, after, None, limit)
+                    page = self._look(token_hash, after, None, limit)
         finally:
             session.leave_subscription(subscription)
         return _watched(page)
 
-    def _look(self, session: Session, after: int, ack: int | None, limit: int) -> MailPage:
+    def _look(self, token_hash: bytes | None, after: int, ack: int | None, limit: int) -> MailPage:
         now = self._clock()
-        record = self._require(session, now)
+        record = self._record(token_hash, now)
         if ack is not None:
             on_own_mailbox(self._mailboxes.ack, record, ack, now)
         return on_own_mailbox(self._mailboxes.read, record, after, limit, PAGE_BYTES)
 
-    def _subscribe(self, session: Session) -> Subscription:
-        record = self._require(session, self._clock())
+    def _subscribe(self, session: Session, token_hash: bytes) -> Subscription:
+        record = self._record(token_hash, self._clock())
         waiter = Waiter()
         subscriptions = subscribe(waiter, self.store, record, self._waiters, session.waiters)
         return Subscription(waiter, record.token_hash, subscriptions)
@@ -368,23 +372,40 @@ class ChatService:
 
     def _require(self, session: Session, now: int) -> SessionRecord:
         """Return the caller's session as the store has it now: a revoked one is noticed."""
+        return self._record(session.token_hash, now)
+
+    def _record(self, token_hash: bytes | None, now: int) -> SessionRecord:
         if self._waiters.ended:
             raise ShuttingDown
-        token_hash = session.token_hash
         if token_hash is None:
             raise NotLoggedIn
         return self._accounts.session(token_hash, now)
 
-    def _bind(self, session: Session, token: str, record: SessionRecord) -> SessionReply:
-        # Subscribe, then look: a session that is revoked in between is seen by one of them.
-        session.subscribe(self.store.accounts, record)
+    def _bind_new(self, session: Session, account: Account) -> SessionReply:
+        """Open a session and bind the caller to it; if that fails, none stays open."""
+        token, record = self._accounts.open_session(account)
         try:
+            return self._bind(session, token, record)
+        except BaseException:
+            # Nobody has its token. Where the store does not answer, it expires.
+            with suppress(StoreUnavailable):
+                self.store.accounts.close_session(record.token_hash)
+            raise
+
+    def _bind(self, session: Session, token: str, record: SessionRecord) -> SessionReply:
+        """Bind the caller to a session, and subscribe it to its end: both or neither."""
+        unsubscribe = None
+        if session.on_end is not None:
+            unsubscribe = self.store.accounts.on_session_end(record.token_hash, session.on_end)
+        try:
+            # Subscribe, then look: a session that is revoked in between is seen by one of them.
             self._accounts.session(record.token_hash, self._clock())
             standing = on_own_mailbox(self._mailboxes.standing, record)
-        except SessionExpired:
-            session.unsubscribe()
+            session.bind(record, unsubscribe)
+        except BaseException:
+            if unsubscribe is not None:
+                unsubscribe()
             raise
-        session.bind(record)
         return SessionReply(
             username=record.username,
             session=token,

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from twinline.core.store import Accounts, SessionRecord, Store, Unsubscribe
+from twinline.core.errors import AlreadyLoggedIn
+from twinline.core.locks import new_lock
+from twinline.core.store import SessionRecord, Store, Unsubscribe
 from twinline.core.waiting import Waiter, WaiterGroup, Wake, Wakeable
 
 
@@ -61,6 +63,7 @@ class Session:
 
     Attributes:
         address: where the caller comes from, for the throttle; "" when that is unknown.
+        on_end: called when the session that it is bound to is revoked, or None.
         username: the account that it is logged in to, or None.
         token_hash: what the store knows the session by, or None.
         waiters: those of this session's threads that wait for mail.
@@ -68,10 +71,11 @@ class Session:
 
     __slots__ = (
         "_keep_subscription",
-        "_on_end",
-        "_subscriptions",
+        "_kept",
+        "_lock",
         "_unsubscribe",
         "address",
+        "on_end",
         "token_hash",
         "username",
         "waiters",
@@ -92,10 +96,13 @@ class Session:
         self.username: str | None = None
         self.token_hash: bytes | None = None
         self.waiters = WaiterGroup("session")
-        self._on_end = on_end
-        self._unsubscribe: Unsubscribe | None = None
+        self.on_end = on_end
         self._keep_subscription = keep_subscription
-        self._subscriptions: list[Subscription] = []  # kept for later; appended and popped, no more
+        self._lock = new_lock("binding")
+        # These are guarded by _lock, as are the writes of username and token_hash: what is
+        # subscribed is always the session that it is bound to.
+        self._unsubscribe: Unsubscribe | None = None  # of on_end
+        self._kept: list[Subscription] = []  # for later watches
 
     @property
     def logged_in(self) -> bool:
@@ -109,47 +116,64 @@ class Session:
         """
         self.waiters.end()
 
-    def subscribe(self, accounts: Accounts, record: SessionRecord) -> None:
-        """Have ``on_end`` called when that session is revoked; called by the service."""
-        if self._on_end is not None:
-            self._unsubscribe = accounts.on_session_end(record.token_hash, self._on_end)
+    def bind(self, record: SessionRecord, unsubscribe: Unsubscribe | None) -> None:
+        """Log in; called by the service.
+
+        Args:
+            record: the session to be bound to.
+            unsubscribe: what ends the subscription of ``on_end`` to that session's end.
+
+        Raises:
+            AlreadyLoggedIn: another thread was faster; nothing changes.
+        """
+        with self._lock:
+            if self.token_hash is not None:
+                raise AlreadyLoggedIn
+            self.username = record.username
+            self.token_hash = record.token_hash
+            self._unsubscribe = unsubscribe
+        if self.waiters.ended:
+            self.unsubscribe()  # the caller left meanwhile, and nobody would do it later
+
+    def unbind(self, token_hash: bytes) -> None:
+        """Log out, unless another thread was faster; called by the service."""
+        with self._lock:
+            if self.token_hash != token_hash:
+                return
+            self.username = None
+            self.token_hash = None
+        self.unsubscribe()
 
     def unsubscribe(self) -> None:
         """Drop ``on_end`` and the subscriptions that were kept; called by the service."""
-        unsubscribe, self._unsubscribe = self._unsubscribe, None
+        with self._lock:
+            unsubscribe, self._unsubscribe = self._unsubscribe, None
+            kept, self._kept = self._kept, []
         if unsubscribe is not None:
             unsubscribe()
-        while (subscription := self.take_subscription()) is not None:
+        for subscription in kept:
             subscription.close()
 
-    def take_subscription(self) -> Subscription | None:
+    def take_subscription(self, token_hash: bytes) -> Subscription | None:
         """Return a subscription that an earlier watch left; called by the service."""
-        try:
-            return self._subscriptions.pop()
-        except IndexError:
-            return None
+        with self._lock:
+            # Those that are kept are of the session that it is bound to.
+            return self._kept.pop() if self._kept and token_hash == self.token_hash else None
 
     def leave_subscription(self, subscription: Subscription) -> None:
         """Keep a subscription for the next watch, or close it; called by the service."""
-        if self._keep_subscription and subscription.token_hash == self.token_hash:
-            self._subscriptions.append(subscription)
-            if not self.waiters.ended:
-                return
-            # The caller has left meanwhile, perhaps before this subscription was kept.
-            self.unsubscribe()
-        else:
+        with self._lock:
+            keep = (
+                self._keep_subscription
+                and subscription.token_hash == self.token_hash
+                and not self.waiters.ended
+            )
+            if keep:
+                self._kept.append(subscription)
+        if not keep:
             subscription.close()
-
-    def bind(self, record: SessionRecord) -> None:
-        """Log in; called by the service."""
-        self.username = record.username
-        self.token_hash = record.token_hash
-
-    def unbind(self) -> None:
-        """Log out; called by the service."""
-        self.unsubscribe()
-        self.username = None
-        self.token_hash = None
+        elif self.waiters.ended:
+            self.unsubscribe()  # the caller has left meanwhile, perhaps before it was kept
 
     def __repr__(self) -> str:
         return f"Session(address={self.address!r}, username={self.username!r})"

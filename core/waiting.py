@@ -4,6 +4,7 @@ A notification is a hint: it says "look again", never what there is to see. So t
 always subscribe, look, wait, look again; a hint that comes between looking and waiting is kept.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,14 +12,22 @@ from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
 from twinline.core.deadline import Deadline
+from twinline.core.errors import LockRuleError
 from twinline.core.locks import checking, may_block, new_lock
+
+log = logging.getLogger(__name__)
 
 _SIGNAL_SECONDS: Final = 0.5
 """How long a signal may go unnoticed by a main thread that waits."""
 
 Wake = Callable[[], None]
-"""A callback that wakes one waiter. It never blocks and never raises; it may be called from any
-thread, more than once, and late. It is called with no lock held."""
+"""A callback that wakes one waiter: it sets a flag, or puts into a queue, and returns.
+
+It may be called from any thread, more than once, and late, with no lock held. It must not block,
+nor use the service or the store: it may run in the thread that a store writes with, which would
+wait for itself; a store answers such a call with an error at once. What it raises is logged, and
+keeps no other wake from being called.
+"""
 
 
 class _Deferred(threading.local):
@@ -31,8 +40,23 @@ _deferred = _Deferred()
 def wake_all(wakes: Iterable[Wake]) -> None:
     """Call the wakes that a store collected under its lock, now that it is released."""
     may_block("waking")
-    for wake in wakes:
+    others = iter(wakes)
+    try:
+        for wake in others:
+            _call(wake)
+    except BaseException:
+        wake_all(others)  # an interruption is of this thread, not of those that wait
+        raise
+
+
+def _call(wake: Wake) -> None:
+    """Call a wake on its own: what it does wrong is no affair of who woke it."""
+    try:
         wake()
+    except LockRuleError:
+        raise
+    except Exception:
+        log.exception("a wake raised")
 
 
 def wake_after_reply(wakes: Iterable[Wake]) -> None:
@@ -69,8 +93,12 @@ def deferred_wakes() -> Iterator[list[Wake]]:
 
 def wake_deferred(deferred: list[Wake]) -> None:
     """Call the wakes that `deferred_wakes` kept, once."""
-    while deferred:
-        deferred.pop()()
+    try:
+        while deferred:
+            _call(deferred.pop())
+    except BaseException:
+        wake_deferred(deferred)
+        raise
 
 
 class Waiter:
@@ -167,7 +195,7 @@ class WaiterGroup:
             self._waiters.add(waiter)
             ended = self.ended
         if ended:
-            waiter.wake()
+            _call(waiter.wake)
 
         def leave() -> None:
             with self._lock:

@@ -86,6 +86,11 @@ What is still there when the store is opened again (`durable`):
 51. Mail, positions and history survive a reopening; what was dropped stays gone.
 52. A seq is not used again after a reopening, even if its message is gone.
 53. Send_ids survive a reopening: a repeat still gets the first receipt.
+
+Wakes that do what they must not (`waking`):
+
+54. A wake that raises keeps no other from being called, and is not told to who caused it.
+55. A wake that writes to the store, as it must not, is answered or refused at once.
 """
 
 from collections.abc import Collection

@@ -1,9 +1,10 @@
-"""Rules 34 to 37 of the store kit: whom mail wakes, and how."""
+"""Rules 34 to 37, 54 and 55 of the store kit: whom mail wakes, and how."""
 
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, NamedTuple
 
 from twinline.core.conformance import Checks, rule
 from twinline.core.errors import LockRuleError
@@ -89,11 +90,95 @@ def unsubscribing_ends_one(checks: Checks, bench: StoreBench) -> None:
 def wakes_are_called_without_a_lock(checks: Checks, bench: StoreBench) -> None:
     """Let each wake have another thread read from both halves, and wait for that."""
     store = bench.store()
+    other = bench.mailbox(store)
+    store.accounts.create(bench.account("carl"))
+    for cause in _causes(bench, store):
+        probe = _Probe(store, other, bench.wake_seconds)
+        cause.subscribe(probe.wake)
+        cause.call()
+        verdict = probe.verdict()
+        checks.that(verdict is None, f"the wake for {cause.what}: {verdict}")
+
+
+@rule(54, "A wake that raises keeps no other from being called, and is not told to who caused it.")
+def wakes_are_called_on_their_own(checks: Checks, bench: StoreBench) -> None:
+    """Let the first and the last of four wakes raise."""
+    store = bench.store()
+
+    def raises() -> None:
+        raise _MisbehavingWake("a wake of the kit raises, which the store may log")
+
+    for cause in _causes(bench, store):
+        bells = bench.bell(), bench.bell()
+        for wake in (raises, bells[0].ring, bells[1].ring, raises):
+            cause.subscribe(wake)
+        try:
+            cause.call()
+        except _MisbehavingWake:
+            checks.wrong(f"{cause.what} raises what its wake raised")
+        for bell in bells:
+            checks.that(bell.rang(), f"{cause.what}: a wake that raises keeps another from it")
+
+
+@rule(55, "A wake that writes to the store, as it must not, is answered or refused at once.")
+def wakes_that_write_are_refused(checks: Checks, bench: StoreBench) -> None:
+    """Let a wake send a message and close a session, and see that neither waits for itself."""
+    store = bench.store()
     boxes, accounts = store.mailboxes, store.accounts
-    bob, other = bench.mailbox(store), bench.mailbox(store)
-    ann, carl = bench.account("ann"), bench.account("carl")
+    other, ann = bench.mailbox(store), bench.account("ann")
     accounts.create(ann)
-    accounts.create(carl)
+    writes: list[tuple[str, Callable[[], object]]] = [
+        ("a message", lambda: boxes.append(other, bench.draft())),
+        ("the end of a session", lambda: accounts.close_session(bytes(32))),
+    ]
+    for what, write in writes:
+        bob = bench.mailbox(store)
+        done = bench.bell()
+
+        def wake(write: Callable[[], object] = write, done: Bell = done) -> None:
+            # Noted even if nobody catches what it raises.
+            try:
+                write()
+            finally:
+                done.ring()
+
+        boxes.on_mail(bob, wake)
+        begun = time.monotonic()
+        boxes.append(bob, bench.draft())
+        checks.that(done.rang(), f"{what} that a wake asks for has no outcome")
+        seconds = time.monotonic() - begun
+        checks.that(
+            seconds < _LOOK_SECONDS + bench.wake_seconds / 2,
+            f"{what} that a wake asks for takes {seconds:.1f} s: does it wait for itself?",
+        )
+        checks.that(
+            boxes.standing(bob).unread == 1, f"the message is lost whose wake asks for {what}"
+        )
+
+
+class _MisbehavingWake(Exception):
+    """What a wake of the kit raises."""
+
+
+class _Cause(NamedTuple):
+    """Something that wakes.
+
+    Attributes:
+        what: in words.
+        subscribe: has a wake called by it.
+        call: makes it happen.
+    """
+
+    what: str
+    subscribe: Callable[[Callable[[], None]], object]
+    call: Callable[[], object]
+
+
+def _causes(bench: StoreBench, store: Store) -> list[_Cause]:
+    """Return all that wakes, in an order in which each can happen."""
+    boxes, accounts = store.mailboxes, store.accounts
+    bob, ann = bench.mailbox(store), bench.account("ann")
+    accounts.create(ann)
 
     def session(used_at: int = NOW) -> bytes:
         opened = bench.session(ann, used_at)
@@ -102,36 +187,32 @@ def wakes_are_called_without_a_lock(checks: Checks, bench: StoreBench) -> None:
 
     kept = session(NOW + 9)
     closed, made_room, one_of_all, withdrawn = session(NOW + 8), session(1), session(), kept
-    calls: list[tuple[str, Callable[[Callable[[], None]], object], Callable[[], object]]] = [
-        ("a message", lambda w: boxes.on_mail(bob, w), lambda: boxes.append(bob, bench.draft())),
-        ("a drop", lambda w: boxes.on_mail(bob, w), lambda: boxes.drop(bob)),
-        (
+    return [
+        _Cause(
+            "a message", lambda w: boxes.on_mail(bob, w), lambda: boxes.append(bob, bench.draft())
+        ),
+        _Cause("a drop", lambda w: boxes.on_mail(bob, w), lambda: boxes.drop(bob)),
+        _Cause(
             "a session's end",
             lambda w: accounts.on_session_end(closed, w),
             lambda: accounts.close_session(closed),
         ),
-        (
+        _Cause(
             "a session that makes room",
             lambda w: accounts.on_session_end(made_room, w),
             lambda: accounts.open_session(bench.session(ann), most=3),
         ),
-        (
+        _Cause(
             "the end of all other sessions",
             lambda w: accounts.on_session_end(one_of_all, w),
             lambda: accounts.close_other_sessions(ann.account_id, kept),
         ),
-        (
+        _Cause(
             "a withdrawal",
             lambda w: accounts.on_session_end(withdrawn, w),
             lambda: accounts.withdraw(ann.account_id, keep_name=False),
         ),
     ]
-    for what, subscribe, call in calls:
-        probe = _Probe(store, other, bench.wake_seconds)
-        subscribe(probe.wake)
-        call()
-        verdict = probe.verdict()
-        checks.that(verdict is None, f"the wake for {what}: {verdict}")
 
 
 class _Probe:

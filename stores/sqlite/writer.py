@@ -133,9 +133,12 @@ class Writer:
         Raises:
             StoreUnavailable: it was not committed; or the time is up, and then a write that
                 was begun may be committed all the same.
+            RuntimeError: called in the writer's own thread, by a wake: it would wait for itself.
             Exception: what the write raises or returns.
         """
         may_block("writing the store")
+        if threading.get_ident() == self._thread.ident:
+            raise RuntimeError("a wake must not write to the store: the store's writer called it")
         request = self._queue(write)
         try:
             value = request.outcome.get(timeout=seconds)

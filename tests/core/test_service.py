@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
@@ -20,11 +21,19 @@ from waiting import Call, wait_event, wait_until
 
 from twinline.core import errors, protocol
 from twinline.core.errors import LockRuleError
+from twinline.core.locks import Lock
 from twinline.core.protocol import Reply, WatchReply
 from twinline.core.service import ChatService
 from twinline.core.session import Session
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import Draft, Receipt, Unsubscribe
+from twinline.core.store import (
+    Draft,
+    MailPage,
+    Receipt,
+    SessionRecord,
+    Standing,
+    Unsubscribe,
+)
 from twinline.core.waiting import Wake
 from twinline.stores.memory import MemoryStore
 
@@ -169,6 +178,81 @@ def test_a_session_that_is_revoked_while_it_is_bound_is_not_bound() -> None:
     assert not session.logged_in
     assert opened.total() == 0
     service.status(other)
+
+
+BINDINGS = ["create_account", "login", "resume"]
+
+
+def bind(service: ChatService, session: Session, how: str, token: str) -> None:
+    """Log in to ann's account, or create it."""
+    if how == "create_account":
+        service.create_account(session, "new", PASSWORD)
+    elif how == "login":
+        service.login(session, "ann", PASSWORD)
+    else:
+        service.resume(session, token)
+
+
+@pytest.mark.parametrize("how", BINDINGS)
+@pytest.mark.parametrize("error", [errors.StoreUnavailable, ZeroDivisionError, KeyboardInterrupt])
+def test_a_binding_that_fails_leaves_no_subscription_and_no_session(
+    how: str, error: type[BaseException]
+) -> None:
+    service = make_service()
+    token = service.create_account(service.session(), "ann", PASSWORD).session
+    sessions = service.store.accounts._sessions  # type: ignore[attr-defined]
+    standing = service.store.mailboxes.standing
+
+    def fails(account_id: str) -> Standing:
+        raise error
+
+    service.store.mailboxes.standing = fails  # type: ignore[method-assign]
+    opened = count_subscriptions(service)
+    ended: list[str] = []
+    session = service.session(on_end=lambda: ended.append("ended"))
+    with pytest.raises(error):
+        bind(service, session, how, token)
+    assert not session.logged_in
+    assert opened.total() == 0
+    assert len(sessions) == 1  # ann's first one
+    service.store.mailboxes.standing = standing  # type: ignore[method-assign]
+    service.login(session, "ann", PASSWORD)
+    service.change_password(session, PASSWORD, "battery staple")
+    assert ended == []
+    service.status(session)
+
+
+def test_of_two_logins_at_once_on_one_session_one_is_bound_and_the_other_leaves_nothing() -> None:
+    service = make_service()
+    enter(service, "ann")
+    enter(service, "bob")
+    opened = count_subscriptions(service)
+    sessions = service.store.accounts._sessions  # type: ignore[attr-defined]
+    before = len(sessions)
+    session = service.session(on_end=lambda: None)
+    both = threading.Barrier(2)
+    find_session = service.store.accounts.find_session
+
+    def find_together(token_hash: bytes) -> SessionRecord | None:
+        if session.token_hash is None:
+            both.wait(5)  # both are admitted, and neither is bound
+        return find_session(token_hash)
+
+    service.store.accounts.find_session = find_together  # type: ignore[method-assign]
+    calls = [
+        Call(lambda name=name: service.login(session, name, PASSWORD)) for name in ("ann", "bob")
+    ]
+    refused = 0
+    for call in calls:
+        try:
+            call.outcome()
+        except errors.AlreadyLoggedIn:
+            refused += 1
+    assert refused == 1
+    assert session.token_hash is not None
+    assert +opened == {session.token_hash: 1}
+    assert len(sessions) == before + 1
+    assert service.status(session).username == session.username
 
 
 def test_an_interrupted_wait_replies_with_nothing() -> None:
@@ -644,3 +728,74 @@ def test_who_leaves_while_it_watches_leaves_nothing_behind() -> None:
     service.leave(session)
     call.outcome()
     assert opened[mailbox_of(service, ann)] == 0
+
+
+def test_a_watch_that_begins_before_a_logout_is_not_of_who_logs_in_after_it() -> None:
+    service = make_service()
+    enter(service, "bob")
+    session = enter(service, "ann")
+    on_session_end = service.store.accounts.on_session_end
+
+    def change_over(token_hash: bytes, wake: Wake) -> Unsubscribe:
+        service.store.accounts.on_session_end = on_session_end  # type: ignore[method-assign]
+        service.logout(session)
+        service.login(session, "bob", PASSWORD)
+        return on_session_end(token_hash, wake)
+
+    service.store.accounts.on_session_end = change_over  # type: ignore[method-assign]
+    with pytest.raises(errors.SessionExpired):
+        service.watch(session, 0, wait=2)
+    assert service.status(session).username == "bob"
+
+
+class Crossed:
+    """A lock, and what another thread does just before it is taken or after it is left."""
+
+    def __init__(self, lock: Lock, moment: str, step: Callable[[], object]) -> None:
+        self._lock = lock
+        self._moment = moment
+        self._step: Callable[[], object] | None = step
+
+    def _cross(self, moment: str) -> None:
+        if moment == self._moment and self._step is not None:
+            step, self._step = self._step, None
+            step()
+
+    def __enter__(self) -> None:
+        self._cross("before")
+        self._lock.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._lock.__exit__(*error)
+        self._cross("after")
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("crossing", ["logout", "leave"])
+def test_a_subscription_that_is_kept_while_another_thread_logs_out_is_not_kept(
+    crossing: str, moment: str
+) -> None:
+    service = make_service()
+    enter(service, "bob")
+    opened = count_subscriptions(service)
+    session = service.session(keep_subscription=True)
+    service.create_account(session, "ann", PASSWORD)
+    read = service.store.mailboxes.read
+
+    def cross() -> None:
+        service.leave(session) if crossing == "leave" else service.logout(session)
+        if crossing == "logout":
+            service.login(session, "bob", PASSWORD)
+
+    def read_then_cross(*arguments: Any) -> MailPage:
+        session._lock = Crossed(session._lock, moment, cross)
+        return read(*arguments)
+
+    service.send(session, "ann", "hello")
+    service.store.mailboxes.read = read_then_cross  # type: ignore[method-assign]
+    assert service.watch(session, 0, wait=5).messages
+    assert opened.total() == 0
+    service.store.mailboxes.read = read  # type: ignore[method-assign]
+    if crossing == "logout":
+        service.send(session, "bob", "for bob")
+        assert [m.body for m in service.watch(session, 0, wait=5).messages] == ["for bob"]

@@ -1,7 +1,7 @@
 """`ChatService.subscribe`: wakes by a callback, for callers that block no thread in a watch."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from services import PASSWORD, bodies, cheap_hasher, enter, login, make_service
 from waiting import Call, wait_event, wait_until
 
 from twinline.core.errors import NotLoggedIn, SessionExpired, ShuttingDown
+from twinline.core.protocol import ErrorReply, Reply, Send, SentReply
 from twinline.core.service import ChatService
 from twinline.core.session import Session
 from twinline.stores.sqlite import SqliteStore
@@ -162,3 +163,46 @@ def test_a_subscription_that_was_ended_is_called_by_nothing() -> None:
     ann.interrupt()
     service.stop()
     assert calls == []
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ChatService]:
+    if request.param == "memory":
+        yield make_service()
+        return
+    with SqliteStore(tmp_path / "s.db") as store:
+        yield ChatService(store, hasher=cheap_hasher())
+
+
+def test_a_callback_that_raises_changes_nothing_for_the_sender_and_for_others(
+    service: ChatService,
+) -> None:
+    ann = enter(service, "ann")
+    woken = threading.Event()
+
+    def raises() -> None:
+        raise ZeroDivisionError
+
+    service.subscribe(ann, raises)
+    service.subscribe(ann, woken.set)
+    reply = service.handle(ann, Send(to="ann", body="hi"))
+    assert isinstance(reply, SentReply)
+    wait_event(woken, "the other callback")
+    assert bodies(service, ann) == ["hi"]
+
+
+def test_a_callback_that_sends_has_its_outcome_at_once(service: ChatService) -> None:
+    """In the thread that writes a durable store it would wait for itself."""
+    ann, bob = enter(service, "ann"), enter(service, "bob")
+    outcomes: list[Reply] = []
+
+    def sends() -> None:
+        outcomes.append(service.handle(bob, Send(to="bob", body="got mail")))
+
+    service.subscribe(ann, sends)
+    call = Call(lambda: service.send(bob, "ann", "hi"))
+    wait_until(lambda: outcomes, "the outcome of the callback's send", 10)
+    call.outcome()
+    assert isinstance(outcomes[0], SentReply | ErrorReply)
+    assert bodies(service, ann) == ["hi"]
+    service.send(bob, "bob", "the store goes on")

@@ -13,8 +13,10 @@ from waiting import join
 
 from twinline.core.deadline import Deadline
 from twinline.core.waiting import (
+    CallbackWaiter,
     Waiter,
     WaiterGroup,
+    Wake,
     deferred_wakes,
     wake_after_reply,
     wake_all,
@@ -107,6 +109,59 @@ def test_wake_all_calls_each() -> None:
     called: list[str] = []
     wake_all([lambda: called.append("a"), lambda: called.append("b")])
     assert called == ["a", "b"]
+
+
+def raises() -> None:
+    raise ZeroDivisionError
+
+
+def is_interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def wake_deferred_ones(wakes: list[Wake]) -> None:
+    with deferred_wakes():
+        wake_after_reply(reversed(wakes))  # the last one that was deferred is the first called
+
+
+def wake_a_group(wakes: list[Wake]) -> None:
+    group = WaiterGroup("test")
+    for wake in wakes:
+        group.join(CallbackWaiter(wake))
+    group.end()
+
+
+WAYS = [wake_all, wake_after_reply, wake_deferred_ones, wake_a_group]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_wake_that_raises_is_logged_and_hinders_nobody(
+    way: Callable[[list[Wake]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    called: list[str] = []
+    way([raises, lambda: called.append("a"), raises, lambda: called.append("b")])
+    assert sorted(called) == ["a", "b"]
+    assert [record.getMessage() for record in caplog.records] == ["a wake raised"] * 2
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_interruption_while_waking_is_told_when_all_are_woken(
+    way: Callable[[list[Wake]], None],
+) -> None:
+    called: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        way(
+            [is_interrupted, lambda: called.append("a"), is_interrupted, lambda: called.append("b")]
+        )
+    assert sorted(called) == ["a", "b"]
+
+
+def test_who_joins_an_ended_group_with_a_wake_that_raises_can_leave_it() -> None:
+    group = WaiterGroup("test")
+    group.end()
+    leave = group.join(CallbackWaiter(raises))
+    leave()
+    assert not group._waiters
 
 
 def test_the_end_of_a_group_wakes_who_is_in_it() -> None:

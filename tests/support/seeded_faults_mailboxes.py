@@ -3,11 +3,13 @@
 Each gets the half that it is in, the method that it replaces, and the arguments.
 """
 
+import threading
 import time
 from bisect import insort
+from contextlib import suppress
 
 from twinline.core.clock import DAY_MS
-from twinline.core.errors import CursorInvalid, MailboxFull, NoSuchUser
+from twinline.core.errors import CursorInvalid, MailboxFull, NoSuchUser, StoreUnavailable
 from twinline.core.store import Receipt, Standing
 from twinline.core.waiting import wake_all
 from twinline.stores.memory.mailbox import Mailbox
@@ -217,6 +219,38 @@ def wakes_under_its_lock(half: MemoryMailboxes, was, account_id, draft):
         for wake in tuple(box.watchers.values()):
             wake()
     return receipt
+
+
+def wakes_until_one_raises(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes[account_id]
+    receipt = wakes_nobody(half, was, account_id, draft)
+    for wake in tuple(box.watchers.values()):
+        with suppress(Exception):
+            wake()
+            continue
+        break
+    return receipt
+
+
+def tells_what_a_wake_raised(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes[account_id]
+    receipt = wakes_nobody(half, was, account_id, draft)
+    for wake in tuple(box.watchers.values()):
+        wake()
+    return receipt
+
+
+WRITING = threading.Semaphore()
+
+
+def writes_one_at_a_time(half: MemoryMailboxes, was, account_id, draft):
+    """Let a wake that writes wait for the write that it is a part of."""
+    if not WRITING.acquire(timeout=2):
+        raise StoreUnavailable
+    try:
+        return was(account_id, draft)
+    finally:
+        WRITING.release()
 
 
 def in_the_lock(half: MemoryMailboxes, was, account_id, draft):
