@@ -21,19 +21,15 @@ extensions = [
     "docstrings",  # from _sphinx; before napoleon, which reads what it has prepared
     "sphinx.ext.napoleon",
     "names",  # from _sphinx
-    "sphinxcontrib.mermaid",
+    "drawings",  # from _sphinx
 ]
 exclude_patterns = ["_sphinx", "_build"]
 nitpicky = True
 
 # -- Markdown -----------------------------------------------------------------------------
 myst_heading_anchors = 4
-# On a Git host a fence of this kind is a drawing; here too. The drawing is made in the browser,
-# by a script from a CDN: without network its text is shown, and nothing is fetched by the build.
+# On a Git host a fence of this kind is a drawing; here too: _sphinx/drawings.py.
 myst_fence_as_directive = ["mermaid"]
-mermaid_output_format = "raw"
-mermaid_fullscreen = False
-mermaid_height = "auto"
 
 # -- the Python API -----------------------------------------------------------------------
 autodoc_default_options = {

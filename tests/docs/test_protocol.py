@@ -9,7 +9,7 @@ import protocol_page
 import pytest
 
 from twinline.core.errors import ERROR_BY_CODE
-from twinline.core.protocol import MAX_REPLY_BYTES, REQUEST_BY_OP, REQUESTS
+from twinline.core.protocol import MAX_REPLY_BYTES, PROTOCOL_VERSION, REQUEST_BY_OP, REQUESTS
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
 from twinline.transports.auto import MAX_START_BYTES
@@ -29,6 +29,12 @@ def test_the_tables_are_made_from_the_models():
 def test_a_page_without_its_markers_is_noticed():
     with pytest.raises(SystemExit, match="place for requests"):
         protocol_page.inserted("# nothing\n")
+
+
+def test_every_key_of_the_vectors_is_in_the_table():
+    table = PAGE.partition("`protocol-vectors.json` is one object:")[2].partition("\n\nA reader")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(VECTORS)
+    assert VECTORS["protocol"] == PROTOCOL_VERSION
 
 
 def test_every_error_is_in_the_table_with_its_retryable():
