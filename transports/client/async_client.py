@@ -140,8 +140,9 @@ class AsyncClient(ClientBase):
     async def close(self) -> None:
         """Ack what is dealt with and end; from any task of the loop, twice if need be.
 
-        Every call that waits raises `ClientClosed` at once, and `messages` ends. No task and no
-        socket is left afterwards: a callback that does not return within a few seconds is
+        Every call that waits raises `ClientClosed` at once, and `messages` ends. When this returns
+        the server has the acks, unless it does not answer within a second. No task and no socket is
+        left afterwards: a callback that does not return within a few seconds is
         cancelled. Only an ``on_message`` that has called this goes on until it returns. The
         session stays open at the server, for `resume` with the `token`.
         """

@@ -143,7 +143,8 @@ class Client(ClientBase):
     def close(self) -> None:
         """Ack what is dealt with and end; from any thread, twice if need be.
 
-        Every call that waits raises `ClientClosed` at once, and `messages` ends. No thread is left
+        Every call that waits raises `ClientClosed` at once, and `messages` ends. When this returns
+        the server has the acks, unless it does not answer within a second. No thread is left
         afterwards, unless ``on_message`` does not return, or has called this: then the thread ends
         when it returns. The session stays open at the server, for `resume` with the `token`.
         """
@@ -291,7 +292,7 @@ class Client(ClientBase):
             loop.leave()
 
     def ack(self, up_to: int) -> protocol.AckReply:
-        """Acknowledge every message up to a seq; `messages` hands them over no more.
+        """Acknowledge every message up to a seq, fetched or not; `messages` hands out none of them.
 
         Raises:
             CursorInvalid: there is no such seq yet.

@@ -357,6 +357,27 @@ def test_looking_for_messages_again_and_again_lets_others_run(site: Site) -> Non
 # -- the watcher ------------------------------------------------------------------------------
 
 
+def test_a_cancelled_close_leaves_no_socket_open(site: Site) -> None:
+    async def main() -> None:
+        begun = asyncio.Event()
+        go_on = asyncio.Event()
+
+        async def on_message(_: Message) -> None:
+            begun.set()
+            await go_on.wait()
+
+        async with user(site.endpoint, settings=SLOW, on_message=on_message) as ann:
+            await ann.send("ann", "one")
+            await begun.wait()
+            closing = asyncio.create_task(ann.close())
+            await until(lambda: watcher_of(ann)._stop.is_set, "close waits for the handler")
+            await cancel(closing)
+            go_on.set()
+            await until(lambda: not ann._engine._backend._open, "its sockets are closed")
+
+    aio(main)
+
+
 def test_a_watcher_that_is_cancelled_from_elsewhere_does_not_end_in_silence(site: Site) -> None:
     seen = States()
 

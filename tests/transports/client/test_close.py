@@ -3,11 +3,13 @@
 import socket
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import pytest
 from client_kit import (
     FAST,
+    Received,
     States,
     fast,
     inbox_of,
@@ -34,6 +36,7 @@ from twinline.transports.client import (
     StateKind,
     WatchMode,
 )
+from twinline.transports.client.engine import commands as commands_module
 from twinline.transports.client.engine import watcher as watcher_module
 from twinline.transports.endpoints import Endpoint
 
@@ -193,6 +196,92 @@ def test_what_a_handler_has_dealt_with_is_acked_whenever_close_comes(
             wait_until(lambda: ann.status().unread == 0, "the ack", 1)
 
 
+@contextmanager
+def with_an_ack_that_does_not_arrive(site: Site, proxy: FaultProxy) -> Iterator[Client]:
+    """Yield a client that has dealt with a message; the watch that acks it goes nowhere."""
+    received = Received()
+    with (
+        user(site.endpoint, "bob", watch=WatchMode.OFF) as bob,
+        user(proxy.endpoint, "ann", settings=SLOW, on_message=received) as ann,
+    ):
+        bob.send("ann", "one")
+        wait_until(lambda: ann.status().position == 1, "the watch that acks it, and waits")
+        proxy.wait_routes(2).up.fault = Fault(blackhole=True)
+        bob.send("ann", "two")
+        received.wait(2)
+        wait_until(lambda: inbox_of(ann).unacked == 2, "it is dealt with")
+        wait_until(lambda: watcher_of(ann)._stop._wakes, "the next watch")
+        yield ann
+
+
+def unread(site: Site) -> int:
+    """Return how many of ann's messages are not acked, as the server has it now."""
+    with make_client(site.endpoint, settings=FAST, watch=WatchMode.OFF) as other:
+        return other.login("ann", PASSWORD).unread
+
+
+def test_an_ack_that_is_on_its_way_has_arrived_when_close_returns(
+    site: Site, proxy: FaultProxy
+) -> None:
+    with with_an_ack_that_does_not_arrive(site, proxy) as ann:
+        quickly(ann)
+        assert unread(site) == 0
+
+
+def test_an_ack_arrives_also_when_close_interrupts_a_command(site: Site, proxy: FaultProxy) -> None:
+    with with_an_ack_that_does_not_arrive(site, proxy) as ann:
+        route = proxy.routes[0]
+        route.down.fault = Fault(blackhole=True)
+        before = route.up.passed
+        call = Call(ann.ping)
+        wait_until(lambda: route.up.passed > before, "the ping")
+        quickly(ann)
+        closed(call)
+        assert unread(site) == 0
+
+
+def test_an_ack_arrives_also_when_two_threads_close(site: Site, proxy: FaultProxy) -> None:
+    with with_an_ack_that_does_not_arrive(site, proxy) as ann:
+        for call in [Call(ann.close), Call(ann.close)]:
+            call.outcome()
+        assert unread(site) == 0
+
+
+def test_an_ack_to_a_server_that_is_gone_does_not_hold_close_up(
+    site: Site, proxy: FaultProxy
+) -> None:
+    with with_an_ack_that_does_not_arrive(site, proxy) as ann:
+        proxy.refuse()
+        wait_until(lambda: ann.state.kind is StateKind.RECONNECTING, "the break is seen")
+        quickly(ann)
+        assert unread(site) == 1
+
+
+def test_a_handler_that_does_not_return_keeps_no_ack_of_those_before_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher_module, "FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr(watcher_module, "ACK_SECONDS", 60)
+    begun = threading.Event()
+    go_on = threading.Event()
+
+    def on_message(message: Message) -> None:
+        if message.body == "three":
+            begun.set()
+            go_on.wait(5)
+
+    with user(site.endpoint, "ann", watch=WatchMode.OFF) as ann:
+        for body in ("one", "two", "three"):
+            ann.send("ann", body)
+    with make_client(site.endpoint, settings=FAST, on_message=on_message) as ann:
+        ann.login("ann", PASSWORD)
+        wait_event(begun, "the handler")
+        ann.close()
+        assert unread(site) == 1
+        go_on.set()
+        wait_until(lambda: not watchers(), "the watcher ends when the handler has")
+
+
 def test_while_a_handler_is_paused(site: Site) -> None:
     failed = threading.Event()
 
@@ -269,6 +358,7 @@ def test_a_dead_connection_does_not_hold_close_up(
 ) -> None:
     """The last ack gets no answer."""
     monkeypatch.setattr(watcher_module, "FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr(commands_module, "LAST_SECONDS", 0.05)
     monkeypatch.setattr(watcher_module, "ACK_SECONDS", 60)
     with FaultProxy(site.endpoint) as proxy, user(proxy.endpoint, "ann", settings=SLOW) as ann:
         ann.send("ann", "one")

@@ -5,7 +5,7 @@ one, and repeats what may be repeated.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
+from typing import Final
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import NotLoggedIn, RequestError, SessionExpired, ShuttingDown
@@ -33,6 +33,8 @@ from twinline.transports.client.errors import (
 )
 
 OnReply = Callable[[Connection, Reply], None]
+LAST_SECONDS: Final = 1.0
+"""For the last request, when the client ends."""
 
 
 class Commands:
@@ -45,6 +47,7 @@ class Commands:
         self._link = link
         self._reply_seconds = reply_seconds
         self._fifo = FifoLock("commands", backend.waiter)
+        self._cut = CancelToken("cut of commands")  # ends what is under way when the client closes
         self._connection: Connection | None = None  # of the caller that holds _fifo
 
     async def connect(self, deadline: Deadline) -> None:
@@ -85,17 +88,56 @@ class Commands:
         finally:
             self._leave()
 
-    async def close(self, seconds: float) -> None:
-        """Close the connection; a caller that holds the lock for longer closes it on leaving.
+    def interrupt(self) -> None:
+        """End the exchange that is under way, once the link is closed; an idle connection stays."""
+        if self._fifo.acquire_nowait():
+            self._fifo.release()
+        else:
+            self._cut.set()
 
-        The link is closed already.
+    async def close(self, seconds: float, last: Request | None = None, *, dial: bool) -> bool:
+        """Carry out a last request if it can be, and close the connection.
+
+        The link is closed already, and `interrupt` was called. A caller that holds the lock for
+        longer closes the connection on leaving.
 
         Args:
             seconds: to wait for the lock.
+            last: the request, for the session that there is.
+            dial: whether to open a connection for it if there is none that works.
+
+        Returns:
+            Whether the request was carried out.
         """
-        with suppress(DeadlinePassed):
+        try:
             await self._fifo.acquire(Deadline.after(seconds), CancelToken("unused"))
+        except DeadlinePassed:
+            return False
+        try:
+            return last is not None and await self._last(last, dial=dial)
+        finally:
             self._leave()
+
+    def cut(self) -> None:
+        """End what is under way and close the connection, without waiting; the link is closed."""
+        self._cut.set()
+        if self._fifo.acquire_nowait():
+            self._leave()
+
+    async def _last(self, request: Request, *, dial: bool) -> bool:
+        deadline = Deadline.after(LAST_SECONDS)
+        connection = self._connection
+        try:
+            if connection is None or not connection.is_alive():
+                if not dial:
+                    return False
+                self._drop()
+                unused = CancelToken("unused")
+                connection = self._connection = await self._dialler.dial(deadline, unused)
+            reply = await connection.exchange(request, deadline)
+        except (ClientError, ConnectionBroken, RequestError):
+            return False
+        return not isinstance(reply, ErrorReply)
 
     async def _queue(self, request: Request | None, deadline: Deadline) -> None:
         self._look(request)  # what is refused anyhow does not wait for it
@@ -189,7 +231,7 @@ class Commands:
             self._look(request)  # without ``resume`` that was the session's end
         try:
             connection = await self._dialler.dial(deadline, self._link.closed)
-            connection.end_with(self._link.closed)
+            connection.end_with(self._cut)
         except Cancelled:
             raise ClientClosed("the client is closed") from None
         self._connection = connection

@@ -16,7 +16,7 @@ from twinline.transports.client.engine.commands import Commands
 from twinline.transports.client.engine.connection import Connection
 from twinline.transports.client.engine.dialler import Dialler
 from twinline.transports.client.engine.inbox import MessageLoop
-from twinline.transports.client.engine.link import ClientSession, Link
+from twinline.transports.client.engine.link import ClientSession, Link, LinkState, Snapshot
 from twinline.transports.client.engine.watcher import Watcher
 from twinline.transports.client.errors import ClientBusy, ClientError
 from twinline.transports.client.options import ClientOptions
@@ -81,9 +81,12 @@ class Engine:
 
         self._check_caller()
         deadline = Deadline.after(self._command_seconds)
-        reply = await self._commands.ask(request, deadline, bind)
+        try:
+            reply = await self._commands.ask(request, deadline, bind)
+        finally:
+            if opened:  # also when a signal's exception comes between: who is logged in watches
+                await self._watch(opened[0])
         assert isinstance(reply, SessionReply)  # noqa: S101 - a connection checks it
-        await self._watch(opened[0])
         return reply
 
     async def end_session(self, request: Request, reason: str | None) -> None:
@@ -143,17 +146,45 @@ class Engine:
     async def close(self) -> None:
         """End everything; see `Client.close`."""
         self._backend.check()
-        session = self.link.snapshot.session
-        self.link.close()
-        if session is not None:
-            session.inbox.end()
-        await self._stop_watcher()
-        # Within on_state the caller may hold the lock of the commands itself; the connection is
-        # then closed when it is released.
-        await self._commands.close(0.0 if self._report.is_here else _CLOSE_SECONDS)
-        self._report.deliver()
+        before = self.link.close()
+        try:
+            # A second caller leaves the first one's last request alone.
+            if before.at is not LinkState.CLOSED:
+                self._commands.interrupt()
+            if before.session is not None:
+                before.session.inbox.end()
+            await self._stop_watcher()
+            await self._close_commands(before)
+        except BaseException:
+            # Interrupted or cancelled: nothing is waited for any more.
+            self._commands.cut()
+            with self._lock:
+                watcher = self._watcher
+            if watcher is not None:
+                watcher.cut()
+            raise
+        finally:
+            self._report.deliver()
         await self._report.settle(_CLOSE_SECONDS)
         await self._backend.settle(_CLOSE_SECONDS)
+
+    async def _close_commands(self, before: Snapshot) -> None:
+        """Close the command connection, with what the watcher could not ack as its last request.
+
+        That is, above all, an ack that was on its way with a watch whose reply is not awaited: the
+        server may not have read it yet.
+        """
+        inbox = None if before.session is None else before.session.inbox
+        unacked = None if inbox is None else inbox.unacked
+        last = None if unacked is None else Ack(up_to=unacked)
+        # Within on_state the caller may hold the lock of the commands itself; the connection is
+        # then closed when it is released.
+        seconds = 0.0 if self._report.is_here else _CLOSE_SECONDS
+        # A server that was not there a moment ago is not waited for.
+        dial = before.at is LinkState.ONLINE
+        done = await self._commands.close(seconds, last, dial=dial)
+        if done and inbox is not None and unacked is not None:
+            inbox.acked(unacked)
 
     async def _watch(self, session: ClientSession) -> None:
         """Start a watcher, unless the session or the client has ended in the meantime."""

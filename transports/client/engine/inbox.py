@@ -61,21 +61,31 @@ class Inbox:
         with self._lock:
             return self._done if self._done > self._position else None
 
-    def put(self, messages: Sequence[Message]) -> None:
-        """Take what was fetched; what was seen before is dropped."""
+    def put(self, messages: Sequence[Message]) -> bool:
+        """Take what was fetched, and return whether any is new; what was seen before is dropped."""
         with self._lock:
+            before = self._cursor
             for message in messages:
                 if message.seq > self._cursor:
                     self._pending.append(message)
                     self._cursor = message.seq
+            any_new = self._cursor > before
             consumer = self._consumer
         if consumer is not None:
             consumer.wake()
+        return any_new
 
-    def acked(self, position: int) -> None:
-        """Note how far the server knows that messages are dealt with."""
+    def acked(self, up_to: int) -> None:
+        """Note how far the server knows that messages are dealt with.
+
+        Beyond what was fetched it says nothing: others may have acked that, or a server be wrong,
+        and what is dealt with here is acked all the same.
+
+        Args:
+            up_to: the position that the server told, or an ack that it has answered.
+        """
         with self._lock:
-            self._position = max(self._position, position)
+            self._position = max(self._position, min(up_to, self._cursor))
 
     def rewind(self, position: int) -> None:
         """Begin again from the server's position: its mailbox is another than it was."""
@@ -130,11 +140,15 @@ class Inbox:
             on_progress()
 
     def drop(self, up_to: int) -> None:
-        """Take out what the application has acked by itself, handed over or not."""
+        """Take out what the application has acked by itself, handed over or not, fetched or not."""
         with self._lock:
-            self._position = max(self._position, up_to)
             while self._pending and self._pending[0].seq <= up_to:
-                self._done = self._pending.popleft().seq
+                self._pending.popleft()
+            # The three move together. A batch that is under way may still bring what was acked:
+            # it lies below the cursor.
+            self._cursor = max(self._cursor, up_to)
+            self._done = max(self._done, up_to)
+            self._position = max(self._position, up_to)
             on_progress = self._on_progress
         if on_progress is not None:
             on_progress()

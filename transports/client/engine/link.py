@@ -284,11 +284,17 @@ class Link:
             self._on_session_end(session)
         self._report.deliver()
 
-    def close(self) -> None:
-        """End every wait. The state is reported by the next delivery."""
+    def close(self) -> Snapshot:
+        """End every wait. The state is reported by the next delivery.
+
+        Returns:
+            Where the client stood before.
+        """
         with self._lock:
+            before = self.snapshot
             self._move(Event.CLOSED)
         self.closed.set()
+        return before
 
     def _broke(
         self, event: Event, session: ClientSession | None, reason: str, retry_in: float | None

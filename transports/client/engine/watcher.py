@@ -141,8 +141,10 @@ class Watcher:
             self._link.session_ended(self.session, error.message)
         except BaseException as error:
             # A bug, which the worker shows, or a task that was cancelled from elsewhere: either
-            # way the application must not believe to be watching.
+            # way the application must not believe to be watching. The end of the session cuts the
+            # connection, so what was dealt with before is acked first.
             if not self._cut.is_set:
+                await self._flush()
                 self._link.session_ended(self.session, f"the watcher has failed: {error!r}")
             raise
         finally:
@@ -156,22 +158,26 @@ class Watcher:
         connection = await self._have_connection()
         limits = connection.limits
         # The first look does not wait: it proves the connection, and brings what is there already.
+        first = self._blocking and not connection.proved
         blocking = self._blocking and connection.proved
         wait = min(ceil(self._settings.wait_seconds), limits.wait_seconds) if blocking else 0
-        batch = min(self._settings.batch, limits.page)
+        batch = max(1, min(self._settings.batch, limits.page))
         request = protocol.Watch(
             after=self._inbox.cursor, ack=self._inbox.unacked, limit=batch, wait=wait
         )
+        pace = Deadline.after(self._settings.poll_seconds)
         reply = await self._ask(request, wait)
         if isinstance(reply, protocol.ErrorReply):
             await self._refused(errors.RequestError.from_reply(reply))
         if not isinstance(reply, protocol.WatchReply):
             return
         self._backoff.reset()
-        self._inbox.acked(reply.position)
-        self._inbox.put(reply.messages)
-        if not reply.messages and not self._blocking:
-            await self._rest(self._settings.poll_seconds)
+        # Of more than was asked for the rest is asked for again.
+        any_new = self._inbox.put(reply.messages[:batch])
+        self._inbox.acked(max(reply.position, request.ack or 0))
+        if not any_new and not first:
+            # A watch that waits takes longer: this polls a server that answers at once.
+            await self._rest(pace.remaining() or 0.0)
 
     async def _wait_for_application(self) -> None:
         """Wait until the inbox is empty; meanwhile ack progress and keep the connection alive."""
@@ -257,7 +263,7 @@ class Watcher:
             return  # another session of the account was faster
         reply = await self._ask(protocol.Ack(up_to=unacked))
         if isinstance(reply, protocol.AckReply):
-            self._inbox.acked(reply.position)
+            self._inbox.acked(max(reply.position, unacked))
 
     async def _flush(self) -> None:
         """Ack what was dealt with and not acked yet, as the last thing on this connection."""
@@ -270,9 +276,9 @@ class Watcher:
                 protocol.Ack(up_to=unacked), Deadline.after(FLUSH_SECONDS)
             )
         except ConnectionBroken:
-            return  # it comes again in the next session
+            return  # `Engine.close` tries the command connection
         if isinstance(reply, protocol.AckReply):
-            self._inbox.acked(reply.position)
+            self._inbox.acked(max(reply.position, unacked))
 
     async def _ask(self, request: protocol.Request, wait: int = 0) -> protocol.Reply | None:
         """Carry out a request, opening a connection for it if need be.
