@@ -1,6 +1,6 @@
 """`twinline serve`, `store` and `demo`: a server, its process, and the file of its store.
 
 ``serve`` runs one; what belongs to its process is set in ``process``, with ``affinity`` for the
-processors and ``hashing`` for the threads that hash. ``private`` is one within another command,
-such as ``demo``; ``store`` looks after a file.
+processors and ``hashing`` for the threads that hash, and its log is in ``log``. ``private`` is one
+within another command, such as ``demo``; ``store`` looks after a file.
 """

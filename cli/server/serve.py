@@ -1,8 +1,6 @@
 """`twinline serve`: a service over a store, listening until a signal ends it."""
 
 import contextlib
-import logging
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +10,7 @@ from twinline.cli.console.errors import SettingsError
 from twinline.cli.console.output import OutputClosed, write_json, write_line
 from twinline.cli.console.shapes import Listening
 from twinline.cli.server.hashing import BackgroundHasher
+from twinline.cli.server.log import server_log
 from twinline.cli.server.process import (
     raise_descriptor_limit,
     server_process,
@@ -68,8 +67,10 @@ def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str],
         # Locks choose their kind when they are made, so before anything is built.
         check_locks(True)
     # First the process, whose threads are as they were started; then what has threads.
-    with server_process(one_processor=settings.one_processor):
-        _start_log(settings.log_level)
+    with (
+        server_process(one_processor=settings.one_processor),
+        server_log(settings.log_level, settings.log_queue),
+    ):
         raise_descriptor_limit(settings.connections)
         with _opened(settings) as store:
             service = ChatService(store, settings, hasher=BackgroundHasher())
@@ -114,11 +115,3 @@ def _announce(listener: Listener, settings: Settings, durability: str, *, as_jso
                     f"listening on {ready.endpoint} transport={ready.transport} "
                     f"store={ready.store} durability={ready.durability}"
                 )
-
-
-def _start_log(level: str) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )

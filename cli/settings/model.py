@@ -64,6 +64,12 @@ class ServerSettings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="how much the server logs, on stderr"
     )
+    log_queue: int = Field(
+        default=4096,
+        ge=16,
+        description="lines of the log that may wait to be written; beyond it they are lost, "
+        "the debug lines first, and the next line tells how many",
+    )
     one_processor: bool = Field(
         default=True,
         description="keep the threads on one processor, where the system can: with many busy "
