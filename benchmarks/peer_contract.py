@@ -23,6 +23,7 @@ from twinline.cli.bench.sockets import PATIENCE_SECONDS
 from twinline.cli.bench.target import ServerProcess, running
 from twinline.cli.bench.wire import BODY
 from twinline.core.deadline import Deadline
+from twinline.transports.connecting import connect
 from twinline.transports.endpoints import Endpoint
 
 _Socket = TypeVar("_Socket", bound=socket.socket)
@@ -92,7 +93,7 @@ class Server:
         Raises:
             OSError: nobody listens there.
         """
-        plain = self.target.endpoint.connect(Deadline.after(PATIENCE_SECONDS))
+        plain = connect(self.target.endpoint, Deadline.after(PATIENCE_SECONDS)).socket
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected = kind(fileno=plain.detach())
         connected.settimeout(PATIENCE_SECONDS)

@@ -21,6 +21,7 @@ from twinline.cli.bench.sockets import PATIENCE_SECONDS
 from twinline.core.deadline import Deadline
 from twinline.core.protocol import MAX_REPLY_BYTES, ErrorReply, Hello, Login, Reply, SessionReply
 from twinline.core.settings import ServiceSettings
+from twinline.transports.connecting import connect
 
 LOGINS: Final = 200
 _FIRST: Final = 300  # the number of the first account that logs in
@@ -68,7 +69,7 @@ class Storm:
         self.answers = Answers()
         self._lines = {}
         for number in range(_FIRST, _FIRST + LOGINS):
-            connected = site.target.endpoint.connect(Deadline.after(PATIENCE_SECONDS))
+            connected = connect(site.target.endpoint, Deadline.after(PATIENCE_SECONDS)).socket
             codec = WIRE.client_codec(MAX_REPLY_BYTES)
             connected.settimeout(PATIENCE_SECONDS)
             codec.send(1, Hello())

@@ -2,7 +2,14 @@
 
 import math
 import time
-from typing import Self
+from typing import Annotated, Final, Self
+
+from pydantic import Field
+
+LONGEST_SECONDS: Final = 20 * 86_400
+"""Twenty days, the longest that anything waits: poll(2) counts milliseconds, in 31 bits."""
+Seconds = Annotated[float, Field(le=LONGEST_SECONDS, allow_inf_nan=False)]
+"""A setting that is a time to wait; the model that has it says how short it may be."""
 
 
 class Deadline:
@@ -15,8 +22,14 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float | None) -> Self:
-        """Return the deadline that passes in so many seconds; None never passes."""
-        return cls(math.inf if seconds is None else time.monotonic() + seconds)
+        """Return the deadline that passes in so many seconds; None never passes.
+
+        A time longer than `LONGEST_SECONDS` is cut to that, except infinity, which is as None.
+
+        Raises:
+            ValueError: it is not a number.
+        """
+        return cls(math.inf if seconds is None else _moment(seconds))
 
     def remaining(self) -> float | None:
         """Return the seconds left, at least 0.0, or None when there is no limit."""
@@ -41,5 +54,17 @@ class Deadline:
         return time.monotonic() >= self._at
 
     def sooner(self, seconds: float) -> "Deadline":
-        """Return the earlier of this deadline and one that passes in so many seconds."""
-        return Deadline(min(self._at, time.monotonic() + seconds))
+        """Return the earlier of this deadline and one that passes in so many seconds.
+
+        Raises:
+            ValueError: it is not a number.
+        """
+        return Deadline(min(self._at, _moment(seconds)))
+
+
+def _moment(seconds: float) -> float:
+    if seconds <= LONGEST_SECONDS:
+        return time.monotonic() + seconds
+    if math.isnan(seconds):
+        raise ValueError("a time to wait is a number of seconds, and this is none")
+    return math.inf if seconds == math.inf else time.monotonic() + LONGEST_SECONDS

@@ -7,7 +7,10 @@
     binary/        binary frames: cut by their header in frames.py, laid out in fields.py
     auto           every transport on one port, chosen by a connection's first bytes
     registry       transports by name, the built-in and the installed ones
-    endpoints      addresses to listen on and connect to: TCP and Unix sockets
+    endpoints      what to listen on and connect to: TCP and Unix sockets
+    resolver       the addresses of an endpoint, looked up where that may be given up
+    race           the race between those addresses: the first to connect wins
+    connecting     how a thread connects: the resolver and the race, and the waits between
     listener/      accepts connections and answers their requests, a thread for each
     client/        the client, on threads or asyncio, over one engine
     conformance/   the kit that checks a transport against the contract

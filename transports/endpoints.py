@@ -6,31 +6,26 @@ An endpoint may name the transport that is spoken there: `unix:/run/chat.sock?tr
 import contextlib
 import errno
 import ipaddress
+import os
+import re
 import socket
 import stat
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import sys
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from twinline.core.deadline import Deadline
-from twinline.core.locks import may_block
 from twinline.transports.contract import TransportError
 
 DEFAULT_PORT: Final = 7767
 """The port of a TCP endpoint that names none."""
 _BACKLOG: Final = 1024
-
-
-ConnectGuard = Callable[[socket.socket], AbstractContextManager[object]]
-"""Makes the context within which a socket connects; see `Endpoint.connect`."""
-
-
-def _unguarded(_: socket.socket) -> AbstractContextManager[object]:
-    return contextlib.nullcontext()
+_LAST_PORT: Final = 65_535
+_PATH_BYTES: Final = 107 if sys.platform == "linux" else 103  # of sun_path, without the last NUL
+_NAME_BYTES: Final = 253  # RFC 1035, section 3.1, as text without the last dot
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 class EndpointError(TransportError):
@@ -56,6 +51,9 @@ class Endpoint:
         port: for TCP; 0 lets the system choose when listening.
         path: of the socket file, for Unix; "" otherwise.
         transport: the name of the transport spoken here, or None where that is said elsewhere.
+
+    Raises:
+        EndpointError: there can be no such host, port or path.
     """
 
     scheme: Scheme
@@ -71,23 +69,31 @@ class Endpoint:
         Raises:
             EndpointError: with a sentence that says what is wrong and what is expected.
         """
+        if not isinstance(text, str):
+            raise EndpointError(f"{text!r} is not an endpoint: it is no text")
+        # Cut here and not by urlsplit, which drops line breaks and cuts a path at a "#".
+        place, question, query = text.partition("?")
+        transport = _transport(text, query) if question else None
+        scheme, _, rest = place.partition(":")
+        if scheme.lower() == Scheme.UNIX:
+            if not rest or rest.startswith("//"):
+                raise EndpointError(f"{text!r}: a Unix socket is written unix:/path")
+            return cls(Scheme.UNIX, path=rest, transport=transport)
+        if scheme.lower() != Scheme.TCP:
+            raise EndpointError(f"{text!r} is not an endpoint: use tcp://host:port or unix:/path")
+        if any(character.isspace() or not character.isprintable() for character in place):
+            raise EndpointError(f"{text!r}: a host has no spaces and no control characters")
         try:
-            parts = urlsplit(text)
+            parts = urlsplit(place)
             port = parts.port
         except ValueError as error:
             raise EndpointError(f"{text!r} is not an endpoint: {error}") from None
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        transport = options.pop("transport", None)
-        if options:
-            unknown = ", ".join(sorted(options))
-            raise EndpointError(f"{text!r}: unknown option {unknown}; there is only 'transport'")
-        if parts.scheme == Scheme.UNIX:
-            if parts.netloc or not parts.path:
-                raise EndpointError(f"{text!r}: a Unix socket is written unix:/path")
-            return cls(Scheme.UNIX, path=parts.path, transport=transport)
-        if parts.scheme != Scheme.TCP:
-            raise EndpointError(f"{text!r} is not an endpoint: use tcp://host:port or unix:/path")
-        if not parts.hostname or parts.path not in ("", "/") or parts.username is not None:
+        if (
+            not parts.hostname
+            or parts.path not in ("", "/")
+            or parts.username is not None
+            or "#" in place
+        ):
             raise EndpointError(f"{text!r}: write tcp://host:port")
         return cls(
             Scheme.TCP,
@@ -95,6 +101,24 @@ class Endpoint:
             port=DEFAULT_PORT if port is None else port,
             transport=transport,
         )
+
+    def __post_init__(self) -> None:
+        """Refuse what the system could not connect to, however the endpoint was made."""
+        if self.scheme is Scheme.UNIX:
+            _check_path(self.path)
+            return
+        _check_host(self.host)
+        if not 0 <= self.port <= _LAST_PORT:
+            raise EndpointError(f"{self.port} is no port: they end at {_LAST_PORT}")
+
+    def check_connectable(self) -> None:
+        """Do nothing if a client can connect here.
+
+        Raises:
+            EndpointError: port 0, which asks the system for a port to listen on.
+        """
+        if self.scheme is Scheme.TCP and self.port == 0:
+            raise EndpointError(f"{self}: port 0 is for listening only; name the server's port")
 
     def __str__(self) -> str:
         if self.scheme is Scheme.UNIX:
@@ -113,35 +137,6 @@ class Endpoint:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
-
-    def connect(self, deadline: Deadline, guard: ConnectGuard = _unguarded) -> socket.socket:
-        """Return a connected socket.
-
-        Args:
-            deadline: for resolving the name and connecting; resolving cannot be cut short.
-            guard: makes a context for each socket, within which it connects; while it is open
-                another thread may `shutdown()` the socket and so end the attempt.
-
-        Raises:
-            OSError: nothing listens there, or the deadline passed (TimeoutError).
-        """
-        may_block("connecting")
-        if self.scheme is Scheme.UNIX:
-            unconnected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            return _connect(unconnected, self.path, deadline, guard)
-        failure: OSError = ConnectionError(f"{self.host} has no address")
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            self.host, self.port, type=socket.SOCK_STREAM
-        ):
-            try:
-                unconnected = socket.socket(family, kind, protocol)
-                connected = _connect(unconnected, address, deadline, guard)
-            except OSError as error:
-                failure = error
-                continue
-            tune(connected)
-            return connected
-        raise failure
 
     def listen(self) -> "BoundEndpoint":
         """Return a listening socket, and the endpoint with the port that it got.
@@ -225,17 +220,50 @@ def tune(connected: socket.socket) -> None:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def _connect(
-    unconnected: socket.socket, address: Any, deadline: Deadline, guard: ConnectGuard
-) -> socket.socket:
+def _transport(text: str, query: str) -> str:
+    """Return the transport that the part after the question mark names."""
+    options = parse_qsl(query, keep_blank_values=True)
+    unknown = ", ".join(sorted({name for name, _ in options} - {"transport"}))
+    if unknown:
+        raise EndpointError(f"{text!r}: unknown option {unknown}; there is only 'transport'")
+    if len(options) != 1 or not options[0][1]:
+        raise EndpointError(f"{text!r}: write ?transport=NAME, once, or nothing")
+    return options[0][1]
+
+
+def _check_path(path: str) -> None:
     try:
-        unconnected.settimeout(deadline.timeout())
-        with guard(unconnected):
-            unconnected.connect(address)
-    except BaseException:
-        unconnected.close()
-        raise
-    return unconnected
+        length = len(os.fsencode(path))
+    except UnicodeEncodeError:
+        raise EndpointError(f"{path!r} cannot be the path of a file") from None
+    if not path or "\0" in path or "?" in path:
+        raise EndpointError(f"{path!r}: the path of a Unix socket has no '?' and no NUL")
+    if length > _PATH_BYTES:
+        raise EndpointError(
+            f"{path!r} is {length} bytes long, and the path of a Unix socket has at most "
+            f"{_PATH_BYTES}"
+        )
+
+
+def _check_host(host: str) -> None:
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError as error:
+            raise EndpointError(f"{host!r} is no IPv6 address: {error}") from None
+        return
+    name = host
+    if not host.isascii():
+        try:
+            name = host.encode("idna").decode("ascii")  # as the system is asked for it
+        except UnicodeError as error:
+            reason = str(error.__cause__ or error)  # the codec wraps an error of its own
+            raise EndpointError(f"{host!r} cannot be the name of a host: {reason}") from None
+    if not _NAME.fullmatch(name) or len(name.removesuffix(".")) > _NAME_BYTES:
+        raise EndpointError(
+            f"{host!r} cannot be the name of a host: between its dots are 1 to 63 letters, "
+            f"digits, '-' or '_', and at most {_NAME_BYTES} characters in all"
+        )
 
 
 def _is_left_over(path: str) -> bool:

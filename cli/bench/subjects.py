@@ -37,6 +37,7 @@ from twinline.core.protocol import (
     Watch,
     WatchReply,
 )
+from twinline.transports.connecting import connect
 from twinline.transports.contract import Transport
 from twinline.transports.jsonl import JsonlTransport
 
@@ -274,7 +275,7 @@ class FloorSubject(Subject):
     def _connected(self, hello: bytes) -> socket.socket:
         padded = hello.ljust(HELLO_BYTES)
         try:
-            connected = self.target.endpoint.connect(Deadline.after(PATIENCE_SECONDS))
+            connected = connect(self.target.endpoint, Deadline.after(PATIENCE_SECONDS)).socket
             self._connections.append(connected)
             connected.settimeout(PATIENCE_SECONDS)
             connected.sendall(padded)

@@ -8,6 +8,7 @@ from twinline.cli.console.exit_codes import ExitCode
 from twinline.core.deadline import Deadline
 from twinline.core.errors import RequestError
 from twinline.core.protocol import MAX_REPLY_BYTES, ErrorReply, Reply, Request, Send
+from twinline.transports.connecting import connect
 from twinline.transports.contract import ClientCodec, RemoteProtocolError, Transport
 from twinline.transports.endpoints import Endpoint
 
@@ -63,13 +64,14 @@ class Wire:
         Raises:
             LoadError: there is no listener, or no more can be connected.
         """
+        self._codec: ClientCodec = transport.client_codec(MAX_REPLY_BYTES)
         try:
-            self.socket: socket.socket = endpoint.connect(Deadline.after(PATIENCE_SECONDS))
+            connected = connect(endpoint, Deadline.after(PATIENCE_SECONDS))
         except OSError as error:
             reason = error.strerror or str(error)
             raise LoadError(f"cannot reach {endpoint}: {reason}", ExitCode.UNREACHABLE) from error
+        self.socket: socket.socket = connected.socket
         self.socket.settimeout(PATIENCE_SECONDS)
-        self._codec: ClientCodec = transport.client_codec(MAX_REPLY_BYTES)
 
     def ask(self, request: Request, kind: type[_Reply]) -> _Reply:
         """Return the reply to a request.

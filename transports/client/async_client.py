@@ -7,8 +7,8 @@ the place of threads::
     the watcher's task ───────────────────▶ watch connection ────▶ server
 
 * A client belongs to the event loop from which it is used first, and is not safe for threads; a
-  call from another loop raises `ClientBusy`. Nothing blocks the loop: names are looked up by
-  ``loop.getaddrinfo``, bytes travel by asyncio transports.
+  call from another loop raises `ClientBusy`. Nothing blocks the loop: names are looked up in a
+  thread, which a deadline abandons, bytes travel by asyncio transports.
 * Any number of tasks may call; their commands are carried out one after another.
 * A command that is cancelled closes its connection, for where the next reply begins is unknown; a
   later command opens another one. Whether the request was done is unknown, as with

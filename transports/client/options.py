@@ -41,11 +41,12 @@ class ClientOptions:
         """Return the options, with the defaults of what is None.
 
         Raises:
-            EndpointError: the endpoint cannot be understood.
+            EndpointError: the endpoint cannot be understood, or not be connected to.
             UnknownTransport: there is no transport of that name.
         """
         if not isinstance(endpoint, Endpoint):
             endpoint = Endpoint.parse(endpoint)
+        endpoint.check_connectable()
         if transport is None:
             transport = endpoint.transport or DEFAULT_TRANSPORT
         if isinstance(transport, str):

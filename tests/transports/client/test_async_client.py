@@ -15,6 +15,7 @@ import pytest
 from aio_kit import again, aio, take, until, user
 from client_kit import FAST, States, fast, inbox_of, watcher_of
 from listening import socket_path
+from named import look_up_with
 from servers import HELLO, ScriptedServer, Site
 from services import PASSWORD
 
@@ -157,26 +158,20 @@ def test_tls_is_refused_as_by_the_synchronous_client() -> None:
         AsyncClient("tls://127.0.0.1:1", settings=FAST)
 
 
-def test_the_loop_is_never_held_up(
-    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loop_is_never_held_up(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """A name is looked up for long, a server is silent, mail comes: the loop goes on."""
-    look_up = socket.getaddrinfo
 
-    def slowly(host, port, family=0, type=0, proto=0, flags=0):  # noqa: PLR0917 - as it is
-        if host == "slow.example":
-            if flags & socket.AI_NUMERICHOST:
-                raise socket.gaierror(socket.EAI_NONAME, "not an address")
-            time.sleep(0.6)
-            host = "127.0.0.1"
-        return look_up(host, port, family, type, proto, flags)
+    def slowly(_host, port, **options):
+        time.sleep(0.6)
+        return socket.getaddrinfo("127.0.0.1", port, **options)
 
-    monkeypatch.setattr(socket, "getaddrinfo", slowly)
     named = f"tcp://slow.example:{site.endpoint.port}"
 
     async def main() -> None:
         asyncio.get_running_loop().slow_callback_duration = 0.3
-        async with user(named, "ann") as ann, user(site.endpoint, "bob") as bob:
+        async with AsyncClient(named, settings=FAST) as ann, user(site.endpoint, "bob") as bob:
+            look_up_with(ann, slowly)
+            await ann.create_account("ann", PASSWORD)
             await asyncio.gather(*(bob.send("ann", f"m{number}") for number in range(50)))
             assert len(await take(ann, 50)) == 50
 

@@ -33,6 +33,7 @@ from twinline.transports.client.engine.cancel import (
 from twinline.transports.client.engine.connection import ConnectionBroken, ReplyTimedOut
 from twinline.transports.client.engine.inbox import Inbox
 from twinline.transports.client.state import StateReport
+from twinline.transports.connecting import connect
 from twinline.transports.contract import ClientCodec, ReplyReceived, Transport
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.jsonl import JsonlTransport
@@ -355,7 +356,7 @@ def test_an_attempt_to_connect_can_be_ended_by_another_thread() -> None:
             fillers.append(filler)
 
         def connect() -> None:
-            with pytest.raises(OSError, match=r"reset|not connected"):
+            with pytest.raises((Cancelled, OSError)):
                 run(
                     ThreadBackend().connect(
                         endpoint, registry.transport("jsonl"), Deadline.after(5), cancel
@@ -508,4 +509,4 @@ def test_a_token_shuts_the_connection_down_until_it_is_closed() -> None:
 
 def test_a_deadline_that_has_passed_connects_nowhere() -> None:
     with pytest.raises(TimeoutError):
-        Endpoint.parse("tcp://127.0.0.1:1").connect(PASSED)
+        connect(Endpoint.parse("tcp://127.0.0.1:1"), PASSED)

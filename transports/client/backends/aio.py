@@ -13,6 +13,7 @@ from twinline.core.deadline import Deadline
 from twinline.transports.client.backends.aio_connection import (
     StreamConnection,
     TaskWaiter,
+    adopt,
     connect,
 )
 from twinline.transports.client.engine.backend import Backend, Run, Worker
@@ -22,6 +23,7 @@ from twinline.transports.client.options import OnState
 from twinline.transports.client.state import State, StateReport
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
+from twinline.transports.resolver import Resolver
 
 
 class _Call:
@@ -156,7 +158,8 @@ class TaskStateReport(StateReport):
 class AsyncioBackend(Backend):
     """One event loop may use the client: the one from which it is used first."""
 
-    def __init__(self) -> None:
+    def __init__(self, resolver: Resolver | None = None) -> None:
+        super().__init__(resolver)
         self._loop: asyncio.AbstractEventLoop | None = None  # None: not used yet
         self._open: set[StreamConnection] = set()  # whose sockets are
 
@@ -179,7 +182,8 @@ class AsyncioBackend(Backend):
     async def connect(
         self, endpoint: Endpoint, transport: Transport, deadline: Deadline, cancel: CancelToken
     ) -> StreamConnection:
-        connection = await connect(endpoint, transport, deadline, cancel)
+        connected = await connect(endpoint, deadline, self.resolver, cancel)
+        connection = await adopt(connected, transport)
         self._open.add(connection)
         connection.lost.add_done_callback(lambda _: self._open.discard(connection))
         return connection

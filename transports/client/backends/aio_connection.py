@@ -3,18 +3,18 @@
 # ruff: noqa: D102 - `Connection`, `Waiter` and `asyncio.Protocol` have what their methods do
 
 import asyncio
-import os
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from select import POLLIN, poll
-from typing import Any
 
 from twinline.core.deadline import Deadline
 from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.engine.connection import RECEIVE_BYTES, Connection
 from twinline.transports.contract import Transport
-from twinline.transports.endpoints import Endpoint, Scheme, tune
+from twinline.transports.endpoints import Endpoint
+from twinline.transports.race import Address, Connected, Race
+from twinline.transports.resolver import Resolver
 
 
 class TaskWaiter:
@@ -65,14 +65,17 @@ class StreamConnection(Connection, asyncio.Protocol):
         lost: done when the socket is closed.
     """
 
-    def __init__(self, connected: socket.socket, transport: Transport) -> None:
+    def __init__(
+        self, connected: socket.socket, transport: Transport, address: Address | None = None
+    ) -> None:
         """Prepare; `connection_made` completes it.
 
         Args:
             connected: owned by the asyncio transport, once there is one.
             transport: makes the codec.
+            address: that was connected to.
         """
-        super().__init__(transport)
+        super().__init__(transport, address)
         self._readable = poll()
         self._readable.register(connected, POLLIN)
         self._channel: asyncio.Transport  # since `connection_made`, before it is used
@@ -115,7 +118,9 @@ class StreamConnection(Connection, asyncio.Protocol):
 
     def shutdown(self) -> None:
         self.stop_reading()
-        self._channel.abort()
+        # Later, because a token calls this under its lock, and in asyncio's debug mode to abort is
+        # to read source files.
+        asyncio.get_running_loop().call_soon(self._channel.abort)
 
     def stop_reading(self) -> None:
         self._ended = True
@@ -145,58 +150,48 @@ class StreamConnection(Connection, asyncio.Protocol):
 
 
 async def connect(
-    endpoint: Endpoint, transport: Transport, deadline: Deadline, cancel: CancelToken
-) -> StreamConnection:
-    """Open a connection; see `Backend.connect`."""
-    async with asyncio.timeout(deadline.timeout()) as limit:
-        with cancel.waking(lambda: _end_now(limit)):
-            connected = await _connect(endpoint)
-            connection = StreamConnection(connected, transport)
-            loop = asyncio.get_running_loop()
-            await loop.create_connection(lambda: connection, sock=connected)
-    return connection
-
-
-def _end_now(limit: asyncio.Timeout) -> None:
-    with suppress(RuntimeError):  # it has ended already
-        limit.reschedule(0.0)
-
-
-async def _connect(endpoint: Endpoint) -> socket.socket:
-    """Return a connected socket; as `Endpoint.connect`, but the event loop goes on meanwhile."""
-    if endpoint.scheme is Scheme.UNIX:
-        return await _connect_to(socket.AF_UNIX, 0, endpoint.path)
-    failure: OSError = ConnectionError(f"{endpoint.host} has no address")
-    for family, _, protocol, _, address in await _addresses(endpoint):
-        try:
-            connected = await _connect_to(family, protocol, address)
-        except OSError as error:
-            failure = error
-        else:
-            return connected
-    raise failure
-
-
-async def _addresses(endpoint: Endpoint) -> Sequence[tuple[int, int, int, str, Any]]:
-    """Look the host up; an address needs no looking up, and so no thread of the event loop's."""
-    with suppress(socket.gaierror):
-        return socket.getaddrinfo(
-            endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-        )
+    endpoint: Endpoint, deadline: Deadline, resolver: Resolver, cancel: CancelToken
+) -> Connected:
+    """Return a connected socket; as `twinline.transports.connecting.connect`, but in a task."""
+    deadline.timeout()
     loop = asyncio.get_running_loop()
-    return await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    waiter = TaskWaiter()
 
+    def wake_from_thread() -> None:
+        with suppress(RuntimeError):  # the event loop was closed in the meantime
+            loop.call_soon_threadsafe(waiter.wake)
 
-async def _connect_to(family: int, protocol: int, address: Any) -> socket.socket:
-    connected = socket.socket(family, socket.SOCK_STREAM, protocol)
-    try:
-        connected.setblocking(False)  # noqa: FBT003 - the name of the method says what it means
-        await asyncio.get_running_loop().sock_connect(connected, address)
-        tune(connected)
-    except BaseException as error:
-        connected.close()
-        if isinstance(error, OSError) and error.errno is not None:
-            # asyncio's text has the address in it, and not what went wrong.
-            raise OSError(error.errno, os.strerror(error.errno)) from error
-        raise
+    lookup = resolver.begin(endpoint)
+    if not lookup.is_done:
+        with lookup.waking(wake_from_thread):
+            await cancel.wait(waiter, deadline)
+    with Race(resolver.order(lookup.take()), deadline) as race:
+        while (connected := race.step()) is None:
+            with _waking_when_writable(race.sockets, waiter):
+                await cancel.wait(waiter, race.until)
     return connected
+
+
+@contextmanager
+def _waking_when_writable(sockets: Iterable[socket.socket], waiter: TaskWaiter) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    descriptors = [each.fileno() for each in sockets]
+    try:
+        for descriptor in descriptors:
+            loop.add_writer(descriptor, waiter.wake)
+        yield
+    finally:
+        for descriptor in descriptors:
+            loop.remove_writer(descriptor)
+
+
+async def adopt(connected: Connected, transport: Transport) -> StreamConnection:
+    """Return a connection that owns the socket; it is closed if there will be none."""
+    loop = asyncio.get_running_loop()
+    try:
+        connection = StreamConnection(connected.socket, transport, connected.address)
+        await loop.create_connection(lambda: connection, sock=connected.socket)
+    except BaseException:  # the transport is anybody's, and the task may be cancelled
+        connected.socket.close()
+        raise
+    return connection

@@ -20,8 +20,10 @@ from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.engine.connection import RECEIVE_BYTES, Connection
 from twinline.transports.client.options import OnState
 from twinline.transports.client.state import StateReport
+from twinline.transports.connecting import connect
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
+from twinline.transports.race import Address
 
 _T = TypeVar("_T")
 
@@ -57,14 +59,17 @@ class ThreadWaiter:
 class SocketConnection(Connection):
     """A connection over a socket that does not block."""
 
-    def __init__(self, connected: socket.socket, transport: Transport) -> None:
+    def __init__(
+        self, connected: socket.socket, transport: Transport, address: Address | None = None
+    ) -> None:
         """Take over a socket.
 
         Args:
-            connected: owned by the connection from now on.
+            connected: owned by the connection from now on; it stays the caller's if this raises.
             transport: makes the codec.
+            address: that was connected to.
         """
-        super().__init__(transport)
+        super().__init__(transport, address)
         connected.setblocking(False)  # noqa: FBT003 - the name of the method says what it means
         self._socket = connected
         self._readable = poll()
@@ -147,11 +152,12 @@ class ThreadBackend(Backend):
     async def connect(
         self, endpoint: Endpoint, transport: Transport, deadline: Deadline, cancel: CancelToken
     ) -> SocketConnection:
-        connected = endpoint.connect(
-            deadline,
-            lambda unconnected: cancel.waking(lambda: _shutdown(unconnected, socket.SHUT_RDWR)),
-        )
-        return SocketConnection(connected, transport)
+        connected = connect(endpoint, deadline, self.resolver, cancel.waking)
+        try:
+            return SocketConnection(connected.socket, transport, connected.address)
+        except BaseException:  # the transport is anybody's
+            connected.socket.close()
+            raise
 
     async def settle(self, seconds: float) -> None:
         """Do nothing: closing a socket closes it."""

@@ -27,6 +27,7 @@ from twinline.transports.client.options import OnState
 from twinline.transports.client.state import StateReport
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
+from twinline.transports.resolver import Resolver
 
 Run = Callable[[], Coroutine[Any, Any, None]]
 
@@ -61,7 +62,19 @@ class Worker(ABC):
 
 
 class Backend(ABC):
-    """What there is once for each client."""
+    """What there is once for each client.
+
+    Attributes:
+        resolver: finds the addresses of its endpoint.
+    """
+
+    def __init__(self, resolver: Resolver | None = None) -> None:
+        """Begin.
+
+        Args:
+            resolver: None for one that asks the system.
+        """
+        self.resolver = resolver or Resolver()
 
     @abstractmethod
     def check(self) -> None:
@@ -87,7 +100,7 @@ class Backend(ABC):
     async def connect(
         self, endpoint: Endpoint, transport: Transport, deadline: Deadline, cancel: CancelToken
     ) -> Connection:
-        """Return a new connection.
+        """Return a new connection; whatever this raises, no socket is left open.
 
         Args:
             endpoint: where to.
@@ -97,7 +110,7 @@ class Backend(ABC):
 
         Raises:
             OSError: it cannot be reached; TimeoutError when that took too long.
-            Cancelled: the token was set before the attempt began.
+            Cancelled: the token was set.
         """
 
     @abstractmethod

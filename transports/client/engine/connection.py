@@ -14,6 +14,7 @@ from twinline.core.protocol import MAX_REPLY_BYTES, ErrorReply, Limits, Reply, R
 from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.engine.link import ClientSession
 from twinline.transports.contract import RemoteProtocolError, Transport
+from twinline.transports.race import Address
 
 RECEIVE_BYTES: Final = 64 * 1024
 """How much is taken in at once."""
@@ -36,6 +37,7 @@ class Connection(ABC):
     only from a wake that is registered with a `CancelToken`: the owner removes it before it closes.
 
     Attributes:
+        address: that was connected to.
         session: the session that it is bound to, or None.
         generation: of the `link.Link`, when it was dialled.
         limits: what the server accepts; since its hello.
@@ -45,12 +47,14 @@ class Connection(ABC):
 
     limits: Limits
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, address: Address | None = None) -> None:
         """Begin with an empty codec.
 
         Args:
             transport: makes the codec.
+            address: that was connected to; None where that is not known.
         """
+        self.address = address
         self.session: ClientSession | None = None
         self.generation = 0
         self.proved = False

@@ -104,22 +104,31 @@ class Dialler:
             raise _AttemptFailed("connecting took too long") from None
         except OSError as error:
             raise _AttemptFailed(error.strerror or str(error)) from error
-        connection.generation = generation
         try:
+            connection.generation = generation
             with cancel.waking(connection.shutdown):
                 greeting = protocol.Hello(protocol=protocol.PROTOCOL_VERSION, client=CLIENT_NAME)
                 hello = await self._ask(connection, greeting, protocol.HelloReply, deadline)
                 connection.greeted(hello.limits)
                 await self._resume(connection, deadline)
-        except ConnectionBroken as error:
-            raise _AttemptFailed(str(error)) from error
+            self._link.connected(hello)
         except BaseException as error:
             connection.close()
-            if isinstance(error, RequestError) and not isinstance(error, UnsupportedVersion):
+            if isinstance(error, UnsupportedVersion):
+                raise
+            if isinstance(error, ConnectionBroken):
+                self._try_last(connection, cancel)
+                raise _AttemptFailed(str(error)) from error
+            if isinstance(error, RequestError):
+                self._try_last(connection, cancel)
                 raise _AttemptFailed(error.message, error.retry_after_ms) from error
             raise
-        self._link.connected(hello)
         return connection
+
+    def _try_last(self, connection: Connection, cancel: CancelToken) -> None:
+        """Have the next attempt begin with another address, unless it was the client that ended."""
+        if connection.address is not None and not cancel.is_set:
+            self._backend.resolver.demote(connection.address)
 
     async def _resume(self, connection: Connection, deadline: Deadline) -> None:
         session = self._link.snapshot.session
