@@ -15,6 +15,7 @@
     throttle       failures that slow the next attempt, and rates
     store          the contract of whatever keeps the state
     waiting        how a thread waits, and is woken
+    watches        how many of an account's watches may wait
     deadline       a time limit through several steps
     locks          locks that check the lock rule
     clock          the wall clock, in milliseconds

@@ -52,6 +52,7 @@ from twinline.core.session import Session, Subscription, end_all, subscribe
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import Account, MailPage, SessionRecord, Store, Unsubscribe
 from twinline.core.waiting import CallbackWaiter, Waiter, WaiterGroup, Wake
+from twinline.core.watches import Watches
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class ChatService:
         self._mailboxes = store.mailboxes
         self._clock = clock
         self._waiters = WaiterGroup("service")
+        self._watches = Watches(self.settings.watches_per_account)
         self._handlers: dict[type[Request], Callable[[Session, Any], Reply]] = {
             protocol.Hello: lambda s, r: self.hello(s, r.protocol, r.client),
             protocol.CreateAccount: lambda s, r: self.create_account(s, r.username, r.password),
@@ -282,6 +284,7 @@ class ChatService:
 
         Raises:
             CursorInvalid: ``after`` or ``ack`` is beyond the last seq.
+            Busy: as many watches of the account wait as may.
             SessionExpired: the session was revoked while waiting.
             ShuttingDown: the service was stopped while waiting.
         """
@@ -316,7 +319,9 @@ class ChatService:
     def _subscribe(self, session: Session, token_hash: bytes) -> Subscription:
         record = self._record(token_hash, self._clock())
         waiter = Waiter()
-        subscriptions = subscribe(waiter, self.store, record, self._waiters, session.waiters)
+        subscriptions = subscribe(
+            waiter, self.store, record, self._watches, self._waiters, session.waiters
+        )
         return Subscription(waiter, record.token_hash, subscriptions)
 
     def subscribe(self, session: Session, wake: Wake) -> Unsubscribe:
@@ -329,10 +334,13 @@ class ChatService:
 
         Returns:
             What ends the subscription; a wake that is under way may still come.
+
+        Raises:
+            Busy: as many watches and subscriptions of the account wait as may.
         """
         record = self._require(session, self._clock())
         subscriptions = subscribe(
-            CallbackWaiter(wake), self.store, record, self._waiters, session.waiters
+            CallbackWaiter(wake), self.store, record, self._watches, self._waiters, session.waiters
         )
         return partial(end_all, subscriptions)
 

@@ -7,6 +7,7 @@ from twinline.core.errors import AlreadyLoggedIn
 from twinline.core.locks import new_lock
 from twinline.core.store import SessionRecord, Store, Unsubscribe
 from twinline.core.waiting import Waiter, WaiterGroup, Wake, Wakeable
+from twinline.core.watches import Watches
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,21 @@ def end_all(subscriptions: Iterable[Unsubscribe]) -> None:
 
 
 def subscribe(
-    waiter: Wakeable, store: Store, record: SessionRecord, *groups: WaiterGroup
+    waiter: Wakeable,
+    store: Store,
+    record: SessionRecord,
+    watches: Watches,
+    *groups: WaiterGroup,
 ) -> tuple[Unsubscribe, ...]:
     """Have a waiter woken by all that ends a watch: mail, the end of the session or of a group.
 
     Returns:
         What ends the subscriptions.
+
+    Raises:
+        Busy: as many watches of the account wait as may.
     """
-    subscriptions: tuple[Unsubscribe, ...] = ()
+    subscriptions: tuple[Unsubscribe, ...] = (watches.enter(record.account_id),)
     try:
         subscriptions += (store.mailboxes.on_mail(record.account_id, waiter.wake),)
         subscriptions += (store.accounts.on_session_end(record.token_hash, waiter.wake),)

@@ -40,6 +40,11 @@ class ServiceSettings(BaseModel):
         description="open sessions of one account; beyond it the one that was used longest ago "
         "ends",
     )
+    watches_per_account: int = Field(
+        default=64,
+        ge=1,
+        description="connections of one account that may wait for mail; one more gets `busy`",
+    )
     free_deleted_names: bool = Field(
         default=False, description="let the name of a deleted account be taken again"
     )

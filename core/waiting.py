@@ -6,6 +6,7 @@ always subscribe, look, wait, look again; a hint that comes between looking and 
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 _SIGNAL_SECONDS: Final = 0.5
 """How long a signal may go unnoticed by a main thread that waits."""
+_HERD: Final = 8
+_TURN_SECONDS: Final = 0.001
+"""Between so many wakes for one message others get a turn of the interpreter, of this length."""
 
 Wake = Callable[[], None]
 """A callback that wakes one waiter: it sets a flag, or puts into a queue, and returns.
@@ -67,8 +71,19 @@ def wake_after_reply(wakes: Iterable[Wake]) -> None:
     deferred = _deferred.wakes
     if deferred is None:
         wake_all(wakes)
-    else:
+        return
+    wakes = tuple(wakes)
+    if len(wakes) <= _HERD:
         deferred.extend(wakes)
+    else:
+        # All of them would want the interpreter at once, and whoever else wants it would wait for
+        # them all. The sender has its reply by then, so it is the one that can wait.
+        for first in range(0, len(wakes), _HERD):
+            deferred.extend((_give_turn, *wakes[first : first + _HERD]))
+
+
+def _give_turn() -> None:
+    time.sleep(_TURN_SECONDS)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ INTERNAL = (
     "core.addresses",
     "core.messages",
     "core.throttle",
+    "core.watches",
     "transports.binary.*",
     "transports.client.*",
     "transports.conformance.*",

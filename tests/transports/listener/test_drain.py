@@ -20,7 +20,10 @@ from twinline.transports.registry import transport
 
 
 def test_drain_with_a_thousand_watchers_and_a_request_in_flight() -> None:
-    server = Server(settings=ListenerSettings(drain_seconds=30, login_seconds=60))
+    server = Server(
+        service=make_service(watches_per_account=1_000),
+        settings=ListenerSettings(drain_seconds=30, login_seconds=60),
+    )
     in_flight, go_on = threading.Event(), threading.Event()
     handle = server.service.handle
 
