@@ -120,7 +120,7 @@ class StreamConnection(Connection, asyncio.Protocol):
         self.stop_reading()
         # Later, because a token calls this under its lock, and in asyncio's debug mode to abort is
         # to read source files.
-        asyncio.get_running_loop().call_soon(self._channel.abort)
+        self.lost.get_loop().call_soon(self._channel.abort)
 
     def stop_reading(self) -> None:
         self._ended = True
