@@ -11,6 +11,8 @@
     messages       the rules for messages
     names          usernames, and the patterns that list them
     passwords      the rule for passwords, and argon2id
+    hash_queue     who gets a core for a hash first
+    guesses        who may try a password now
     addresses      which are this machine's, and what limits count them by
     throttle       failures that slow the next attempt, and rates
     store          the contract of whatever keeps the state

@@ -6,62 +6,118 @@ import hmac
 import logging
 import secrets
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Final, cast
 
+from twinline.core.addresses import UNIX, is_loopback, limit_key
 from twinline.core.clock import DAY_MS, HOUR_MS, Clock
 from twinline.core.errors import (
     BadCredentials,
     Busy,
     InvalidPassword,
     NoSuchUser,
+    RegistrationClosed,
     SessionExpired,
     UndeliveredMessages,
     UsernameTaken,
 )
+from twinline.core.guesses import Attempt, GuessThrottle
+from twinline.core.hash_queue import Urgency
 from twinline.core.messages import on_own_mailbox
 from twinline.core.names import parse_username
 from twinline.core.passwords import Passwords, fits
-from twinline.core.settings import ServiceSettings
+from twinline.core.protocol import MAX_WAIT_SECONDS
+from twinline.core.settings import Registration, ServiceSettings
 from twinline.core.store import Account, SessionRecord, Store
-from twinline.core.throttle import FailureThrottle
+from twinline.core.throttle import HourlyThrottle
 
 log = logging.getLogger(__name__)
+
+KNOWN_ADDRESSES: Final = 16
+"""The most addresses that are known of an account."""
+KNOWN_DAYS: Final = 30
+"""How long after a login an address is known."""
+_NOTED_AGAIN_MS: Final = DAY_MS  # precise enough for days, and spares a write a login
 
 
 class AccountRules:
     """Creates, authenticates and deletes accounts, and opens and ends their sessions."""
 
     def __init__(
-        self, store: Store, passwords: Passwords, settings: ServiceSettings, clock: Clock
+        self,
+        store: Store,
+        passwords: Passwords,
+        settings: ServiceSettings,
+        *,
+        clock: Clock,
+        idle_clock: Clock,
+        monotonic: Callable[[], float],
     ) -> None:
+        """Follow settings; sessions go idle by a clock of their own, throttles by seconds."""
         self._store = store
         self._accounts = store.accounts
         self._passwords = passwords
         self._clock = clock
-        self._idle_ms = round(settings.session_idle_days * DAY_MS)
+        self._idle_clock = idle_clock
+        idle_ms = round(settings.session_idle_days * DAY_MS)
         # An hour's precision is enough for days of idleness and spares a write a request.
-        self._touch_ms = min(HOUR_MS, self._idle_ms // 2)
+        self._touch_ms = min(HOUR_MS, idle_ms // 2)
+        # A use may be later than it is noted, and may be a watch, which takes this long.
+        self._idle_ms = idle_ms + self._touch_ms + MAX_WAIT_SECONDS * 1000
         self._most_sessions = settings.sessions_per_account
         self._keep_names = not settings.free_deleted_names
-        self._by_account = FailureThrottle(settings.failures_per_account)
-        self._by_address = FailureThrottle(settings.failures_per_address)
+        self._ipv6_prefix = settings.ipv6_prefix
+        self._guesses = GuessThrottle(
+            failures_per_account=settings.failures_per_account,
+            failures_per_address=settings.failures_per_address,
+            guesses_per_minute=settings.guesses_per_minute,
+            clock=monotonic,
+        )
+        self._registration = settings.registration
+        limit = settings.registrations_per_hour
+        self._registrations = HourlyThrottle(limit, monotonic) if limit else None
+
+    def register(self, username: str, password: str, address: str) -> Account:
+        """Create an account for somebody who asks for one.
+
+        Raises:
+            RegistrationClosed: the operator alone creates accounts.
+            RateLimited: there were too many from this address.
+            InvalidUsername, InvalidPassword, UsernameTaken, Busy.
+        """
+        if self._registration is Registration.CLOSED:
+            raise RegistrationClosed
+        return self._create(username, password, lambda: self._count_registration(address))
 
     def create(self, username: str, password: str) -> Account:
-        """Create an account: first its mailbox, then the account that makes it reachable.
+        """Create an account for the operator: first its mailbox, then the account itself.
 
         Raises:
             InvalidUsername, InvalidPassword, UsernameTaken, Busy.
         """
+        return self._create(username, password, lambda: None)
+
+    def _count_registration(self, address: str) -> None:
+        local = address in ("", UNIX) or is_loopback(address)
+        if self._registrations is not None and not local:
+            self._registrations.take(
+                limit_key(address, self._ipv6_prefix),
+                "too many new accounts from this address; try again later",
+            )
+
+    def _create(self, username: str, password: str, count: Callable[[], None]) -> Account:
         name = parse_username(username)
         if not fits(password):
             raise InvalidPassword
         # Asked before hashing, so that a taken name does not cost a hash. Creating asks again.
         if not self._accounts.is_free(name):
             raise UsernameTaken
+        count()
         account = Account(
             account_id=uuid.uuid4().hex,
             username=name,
-            password_hash=self._passwords.hash(password),
+            password_hash=self._passwords.hash(password, Urgency.REGISTRATION),
             created_at=self._clock(),
         )
         self._store.mailboxes.create(account.account_id)
@@ -78,25 +134,32 @@ class AccountRules:
         Raises:
             InvalidUsername: no account could have this name.
             BadCredentials: there is no such user, or the password is another.
-            RateLimited: there were too many failures for this account or from this address.
+            RateLimited: see `GuessThrottle`; with the time to wait.
             Busy: no core was free in time.
         """
         name = parse_username(username)
-
-        def still_allowed() -> None:
-            self._by_account.check(name)
-            self._by_address.check(address)
-
-        still_allowed()
         account = self._accounts.find(name)
-        known = account.password_hash if account is not None else None
-        if not self._passwords.verify(known, password, still_allowed) or account is None:
-            self._by_account.failed(name)
-            self._by_address.failed(address)
+        # What an account costs, a name that nobody has costs too: the reads, and the hash.
+        stand_in = self._passwords.stand_in(name, self._accounts.hash_profiles())
+        account_id, password_hash = (
+            ("", stand_in) if account is None else (account.account_id, account.password_hash)
+        )
+        address = limit_key(address, self._ipv6_prefix)
+        noted_at = self._accounts.address_noted_at(account_id, address)
+        known = noted_at is not None and self._clock() - noted_at <= KNOWN_DAYS * DAY_MS
+        attempt = Attempt(name, address, known)
+        self._guesses.check(attempt)
+        if not self._passwords.verify(
+            password_hash,
+            password,
+            Urgency.OWNER if known else Urgency.LOGIN,
+            lambda: self._guesses.begin(attempt),
+        ):
+            self._guesses.failed(attempt)
             raise BadCredentials
-        # The address stays counted: one good account must not clear the way for guessing others.
-        self._by_account.succeeded(name)
-        return self._rehashed(account, password)
+        self._guesses.succeeded(attempt)
+        # Nothing opens a stand-in, so there is an account.
+        return self._rehashed(cast("Account", account), password)
 
     def _rehashed(self, account: Account, password: str) -> Account:
         """Bring an old hash to today's parameters, now that the password is at hand."""
@@ -106,22 +169,24 @@ class AccountRules:
         # Not now, if there is no core to spare; and if the account is gone, opening the session
         # says so.
         with contextlib.suppress(NoSuchUser, Busy):
-            password_hash = self._passwords.hash(password)
+            password_hash = self._passwords.hash(password, Urgency.LOGIN)
             if self._accounts.set_password_hash(
                 account.account_id, password_hash, instead_of=known
             ):
                 return replace(account, password_hash=password_hash)
         return account
 
-    def open_session(self, account: Account) -> tuple[str, SessionRecord]:
+    def open_session(self, account: Account, address: str) -> tuple[str, SessionRecord]:
         """Open a session and return its token, which is kept nowhere else.
+
+        The address is known to the account from now on.
 
         Raises:
             BadCredentials: the account was deleted, or its password changed, since it was
                 authenticated.
         """
         token = secrets.token_urlsafe(32)
-        now = self._clock()
+        now = self._idle_clock()
         record = SessionRecord(
             token_hash=hash_token(token),
             account_id=account.account_id,
@@ -129,6 +194,7 @@ class AccountRules:
             opened_at=now,
             used_at=now,
         )
+        self._note_address(account.account_id, address)
         try:
             self._accounts.open_session(
                 record, verified=account.password_hash, most=self._most_sessions
@@ -136,6 +202,13 @@ class AccountRules:
         except NoSuchUser:
             raise BadCredentials from None
         return token, record
+
+    def _note_address(self, account_id: str, address: str) -> None:
+        if address:
+            now, address = self._clock(), limit_key(address, self._ipv6_prefix)
+            noted_at = self._accounts.address_noted_at(account_id, address)
+            if noted_at is None or abs(now - noted_at) > _NOTED_AGAIN_MS:
+                self._accounts.note_address(account_id, address, now, most=KNOWN_ADDRESSES)
 
     def session_of(self, token: str, now: int) -> SessionRecord:
         """Return the session that a token opens, and note that it is in use.
@@ -164,17 +237,22 @@ class AccountRules:
         record = self._accounts.find_session(token_hash)
         if record is None:
             raise SessionExpired
-        idle = now - record.used_at
-        if idle > self._touch_ms:
-            if idle > self._idle_ms:
-                self._accounts.close_session(token_hash)
-                raise SessionExpired
-            self._accounts.touch_session(token_hash, now)
+        # A use in the future was noted by a clock that was wrong.
+        if abs(now - record.used_at) > self._touch_ms:
+            self._note_use(record)
         return record
 
-    def change_password(
-        self, session: SessionRecord, password: str, new_password: str, address: str
-    ) -> None:
+    def _note_use(self, session: SessionRecord) -> None:
+        """Note that a session is in use, unless it was idle for too long: then it ends."""
+        now = self._idle_clock()
+        idle = now - session.used_at
+        if idle > self._idle_ms:
+            self._accounts.close_session(session.token_hash)
+            raise SessionExpired
+        if abs(idle) > self._touch_ms:
+            self._accounts.touch_session(session.token_hash, now)
+
+    def change_password(self, session: SessionRecord, password: str, new_password: str) -> None:
         """Set another password and revoke every other session.
 
         Raises:
@@ -182,8 +260,8 @@ class AccountRules:
         """
         if not fits(new_password):
             raise InvalidPassword
-        account = self._authenticate_owner(session, password, address)
-        password_hash = self._passwords.hash(new_password)
+        account = self._authenticate_owner(session, password)
+        password_hash = self._passwords.hash(new_password, Urgency.OWNER)
         try:
             changed = self._accounts.set_password_hash(
                 account.account_id, password_hash, instead_of=account.password_hash
@@ -194,7 +272,7 @@ class AccountRules:
             raise BadCredentials  # another session changed it meanwhile
         self._accounts.close_other_sessions(session.account_id, session.token_hash)
 
-    def delete(self, session: SessionRecord, password: str, address: str, *, force: bool) -> None:
+    def delete(self, session: SessionRecord, password: str, *, force: bool) -> None:
         """Withdraw the account, then drop its mailbox.
 
         Mail that arrives after the check for undelivered mail is the account's inbound mail
@@ -204,7 +282,7 @@ class AccountRules:
             UndeliveredMessages: with their count, unless ``force``.
             BadCredentials, RateLimited, Busy, SessionExpired.
         """
-        self._authenticate_owner(session, password, address)
+        self._authenticate_owner(session, password)
         unread = on_own_mailbox(self._store.mailboxes.standing, session).unread
         if unread and not force:
             some = "1 message was" if unread == 1 else f"{unread} messages were"
@@ -214,11 +292,22 @@ class AccountRules:
         self._store.mailboxes.drop(session.account_id)
         log.info("account %s was deleted", session.username)
 
-    def _authenticate_owner(self, session: SessionRecord, password: str, address: str) -> Account:
-        account = self.authenticate(session.username, password, address)
+    def _authenticate_owner(self, session: SessionRecord, password: str) -> Account:
+        """Return the account of a session, if this is its password."""
+        account = self._accounts.find(session.username)
         # With freed names another account may have the old one's name by now.
-        if account.account_id != session.account_id:
+        if account is None or account.account_id != session.account_id:
             raise SessionExpired
+
+        def allowed() -> None:
+            # Only who has the session can fail here: nothing that others do slows its owner.
+            self._guesses.check_session(session.token_hash)
+
+        allowed()
+        if not self._passwords.verify(account.password_hash, password, Urgency.OWNER, allowed):
+            self._guesses.session_failed(session.token_hash)
+            raise BadCredentials
+        self._guesses.session_succeeded(session.token_hash)
         return account
 
 

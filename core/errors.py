@@ -12,6 +12,7 @@
     │   ├── AlreadyLoggedIn          already_logged_in
     │   ├── BadCredentials           bad_credentials
     │   ├── SessionExpired           session_expired
+    │   ├── RegistrationClosed       registration_closed
     │   ├── UsernameTaken            username_taken
     │   ├── InvalidUsername          invalid_username
     │   ├── InvalidPassword          invalid_password
@@ -154,6 +155,13 @@ class SessionExpired(RequestError):
     default_message = "the session has ended; log in again"
 
 
+class RegistrationClosed(RequestError):
+    """Only the operator creates accounts on this server."""
+
+    code = "registration_closed"
+    default_message = "this server takes no registrations; ask its operator for an account"
+
+
 class UsernameTaken(RequestError):
     """The name belongs to an account, or is reserved because it once did."""
 
@@ -270,6 +278,7 @@ ERROR_BY_CODE: Final[dict[str, type[RequestError]]] = {
         AlreadyLoggedIn,
         BadCredentials,
         SessionExpired,
+        RegistrationClosed,
         UsernameTaken,
         InvalidUsername,
         InvalidPassword,

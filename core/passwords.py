@@ -1,22 +1,22 @@
-"""Passwords: the rule for new ones, and argon2id with a bounded number of hashes at once."""
+"""Passwords: the rule for new ones, argon2id, and what stands in for the hash of nobody."""
 
+import base64
+import hmac
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import secrets
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from twinline.core.errors import Busy, InvalidPassword
-from twinline.core.locks import may_block
+from twinline.core.errors import InvalidPassword
+from twinline.core.hash_queue import HashQueue, Urgency
 
 MIN_CHARACTERS: Final = 8
 """The shortest password that may be set."""
 MAX_CHARACTERS: Final = 128
 """The longest one; a longer one is refused before it is hashed."""
-_RETRY_AFTER_MS: Final = 1_000
 
 
 def default_hasher() -> PasswordHasher:
@@ -51,27 +51,15 @@ class Passwords:
 
         Args:
             hasher: None for `default_hasher`.
-            wait_seconds: how long a hash may wait for the semaphore.
+            wait_seconds: how long a hash may wait for a slot.
             slots: hashes at once; None for the number of cores.
         """
         self._hasher = hasher or default_hasher()
         self._wait_seconds = wait_seconds
-        # No lock of the rule: it guards no state, and threads are meant to block on it.
-        self._semaphore = threading.BoundedSemaphore(slots or os.cpu_count() or 1)
-        # Verified when there is no such user, so that both answers take the same time.
-        self._dummy_hash = self._hasher.hash("no account has this password")
+        self._queue = HashQueue(slots or os.cpu_count() or 1)
+        self._stand_ins = _StandIns(self._hasher)
 
-    @contextmanager
-    def _hashing(self) -> Iterator[None]:
-        may_block("hashing a password")
-        if not self._semaphore.acquire(timeout=self._wait_seconds):
-            raise Busy("too many logins at once; try again", retry_after_ms=_RETRY_AFTER_MS)
-        try:
-            yield
-        finally:
-            self._semaphore.release()
-
-    def hash(self, password: str) -> str:
+    def hash(self, password: str, urgency: Urgency) -> str:
         """Return the hash of a new password, with its parameters and a fresh salt.
 
         Raises:
@@ -81,19 +69,24 @@ class Passwords:
         if not fits(password):
             raise InvalidPassword
         encoded = _encode(password)
-        with self._hashing():
+        with self._queue.slot(urgency, self._wait_seconds):
             return self._hasher.hash(encoded)
 
     def verify(
-        self, password_hash: str | None, password: str, still_allowed: Callable[[], None]
+        self,
+        password_hash: str,
+        password: str,
+        urgency: Urgency,
+        begin: Callable[[], None],
     ) -> bool:
         """Return whether the password is the one that was hashed.
 
         Args:
-            password_hash: None when there is no such user: this takes as long and is False.
+            password_hash: of an account, or of `stand_in`.
             password: what was given. One of a wrong length is False without a hash.
-            still_allowed: called once the semaphore is acquired; raises to refuse. It refuses
-                attempts that queued up while others failed.
+            urgency: how soon it gets a slot.
+            begin: called once there is a slot; raises to refuse. It refuses attempts that
+                queued up while others failed.
 
         Raises:
             Busy: no core was free in time.
@@ -104,17 +97,76 @@ class Passwords:
             encoded = _encode(password)
         except InvalidPassword:
             return False
-        with self._hashing():
-            still_allowed()
+        with self._queue.slot(urgency, self._wait_seconds):
+            begin()
             try:
-                self._hasher.verify(password_hash or self._dummy_hash, encoded)
-            except (VerificationError, InvalidHashError):
+                return self._hasher.verify(password_hash, encoded)
+            except InvalidHashError:
+                # No password opens it; that must not be told from the time it takes.
+                self._fail(encoded)
                 return False
-        return password_hash is not None
+            except VerificationError:
+                return False
+
+    def _fail(self, encoded: bytes) -> None:
+        try:
+            self._hasher.verify(self._stand_ins.usual, encoded)
+        except VerificationError:
+            return
+
+    def stand_in(self, username: str, profiles: Mapping[str, int]) -> str:
+        """Return what is verified where there is no such user, so that both take the same time.
+
+        Args:
+            username: who it stands in for; it gets a hash of the same profile every time.
+            profiles: how many accounts there are of each `profile_of` a hash.
+        """
+        return self._stand_ins.choose(username, profiles)
 
     def is_outdated(self, password_hash: str) -> bool:
         """Return whether a hash was made with other parameters than those of today."""
         return self._hasher.check_needs_rehash(password_hash)
+
+
+class _StandIns:
+    """Hashes that no password opens, of every profile that the accounts' hashes have.
+
+    While accounts have hashes of several parameters, as after a change of them, a login takes as
+    long as its account's do. A name that nobody has gets one of these profiles for itself, in
+    proportion to their numbers, by a keyed hash: who does not know the key cannot tell it from an
+    account of that profile.
+    """
+
+    def __init__(self, hasher: PasswordHasher) -> None:
+        self._key = secrets.token_bytes(32)
+        kind = f"argon2{hasher.type.name.lower()}"
+        costs = f"m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
+        self._profile = f"${kind}$v=19${costs}"
+        # A salt and a digest of the usual length that belong to no password.
+        salt, digest = (base64.b64encode(secrets.token_bytes(n)).decode() for n in (16, 32))
+        self._rest = f"${salt.rstrip('=')}${digest.rstrip('=')}"
+        self.usual = self._profile + self._rest
+
+    def choose(self, username: str, profiles: Mapping[str, int]) -> str:
+        known = sorted((profile, number) for profile, number in profiles.items() if number > 0)
+        place = self._place(username) * sum(number for _, number in known)
+        for profile, number in known:
+            place -= number
+            if place < 0:
+                return profile + self._rest
+        return self.usual
+
+    def _place(self, username: str) -> float:
+        digest = hmac.digest(self._key, username.encode(), "sha256")
+        return int.from_bytes(digest[:6]) / 2**48
+
+
+def profile_of(password_hash: str) -> str:
+    """Return the part of a hash that says how long it takes: algorithm, version and costs.
+
+    That is everything before the salt: ``$argon2id$v=19$m=19456,t=2,p=1``.
+    """
+    return password_hash.rsplit("$", 2)[0]
 
 
 def _encode(password: str) -> bytes:

@@ -6,6 +6,7 @@ into replies.
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,7 +17,7 @@ from argon2 import PasswordHasher
 
 from twinline.core import protocol
 from twinline.core.accounts import AccountRules
-from twinline.core.clock import Clock, wall_clock_ms
+from twinline.core.clock import Clock, SteadyClock, wall_clock_ms
 from twinline.core.deadline import Deadline
 from twinline.core.errors import (
     AlreadyLoggedIn,
@@ -76,7 +77,8 @@ class ChatService:
         store: Store,
         settings: ServiceSettings | None = None,
         *,
-        clock: Clock = wall_clock_ms,
+        clock: Clock | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
         hasher: PasswordHasher | None = None,
     ) -> None:
         """Open the door.
@@ -84,16 +86,25 @@ class ChatService:
         Args:
             store: where the state is; the caller closes it.
             settings: None for the defaults.
-            clock: milliseconds since 1970 UTC.
+            clock: milliseconds since 1970 UTC; it is believed. None for the system's, by whose
+                leaps no session ends: see `SteadyClock`.
+            monotonic: seconds that never leap, for the limits on rates.
             hasher: None for `twinline.core.passwords.default_hasher`.
         """
         self.settings = settings or ServiceSettings()
         self.store = store
         passwords = Passwords(hasher, wait_seconds=self.settings.hash_wait_seconds)
-        self._accounts = AccountRules(store, passwords, self.settings, clock)
+        self._clock = clock or wall_clock_ms
+        self._accounts = AccountRules(
+            store,
+            passwords,
+            self.settings,
+            clock=self._clock,
+            idle_clock=clock or SteadyClock(wall_clock_ms, monotonic),
+            monotonic=monotonic,
+        )
         self._messages = MessageRules(store, self.settings)
         self._mailboxes = store.mailboxes
-        self._clock = clock
         self._waiters = WaiterGroup("service")
         self._watches = Watches(self.settings.watches_per_account)
         self._handlers: dict[type[Request], Callable[[Session, Any], Reply]] = {
@@ -175,12 +186,25 @@ class ChatService:
         """Create an account and log in to it.
 
         Raises:
-            AlreadyLoggedIn, InvalidUsername, InvalidPassword, UsernameTaken, Busy.
+            AlreadyLoggedIn, RegistrationClosed, InvalidUsername, InvalidPassword, UsernameTaken,
+            RateLimited, Busy.
         """
         self._admit_login(session)
-        account = self._accounts.create(username, password)
+        account = self._accounts.register(username, password, session.address)
         log.info("account %s was created", account.username)
         return self._bind_new(session, account)
+
+    def add_account(self, username: str, password: str) -> None:
+        """Create an account for the operator, whether registration is open or not.
+
+        No request does this. It logs in nobody.
+
+        Raises:
+            InvalidUsername, InvalidPassword, UsernameTaken, Busy.
+        """
+        self._admit()
+        account = self._accounts.create(username, password)
+        log.info("account %s was added", account.username)
 
     def login(self, session: Session, username: str, password: str) -> SessionReply:
         """Open a session.
@@ -242,7 +266,7 @@ class ChatService:
             InvalidPassword, BadCredentials, RateLimited, Busy.
         """
         record = self._require(session, self._clock())
-        self._accounts.change_password(record, password, new_password, session.address)
+        self._accounts.change_password(record, password, new_password)
         return Done()
 
     def delete_account(self, session: Session, password: str, *, force: bool = False) -> Done:
@@ -253,7 +277,7 @@ class ChatService:
             BadCredentials, RateLimited, Busy.
         """
         record = self._require(session, self._clock())
-        self._accounts.delete(record, password, session.address, force=force)
+        self._accounts.delete(record, password, force=force)
         session.unbind(record.token_hash)
         return Done()
 
@@ -391,7 +415,7 @@ class ChatService:
 
     def _bind_new(self, session: Session, account: Account) -> SessionReply:
         """Open a session and bind the caller to it; if that fails, none stays open."""
-        token, record = self._accounts.open_session(account)
+        token, record = self._accounts.open_session(account, session.address)
         try:
             return self._bind(session, token, record)
         except BaseException:

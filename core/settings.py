@@ -3,15 +3,26 @@
 The command line builds its file, variables and flags from the descriptions here.
 """
 
+from enum import StrEnum
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from twinline.core.protocol import MAX_PAGE, MAX_REPLY_BYTES, MAX_WAIT_SECONDS, Limits
 
 
+class Registration(StrEnum):
+    """Who may create an account."""
+
+    OPEN = "open"
+    """Everybody who can connect."""
+    CLOSED = "closed"
+    """The operator alone."""
+
+
 class ServiceSettings(BaseModel):
     """What `ChatService` allows, and for how long."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     body_bytes: int = Field(
         default=16 * 1024,
@@ -56,12 +67,31 @@ class ServiceSettings(BaseModel):
     failures_per_account: int = Field(
         default=5,
         ge=1,
-        description="failed logins to one account before the next ones are slowed",
+        description="failed logins to one account from one address before the next ones are slowed",
     )
     failures_per_address: int = Field(
         default=20,
         ge=1,
-        description="failed logins from one address before the next ones are slowed",
+        description="failed logins from one address, to whichever accounts, before the next ones "
+        "are slowed",
+    )
+    guesses_per_minute: int = Field(
+        default=20,
+        ge=2,
+        description="passwords a minute that are tried at one account by all addresses together "
+        "that have not logged in to it within 30 days; each address gets its turn",
+    )
+    registration: Registration = Field(
+        default=Registration.OPEN,
+        description="who may create an account: everybody (`open`), or only the operator "
+        "(`closed`)",
+    )
+    registrations_per_hour: int = Field(
+        default=20,
+        ge=0,
+        le=10_000,
+        description="accounts an hour that one address may create, loopback addresses and Unix "
+        "sockets excepted; 0 is no limit",
     )
     ipv6_prefix: int = Field(
         default=64,

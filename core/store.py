@@ -15,8 +15,8 @@ milliseconds since 1970 UTC and are given by the caller, so that a store needs n
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -77,7 +77,7 @@ class Account:
 
     account_id: str
     username: str
-    password_hash: str
+    password_hash: str = field(repr=False)
     created_at: int
 
 
@@ -93,7 +93,7 @@ class SessionRecord:
         used_at: when it was last seen in use, in ms, to within an hour.
     """
 
-    token_hash: bytes
+    token_hash: bytes = field(repr=False)
     account_id: str
     username: str
     opened_at: int
@@ -214,6 +214,33 @@ class Accounts(ABC):
 
         Raises:
             NoSuchUser: the account is gone.
+        """
+
+    @abstractmethod
+    def hash_profiles(self) -> Mapping[str, int]:
+        """Return how many accounts there are of each `profile_of` a password hash.
+
+        A store shared by several servers may answer from memory that is at most a minute old.
+        """
+
+    @abstractmethod
+    def note_address(self, account_id: str, address: str, at: int, *, most: int) -> None:
+        """Note that the account was logged in to from an address; nothing happens if it is gone.
+
+        At most ``most`` addresses of an account are kept, those that were noted last.
+
+        Args:
+            account_id: the account; when it is withdrawn, its addresses go.
+            address: as limits by address count it; any text.
+            at: in ms.
+            most: how many are kept.
+        """
+
+    @abstractmethod
+    def address_noted_at(self, account_id: str, address: str) -> int | None:
+        """Return when an address was last noted for an account, in ms, or None.
+
+        A store shared by several servers may answer from memory that is at most a minute old.
         """
 
     @abstractmethod

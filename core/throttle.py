@@ -1,68 +1,90 @@
-"""Slowing: repeated failures by key, and a rate of events by key.
+"""Slowing: repeated failures by key, and rates of events by key.
 
-Both keep a bounded number of keys and forget the one that was seen longest ago, so that a flood
-of invented names costs a fixed amount of memory.
+All keep a bounded number of keys, so that a flood of invented ones costs a fixed amount of memory.
 """
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from math import ceil
 from typing import Final
 
 from twinline.core.errors import RateLimited
 from twinline.core.locks import new_lock
 
 MAX_KEYS: Final = 20_000
+"""The most keys that one of these keeps."""
 LONGEST_PAUSE_SECONDS: Final = 60.0
+"""The longest pause after failures, and the longest that anybody is told to wait for a turn."""
 FORGIVEN_AFTER_SECONDS: Final = 900.0
+HOUR_SECONDS: Final = 3600.0
+_MOST_DOUBLINGS: Final = 6  # 2**6 s is beyond the longest pause
 
 
 class FailureThrottle:
     """Lets a number of failures pass, then asks for pauses of 1 s, 2 s, 4 s ... 60 s.
 
-    A success, or a quarter of an hour without a failure, clears the key.
+    A success, or a quarter of an hour without a failure, clears the key. When there are too many
+    keys, those with the fewest failures are forgotten first: whoever wants a count forgotten has
+    to make as many failures with every other key.
     """
 
     def __init__(self, allowed: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._allowed = allowed
         self._clock = clock
         self._lock = new_lock("failure throttle")
-        # key -> (failures, time of the last one); guarded by _lock
-        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        # Guarded by _lock: failures by key; and by failures, as far as they count, the keys with
+        # the time of their last one, the longest ago first.
+        self._failures: dict[Hashable, int] = {}
+        self._last: dict[int, OrderedDict[Hashable, float]] = {}
 
-    def check(self, key: str) -> None:
+    def check(self, key: Hashable) -> None:
         """Return if an attempt is allowed now.
 
         Raises:
             RateLimited: with the time to wait.
         """
         with self._lock:
-            failures, last = self._failures.get(key, (0, 0.0))
-        if failures < self._allowed:
-            return
-        pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** min(failures - self._allowed, 10))
+            failures = self._failures.get(key, 0)
+            if failures < self._allowed:
+                return
+            last = self._last[failures][key]
+        pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** (failures - self._allowed))
         wait = last + pause - self._clock()
         if wait > 0:
-            raise RateLimited(
-                "too many failed logins; try again later",
-                retry_after_ms=max(1, round(wait * 1000)),
-            )
+            raise slowed(wait)
 
-    def failed(self, key: str) -> None:
+    def failed(self, key: Hashable) -> None:
         """Count a failure."""
         now = self._clock()
         with self._lock:
-            failures, last = self._failures.pop(key, (0, now))
-            if now - last > FORGIVEN_AFTER_SECONDS:
-                failures = 0
-            self._failures[key] = (failures + 1, now)
-            if len(self._failures) > MAX_KEYS:
-                self._failures.popitem(last=False)
+            last = self._forget(key)
+            failures = 0 if last is None or now - last[1] > FORGIVEN_AFTER_SECONDS else last[0]
+            if len(self._failures) >= MAX_KEYS:
+                self._make_room(now)
+            failures = min(failures, self._allowed + _MOST_DOUBLINGS - 1) + 1
+            self._failures[key] = failures
+            self._last.setdefault(failures, OrderedDict())[key] = now
 
-    def succeeded(self, key: str) -> None:
+    def succeeded(self, key: Hashable) -> None:
         """Clear a key."""
         with self._lock:
-            self._failures.pop(key, None)
+            self._forget(key)
+
+    def _forget(self, key: Hashable) -> tuple[int, float] | None:
+        failures = self._failures.pop(key, None)
+        if failures is None:
+            return None
+        last = self._last[failures].pop(key)
+        if not self._last[failures]:
+            del self._last[failures]
+        return failures, last
+
+    def _make_room(self, now: float) -> None:
+        """Forget a key that is forgiven, or else one with the fewest failures."""
+        oldest = {failures: next(iter(keys.items())) for failures, keys in self._last.items()}
+        forgiven = (key for key, last in oldest.values() if now - last > FORGIVEN_AFTER_SECONDS)
+        self._forget(next(forgiven, oldest[min(oldest)][0]))
 
 
 class RateThrottle:
@@ -95,3 +117,49 @@ class RateThrottle:
             raise RateLimited(
                 "too many messages; try again later", retry_after_ms=max(1, round(wait * 1000))
             )
+
+
+class HourlyThrottle:
+    """So many events an hour for each key: in no hour, wherever it begins, are there more."""
+
+    def __init__(self, per_hour: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_hour = per_hour
+        self._clock = clock
+        self._lock = new_lock("hourly throttle")
+        # key -> times of its events within the last hour; guarded by _lock
+        self._events: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def take(self, key: str, refusal: str) -> None:
+        """Count an event.
+
+        Args:
+            key: whose event it is.
+            refusal: a sentence for a person.
+
+        Raises:
+            RateLimited: there were too many; with the time to wait.
+        """
+        now = self._clock()
+        with self._lock:
+            events = self._events.setdefault(key, deque())
+            self._events.move_to_end(key)
+            while events and now - events[0] >= HOUR_SECONDS:
+                events.popleft()
+            wait = 0.0
+            if len(events) < self._per_hour:
+                events.append(now)
+            else:
+                wait = events[0] + HOUR_SECONDS - now
+            if len(self._events) > MAX_KEYS:
+                self._events.popitem(last=False)
+        if wait > 0:
+            raise RateLimited(refusal, retry_after_ms=max(1, round(wait * 1000)))
+
+
+def slowed(wait: float) -> RateLimited:
+    """Return the refusal of a login, with the seconds to wait: a minute at most."""
+    # Rounded up, but for what floats add: whoever comes then is not too early.
+    milliseconds = ceil(round(min(wait, LONGEST_PAUSE_SECONDS) * 1000, 3))
+    return RateLimited(
+        "too many failed logins; try again later", retry_after_ms=max(1, milliseconds)
+    )

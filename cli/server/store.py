@@ -10,15 +10,24 @@ from typing import Final, Protocol
 
 import click
 
+from twinline.cli.client.passwords import password_option, read_password
 from twinline.cli.console.command import Group, show_help
 from twinline.cli.console.errors import CommandError, SettingsError
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.output import report, write_json, write_line
-from twinline.cli.console.shapes import StoreChecked, StoreCopied, StoreMigrated, StoreStats
+from twinline.cli.console.shapes import (
+    Account,
+    StoreChecked,
+    StoreCopied,
+    StoreMigrated,
+    StoreStats,
+)
 from twinline.cli.console.text import visible
 from twinline.cli.settings.options import json_option
-from twinline.core.store import Durability
-from twinline.stores.registry import store_schemes
+from twinline.core.names import parse_username
+from twinline.core.service import ChatService
+from twinline.core.store import Durability, MailboxPolicy
+from twinline.stores.registry import open_store, store_schemes
 from twinline.stores.sqlite import StoreNotOpened, Synchronous, parse_url, upkeep
 
 
@@ -34,8 +43,8 @@ _argument: Final = click.argument("store", type=click.Path(), metavar="PATH_OR_U
 def store(context: click.Context) -> None:
     """Look after the file of a SQLite store.
 
-    PATH_OR_URL is the file, or the URL that the server was given: sqlite:PATH. All but migrate
-    also work while a server has the file open.
+    PATH_OR_URL is the file, or the URL that the server was given: sqlite:PATH. All but add-account
+    and migrate also work while a server has the file open.
     """
     show_help(context)
 
@@ -86,6 +95,24 @@ def backup(store: str, target: Path, as_json: bool) -> None:
         f"{path} was copied to {target}, {size:,} bytes",
         as_json=as_json,
     )
+
+
+@store.command("add-account", example="twinline store add-account chat.db ann")
+@_argument
+@click.argument("username")
+@password_option
+@json_option
+def add_account(store: str, username: str, password_file: str | None, as_json: bool) -> None:
+    """Create the account USERNAME, for a server whose registration is closed.
+
+    No server may have the file open. It is made if it is not there yet.
+    """
+    path, _ = _place(store)
+    name = parse_username(username)
+    password = read_password(password_file, f"New password for {name} in {path}", twice=True)
+    with _readable(path), open_store(f"sqlite:{path}", MailboxPolicy()) as opened:
+        ChatService(opened).add_account(name, password)
+    report(Account(username=name), f"{name} was created in {path}", as_json=as_json)
 
 
 @store.command(example="twinline store migrate chat.db")

@@ -66,6 +66,7 @@ PRINTED: Final[Mapping[str, Printed]] = {
     "send": Printed((SentReply,), "one for each message that was sent"),
     "watch": Printed((Message,), "one for each message; with `--exec` on COMMAND's stdin"),
     "history": _MESSAGE,
+    "store add-account": _one(Account),
     "store check": _one(StoreChecked),
     "store backup": _one(StoreCopied),
     "store migrate": _one(StoreMigrated),

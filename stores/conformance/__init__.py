@@ -91,6 +91,12 @@ Wakes that do what they must not (`waking`):
 
 54. A wake that raises keeps no other from being called, and is not told to who caused it.
 55. A wake that writes to the store, as it must not, is answered or refused at once.
+
+What a login asks of an account beside its password (`logins`):
+
+56. The accounts are counted by the profile of their password hash.
+57. An address is noted for one account, with its time; the last of them are kept.
+58. Profiles and addresses survive a reopening.
 """
 
 from collections.abc import Collection
@@ -109,6 +115,7 @@ from twinline.stores.conformance import (
     account_races,
     accounts,
     durable,
+    logins,
     mail_races,
     mailboxes,
     reading,
@@ -121,7 +128,16 @@ from twinline.stores.conformance.bench import OpenStore, Reopen, StoreBench
 __all__ = ["RULES", "ConformanceError", "ConformanceReport", "Failure", "check_store"]
 
 RULES: Final[tuple[Rule[StoreBench], ...]] = rules_of(
-    accounts, sessions, mailboxes, reading, sending, waking, account_races, mail_races, durable
+    accounts,
+    sessions,
+    mailboxes,
+    reading,
+    sending,
+    waking,
+    account_races,
+    mail_races,
+    durable,
+    logins,
 )
 """The rules, by number."""
 _PATIENCE_SECONDS: Final = 30.0  # for one rule; it takes one or two

@@ -2,7 +2,8 @@
 
 # ruff: noqa: D102 - the contract tells what the methods do
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Protocol
@@ -12,6 +13,7 @@ from sortedcontainers import SortedList  # type: ignore[import-untyped]
 from twinline.core.errors import NoSuchUser, UsernameTaken
 from twinline.core.locks import new_lock
 from twinline.core.names import NamePattern
+from twinline.core.passwords import profile_of
 from twinline.core.store import Account, Accounts, SessionRecord, Unsubscribe, UsernamePage
 from twinline.core.waiting import Wake, wake_all
 from twinline.stores.rules import page_of_names
@@ -40,6 +42,8 @@ class MemoryAccounts(Accounts):
         self._by_id: dict[str, Account] = {}
         self._names: _Names = SortedList()
         self._reserved: set[str] = set()
+        self._profiles: Counter[str] = Counter()  # accounts by their hash's profile
+        self._addresses: dict[str, dict[str, int]] = {}  # when they were noted, by account id
         self._sessions: dict[bytes, _Session] = {}  # by token hash
         self._tokens: dict[str, set[bytes]] = {}  # token hashes by account id
 
@@ -52,6 +56,7 @@ class MemoryAccounts(Accounts):
             self._by_name[account.username] = account
             self._by_id[account.account_id] = account
             self._names.add(account.username)
+            self._count_profile(account.password_hash, 1)
 
     def find(self, username: str) -> Account | None:
         with self._lock:
@@ -77,10 +82,29 @@ class MemoryAccounts(Accounts):
                 raise NoSuchUser
             if account.password_hash != instead_of:
                 return False
+            self._count_profile(account.password_hash, -1)
+            self._count_profile(password_hash, 1)
             account = replace(account, password_hash=password_hash)
             self._by_id[account_id] = account
             self._by_name[account.username] = account
         return True
+
+    def hash_profiles(self) -> Mapping[str, int]:
+        with self._lock:
+            return dict(self._profiles)
+
+    def note_address(self, account_id: str, address: str, at: int, *, most: int) -> None:
+        with self._lock:
+            if account_id not in self._by_id:
+                return
+            noted = self._addresses.setdefault(account_id, {})
+            noted[address] = at
+            if len(noted) > most:
+                del noted[min(noted, key=noted.__getitem__)]
+
+    def address_noted_at(self, account_id: str, address: str) -> int | None:
+        with self._lock:
+            return self._addresses.get(account_id, {}).get(address)
 
     def withdraw(self, account_id: str, *, keep_name: bool) -> bool:
         with self._lock:
@@ -89,6 +113,8 @@ class MemoryAccounts(Accounts):
                 return False
             del self._by_name[account.username]
             self._names.remove(account.username)
+            self._count_profile(account.password_hash, -1)
+            self._addresses.pop(account_id, None)
             if keep_name:
                 self._reserved.add(account.username)
             wakes = [
@@ -150,6 +176,12 @@ class MemoryAccounts(Accounts):
                 watchers.pop(key, None)
 
         return unsubscribe
+
+    def _count_profile(self, password_hash: str, by: int) -> None:
+        profile = profile_of(password_hash)
+        self._profiles[profile] += by
+        if not self._profiles[profile]:
+            del self._profiles[profile]
 
     def _names_from(self, start: str, count: int) -> list[str]:
         with self._lock:

@@ -3,6 +3,7 @@
 # ruff: noqa: D102 - the contract tells what the methods do
 
 import sqlite3
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -102,6 +103,38 @@ class SqliteAccounts(Accounts):
             return True
 
         return self._writer.do(write)
+
+    def hash_profiles(self) -> Mapping[str, int]:
+        with self._readers.reading() as connection:
+            query = "SELECT profile, accounts FROM hash_profiles WHERE accounts > 0"
+            return dict(connection.execute(query).fetchall())
+
+    def note_address(self, account_id: str, address: str, at: int, *, most: int) -> None:
+        def write(transaction: Transaction) -> None:
+            connection = transaction.connection
+            if not _one(connection, "SELECT 1 FROM accounts WHERE account_id = ?", account_id):
+                return
+            connection.execute(
+                "INSERT OR REPLACE INTO known_addresses VALUES (?, ?, ?)", (account_id, address, at)
+            )
+            connection.execute(
+                "DELETE FROM known_addresses WHERE account_id = ?1 AND address IN "
+                "(SELECT address FROM known_addresses WHERE account_id = ?1 "
+                "ORDER BY noted_at DESC LIMIT -1 OFFSET ?2)",
+                (account_id, most),
+            )
+
+        self._writer.do(write)
+
+    def address_noted_at(self, account_id: str, address: str) -> int | None:
+        with self._readers.reading() as connection:
+            row = _one(
+                connection,
+                "SELECT noted_at FROM known_addresses WHERE account_id = ? AND address = ?",
+                account_id,
+                address,
+            )
+        return None if row is None else int(row[0])
 
     def withdraw(self, account_id: str, *, keep_name: bool) -> bool:
         def write(transaction: Transaction) -> bool:

@@ -5,6 +5,10 @@
     accounts(account_id, username, password_hash, created_at)
     reserved_names(username)
     sessions(token_hash, account_id, username, opened_at, used_at)
+    known_addresses(account_id, address, noted_at)
+        where the account was logged in to; triggers drop them with it
+    hash_profiles(profile, accounts)
+        how many accounts have hashes of the same parameters; triggers count them
 
     mailboxes(box, account_id, position, last, unread, acked, oldest_ack)
         box         a number that is never used twice: what is left of a dropped mailbox can
@@ -24,7 +28,6 @@ The two groups do not refer to each other, as the two halves of a store do not.
 """
 
 import errno
-import logging
 import os
 import sqlite3
 import tempfile
@@ -33,13 +36,45 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from twinline.stores.sqlite.file import APPLICATION_ID, StoreFile
-from twinline.stores.sqlite.lock import StoreNotOpened
-
-log = logging.getLogger(__name__)
+from twinline.stores.sqlite.file import APPLICATION_ID, StoreFile, StoreNotOpened
 
 VERSION: Final = 2
 """The version of the tables below, kept in ``PRAGMA user_version``."""
+
+
+def _profile(column: str) -> str:
+    """Return SQL for what `profile_of` gives: a hash without what is behind its last two ``$``."""
+    others = f"replace({column}, '$', '')"
+    return f"rtrim(rtrim(rtrim(rtrim({column}, {others}), '$'), {others}), '$')"
+
+
+_ADDRESSES_AND_PROFILES: Final = (
+    """CREATE TABLE known_addresses (
+        account_id TEXT NOT NULL,
+        address TEXT NOT NULL,
+        noted_at INTEGER NOT NULL,
+        PRIMARY KEY (account_id, address)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE hash_profiles (
+        profile TEXT NOT NULL PRIMARY KEY,
+        accounts INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    f"""CREATE TRIGGER account_created AFTER INSERT ON accounts BEGIN
+        INSERT INTO hash_profiles VALUES ({_profile("new.password_hash")}, 1)
+        ON CONFLICT (profile) DO UPDATE SET accounts = accounts + 1;
+    END""",  # noqa: S608 - the column's name is ours
+    f"""CREATE TRIGGER account_deleted AFTER DELETE ON accounts BEGIN
+        UPDATE hash_profiles SET accounts = accounts - 1
+        WHERE profile = {_profile("old.password_hash")};
+        DELETE FROM known_addresses WHERE account_id = old.account_id;
+    END""",  # noqa: S608 - the column's name is ours
+    f"""CREATE TRIGGER password_changed AFTER UPDATE OF password_hash ON accounts BEGIN
+        UPDATE hash_profiles SET accounts = accounts - 1
+        WHERE profile = {_profile("old.password_hash")};
+        INSERT INTO hash_profiles VALUES ({_profile("new.password_hash")}, 1)
+        ON CONFLICT (profile) DO UPDATE SET accounts = accounts + 1;
+    END""",  # noqa: S608 - the column's name is ours
+)
 
 TABLES: Final = (
     """CREATE TABLE accounts (
@@ -57,6 +92,7 @@ TABLES: Final = (
         used_at INTEGER NOT NULL
     ) WITHOUT ROWID""",
     "CREATE INDEX sessions_of_account ON sessions (account_id, used_at)",
+    *_ADDRESSES_AND_PROFILES,
     """CREATE TABLE mailboxes (
         box INTEGER PRIMARY KEY AUTOINCREMENT,
         account_id TEXT NOT NULL UNIQUE,
@@ -97,7 +133,11 @@ TABLES: Final = (
 
 MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
     # What 2 has beyond 1 stands in TABLES too: a new file and a migrated one are alike.
-    1: (),
+    1: (
+        *_ADDRESSES_AND_PROFILES,
+        f"""INSERT INTO hash_profiles
+        SELECT {_profile("password_hash")}, count(*) FROM accounts GROUP BY 1""",  # noqa: S608
+    ),
 }
 """For each older version, the statements that make the next one of it."""
 
@@ -149,9 +189,6 @@ def prepare(file: StoreFile, progress: Progress | None = None) -> Path | None:
         sqlite3.Error: it cannot be read or written.
     """
     version = _version_of_file(file)
-    warning = file.lock.make_private() if file.lock is not None else None
-    if warning is not None:
-        log.warning("%s", warning)
     copy = None
     if version is not None and version < VERSION:
         missing = [number for number in range(version, VERSION) if number not in MIGRATIONS]

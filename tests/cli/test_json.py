@@ -110,6 +110,9 @@ RUNS: Mapping[str, Callable[[CommandLine, Path], Lines]] = {
     "send": printed("send", "bob", "two"),
     "watch": printed("watch", "--user", "bob", "--count", "1"),
     "history": printed("history", "--user", "bob"),
+    "store add-account": lambda ann, folder: printed(
+        "store add-account", str(folder / "new.db"), "dan"
+    )(ann, folder),
     "store check": of_a_store("check"),
     "store backup": of_a_store("backup", "copy.db"),
     "store migrate": of_a_store("migrate"),

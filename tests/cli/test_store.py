@@ -13,11 +13,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from services import PASSWORD
 from store_samples import VERSION_1, account, draft, session
 from waiting import join
 
 from twinline.cli.main import main
 from twinline.cli.server import store as store_commands
+from twinline.core.errors import RegistrationClosed
+from twinline.core.service import ChatService
+from twinline.core.settings import Registration, ServiceSettings
 from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite.schema import VERSION
 from twinline.stores.sqlite.upkeep import backup, check
@@ -222,6 +226,21 @@ def test_migrating(path: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_a_server_has_open_is_not_migrated(store: SqliteStore) -> None:
     assert "another server has" in run("migrate", store.path, code=1).stderr
+
+
+def test_the_operator_adds_an_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWINLINE_PASSWORD", PASSWORD)
+    place = tmp_path / "new.db"
+    run("add-account", place, "Ann")
+    assert run_json("add-account", f"sqlite:{place}", "bob") == {"username": "bob"}
+    assert "is taken" in run("add-account", place, "ann", code=3).stderr
+    assert "a username is" in run("add-account", place, "-", code=3).stderr
+    with SqliteStore(place) as store:
+        assert "another server has" in run("add-account", place, "dan", code=1).stderr
+        service = ChatService(store, ServiceSettings(registration=Registration.CLOSED))
+        service.login(service.session(), "ann", PASSWORD)
+        with pytest.raises(RegistrationClosed):
+            service.create_account(service.session(), "dan", PASSWORD)
 
 
 def test_an_empty_file_is_not_backed_up(tmp_path: Path) -> None:

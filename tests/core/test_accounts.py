@@ -132,13 +132,13 @@ def test_nothing_but_the_first_requests_without_a_login() -> None:
             call()
 
 
-def test_failures_slow_an_account_and_a_login_clears_it() -> None:
+def test_failures_slow_an_account_from_an_address_and_a_login_clears_it() -> None:
     service = make_service(failures_per_account=2)
     enter(service, "ann")
 
     def fail() -> None:
         with pytest.raises(errors.BadCredentials):
-            service.login(service.session(), "ann", "another horse")
+            service.login(service.session("127.0.0.1"), "ann", "another horse")
 
     fail()
     login(service, "ann")
@@ -147,7 +147,7 @@ def test_failures_slow_an_account_and_a_login_clears_it() -> None:
     fail()
     fail()
     with pytest.raises(errors.RateLimited) as refused:
-        service.login(service.session(), "ann", PASSWORD)
+        login(service, "ann")
     assert refused.value.retryable
     assert refused.value.retry_after_ms
     enter(service, "bob")  # another account is not slowed

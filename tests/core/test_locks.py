@@ -229,12 +229,6 @@ ALLOWED = {
     ("core/locks.py", "self._lock.__enter__"): "the checking lock is made of a plain one",
     ("core/locks.py", "self._lock.__exit__"): "the same",
     ("core/locks.py", "threading.Lock"): "makes the locks that all others use",
-    (
-        "core/passwords.py",
-        "self._semaphore.acquire",
-    ): "a semaphore that counts cores; it guards no state, "
-    "is waited for with a time limit, and a hash is what it is there for",
-    ("core/passwords.py", "self._semaphore.release"): "the same",
     ("transports/client/engine/cancel.py", "self.release"): "a first-in-first-out lock over a "
     "connection, not over state: its holder does I/O, and callers queue with a time limit",
     ("transports/client/engine/commands.py", "self._fifo.acquire"): "the same",

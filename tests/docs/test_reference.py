@@ -31,6 +31,8 @@ INTERNAL = (
     "core.accounts",
     "core.addresses",
     "core.messages",
+    "core.guesses",
+    "core.hash_queue",
     "core.throttle",
     "core.watches",
     "transports.binary.*",

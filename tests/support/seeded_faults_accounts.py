@@ -135,3 +135,23 @@ def counts_then_opens(half: MemoryAccounts, was, session, *, verified=None, most
     room = most is None or len(tokens) < most
     a_moment()
     was(session, verified=verified, most=None if room else most)
+
+
+def forgets_to_count(half: MemoryAccounts, was, account_id, password_hash, *, instead_of):
+    profiles = half._profiles.copy()
+    changed = was(account_id, password_hash, instead_of=instead_of)
+    half._profiles = profiles
+    return changed
+
+
+def leaves_its_addresses(half: MemoryAccounts, was, account_id, address, at, *, most):
+    half._addresses.setdefault(account_id, {})[address] = at
+
+
+def keeps_the_first_addresses(half: MemoryAccounts, was, account_id, address, at, *, most):
+    if len(half._addresses.get(account_id, {})) < most:
+        was(account_id, address, at, most=most)
+
+
+def knows_addresses_everywhere(half: MemoryAccounts, was, account_id, address):
+    return max((noted.get(address, 0) for noted in half._addresses.values()), default=0) or None

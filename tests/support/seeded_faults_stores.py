@@ -91,7 +91,7 @@ def reopened(
 ) -> MemoryStore:
     """Return another store with what one kept, less what is forgotten: a restart in memory."""
     again = MemoryStore()
-    for name in ("_by_name", "_by_id", "_names", "_reserved", "_tokens"):
+    for name in ("_by_name", "_by_id", "_names", "_reserved", "_tokens", "_profiles", "_addresses"):
         setattr(again.accounts, name, getattr(store.accounts, name))
     sessions = store.accounts._sessions
     again.accounts._sessions = {token: _Session(one.record) for token, one in sessions.items()}
@@ -127,6 +127,14 @@ def forgets_send_ids(store: MemoryStore) -> None:
     store.mailboxes._sends.firsts.clear()
 
 
+def forgets_addresses(store: MemoryStore) -> None:
+    store.accounts._addresses.clear()
+
+
+def forgets_profiles(store: MemoryStore) -> None:
+    store.accounts._profiles.clear()
+
+
 def forgets_reservations(store: MemoryStore) -> None:
     store.accounts._reserved.clear()
 
@@ -153,6 +161,10 @@ FAULTS: tuple[tuple[Open, str], ...] = (
     (accounts(close_session=by_accounts.closes_in_silence), "closing_wakes_those_who_wait"),
     (accounts(close_other_sessions=by_accounts.closes_everybodys), "closing_others_keeps_one"),
     (accounts(withdraw=by_accounts.leaks_sessions), "withdrawing_ends_sessions"),
+    (accounts(set_password_hash=by_accounts.forgets_to_count), "profiles_are_counted"),
+    (accounts(note_address=by_accounts.leaves_its_addresses), "addresses_are_noted"),
+    (accounts(note_address=by_accounts.keeps_the_first_addresses), "addresses_are_noted"),
+    (accounts(address_noted_at=by_accounts.knows_addresses_everywhere), "addresses_are_noted"),
     (mailboxes(create=by_mailboxes.begins_anew), "mailboxes_begin_empty"),
     (mailboxes(append=by_mailboxes.strips_bodies), "messages_are_kept_exactly"),
     (mailboxes(append=by_mailboxes.counts_over_all_mailboxes), "seqs_have_no_gaps"),
@@ -215,6 +227,8 @@ FORGETFUL: tuple[tuple[Callable[[MemoryStore], None], str], ...] = (
     (forgets_when_it_was_acked, "mail_survives"),
     (counts_seqs_from_what_is_left, "seqs_survive"),
     (forgets_send_ids, "send_ids_survive"),
+    (forgets_addresses, "logins_survive"),
+    (forgets_profiles, "logins_survive"),
 )
 """What a store forgets when it is reopened, and the rule that must say so."""
 
