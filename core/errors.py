@@ -48,6 +48,10 @@ class LockRuleError(TwinlineError):
     """A thread took a second lock, or blocked, while it held one."""
 
 
+MAX_RETRY_AFTER_SECONDS: Final = 60.0
+"""No client waits longer than this for being told so."""
+
+
 class RequestError(TwinlineError):
     """The service refused a request.
 
@@ -75,6 +79,16 @@ class RequestError(TwinlineError):
         self.retry_after_ms = retry_after_ms
         self.count = count
         super().__init__(self.message)
+
+    def retry_after(self, default: float = 0.0) -> float:
+        """Return the seconds to wait before asking again: a minute at most, whatever a server says.
+
+        Args:
+            default: for a server that does not say.
+        """
+        if self.retry_after_ms is None:
+            return default
+        return min(self.retry_after_ms / 1000, MAX_RETRY_AFTER_SECONDS)
 
     def to_reply(self) -> ErrorReply:
         """Return this error as the reply that carries it."""

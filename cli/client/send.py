@@ -112,7 +112,7 @@ def _send(client: Client, to: str, body: str, timeout: float) -> SentReply:
         try:
             return client.send(to, body)
         except RateLimited as error:
-            pause = (error.retry_after_ms or 1000) / 1000
+            pause = error.retry_after(1.0)
             if (deadline.remaining() or 0) < pause:
                 raise
             time.sleep(pause)

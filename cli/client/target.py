@@ -220,6 +220,6 @@ def acked(client: Client, seq: int) -> bool:
     except RequestError as error:
         if not error.retryable:
             raise
-        threading.Event().wait((error.retry_after_ms or 1000) / 1000)
+        threading.Event().wait(error.retry_after(1.0))
         return False
     return True

@@ -232,7 +232,7 @@ class Workload:
         if not known:
             say("the server limits the rate of sends; this sends as fast as it lets")
         # Whoever has to wait for its turn need not wait for the end of the run as well.
-        self._stop.wait(max(_PAUSE, (error.retry_after_ms or 0) / 1000))
+        self._stop.wait(max(_PAUSE, error.retry_after()))
         return self._give_up.is_set()
 
     # -- receiving ----------------------------------------------------------------------

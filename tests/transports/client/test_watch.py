@@ -19,6 +19,7 @@ from client_kit import (
     user,
     watchers,
 )
+from scripted_mailbox import Mailbox, page
 from servers import HELLO, ScriptedServer, Site
 from services import PASSWORD
 from waiting import join, wait_event, wait_until
@@ -27,17 +28,11 @@ from twinline.core import errors
 from twinline.core.protocol import (
     Ack,
     AckReply,
-    Done,
     ErrorReply,
     Hello,
     Message,
-    Ping,
-    Resume,
-    SessionReply,
     Status,
-    StatusReply,
     Watch,
-    WatchReply,
 )
 from twinline.transports.client import ClientBusy, StateKind, WatchMode
 from twinline.transports.client.engine import watcher as watcher_module
@@ -445,39 +440,6 @@ def test_a_handler_that_is_refused_to_delete_the_account_goes_on(site: Site) -> 
 
 
 # -- a server that refuses ------------------------------------------------------------------
-
-
-class Mailbox:
-    """A script: a server with one session, whose watch is answered as the test says."""
-
-    def __init__(self, server: ScriptedServer) -> None:
-        self.server = server
-        self.watches: list = []  # answers to come, and then silence
-        self.acks: list = []
-        server.script = self
-
-    def __call__(self, request):
-        match request:
-            case Hello():
-                return HELLO
-            case Resume():
-                return SessionReply(username="ann", session="token", position=0, unread=0)
-            case Watch():
-                return self.watches.pop(0) if self.watches else None
-            case Ack():
-                return self.acks.pop(0) if self.acks else None
-            case Status():
-                return StatusReply(username="ann", position=0, unread=0)
-            case Ping():
-                return Done()
-
-
-def page(*seqs: int, position: int = 0) -> WatchReply:
-    messages = tuple(
-        Message(seq=seq, message_id="0" * 24, sender="bob", body=f"m{seq}", sent_at=0)
-        for seq in seqs
-    )
-    return WatchReply(messages=messages, position=position)
 
 
 def refusal(kind: type[errors.RequestError]) -> ErrorReply:

@@ -9,6 +9,7 @@
     dialler       opens connections, again and again if need be: where a lost one is mended
     link          the client's state, as a table of transitions
     connection    one connection: a codec, one exchange at a time
+    replies       whether a reply can be the answer to its request
     backoff       the pace of attempts
     cancel        one-shot cancellation, and a lock in the order of arrival
     backend       what a backend must offer

@@ -13,6 +13,7 @@ from twinline.core.locks import checking, may_block
 from twinline.core.protocol import MAX_REPLY_BYTES, ErrorReply, Limits, Reply, Request
 from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.engine.link import ClientSession
+from twinline.transports.client.engine.replies import contradiction
 from twinline.transports.contract import RemoteProtocolError, Transport
 from twinline.transports.race import Address
 
@@ -116,6 +117,9 @@ class Connection(ABC):
                 raise ConnectionBroken("the server answered another request")
             if not isinstance(event.reply, request.reply | ErrorReply):
                 raise ConnectionBroken("the server sent a reply of another kind")
+            wrong = contradiction(request, event.reply)
+            if wrong is not None:
+                raise ConnectionBroken(f"the server {wrong}")
             # Without an id: the server could not read the frame, and will end the connection.
             whole = event.id is not None
         except TimeoutError:

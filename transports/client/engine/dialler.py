@@ -22,8 +22,8 @@ _R = TypeVar("_R", bound=protocol.Reply)
 
 
 class _AttemptFailed(Exception):
-    def __init__(self, reason: str, retry_after_ms: int | None = None) -> None:
-        self.retry_after = (retry_after_ms or 0) / 1000
+    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
+        self.retry_after = retry_after
         super().__init__(reason)
 
 
@@ -121,7 +121,7 @@ class Dialler:
                 raise _AttemptFailed(str(error)) from error
             if isinstance(error, RequestError):
                 self._try_last(connection, cancel)
-                raise _AttemptFailed(error.message, error.retry_after_ms) from error
+                raise _AttemptFailed(error.message, error.retry_after()) from error
             raise
         return connection
 

@@ -12,7 +12,7 @@ connection is noticed.
 
 import logging
 from contextlib import nullcontext
-from math import ceil
+from math import ceil, inf
 from time import monotonic
 from typing import Final
 
@@ -77,6 +77,7 @@ class Watcher:
         self._cut = CancelToken("cut of watcher")  # ends that one too
         self._connection: Connection | None = None  # the worker's own
         self._last_exchange = monotonic()  # the worker's own
+        self._broke_at = -inf  # when a connection broke last; the worker's own
         self._backoff = Backoff.of(options.settings)  # of refusals and handlers; the worker's own
         self._before = before
         self._worker = backend.worker(self._run, THREAD_NAME)
@@ -275,7 +276,7 @@ class Watcher:
             reply = await connection.exchange(
                 protocol.Ack(up_to=unacked), Deadline.after(FLUSH_SECONDS)
             )
-        except ConnectionBroken:
+        except (ConnectionBroken, errors.FrameTooLarge):
             return  # `Engine.close` tries the command connection
         if isinstance(reply, protocol.AckReply):
             self._inbox.acked(max(reply.position, unacked))
@@ -300,7 +301,14 @@ class Watcher:
         except ConnectionBroken as broken:
             self._drop()
             self._stop.check()
-            self._lost(str(broken), failed=not connection.proved)
+            # One that has carried a request is replaced at once, but not again and again.
+            before, self._broke_at = self._broke_at, monotonic()
+            soon = self._broke_at - before < self._settings.backoff_first
+            self._lost(str(broken), failed=soon or not connection.proved)
+            return None
+        except errors.FrameTooLarge as refused:
+            # By the limits that the server told, which cannot be right.
+            self._lost(refused.message, failed=True)
             return None
         self._last_exchange = monotonic()
         if isinstance(reply, protocol.ErrorReply):
@@ -332,7 +340,7 @@ class Watcher:
             status = await self._ask(protocol.Status())
             if isinstance(status, protocol.StatusReply):
                 self._inbox.rewind(status.position)
-        await self._pause((error.retry_after_ms or 0) / 1000)
+        await self._pause(error.retry_after())
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
