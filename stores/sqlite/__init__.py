@@ -3,7 +3,8 @@
 ::
 
     store            SqliteStore: opens the file and joins what follows
-    file             the file's lock, and connections with the right settings
+    lock             the right to serve a file, and whether its name still leads to it
+    file             connections with the right settings
     schema           the tables, their version, and migrations
     accounts         the half with accounts and sessions
     mailboxes        the half with messages and positions
@@ -18,7 +19,8 @@
     upkeep           check, back up, migrate and measure a file
 """
 
-from twinline.stores.sqlite.file import StoreLocked, StoreNotOpened, Synchronous
+from twinline.stores.sqlite.file import Synchronous
+from twinline.stores.sqlite.lock import StoreLocked, StoreNotOpened
 from twinline.stores.sqlite.schema import SchemaTooNew
 from twinline.stores.sqlite.store import SqliteStore, parse_url
 

@@ -28,6 +28,7 @@ The two groups do not refer to each other, as the two halves of a store do not.
 """
 
 import errno
+import logging
 import os
 import sqlite3
 import tempfile
@@ -36,7 +37,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from twinline.stores.sqlite.file import APPLICATION_ID, StoreFile, StoreNotOpened
+from twinline.stores.sqlite.file import APPLICATION_ID, StoreFile
+from twinline.stores.sqlite.lock import StoreNotOpened
+
+log = logging.getLogger(__name__)
 
 VERSION: Final = 2
 """The version of the tables below, kept in ``PRAGMA user_version``."""
@@ -189,6 +193,9 @@ def prepare(file: StoreFile, progress: Progress | None = None) -> Path | None:
         sqlite3.Error: it cannot be read or written.
     """
     version = _version_of_file(file)
+    warning = file.lock.make_private() if file.lock is not None else None
+    if warning is not None:
+        log.warning("%s", warning)
     copy = None
     if version is not None and version < VERSION:
         missing = [number for number in range(version, VERSION) if number not in MIGRATIONS]

@@ -14,13 +14,8 @@ from urllib.parse import parse_qsl
 
 from twinline.core.store import Durability, MailboxPolicy, Store
 from twinline.stores.sqlite.accounts import SqliteAccounts
-from twinline.stores.sqlite.file import (
-    FileLock,
-    StoreFile,
-    StoreNotOpened,
-    Synchronous,
-    located,
-)
+from twinline.stores.sqlite.file import StoreFile, Synchronous, located
+from twinline.stores.sqlite.lock import FileLock, StoreNotOpened
 from twinline.stores.sqlite.mailboxes import SqliteMailboxes
 from twinline.stores.sqlite.readers import Readers
 from twinline.stores.sqlite.schema import prepare
@@ -60,31 +55,31 @@ class SqliteStore(Store):
             SchemaTooNew: a later version of this program wrote it.
             StoreNotOpened: it cannot be read or written, or is something else.
         """
-        file = self._file = StoreFile(located(path), synchronous, factory)
-        self.path = file.path
+        self.path = located(path)
         full = synchronous is Synchronous.FULL
         self.durability = Durability.DISK if full else Durability.PROCESS
         self._lock: FileLock | None = None
         try:
-            self._lock = FileLock(file.path)
+            lock = self._lock = FileLock(self.path)
         except OSError as error:
-            raise _not_opened(file, error) from error
+            raise _not_opened(self.path, error) from error
+        file = self._file = StoreFile(self.path, synchronous, factory, lock)
         try:
-            file.make()
             copy = prepare(file)
             if copy is not None:
                 log.warning("%s was migrated; what it was before is in %s", file.path, copy)
             self._readers = Readers(file.reader)
             try:
-                self._writer = Writer(file.writer)
+                lock.hold_log()
+                self._writer = Writer(file.writer, lock)
             except BaseException:
                 self._readers.close()
                 raise
         except (OSError, sqlite3.Error) as error:
-            self._lock.close()
-            raise _not_opened(file, error) from error
+            lock.close()
+            raise _not_opened(file.path, error) from error
         except BaseException:
-            self._lock.close()
+            lock.close()
             raise
         self.accounts: SqliteAccounts = SqliteAccounts(self._readers, self._writer)
         self.mailboxes: SqliteMailboxes = SqliteMailboxes(self._readers, self._writer, policy)
@@ -142,6 +137,6 @@ def parse_url(url: str) -> tuple[Path, Synchronous]:
     return Path(path), Synchronous[level.upper()]
 
 
-def _not_opened(file: StoreFile, error: Exception) -> StoreNotOpened:
+def _not_opened(path: Path, error: Exception) -> StoreNotOpened:
     reason = error.strerror if isinstance(error, OSError) else str(error)
-    return StoreNotOpened(f"{file.path} cannot be opened as a store: {reason}")
+    return StoreNotOpened(f"{path} cannot be opened as a store: {reason}")

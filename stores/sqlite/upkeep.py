@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from twinline.stores.sqlite.file import FileLock, StoreFile, StoreNotOpened, located
+from twinline.stores.sqlite.file import StoreFile, located
+from twinline.stores.sqlite.lock import FileLock, StoreNotOpened
 from twinline.stores.sqlite.schema import VERSION, Progress, copy_database, prepare, version_of
 
 Step = Callable[[int, int, str], None]
@@ -183,11 +184,10 @@ def migrate(path: Path, progress: Progress | None = None) -> Migration:
         StoreNotOpened: it is no store, or one of a later version.
         sqlite3.Error, OSError: it cannot be read or written.
     """
-    file = StoreFile(located(path))
     with _opened(path) as connection:
         before = _require_store(connection, path)
-    with closing(FileLock(file.path)):
-        return Migration(before, VERSION, prepare(file, progress))
+    with closing(FileLock(located(path))) as lock:
+        return Migration(before, VERSION, prepare(StoreFile(lock.path, lock=lock), progress))
 
 
 def stats(path: Path) -> Stats:

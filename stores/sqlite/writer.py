@@ -31,6 +31,7 @@ from twinline.core.errors import StoreUnavailable
 from twinline.core.locks import may_block, new_lock
 from twinline.core.waiting import Waiter
 from twinline.stores.sqlite.file import BUSY_SECONDS
+from twinline.stores.sqlite.lock import FileLock
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ WAIT_SECONDS: Final = 30.0
 """How long a write may wait for its commit before its thread gives up."""
 _IDLE_SECONDS: Final = 1.0  # with nothing to do for so long, the log goes into the database
 _BATCH: Final = 1_000  # the most writes in a transaction: what waits behind it is not kept long
+_LOOK_SECONDS: Final = 0.1  # how old a look at the file's name may be when a write is acknowledged
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.4)  # and so on with the last
 # What SQLite raises because of a statement, not because of the file.
 _BUGS: Final = (
@@ -101,11 +103,12 @@ class Writer:
             were posted may be lost.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, connect: Callable[[], sqlite3.Connection], lock: FileLock) -> None:
         """Start the thread.
 
         Args:
             connect: opens the writing connection.
+            lock: tells whether what is written is still where the next server looks for it.
 
         Raises:
             sqlite3.Error: the file cannot be written.
@@ -113,6 +116,7 @@ class Writer:
         self.on_rollback: list[Callable[[], object]] = []
         self.on_reopen: list[Callable[[], object]] = []
         self._connect = connect
+        self._file = lock
         self._connection: sqlite3.Connection | None = connect()
         self._lock = new_lock("queue")
         self._waiting: list[_Request] = []  # guarded by the queue lock
@@ -224,7 +228,9 @@ class Writer:
 
     def _make(self, batch: list[_Request]) -> None:
         try:
+            self._file.require(_LOOK_SECONDS)
             transaction = self._commit(batch)
+            self._file.require(_LOOK_SECONDS)
         except Exception as error:  # noqa: BLE001 - whatever it is, this thread must go on
             self._recover(batch, error)
             return

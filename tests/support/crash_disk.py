@@ -191,7 +191,7 @@ class Disk:
         acknowledged: the ids of the messages that were acknowledged so far.
     """
 
-    def __init__(self, folder: Path, ignored: Sequence[str] = ("-shm", "-lock")) -> None:
+    def __init__(self, folder: Path, ignored: Sequence[str] = ("-shm",)) -> None:
         self.acknowledged: set[str] = set()
         self._folder = f"{folder}/"
         self._ignored = tuple(ignored)

@@ -1,6 +1,5 @@
 """How the SQLite store lets go of its file, and what it leaves alone."""
 
-import os
 import shutil
 import sqlite3
 import threading
@@ -16,7 +15,7 @@ from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite import readers as sqlite_readers
 from twinline.stores.sqlite import schema as sqlite_schema
 from twinline.stores.sqlite import writer as sqlite_writer
-from twinline.stores.sqlite.file import FileLock, StoreLocked, StoreNotOpened
+from twinline.stores.sqlite.lock import StoreLocked, StoreNotOpened
 
 
 @pytest.fixture
@@ -29,12 +28,12 @@ def beside(path: Path) -> set[str]:
     return {each.name.removeprefix(path.name) for each in path.parent.glob(f"{path.name}-*")}
 
 
-def test_a_store_that_is_closed_is_one_file_and_its_lock(path: Path) -> None:
+def test_a_store_that_is_closed_is_one_file(path: Path) -> None:
     with SqliteStore(path) as store:
         store.mailboxes.create("bob")
         store.mailboxes.append("bob", draft())
-        assert beside(path) == {"-wal", "-shm", "-lock"}
-    assert beside(path) == {"-lock"}
+        assert beside(path) == {"-wal", "-shm"}
+    assert beside(path) == set()
     alone = path.rename(path.with_name("moved.db"))
     with SqliteStore(alone) as store:
         assert store.mailboxes.standing("bob").unread == 1
@@ -88,18 +87,6 @@ def test_a_read_that_does_not_end_does_not_hold_up_the_end(
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         lent[0].execute("SELECT 1")
     SqliteStore(path).close()
-
-
-@pytest.mark.parametrize("failing", ["ftruncate", "pwrite"])
-def test_a_lock_needs_no_space(path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, failing, full)
-        store = SqliteStore(path)
-    with store, pytest.raises(StoreLocked):
-        FileLock(path)
 
 
 def test_a_lock_that_cannot_be_taken_is_no_lock(

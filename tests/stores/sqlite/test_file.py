@@ -1,11 +1,6 @@
 """The SQLite store's file: what survives, who may open it, and from which version."""
 
-import fcntl
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -22,14 +17,8 @@ from twinline.stores.registry import open_store
 from twinline.stores.sqlite import SqliteStore, parse_url
 from twinline.stores.sqlite import readers as sqlite_readers
 from twinline.stores.sqlite.cache import ReadThroughCache
-from twinline.stores.sqlite.file import (
-    APPLICATION_ID,
-    FileLock,
-    StoreFile,
-    StoreLocked,
-    StoreNotOpened,
-    Synchronous,
-)
+from twinline.stores.sqlite.file import APPLICATION_ID, StoreFile, Synchronous
+from twinline.stores.sqlite.lock import StoreNotOpened
 from twinline.stores.sqlite.schema import VERSION
 from twinline.stores.sqlite.upkeep import check
 
@@ -209,44 +198,6 @@ def test_the_lock_is_free_when_no_writer_could_be_made(path: Path) -> None:
     with pytest.raises(StoreNotOpened, match="disk I/O error"):
         SqliteStore(path, factory=NoFence)
     SqliteStore(path).close()
-
-
-# --- one server at a time
-
-
-def test_a_second_server_is_refused(path: Path) -> None:
-    with SqliteStore(path):
-        alias = path.with_name("alias.db")
-        alias.symlink_to(path)
-        for other in (path, alias):
-            with pytest.raises(StoreLocked, match=f"process {os.getpid()}"):
-                SqliteStore(other)
-    SqliteStore(path).close()
-
-
-def test_a_lock_that_no_store_holds_yet_is_a_lock(path: Path) -> None:
-    with Path(f"{path}-lock").open("wb") as taken:
-        fcntl.flock(taken, fcntl.LOCK_EX)
-        with pytest.raises(StoreLocked, match="process unknown"):
-            FileLock(path)
-
-
-def test_kill_minus_nine_frees_the_file(path: Path) -> None:
-    code = (
-        "import sys; from twinline.stores.sqlite import SqliteStore; "
-        f"store = SqliteStore({str(path)!r}); store.mailboxes.create('bob'); "
-        "print('open', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"open\n"
-        with pytest.raises(StoreLocked, match=f"process {other.pid}"):
-            SqliteStore(path)
-        other.send_signal(signal.SIGKILL)
-    with SqliteStore(path) as store:
-        assert store.mailboxes.standing("bob") == Standing(0, 0)
 
 
 # --- reading

@@ -11,7 +11,8 @@ from store_samples import VERSION_1
 from twinline.core.store import Standing
 from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite import schema as sqlite_schema
-from twinline.stores.sqlite.file import APPLICATION_ID, StoreNotOpened
+from twinline.stores.sqlite.file import APPLICATION_ID
+from twinline.stores.sqlite.lock import StoreNotOpened
 from twinline.stores.sqlite.schema import VERSION, SchemaTooNew
 
 
