@@ -3,25 +3,21 @@
 An endpoint may name the transport that is spoken there: `unix:/run/chat.sock?transport=binary`.
 """
 
-import contextlib
-import errno
 import ipaddress
 import os
 import re
 import socket
-import stat
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
+from twinline.core.addresses import is_loopback
 from twinline.transports.contract import TransportError
 
 DEFAULT_PORT: Final = 7767
 """The port of a TCP endpoint that names none."""
-_BACKLOG: Final = 1024
 _LAST_PORT: Final = 65_535
 _PATH_BYTES: Final = 107 if sys.platform == "linux" else 103  # of sun_path, without the last NUL
 _NAME_BYTES: Final = 253  # RFC 1035, section 3.1, as text without the last dot
@@ -131,82 +127,7 @@ class Endpoint:
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach it: a Unix socket, or a loopback address."""
-        if self.scheme is Scheme.UNIX or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def listen(self) -> "BoundEndpoint":
-        """Return a listening socket, and the endpoint with the port that it got.
-
-        A socket file that no process listens on is a left-over and is replaced.
-
-        Raises:
-            EndpointError: the address is in use or not this machine's, or may not be bound.
-        """
-        try:
-            listening = self._listen_unix() if self.scheme is Scheme.UNIX else self._listen_tcp()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise EndpointError(f"cannot listen on {self}: {reason}") from error
-        # The accept loop must not block on a connection that was gone again.
-        listening.setblocking(False)  # noqa: FBT003 - the name of the method says what it means
-        if self.scheme is Scheme.UNIX:
-            return BoundEndpoint(self, listening)
-        port: int = listening.getsockname()[1]
-        return BoundEndpoint(replace(self, port=port), listening)
-
-    def _listen_tcp(self) -> socket.socket:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen(_BACKLOG)
-        except BaseException:
-            listening.close()
-            raise
-        return listening
-
-    def _listen_unix(self) -> socket.socket:
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            try:
-                listening.bind(self.path)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE or not _is_left_over(self.path):
-                    raise
-                Path(self.path).unlink()
-                listening.bind(self.path)
-            listening.listen(_BACKLOG)
-        except BaseException:
-            listening.close()
-            raise
-        return listening
-
-
-@dataclass(frozen=True, slots=True)
-class BoundEndpoint:
-    """An endpoint with the socket that listens there.
-
-    Attributes:
-        endpoint: with the port that it got.
-        socket: listens.
-    """
-
-    endpoint: Endpoint
-    socket: socket.socket
-
-    def close(self) -> None:
-        """Stop listening, and remove a Unix socket's file."""
-        self.socket.close()
-        if self.endpoint.scheme is Scheme.UNIX:
-            with contextlib.suppress(OSError):
-                Path(self.endpoint.path).unlink()
+        return self.scheme is Scheme.UNIX or self.host == "localhost" or is_loopback(self.host)
 
 
 def tune(connected: socket.socket) -> None:
@@ -264,15 +185,3 @@ def _check_host(host: str) -> None:
             f"{host!r} cannot be the name of a host: between its dots are 1 to 63 letters, "
             f"digits, '-' or '_', and at most {_NAME_BYTES} characters in all"
         )
-
-
-def _is_left_over(path: str) -> bool:
-    """Return whether a path is a socket file that no process listens on."""
-    if not stat.S_ISSOCK(Path(path).stat().st_mode):
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            return True
-        return False

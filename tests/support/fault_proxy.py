@@ -9,11 +9,12 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from waiting import join, wait_until
 
 from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener.binding import listen
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close() sends a reset
 
@@ -145,19 +146,19 @@ class FaultProxy:
         self.down = NO_FAULT
         self.on_route: Callable[[Route], None] | None = None
         self.routes: list[Route] = []
-        self._bound = Endpoint.parse("tcp://127.0.0.1:0").listen()
+        self._bound = listen(Endpoint.parse("tcp://127.0.0.1:0"))
         self.endpoint = self._bound.endpoint
         self._accepting()
 
     def _accepting(self) -> None:
-        self._bound.socket.settimeout(None)
+        self._bound.sockets[0].settimeout(None)
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                client, _ = self._bound.socket.accept()
+                client, _ = self._bound.sockets[0].accept()
                 try:
                     server = socket.create_connection((self.target.host, self.target.port), 5)
                 except OSError:
@@ -187,14 +188,14 @@ class FaultProxy:
     def refuse(self) -> None:
         """Listen no more and end every connection: a server that was killed."""
         with contextlib.suppress(OSError):
-            self._bound.socket.shutdown(socket.SHUT_RDWR)
+            self._bound.sockets[0].shutdown(socket.SHUT_RDWR)
         join(self._thread)
         self._bound.close()
         self.cut()
 
     def allow(self) -> None:
         """Listen again, on the same port."""
-        self._bound = replace(self.endpoint).listen()
+        self._bound = listen(self.endpoint)
         self._accepting()
 
     def close(self) -> None:

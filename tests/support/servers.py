@@ -18,6 +18,7 @@ from twinline.stores.memory import MemoryStore
 from twinline.transports.contract import RequestReceived
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.listener import ListenerSettings
+from twinline.transports.listener.binding import listen
 from twinline.transports.registry import transport
 
 
@@ -99,8 +100,8 @@ class ScriptedServer:
         self.script = script
         self.requests: list[Request] = []
         self.connections = 0
-        self._bound = Endpoint.parse(TCP).listen()
-        self._bound.socket.settimeout(None)
+        self._bound = listen(Endpoint.parse(TCP))
+        self._bound.sockets[0].settimeout(None)
         self.endpoint = self._bound.endpoint
         self._peers: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -110,7 +111,7 @@ class ScriptedServer:
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                peer, _ = self._bound.socket.accept()
+                peer, _ = self._bound.sockets[0].accept()
                 self.connections += 1
                 self._peers.append(peer)
                 thread = threading.Thread(target=self._serve, args=(peer,), daemon=True)
@@ -140,7 +141,7 @@ class ScriptedServer:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self._bound.socket.shutdown(socket.SHUT_RDWR)
+            self._bound.sockets[0].shutdown(socket.SHUT_RDWR)
         join(self._accepting)
         self._bound.close()
         for peer in self._peers:
@@ -159,7 +160,7 @@ class ScriptedServer:
 @contextmanager
 def silent_endpoint() -> Iterator[Endpoint]:
     """Return an endpoint whose connections are taken by the system and by nobody else."""
-    bound = Endpoint.parse(TCP).listen()
+    bound = listen(Endpoint.parse(TCP))
     try:
         yield bound.endpoint
     finally:

@@ -1,18 +1,13 @@
 """Endpoints: how they are written, listened on and connected to."""
 
-import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from listening import TCP, serving, socket_path
-from services import make_service
+from listening import TCP, socket_path
 
 from twinline.core.deadline import Deadline
 from twinline.transports.connecting import connect
 from twinline.transports.endpoints import Endpoint, EndpointError, Scheme
-from twinline.transports.listener import Listener
-from twinline.transports.registry import transport
 
 
 @pytest.mark.parametrize(
@@ -20,6 +15,7 @@ from twinline.transports.registry import transport
     [
         ("tcp://127.0.0.1:80", "tcp://127.0.0.1:80", True),
         ("tcp://[::1]:80", "tcp://[::1]:80", True),
+        ("tcp://[::ffff:127.0.0.1]:80", "tcp://[::ffff:127.0.0.1]:80", True),
         ("tcp://localhost", "tcp://localhost:7767", True),
         ("tcp://0.0.0.0:0", "tcp://0.0.0.0:0", False),
         ("tcp://example.org:1?transport=binary", "tcp://example.org:1?transport=binary", False),
@@ -114,28 +110,6 @@ def test_port_0_is_for_listening_only() -> None:
     Endpoint.parse("unix:/x").check_connectable()
     with pytest.raises(EndpointError, match="for listening only"):
         Endpoint.parse(TCP).check_connectable()
-
-
-def test_a_port_in_use() -> None:
-    with serving() as server:
-        taken = server.endpoints[0]
-        spare = Endpoint.parse(TCP)
-        with pytest.raises(EndpointError, match=r"cannot listen on tcp://127\.0\.0\.1:\d+: Addr"):
-            Listener(make_service(), [(spare, transport("auto")), (taken, transport("auto"))])
-
-
-def test_a_left_over_socket_file_is_replaced_and_a_live_one_is_not() -> None:
-    with socket_path() as path:
-        with socket.socket(socket.AF_UNIX) as left_over:
-            left_over.bind(path)
-        with serving([(f"unix:{path}", "auto")]) as server, server.peer() as peer:
-            assert peer.ask("ping")["ok"]
-            with pytest.raises(EndpointError, match="in use"):
-                Endpoint.parse(f"unix:{path}").listen()
-        Path(path).write_text("an ordinary file")
-        with pytest.raises(EndpointError, match="in use"):
-            Endpoint.parse(f"unix:{path}").listen()
-        assert Path(path).read_text() == "an ordinary file"
 
 
 def test_connecting_has_a_deadline() -> None:

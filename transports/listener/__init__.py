@@ -3,6 +3,7 @@
 ::
 
     listener     accepts, limits, and drains; owns the connections' threads
+    binding      the sockets that listen, and the file of a Unix socket
     connection   one connection: reads requests, answers them, keeps its deadlines
     poller       what the accepting thread waits on: arrivals, hang-ups, a wake-up
     settings     deadlines and limits, as a typed model

@@ -25,7 +25,8 @@ from twinline.core.errors import LockRuleError
 from twinline.core.locks import new_lock
 from twinline.core.service import ChatService
 from twinline.transports.contract import Transport
-from twinline.transports.endpoints import BoundEndpoint, Endpoint, tune
+from twinline.transports.endpoints import Endpoint, tune
+from twinline.transports.listener.binding import BoundEndpoint, listen
 from twinline.transports.listener.connection import Connection
 from twinline.transports.listener.poller import Poller, Waker
 from twinline.transports.listener.settings import ListenerSettings
@@ -75,7 +76,7 @@ class Listener:
         self._bound: list[tuple[BoundEndpoint, Transport]] = []
         with contextlib.ExitStack() as unbind_on_error:
             for endpoint, transport in endpoints:
-                bound = endpoint.listen()
+                bound = listen(endpoint)
                 unbind_on_error.callback(bound.close)
                 self._bound.append((bound, transport))
             unbind_on_error.pop_all()
@@ -96,10 +97,14 @@ class Listener:
         waker, it may be noticed half a second late.
         """
         self._serving = True
-        arrivals = {bound.socket.fileno(): (bound, transport) for bound, transport in self._bound}
+        arrivals = {
+            listening.fileno(): (listening, transport)
+            for bound, transport in self._bound
+            for listening in bound.sockets
+        }
         try:
-            for bound, _ in self._bound:
-                self._poller.add(bound.socket)
+            for listening, _ in arrivals.values():
+                self._poller.add(listening)
             while not self._stopping:
                 for fd, hangup in self._poller.wait(None):
                     if hangup and fd not in arrivals:
@@ -125,11 +130,11 @@ class Listener:
 
     # -- accepting ----------------------------------------------------------------------
 
-    def _accept(self, bound: BoundEndpoint, transport: Transport) -> bool:
+    def _accept(self, listening: socket.socket, transport: Transport) -> bool:
         """Take what has arrived, and return False when the system has no more to give."""
         for _ in range(_ACCEPT_BATCH):
             try:
-                peer, peer_address = bound.socket.accept()
+                peer, peer_address = listening.accept()
             except BlockingIOError:
                 return True
             except OSError as error:
@@ -210,14 +215,15 @@ class Listener:
 
         The pending connections would otherwise wake the loop again at once, for ever.
         """
-        for bound, _ in self._bound:
-            self._poller.remove(bound.socket)
+        listening = [each for bound, _ in self._bound for each in bound.sockets]
+        for each in listening:
+            self._poller.remove(each)
         deadline = Deadline.after(_PAUSE_SECONDS)
         while not self._stopping and not deadline.passed:
             for fd, _ in self._poller.wait(deadline.remaining()):
                 self._hung_up(fd)
-        for bound, _ in self._bound:
-            self._poller.add(bound.socket)
+        for each in listening:
+            self._poller.add(each)
 
     # -- hang-ups of connections that wait ----------------------------------------------
 

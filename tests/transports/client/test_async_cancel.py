@@ -21,6 +21,7 @@ from twinline.transports.client import (
     WatchMode,
 )
 from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener.binding import listen
 
 SLOW = ClientSettings()  # nothing ends by itself within a test
 
@@ -229,8 +230,8 @@ def test_a_connect_that_is_cancelled_in_the_pause_between_attempts() -> None:
 
 def test_a_connection_that_is_cancelled_on_its_way_leaves_no_socket() -> None:
     """Nothing takes connections from a full queue."""
-    bound = Endpoint.parse("tcp://127.0.0.1:0").listen()
-    bound.socket.listen(0)
+    bound = listen(Endpoint.parse("tcp://127.0.0.1:0"))
+    bound.sockets[0].listen(0)
     fillers = []
 
     async def main() -> None:

@@ -39,6 +39,7 @@ from twinline.transports.client import (
 from twinline.transports.client.engine import commands as commands_module
 from twinline.transports.client.engine import watcher as watcher_module
 from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener.binding import listen
 
 SLOW = ClientSettings()  # nothing ends by itself within a test
 
@@ -112,11 +113,11 @@ def test_while_a_request_cannot_be_written() -> None:
     """The peer says hello and reads no more, and the buffers are full."""
     peers: list[socket.socket] = []
     limits = HELLO.limits.model_copy(update={"frame_bytes_before_login": 1 << 24})
-    with socket_path() as path, closing(Endpoint.parse(f"unix:{path}").listen()) as bound:
-        bound.socket.settimeout(5)
+    with socket_path() as path, closing(listen(Endpoint.parse(f"unix:{path}"))) as bound:
+        bound.sockets[0].settimeout(5)
 
         def greet() -> None:
-            peer, _ = bound.socket.accept()
+            peer, _ = bound.sockets[0].accept()
             peer.settimeout(5)
             peer.recv(4096)
             codec = registry.transport("jsonl").server_codec(4096)

@@ -50,6 +50,7 @@ from twinline.transports.client import (
     WatchMode,
 )
 from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener.binding import listen
 
 ONLINE = StateKind.ONLINE
 RECONNECTING = StateKind.RECONNECTING
@@ -66,7 +67,7 @@ def bodies(messages) -> list[str]:
 
 def free_endpoint() -> Endpoint:
     """Return an endpoint at which no server listens."""
-    bound = Endpoint.parse("tcp://127.0.0.1:0").listen()
+    bound = listen(Endpoint.parse("tcp://127.0.0.1:0"))
     bound.close()
     return bound.endpoint
 
@@ -142,8 +143,8 @@ def test_a_server_that_accepts_and_never_answers_is_a_failed_attempt() -> None:
 
 def test_a_connection_that_takes_too_long_is_a_failed_attempt() -> None:
     """Nothing takes connections from a full queue."""
-    bound = Endpoint.parse("tcp://127.0.0.1:0").listen()
-    bound.socket.listen(0)
+    bound = listen(Endpoint.parse("tcp://127.0.0.1:0"))
+    bound.sockets[0].listen(0)
     fillers = []
     try:
         with make_client(bound.endpoint, settings=fast(connect_seconds=0.05)) as client:

@@ -8,7 +8,7 @@ import pytest
 from listening import Peer, serving
 from services import make_service
 
-from twinline.transports.endpoints import BoundEndpoint, Endpoint
+from twinline.transports.endpoints import Endpoint
 from twinline.transports.registry import transport
 
 needs_ipv6 = pytest.mark.skipif(
@@ -57,9 +57,7 @@ def test_connections_of_one_network_count_together(
     with serving(service=service, connections_per_address=2) as server:
         addresses = ["2001:db8::1", "2001:db8::2", "2001:db8::ffff:3", "2001:db8:0:1::1"]
         listening = Arrivals(addresses)
-        (endpoint,) = server.endpoints
-        bound = BoundEndpoint(endpoint, listening)  # type: ignore[arg-type]
-        assert server.listener._accept(bound, transport("jsonl"))
+        assert server.listener._accept(listening, transport("jsonl"))  # type: ignore[arg-type]
         peers = [arrivals.enter_context(peer) for peer in listening.peers]
         assert [answers(peer) for peer in peers] == let_in
         for peer in peers:

@@ -11,7 +11,6 @@ import pytest
 from listening import TCP, Peer, serving, socket_path
 from waiting import wait_until
 
-from twinline.transports.endpoints import BoundEndpoint
 from twinline.transports.listener import Listener
 from twinline.transports.registry import transport
 
@@ -125,7 +124,5 @@ def test_an_accept_that_fails_for_that_peer_alone() -> None:
 
     flaky = Flaky()
     with serving() as server:
-        (endpoint,) = server.endpoints
-        bound = BoundEndpoint(endpoint, flaky)  # type: ignore[arg-type]
-        assert server.listener._accept(bound, transport("auto"))
+        assert server.listener._accept(flaky, transport("auto"))  # type: ignore[arg-type]
     assert flaky.failed

@@ -15,6 +15,7 @@ from twinline.core.service import ChatService
 from twinline.stores.memory import MemoryStore
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.listener import poller as poller_module
+from twinline.transports.listener.binding import listen
 from twinline.transports.listener.poller import Poller
 
 
@@ -38,15 +39,15 @@ def test_a_peer_that_leaves_while_it_waits_frees_its_thread_at_once(leave: str) 
 
 def test_hangups_are_reported_before_arrivals() -> None:
     """Else a descriptor that an arrival has reused could be taken for the one that hung up."""
-    bound = Endpoint.parse(TCP).listen()
+    bound = listen(Endpoint.parse(TCP))
     poller = Poller()
     mine, theirs = socket.socketpair()
-    with bound.socket, mine:
-        poller.add(bound.socket)
+    with bound.sockets[0], mine:
+        poller.add(bound.sockets[0])
         poller.watch_for_hangup(mine.fileno())
         with Peer(bound.endpoint):
             theirs.close()
-            assert poller.wait(5) == [(mine.fileno(), True), (bound.socket.fileno(), False)]
+            assert poller.wait(5) == [(mine.fileno(), True), (bound.sockets[0].fileno(), False)]
     poller.close()
 
 
