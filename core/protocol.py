@@ -9,6 +9,7 @@ Rules that hold for every model:
 * integers are 0 ... 2**53 - 1, so that any JSON reader can hold them exactly;
 * times are integer milliseconds since 1970-01-01 UTC;
 * an unknown field is ignored, a missing or mistyped one is an error;
+* a password or a token is in no model's ``repr``, and no refused value in an error's text;
 * a field that equals its default is left out on the wire.
 """
 
@@ -29,6 +30,8 @@ MAX_REPLY_BYTES: Final = 1 << 20
 
 Uint = Annotated[int, Strict(), Field(ge=0, le=MAX_INT)]
 Text = Annotated[str, Strict()]
+Secret = Text
+"""A password or a token. Each such field has ``repr=False``, for a model may get into a log."""
 Flag = Annotated[bool, Strict()]
 PageSize = Annotated[int, Strict(), Field(ge=1, le=MAX_PAGE)]
 MessageId = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{24}$")]
@@ -36,7 +39,8 @@ MessageId = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{24}$")]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # A value that is refused may be a password that went into the wrong field.
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
 # ---------------------------------------------------------------------------------------
@@ -84,7 +88,7 @@ class SessionReply(Reply):
     """The connection is logged in."""
 
     username: Text = Field(description="the account, as the server spells it")
-    session: Text = Field(description="the token that `resume` takes; a secret")
+    session: Secret = Field(repr=False, description="the token that `resume` takes; a secret")
     position: Uint = Field(description="the last acked seq of the mailbox")
     unread: Uint = Field(description="how many messages wait beyond the position")
 
@@ -192,7 +196,7 @@ class CreateAccount(Request):
     before_login = True
     repeatable = False
     username: Text = Field(description="1 to 32 of a-z 0-9 . _ -, case is folded")
-    password: Text = Field(description="8 to 128 characters")
+    password: Secret = Field(repr=False, description="8 to 128 characters")
 
 
 class Login(Request):
@@ -204,7 +208,7 @@ class Login(Request):
     before_login = True
     repeatable = False
     username: Text = Field(description="the account")
-    password: Text = Field(description="its password")
+    password: Secret = Field(repr=False, description="its password")
 
 
 class Resume(Request):
@@ -213,7 +217,7 @@ class Resume(Request):
     op = "resume"
     reply = SessionReply
     before_login = True
-    session: Text = Field(description="the token from login")
+    session: Secret = Field(repr=False, description="the token from login")
 
 
 class Logout(Request):
@@ -306,8 +310,8 @@ class ChangePassword(Request):
     reply = Done
     may_take_long = True
     repeatable = False
-    password: Text = Field(description="the password that holds now")
-    new_password: Text = Field(description="8 to 128 characters")
+    password: Secret = Field(repr=False, description="the password that holds now")
+    new_password: Secret = Field(repr=False, description="8 to 128 characters")
 
 
 class DeleteAccount(Request):
@@ -317,7 +321,7 @@ class DeleteAccount(Request):
     reply = Done
     may_take_long = True
     repeatable = False
-    password: Text = Field(description="the password")
+    password: Secret = Field(repr=False, description="the password")
     force: Flag = Field(default=False, description="even with undelivered mail")
 
 

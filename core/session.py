@@ -1,7 +1,7 @@
 """What the service knows of one caller, and the subscriptions that wake its watches."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from twinline.core.errors import AlreadyLoggedIn
 from twinline.core.locks import new_lock
@@ -21,7 +21,7 @@ class Subscription:
     """
 
     waiter: Waiter
-    token_hash: bytes
+    token_hash: bytes = field(repr=False)
     subscriptions: tuple[Unsubscribe, ...]
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ class Registration(StrEnum):
 class ServiceSettings(BaseModel):
     """What `ChatService` allows, and for how long."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     body_bytes: int = Field(
         default=16 * 1024,

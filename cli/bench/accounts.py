@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, TypeVar
 
@@ -34,7 +34,7 @@ class Member:
     """An account of the run: its name, and the token of a session that is open for it."""
 
     name: str
-    token: str
+    token: str = field(repr=False)
 
 
 class Accounts:

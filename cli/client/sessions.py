@@ -28,18 +28,22 @@ _VERSION: Final = 1
 class KeptSession(BaseModel):
     """A session that can be resumed: a secret."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     username: str
     token: str = Field(repr=False)
 
 
 class _AtEndpoint(BaseModel):
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     current: str | None = None
     sessions: dict[str, KeptSession] = Field(default_factory=dict)
 
 
 class _Contents(BaseModel):
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     version: int = _VERSION
     endpoints: dict[str, _AtEndpoint] = Field(default_factory=dict)
 

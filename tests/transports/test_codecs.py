@@ -52,9 +52,11 @@ def client_expecting(name, *requests):
         ("jsonl", SEND_LATIN_1, "this line is not one JSON object in UTF-8"),
         ("jsonl", line('{"op":"ping"}'), "'id' must be an integer, 0 to 9007199254740991"),
         ("jsonl", line('{"id":1}'), "'op' must be a string that names the request"),
-        ("jsonl", line('{"op":"' + "x" * 40 + '","id":1}'), f"there is no request '{'x' * 40}'"),
-        ("jsonl", line('{"op":"' + "x" * 41 + '","id":1}'), f"there is no request '{'x' * 40}'…"),
-        ("jsonl", line('{"op":"\\u001b[2J","id":1}'), "there is no request '\\x1b[2J'"),
+        (
+            "jsonl",
+            line('{"op":"correct horse","id":1}'),
+            "there is no request of this name, of 13 characters",
+        ),
         (
             "binary",
             frame(b"\x01" + b"\xff" * 7 + b"\x7f", kind=9),
