@@ -10,6 +10,7 @@
     state           where a client stands, as a user interface shows it
     errors          what goes wrong at this end of a connection
     requests        requests from arguments that are checked
+    interrupted     whether a signal's handler has come in the midst of a call
     engine/         what a client does: commands, the watch, reconnecting
     backends/       how it waits, works and connects: threads, asyncio
 """

@@ -43,17 +43,23 @@ the watcher           `Engine._lock`      what logs in, logs out or closes
 Callbacks: ``on_message`` runs in the watcher's thread and may call anything, `Client.close`
 too. ``on_state`` runs in whichever thread reports the state and should return soon; it may call
 `Client.close` but no command, for it can be the very thread that is opening the connection.
+
+From a signal's handler, or a finaliser, call `Client.close` or nothing: a command would wait for
+the one that it has interrupted.
 """
 
+import inspect
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Self
+from typing import Final, Self
 
 from twinline.core import protocol
 from twinline.core.deadline import Deadline
 from twinline.core.protocol import Message
 from twinline.transports.client.backends.threads import ThreadBackend, run
 from twinline.transports.client.base import ACCOUNT_DELETED, ClientBase
+from twinline.transports.client.interrupted import is_interrupted
 from twinline.transports.client.options import ClientOptions
 from twinline.transports.client.requests import build, build_deletions
 from twinline.transports.client.settings import ClientSettings, WatchMode
@@ -62,6 +68,9 @@ from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 
 __all__ = ["Client"]
+
+CLOSING_THREAD_NAME: Final = "twinline closing"
+"""Of the thread that closes a client when a signal's handler cannot."""
 
 
 class Client(ClientBase):
@@ -147,14 +156,25 @@ class Client(ClientBase):
         the server has the acks, unless it does not answer within a second. No thread is left
         afterwards, unless ``on_message`` does not return, or has called this: then the thread ends
         when it returns. The session stays open at the server, for `resume` with the `token`.
+
+        A signal's handler may call this too. If it has interrupted a call of a client's, which then
+        holds what closing waits for, this returns at once, and a thread goes on with it: the
+        interrupted call raises `ClientClosed`, and who calls this again waits for the end.
         """
-        run(self._engine.close())
+        frame = inspect.currentframe()
+        if frame is not None and is_interrupted(frame.f_back):
+            threading.Thread(target=self._close, name=CLOSING_THREAD_NAME, daemon=True).start()
+        else:
+            self._close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self.close()
+        self._close()
+
+    def _close(self) -> None:
+        run(self._engine.close())
 
     # -- the session --------------------------------------------------------------------
 
