@@ -91,7 +91,7 @@ class Site:
         """
         mailboxes = self.store.mailboxes
         read = mailboxes.read
-        draft = Draft(f"{1:024x}", "id-ann", "ann", "bob", BODY, _NOW)
+        draft = Draft(f"{1:024x}", "id-ann", "ann", BODY, _NOW)
 
         def read_before_mail_comes(
             account_id: str, after: int, limit: int, max_bytes: int

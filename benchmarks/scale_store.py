@@ -56,7 +56,7 @@ def open_filled(url: str, policy: MailboxPolicy) -> Store:
             store.accounts.open_session(record)
         if 1 <= number <= QUEUES:
             for message in range(queued):
-                draft = Draft(f"{message:024x}", f"{0:032x}", username(0), name, BODY, now)
+                draft = Draft(f"{message:024x}", f"{0:032x}", username(0), BODY, now)
                 store.mailboxes.append(account_id, draft)
     gc.enable()
     # Once, so that what is here counts as old, as it would in a server that has run for long.

@@ -322,7 +322,7 @@ def measure_growth(folder: Path, seconds: float) -> list[tuple[str, str, str]]:
 
 def draft(number: int) -> Draft:
     """Return a message."""
-    return Draft(f"{number:024x}", "id-ann", "ann", "bob", BODY, 1_700_000_000_000)
+    return Draft(f"{number:024x}", "id-ann", "ann", BODY, 1_700_000_000_000)
 
 
 def fill(path: Path, accounts: int, messages: int) -> None:

@@ -263,14 +263,16 @@ class AccountRules:
         account = self._authenticate_owner(session, password)
         password_hash = self._passwords.hash(new_password, Urgency.OWNER)
         try:
-            changed = self._accounts.set_password_hash(
-                account.account_id, password_hash, instead_of=account.password_hash
+            changed = self._accounts.change_password(
+                account.account_id,
+                password_hash,
+                instead_of=account.password_hash,
+                keep=session.token_hash,
             )
         except NoSuchUser:
             raise SessionExpired from None
         if not changed:
             raise BadCredentials  # another session changed it meanwhile
-        self._accounts.close_other_sessions(session.account_id, session.token_hash)
 
     def delete(self, session: SessionRecord, password: str, *, force: bool) -> None:
         """Withdraw the account, then drop its mailbox.

@@ -222,10 +222,10 @@ class MailboxFull(RequestError):
 
 
 class SendIdConflict(RequestError):
-    """The send_id was used before, for another message."""
+    """The send_id was used before, for another message to this recipient."""
 
     code = "send_id_conflict"
-    default_message = "this send_id was used for another message"
+    default_message = "this send_id was used for another message to this recipient"
 
 
 class CursorInvalid(RequestError):

@@ -51,14 +51,14 @@ class MessageRules:
         if self._rate is not None:
             self._rate.take(session.account_id)
         recipient = self._accounts.find(name)
+        if recipient is None:
+            raise NoSuchUser
         try:
             message_id = self._ids.pop()
         except IndexError:
             message_id = self._draw_ids()
-        draft = Draft(message_id, session.account_id, session.username, name, body, now, send_id)
-        # Asked even without a recipient: a repeat of a send that was accepted before the
-        # recipient left gets its first result.
-        return self._mailboxes.append(recipient.account_id if recipient else None, draft)
+        draft = Draft(message_id, session.account_id, session.username, body, now, send_id)
+        return self._mailboxes.append(recipient.account_id, draft)
 
     def _check_body(self, body: str) -> None:
         if not body:

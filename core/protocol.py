@@ -250,7 +250,8 @@ class Send(Request):
     body: Text = Field(description="the text, not empty")
     send_id: Text | None = Field(
         default=None,
-        description="1 to 64 bytes of the sender's choice; a repeat gets the first result",
+        description="1 to 64 bytes of the sender's choice; a repeat to the same recipient gets the "
+        "first result",
     )
 
 

@@ -10,8 +10,14 @@ deleting withdraws the account and then drops the mailbox; appending to a mailbo
 `NoSuchUser`. A new account of an old name can never see the old one's mail.
 
 Every method may be called by any thread at any time. A method either does all it says or raises
-and does nothing; a store that cannot be read or written raises `StoreUnavailable`. Times are
-milliseconds since 1970 UTC and are given by the caller, so that a store needs no clock.
+and does nothing; a store that cannot be read or written raises `StoreUnavailable`, and where it
+cannot know whether a write was made, for the engine did not say, that write was made whole or
+not at all, and before any write that is asked for later. Times are milliseconds since 1970 UTC
+and are given by the caller, so that a store needs no clock.
+
+What a crash leaves between the two steps of creating or deleting is a mailbox of no account. A
+store that keeps anything drops those when it is opened; where several servers share it, not
+before a creation that is under way can have ended.
 """
 
 from abc import ABC, abstractmethod
@@ -61,6 +67,18 @@ class MailboxPolicy(BaseModel):
     )
     send_id_hours: float = Field(
         default=24, ge=0, description="how long a repeated send_id gets the first result"
+    )
+    send_ids_per_mailbox: int = Field(
+        default=10_000,
+        ge=1,
+        description="send_ids that are remembered for one mailbox; beyond them the oldest is "
+        "forgotten, and its repeat is a new message",
+    )
+    send_ids_per_sender: int = Field(
+        default=4_000,
+        ge=1,
+        description="of those, the ones of one sender: what it sends to one recipient while a "
+        "connection is lost and made again",
     )
 
 
@@ -118,18 +136,17 @@ class Draft(NamedTuple):
 
     Attributes:
         message_id: the id it gets unless it is a repeat.
-        sender_id: the sender's account id, which scopes the send_id.
+        sender_id: the sender's account id.
         sender: the sender's username.
-        to: the recipient's username, a part of the content that a send_id stands for.
         body: the text.
         sent_at: in ms.
-        send_id: the sender's own id for this message, or None.
+        send_id: the sender's own id for this message among those it sends to this mailbox, or
+            None.
     """
 
     message_id: str
     sender_id: str
     sender: str
-    to: str
     body: str
     sent_at: int
     send_id: str | None = None
@@ -244,15 +261,41 @@ class Accounts(ABC):
         """
 
     @abstractmethod
-    def withdraw(self, account_id: str, *, keep_name: bool) -> bool:
+    def change_password(
+        self, account_id: str, password_hash: str, *, instead_of: str, keep: bytes
+    ) -> bool:
+        """Replace a password hash and revoke the account's other sessions, as one step.
+
+        Nobody ever sees the new hash beside a session that it revokes, and a call that raises
+        has done neither.
+
+        Args:
+            account_id: the account.
+            password_hash: the new one.
+            instead_of: the one that the caller knows.
+            keep: the token hash of the session that stays.
+
+        Returns:
+            False when the hash is another by now: then nothing changes.
+
+        Raises:
+            NoSuchUser: the account is gone.
+        """
+
+    @abstractmethod
+    def withdraw(self, account_id: str, *, keep_name: bool, verified: str | None = None) -> bool:
         """Take the account and all its sessions away, and wake the subscribers of those.
+
+        It is one step: the name is never free between its account and its reservation.
 
         Args:
             account_id: the account.
             keep_name: reserve the name, so that no new account can take it.
+            verified: only if this is still the account's password hash, so that an old password
+                deletes nothing once it is changed.
 
         Returns:
-            Whether there was such an account: of two calls at once one returns True.
+            Whether the account was withdrawn: of two calls at once one returns True.
         """
 
     @abstractmethod
@@ -289,10 +332,6 @@ class Accounts(ABC):
         """Revoke a session and wake its subscribers; nothing happens if it is gone."""
 
     @abstractmethod
-    def close_other_sessions(self, account_id: str, keep: bytes) -> None:
-        """Revoke every session of an account but the one whose token hash is ``keep``."""
-
-    @abstractmethod
     def on_session_end(self, token_hash: bytes, wake: Wake) -> Unsubscribe:
         """Have ``wake`` called when the session is revoked.
 
@@ -314,19 +353,27 @@ class Mailboxes(ABC):
 
     @abstractmethod
     def drop(self, account_id: str) -> None:
-        """Remove a mailbox and its mail, and wake its watchers; harmless when repeated."""
+        """Remove a mailbox, its mail and its send_ids, and wake its watchers.
+
+        Harmless when repeated.
+        """
 
     @abstractmethod
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+    def append(self, account_id: str, draft: Draft) -> Receipt:
         """Store a message under the next seq and wake that mailbox's watchers alone.
 
-        A repeat of the sender's send_id is looked for first: it gets the first receipt and
-        stores nothing, even if the mailbox has become full or is gone since. ``account_id``
-        None asks for just that: it is how a send to an account that is gone ends.
+        A repeat is looked for before room is: a send_id that this sender used for this mailbox
+        gets the first receipt and stores nothing, even if the mailbox has become full since.
+        To another mailbox it is another message, so mailboxes share nothing.
+
+        A send_id counts for the policy's hours by the sent_at of both sends, whichever is the
+        later one, so that a clock that was set wrong for a moment keeps none for ever. Of each
+        mailbox, and of each sender within it, the policy's number is remembered: when there are
+        more, the first to come are the first to go.
 
         Raises:
-            SendIdConflict: the send_id stands for another recipient or body.
             NoSuchUser: there is no such mailbox.
+            SendIdConflict: the send_id stands for another body.
             MailboxFull: too much in it is not acked.
         """
 

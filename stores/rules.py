@@ -9,7 +9,7 @@ from typing import Final
 from twinline.core.clock import DAY_MS, HOUR_MS
 from twinline.core.names import NamePattern
 from twinline.core.protocol import Message
-from twinline.core.store import Draft, MailboxPolicy, UsernamePage
+from twinline.core.store import MailboxPolicy, UsernamePage
 
 CHUNK_NAMES: Final = 512
 """The most names that a listing reads at once, and so while it holds a lock."""
@@ -22,9 +22,14 @@ def history_ends(policy: MailboxPolicy, now: int) -> int:
     return _before(now, policy.history_days * DAY_MS)
 
 
-def send_ids_end(policy: MailboxPolicy, now: int) -> int:
-    """Return the moment at or before which a send_id has expired."""
-    return _before(now, policy.send_id_hours * HOUR_MS)
+def send_ids_count(policy: MailboxPolicy, now: int) -> tuple[int, int]:
+    """Return the moments between which a send_id counts, neither of them included.
+
+    One from beyond the second was sent by a clock that was wrong: were it kept until its time
+    comes, it would be in the way of those behind it for as long.
+    """
+    begin = _before(now, policy.send_id_hours * HOUR_MS)
+    return begin, now + (now - begin)
 
 
 def _before(now: int, milliseconds: float) -> int:
@@ -32,11 +37,9 @@ def _before(now: int, milliseconds: float) -> int:
     return _LONG_AGO if milliseconds >= -_LONG_AGO else math.floor(now - milliseconds)
 
 
-def fingerprint(draft: Draft) -> bytes:
-    """Return a hash of a message's recipient and body: the content that a send_id stands for."""
-    # A username has no zero byte, so no two contents give the same text.
-    content = f"{draft.to}\0{draft.body}".encode(errors="surrogatepass")
-    return hashlib.blake2b(content, digest_size=16).digest()
+def fingerprint(body: str) -> bytes:
+    """Return a hash of a message's body: the content that a send_id stands for."""
+    return hashlib.blake2b(body.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def fitting(

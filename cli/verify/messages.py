@@ -12,6 +12,7 @@ from twinline.cli.console.shapes import Shape
 from twinline.core.errors import (
     Busy,
     InternalError,
+    NoSuchUser,
     NotLoggedIn,
     RateLimited,
     RequestError,
@@ -25,6 +26,7 @@ from twinline.stores.conformance.history import Outcome, Verdict
 from twinline.transports.client import NotConnected
 
 _SAYS_NOTHING: Final = (
+    NoSuchUser,
     StoreUnavailable,
     InternalError,
     RateLimited,
@@ -39,8 +41,9 @@ def outcome_of(error: TwinlineError) -> Outcome:
     """Return what an error says about a send: that it was not done, or nothing at all.
 
     `store_unavailable` and `internal` say nothing: a commit whose end could not be seen may have
-    happened all the same. Nor does what is said before a send is looked at: the client engine
-    may have had an attempt in doubt before the one that was refused so.
+    happened all the same. Nor does what is said before a send is looked at, or of a recipient that
+    has gone meanwhile: the client engine may have had an attempt in doubt before the one that was
+    refused so.
     """
     if isinstance(error, NotConnected):
         return Outcome.FAIL

@@ -20,7 +20,13 @@ from twinline.cli.console.output import say
 from twinline.cli.verify.accounts import Participant
 from twinline.cli.verify.messages import body_of, id_of, outcome_of
 from twinline.core.deadline import Deadline
-from twinline.core.errors import NotLoggedIn, RateLimited, SessionExpired, TwinlineError
+from twinline.core.errors import (
+    NoSuchUser,
+    NotLoggedIn,
+    RateLimited,
+    SessionExpired,
+    TwinlineError,
+)
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
 from twinline.stores.conformance.history import Op, Outcome, Recorder
@@ -217,6 +223,8 @@ class Workload:
                     sender.log_in_again(self._give_up)
                     if sender.is_gone:
                         return False
+                elif isinstance(error, NoSuchUser):
+                    return False  # the reader is gone, and will not come back
                 elif outcome is Outcome.FAIL and not isinstance(error, NotConnected):
                     return False
             else:

@@ -27,7 +27,7 @@ Sessions (`sessions`):
 10. Beyond the most sessions of an account, the one that was used longest ago ends.
 11. Touching a session notes its use to within an hour, and opens none that is gone.
 12. Closing a session ends it and wakes all who wait on it, and nobody else.
-13. Closing all other sessions of an account keeps the one that is named, and wakes the rest.
+13. Another password ends all sessions of its account but the one that is named, and wakes them.
 14. Withdrawing an account ends all its sessions, wakes who waits on them, and lets none open.
 
 A mailbox, its seqs, and its one owner (`mailboxes`):
@@ -50,8 +50,9 @@ Pages, positions, and what is deleted (`reading`):
 
 Repeated sends, full mailboxes, and history (`sending`):
 
-27. A repeat of a sender's send_id and content gets the first receipt, and stores nothing.
-28. A sender's send_id that stands for another recipient or body is SendIdConflict.
+27. A repeat of a sender's send_id and body to a mailbox gets the first receipt, stores nothing.
+28. A send_id stands for one body in one mailbox: with another there it is SendIdConflict,
+    and to another mailbox, or from another sender, it is another message.
 29. A send_id counts as long as the policy says; one that was refused does not count at all.
 30. A mailbox with the policy's number of unacked messages is full; acking makes room.
 31. Of the acked messages a mailbox keeps the newest, as many as the policy says.
@@ -97,6 +98,20 @@ What a login asks of an account beside its password (`logins`):
 56. The accounts are counted by the profile of their password hash.
 57. An address is noted for one account, with its time; the last of them are kept.
 58. Profiles and addresses survive a reopening.
+
+How many send_ids are remembered (`sending`):
+
+59. The policy's number of send_ids is remembered of a mailbox, and of a sender in it;
+    the first to come are the first to go.
+
+Steps that are one (`account_races`), and what is left of two (`durable`):
+
+60. Nobody sees a new password hash beside a session that the change revokes.
+61. A session that is touched while it ends stays ended.
+62. A name that is to stay reserved is never free, not for a moment.
+63. An account is not deleted with a password that is changed meanwhile.
+64. A mailbox that no account has is dropped when the store is opened again, and no other is.
+65. Of a write that fails nothing is done, or all.
 """
 
 from collections.abc import Collection
@@ -123,7 +138,7 @@ from twinline.stores.conformance import (
     sessions,
     waking,
 )
-from twinline.stores.conformance.bench import OpenStore, Reopen, StoreBench
+from twinline.stores.conformance.bench import Failing, OpenStore, Reopen, StoreBench
 
 __all__ = ["RULES", "ConformanceError", "ConformanceReport", "Failure", "check_store"]
 
@@ -147,6 +162,7 @@ def check_store(
     open_store: OpenStore,
     *,
     reopen: Reopen | None = None,
+    failing: Failing | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     wake_seconds: float = 5.0,
@@ -160,6 +176,8 @@ def check_store(
             be new: with nothing in it, in a place of its own. The kit closes them all.
         reopen: closes a store that `open_store` made and opens what it kept again, under the
             same policy. Without it, what survives is not checked.
+        failing: returns a context manager; of what is called of a store while it is entered,
+            the next write fails. Without it, what a failed write leaves is not checked.
         seed: of the ids that are used; the same one gives the same ids.
         progress: called before each rule with how many are done, how many there are, and its
             sentence.
@@ -178,7 +196,12 @@ def check_store(
 
     def bench(rule: Rule[StoreBench]) -> StoreBench:
         return StoreBench(
-            open_store, reopen, f"{seed}/{rule.number}", wake_seconds=wake_seconds, slow=slow
+            open_store,
+            reopen,
+            failing,
+            f"{seed}/{rule.number}",
+            wake_seconds=wake_seconds,
+            slow=slow,
         )
 
     return check_rules("the store", RULES, bench, only=only, progress=progress, patience=patience)

@@ -1,11 +1,15 @@
-"""Rules 38 to 41 of the store kit: calls at once about accounts and their sessions."""
+"""Rules 38 to 41, 60 to 63 and 65 of the store kit: calls about accounts at once, or cut short."""
 
+import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 from twinline.core.conformance import Checks, rule, shown
-from twinline.core.errors import NoSuchUser, UsernameTaken
+from twinline.core.errors import NoSuchUser, StoreUnavailable, UsernameTaken
+from twinline.core.store import Account, Accounts, SessionRecord
 from twinline.stores.conformance.bench import (
+    HOUR,
     NOW,
     StoreBench,
     outcomes,
@@ -97,3 +101,190 @@ def the_most_sessions_hold(checks: Checks, bench: StoreBench) -> None:
         checks.equal(
             bench.settled(count, 3), 3, "how many of six sessions are open where 3 are the most"
         )
+
+
+@rule(60, "Nobody sees a new password hash beside a session that the change revokes.")
+def a_new_password_ends_sessions_at_once(checks: Checks, bench: StoreBench) -> None:
+    """Change a password, open a session with the old hash, and look at both, at once."""
+    accounts = bench.store().accounts
+    for number in bench.tries(checks):
+        ann = bench.account(f"ann{number}")
+        accounts.create(ann)
+        keep, other, late = (bench.session(ann) for _ in range(3))
+        for session in (keep, other):
+            accounts.open_session(session)
+        new = password_hash("second")
+
+        def look(username: str = ann.username, token_hash: bytes = other.token_hash) -> object:
+            until = time.monotonic() + bench.wake_seconds
+            while time.monotonic() < until:
+                found = accounts.find(username)
+                if found is not None and found.password_hash == new:  # noqa: B023 - called at once
+                    return accounts.find_session(token_hash)
+            return "not the new hash"
+
+        changed, opened, *seen = bench.race(
+            checks,
+            partial(
+                accounts.change_password,
+                ann.account_id,
+                new,
+                instead_of=ann.password_hash,
+                keep=keep.token_hash,
+            ),
+            partial(accounts.open_session, late, verified=ann.password_hash),
+            look,
+            look,
+        )
+        checks.equal(changed, expected=True, what="the change")
+        outcomes(checks, [opened], [NoSuchUser], "opening a session with the old hash meanwhile")
+        for each in seen:
+            checks.equal(each, None, "what is seen meanwhile")
+        gone = bench.settled(partial(accounts.find_session, late.token_hash), None)
+        checks.equal(gone, None, "a session that was opened with the old hash meanwhile")
+        kept = accounts.find_session(keep.token_hash)
+        checks.equal(kept, keep, "the session that is kept")
+
+
+@rule(61, "A session that is touched while it ends stays ended.")
+def touching_revives_nothing(checks: Checks, bench: StoreBench) -> None:
+    """Touch sessions while one is closed, one makes room and one goes with its account."""
+    accounts = bench.store().accounts
+    for number in bench.tries(checks):
+        ann, bob = bench.account(f"ann{number}"), bench.account(f"bob{number}")
+        accounts.create(ann)
+        accounts.create(bob)
+        closed, room, owned = bench.session(ann, NOW + HOUR), bench.session(ann), bench.session(bob)
+        for session in (closed, room, owned):
+            accounts.open_session(session)
+
+        def touch(tokens: tuple[bytes, ...]) -> None:
+            for token_hash in tokens * 3:
+                accounts.touch_session(token_hash, NOW + 2 * HOUR)
+
+        results = bench.race(
+            checks,
+            partial(touch, (closed.token_hash, owned.token_hash)),
+            partial(accounts.close_session, closed.token_hash),
+            partial(accounts.withdraw, bob.account_id, keep_name=False),
+            partial(accounts.open_session, bench.session(ann), most=1),
+        )
+        outcomes(checks, results, [], "a call")
+        for session in (closed, owned):
+            look = partial(accounts.find_session, session.token_hash)
+            checks.equal(bench.settled(look, None), None, "a session that ended while touched")
+
+
+@rule(62, "A name that is to stay reserved is never free, not for a moment.")
+def reserved_names_have_no_gap(checks: Checks, bench: StoreBench) -> None:
+    """Withdraw an account, keeping its name, while others try to get the name."""
+    accounts = bench.store().accounts
+    for number in bench.tries(checks):
+        ann = bench.account(f"ann{number}")
+        accounts.create(ann)
+
+        def get(name: str = ann.username) -> object:
+            for _ in range(20):
+                if accounts.is_free(name):
+                    return "it is free"
+                try:
+                    accounts.create(bench.account(name))
+                except UsernameTaken:
+                    continue
+                return "it can be had"
+            return None
+
+        withdrawn, *seen = bench.race(
+            checks, partial(accounts.withdraw, ann.account_id, keep_name=True), get, get
+        )
+        checks.equal(withdrawn, expected=True, what="the withdrawal")
+        for each in seen:
+            checks.equal(each, None, "what is seen of the name meanwhile")
+
+
+@rule(63, "An account is not deleted with a password that is changed meanwhile.")
+def old_passwords_delete_nothing(checks: Checks, bench: StoreBench) -> None:
+    """Change a password, and withdraw the account with the old one, at once."""
+    accounts = bench.store().accounts
+    for number in bench.tries(checks):
+        ann = bench.account(f"ann{number}")
+        accounts.create(ann)
+        changed, withdrawn = bench.race(
+            checks,
+            partial(
+                accounts.change_password,
+                ann.account_id,
+                password_hash("second"),
+                instead_of=ann.password_hash,
+                keep=b"",
+            ),
+            partial(
+                accounts.withdraw,
+                ann.account_id,
+                keep_name=False,
+                verified=ann.password_hash,
+            ),
+        )
+        outcomes(checks, [changed], [NoSuchUser], "changing the password")
+        both = (changed is True, withdrawn)
+        checks.that(both in ((True, False), (False, True)), f"both at once come to {shown(both)}")
+
+
+@rule(65, "Of a write that fails nothing is done, or all.")
+def failed_writes_are_whole(checks: Checks, bench: StoreBench) -> None:
+    """Have each call fail that changes more than one thing, and look at all of them."""
+    store = bench.store()
+    accounts = store.accounts
+    new = password_hash("second")
+    # What to call, and what an account and its three sessions are when all of it is done.
+    calls: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
+        "another password": (
+            lambda account, keep, _opened: accounts.change_password(
+                account.account_id, new, instead_of=account.password_hash, keep=keep.token_hash
+            ),
+            (new, False, False, True, False),
+        ),
+        "a withdrawal": (
+            lambda account, _keep, _opened: accounts.withdraw(account.account_id, keep_name=True),
+            (None, False, False, False, False),
+        ),
+        "a session that makes room": (
+            lambda _account, _keep, opened: accounts.open_session(opened, most=2),
+            (password_hash("first"), False, False, True, True),
+        ),
+    }
+    for number, (what, (call, done)) in enumerate(calls.items()):
+        ann = bench.account(f"ann{number}")
+        accounts.create(ann)
+        other, keep, opened = (bench.session(ann, NOW + at) for at in range(3))
+        for session in (other, keep):
+            accounts.open_session(session)
+        whole = [_state(accounts, ann, other, keep, opened), done]
+        with bench.failing(store):
+            checks.raises(StoreUnavailable, partial(call, ann, keep, opened), f"{what} that fails")
+        look = partial(_state, accounts, ann, other, keep, opened)
+        bench.settled(lambda: look() in whole, expected=True)  # noqa: B023 - called at once
+        left = look()
+        checks.that(left in whole, f"{what} that fails leaves {shown(left)}")
+        again = bench.comes_true(partial(_is_done, partial(call, ann, keep, opened)))
+        checks.that(again, f"{what} fails for good")
+
+
+def _state(accounts: Accounts, account: Account, *sessions: SessionRecord) -> tuple[object, ...]:
+    """Return an account's hash, whether its name is free, and which sessions are open."""
+    found = accounts.find(account.username)
+    return (
+        None if found is None else found.password_hash,
+        accounts.is_free(account.username),
+        *(accounts.find_session(session.token_hash) is not None for session in sessions),
+    )
+
+
+def _is_done(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except StoreUnavailable:
+        return False
+    except (NoSuchUser, ValueError):
+        return True  # the call that failed has done it
+    return True

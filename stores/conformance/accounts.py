@@ -130,13 +130,20 @@ def password_hashes_are_compared(checks: Checks, bench: StoreBench) -> None:
 
 @rule(7, "Of all who withdraw an account one is told True; it is gone, and no other is.")
 def accounts_are_withdrawn_once(checks: Checks, bench: StoreBench) -> None:
-    """Withdraw twice, and what never was."""
+    """Withdraw twice, what never was, and with a hash that is old by now."""
     accounts = bench.store().accounts
     ann, bob = bench.account("ann"), bench.account("bob")
     accounts.create(ann)
     accounts.create(bob)
     never = accounts.withdraw(bench.id(), keep_name=True)
     checks.equal(never, expected=False, what="withdrawing an account that never was")
+    other = accounts.withdraw(ann.account_id, keep_name=True, verified=password_hash("second"))
+    checks.equal(other, expected=False, what="withdrawing when the password is another by now")
+    checks.equal(accounts.find("ann"), ann, "the account after that")
+    verified = accounts.withdraw(ann.account_id, keep_name=False, verified=ann.password_hash)
+    checks.equal(verified, expected=True, what="withdrawing with the hash that it is")
+    ann = bench.account("ann")
+    accounts.create(ann)
     for expected in (True, False):
         withdrawn = accounts.withdraw(ann.account_id, keep_name=False)
         checks.equal(withdrawn, expected, "withdrawing" if expected else "withdrawing again")

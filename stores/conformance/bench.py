@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from hashlib import sha256
 from queue import Empty, SimpleQueue
 from random import Random
@@ -27,6 +28,8 @@ OpenStore = Callable[[MailboxPolicy], Store]
 """Opens a new store with nothing in it."""
 Reopen = Callable[[Store], Store]
 """Closes a store and opens what it kept again."""
+Failing = Callable[[Store], AbstractContextManager[object]]
+"""Has a store's next write fail: the one that is made with what it returns entered."""
 NOW: Final = 1_767_225_600_000
 HOUR: Final = 60 * 60 * 1000
 DAY: Final = 24 * HOUR
@@ -50,6 +53,7 @@ class StoreBench:
         self,
         open_store: OpenStore,
         reopen: Reopen | None,
+        failing: Failing | None,
         seed: str,
         *,
         wake_seconds: float,
@@ -60,6 +64,7 @@ class StoreBench:
         self._stale_seconds = _STALE_SECONDS
         self._open_store = open_store
         self._reopen = reopen
+        self._failing = failing
         self._seed = seed
         self._random = Random(seed)  # noqa: S311 - it only puts threads in order
         self._ids = itertools.count(1)
@@ -84,6 +89,16 @@ class StoreBench:
         self._open.append(store)
         return store
 
+    def failing(self, store: Store) -> AbstractContextManager[object]:
+        """Return what has a store's next write fail.
+
+        Raises:
+            NotChecked: the kit was not given a way to.
+        """
+        if self._failing is None:
+            raise NotChecked("it was not told how to make the store's next write fail")
+        return self._failing(store)
+
     def close(self) -> None:
         """Close every store that the rule opened."""
         while self._open:
@@ -105,6 +120,15 @@ class StoreBench:
                 break
             time.sleep(0.02)
         return seen
+
+    def comes_true(self, look: Callable[[], bool]) -> bool:
+        """Return whether something that a store does in the background is done in time."""
+        until = time.monotonic() + self.wake_seconds
+        while not look():
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.02)
+        return True
 
     def tries(self, checks: Checks, most: int | None = None) -> Iterator[int]:
         """Yield the number of each try of a race; none after one that gave evidence."""
@@ -161,14 +185,13 @@ class StoreBench:
         body: str = "hello",
         *,
         sender: str = "ann",
-        to: str = "bob",
         sent_at: int = NOW,
         send_id: str | None = None,
     ) -> Draft:
         """Return a message; its sender's account id is made of the name."""
         message_id = f"{next(self._ids):024x}"
         sender_id = uuid.uuid5(uuid.NAMESPACE_OID, sender).hex
-        return Draft(message_id, sender_id, sender, to, body, sent_at, send_id)
+        return Draft(message_id, sender_id, sender, body, sent_at, send_id)
 
     def mailbox(self, store: Store, messages: int = 0) -> str:
         """Make a mailbox with some messages, m1, m2 and so on, and return its account id."""
@@ -176,6 +199,12 @@ class StoreBench:
         store.mailboxes.create(account_id)
         for number in range(1, messages + 1):
             store.mailboxes.append(account_id, self.draft(f"m{number}"))
+        return account_id
+
+    def user(self, store: Store, username: str, messages: int = 0) -> str:
+        """Make a mailbox with some messages, and its account; return the account's id."""
+        account_id = self.mailbox(store, messages)
+        store.accounts.create(self.account(username, account_id))
         return account_id
 
 

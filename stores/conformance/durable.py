@@ -1,9 +1,11 @@
-"""Rules 49 to 53 of the store kit: what is still there when the store is opened again."""
+"""Rules 49 to 53 and 64 of the store kit: what is still there when the store is opened again."""
+
+from functools import partial
 
 from twinline.core.conformance import Checks, rule
 from twinline.core.errors import MailboxFull, NoSuchUser, SendIdConflict, UsernameTaken
 from twinline.core.names import NamePattern
-from twinline.core.store import Receipt, Standing
+from twinline.core.store import Mailboxes, Receipt, Standing
 from twinline.stores.conformance.bench import (
     ALL,
     DAY,
@@ -62,7 +64,12 @@ def sessions_survive(checks: Checks, bench: StoreBench) -> None:
     checks.that(near, f"a session touched at {NOW + 5 * HOUR} was used at {used}")
     bell = bench.bell()
     store.accounts.on_session_end(kept.token_hash, bell.ring)
-    store.accounts.close_other_sessions(ann.account_id, last.token_hash)
+    store.accounts.change_password(
+        ann.account_id,
+        password_hash("second"),
+        instead_of=ann.password_hash,
+        keep=last.token_hash,
+    )
     checks.that(bell.rang(), "the end of a session that was opened before wakes nobody")
     store = bench.reopened(store)
     checks.equal(store.accounts.find_session(kept.token_hash), None, "a session that ended then")
@@ -78,7 +85,8 @@ def mail_survives(checks: Checks, bench: StoreBench) -> None:
     """Fill, ack, delete from and drop mailboxes, and compare all there is."""
     store = bench.store(mailbox_messages=6, history_messages=3, history_days=1)
     boxes = store.mailboxes
-    bob, empty, dropped = bench.mailbox(store), bench.mailbox(store), bench.mailbox(store, 2)
+    bob, empty, dropped = (bench.user(store, name) for name in ("bob", "empty", "dropped"))
+    boxes.append(dropped, bench.draft())
     for body in ("a", "Grüße 👋", "\0\x1b[31m", "", "x" * 16_384, "last"):
         boxes.append(bob, bench.draft(body))
     boxes.ack(bob, 3, NOW)
@@ -105,7 +113,7 @@ def mail_survives(checks: Checks, bench: StoreBench) -> None:
 def seqs_survive(checks: Checks, bench: StoreBench) -> None:
     """Take the last messages away, reopen, and send another."""
     store = bench.store(history_messages=0)
-    deleted, acked, kept = (bench.mailbox(store, messages=3) for _ in range(3))
+    deleted, acked, kept = (bench.user(store, name, 3) for name in ("dora", "ann", "kay"))
     store.mailboxes.delete(deleted, [2, 3])
     store.mailboxes.ack(acked, 3, NOW)
     store = bench.reopened(store)
@@ -117,21 +125,47 @@ def seqs_survive(checks: Checks, bench: StoreBench) -> None:
 
 @rule(53, "Send_ids survive a reopening: a repeat still gets the first receipt.")
 def send_ids_survive(checks: Checks, bench: StoreBench) -> None:
-    """Repeat sends after reopening, one of them to a mailbox that is gone."""
+    """Repeat sends after reopening, to two mailboxes."""
     store = bench.store(send_id_hours=3)
-    bob, gone = bench.mailbox(store), bench.mailbox(store)
+    bob, carl = bench.user(store, "bob"), bench.user(store, "carl")
     receipt = store.mailboxes.append(bob, bench.draft("hi", send_id="x"))
-    other = store.mailboxes.append(gone, bench.draft("hi", to="gone", send_id="y"))
-    store.mailboxes.drop(gone)
+    other = store.mailboxes.append(carl, bench.draft("hi", send_id="x"))
     store = bench.reopened(store)
     boxes = store.mailboxes
     again = bench.draft("hi", send_id="x", sent_at=NOW + HOUR)
     checks.equal(boxes.append(bob, again), receipt, "the receipt of a repeat")
-    again = bench.draft("hi", to="gone", send_id="y", sent_at=NOW + HOUR)
-    checks.equal(boxes.append(None, again), other, "the receipt of a repeat to an account gone")
+    checks.equal(boxes.append(carl, again), other, "the receipt of a repeat to another mailbox")
     conflict = bench.draft("ho", send_id="x", sent_at=NOW + HOUR)
     checks.raises(SendIdConflict, lambda: boxes.append(bob, conflict), "another content")
     late = bench.draft("ho", send_id="x", sent_at=NOW + 3 * HOUR + 1_000)
     expected = Receipt(late.message_id, late.sent_at)
     checks.equal(boxes.append(bob, late), expected, "the receipt of a send when its time is over")
     checks.equal(boxes.standing(bob), Standing(0, 2), "the standing then")
+
+
+@rule(
+    64, "A mailbox that no account has is dropped when the store is opened again, and no other is."
+)
+def orphans_are_dropped(checks: Checks, bench: StoreBench) -> None:
+    """Stop in the middle of creating and of deleting an account, and reopen twice."""
+    store = bench.store()
+    kept, withdrawn = bench.user(store, "bob", 2), bench.user(store, "carl", 2)
+    never = bench.mailbox(store, messages=2)
+    store.accounts.withdraw(withdrawn, keep_name=True)
+    before = everything(store.mailboxes, kept)
+    for _ in range(2):
+        store = bench.reopened(store)
+        for what, orphan in (("was not published", never), ("was withdrawn", withdrawn)):
+            dropped = bench.comes_true(partial(_is_missing, store.mailboxes, orphan))
+            checks.that(dropped, f"the mailbox of an account that {what} is still there")
+        checks.equal(everything(store.mailboxes, kept), before, "the mailbox of an account")
+    late = bench.user(store, "dora", 1)
+    checks.equal(store.mailboxes.standing(late), Standing(0, 1), "a mailbox that is made later")
+
+
+def _is_missing(boxes: Mailboxes, account_id: str) -> bool:
+    try:
+        boxes.standing(account_id)
+    except NoSuchUser:
+        return True
+    return False

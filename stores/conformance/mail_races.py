@@ -88,7 +88,7 @@ def one_of_many_repeats_is_stored(checks: Checks, bench: StoreBench) -> None:
     boxes = store.mailboxes
     for number in bench.tries(checks):
         bob = bench.mailbox(store)
-        drafts = [bench.draft("hi", to=bob, send_id=f"{number}") for _ in range(4)]
+        drafts = [bench.draft("hi", send_id=f"{number}") for _ in range(4)]
         results = bench.race(checks, *(partial(boxes.append, bob, one) for one in drafts))
         outcomes(checks, results, [], "sending")
         stored = boxes.read(bob, 0, ALL, ALL).messages

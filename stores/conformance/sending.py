@@ -1,4 +1,4 @@
-"""Rules 27 to 33 of the store kit: repeated sends, full mailboxes, and what is kept as history."""
+"""Rules 27 to 33 and 59 of the store kit: repeated sends, full mailboxes, kept history."""
 
 from twinline.core.conformance import Checks, rule
 from twinline.core.errors import MailboxFull, NoSuchUser, SendIdConflict
@@ -6,7 +6,10 @@ from twinline.core.store import Receipt, Standing
 from twinline.stores.conformance.bench import ALL, DAY, HOUR, NOW, StoreBench, everything, seqs
 
 
-@rule(27, "A repeat of a sender's send_id and content gets the first receipt, and stores nothing.")
+@rule(
+    27,
+    "A repeat of a sender's send_id and body to a mailbox gets the first receipt, stores nothing.",
+)
 def repeats_get_the_first_receipt(checks: Checks, bench: StoreBench) -> None:
     """Repeat sends in every state of the mailbox: read, full, deleted from, and gone."""
     store = bench.store(mailbox_messages=2, history_messages=0)
@@ -16,62 +19,63 @@ def repeats_get_the_first_receipt(checks: Checks, bench: StoreBench) -> None:
     receipt = boxes.append(bob, first)
     checks.equal(receipt, Receipt(first.message_id, NOW), "the first receipt")
 
-    def repeat(account_id: str | None, when: str) -> None:
-        again = boxes.append(account_id, bench.draft("hi", send_id="x", sent_at=NOW + HOUR))
+    def repeat(when: str) -> None:
+        again = boxes.append(bob, bench.draft("hi", send_id="x", sent_at=NOW + HOUR))
         checks.equal(again, receipt, f"the receipt of a repeat {when}")
 
-    repeat(bob, "at once")
+    repeat("at once")
     checks.equal(seqs(boxes.read(bob, 0, 9, ALL)), [1], "what is stored after a repeat")
     boxes.append(bob, bench.draft("hi", send_id="y"))
     checks.equal(seqs(boxes.read(bob, 0, 9, ALL)), [1, 2], "what is stored with another send_id")
-    repeat(bob, "to a mailbox that is full")
+    repeat("to a mailbox that is full")
     boxes.ack(bob, 2, NOW)
-    repeat(bob, "of a message that was acked, of which no history is kept")
+    repeat("of a message that was acked, of which no history is kept")
     boxes.append(bob, bench.draft("hi"))
     boxes.append(bob, bench.draft("hi"))
     checks.equal(seqs(boxes.read(bob, 0, 9, ALL)), [3, 4], "what is stored without send_ids")
     boxes.delete(bob, [3, 4])
-    repeat(bob, "when all was deleted")
-    repeat(None, "to nobody")
+    repeat("when all was deleted")
     boxes.drop(bob)
-    repeat(bob, "to a mailbox that is gone")
-    repeat(None, "to nobody, when the mailbox is gone")
-    checks.raises(
-        NoSuchUser,
-        lambda: boxes.append(None, bench.draft("hi", send_id="z")),
-        "a first send to nobody",
-    )
+    gone = bench.draft("hi", send_id="x")
+    checks.raises(NoSuchUser, lambda: boxes.append(bob, gone), "a repeat to a mailbox that is gone")
 
 
 @rule(
     28,
-    "A sender's send_id that stands for another recipient or body is SendIdConflict.",
+    "A send_id stands for one body in one mailbox: with another there it is SendIdConflict, "
+    "and to another mailbox, or from another sender, it is another message.",
 )
-def send_ids_stand_for_one_content(checks: Checks, bench: StoreBench) -> None:
-    """Use one send_id for other contents, and from another sender."""
+def send_ids_stand_for_one_body(checks: Checks, bench: StoreBench) -> None:
+    """Use one send_id for other bodies, to another mailbox, and from another sender."""
     store = bench.store()
     boxes = store.mailboxes
     bob, carl = bench.mailbox(store), bench.mailbox(store)
-    boxes.append(bob, bench.draft("hi", send_id="x"))
-    before = everything(boxes, bob), everything(boxes, carl)
-    others = (
-        ("another body", bob, bench.draft("ho", send_id="x")),
-        ("a longer body", bob, bench.draft("hi ", send_id="x")),
-        ("another recipient", carl, bench.draft("hi", to="carl", send_id="x")),
-        ("another body, to nobody", None, bench.draft("ho", send_id="x")),
-        ("name and body that join alike", bob, bench.draft("bhi", to="bo", send_id="x")),
-    )
-    for what, account_id, draft in others:
+    first = boxes.append(bob, bench.draft("hi", send_id="x"))
+    before = everything(boxes, bob)
+    for body in ("ho", "hi ", "", "hi\0"):
+        draft = bench.draft(body, send_id="x")
         checks.raises(
             SendIdConflict,
-            lambda: boxes.append(account_id, draft),  # noqa: B023 - called at once
-            f"a send_id that was used, with {what}",
+            lambda: boxes.append(bob, draft),  # noqa: B023 - called at once
+            f"a send_id that was used, with the body {body!r}",
         )
-    checks.equal((everything(boxes, bob), everything(boxes, carl)), before, "the mailboxes then")
+    checks.equal(everything(boxes, bob), before, "the mailbox then")
+    for body in ("hi", "hi"):
+        other = boxes.append(carl, bench.draft(body, send_id="x"))
+    checks.that(other != first, "a send_id that was used for one mailbox is a repeat to another")
+    checks.equal(seqs(boxes.read(carl, 0, 9, ALL)), [1], "what is stored in the other mailbox")
+    checks.raises(
+        SendIdConflict,
+        lambda: boxes.append(carl, bench.draft("ho", send_id="x")),
+        "another body in the other mailbox",
+    )
     boxes.append(bob, bench.draft("ho", sender="dora", send_id="x"))
     boxes.append(bob, bench.draft("ho", send_id="X"))
     bodies = [one.body for one in boxes.read(bob, 0, 9, ALL).messages]
     checks.equal(bodies, ["hi", "ho", "ho"], "what is stored of another sender and send_id")
+    boxes.drop(carl)
+    again = boxes.append(bob, bench.draft("hi", send_id="x"))
+    checks.equal(again, first, "the receipt of a repeat when another mailbox is gone")
 
 
 @rule(
@@ -93,6 +97,7 @@ def send_ids_expire(checks: Checks, bench: StoreBench) -> None:
         receipt, Receipt(late.message_id, late.sent_at), "the receipt of a send after them"
     )
     checks.equal(boxes.standing(bob), Standing(0, 22), "the standing then")
+    _wrong_clock(checks, bench)
     boxes = bench.store(send_id_hours=0).mailboxes
     boxes.create(bob)
     for _ in range(2):
@@ -110,6 +115,75 @@ def send_ids_expire(checks: Checks, bench: StoreBench) -> None:
     boxes.ack(bob, 2, NOW)
     boxes.append(bob, gone)
     checks.equal(boxes.standing(bob), Standing(2, 1), "the standing when both were sent again")
+
+
+def _wrong_clock(checks: Checks, bench: StoreBench) -> None:
+    """Have the clock 25 days ahead for one send, and behind for another."""
+    store = bench.store(send_id_hours=3)
+    boxes, bob = store.mailboxes, bench.mailbox(store)
+    sent = ((NOW + 25 * DAY, "ahead"), (NOW - 25 * DAY, "behind"), (NOW, "right"))
+    for at, send_id in sent:
+        boxes.append(bob, bench.draft("hi", send_id=send_id, sent_at=at))
+    for send_id, stored in (("right", False), ("ahead", True), ("behind", True)):
+        again = bench.draft("hi", send_id=send_id, sent_at=NOW + HOUR)
+        new = boxes.append(bob, again) == Receipt(again.message_id, again.sent_at)
+        checks.equal(new, stored, f"whether a send by a clock that was {send_id} is forgotten")
+
+
+@rule(
+    59,
+    "The policy's number of send_ids is remembered of a mailbox, and of a sender in it; "
+    "the first to come are the first to go.",
+)
+def send_ids_are_bounded(checks: Checks, bench: StoreBench) -> None:
+    """Send more than are remembered, of one sender and of many, by clocks that jump."""
+    store = bench.store(send_ids_per_mailbox=6, send_ids_per_sender=4)
+    boxes = store.mailboxes
+    bob, other = bench.mailbox(store), bench.mailbox(store)
+
+    def is_new(account_id: str, sender: str, send_id: str) -> bool:
+        again = bench.draft("hi", sender=sender, send_id=send_id)
+        return boxes.append(account_id, again).message_id == again.message_id
+
+    def send(account_id: str, sender: str, count: int) -> None:
+        for number in range(count):
+            jump = DAY // 2 if number % 2 else 0
+            draft = bench.draft("hi", sender=sender, send_id=f"{number}", sent_at=NOW + jump)
+            boxes.append(account_id, draft)
+
+    send(bob, "ann", 5)
+    send(other, "ann", 4)
+    for number in range(1, 5):
+        checks.equal(
+            is_new(bob, "ann", f"{number}"),
+            expected=False,
+            what=f"send_id {number} of 5, 4 remembered",
+        )
+    checks.equal(
+        is_new(bob, "ann", "0"),
+        expected=True,
+        what="whether the first of 5 where 4 are remembered goes",
+    )
+    send(bob, "carl", 2)
+    checks.equal(
+        is_new(bob, "ann", "2"), expected=False, what="the first of 6 where 6 are remembered"
+    )
+    send(bob, "dora", 1)
+    for sender, send_id in (("ann", "3"), ("ann", "0"), ("carl", "0"), ("dora", "0")):
+        checks.equal(
+            is_new(bob, sender, send_id),
+            expected=False,
+            what=f"{sender}'s, when the first of 7 went",
+        )
+    checks.equal(
+        is_new(bob, "ann", "2"),
+        expected=True,
+        what="whether the first of 7 where 6 are remembered goes",
+    )
+    for number in range(4):
+        checks.equal(
+            is_new(other, "ann", f"{number}"), expected=False, what="a send_id of another mailbox"
+        )
 
 
 @rule(30, "A mailbox with the policy's number of unacked messages is full; acking makes room.")

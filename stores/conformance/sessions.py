@@ -155,23 +155,43 @@ def closing_wakes_those_who_wait(checks: Checks, bench: StoreBench) -> None:
 
 
 @rule(
-    13, "Closing all other sessions of an account keeps the one that is named, and wakes the rest."
+    13,
+    "Another password ends all sessions of its account but the one that is named, and wakes them.",
 )
-def closing_others_keeps_one(checks: Checks, bench: StoreBench) -> None:
-    """Close all but one of three, beside another account's."""
+def another_password_ends_others(checks: Checks, bench: StoreBench) -> None:
+    """Change a password with three sessions open, beside another account, and with an old hash."""
     accounts, ann, bob = _two_accounts(bench)
     kept, first, second = (_opened(accounts, bench, ann) for _ in range(3))
     other = _opened(accounts, bench, bob)
-    accounts.close_other_sessions(ann.account_id, kept[0].token_hash)
+    new = password_hash("second")
+
+    def change(account: Account, old: str, keep: bytes) -> bool:
+        return accounts.change_password(account.account_id, new, instead_of=old, keep=keep)
+
+    refused = change(ann, new, kept[0].token_hash)
+    checks.equal(refused, expected=False, what="changing what is not the account's hash")
+    for session, bell in (kept, first, second):
+        _is_open(checks, bench, accounts, session, "beside a change that was refused")
+        checks.that(bell.quiet(), "a change that is refused wakes who waits on a session")
+    changed = change(ann, ann.password_hash, kept[0].token_hash)
+    checks.equal(changed, expected=True, what="changing the hash that it is")
+    found = accounts.find("ann")
+    checks.equal(found and found.password_hash, new, "the hash after that")
     for session, bell in (first, second):
         _is_gone(checks, bench, accounts, session, "that is one of the others")
-        checks.that(bell.rang(), "closing the others does not wake who waits on one of them")
+        checks.that(bell.rang(), "another password does not wake who waits on one of the others")
     for session, bell in (kept, other):
         _is_open(checks, bench, accounts, session, "that is none of the others")
-        checks.that(bell.quiet(), "closing the others wakes who waits on none of them")
-    accounts.close_other_sessions(bob.account_id, b"\1" * 32)
+        checks.that(bell.quiet(), "another password wakes who waits on none of the others")
+    change(bob, bob.password_hash, b"\1" * 32)
     _is_gone(checks, bench, accounts, other[0], "of one who keeps none")
-    checks.that(other[1].rang(), "closing all sessions of an account does not wake who waits")
+    checks.that(other[1].rang(), "another password does not wake who waits on the last session")
+    accounts.withdraw(ann.account_id, keep_name=False)
+    checks.raises(
+        NoSuchUser,
+        lambda: change(ann, new, kept[0].token_hash),
+        "another password for an account that is gone",
+    )
 
 
 @rule(

@@ -10,7 +10,7 @@ from twinline.core.conformance import Checks, rule
 from twinline.core.errors import LockRuleError
 from twinline.core.locks import may_block
 from twinline.core.store import Store
-from twinline.stores.conformance.bench import NOW, Bell, StoreBench
+from twinline.stores.conformance.bench import NOW, Bell, StoreBench, password_hash
 
 _LOOK_SECONDS: Final = 1.0
 
@@ -26,7 +26,7 @@ def mail_wakes_its_watchers(checks: Checks, bench: StoreBench) -> None:
         for bell in some:
             boxes.on_mail(ids[name], bell.ring)
     for name in ("bob", "ann", "bob", "dora"):
-        boxes.append(ids[name], bench.draft(to=name))
+        boxes.append(ids[name], bench.draft())
         for bell in bells[name]:
             checks.that(bell.rang(), f"a message to {name} does not wake one who watches it")
         for other, some in bells.items():
@@ -203,9 +203,14 @@ def _causes(bench: StoreBench, store: Store) -> list[_Cause]:
             lambda: accounts.open_session(bench.session(ann), most=3),
         ),
         _Cause(
-            "the end of all other sessions",
+            "another password",
             lambda w: accounts.on_session_end(one_of_all, w),
-            lambda: accounts.close_other_sessions(ann.account_id, kept),
+            lambda: accounts.change_password(
+                ann.account_id,
+                password_hash("second"),
+                instead_of=ann.password_hash,
+                keep=kept,
+            ),
         ),
         _Cause(
             "a withdrawal",

@@ -82,11 +82,7 @@ class MemoryAccounts(Accounts):
                 raise NoSuchUser
             if account.password_hash != instead_of:
                 return False
-            self._count_profile(account.password_hash, -1)
-            self._count_profile(password_hash, 1)
-            account = replace(account, password_hash=password_hash)
-            self._by_id[account_id] = account
-            self._by_name[account.username] = account
+            self._set_hash(account, password_hash)
         return True
 
     def hash_profiles(self) -> Mapping[str, int]:
@@ -106,11 +102,27 @@ class MemoryAccounts(Accounts):
         with self._lock:
             return self._addresses.get(account_id, {}).get(address)
 
-    def withdraw(self, account_id: str, *, keep_name: bool) -> bool:
+    def change_password(
+        self, account_id: str, password_hash: str, *, instead_of: str, keep: bytes
+    ) -> bool:
         with self._lock:
-            account = self._by_id.pop(account_id, None)
+            account = self._by_id.get(account_id)
             if account is None:
+                raise NoSuchUser
+            if account.password_hash != instead_of:
                 return False
+            self._set_hash(account, password_hash)
+            others = self._tokens.get(account_id, set()) - {keep}
+            wakes = [wake for token_hash in others for wake in self._end(token_hash)]
+        wake_all(wakes)
+        return True
+
+    def withdraw(self, account_id: str, *, keep_name: bool, verified: str | None = None) -> bool:
+        with self._lock:
+            account = self._by_id.get(account_id)
+            if account is None or verified not in (None, account.password_hash):
+                return False
+            del self._by_id[account_id]
             del self._by_name[account.username]
             self._names.remove(account.username)
             self._count_profile(account.password_hash, -1)
@@ -158,12 +170,6 @@ class MemoryAccounts(Accounts):
             wakes = self._end(token_hash)
         wake_all(wakes)
 
-    def close_other_sessions(self, account_id: str, keep: bytes) -> None:
-        with self._lock:
-            others = self._tokens.get(account_id, set()) - {keep}
-            wakes = [wake for token_hash in others for wake in self._end(token_hash)]
-        wake_all(wakes)
-
     def on_session_end(self, token_hash: bytes, wake: Wake) -> Unsubscribe:
         key = object()
         with self._lock:
@@ -182,6 +188,13 @@ class MemoryAccounts(Accounts):
         self._profiles[profile] += by
         if not self._profiles[profile]:
             del self._profiles[profile]
+
+    def _set_hash(self, account: Account, password_hash: str) -> None:
+        """Replace a password hash, under the user lock."""
+        self._count_profile(account.password_hash, -1)
+        self._count_profile(password_hash, 1)
+        account = replace(account, password_hash=password_hash)
+        self._by_id[account.account_id] = self._by_name[account.username] = account
 
     def _names_from(self, start: str, count: int) -> list[str]:
         with self._lock:

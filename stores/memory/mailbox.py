@@ -11,9 +11,10 @@ from typing import Final, cast
 from twinline.core.errors import CursorInvalid, MailboxFull
 from twinline.core.store import Draft, MailboxPolicy, Standing
 from twinline.core.waiting import Wake
+from twinline.stores.memory.send_ids import SendIds
 from twinline.stores.rules import history_ends
 
-Kept = tuple[str, str, str, str, str, int, str | None]
+Kept = tuple[str, str, str, str, int, str | None]
 """A `Draft` as a plain tuple: Python's garbage collector looks at a plain tuple of texts and
 numbers once and then never again, but at a named one for as long as it lives."""
 Entry = tuple[int, Kept]
@@ -32,6 +33,7 @@ class Mailbox:
         position: the last acked seq.
         last: the last seq that was given out; never lower, whatever is deleted.
         unread: how many messages lie beyond the position.
+        send_ids: what the send_ids of its senders stand for.
         watchers: the wakes to call when mail arrives, by a key of the subscription.
     """
 
@@ -43,6 +45,7 @@ class Mailbox:
         "_seqs",
         "last",
         "position",
+        "send_ids",
         "unread",
         "watchers",
     )
@@ -51,6 +54,7 @@ class Mailbox:
         self.position = 0
         self.last = 0
         self.unread = 0
+        self.send_ids = SendIds(policy)
         self.watchers: dict[object, Wake] = {}
         self._policy = policy
         self._messages: dict[int, Kept] = {}

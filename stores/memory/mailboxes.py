@@ -2,7 +2,9 @@
 
 # ruff: noqa: D102 - the contract tells what the methods do
 
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator
+from typing import Final
 
 from twinline.core.errors import NoSuchUser
 from twinline.core.locks import new_lock
@@ -19,7 +21,9 @@ from twinline.core.store import (
 from twinline.core.waiting import Wake, wake_after_reply, wake_all
 from twinline.stores.memory.mailbox import Entry, Kept, Mailbox
 from twinline.stores.memory.send_ids import SendIds
-from twinline.stores.rules import fingerprint, fitting
+from twinline.stores.rules import fingerprint, fitting, send_ids_count
+
+_EXPIRY_STEPS: Final = 2  # one for the send_id that a send adds, and one to go on
 
 
 class MemoryMailboxes(Mailboxes):
@@ -32,8 +36,9 @@ class MemoryMailboxes(Mailboxes):
     def __init__(self, policy: MailboxPolicy) -> None:
         self._policy = policy
         self._lock = new_lock("message")
-        self._boxes: dict[str | None, Mailbox] = {}  # by account id; guarded by the message lock
-        self._sends = SendIds(policy)  # guarded by the message lock
+        # Both guarded by the message lock.
+        self._boxes: dict[str, Mailbox] = {}  # by account id
+        self._expiring: deque[SendIds] = deque()  # of the mailboxes that have some, in turn
 
     def create(self, account_id: str) -> None:
         with self._lock:
@@ -45,23 +50,26 @@ class MemoryMailboxes(Mailboxes):
         with self._lock:
             box = self._boxes.pop(account_id, None)
             wakes = () if box is None else tuple(box.watchers.values())
+            if box is not None:
+                box.send_ids.clear()  # they leave the queue when their turn comes
         wake_all(wakes)
 
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
-        now = draft.sent_at
-        receipt = Receipt(draft.message_id, now)
-        content = b"" if draft.send_id is None else fingerprint(draft)
+    def append(self, account_id: str, draft: Draft) -> Receipt:
+        receipt = Receipt(draft.message_id, draft.sent_at)
+        content = b"" if draft.send_id is None else fingerprint(draft.body)
         with self._lock:
-            if self._sends.firsts:  # none for as long as no sender gives send_ids
-                self._sends.expire(now)
+            box = self._box(account_id)
+            if self._expiring:  # none for as long as no sender gives send_ids
+                self._expire(draft.sent_at)
             if content:
-                first = self._sends.first(draft, content)
+                first = box.send_ids.first(draft, content)
                 if first is not None:
                     return first
-            box = self._box(account_id)
             box.append(draft)
             if content:
-                self._sends.keep(draft, content, receipt)
+                if not box.send_ids and self._policy.send_id_hours > 0:
+                    self._expiring.append(box.send_ids)
+                box.send_ids.keep(draft, content, receipt, box.last)
             wakes = tuple(box.watchers.values()) if box.watchers else ()
         if wakes:
             wake_after_reply(wakes)
@@ -120,8 +128,26 @@ class MemoryMailboxes(Mailboxes):
 
         return unsubscribe
 
-    def _box(self, account_id: str | None) -> Mailbox:
-        box = self._boxes.get(account_id)  # no mailbox has the key None
+    def _expire(self, now: int) -> None:
+        """Forget the oldest send_ids that count no more, under the message lock: a few.
+
+        Every send makes so many steps, whichever mailbox it is to: so each costs the same, and
+        mailboxes that get no more mail are looked at as well. A step forgets one, or goes on to
+        the next mailbox.
+        """
+        counting = send_ids_count(self._policy, now)
+        for _ in range(_EXPIRY_STEPS):
+            if not self._expiring:
+                return
+            send_ids = self._expiring[0]
+            forgotten = send_ids.expire(counting)
+            if not send_ids:
+                self._expiring.popleft()
+            elif not forgotten:
+                self._expiring.rotate(-1)
+
+    def _box(self, account_id: str) -> Mailbox:
+        box = self._boxes.get(account_id)
         if box is None:
             raise NoSuchUser
         return box
@@ -133,5 +159,5 @@ def _messages(entries: Iterable[Entry]) -> Iterator[Message]:
 
 
 def _message(seq: int, kept: Kept) -> Message:
-    message_id, _, sender, _, body, sent_at, _ = kept
+    message_id, _, sender, body, sent_at, _ = kept
     return Message(seq=seq, message_id=message_id, sender=sender, body=body, sent_at=sent_at)

@@ -11,7 +11,9 @@
     writer           the one thread that writes, a commit for all that wait
     mailbox          } what the writer's thread knows:
     mailbox_rows     } mailboxes,
-    send_ids         } and send_ids
+    send_ids         } send_ids,
+    old_send_ids     } and those of a file that was migrated
+    orphans          what is left of creating and deleting that stopped half-way
     readers          the connections that read
     cache            what was read, for as long as it holds
     subscriptions    wakes by account and session

@@ -84,25 +84,43 @@ class SqliteAccounts(Accounts):
         return [name for (name,) in rows]
 
     def set_password_hash(self, account_id: str, password_hash: str, *, instead_of: str) -> bool:
+        return self._writer.do(
+            lambda transaction: self._replace_hash(
+                transaction, account_id, password_hash, instead_of
+            )
+        )
+
+    def change_password(
+        self, account_id: str, password_hash: str, *, instead_of: str, keep: bytes
+    ) -> bool:
         def write(transaction: Transaction) -> bool:
-            row = _one(
-                transaction.connection,
-                "SELECT username, password_hash FROM accounts WHERE account_id = ?",
-                account_id,
-            )
-            if row is None:
-                raise NoSuchUser
-            username, known = row
-            if known != instead_of:
+            if not self._replace_hash(transaction, account_id, password_hash, instead_of):
                 return False
-            self._invalidate(transaction, username)
-            transaction.connection.execute(
-                "UPDATE accounts SET password_hash = ? WHERE account_id = ?",
-                (password_hash, account_id),
-            )
+            tokens = _tokens(transaction.connection, account_id)
+            self._end(transaction, [token for token in tokens if token != keep])
             return True
 
         return self._writer.do(write)
+
+    def _replace_hash(
+        self, transaction: Transaction, account_id: str, password_hash: str, instead_of: str
+    ) -> bool:
+        row = _one(
+            transaction.connection,
+            "SELECT username, password_hash FROM accounts WHERE account_id = ?",
+            account_id,
+        )
+        if row is None:
+            raise NoSuchUser
+        username, known = row
+        if known != instead_of:
+            return False
+        self._invalidate(transaction, username)
+        transaction.connection.execute(
+            "UPDATE accounts SET password_hash = ? WHERE account_id = ?",
+            (password_hash, account_id),
+        )
+        return True
 
     def hash_profiles(self) -> Mapping[str, int]:
         with self._readers.reading() as connection:
@@ -136,15 +154,22 @@ class SqliteAccounts(Accounts):
             )
         return None if row is None else int(row[0])
 
-    def withdraw(self, account_id: str, *, keep_name: bool) -> bool:
+    def withdraw(self, account_id: str, *, keep_name: bool, verified: str | None = None) -> bool:
         def write(transaction: Transaction) -> bool:
             connection = transaction.connection
-            row = _one(connection, "SELECT username FROM accounts WHERE account_id = ?", account_id)
+            row = _one(
+                connection,
+                "SELECT username, password_hash FROM accounts WHERE account_id = ?",
+                account_id,
+            )
             if row is None:
                 return False
+            username, known = row
+            if verified not in (None, known):
+                return False
             if keep_name:
-                connection.execute("INSERT OR IGNORE INTO reserved_names VALUES (?)", row)
-            self._invalidate(transaction, *row)
+                connection.execute("INSERT OR IGNORE INTO reserved_names VALUES (?)", (username,))
+            self._invalidate(transaction, username)
             connection.execute("DELETE FROM accounts WHERE account_id = ?", (account_id,))
             self._end(transaction, _tokens(connection, account_id))
             return True
@@ -214,13 +239,6 @@ class SqliteAccounts(Accounts):
 
     def close_session(self, token_hash: bytes) -> None:
         self._writer.do(lambda transaction: self._end(transaction, [token_hash]))
-
-    def close_other_sessions(self, account_id: str, keep: bytes) -> None:
-        def write(transaction: Transaction) -> None:
-            tokens = _tokens(transaction.connection, account_id)
-            self._end(transaction, [token for token in tokens if token != keep])
-
-        self._writer.do(write)
 
     def on_session_end(self, token_hash: bytes, wake: Wake) -> Unsubscribe:
         return self._ends.add(token_hash, wake)

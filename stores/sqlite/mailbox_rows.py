@@ -32,7 +32,7 @@ class MailboxRows:
         Raises:
             ValueError: there is one.
         """
-        if self._find(transaction, account_id) is not None:
+        if self.find(transaction, account_id) is not None:
             raise ValueError(f"account id {account_id!r} is used twice")
         number = transaction.connection.execute(
             "INSERT INTO mailboxes (account_id) VALUES (?)", (account_id,)
@@ -40,13 +40,26 @@ class MailboxRows:
         assert number is not None  # noqa: S101 - for the type checker: it was inserted
         self._rows[account_id] = Mailbox(number, account_id)
 
-    def get(self, transaction: Transaction, account_id: str | None) -> Mailbox:
+    def find(self, transaction: Transaction, account_id: str) -> Mailbox | None:
+        """Return a row, or None."""
+        box = self._rows.get(account_id)
+        if box is None:
+            row = transaction.connection.execute(
+                "SELECT box, account_id, position, last, unread, acked, oldest_ack "
+                "FROM mailboxes WHERE account_id = ?",
+                (account_id,),
+            ).fetchone()
+            if row is not None:
+                box = self._rows[account_id] = Mailbox(*row)
+        return box
+
+    def get(self, transaction: Transaction, account_id: str) -> Mailbox:
         """Return a row.
 
         Raises:
             NoSuchUser: there is none.
         """
-        box = None if account_id is None else self._find(transaction, account_id)
+        box = self.find(transaction, account_id)
         if box is None:
             raise NoSuchUser
         return box
@@ -91,7 +104,7 @@ class MailboxRows:
 
     def drop(self, transaction: Transaction, account_id: str) -> Mailbox | None:
         """Remove a row, and return what it was."""
-        box = self._find(transaction, account_id)
+        box = self.find(transaction, account_id)
         if box is None:
             return None
         transaction.connection.execute("DELETE FROM mailboxes WHERE box = ?", (box.number,))
@@ -105,18 +118,6 @@ class MailboxRows:
         self._rows.clear()
         self._changed.clear()
         self._messages.clear()
-
-    def _find(self, transaction: Transaction, account_id: str) -> Mailbox | None:
-        box = self._rows.get(account_id)
-        if box is None:
-            row = transaction.connection.execute(
-                "SELECT box, account_id, position, last, unread, acked, oldest_ack "
-                "FROM mailboxes WHERE account_id = ?",
-                (account_id,),
-            ).fetchone()
-            if row is not None:
-                box = self._rows[account_id] = Mailbox(*row)
-        return box
 
     def _write(self, connection: sqlite3.Connection) -> None:
         self._write_messages(connection)

@@ -27,8 +27,9 @@ from twinline.core.waiting import Wake
 from twinline.stores.rules import fingerprint, fitting, history_ends
 from twinline.stores.sqlite.mailbox import AGED, NO_SUCH_SEQ, Mailbox, Tables, from_column
 from twinline.stores.sqlite.mailbox_rows import MailboxRows
+from twinline.stores.sqlite.old_send_ids import OldSendIds
 from twinline.stores.sqlite.readers import Readers
-from twinline.stores.sqlite.send_ids import SendIds
+from twinline.stores.sqlite.send_ids import Key, SendIds, key_of
 from twinline.stores.sqlite.subscriptions import Subscriptions
 from twinline.stores.sqlite.writer import Transaction, Writer
 
@@ -61,33 +62,22 @@ class SqliteMailboxes(Mailboxes):
         self._writer = writer
         self._policy = policy
         self._mail: Subscriptions[str] = Subscriptions("message")
-        # These three are the writer's thread's.
+        # These four are the writer's thread's.
         self._rows = MailboxRows()
         self._sends = SendIds(policy)
+        self._old_sends = OldSendIds(policy)
         self._sweeping = False  # whether a sweep is under way or queued
         writer.on_rollback.append(self._roll_back)
         writer.on_reopen.append(self._sweep_anew)
         self._sweep_soon()
 
     def create(self, account_id: str) -> None:
-        def write(transaction: Transaction) -> None:
-            self._rows.create(transaction, account_id)
-            transaction.committed.append(lambda: self._mail.discard(account_id))
-
-        self._writer.do(write)
+        self._writer.do(lambda transaction: self.create_in(transaction, account_id))
 
     def drop(self, account_id: str) -> None:
-        def write(transaction: Transaction) -> None:
-            box = self._rows.drop(transaction, account_id)
-            if box is None:
-                return
-            transaction.connection.execute("INSERT INTO dropped VALUES (?)", (box.number,))
-            transaction.committed.append(lambda: self._mail.end(account_id))
-            transaction.committed.append(self._sweep_soon)
+        self._writer.do(lambda transaction: self.drop_in(transaction, account_id))
 
-        self._writer.do(write)
-
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+    def append(self, account_id: str, draft: Draft) -> Receipt:
         return self._writer.do(_Append(self, account_id, draft))
 
     def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:
@@ -157,13 +147,28 @@ class SqliteMailboxes(Mailboxes):
 
     # --- in the writer's thread
 
+    def create_in(self, transaction: Transaction, account_id: str) -> None:
+        """Make a mailbox, in the writer's thread."""
+        self._rows.create(transaction, account_id)
+        transaction.committed.append(lambda: self._mail.discard(account_id))
+
+    def drop_in(self, transaction: Transaction, account_id: str) -> None:
+        """Drop a mailbox, in the writer's thread."""
+        box = self._rows.drop(transaction, account_id)
+        if box is None:
+            return
+        transaction.connection.execute("INSERT INTO dropped VALUES (?)", (box.number,))
+        transaction.committed.append(lambda: self._mail.end(account_id))
+        transaction.committed.append(self._sweep_soon)
+
     def _append(self, transaction: Transaction, append: "_Append") -> Receipt | MailboxFull:
         draft = append.draft
-        drafts = (each.draft for each in transaction.writes if isinstance(each, _Append))
-        first = self._sends.first(transaction, draft, append.content, drafts)
+        box = self._rows.get(transaction, append.account_id)
+        first = self._sends.first(
+            transaction, box, draft, append.content, self._send_ids_of(transaction)
+        ) or self._old_sends.first(transaction.connection, append.account_id, draft)
         if first is not None:
             return first
-        box = self._rows.get(transaction, append.account_id)
         if box.needs_trim(self._policy, draft.sent_at):
             box.trim(self._rows.tables(transaction), self._policy, draft.sent_at)
             self._rows.mark_changed(transaction, box)
@@ -171,14 +176,23 @@ class SqliteMailboxes(Mailboxes):
             self._rows.append(transaction, box, draft, self._policy)
         except MailboxFull as error:
             return error  # what was trimmed stays trimmed
-        self._sends.keep(transaction, draft, append.content)
+        self._sends.keep(transaction, box, draft, append.content)
         transaction.committed.append(lambda: self._mail.wake(box.account_id))
         return Receipt(draft.message_id, draft.sent_at)
+
+    def _send_ids_of(self, transaction: Transaction) -> Iterator[Key]:
+        """Yield every send_id of a transaction's sends to mailboxes that are there."""
+        for each in transaction.writes:
+            if isinstance(each, _Append) and each.draft.send_id is not None:
+                box = self._rows.find(transaction, each.account_id)
+                if box is not None:
+                    yield key_of(box, each.draft, each.draft.send_id)
 
     def _sweep(self, transaction: Transaction) -> None:
         """Remove some messages of dropped mailboxes, and come back while there are others."""
         # A mailbox may have got mail in the transaction that drops it: first into the table.
         connection = self._rows.tables(transaction)()
+        self._sends.write(connection)
         row = connection.execute("SELECT box FROM dropped LIMIT 1").fetchone()
         if row is None:
             self._sweeping = False
@@ -188,6 +202,12 @@ class SqliteMailboxes(Mailboxes):
             "SELECT seq FROM messages WHERE box = ? ORDER BY seq LIMIT ?))",
             (*row, *row, _SWEEP),
         ).rowcount
+        if swept < _SWEEP:
+            swept += connection.execute(
+                "DELETE FROM send_ids WHERE (box, sender_id, send_id) IN ("
+                "SELECT box, sender_id, send_id FROM send_ids WHERE box = ? LIMIT ?)",
+                (*row, _SWEEP - swept),
+            ).rowcount
         if swept < _SWEEP:
             connection.execute("DELETE FROM acks WHERE box = ?", row)
             connection.execute("DELETE FROM dropped WHERE box = ?", row)
@@ -207,6 +227,7 @@ class SqliteMailboxes(Mailboxes):
     def _roll_back(self) -> None:
         self._rows.roll_back()
         self._sends.roll_back()
+        self._old_sends.roll_back()
 
 
 class _Append:
@@ -214,11 +235,11 @@ class _Append:
 
     __slots__ = ("account_id", "boxes", "content", "draft")
 
-    def __init__(self, boxes: SqliteMailboxes, account_id: str | None, draft: Draft) -> None:
+    def __init__(self, boxes: SqliteMailboxes, account_id: str, draft: Draft) -> None:
         self.boxes = boxes
         self.account_id = account_id
         self.draft = draft
-        self.content = b"" if draft.send_id is None else fingerprint(draft)
+        self.content = b"" if draft.send_id is None else fingerprint(draft.body)
 
     def __call__(self, transaction: Transaction) -> Receipt:
         outcome = self.boxes._append(transaction, self)  # noqa: SLF001 - its other half

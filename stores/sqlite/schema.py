@@ -20,7 +20,9 @@
     messages(box, seq, message_id, sender, body, sent_at)
     acks(box, position, acked_at)
         history ages from its ack, so each ack that moved over messages is kept with them
-    send_ids(sender_id, send_id, content, message_id, sent_at)
+    send_ids(box, sender_id, send_id, content, message_id, sent_at, seq)
+        content     a hash of the body
+        seq         of the message, and so the order in which they came
     dropped(box)    whose messages are still to be swept
     store(fence)    a number that is written to see whether the file can be written
 
@@ -80,6 +82,23 @@ _ADDRESSES_AND_PROFILES: Final = (
     END""",  # noqa: S608 - the column's name is ours
 )
 
+OLD_SEND_IDS: Final = "send_ids_1"
+"""What version 1 knew of send_ids, in a migrated file: until the last of them has expired."""
+
+_SEND_IDS: Final = (
+    """CREATE TABLE send_ids (
+        box INTEGER NOT NULL,
+        sender_id TEXT NOT NULL,
+        send_id TEXT NOT NULL,
+        content BLOB NOT NULL,
+        message_id TEXT NOT NULL,
+        sent_at INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        PRIMARY KEY (box, sender_id, send_id)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX send_ids_by_age ON send_ids (sent_at)",
+)
+
 TABLES: Final = (
     """CREATE TABLE accounts (
         account_id TEXT NOT NULL PRIMARY KEY,
@@ -121,15 +140,7 @@ TABLES: Final = (
         acked_at INTEGER NOT NULL,
         PRIMARY KEY (box, position)
     ) WITHOUT ROWID""",
-    """CREATE TABLE send_ids (
-        sender_id TEXT NOT NULL,
-        send_id TEXT NOT NULL,
-        content BLOB NOT NULL,
-        message_id TEXT NOT NULL,
-        sent_at INTEGER NOT NULL,
-        PRIMARY KEY (sender_id, send_id)
-    ) WITHOUT ROWID""",
-    "CREATE INDEX send_ids_by_age ON send_ids (sent_at)",
+    *_SEND_IDS,
     "CREATE TABLE dropped (box INTEGER PRIMARY KEY)",
     "CREATE TABLE store (fence INTEGER NOT NULL)",
     "INSERT INTO store VALUES (0)",
@@ -141,6 +152,14 @@ MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
         *_ADDRESSES_AND_PROFILES,
         f"""INSERT INTO hash_profiles
         SELECT {_profile("password_hash")}, count(*) FROM accounts GROUP BY 1""",  # noqa: S608
+        "DROP INDEX send_ids_by_age",
+        f"ALTER TABLE send_ids RENAME TO {OLD_SEND_IDS}",
+        *_SEND_IDS,
+        # A creation whose commit the disk had held up could leave an account without one.
+        (
+            "INSERT INTO mailboxes (account_id) SELECT account_id FROM accounts "
+            "WHERE account_id NOT IN (SELECT account_id FROM mailboxes)"
+        ),
     ),
 }
 """For each older version, the statements that make the next one of it."""

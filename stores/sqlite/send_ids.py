@@ -4,24 +4,35 @@ Only the writer's thread uses what is in this file, inside its transaction.
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
 from twinline.core.errors import SendIdConflict
 from twinline.core.store import Draft, MailboxPolicy, Receipt
-from twinline.stores.rules import send_ids_end
-from twinline.stores.sqlite.mailbox import LONG_AGO, NO_SUCH_SEQ, to_column
+from twinline.stores.rules import send_ids_count
+from twinline.stores.sqlite.mailbox import LONG_AGO, NO_SUCH_SEQ, Mailbox, to_column
 from twinline.stores.sqlite.rows import read_rows, write_rows
 from twinline.stores.sqlite.writer import Transaction
 
 _EXPIRE: Final = 2  # expired ones removed for each write: so they go, and none pays for all
-_Key = tuple[str, str | bytes]
+_COUNTED: Final = 10_000  # mailboxes whose send_ids are counted from one transaction to the next
+_AT_ONCE: Final = 8  # beyond a bound this part of it goes: finding the oldest reads all of them
+Key = tuple[int, str, str | bytes]
+"""A mailbox's number, a sender's account id, and its send_id as its column has it."""
 
 _FIND: Final = (
-    "WITH wanted (sender, id) AS ({}) "
-    "SELECT sender_id, send_id, content, message_id, sent_at "
+    "WITH wanted (wanted_box, wanted_sender, wanted_id) AS ({}) "
+    "SELECT box, sender_id, send_id, content, message_id, sent_at "
     # CROSS: one look-up in the table for each that is wanted.
-    "FROM wanted CROSS JOIN send_ids ON sender_id = sender AND send_id = id"
+    "FROM wanted CROSS JOIN send_ids "
+    "ON box = wanted_box AND sender_id = wanted_sender AND send_id = wanted_id"
+)
+_FIRST_EXPIRED: Final = (
+    "SELECT box, sender_id, send_id FROM send_ids WHERE sent_at <= ? ORDER BY sent_at LIMIT ?"
+)
+_LAST_TO_COME: Final = (
+    "SELECT box, sender_id, send_id FROM send_ids WHERE sent_at >= ? ORDER BY sent_at DESC LIMIT ?"
 )
 
 
@@ -30,95 +41,151 @@ class SendIds:
 
     def __init__(self, policy: MailboxPolicy) -> None:
         self._policy = policy
-        self._oldest = LONG_AGO  # none in the table is older than this
+        # None in the table is older or newer than these.
+        self._oldest, self._newest = LONG_AGO, NO_SUCH_SEQ
+        # By mailbox and sender, how many there are at the most: expired ones are not taken off.
+        self._counts: dict[int, Counter[str]] = {}
         self._transaction: Transaction | None = None  # the one that these two belong to
-        self._known: dict[_Key, tuple[bytes, Receipt]] = {}
-        self._new: dict[_Key, tuple[bytes, Receipt]] = {}
+        self._known: dict[Key, tuple[bytes, Receipt]] = {}
+        self._new: dict[Key, tuple[bytes, Receipt, int]] = {}
 
     def first(
-        self, transaction: Transaction, draft: Draft, content: bytes, drafts: Iterable[Draft]
+        self,
+        transaction: Transaction,
+        box: Mailbox,
+        draft: Draft,
+        content: bytes,
+        wanted: Iterable[Key],
     ) -> Receipt | None:
         """Return the receipt of the first send under a draft's send_id, if it still counts.
 
         Args:
             transaction: the present one.
+            box: the recipient's.
             draft: what is sent.
             content: its fingerprint.
-            drafts: all that is sent in this transaction, to be looked up at once.
+            wanted: all that is sent in this transaction, to be looked up at once.
 
         Raises:
-            SendIdConflict: that send had another recipient or body.
+            SendIdConflict: that send had another body.
         """
         if self._transaction is not transaction:
-            self._begin(transaction, drafts, draft.sent_at)
+            self._begin(transaction, wanted, draft.sent_at)
         if draft.send_id is None:
             return None
-        known = self._known.get((draft.sender_id, to_column(draft.send_id)))
-        if known is None or known[1].sent_at <= send_ids_end(self._policy, draft.sent_at):
+        known = self._known.get(key_of(box, draft, draft.send_id))
+        if known is None:
+            return None
+        begin, end = send_ids_count(self._policy, draft.sent_at)
+        if not begin < known[1].sent_at < end:
             return None
         if known[0] != content:
             raise SendIdConflict
         return known[1]
 
-    def keep(self, transaction: Transaction, draft: Draft, content: bytes) -> None:
-        """Keep what a send_id stands for from now on."""
+    def keep(self, transaction: Transaction, box: Mailbox, draft: Draft, content: bytes) -> None:
+        """Keep what a send_id stands for from now on: that of the mailbox's last message."""
         if draft.send_id is None or self._policy.send_id_hours <= 0:
             return
+        if box.number not in self._counts:
+            self._counts[box.number] = _count(transaction.connection, box.number)
         if not self._new:
-            transaction.finishing.append(self._write)
-        key = (draft.sender_id, to_column(draft.send_id))
-        self._known[key] = self._new[key] = (content, Receipt(draft.message_id, draft.sent_at))
+            transaction.finishing.append(self.write)
+        key = key_of(box, draft, draft.send_id)
+        receipt = Receipt(draft.message_id, draft.sent_at)
+        self._known[key] = content, receipt
+        self._new[key] = content, receipt, box.last
+        self._counts[box.number][draft.sender_id] += 1
         self._oldest = min(self._oldest, draft.sent_at)
+        self._newest = max(self._newest, draft.sent_at)
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Put what is new into the table, and no more in all than the policy allows."""
+        rows = [
+            (*key, content, receipt.message_id, receipt.sent_at, seq)
+            for key, (content, receipt, seq) in self._new.items()
+        ]
+        write_rows(connection, "INSERT OR REPLACE INTO send_ids", rows)
+        for number, sender_id in {key[:2] for key in self._new}:
+            if self._counts[number][sender_id] > self._policy.send_ids_per_sender:
+                self._forget(connection, number, sender_id, self._policy.send_ids_per_sender)
+        for number in {key[0] for key in self._new}:
+            if self._counts[number].total() > self._policy.send_ids_per_mailbox:
+                self._forget(connection, number, None, self._policy.send_ids_per_mailbox)
+        self._new.clear()
+        if len(self._counts) > _COUNTED:
+            self._counts.clear()
 
     def roll_back(self) -> None:
         """Drop what was done in a transaction that was rolled back."""
         self._transaction = None
         self._new.clear()
-        self._oldest = LONG_AGO
+        self._counts.clear()
+        self._oldest, self._newest = LONG_AGO, NO_SUCH_SEQ
 
-    def _begin(self, transaction: Transaction, drafts: Iterable[Draft], now: int) -> None:
-        keys = list(
-            {
-                (draft.sender_id, to_column(draft.send_id))
-                for draft in drafts
-                if draft.send_id is not None
-            }
-        )
+    def _begin(self, transaction: Transaction, wanted: Iterable[Key], now: int) -> None:
         self._known = {
-            (sender_id, send_id): (content, Receipt(message_id, sent_at))
-            for sender_id, send_id, content, message_id, sent_at in read_rows(
-                transaction.connection, _FIND, keys
+            (box, sender_id, send_id): (content, Receipt(message_id, sent_at))
+            for box, sender_id, send_id, content, message_id, sent_at in read_rows(
+                transaction.connection, _FIND, list(set(wanted))
             )
         }
         self._expire(transaction, now)
         self._transaction = transaction
 
+    def _forget(
+        self, connection: sqlite3.Connection, box: int, sender_id: str | None, most: int
+    ) -> None:
+        """Remove the first to come of a mailbox, or of a sender in it, if there are too many."""
+        # Nothing from a request is in the texts.
+        mine = "box = :box" if sender_id is None else "box = :box AND sender_id = :sender"
+        values: dict[str, object] = {"box": box, "sender": sender_id}
+        (count,) = connection.execute(
+            f"SELECT count(*) FROM send_ids WHERE {mine}",  # noqa: S608
+            values,
+        ).fetchone()
+        if count > most:
+            values["surplus"] = count - most + most // _AT_ONCE
+            connection.execute(
+                f"DELETE FROM send_ids WHERE {mine} AND seq IN "  # noqa: S608
+                f"(SELECT seq FROM send_ids WHERE {mine} ORDER BY seq LIMIT :surplus)",
+                values,
+            )
+        self._counts[box] = _count(connection, box)
+
     def _expire(self, transaction: Transaction, now: int) -> None:
-        """Remove the oldest if they have expired, when all else in the transaction is done."""
-        ends = send_ids_end(self._policy, now)
-        if self._oldest > ends:
+        """Remove some that count no more, when all else in the transaction is done."""
+        begin, end = send_ids_count(self._policy, now)
+        if begin < self._oldest and self._newest < end:
             return
 
         def remove(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "DELETE FROM send_ids WHERE (sender_id, send_id) IN (SELECT sender_id, send_id "
-                "FROM send_ids WHERE sent_at <= ? ORDER BY sent_at LIMIT ?)",
-                (ends, _EXPIRE * len(transaction.writes)),
-            )
-            (oldest,) = connection.execute("SELECT min(sent_at) FROM send_ids").fetchone()
-            # Those of this transaction are written after this.
-            new = (receipt.sent_at for _, receipt in self._new.values())
+            for query, moment in ((_FIRST_EXPIRED, begin), (_LAST_TO_COME, end)):
+                connection.execute(
+                    f"DELETE FROM send_ids WHERE (box, sender_id, send_id) IN ({query})",  # noqa: S608 - constants
+                    (moment, _EXPIRE * len(transaction.writes)),
+                )
+            oldest, newest = connection.execute(
+                "SELECT (SELECT min(sent_at) FROM send_ids), (SELECT max(sent_at) FROM send_ids)"
+            ).fetchone()
+            # Those of this transaction may be written after this.
+            new = [receipt.sent_at for _, receipt, _ in self._new.values()]
             self._oldest = min(NO_SUCH_SEQ if oldest is None else oldest, *new, NO_SUCH_SEQ)
+            self._newest = max(LONG_AGO if newest is None else newest, *new, LONG_AGO)
 
         transaction.finishing.append(remove)
 
-    def _write(self, connection: sqlite3.Connection) -> None:
-        write_rows(
-            connection,
-            "INSERT OR REPLACE INTO send_ids",
-            [
-                (*key, content, receipt.message_id, receipt.sent_at)
-                for key, (content, receipt) in self._new.items()
-            ],
+
+def key_of(box: Mailbox, draft: Draft, send_id: str) -> Key:
+    """Return what a send_id is found by."""
+    return box.number, draft.sender_id, to_column(send_id)
+
+
+def _count(connection: sqlite3.Connection, box: int) -> Counter[str]:
+    return Counter(
+        dict(
+            connection.execute(
+                "SELECT sender_id, count(*) FROM send_ids WHERE box = ? GROUP BY sender_id", (box,)
+            ).fetchall()
         )
-        self._new.clear()
+    )

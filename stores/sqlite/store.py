@@ -17,6 +17,7 @@ from twinline.stores.sqlite.accounts import SqliteAccounts
 from twinline.stores.sqlite.file import StoreFile, Synchronous, located
 from twinline.stores.sqlite.lock import FileLock, StoreNotOpened
 from twinline.stores.sqlite.mailboxes import SqliteMailboxes
+from twinline.stores.sqlite.orphans import Orphans
 from twinline.stores.sqlite.readers import Readers
 from twinline.stores.sqlite.schema import prepare
 from twinline.stores.sqlite.writer import Writer
@@ -83,6 +84,7 @@ class SqliteStore(Store):
             raise
         self.accounts: SqliteAccounts = SqliteAccounts(self._readers, self._writer)
         self.mailboxes: SqliteMailboxes = SqliteMailboxes(self._readers, self._writer, policy)
+        Orphans(self._readers, self._writer, self.mailboxes)
 
     @classmethod
     def open(cls, url: str, policy: MailboxPolicy = _DEFAULT_POLICY) -> Self:

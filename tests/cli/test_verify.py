@@ -128,7 +128,7 @@ def test_a_store_that_does_not_is_not() -> None:
     ("error", "outcome"),
     [
         (MailboxFull(), Outcome.FAIL),
-        (NoSuchUser(), Outcome.FAIL),
+        (NoSuchUser(), Outcome.INFO),
         (NotConnected("nobody there"), Outcome.FAIL),
         (ConnectionLost("cut"), Outcome.INFO),
         (TimedOut("no reply"), Outcome.INFO),

@@ -91,16 +91,18 @@ def test_a_repeated_send_id_gets_the_first_result() -> None:
     clock.forward(hours=23)
     assert service.send(ann, "bob", "hello", "x1") == first
     assert bodies(service, bob) == ["hello"]
-    for to, body in (("bob", "other"), ("ann", "hello")):
-        with pytest.raises(errors.SendIdConflict):
-            service.send(ann, to, body, "x1")
-    # The id is the sender's own: another sender's is another one.
+    with pytest.raises(errors.SendIdConflict):
+        service.send(ann, "bob", "other", "x1")
+    # To another recipient it is another message, and so is another sender's.
+    other = service.send(ann, "ann", "hello", "x1")
+    assert other != first
+    assert service.send(ann, "ann", "hello", "x1") == other
     assert service.send(bob, "bob", "hello", "x1") != first
     clock.forward(hours=2)
     assert service.send(ann, "bob", "new day", "x1") != first
 
 
-def test_a_repeat_is_answered_even_when_the_recipient_is_gone_or_full() -> None:
+def test_a_repeat_is_answered_when_the_recipient_is_full_and_not_when_it_is_gone() -> None:
     service = make_service(policy=MailboxPolicy(mailbox_messages=1))
     ann, bob = enter(service, "ann"), enter(service, "bob")
     first = service.send(ann, "bob", "hello", "x1")
@@ -109,9 +111,9 @@ def test_a_repeat_is_answered_even_when_the_recipient_is_gone_or_full() -> None:
     assert full.value.retryable
     assert service.send(ann, "bob", "hello", "x1") == first
     service.delete_account(bob, "correct horse", force=True)
-    assert service.send(ann, "bob", "hello", "x1") == first
-    with pytest.raises(errors.NoSuchUser):
-        service.send(ann, "bob", "again", "x2")
+    for send_id in ("x1", "x2"):
+        with pytest.raises(errors.NoSuchUser):
+            service.send(ann, "bob", "hello", send_id)
 
 
 def test_a_full_mailbox_takes_mail_again_after_an_ack() -> None:

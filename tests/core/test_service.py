@@ -444,7 +444,7 @@ def test_create_against_create(pausing: Pausing, service: ChatService) -> None:
         first.outcome()
     assert len(dropped) == 1
     service.send(ann, "ann", "still mine")
-    draft = Draft("0" * 24, "x", "x", "ann", "x", 0)
+    draft = Draft("0" * 24, "x", "x", "x", 0)
     with pytest.raises(errors.NoSuchUser):
         pausing.mailboxes.append(dropped[0], draft)
 
@@ -542,7 +542,7 @@ def test_an_old_session_against_a_new_account_of_the_name(
 def test_change_password_against_delete(pausing: Pausing, service: ChatService) -> None:
     ann = enter(service, "ann")
     other = login(service, "ann")
-    pausing.pause_before(pausing.accounts, "set_password_hash")
+    pausing.pause_before(pausing.accounts, "change_password")
     changing = Call(lambda: service.change_password(ann, PASSWORD, "battery staple"))
     wait_event(pausing.reached, "the new hash is made")
     service.delete_account(other, PASSWORD)
@@ -565,7 +565,7 @@ def test_login_against_a_change_of_the_password(pausing: Pausing, service: ChatS
 
 def test_change_password_against_change_password(pausing: Pausing, service: ChatService) -> None:
     ann, other = enter(service, "ann"), login(service, "ann")
-    pausing.pause_before(pausing.accounts, "set_password_hash")
+    pausing.pause_before(pausing.accounts, "change_password")
     first = Call(lambda: service.change_password(ann, PASSWORD, "too late for this"))
     wait_event(pausing.reached, "the first has verified the old password")
     service.change_password(other, PASSWORD, "battery staple")

@@ -4,13 +4,16 @@ import asyncio
 import io
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
 
 import pytest
-from seeded_faults_stores import FAULTS, FORGETFUL, mailboxes, named, reopened
+from seeded_faults_accounts import changes_then_ends
+from seeded_faults_stores import FAULTS, FORGETFUL, accounts, mailboxes, named, reopened
+from sqlite_faults import Faults
 from waiting import join
 
 from twinline.core.conformance import check_rules, rule, rules_of
@@ -26,6 +29,7 @@ from twinline.stores.conformance import (
 )
 from twinline.stores.memory import MemoryStore
 from twinline.stores.registry import open_store, store_schemes
+from twinline.stores.sqlite import SqliteStore
 
 NAMES = tuple(rule.name for rule in RULES)
 DURABLE = {rule for _, rule in FORGETFUL}
@@ -43,35 +47,42 @@ def in_memory(folder: Path) -> ConformanceReport:
     return check_store(partial(open_store, "memory:"))
 
 
-def on_disk(scheme: str, folder: Path) -> ConformanceReport:
-    """Check a store that keeps all it has in a file."""
+def in_sqlite(folder: Path) -> ConformanceReport:
+    """Check a store that keeps all it has in a file, and whose commits can fail."""
     numbers = count()
-    urls: dict[Store, tuple[str, MailboxPolicy]] = {}
+    opened: dict[Store, tuple[Path, MailboxPolicy, Faults]] = {}
 
-    def opened(url: str, policy: MailboxPolicy) -> Store:
-        store = open_store(url, policy)
-        urls[store] = (url, policy)
+    def open_at(path: Path, policy: MailboxPolicy) -> Store:
+        faults = Faults()
+        store = SqliteStore(path, policy, factory=faults.factory)
+        opened[store] = path, policy, faults
         return store
 
     def reopen(store: Store) -> Store:
         store.close()
-        return opened(*urls[store])
+        path, policy, _ = opened[store]
+        return open_at(path, policy)
+
+    @contextmanager
+    def failing(store: Store) -> Iterator[None]:
+        opened[store][2].fail("COMMIT")
+        yield
 
     return check_store(
-        lambda policy: opened(f"{scheme}:{folder / str(next(numbers))}", policy), reopen=reopen
+        lambda policy: open_at(folder / str(next(numbers)), policy), reopen=reopen, failing=failing
     )
 
 
 BUILT_IN: dict[str, Callable[[Path], ConformanceReport]] = {
     "memory": in_memory,
-    "sqlite": partial(on_disk, "sqlite"),
+    "sqlite": in_sqlite,
 }
 
 
 @pytest.mark.parametrize("scheme", BUILT_IN)
 def test_a_built_in_store_keeps_every_rule(scheme: str, tmp_path: Path) -> None:
     report = BUILT_IN[scheme](tmp_path)
-    forgotten = DURABLE if scheme == "memory" else set()
+    forgotten = {*DURABLE, "failed_writes_are_whole"} if scheme == "memory" else set()
     assert report.rules == tuple(name for name in NAMES if name not in forgotten)
     assert {skipped.split()[2] for skipped in report.skipped} == {f"({one}):" for one in forgotten}
     assert report.checks > 1_000
@@ -109,8 +120,23 @@ def test_what_a_reopened_store_forgot_is_found(forget, rule: str) -> None:
     assert [failure.name for failure in caught.value.failures] == [rule]
 
 
+def test_a_write_that_fails_half_way_is_found() -> None:
+    @contextmanager
+    def failing(store: Store) -> Iterator[None]:
+        vars(store.accounts)["failing"] = True
+        yield
+        vars(store.accounts)["failing"] = False
+
+    with pytest.raises(ConformanceError, match="another password that fails leaves"):
+        check_store(
+            accounts(change_password=changes_then_ends),
+            failing=failing,
+            only="failed_writes_are_whole",
+        )
+
+
 def test_every_rule_has_a_fault_that_breaks_it() -> None:
-    broken = {rule for _, rule in FAULTS} | DURABLE
+    broken = {rule for _, rule in FAULTS} | DURABLE | {"failed_writes_are_whole"}
     assert broken == set(NAMES)
 
 

@@ -5,7 +5,7 @@ Each gets the half that it is in, the method that it replaces, and the arguments
 
 from seeded_faults_mailboxes import a_moment
 
-from twinline.core.errors import NoSuchUser, UsernameTaken
+from twinline.core.errors import NoSuchUser, StoreUnavailable, UsernameTaken
 from twinline.core.names import NamePattern
 from twinline.core.store import UsernamePage
 from twinline.stores.memory.accounts import MemoryAccounts, _Session
@@ -29,8 +29,21 @@ def takes_ids_over(half: MemoryAccounts, was, account):
     was(account)
 
 
-def forgets_reserved_names(half: MemoryAccounts, was, account_id, *, keep_name):
-    return was(account_id, keep_name=False)
+def forgets_reserved_names(half: MemoryAccounts, was, account_id, *, keep_name, verified=None):
+    return was(account_id, keep_name=False, verified=verified)
+
+
+def withdraws_with_any_password(half: MemoryAccounts, was, account_id, *, keep_name, verified=None):
+    return was(account_id, keep_name=keep_name)
+
+
+def reserves_later(half: MemoryAccounts, was, account_id, *, keep_name, verified=None):
+    account = half._by_id.get(account_id)
+    withdrawn = was(account_id, keep_name=False, verified=verified)
+    a_moment()
+    if withdrawn and keep_name and account is not None:
+        half._reserved.add(account.username)
+    return withdrawn
 
 
 def takes_underscores_for_any_character(half: MemoryAccounts, was, pattern, after, limit):
@@ -53,8 +66,8 @@ def replaces_any_hash(half: MemoryAccounts, was, account_id, password_hash, *, i
     return was(account_id, password_hash, instead_of=account.password_hash if account else "")
 
 
-def always_withdraws(half: MemoryAccounts, was, account_id, *, keep_name):
-    was(account_id, keep_name=keep_name)
+def always_withdraws(half: MemoryAccounts, was, account_id, *, keep_name, verified=None):
+    was(account_id, keep_name=keep_name, verified=verified)
     return True
 
 
@@ -85,6 +98,16 @@ def touches_revive(half: MemoryAccounts, was, token_hash, used_at):
     was(token_hash, used_at)
 
 
+def looks_then_touches(half: MemoryAccounts, was, token_hash, used_at):
+    session = half._sessions.get(token_hash)
+    a_moment()
+    if session is not None:
+        with half._lock:
+            half._sessions[token_hash] = session
+            half._tokens.setdefault(session.record.account_id, set()).add(token_hash)
+    was(token_hash, used_at)
+
+
 def remembers(half: MemoryAccounts, was, session, **options):
     half.old = {**getattr(half, "old", {}), session.token_hash: session}  # type: ignore[attr-defined]
     was(session, **options)
@@ -95,14 +118,34 @@ def closes_in_silence(half: MemoryAccounts, was, token_hash):
         half._end(token_hash)
 
 
-def closes_everybodys(half: MemoryAccounts, was, account_id, keep):
+def ends_everybodys(half: MemoryAccounts, was, account_id, password_hash, *, instead_of, keep):
+    changed = was(account_id, password_hash, instead_of=instead_of, keep=keep)
     for token_hash in set(half._sessions) - {keep}:
         half.close_session(token_hash)
+    return changed
 
 
-def leaks_sessions(half: MemoryAccounts, was, account_id, *, keep_name):
+def ends_before_it_looks(half: MemoryAccounts, was, account_id, password_hash, *, instead_of, keep):
+    for token_hash in half._tokens.get(account_id, set()) - {keep}:
+        half.close_session(token_hash)
+    return was(account_id, password_hash, instead_of=instead_of, keep=keep)
+
+
+def changes_then_ends(half: MemoryAccounts, was, account_id, password_hash, *, instead_of, keep):
+    """Take two steps; where the store fails between them, the second is left out."""
+    if not half.set_password_hash(account_id, password_hash, instead_of=instead_of):
+        return False
+    a_moment()
+    if getattr(half, "failing", False):
+        raise StoreUnavailable
+    for token_hash in half._tokens.get(account_id, set()) - {keep}:
+        half.close_session(token_hash)
+    return True
+
+
+def leaks_sessions(half: MemoryAccounts, was, account_id, *, keep_name, verified=None):
     kept = {token: half._sessions.pop(token) for token in half._tokens.pop(account_id, set())}
-    withdrawn = was(account_id, keep_name=keep_name)
+    withdrawn = was(account_id, keep_name=keep_name, verified=verified)
     half._sessions.update(kept)
     return withdrawn
 
@@ -114,10 +157,10 @@ def looks_then_creates(half: MemoryAccounts, was, account):
     takes_names_over(half, was, account)
 
 
-def looks_then_withdraws(half: MemoryAccounts, was, account_id, *, keep_name):
+def looks_then_withdraws(half: MemoryAccounts, was, account_id, *, keep_name, verified=None):
     there = account_id in half._by_id
     a_moment()
-    was(account_id, keep_name=keep_name)
+    was(account_id, keep_name=keep_name, verified=verified)
     return there
 
 

@@ -47,7 +47,7 @@ def gives_deleted_seqs_again(half: MemoryMailboxes, was, account_id, seqs):
 
 
 def makes_missing_mailboxes(half: MemoryMailboxes, was, account_id, draft):
-    if account_id is not None and account_id not in half._boxes:
+    if account_id not in half._boxes:
         half.create(account_id)
     return was(account_id, draft)
 
@@ -116,14 +116,42 @@ def tells_repeats_their_own(half: MemoryMailboxes, was, account_id, draft):
     return Receipt(draft.message_id, draft.sent_at)
 
 
-def looks_for_the_mailbox_first(half: MemoryMailboxes, was, account_id, draft):
-    half.standing(account_id)
-    return was(account_id, draft)
+def _first(half: MemoryMailboxes, account_id, draft):
+    """Return the receipt of the first send under a send_id, whatever its body was."""
+    box = half._boxes.get(account_id)
+    mine = {} if box is None else box.send_ids._by_sender.get(draft.sender_id, {})
+    return mine[draft.send_id].receipt if draft.send_id in mine else None
 
 
 def looks_only_at_the_id(half: MemoryMailboxes, was, account_id, draft):
-    first = half._sends.firsts.get((draft.sender_id, draft.send_id or ""))
-    return first[1] if first else was(account_id, draft)
+    return _first(half, account_id, draft) or was(account_id, draft)
+
+
+def looks_at_all_mailboxes(half: MemoryMailboxes, was, account_id, draft):
+    half.standing(account_id)
+    for each in half._boxes:
+        first = draft.send_id and _first(half, each, draft)
+        if first and each != account_id:
+            return first
+    return was(account_id, draft)
+
+
+def forgets_the_newest(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes.get(account_id)
+    mine = {} if box is None else box.send_ids._by_sender.get(draft.sender_id, {})
+    if draft.send_id not in mine and len(mine) >= half._policy.send_ids_per_sender:
+        draft = draft._replace(send_id=None)
+    return was(account_id, draft)
+
+
+def keeps_what_comes_later(half: MemoryMailboxes, was, account_id, draft):
+    """Take a send_id of the future for one that counts."""
+    key = account_id, draft.sender_id, draft.send_id
+    kept = vars(half).setdefault("kept", {})
+    if key in kept and kept[key].sent_at > draft.sent_at:
+        return kept[key]
+    kept[key] = was(account_id, draft)
+    return kept[key]
 
 
 def mixes_senders(half: MemoryMailboxes, was, account_id, draft):
@@ -134,7 +162,9 @@ def keeps_refused_send_ids(half: MemoryMailboxes, was, account_id, draft):
     try:
         return was(account_id, draft)
     except (MailboxFull, NoSuchUser):
-        half._sends.keep(draft, b"", Receipt(draft.message_id, draft.sent_at))
+        receipt = Receipt(draft.message_id, draft.sent_at)
+        for box in half._boxes.values():
+            box.send_ids.keep(draft, b"", receipt, seq=-box.last)
         raise
 
 
@@ -293,12 +323,14 @@ def wakes_then_stores(half: MemoryMailboxes, was, account_id, draft):
 
 
 def looks_then_stores(half: MemoryMailboxes, was, account_id, draft):
-    first = half._sends.firsts.get((draft.sender_id, draft.send_id or ""))
+    first = _first(half, account_id, draft)
     a_moment()
     if first:
-        return first[1]
+        return first
     receipt = was(account_id, draft._replace(send_id=None))
-    half._sends.keep(draft, b"", receipt)
+    box = half._boxes[account_id]
+    with half._lock:
+        box.send_ids.keep(draft, b"", receipt, box.last)
     return receipt
 
 

@@ -67,6 +67,11 @@ def keeps_send_ids_for_ever(policy: MailboxPolicy) -> MemoryStore:
     return MemoryStore(policy.model_copy(update={"send_id_hours": 10**6}))
 
 
+def with_any_number_of_send_ids(policy: MailboxPolicy) -> MemoryStore:
+    more = {"send_ids_per_mailbox": 10**6, "send_ids_per_sender": 10**6}
+    return MemoryStore(policy.model_copy(update=more))
+
+
 def without_quota(policy: MailboxPolicy) -> MemoryStore:
     return MemoryStore(policy.model_copy(update={"mailbox_messages": 10**6}))
 
@@ -95,8 +100,11 @@ def reopened(
         setattr(again.accounts, name, getattr(store.accounts, name))
     sessions = store.accounts._sessions
     again.accounts._sessions = {token: _Session(one.record) for token, one in sessions.items()}
-    for name in ("_policy", "_boxes", "_sends"):
+    for name in ("_policy", "_boxes", "_expiring"):
         setattr(again.mailboxes, name, getattr(store.mailboxes, name))
+    boxes = again.mailboxes._boxes
+    orphans = {each: boxes.pop(each) for each in boxes.keys() - again.accounts._by_id.keys()}
+    vars(again)["orphans"] = orphans
     for box in again.mailboxes._boxes.values():
         box.watchers = {}
     forget(again)
@@ -124,7 +132,12 @@ def counts_seqs_from_what_is_left(store: MemoryStore) -> None:
 
 
 def forgets_send_ids(store: MemoryStore) -> None:
-    store.mailboxes._sends.firsts.clear()
+    for box in store.mailboxes._boxes.values():
+        box.send_ids.clear()
+
+
+def keeps_orphans(store: MemoryStore) -> None:
+    store.mailboxes._boxes.update(vars(store)["orphans"])
 
 
 def forgets_addresses(store: MemoryStore) -> None:
@@ -149,6 +162,7 @@ FAULTS: tuple[tuple[Open, str], ...] = (
     (accounts(page=by_accounts.begins_at_after), "pages_of_names_are_right"),
     (accounts(set_password_hash=by_accounts.replaces_any_hash), "password_hashes_are_compared"),
     (accounts(withdraw=by_accounts.always_withdraws), "accounts_are_withdrawn_once"),
+    (accounts(withdraw=by_accounts.withdraws_with_any_password), "accounts_are_withdrawn_once"),
     (accounts(open_session=by_accounts.takes_tokens_over), "sessions_are_found"),
     (accounts(open_session=by_accounts.ignores_verified), "sessions_need_the_verified_hash"),
     (accounts(open_session=by_accounts.ends_the_newest), "the_oldest_session_makes_room"),
@@ -159,7 +173,8 @@ FAULTS: tuple[tuple[Open, str], ...] = (
         "touching_notes_the_use",
     ),
     (accounts(close_session=by_accounts.closes_in_silence), "closing_wakes_those_who_wait"),
-    (accounts(close_other_sessions=by_accounts.closes_everybodys), "closing_others_keeps_one"),
+    (accounts(change_password=by_accounts.ends_everybodys), "another_password_ends_others"),
+    (accounts(change_password=by_accounts.ends_before_it_looks), "another_password_ends_others"),
     (accounts(withdraw=by_accounts.leaks_sessions), "withdrawing_ends_sessions"),
     (accounts(set_password_hash=by_accounts.forgets_to_count), "profiles_are_counted"),
     (accounts(note_address=by_accounts.leaves_its_addresses), "addresses_are_noted"),
@@ -183,10 +198,13 @@ FAULTS: tuple[tuple[Open, str], ...] = (
     (mailboxes(delete=by_mailboxes.counts_what_was_named), "deleting_takes_what_is_named"),
     (mailboxes(ack=by_mailboxes.acks_what_there_is), "refused_calls_change_nothing"),
     (mailboxes(append=by_mailboxes.tells_repeats_their_own), "repeats_get_the_first_receipt"),
-    (mailboxes(append=by_mailboxes.looks_for_the_mailbox_first), "repeats_get_the_first_receipt"),
-    (mailboxes(append=by_mailboxes.looks_only_at_the_id), "send_ids_stand_for_one_content"),
-    (mailboxes(append=by_mailboxes.mixes_senders), "send_ids_stand_for_one_content"),
+    (mailboxes(append=by_mailboxes.looks_only_at_the_id), "send_ids_stand_for_one_body"),
+    (mailboxes(append=by_mailboxes.looks_at_all_mailboxes), "send_ids_stand_for_one_body"),
+    (mailboxes(append=by_mailboxes.mixes_senders), "send_ids_stand_for_one_body"),
     (keeps_send_ids_for_ever, "send_ids_expire"),
+    (mailboxes(append=by_mailboxes.keeps_what_comes_later), "send_ids_expire"),
+    (with_any_number_of_send_ids, "send_ids_are_bounded"),
+    (mailboxes(append=by_mailboxes.forgets_the_newest), "send_ids_are_bounded"),
     (mailboxes(append=by_mailboxes.keeps_refused_send_ids), "send_ids_expire"),
     (without_quota, "full_mailboxes_refuse"),
     (mailboxes(append=by_mailboxes.counts_acked_mail), "full_mailboxes_refuse"),
@@ -210,6 +228,13 @@ FAULTS: tuple[tuple[Open, str], ...] = (
     (accounts(withdraw=by_accounts.looks_then_withdraws), "one_is_told_true"),
     (accounts(open_session=by_accounts.looks_then_opens), "no_session_outlives_its_account"),
     (accounts(open_session=by_accounts.counts_then_opens), "the_most_sessions_hold"),
+    (
+        accounts(change_password=by_accounts.changes_then_ends),
+        "a_new_password_ends_sessions_at_once",
+    ),
+    (accounts(touch_session=by_accounts.looks_then_touches), "touching_revives_nothing"),
+    (accounts(withdraw=by_accounts.reserves_later), "reserved_names_have_no_gap"),
+    (accounts(withdraw=by_accounts.withdraws_with_any_password), "old_passwords_delete_nothing"),
     (mailboxes(append=by_mailboxes.counts_then_stores), "messages_at_once_are_all_kept"),
     (mailboxes(append=by_mailboxes.stores_out_of_order), "readers_see_a_prefix"),
     (mailboxes(append=by_mailboxes.looks_then_stores), "one_of_many_repeats_is_stored"),
@@ -229,6 +254,7 @@ FORGETFUL: tuple[tuple[Callable[[MemoryStore], None], str], ...] = (
     (forgets_send_ids, "send_ids_survive"),
     (forgets_addresses, "logins_survive"),
     (forgets_profiles, "logins_survive"),
+    (keeps_orphans, "orphans_are_dropped"),
 )
 """What a store forgets when it is reopened, and the rule that must say so."""
 

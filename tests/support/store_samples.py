@@ -35,12 +35,11 @@ def draft(
     body: str = "hello",
     *,
     sender: str = "ann",
-    to: str = "bob",
     sent_at: int = 1,
     send_id: str | None = None,
 ) -> Draft:
     """Return a message that nobody sent yet."""
-    return Draft(f"{next(_ids):024x}", f"id-{sender}", sender, to, body, sent_at, send_id)
+    return Draft(f"{next(_ids):024x}", f"id-{sender}", sender, body, sent_at, send_id)
 
 
 def boxes_with(**policy: float) -> MemoryMailboxes:

@@ -72,6 +72,7 @@ class MailboxSteps(RuleBasedStateMachine):
         history_messages=st.integers(0, 4),
         history_days=st.sampled_from([0, 0.5, 2, 100]),
         send_id_hours=st.sampled_from([0, 3, 1000]),
+        send_ids_per_mailbox=st.sampled_from([1, 2, 100]),
         dead=st.sampled_from([1, 3]),
     )
     def start(self, dead: int, **policy: float) -> None:
@@ -80,7 +81,8 @@ class MailboxSteps(RuleBasedStateMachine):
         self.policy = MailboxPolicy.model_validate(policy)
         self.boxes = MemoryMailboxes(self.policy)
         self.model: dict[str, Box] = {}
-        self.sent: dict[str, tuple[str, str, Receipt]] = {}
+        # By account id and send_id, the first to come first.
+        self.sent: dict[str, dict[str, tuple[str, Receipt]]] = {}
         self.woken: list[str] = []
         self.now = 0
         self.generation = 0
@@ -115,15 +117,16 @@ class MailboxSteps(RuleBasedStateMachine):
             self.append_once(name, body, send_id)
 
     def append_once(self, name: str, body: str, send_id: str | None) -> None:
-        sending = draft(body, to=name, send_id=send_id, sent_at=self.now)
+        sending = draft(body, send_id=send_id, sent_at=self.now)
         box = self.model.get(self.ids[name])
         expected: Receipt | type[RequestError] = Receipt(sending.message_id, self.now)
-        known = self.sent.get(send_id or "")
+        sent = self.sent.setdefault(self.ids[name], {})
+        known = sent.get(send_id or "")
         fresh = False
-        if known and self.now - known[2].sent_at < self.policy.send_id_hours * HOUR:
-            expected = known[2] if known[:2] == (name, body) else SendIdConflict
-        elif box is None:
+        if box is None:
             expected = NoSuchUser
+        elif known and self.now - known[1].sent_at < self.policy.send_id_hours * HOUR:
+            expected = known[1] if known[0] == body else SendIdConflict
         elif box.unread >= self.policy.mailbox_messages:
             box.trim(self.now)
             expected = MailboxFull
@@ -142,7 +145,10 @@ class MailboxSteps(RuleBasedStateMachine):
             box.last += 1
             box.mail.append(Mail(box.last, body))
             if send_id is not None:
-                self.sent[send_id] = (name, body, expected)
+                sent.pop(send_id, None)
+                sent[send_id] = (body, expected)
+                if len(sent) > self.policy.send_ids_per_mailbox:
+                    del sent[next(iter(sent))]
         assert self.woken == ([self.ids[name]] if fresh else [])
 
     @rule(name=names, back=st.integers(-1, 4))
@@ -301,8 +307,17 @@ class AccountSteps(RuleBasedStateMachine):
         token = chosen.choice(sorted(self.sessions))
         self.ended.clear()
         if others:
-            self.accounts.close_other_sessions(self.sessions[token], keep=token)
             owner = self.sessions[token]
+            self.generation += 1
+            found = next(
+                self.accounts.find(name)
+                for name, account_id in self.ids.items()
+                if account_id == owner
+            )
+            assert found is not None
+            assert self.accounts.change_password(
+                owner, f"{self.generation}", instead_of=found.password_hash, keep=token
+            )
             gone = [t for t, other in self.sessions.items() if other == owner and t != token]
         else:
             self.accounts.close_session(token)

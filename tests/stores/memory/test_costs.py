@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from store_samples import HOUR, account, boxes_with, draft, fill, history, read, session
+from store_samples import DAY, HOUR, account, boxes_with, draft, fill, history, read, session
 from waiting import join, wait_event, wait_until
 
 from twinline.core.locks import may_block, new_lock
@@ -267,11 +267,13 @@ def test_acks_of_one_moment_are_one_mark_and_marks_go_with_their_messages() -> N
 
 def test_a_send_id_that_is_used_anew_waits_behind_the_others() -> None:
     boxes = boxes_with(send_id_hours=1)
-    for send_id, hour in (("y", 10), ("o", 1), ("p", 2)):  # the clock steps back
-        boxes.append("bob", draft(send_id=send_id, sent_at=hour * HOUR))
+    for send_id, hour in (("y", 9.5), ("o", 9), ("p", 9.6)):  # the clock steps back
+        boxes.append("bob", draft(send_id=send_id, sent_at=round(hour * HOUR)))
     boxes.append("bob", draft(send_id="o", sent_at=10 * HOUR + 1))
-    boxes.append("bob", draft(sent_at=11 * HOUR))
-    assert [send_id for _, send_id in boxes._sends.firsts] == ["o"]
+    for _ in range(2):
+        boxes.append("bob", draft(sent_at=11 * HOUR))
+    assert list(boxes._boxes["bob"].send_ids._by_sender["id-ann"]) == ["o"]
+    assert len(boxes._boxes["bob"].send_ids) == 1
 
 
 def test_with_no_time_for_send_ids_none_is_kept() -> None:
@@ -279,12 +281,13 @@ def test_with_no_time_for_send_ids_none_is_kept() -> None:
     for sent_at in (5, 5, 4):
         boxes.append("bob", draft("hi", send_id="x", sent_at=sent_at))
     assert read(boxes) == [1, 2, 3]
-    assert len(boxes._sends.firsts) == 0
+    assert len(boxes._boxes["bob"].send_ids) == 0
+    assert not boxes._expiring
 
 
 def test_removing_expired_send_ids_costs_each_send_the_same_and_keeps_up() -> None:
     boxes = boxes_with(send_id_hours=1)
-    kept = boxes._sends.firsts
+    kept = boxes._boxes["bob"].send_ids
     for number in range(100):
         boxes.append("bob", draft(send_id=f"{number}", sent_at=1))
     assert len(kept) == 100
@@ -296,6 +299,44 @@ def test_removing_expired_send_ids_costs_each_send_the_same_and_keeps_up() -> No
     for _ in range(100):
         boxes.append("bob", draft(sent_at=1 + 5 * HOUR))
     assert len(kept) == 0
+    assert not boxes._expiring
+
+
+def test_send_ids_expire_in_mailboxes_that_get_no_more_mail() -> None:
+    boxes = boxes_with(send_id_hours=1)
+    names = [f"m{number}" for number in range(30)]
+    for name in names:
+        boxes.create(name)
+        for number in range(10):
+            boxes.append(name, draft(send_id=f"{number}", sent_at=1))
+    boxes.drop("m0")
+    kept = [boxes._boxes[name].send_ids for name in names[1:]]
+    for number in range(300):
+        boxes.append("bob", draft(send_id=f"{number}", sent_at=1 + HOUR))
+    assert [len(each) for each in kept] == [0] * 29
+    assert list(boxes._expiring) == [boxes._boxes["bob"].send_ids]
+
+
+def test_a_clock_that_was_wrong_for_a_moment_holds_up_no_expiry() -> None:
+    boxes = boxes_with(send_id_hours=1)
+    kept = boxes._boxes["bob"].send_ids
+    for number in range(50):
+        for at in (25 * DAY, DAY, -25 * DAY):
+            boxes.append("bob", draft(send_id=f"{at} {number}", sent_at=at))
+    for _ in range(75):
+        boxes.append("bob", draft(sent_at=DAY + HOUR))
+    assert len(kept) == 0
+
+
+def test_a_busy_sender_leaves_a_bounded_number_of_send_ids() -> None:
+    boxes = boxes_with(mailbox_messages=10**6, send_ids_per_mailbox=300, send_ids_per_sender=200)
+    kept = boxes._boxes["bob"].send_ids
+    for number in range(3_000):
+        boxes.append("bob", draft(send_id=f"{number}"))
+    assert len(kept) == len(kept._by_sender["id-ann"]) == 200
+    for number in range(3_000):
+        boxes.append("bob", draft(sender=f"s{number}", send_id="x"))
+    assert len(kept) == len(kept._by_sender) == 300
 
 
 def test_subscriptions_that_come_and_go_leave_nothing_behind() -> None:

@@ -3,17 +3,25 @@
 import shutil
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
-from store_samples import VERSION_1
+from sqlite_faults import Faults
+from store_samples import DAY, HOUR, VERSION_1, draft
+from waiting import wait_until
 
-from twinline.core.store import Standing
+from twinline.core.errors import NoSuchUser, SendIdConflict, StoreUnavailable
+from twinline.core.store import Draft, Receipt, Standing
 from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite import schema as sqlite_schema
 from twinline.stores.sqlite.file import APPLICATION_ID
 from twinline.stores.sqlite.lock import StoreNotOpened
-from twinline.stores.sqlite.schema import VERSION, SchemaTooNew
+from twinline.stores.sqlite.schema import OLD_SEND_IDS, VERSION, SchemaTooNew
+from twinline.stores.sqlite.upkeep import check
+
+WRITTEN = 1_764_000_000_000
+"""When the file of version 1 was written."""
 
 
 @pytest.fixture
@@ -41,6 +49,14 @@ def tables(path: Path) -> list[tuple[str, ...]]:
             )
             for row in found
         ]
+
+
+def is_missing(store: SqliteStore, account_id: str) -> bool:
+    try:
+        store.mailboxes.standing(account_id)
+    except NoSuchUser:
+        return True
+    return False
 
 
 def test_an_older_version_is_copied_and_migrated(
@@ -76,10 +92,74 @@ def test_a_migration_that_fails_changes_nothing(
     assert pragma(path, "user_version") == VERSION
 
 
-def test_a_migrated_file_has_the_tables_of_a_new_one(path: Path, tmp_path: Path) -> None:
-    SqliteStore(path).close()
+def test_a_migrated_file_has_the_tables_of_a_new_one_once_its_send_ids_are_old(
+    path: Path, tmp_path: Path
+) -> None:
+    with SqliteStore(path) as store:
+        store.mailboxes.append("id-bob", send("new", "n", after=HOUR))
+        assert OLD_SEND_IDS in {row[1] for row in tables(path)}
+        store.mailboxes.append("id-bob", send("new", "n", after=DAY + HOUR))
     SqliteStore(tmp_path / "new.db").close()
     assert tables(path) == tables(tmp_path / "new.db")
+
+
+def send(body: str, send_id: str, *, sender: str = "ann", after: int = 0) -> Draft:
+    """Return what is sent again, or anew, so long after the file was written."""
+    return draft(body, sender=sender, send_id=send_id, sent_at=WRITTEN + after)
+
+
+def test_what_was_sent_before_the_migration_is_still_known_by_its_send_id(path: Path) -> None:
+    with SqliteStore(path) as store:
+        boxes = store.mailboxes
+        first = boxes.append("id-bob", send("hello 2", "s2", after=HOUR))
+        assert first == Receipt(f"{3:024x}", WRITTEN + 2)
+        assert (
+            boxes.append("id-ann", send("to ann", "s1", sender="bob", after=HOUR)).sent_at
+            == WRITTEN
+        )
+        assert boxes.standing("id-bob").unread == 4
+        # Another body or another recipient: for version 1 both were a conflict.
+        for account_id, body in (("id-bob", "other"), ("id-ann", "hello 3")):
+            new = send(body, "s3", after=HOUR)
+            assert boxes.append(account_id, new) == Receipt(new.message_id, new.sent_at)
+            assert (
+                boxes.append(account_id, send(body, "s3", after=2 * HOUR)).message_id
+                == new.message_id
+            )
+            with pytest.raises(SendIdConflict):
+                boxes.append(account_id, send("third", "s3", after=HOUR))
+    with SqliteStore(path) as store:  # and after another restart
+        assert store.mailboxes.append("id-bob", send("hello 2", "s2", after=HOUR)) == first
+        late = send("hello 2", "s2", after=DAY + HOUR)
+        assert store.mailboxes.append("id-bob", late).message_id == late.message_id
+
+
+def fail_after_drop(words: list[str], word: str) -> None:
+    words.append(word)
+    if word == "COMMIT" and words.count("DROP") == 1:
+        words.append("DROP")
+        raise sqlite3.OperationalError("disk I/O error")
+
+
+def test_old_send_ids_come_back_when_their_removal_is_rolled_back(path: Path) -> None:
+    faults = Faults()
+    with SqliteStore(path, factory=faults.factory) as store:
+        faults.before = partial(fail_after_drop, [])
+        with pytest.raises(StoreUnavailable):
+            store.mailboxes.append("id-bob", send("new", "n", after=DAY + HOUR))
+        assert OLD_SEND_IDS in {row[1] for row in tables(path)}
+        again = store.mailboxes.append("id-bob", send("hello 2", "s2", after=9))
+        assert again == Receipt(f"{3:024x}", WRITTEN + 2)
+
+
+def test_what_version_1_left_half_done_is_settled(path: Path) -> None:
+    with SqliteStore(path) as store:
+        assert store.mailboxes.standing("id-brick") == Standing(0, 0)
+        for orphan in ("id-never", "id-gone"):
+            wait_until(lambda one=orphan: is_missing(store, one), "an orphan is dropped")
+        wait_until(lambda: not check(path).notes, "what was dropped is swept")
+    findings = check(path)
+    assert (findings.faults, findings.notes) == ([], [])
 
 
 def test_a_version_that_is_too_old_is_refused(path: Path) -> None:

@@ -25,6 +25,7 @@ class SqliteMailboxSteps(MailboxSteps):
         history_messages=st.integers(0, 4),
         history_days=st.sampled_from([0, 0.5, 2, 100]),
         send_id_hours=st.sampled_from([0, 3, 1000]),
+        send_ids_per_mailbox=st.sampled_from([1, 2, 100]),
         piece=st.sampled_from([1, 2]),
     )
     def start(self, piece: int, **policy: float) -> None:
