@@ -142,6 +142,8 @@ class ChatService:
         """
         session.interrupt()
         session.unsubscribe()
+        # It leads back to the caller mostly, and only the garbage collector would free the two.
+        session.on_end = None
 
     def stop(self) -> None:
         """Wake every wait; from now on every request is `ShuttingDown`."""

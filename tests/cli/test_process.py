@@ -1,12 +1,14 @@
-"""What `twinline serve` sets for its process, and that hashes give way."""
+"""What `twinline serve` sets for its process: that hashes give way, and frames harm nobody else."""
 
 import json
 import os
 import platform
 import resource
+import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from argon2.exceptions import VerifyMismatchError
@@ -14,6 +16,7 @@ from argon2.exceptions import VerifyMismatchError
 from twinline.cli.server.hashing import BackgroundHasher
 from twinline.cli.server.process import STACK_BYTES
 from twinline.core.passwords import default_hasher
+from twinline.transports.client import Client
 
 _SERVE = """
 import json, os, resource, signal, sys, threading
@@ -127,3 +130,115 @@ def test_the_memory_of_hashes_is_given_back() -> None:
     assert grown("small") < 10 * 2**20
     if platform.libc_ver()[0] == "glibc":
         assert grown("as it is") > 19 * 2**20  # else the setting does nothing, and can go
+
+
+_NESTED_FRAMES = """
+import gc, sys
+from contextlib import nullcontext
+from twinline.cli.server.process import server_process
+from twinline.transports.jsonl import JsonlTransport
+
+as_it_was = gc.get_threshold(), gc.get_freeze_count()
+with server_process(one_processor=False) if sys.argv[1] == "serve" else nullcontext():
+    before = [generation["collections"] for generation in gc.get_stats()]
+    flat = b",".join([b"[]"] * 1_300)
+    deep = b",".join([b"[" * 60 + b"]" * 60] * 30)
+    for limit, times in ((4 * 1024, 1), (64 * 1024, 16)):
+        codecs = [JsonlTransport().server_codec(limit) for _ in range(4)]
+        for lists in (flat, deep):
+            frame = b'{"op":"ping","id":1,"x":[%b]}\\n' % b",".join([lists] * times)
+            for _ in range(160 // times):
+                for codec in codecs:
+                    codec.receive_data(frame)
+                    assert codec.next_event().id == 1
+    print(sum(generation["collections"] for generation in gc.get_stats()) - sum(before))
+print((gc.get_threshold(), gc.get_freeze_count()) == as_it_was)
+"""
+
+
+def test_nested_lists_in_a_field_that_nobody_reads_set_off_no_collection() -> None:
+    def collections(where: str) -> int:
+        command = [sys.executable, "-c", _NESTED_FRAMES, where]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=50)
+        count, as_it_was = done.stdout.splitlines()
+        assert as_it_was == "True"
+        return int(count)
+
+    assert collections("serve") == 0
+    assert collections("elsewhere") > 50
+
+
+_SERVE_ON_A_THIRD_OF_THE_STACK = """
+import json, sys
+from twinline.cli.main import main
+from twinline.cli.server import process
+from twinline.transports import jsonl
+
+def parse(line):
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+process.STACK_BYTES = process.STACK_BYTES // 3 // 4096 * 4096
+if sys.argv[1] == "json":
+    jsonl._parse = parse
+main(["serve", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.parametrize("reader", ["ours", "json"])
+def test_the_deepest_frames_use_a_third_of_the_stack(reader: str, tmp_path: Path) -> None:
+    """As read by both codecs, and by a transport of somebody else's over Python's own json."""
+    place = f"unix:{tmp_path}/s"
+    command = [sys.executable, "-c", _SERVE_ON_A_THIRD_OF_THE_STACK, reader, "--listen", place]
+    with subprocess.Popen(
+        [*command, "--store", f"sqlite:{tmp_path}/s.db"], stdout=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline()
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.settimeout(20)
+                peer.connect(f"{tmp_path}/s")
+                with peer.makefile("rb") as replies:
+
+                    def asked(line: bytes) -> bytes:
+                        peer.sendall(line + b"\n")
+                        return replies.readline()
+
+                    def nest(size: int) -> None:
+                        for opening in (b"[", b'{"a":', b'{"op":"ping","id":1,"x":' + b"["):
+                            last = opening[-1:] if opening.startswith(b'{"op') else opening
+                            count = (size - len(opening)) // len(last)
+                            assert b"bad_request" in asked(opening + last * count)
+
+                    nest(4_000)
+                    login = b'{"op":"%b","id":1,"username":"ann","password":"correct horse"}'
+                    assert b'"ok":true' in asked(login % b"create_account")
+                    nest(65_000)
+                    assert b'"ok":true' in asked(b'{"op":"send","id":1,"to":"ann","body":"x"}')
+                    assert b'"ok":true' in asked(b'{"op":"watch","id":1,"after":0,"wait":1}')
+            for transport in ("jsonl", "binary"):
+                with Client(place, transport=transport) as client:
+                    client.login("ann", "correct horse")
+                    client.send("ann", "x" * 16_000)
+                    assert client.history().messages[-1].sender == "ann"
+        finally:
+            server.terminate()
+        assert server.wait(20) == 0
+
+
+@linux
+def test_a_server_wants_no_huge_pages() -> None:
+    script = """
+import ctypes
+from twinline.cli.server.process import server_process
+prctl = ctypes.CDLL(None).prctl
+before = prctl(42, 0, 0, 0, 0)
+with server_process(one_processor=False):
+    print(before, prctl(42, 0, 0, 0, 0))
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=50)
+    assert done.stdout.split() in (["0", "1"], ["1", "1"])
