@@ -20,6 +20,7 @@
     watches        how many of an account's watches may wait
     deadline       a time limit through several steps
     locks          locks that check the lock rule
+    interrupts     what an exception from a signal's handler must not leave behind
     clock          the wall clock, in milliseconds
     conformance    what the conformance kits of stores and transports share
 """

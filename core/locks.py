@@ -17,12 +17,13 @@ announce (files, sockets, name look-ups, processes), a log record factory adds l
 `time.sleep`, which Python announces only since 3.13, is wrapped.
 """
 
+import _thread
 import logging
 import sys
 import threading
 import time
 from types import TracebackType
-from typing import Any, NoReturn, Protocol, SupportsIndex
+from typing import Any, NoReturn, Protocol, Self, SupportsIndex
 
 from twinline.core.errors import LockRuleError
 
@@ -42,7 +43,7 @@ class Lock(Protocol):
 
 
 class _Held(threading.local):
-    name: str | None = None
+    lock: "CheckedLock | None" = None  # that this thread took last
 
 
 class checking:  # noqa: N801 - a namespace, and never called
@@ -61,30 +62,37 @@ _held = _Held()
 _BLOCKING_EVENTS = ("open", "socket.", "subprocess.", "sqlite3.", "os.", "shutil.")
 
 
-class CheckedLock:
-    """A lock that raises at once when the thread that takes it breaks the lock rule."""
+class CheckedLock(_thread.RLock):  # type: ignore[misc] # final in name only
+    """A lock that raises at once when the thread that takes it breaks the lock rule.
 
-    __slots__ = ("_lock", "_name")
+    It is left as a plain one is, in C (see `twinline.core.interrupts`); so which thread holds it is
+    not written down on leaving it, but asked of the lock.
+    """
+
+    def __new__(cls, _name: str) -> Self:
+        """Make a lock without its name, which C's has no use for."""
+        return super().__new__(cls)
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._lock = threading.Lock()
 
-    def __enter__(self) -> None:
-        if _held.name is not None:
-            message = f"this thread holds the {_held.name} lock and takes the {self._name} lock"
+    def __enter__(self) -> bool:  # type: ignore[override] # no arguments
+        holding = _holding()
+        if holding is not None:
+            message = f"this thread holds the {holding} lock and takes the {self._name} lock"
             raise LockRuleError(message)
-        self._lock.__enter__()
-        _held.name = self._name
+        _held.lock = self
+        try:
+            return super().__enter__()
+        except BaseException:  # a signal's handler raised, before it was taken or after
+            if self.is_held():
+                super().release()
+            raise
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        _held.name = None
-        self._lock.__exit__(kind, error, trace)
+    def is_held(self) -> bool:
+        """Return whether this thread holds it."""
+        held: bool = self._is_owned()  # type: ignore[attr-defined] # as `threading.Condition` asks
+        return held
 
     def acquire(self, *_args: object, **_options: object) -> NoReturn:
         """Refuse: a lock is only ever taken by ``with``.
@@ -95,6 +103,12 @@ class CheckedLock:
         raise LockRuleError(f"the {self._name} lock is taken without 'with'")
 
     release = acquire
+
+
+def _holding() -> str | None:
+    """Return the name of the checked lock that this thread holds, if there is one."""
+    lock = _held.lock
+    return lock._name if lock is not None and lock.is_held() else None  # noqa: SLF001 - its own
 
 
 def new_lock(name: str) -> Lock:
@@ -129,13 +143,13 @@ def may_block(what: str) -> None:
     Raises:
         LockRuleError: this thread holds a checked lock.
     """
-    if checking.on and _held.name is not None:
-        raise LockRuleError(f"{what} with the {_held.name} lock held")
+    if checking.on and (holding := _holding()) is not None:
+        raise LockRuleError(f"{what} with the {holding} lock held")
 
 
 # Python does not trace audit hooks, so no coverage tool sees this one run.
 def _audit(event: str, _args: tuple[Any, ...]) -> None:  # pragma: no cover
-    if _held.name is not None and event.startswith(_BLOCKING_EVENTS):
+    if _held.lock is not None and event.startswith(_BLOCKING_EVENTS):
         may_block(event)
 
 

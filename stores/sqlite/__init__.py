@@ -18,6 +18,7 @@
     cache            what was read, for as long as it holds
     subscriptions    wakes by account and session
     rows             many rows in one statement
+    complaints       log lines that are not repeated for every request
     upkeep           check, back up, migrate and measure a file
 """
 

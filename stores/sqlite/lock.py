@@ -47,7 +47,7 @@ class FileReplaced(sqlite3.OperationalError):
 
 
 class FileLock:
-    """The right to serve a file, held until it is closed or the process ends.
+    """The right to serve a file: from `take` until it is closed or the process ends.
 
     Attributes:
         path: the file's name, with links resolved.
@@ -56,19 +56,26 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
+        """Take nothing yet."""
+        self.path = path
+        self._descriptor: int | None = None  # None: it is not taken
+        self._log_path = path.with_name(f"{path.name}-wal")
+        self._log: int | None = None  # a descriptor of the log
+        self._log_place: _Place | None = None
+        self._log_salt = b""
+        self._looked_at = 0.0
+
+    def take(self) -> None:
         """Take it; a file that is not there is made, readable by its owner alone.
+
+        Unless it has returned it is to be closed all the same: a signal's handler may have raised.
 
         Raises:
             StoreLocked: another store has it, in this process or another.
             StoreNotOpened: it is no file of its own: a folder, a device, one of several links.
             OSError: it cannot be opened or made.
         """
-        self.path = path
-        self._log_path = path.with_name(f"{path.name}-wal")
-        self._log: int | None = None  # a descriptor of the log
-        self._log_place: _Place | None = None
-        self._log_salt = b""
-        self._looked_at = 0.0
+        path = self.path
         with suppress(FileNotFoundError):
             place = _place(path.stat())
             with _lock:
@@ -82,22 +89,23 @@ class FileLock:
         self.device, self.inode = self._place = _place(self._status)
         with _lock:
             is_held = self._place in _held
+            if not is_held:
+                self._descriptor = descriptor
             # Closed with the other's, for its sake.
             _held.setdefault(self._place, []).append(descriptor)
         if is_held:
             raise _locked(path, f"process {os.getpid()}")
-        self._descriptor = descriptor
         try:
-            self._take()
+            self._take(descriptor)
         except BaseException:
             self.close()
             raise
 
-    def _take(self) -> None:
+    def _take(self, descriptor: int) -> None:
         if not stat.S_ISREG(self._status.st_mode):
             raise StoreNotOpened(f"{self.path} cannot be opened as a store: it is not a file")
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _locked(self.path, _holder(self._place)) from None
         # Its log is found by its name, so under another name it has another log.
@@ -158,7 +166,7 @@ class FileLock:
             return None
         words = f"{self.path} has mode {mode:o}, and it holds password hashes and mail"
         try:
-            os.fchmod(self._descriptor, mode & 0o700)
+            os.fchmod(self._taken(), mode & 0o700)
             for end in ("-wal", "-shm"):  # SQLite gives new ones the mode of the file
                 with suppress(FileNotFoundError):
                     self.path.with_name(self.path.name + end).chmod(mode & 0o700)
@@ -166,9 +174,14 @@ class FileLock:
             return f"{words}; take the rights of others away: {error.strerror}"
         return f"{words}: only its owner can read it from now on"
 
+    def _taken(self) -> int:
+        if self._descriptor is None:
+            raise ValueError("the lock is not taken")
+        return self._descriptor
+
     def size(self) -> int:
         """Return the file's size in bytes, without its log."""
-        return os.fstat(self._descriptor).st_size
+        return os.fstat(self._taken()).st_size
 
     def require(self, seconds: float = 0.0) -> None:
         """See that the names of the file and of its log still lead to them.
@@ -187,27 +200,35 @@ class FileLock:
         self._looked_at = now
 
     def close(self) -> None:
-        """Let another server have the file; SQLite's connections to it must be closed."""
+        """Let another server have the file; SQLite's connections to it must be closed.
+
+        Harmless when repeated, as after a signal's handler has interrupted it.
+        """
         self._leave_log()
+        if self._descriptor is None:
+            return
         with suppress(OSError):
             # A child process that was forked may still have the descriptor.
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         while True:
             with _lock:
-                descriptors = _held[self._place]
+                descriptors = _held.get(self._place)
                 if not descriptors:
-                    del _held[self._place]
+                    _held.pop(self._place, None)
+                    self._descriptor = None
                     return
-                _held[self._place] = []
-            for descriptor in descriptors:
-                os.close(descriptor)
+                descriptor = descriptors.pop()
+            os.close(descriptor)
 
     def _leave_log(self) -> None:
-        log, self._log, self._log_place = self._log, None, None
-        if log is not None:
-            with suppress(OSError):
-                fcntl.flock(log, fcntl.LOCK_UN)
-            os.close(log)
+        log = self._log
+        if log is None:
+            return
+        with suppress(OSError):
+            fcntl.flock(log, fcntl.LOCK_UN)
+        # No place for a signal's handler between this and the close: it is closed, and once.
+        self._log = self._log_place = None
+        os.close(log)
 
     def _is_in_place(self) -> bool:
         try:

@@ -2,18 +2,21 @@
 
 In WAL mode a statement sees the last commit as of its beginning, and neither waits for the writer
 nor holds it up. A connection is lent to one thread for one short read; there are fewer of them
-than threads because each has a descriptor and a page cache of its own.
+than threads because each has a descriptor and a page cache of its own. The main thread has one to
+itself: if a signal's handler raises in it, nobody waits for that one.
 """
 
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Final
 
 from twinline.core.errors import StoreUnavailable
+from twinline.core.interrupts import may_be_interrupted
 from twinline.core.locks import may_block
+from twinline.stores.sqlite.complaints import Complaints
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +35,10 @@ class Readers:
             sqlite3.Error: it cannot.
         """
         self._connect = connect
+        self._complaints = Complaints(log)
         # None for a connection that is still to be made.
         self._free: SimpleQueue[sqlite3.Connection | None] = SimpleQueue()
+        self._main: sqlite3.Connection | None = None  # the main thread's, while it is not in use
         self._closed = False
         # Of no use but to be open: SQLite's index of the log lives as long as one connection
         # does. Were the writer's the only one, to reopen after an error would rebuild it from
@@ -43,14 +48,19 @@ class Readers:
         for _ in range(CONNECTIONS):
             self._free.put(None)
 
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> AbstractContextManager[sqlite3.Connection]:
         """Lend a connection to the calling thread.
 
         Raises:
             StoreUnavailable: the file cannot be read, or no connection was free in time.
         """
         may_block("reading the store")
+        if may_be_interrupted():
+            return self._reading_alone()
+        return self._reading()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
         connection = self._take()
         try:
             if connection is None:
@@ -61,21 +71,49 @@ class Readers:
             if connection is not None:
                 connection.close()
                 connection = None
-            log.error("the store cannot be read: %s", error)  # noqa: TRY400 - the text says all
-            raise StoreUnavailable from error
+            raise self._failed(error) from error
         finally:
             if self._closed and connection is not None:
                 connection.close()  # no reader waits for it any more
                 connection = None
             self._free.put(connection)
 
+    @contextmanager
+    def _reading_alone(self) -> Iterator[sqlite3.Connection]:
+        # Two steps without a place where a handler could run, nor one that it calls read with it.
+        connection, self._main = self._main, None
+        whole = False
+        try:
+            if self._closed:
+                raise StoreUnavailable
+            if connection is None:
+                connection = self._connect()
+            yield connection
+            whole = not self._closed
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        finally:
+            # After an exception a statement may be open, which would keep its snapshot.
+            if whole:
+                self._main = connection
+            elif connection is not None:
+                connection.close()
+
+    def _failed(self, error: sqlite3.Error) -> StoreUnavailable:
+        self._complaints.error("the store cannot be read: %s", error)
+        return StoreUnavailable()
+
     def close(self) -> None:
         """Close the connections, each when its read has ended; reads are refused from now on.
 
-        One whose read does not end in time is left to it.
+        One whose read does not end in time is left to it; so are all if an earlier call of this
+        was interrupted.
         """
-        self._closed = True
-        for _ in range(CONNECTIONS):
+        first, self._closed = not self._closed, True
+        connection, self._main = self._main, None
+        if connection is not None:
+            connection.close()
+        for _ in range(CONNECTIONS if first else 0):
             with suppress(Empty):
                 connection = self._free.get(timeout=_WAIT_SECONDS)
                 if connection is not None:

@@ -59,32 +59,29 @@ class SqliteStore(Store):
         self.path = located(path)
         full = synchronous is Synchronous.FULL
         self.durability = Durability.DISK if full else Durability.PROCESS
-        self._lock: FileLock | None = None
+        self._closed = False
+        self._lock = FileLock(self.path)
+        self._readers: Readers | None = None
+        self._writer: Writer | None = None
+        self._file = file = StoreFile(self.path, synchronous, factory, self._lock)
         try:
-            lock = self._lock = FileLock(self.path)
-        except OSError as error:
-            raise _not_opened(self.path, error) from error
-        file = self._file = StoreFile(self.path, synchronous, factory, lock)
-        try:
+            self._lock.take()
             copy = prepare(file)
             if copy is not None:
                 log.warning("%s was migrated; what it was before is in %s", file.path, copy)
-            self._readers = Readers(file.reader)
-            try:
-                lock.hold_log()
-                self._writer = Writer(file.writer, lock)
-            except BaseException:
-                self._readers.close()
-                raise
+            readers = self._readers = Readers(file.reader)
+            self._lock.hold_log()
+            writer = self._writer = Writer(file.writer, self._lock)
+            writer.start()
+            self.accounts: SqliteAccounts = SqliteAccounts(readers, writer)
+            self.mailboxes: SqliteMailboxes = SqliteMailboxes(readers, writer, policy)
+            Orphans(readers, writer, self.mailboxes)
         except (OSError, sqlite3.Error) as error:
-            lock.close()
+            self._release()
             raise _not_opened(file.path, error) from error
         except BaseException:
-            lock.close()
+            self._release()
             raise
-        self.accounts: SqliteAccounts = SqliteAccounts(self._readers, self._writer)
-        self.mailboxes: SqliteMailboxes = SqliteMailboxes(self._readers, self._writer, policy)
-        Orphans(self._readers, self._writer, self.mailboxes)
 
     @classmethod
     def open(cls, url: str, policy: MailboxPolicy = _DEFAULT_POLICY) -> Self:
@@ -98,17 +95,21 @@ class SqliteStore(Store):
 
     def close(self) -> None:
         """Make the writes that wait, refuse others, and let another server have the file."""
-        if self._lock is None:
-            return
-        lock, self._lock = self._lock, None
-        ended = self._writer.close()
-        self._readers.close()
-        if not ended:
+        if not self._closed and not self._release():
             # It may still write, so no other server gets the file before this process ends.
             log.error("%s does not answer, and is left as it is", self.path)
-            return
-        self._leave_one_file()
-        lock.close()
+        self._closed = True
+
+    def _release(self) -> bool:
+        """Let go of what was taken so far; False says that the writer does not end."""
+        ended = self._writer is None or self._writer.close()
+        if self._readers is not None:
+            self._readers.close()
+        if ended:
+            if self._readers is not None:
+                self._leave_one_file()
+            self._lock.close()
+        return ended
 
     def _leave_one_file(self) -> None:
         # The last connection that closes moves the log into the database and removes it; the

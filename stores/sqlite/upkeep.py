@@ -187,6 +187,7 @@ def migrate(path: Path, progress: Progress | None = None) -> Migration:
     with _opened(path) as connection:
         before = _require_store(connection, path)
     with closing(FileLock(located(path))) as lock:
+        lock.take()
         return Migration(before, VERSION, prepare(StoreFile(lock.path, lock=lock), progress))
 
 

@@ -14,6 +14,8 @@ the next transaction, while the ones after them gather (group commit: DeWitt et 
    in the log's file from beginning to end; the trial's commit overwrites it, so that not even a
    crash brings back what was refused.
 4. While the trial fails, writes are refused at once, and it is tried again soon.
+5. A write that needs a damaged page is refused alone. What fails may be a statement for all writes
+   of a transaction, so half of them are tried by themselves, and halves of that.
 """
 
 import logging
@@ -28,8 +30,10 @@ from typing import Any, Final, TypeVar
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import StoreUnavailable
+from twinline.core.interrupts import may_be_interrupted
 from twinline.core.locks import may_block, new_lock
 from twinline.core.waiting import Waiter
+from twinline.stores.sqlite.complaints import Complaints
 from twinline.stores.sqlite.file import BUSY_SECONDS
 from twinline.stores.sqlite.lock import FileLock
 
@@ -83,14 +87,20 @@ class _Request:
     to wait for it.
     """
 
-    __slots__ = ("abandoned", "next", "outcome", "value", "write")
+    __slots__ = ("next", "notifies", "outcome", "value", "write")
 
-    def __init__(self, write: Write[Any]) -> None:
+    def __init__(self, write: Write[Any], *, notifies: bool) -> None:
         self.write = write
         self.value: Any = None
         self.outcome: SimpleQueue[Any] = SimpleQueue()
         self.next: _Request | None = None
-        self.abandoned = False  # no thread waits for it; guarded by the queue lock
+        # Whether a thread waits for it that will notify the next; guarded by the queue lock. The
+        # main thread is not relied on, for a signal's handler may raise in it.
+        self.notifies = notifies
+
+
+class _PageDamaged(Exception):
+    """A write needs a page of the file that is damaged."""
 
 
 class Writer:
@@ -104,7 +114,7 @@ class Writer:
     """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], lock: FileLock) -> None:
-        """Start the thread.
+        """Open the connection; `start` begins.
 
         Args:
             connect: opens the writing connection.
@@ -123,8 +133,12 @@ class Writer:
         self._refusing = False  # guarded by the queue lock
         self._closed = False  # guarded by the queue lock
         self._work = Waiter()
+        self._damage = Complaints(log)
         self._log_is_empty = False  # the writer's thread's
         self._thread = threading.Thread(target=self._run, name="sqlite writer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; `close` ends it, even if this was interrupted."""
         self._thread.start()
 
     def do(self, write: Write[Result], seconds: float = WAIT_SECONDS) -> Result:
@@ -143,16 +157,13 @@ class Writer:
         may_block("writing the store")
         if threading.get_ident() == self._thread.ident:
             raise RuntimeError("a wake must not write to the store: the store's writer called it")
-        request = self._queue(write)
+        request = self._queue(write, notifies=not may_be_interrupted())
         try:
             value = request.outcome.get(timeout=seconds)
         except Empty:
             self._abandon(request)
             raise StoreUnavailable("the store does not answer in time") from None
-        except BaseException:  # pragma: no cover - Ctrl-C, in an embedder's main thread
-            self._abandon(request)
-            raise
-        if request.next is not None:
+        if request.next is not None and request.notifies:
             self._notify(request.next)
         if isinstance(value, Exception):
             raise value
@@ -162,7 +173,7 @@ class Writer:
     def post(self, write: Write[object]) -> None:
         """Make a write soon, if nothing prevents it, and return at once."""
         with suppress(StoreUnavailable):
-            self._queue(write, abandoned=True)
+            self._queue(write, notifies=False)
 
     def close(self, seconds: float = WAIT_SECONDS) -> bool:
         """Make the writes that wait, refuse others, and end.
@@ -173,12 +184,14 @@ class Writer:
         with self._lock:
             self._closed = True
         self._work.wake()
-        self._thread.join(seconds)
+        try:
+            self._thread.join(seconds)
+        except RuntimeError:  # it was not started, or starts now and ends at once
+            self._disconnect()
         return not self._thread.is_alive()
 
-    def _queue(self, write: Write[Any], *, abandoned: bool = False) -> _Request:
-        request = _Request(write)
-        request.abandoned = abandoned
+    def _queue(self, write: Write[Any], *, notifies: bool) -> _Request:
+        request = _Request(write, notifies=notifies)
         with self._lock:
             if self._refusing or self._closed:
                 raise StoreUnavailable
@@ -187,19 +200,19 @@ class Writer:
         return request
 
     def _notify(self, request: _Request | None) -> None:
-        """Notify the first request whose thread still waits; that thread notifies the next."""
+        """Notify requests up to the first whose thread notifies the next one."""
         while request is not None:
             request.outcome.put(request.value)
             with self._lock:
-                abandoned = request.abandoned
-            if not abandoned:
+                notifies = request.notifies
+            if notifies:
                 return
             request = request.next
 
     def _abandon(self, request: _Request) -> None:
         """Wait no more; those that this thread would have notified are notified all the same."""
         with self._lock:
-            request.abandoned = True
+            request.notifies = False
             with suppress(ValueError):  # it may have been begun by now
                 self._waiting.remove(request)
         # Notified in the moment between, by a thread that relies on this one to go on. Should
@@ -231,6 +244,15 @@ class Writer:
             self._file.require(_LOOK_SECONDS)
             transaction = self._commit(batch)
             self._file.require(_LOOK_SECONDS)
+        except _PageDamaged as damaged:
+            half = len(batch) // 2
+            if half:
+                self._make(batch[:half])
+                self._make(batch[half:])
+            else:
+                self._damage.error("a write that needs a damaged page is refused: %s", damaged)
+                batch[0].outcome.put(StoreUnavailable())
+            return
         except Exception as error:  # noqa: BLE001 - whatever it is, this thread must go on
             self._recover(batch, error)
             return
@@ -248,39 +270,56 @@ class Writer:
         """Make the writes as one transaction, each request's outcome in its ``value``.
 
         Raises:
+            _PageDamaged: one of them needs such a page; nothing is committed or left open.
             Exception: nothing is committed.
         """
         connection = self._connection
         if connection is None:  # pragma: no cover - writes are refused without one
             raise StoreUnavailable
-        spoilt: set[int] = set()
-        while True:
-            transaction = Transaction(connection, [request.write for request in batch])
-            connection.execute("BEGIN IMMEDIATE")
-            again = False
-            for index, request in enumerate(batch):
-                if index in spoilt:
-                    continue
-                before = connection.total_changes
-                try:
-                    request.value = request.write(transaction)
-                except Exception as error:
-                    if isinstance(error, sqlite3.Error) and not isinstance(error, _BUGS):
-                        raise
-                    request.value = error
-                    if connection.total_changes != before:
-                        log.exception("a write raised after it had written something")
-                        spoilt.add(index)
-                        again = True
-                        break
-            if again:
-                connection.execute("ROLLBACK")
-                self._roll_back()
+        spoilt: set[_Request] = set()
+        try:
+            while (transaction := self._attempt(connection, batch, spoilt)) is None:
+                self._undo(connection)
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
+                raise
+            self._undo(connection)
+            raise _PageDamaged(str(error)) from error
+        connection.execute("COMMIT")
+        return transaction
+
+    def _attempt(
+        self, connection: sqlite3.Connection, batch: list[_Request], spoilt: set[_Request]
+    ) -> Transaction | None:
+        """Make the writes that are not spoilt, in a transaction that is open when this returns.
+
+        Returns:
+            None when one more was found to be spoilt: it raised after it had written something.
+        """
+        transaction = Transaction(connection, [request.write for request in batch])
+        connection.execute("BEGIN IMMEDIATE")
+        for request in batch:
+            if request in spoilt:
                 continue
-            for finish in transaction.finishing:
-                finish(connection)
-            connection.execute("COMMIT")
-            return transaction
+            before = connection.total_changes
+            try:
+                request.value = request.write(transaction)
+            except Exception as error:
+                if isinstance(error, sqlite3.Error) and not isinstance(error, _BUGS):
+                    raise
+                request.value = error
+                if connection.total_changes != before:
+                    log.exception("a write raised after it had written something")
+                    spoilt.add(request)
+                    return None
+        for finish in transaction.finishing:
+            finish(connection)
+        return transaction
+
+    def _undo(self, connection: sqlite3.Connection) -> None:
+        if connection.in_transaction:  # SQLite ends it by itself after some errors
+            connection.execute("ROLLBACK")
+        self._roll_back()
 
     def _roll_back(self) -> None:
         for call in self.on_rollback:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from waiting import join
+from interrupting import each_place
+from waiting import Call, join
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import LockRuleError
@@ -63,6 +64,22 @@ def test_a_lock_is_left_by_an_exception() -> None:
     may_block("going on")
     with lock:
         pass
+
+
+def test_a_lock_is_left_by_what_a_signals_handler_raises_wherever_it_does() -> None:
+    lock = new_lock("user")
+
+    def take() -> None:
+        with lock:
+            pass
+
+    places = 0
+    for place in each_place(take):
+        assert not lock.is_held(), place
+        may_block("going on")
+        Call(take).outcome()
+        places += 1
+    assert places > 2
 
 
 def test_what_another_thread_holds_is_not_held_here() -> None:
@@ -226,8 +243,8 @@ for breach in (lambda: time.sleep(0), lambda: logging.warning("x"), lambda: open
 BY_HAND = {"acquire", "release", "__enter__", "__exit__"}
 PRIMITIVES = {"Lock", "RLock", "Condition", "allocate_lock"}
 ALLOWED = {
-    ("core/locks.py", "self._lock.__enter__"): "the checking lock is made of a plain one",
-    ("core/locks.py", "self._lock.__exit__"): "the same",
+    ("core/locks.py", "super().__enter__"): "the checking lock is a plain one but for its checks",
+    ("core/locks.py", "super().release"): "the same",
     ("core/locks.py", "threading.Lock"): "makes the locks that all others use",
     ("transports/client/engine/cancel.py", "self.release"): "a first-in-first-out lock over a "
     "connection, not over state: its holder does I/O, and callers queue with a time limit",

@@ -30,6 +30,7 @@ OF_EVERY_COMMAND = {"--help", "--help-all"}
 INTERNAL = (
     "core.accounts",
     "core.addresses",
+    "core.interrupts",
     "core.messages",
     "core.guesses",
     "core.hash_queue",

@@ -51,9 +51,9 @@ class Call:
         except Exception as error:
             self.error = error
 
-    def outcome(self) -> object:
+    def outcome(self, seconds: float = 20.0) -> object:
         """Return the result, or raise what the call raised."""
-        join(self._thread)
+        join(self._thread, seconds)
         if self.error is not None:
             raise self.error
         return self.result

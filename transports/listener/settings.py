@@ -2,24 +2,22 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from twinline.core.deadline import Seconds
-
 
 class ListenerSettings(BaseModel):
     """How long the listener waits for a peer, and how many peers it takes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    login_seconds: Seconds = Field(
+    login_seconds: float = Field(
         default=10, gt=0, description="from connecting to being logged in; then it is cut"
     )
-    frame_seconds: Seconds = Field(
+    frame_seconds: float = Field(
         default=10, gt=0, description="from a frame's first byte to its last"
     )
-    write_seconds: Seconds = Field(
+    write_seconds: float = Field(
         default=10, gt=0, description="for a peer to take what is written to it"
     )
-    drain_seconds: Seconds = Field(
+    drain_seconds: float = Field(
         default=4, ge=0, description="for replies in flight to finish when the server stops"
     )
     connections: int = Field(default=10_000, ge=1, description="connections in all")

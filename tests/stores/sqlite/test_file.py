@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from store_samples import account, draft, session
-from waiting import join
+from waiting import Call, join, wait_event
 
 from twinline.core.errors import NoSuchUser, SendIdConflict, StoreUnavailable, UsernameTaken
 from twinline.core.names import NamePattern
@@ -244,10 +244,13 @@ def test_a_read_that_fails_costs_one_connection_and_not_the_store(
         for _ in range(2 * sqlite_readers.CONNECTIONS):
             with pytest.raises(StoreUnavailable):
                 store.mailboxes.standing("bob")
+            with pytest.raises(StoreUnavailable):
+                Call(lambda: store.mailboxes.standing("bob")).outcome()
         assert "cannot be read" in caplog.text
         broken.clear()
         for _ in range(2 * sqlite_readers.CONNECTIONS):
             assert store.mailboxes.standing("bob") == Standing(0, 0)
+            assert Call(lambda: store.mailboxes.standing("bob")).outcome() == Standing(0, 0)
 
 
 def test_a_reader_that_cannot_connect_is_refused(
@@ -260,7 +263,7 @@ def test_a_reader_that_cannot_connect_is_refused(
 
         monkeypatch.setattr(store._readers, "_connect", connect)
         with pytest.raises(StoreUnavailable):
-            store.accounts.is_free("ann")
+            Call(lambda: store.accounts.is_free("ann")).outcome()
 
 
 def test_with_every_connection_lent_a_reader_waits_and_then_gives_up(
@@ -268,14 +271,22 @@ def test_with_every_connection_lent_a_reader_waits_and_then_gives_up(
 ) -> None:
     monkeypatch.setattr(sqlite_readers, "_WAIT_SECONDS", 0.01)
     with SqliteStore(path) as store:
-        lent = [store._readers.reading() for _ in range(sqlite_readers.CONNECTIONS)]
-        for each in lent:
-            each.__enter__()
+        lent, over = threading.Barrier(sqlite_readers.CONNECTIONS + 1), threading.Event()
+
+        def hold() -> None:
+            with store._readers.reading():
+                lent.wait(20)
+                wait_event(over, "the test is over")
+
+        holders = [Call(hold) for _ in range(sqlite_readers.CONNECTIONS)]
+        lent.wait(20)
         with pytest.raises(StoreUnavailable):
-            store.accounts.is_free("ann")
-        for each in lent:
-            each.__exit__(None, None, None)
-        assert store.accounts.is_free("ann")
+            Call(lambda: store.accounts.is_free("ann")).outcome()
+        assert store.accounts.is_free("ann"), "the main thread has one of its own"
+        over.set()
+        for each in holders:
+            each.outcome()
+        assert Call(lambda: store.accounts.is_free("ann")).outcome()
 
 
 def test_a_page_of_names_reads_no_more_than_it_must(path: Path) -> None:

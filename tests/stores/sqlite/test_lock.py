@@ -137,7 +137,7 @@ def test_the_holder_is_unknown_where_the_kernel_does_not_tell(
         monkeypatch.setattr(sqlite_lock, "_held", {})  # as another process sees it
         monkeypatch.setattr(Path, "read_text", none)
         with pytest.raises(StoreLocked, match="process unknown"):
-            FileLock(path)
+            FileLock(path).take()
         monkeypatch.undo()
 
 
@@ -159,7 +159,7 @@ def test_who_is_refused_takes_no_lock_of_the_first_away(
             monkeypatch.setattr(Path, "stat", not_there)
         for _ in range(3):
             with pytest.raises(StoreLocked):
-                FileLock(path)
+                FileLock(path).take()
         monkeypatch.undo()
         assert sqlite_locks(path) == before
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
@@ -244,6 +244,7 @@ def test_looks_are_a_tenth_of_a_second_apart(path: Path, monkeypatch: pytest.Mon
     now, looks = [1_000.0], []
     monkeypatch.setattr(sqlite_lock.time, "monotonic", lambda: now[0])
     lock = FileLock(path)
+    lock.take()
     monkeypatch.setattr(lock, "_is_in_place", lambda: looks.append(now[0]) or True)
     for step in (0, 0.01, 0.08, 0.02, 0.01, 0.1):
         now[0] += step

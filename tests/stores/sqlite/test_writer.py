@@ -397,7 +397,7 @@ def test_those_behind_one_that_gave_up_are_notified(store: SqliteStore, faults: 
 def test_one_that_is_notified_in_the_moment_that_it_gives_up_notifies_the_next(
     store: SqliteStore,
 ) -> None:
-    leaving, following = _Request(lambda _: None), _Request(lambda _: None)
+    leaving, following = (_Request(lambda _: None, notifies=True) for _ in range(2))
     following.value = "told"
     leaving.next = following
     store._writer._notify(leaving)
