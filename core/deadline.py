@@ -8,6 +8,8 @@ from pydantic import Field
 
 LONGEST_SECONDS: Final = 20 * 86_400
 """Twenty days, the longest that anything waits: poll(2) counts milliseconds, in 31 bits."""
+LONGEST_DAYS: Final = 36_500
+"""A hundred years, the longest that anything is kept: times stay far within 53 bits of ms."""
 Seconds = Annotated[float, Field(le=LONGEST_SECONDS, allow_inf_nan=False)]
 """A setting that is a time to wait; the model that has it says how short it may be."""
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from twinline.core.deadline import LONGEST_DAYS, Seconds
 from twinline.core.protocol import MAX_PAGE, MAX_REPLY_BYTES, MAX_WAIT_SECONDS, Limits
 
 
@@ -22,7 +23,7 @@ class Registration(StrEnum):
 class ServiceSettings(BaseModel):
     """What `ChatService` allows, and for how long."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     body_bytes: int = Field(
         default=16 * 1024,
@@ -43,7 +44,10 @@ class ServiceSettings(BaseModel):
         description="the longest request frame before login",
     )
     session_idle_days: float = Field(
-        default=30, gt=0, description="a session that is not used for so long expires"
+        default=30,
+        gt=0,
+        le=LONGEST_DAYS,
+        description="a session that is not used for so long expires",
     )
     sessions_per_account: int = Field(
         default=1_000,
@@ -59,7 +63,7 @@ class ServiceSettings(BaseModel):
     free_deleted_names: bool = Field(
         default=False, description="let the name of a deleted account be taken again"
     )
-    hash_wait_seconds: float = Field(
+    hash_wait_seconds: Seconds = Field(
         default=5,
         ge=0,
         description="how long a login may wait for a free core before it is answered `busy`",

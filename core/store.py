@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from twinline.core.deadline import LONGEST_DAYS
 from twinline.core.names import NamePattern
 from twinline.core.protocol import Message
 from twinline.core.waiting import Wake
@@ -49,7 +50,7 @@ class Durability(StrEnum):
 class MailboxPolicy(BaseModel):
     """How much a mailbox keeps, and for how long."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mailbox_messages: int = Field(
         default=10_000,
@@ -63,10 +64,16 @@ class MailboxPolicy(BaseModel):
         description="acknowledged messages that one mailbox keeps as history; 0 keeps none",
     )
     history_days: float = Field(
-        default=7, ge=0, description="how long an acknowledged message is kept; 0 keeps none"
+        default=7,
+        ge=0,
+        le=LONGEST_DAYS,
+        description="how long an acknowledged message is kept; 0 keeps none",
     )
     send_id_hours: float = Field(
-        default=24, ge=0, description="how long a repeated send_id gets the first result"
+        default=24,
+        ge=0,
+        le=24 * LONGEST_DAYS,
+        description="how long a repeated send_id gets the first result",
     )
     send_ids_per_mailbox: int = Field(
         default=10_000,

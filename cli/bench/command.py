@@ -26,6 +26,7 @@ from twinline.cli.console.command import command, option
 from twinline.cli.console.errors import CommandError, sentence
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.interruption import ended_by_sigterm
+from twinline.cli.console.numbers import FiniteRange
 from twinline.cli.console.output import say, write_line
 from twinline.cli.console.progress import Progress
 from twinline.core.errors import Busy, MailboxFull, RateLimited, RequestError
@@ -95,7 +96,7 @@ class _Parts(_PartsType):
 )
 @option(
     "--seconds",
-    type=click.FloatRange(0, 60, min_open=True),
+    type=FiniteRange(0, 60, min_open=True),
     metavar="NUMBER",
     help=f"Of each load in a round.  [<|default: >{_SECONDS:g}]",
 )

@@ -12,8 +12,10 @@ from twinline.cli.console.command import command, option
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.interruption import defer_interrupt, ended_by_sigterm, exit_on_closed_pipe
+from twinline.cli.console.numbers import FiniteRange
 from twinline.cli.console.output import OutputClosed, say, write_message
 from twinline.cli.console.text import visible
+from twinline.core.deadline import LONGEST_SECONDS
 from twinline.core.errors import SessionExpired, TwinlineError
 from twinline.transports.client import Client, State, StateKind, WatchMode
 
@@ -49,7 +51,7 @@ from twinline.transports.client import Client, State, StateKind, WatchMode
 @option(
     "--timeout",
     "idle_seconds",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(0, LONGEST_SECONDS),
     metavar="SECONDS",
     help="End when no message came for so long<|; with exit code 5 if --count was not reached>.",
 )

@@ -79,7 +79,7 @@ def _accounts(context: click.Context, incomplete: str) -> list[str]:
         with contextlib.suppress(Exception), target.logged_in() as client:
             found.extend(client.list_accounts(f"{incomplete}*", limit=_MOST).usernames)
 
-    # Each step has a deadline of its own, but a name of a host can take longer to look up.
+    # Each step has a deadline of its own, so together they could take longer.
     asking = threading.Thread(target=ask, name="completion", daemon=True)
     asking.start()
     asking.join(_SECONDS)

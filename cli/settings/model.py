@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from twinline.cli.console.errors import SettingsError
+from twinline.core.deadline import Seconds
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
 from twinline.stores.registry import store_schemes
@@ -33,6 +34,14 @@ def _known_endpoint(text: str) -> str:
     return text
 
 
+def _connectable(text: str) -> str:
+    try:
+        Endpoint.parse(text).check_connectable()
+    except EndpointError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
 def _known_transport(name: str) -> str:
     try:
         transport(name)
@@ -42,6 +51,7 @@ def _known_transport(name: str) -> str:
 
 
 _EndpointText = Annotated[str, AfterValidator(_known_endpoint)]
+_ServerText = Annotated[_EndpointText, AfterValidator(_connectable)]
 _TransportName = Annotated[str, AfterValidator(_known_transport)]
 
 
@@ -113,7 +123,7 @@ class ClientCommandSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    connect: _EndpointText = Field(default=_HERE, description="the server's endpoint")
+    connect: _ServerText = Field(default=_HERE, description="the server's endpoint")
     client_transport: _TransportName = Field(
         default="jsonl", description="the transport to speak where the endpoint names none"
     )
@@ -121,7 +131,7 @@ class ClientCommandSettings(BaseModel):
         default=None,
         description="the account to act as; unset: the one that logged in last at this endpoint",
     )
-    timeout: float = Field(
+    timeout: Seconds = Field(
         default=10, gt=0, description="how many seconds a client command waits for the server"
     )
 

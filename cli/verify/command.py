@@ -13,12 +13,13 @@ from twinline.cli.console.command import command, option
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.interruption import defer_interrupt
+from twinline.cli.console.numbers import FiniteRange
 from twinline.cli.console.output import say, write_json, write_line
 from twinline.cli.console.progress import Progress
 from twinline.cli.server.private import private_server
 from twinline.cli.verify.messages import RuleFound, Verified
 from twinline.cli.verify.workload import Workload, WorkloadSettings
-from twinline.core.deadline import Deadline
+from twinline.core.deadline import LONGEST_SECONDS, Deadline
 from twinline.stores.conformance.history import Checker, Judgement, Recorder, Verdict, write_history
 from twinline.stores.registry import UnknownStore, open_store
 from twinline.transports.endpoints import Endpoint
@@ -45,7 +46,7 @@ _TICK_SECONDS: Final = 0.2
 )
 @option(
     "--duration",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(0, LONGEST_SECONDS, min_open=True),
     default=10,
     show_default=True,
     metavar="SECONDS",
@@ -69,7 +70,7 @@ _TICK_SECONDS: Final = 0.2
 )
 @option(
     "--rate",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=200,
     show_default=True,
     metavar="NUMBER",

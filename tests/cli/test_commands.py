@@ -17,6 +17,8 @@ from twinline.cli.client.sessions import SessionFile
 from twinline.cli.client.target import Target
 from twinline.core.errors import NotLoggedIn
 from twinline.transports.client import Client, StateKind
+from twinline.transports.client.backends.threads import ThreadBackend
+from twinline.transports.client.engine.connection import Connection
 from twinline.transports.client.engine.watcher import THREAD_NAME
 from twinline.transports.endpoints import Endpoint
 
@@ -319,14 +321,14 @@ def test_a_command_that_reads_no_mail_opens_no_watch_line(
     twinline: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     twinline.register("ann")
-    connections: list[Endpoint] = []
-    connect = Endpoint.connect
+    connections: list[Connection] = []
+    connect = ThreadBackend.connect
 
-    def counted(endpoint: Endpoint, *arguments: Any) -> socket.socket:
-        connections.append(endpoint)
-        return connect(endpoint, *arguments)
+    async def counted(backend: ThreadBackend, *arguments: Any) -> Connection:
+        connections.append(await connect(backend, *arguments))
+        return connections[-1]
 
-    monkeypatch.setattr(Endpoint, "connect", counted)
+    monkeypatch.setattr(ThreadBackend, "connect", counted)
     twinline.run("send", "ann", "hello")
     assert len(connections) == 1
     assert THREAD_NAME not in {thread.name for thread in threading.enumerate()}

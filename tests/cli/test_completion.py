@@ -21,7 +21,8 @@ from twinline.cli.completion.shells import SHELLS
 from twinline.cli.main import main
 from twinline.core.protocol import AccountsReply
 from twinline.transports.client import Client
-from twinline.transports.endpoints import Endpoint
+from twinline.transports.client.backends.threads import ThreadBackend
+from twinline.transports.client.engine.connection import Connection
 from twinline.transports.registry import transport_names
 
 SHELL_CHECKS = {"bash": ["bash", "-n"], "zsh": ["zsh", "-n"], "fish": ["fish", "--no-execute"]}
@@ -186,18 +187,18 @@ def test_a_server_that_never_answers_is_not_waited_for_long(
     assert silent - gone < 0.5 + 2.5  # the rest is for a loaded machine; a reply has 10 s else
 
 
-def test_a_name_of_a_host_that_takes_long_to_look_up_is_not_waited_for(
+def test_an_attempt_to_connect_that_takes_long_is_not_waited_for(
     ann: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, asking, gave_up = threading.Event(), threading.Event(), threading.Event()
 
-    def connect(*_arguments: object) -> socket.socket:
+    async def connect(*_arguments: object) -> Connection:
         asking.set()
         if not found.wait(20):
             gave_up.set()
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(Endpoint, "connect", connect)
+    monkeypatch.setattr(ThreadBackend, "connect", connect)
     try:
         assert values(ann, "send", "a") == []
         assert asking.is_set()

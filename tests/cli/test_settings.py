@@ -161,6 +161,75 @@ def test_the_source_of_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch) -
     assert "environment TWINLINE_CONNECTIONS: connections: expected" in twinline("serve").stderr
 
 
+NO_TIMES = ("nan", "inf", "-1", "1e10")
+WRONG_TIMES = [
+    (name, value)
+    for name, field in Settings.model_fields.items()
+    if field.annotation is float
+    for value in NO_TIMES
+    if (name, value) != ("sends_per_second", "1e10")  # a rate, for which no bound is too high
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_TIMES)
+def test_every_time_is_checked_in_every_source(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    with pytest.raises(SettingsError, match=name.replace("_", "-")):
+        load({name: value})
+    Path("twinline.toml").write_text(f"{name} = {value}\n")
+    with pytest.raises(SettingsError, match=name):
+        load()
+    Path("twinline.toml").unlink()
+    monkeypatch.setenv(variable_name(name), value)
+    with pytest.raises(SettingsError, match=variable_name(name)):
+        load()
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["tcp://a..b", "tcp://" + "a" * 64, "tcp://xn--é", "tcp://x#y", "unix:/" + "p" * 200],
+)
+@pytest.mark.parametrize("name", ["listen", "connect"])
+def test_every_endpoint_is_checked_where_it_is_read(
+    monkeypatch: pytest.MonkeyPatch, name: str, endpoint: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"flag --{name}"):
+        load({name: [endpoint] if name == "listen" else endpoint})
+    monkeypatch.setenv(variable_name(name), endpoint)
+    result = twinline("config", "show")
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1
+    assert variable_name(name) in result.stderr
+
+
+def test_a_client_does_not_connect_to_port_0() -> None:
+    assert load({"listen": ["tcp://127.0.0.1:0"]}).settings.listen
+    with pytest.raises(SettingsError, match="port 0 is for listening only"):
+        load({"connect": "tcp://127.0.0.1:0"})
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        (*where, value)
+        for where in (
+            ("watch", "--timeout"),
+            ("verify", "--duration"),
+            ("verify", "--rate"),
+            ("bench", "--seconds"),
+            ("ping", "--timeout"),
+        )
+        for value in NO_TIMES
+        if (*where, value) != ("verify", "--rate", "1e10")
+    ],
+)
+def test_every_time_of_a_command_is_checked(command: str, option: str, value: str) -> None:
+    result = twinline(command, option, value, "--connect", "tcp://127.0.0.1:1")
+    assert result.exit_code == 2, result.output
+    assert option in result.stderr
+
+
 def test_an_unknown_variable_is_an_error_and_those_of_other_use_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,10 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
+from argon2 import PasswordHasher
+from services import PASSWORD
 from waiting import join, wait_event, wait_until
 
 from twinline.core.errors import Busy
 from twinline.core.hash_queue import HashQueue, Urgency
+from twinline.core.service import ChatService
+from twinline.core.session import Session
+from twinline.core.settings import ServiceSettings
+from twinline.stores.memory import MemoryStore
 
 
 class Holder(threading.Thread):
@@ -101,3 +107,56 @@ def test_a_slot_comes_back_whatever_ends_its_use() -> None:
             raise error
     with queue.slot(Urgency.LOGIN, 0):
         pass
+
+
+class SlowToCreate(PasswordHasher):
+    """Makes no new hash before the test says so; verifies at once."""
+
+    def __init__(self) -> None:
+        super().__init__(time_cost=1, memory_cost=8, parallelism=1)
+        self.open = threading.Event()
+        self.hashing = threading.Semaphore(0)
+
+    def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
+        """Return a hash, when it may."""
+        self.hashing.release()
+        wait_event(self.open, "the test lets hashes be made")
+        return super().hash(password, salt=salt)
+
+
+def test_the_owner_logs_in_beside_64_registrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 create_account that nobody is logged in for; every one of them stands in its hash."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    hasher = SlowToCreate()
+    service = ChatService(MemoryStore(), ServiceSettings(hash_wait_seconds=30), hasher=hasher)
+    hasher.open.set()
+    service.add_account("ann", PASSWORD)
+    service.login(service.session("192.0.2.1"), "ann", PASSWORD)
+    hasher.open.clear()
+    assert hasher.hashing.acquire(timeout=0)
+
+    def create(number: int) -> None:
+        service.create_account(service.session("127.0.0.1"), f"user{number}", PASSWORD)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(64)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert hasher.hashing.acquire(timeout=30)
+        wait_until(lambda: _waiting(service._accounts._passwords._queue) == 63, "63 wait")
+        for address in ("192.0.2.1", "192.0.2.2"):
+            service.login(service.session(address), "ann", PASSWORD)
+        assert not hasher.hashing.acquire(timeout=0)  # one hash, and no more, is being made
+    finally:
+        hasher.open.set()
+        for thread in threads:
+            join(thread)
+    assert service.list_accounts(_logged_in(service), limit=100).usernames == tuple(
+        sorted(["ann", *(f"user{number}" for number in range(64))])
+    )
+
+
+def _logged_in(service: ChatService) -> Session:
+    session = service.session()
+    service.login(session, "ann", PASSWORD)
+    return session

@@ -31,7 +31,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Self, TypeVar
 
 from twinline.core import protocol
-from twinline.core.deadline import Deadline
 from twinline.core.protocol import Message
 from twinline.transports.client.backends.aio import AsyncioBackend
 from twinline.transports.client.base import ACCOUNT_DELETED, ClientBase
@@ -126,11 +125,12 @@ class AsyncClient(ClientBase):
             timeout: seconds, or None for as long as it takes.
 
         Raises:
+            BadRequest: the timeout is neither a number nor None.
             NotConnected: not in time.
             UnsupportedVersion: the server speaks another version of the protocol.
             ClientClosed: the client is closed, or was while this waited.
         """
-        return await self._engine.connect(Deadline.after(timeout))
+        return await self._engine.connect(timeout)
 
     async def ping(self) -> float:
         begin = time.monotonic()

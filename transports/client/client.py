@@ -55,7 +55,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Self
 
 from twinline.core import protocol
-from twinline.core.deadline import Deadline
 from twinline.core.protocol import Message
 from twinline.transports.client.backends.threads import ThreadBackend, run
 from twinline.transports.client.base import ACCOUNT_DELETED, ClientBase
@@ -137,11 +136,12 @@ class Client(ClientBase):
             timeout: seconds, or None for as long as it takes.
 
         Raises:
+            BadRequest: the timeout is neither a number nor None.
             NotConnected: not in time.
             UnsupportedVersion: the server speaks another version of the protocol.
             ClientClosed: the client is closed, or was while this waited.
         """
-        return run(self._engine.connect(Deadline.after(timeout)))
+        return run(self._engine.connect(timeout))
 
     def ping(self) -> float:
         """Ask whether the server is there, and return the seconds that it took."""
@@ -299,6 +299,7 @@ class Client(ClientBase):
             Messages, until the timeout, the end of the session, or `close`.
 
         Raises:
+            BadRequest: the timeout is neither a number nor None.
             ClientBusy: another loop is running, or there is an ``on_message``.
             ClientError: the client was made with ``WatchMode.OFF``.
             NotLoggedIn: there is no session.

@@ -1,5 +1,6 @@
 """How the client's commands build their requests, checked before anything is sent."""
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -21,6 +22,19 @@ def build(kind: type[_R], **fields: Any) -> _R:
         return kind(**fields)
     except ValidationError as error:
         raise BadRequest(describe_validation_error(error)) from None
+
+
+def limit_of(timeout: float | None) -> float | None:
+    """Return an argument that is a time to wait; less than 0 is 0.
+
+    Raises:
+        BadRequest: it is neither a number of seconds nor None.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, int | float) and not math.isnan(timeout):
+        return max(0, timeout)
+    raise BadRequest("timeout: a number of seconds, or None")
 
 
 def build_deletions(seqs: Iterable[int]) -> Iterator[protocol.DeleteMessages]:

@@ -4,6 +4,7 @@ from enum import Enum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from twinline.core.deadline import Seconds
 from twinline.core.protocol import MAX_PAGE, MAX_WAIT_SECONDS
 
 
@@ -21,36 +22,36 @@ class WatchMode(Enum):
 class ClientSettings(BaseModel):
     """How long the client engine waits, and how much it asks for at once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    connect_seconds: float = Field(
+    connect_seconds: Seconds = Field(
         default=5, gt=0, description="for one attempt to open a connection"
     )
-    reply_seconds: float = Field(
+    reply_seconds: Seconds = Field(
         default=10, gt=0, description="for a reply; then the connection is taken for dead"
     )
-    command_seconds: float = Field(
+    command_seconds: Seconds = Field(
         default=30,
         gt=0,
         description="for a whole command, with waiting for a connection and with retries",
     )
-    wait_seconds: float = Field(
+    wait_seconds: Seconds = Field(
         default=25,
         gt=0,
         le=MAX_WAIT_SECONDS,
         description="how long a watch waits for mail, and how often a connection "
         "that does not watch is tried; on the wire it is rounded up to whole seconds",
     )
-    poll_seconds: float = Field(
+    poll_seconds: Seconds = Field(
         default=1, gt=0, description="between two looks at the mailbox, when polling"
     )
     batch: int = Field(
         default=64, ge=1, le=MAX_PAGE, description="messages that are held here at most"
     )
-    backoff_first: float = Field(
+    backoff_first: Seconds = Field(
         default=1, gt=0, description="the wait after the first failed attempt; it then doubles"
     )
-    backoff_max: float = Field(default=30, gt=0, description="the longest wait between attempts")
+    backoff_max: Seconds = Field(default=30, gt=0, description="the longest wait between attempts")
     backoff_jitter: float = Field(
         default=0.2, ge=0, le=1, description="the part by which a wait is varied at random"
     )

@@ -2,22 +2,24 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from twinline.core.deadline import Seconds
+
 
 class ListenerSettings(BaseModel):
     """How long the listener waits for a peer, and how many peers it takes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    login_seconds: float = Field(
+    login_seconds: Seconds = Field(
         default=10, gt=0, description="from connecting to being logged in; then it is cut"
     )
-    frame_seconds: float = Field(
+    frame_seconds: Seconds = Field(
         default=10, gt=0, description="from a frame's first byte to its last"
     )
-    write_seconds: float = Field(
+    write_seconds: Seconds = Field(
         default=10, gt=0, description="for a peer to take what is written to it"
     )
-    drain_seconds: float = Field(
+    drain_seconds: Seconds = Field(
         default=4, ge=0, description="for replies in flight to finish when the server stops"
     )
     connections: int = Field(default=10_000, ge=1, description="connections in all")

@@ -20,6 +20,7 @@ from twinline.transports.client.engine.link import ClientSession, Link, LinkStat
 from twinline.transports.client.engine.watcher import Watcher
 from twinline.transports.client.errors import ClientBusy, ClientError
 from twinline.transports.client.options import ClientOptions
+from twinline.transports.client.requests import limit_of
 from twinline.transports.client.settings import WatchMode
 
 _R = TypeVar("_R", bound=Reply)
@@ -45,10 +46,10 @@ class Engine:
         self._lock = new_lock("watcher")
         self._watcher: Watcher | None = None  # guarded by _lock
 
-    async def connect(self, deadline: Deadline) -> HelloReply:
+    async def connect(self, seconds: float | None) -> HelloReply:
         """Have a command connection; see `Client.connect`."""
         self._check_caller()
-        await self._commands.connect(deadline)
+        await self._commands.connect(Deadline.after(limit_of(seconds)))
         hello = self.link.hello
         assert hello is not None  # noqa: S101 - every connection begins with it
         return hello
@@ -133,7 +134,7 @@ class Engine:
         if self._options.on_message is not None:
             raise ClientBusy("the messages go to on_message")
         inbox = self.link.snapshot.require_session().inbox
-        return MessageLoop(inbox, self._backend.waiter(), timeout, ack=ack)
+        return MessageLoop(inbox, self._backend.waiter(), limit_of(timeout), ack=ack)
 
     async def ack(self, request: Ack) -> AckReply:
         """Carry out an ack of the user's own, and drop what it acks from the inbox."""

@@ -1,0 +1,247 @@
+"""The list of what a peer can make the server keep names every setting, table and container."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from docs_blocks import ROOT
+
+from twinline.cli.settings.model import ServerSettings
+from twinline.core import accounts, guesses, names, throttle
+from twinline.core.settings import ServiceSettings
+from twinline.core.store import MailboxPolicy
+from twinline.stores.sqlite import accounts as sqlite_accounts
+from twinline.stores.sqlite import mailbox_rows
+from twinline.stores.sqlite.schema import TABLES
+from twinline.transports.listener import ListenerSettings
+
+MODELS = (ServiceSettings, MailboxPolicy, ListenerSettings, ServerSettings)
+SETTINGS = {name: field for model in MODELS for name, field in model.model_fields.items()}
+NO_BOUNDS = {
+    "check_locks": "checks the program",
+    "drain_seconds": "the end of the server",
+    "listen": "the operator's",
+    "log_level": "the operator's",
+    "one_processor": "the operator's",
+    "store": "the operator's",
+    "transport": "the operator's",
+}
+FIXED = {
+    "known addresses": (accounts.KNOWN_ADDRESSES,),
+    "failures": (throttle.MAX_KEYS,),
+    "turns at accounts": (throttle.MAX_KEYS, guesses.MOST_TURNS, guesses._SHARED_LINES),
+    "registrations": (throttle.MAX_KEYS,),
+    "rates of sends": (throttle.MAX_KEYS,),
+    "usernames that were read": (names.parse_username.cache_parameters()["maxsize"],),
+    "accounts and sessions read from SQLite": (sqlite_accounts._CACHED,),
+    "mailbox rows read from SQLite": (mailbox_rows._CACHED,),
+}
+OF_TABLES = {
+    "accounts": "accounts, each with a mailbox",
+    "mailboxes": "accounts, each with a mailbox",
+    "reserved_names": "names that stay reserved",
+    "hash_profiles": "counts of hash profiles",
+    "known_addresses": "known addresses",
+    "sessions": "sessions",
+    "messages": "unread messages",
+    "acks": "history",
+    "send_ids": "send_ids",
+    "dropped": "dropped mailboxes",
+}
+ONE_ROW = {"store"}
+OF_CONTAINERS = {
+    "cli/server/log.py": {"_lines": "lines of the log"},
+    "core/guesses.py": {"_lines": "turns at accounts", "turns": "turns at accounts"},
+    "core/hash_queue.py": {"_waiting": "threads that wait for a hash"},
+    "core/names.py": {"parse_username": "usernames that were read"},
+    "core/session.py": {"_kept": "subscriptions to mail and to the end of sessions"},
+    "core/throttle.py": {
+        "_failures": "failures",
+        "_last": "failures",
+        "_buckets": "rates of sends",
+        "_events": "registrations",
+    },
+    "core/waiting.py": {"_waiters": "subscriptions to mail and to the end of sessions"},
+    "core/watches.py": {"_waiting": "watches that wait"},
+    "stores/memory/accounts.py": {
+        "_by_name": "accounts, each with a mailbox",
+        "_by_id": "accounts, each with a mailbox",
+        "_names": "accounts, each with a mailbox",
+        "_reserved": "names that stay reserved",
+        "_profiles": "counts of hash profiles",
+        "_addresses": "known addresses",
+        "_sessions": "sessions",
+        "_tokens": "sessions",
+        "watchers": "subscriptions to mail and to the end of sessions",
+    },
+    "stores/memory/mailbox.py": {
+        "watchers": "subscriptions to mail and to the end of sessions",
+        "_messages": "unread messages",
+        "_seqs": "unread messages",
+        "_acks": "history",
+    },
+    "stores/memory/mailboxes.py": {"_boxes": "accounts, each with a mailbox"},
+    "stores/memory/send_ids.py": {"firsts": "send_ids"},
+    "stores/sqlite/accounts.py": {
+        "_accounts": "accounts and sessions read from SQLite",
+        "_sessions": "accounts and sessions read from SQLite",
+    },
+    "stores/sqlite/cache.py": {"_entries": "accounts and sessions read from SQLite"},
+    "stores/sqlite/mailbox_rows.py": {
+        "_rows": "mailbox rows read from SQLite",
+        "_changed": "writes that wait for SQLite",
+        "_messages": "writes that wait for SQLite",
+    },
+    "stores/sqlite/send_ids.py": {
+        "_known": "writes that wait for SQLite",
+        "_new": "writes that wait for SQLite",
+    },
+    "stores/sqlite/subscriptions.py": {
+        "_wakes": "subscriptions to mail and to the end of sessions"
+    },
+    "stores/sqlite/writer.py": {"_waiting": "writes that wait for SQLite"},
+    "transports/contract.py": {
+        "_received": "bytes of a frame that is not whole yet",
+        "_out": "replies that are not written yet",
+    },
+    "transports/auto.py": {"_start": "bytes of a frame that is not whole yet"},
+    "transports/listener/connection.py": {
+        "_out": "replies that are not written yet",
+        "_deferred": "replies that are not written yet",
+    },
+    "transports/listener/listener.py": {
+        "_threads": "connections, each with a thread",
+        "_by_address": "connections, each with a thread",
+        "_waiting": "connections, each with a thread",
+    },
+}
+DO_NOT_GROW = {
+    ("cli/server/log.py", "_lost"): "one count for each level",
+    ("core/messages.py", "_ids"): "made in advance, so many at a time",
+    ("core/waiting.py", "_hints"): "one hint at most",
+    ("stores/sqlite/readers.py", "_free"): "the connections of the store",
+    ("stores/sqlite/rows.py", "values"): "the values of one statement",
+    ("stores/sqlite/writer.py", "on_rollback"): "the parts of the store",
+    ("stores/sqlite/writer.py", "on_reopen"): "the parts of the store",
+    ("stores/sqlite/writer.py", "outcome"): "of one write",
+    ("transports/listener/listener.py", "_bound"): "the endpoints that the server has",
+    ("transports/listener/listener.py", "endpoints"): "the same",
+}
+ROOMS = ("core", "stores", "stores/memory", "stores/sqlite", "transports", "transports/listener")
+CLIENTS = {  # what only a client, a kit or the program itself fills
+    "core/conformance.py",
+    "transports/race.py",
+    "transports/resolver.py",
+}
+MAKERS = {
+    "Counter", "OrderedDict", "Queue", "ReadThroughCache", "SimpleQueue", "SortedList",
+    "WeakSet", "bytearray", "defaultdict", "deque", "dict", "list", "set",
+}  # fmt: skip
+
+
+def rows() -> dict[str, tuple[str, set[str]]]:
+    """Return each thing that grows with what bounds it and the settings of that."""
+    page = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    section = page.partition("## What a peer can make the server keep\n")[2].partition("\n## ")[0]
+    table = {}
+    for line in section.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if line.startswith("| ") and cells[0] != "what":
+            what, bound, settings = (*cells, "")[:3]
+            table[what] = (bound.strip(" |"), set(re.findall(r"`(\w+)`", settings)))
+    return table
+
+
+ROWS = rows()
+
+
+def test_every_setting_that_bounds_something_is_listed_and_no_other() -> None:
+    listed = {name for _, settings in ROWS.values() for name in settings}
+    assert listed | NO_BOUNDS.keys() == SETTINGS.keys()
+    assert not listed & NO_BOUNDS.keys()
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_the_numbers_are_those_of_the_settings(what: str) -> None:
+    bound, settings = ROWS[what]
+    told = {int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", bound)}
+    expected = set(FIXED.get(what, ()))
+    for name in settings:
+        default = SETTINGS[name].default
+        if type(default) in (int, float) and default and name != "ipv6_prefix":
+            kibibytes = name.endswith("_bytes") or "_bytes_" in name
+            expected.add(int(default / 1024 if kibibytes else default))
+    if what == "replies that are not written yet":
+        expected = {1}
+    assert told == expected
+
+
+def test_what_is_fixed_is_listed() -> None:
+    assert FIXED.keys() <= ROWS.keys()
+
+
+def test_every_table_of_a_file_is_listed() -> None:
+    tables = {name for each in TABLES for name in re.findall(r"CREATE TABLE (\w+)", each)}
+    assert tables == OF_TABLES.keys() | ONE_ROW
+    assert set(OF_TABLES.values()) <= ROWS.keys()
+
+
+def growing(source: str) -> Iterator[str]:
+    """Yield the attributes that are made as containers, and the functions that have a cache."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            decorators = map(ast.unparse, node.decorator_list)
+            if any(re.match(r"(functools\.)?(lru_)?cache\b", each) for each in decorators):
+                yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                if isinstance(target, ast.Attribute) and _is_container(node.value):
+                    yield target.attr
+
+
+def _is_container(value: ast.expr | None) -> bool:
+    if isinstance(value, ast.Call):
+        made = value.func.value if isinstance(value.func, ast.Subscript) else value.func
+        return ast.unparse(made).rpartition(".")[2] in MAKERS
+    if isinstance(value, ast.List | ast.Dict):
+        return ast.unparse(value) in {"[]", "{}"}
+    return isinstance(value, ast.ListComp | ast.DictComp | ast.SetComp)
+
+
+def sources() -> list[Path]:
+    """Return the files whose containers live as long as a server or a connection."""
+    files = [file for room in ROOMS for file in sorted((ROOT / room).glob("*.py"))]
+    return [*files, ROOT / "cli/server/log.py"]
+
+
+def test_every_container_is_listed() -> None:
+    found = {
+        (name, attribute)
+        for file in sources()
+        if (name := file.relative_to(ROOT).as_posix()) not in CLIENTS
+        for attribute in growing(file.read_text(encoding="utf-8"))
+    }
+    # A codec's request buffer of the client's side is in the same file as the server's.
+    found.discard(("transports/contract.py", "_pending"))
+    listed = {
+        (file, name): what for file, its in OF_CONTAINERS.items() for name, what in its.items()
+    }
+    assert found == listed.keys() | DO_NOT_GROW.keys()
+    assert set(listed.values()) <= ROWS.keys()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "self._x: dict[str, int] = {}",
+        "self.x = collections.deque()",
+        "x.y = OrderedDict[str, int]()",
+        "@lru_cache(maxsize=3)\ndef x(): ...",
+        "self.x = [0 for _ in y]",
+    ],
+)
+def test_the_look_at_the_source_sees_a_container(source: str) -> None:
+    assert list(growing(source))
