@@ -13,7 +13,7 @@ from twinline.core import accounts, guesses, names, throttle
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
 from twinline.stores.sqlite import accounts as sqlite_accounts
-from twinline.stores.sqlite import mailbox_rows
+from twinline.stores.sqlite import mailbox_rows, send_ids
 from twinline.stores.sqlite.schema import TABLES
 from twinline.transports.listener import ListenerSettings
 
@@ -37,6 +37,7 @@ FIXED = {
     "usernames that were read": (names.parse_username.cache_parameters()["maxsize"],),
     "accounts and sessions read from SQLite": (sqlite_accounts._CACHED,),
     "mailbox rows read from SQLite": (mailbox_rows._CACHED,),
+    "counts of send_ids read from SQLite": (send_ids._COUNTED,),
 }
 OF_TABLES = {
     "accounts": "accounts, each with a mailbox",
@@ -82,8 +83,11 @@ OF_CONTAINERS = {
         "_seqs": "unread messages",
         "_acks": "history",
     },
-    "stores/memory/mailboxes.py": {"_boxes": "accounts, each with a mailbox"},
-    "stores/memory/send_ids.py": {"firsts": "send_ids"},
+    "stores/memory/mailboxes.py": {
+        "_boxes": "accounts, each with a mailbox",
+        "_expiring": "accounts, each with a mailbox",
+    },
+    "stores/memory/send_ids.py": {"_by_sender": "send_ids", "_senders": "send_ids"},
     "stores/sqlite/accounts.py": {
         "_accounts": "accounts and sessions read from SQLite",
         "_sessions": "accounts and sessions read from SQLite",
@@ -97,6 +101,7 @@ OF_CONTAINERS = {
     "stores/sqlite/send_ids.py": {
         "_known": "writes that wait for SQLite",
         "_new": "writes that wait for SQLite",
+        "_counts": "counts of send_ids read from SQLite",
     },
     "stores/sqlite/subscriptions.py": {
         "_wakes": "subscriptions to mail and to the end of sessions"
