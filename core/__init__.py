@@ -8,6 +8,7 @@
     protocol       every request and reply, as a frozen model
     errors         the tree of errors, a leaf for each error code
     accounts       the rules for accounts and sessions
+    settling       what creating or deleting an account left open
     messages       the rules for messages
     names          usernames, and the patterns that list them
     passwords      the rule for passwords, and argon2id

@@ -19,6 +19,7 @@ from twinline.core.errors import (
     NoSuchUser,
     RegistrationClosed,
     SessionExpired,
+    StoreUnavailable,
     UndeliveredMessages,
     UsernameTaken,
 )
@@ -29,7 +30,8 @@ from twinline.core.names import parse_username
 from twinline.core.passwords import Passwords, fits
 from twinline.core.protocol import MAX_WAIT_SECONDS
 from twinline.core.settings import Registration, ServiceSettings
-from twinline.core.store import Account, SessionRecord, Store
+from twinline.core.settling import Settling
+from twinline.core.store import Account, SessionRecord, Standing, Store
 from twinline.core.throttle import HourlyThrottle
 
 log = logging.getLogger(__name__)
@@ -55,8 +57,9 @@ class AccountRules:
         monotonic: Callable[[], float],
     ) -> None:
         """Follow settings; sessions go idle by a clock of their own, throttles by seconds."""
-        self._store = store
         self._accounts = store.accounts
+        self._mailboxes = store.mailboxes
+        self._settling = Settling(store, monotonic)
         self._passwords = passwords
         self._clock = clock
         self._idle_clock = idle_clock
@@ -120,11 +123,14 @@ class AccountRules:
             password_hash=self._passwords.hash(password, Urgency.REGISTRATION),
             created_at=self._clock(),
         )
-        self._store.mailboxes.create(account.account_id)
         try:
+            self._mailboxes.create(account.account_id)
             self._accounts.create(account)
+        except UsernameTaken:
+            self._settling.drop(account)
+            raise
         except BaseException:
-            self._store.mailboxes.drop(account.account_id)
+            self._settling.note(account)  # what was done, nobody knows
             raise
         return account
 
@@ -176,6 +182,21 @@ class AccountRules:
                 return replace(account, password_hash=password_hash)
         return account
 
+    def log_in(self, username: str, password: str, address: str) -> tuple[str, SessionRecord]:
+        """Open a session with a password, and return its token.
+
+        Raises:
+            InvalidUsername, BadCredentials, RateLimited, Busy: see `authenticate`.
+        """
+        account = self.authenticate(username, password, address)
+        try:
+            return self.open_session(account, address)
+        except BadCredentials:
+            # Another login may have upgraded the hash since it was read: that is no other password.
+            if self._accounts.find(account.username) in (None, account):
+                raise
+        return self.open_session(self.authenticate(username, password, address), address)
+
     def open_session(self, account: Account, address: str) -> tuple[str, SessionRecord]:
         """Open a session and return its token, which is kept nowhere else.
 
@@ -201,6 +222,7 @@ class AccountRules:
             )
         except NoSuchUser:
             raise BadCredentials from None
+        self._settling.settle()
         return token, record
 
     def _note_address(self, account_id: str, address: str) -> None:
@@ -262,21 +284,24 @@ class AccountRules:
             raise InvalidPassword
         account = self._authenticate_owner(session, password)
         password_hash = self._passwords.hash(new_password, Urgency.OWNER)
-        try:
-            changed = self._accounts.change_password(
+
+        def change(account: Account) -> bool:
+            return self._accounts.change_password(
                 account.account_id,
                 password_hash,
                 instead_of=account.password_hash,
                 keep=session.token_hash,
             )
+
+        try:
+            self._as_owner(session, account, password, change)
         except NoSuchUser:
             raise SessionExpired from None
-        if not changed:
-            raise BadCredentials  # another session changed it meanwhile
 
     def delete(self, session: SessionRecord, password: str, *, force: bool) -> None:
         """Withdraw the account, then drop its mailbox.
 
+        Once it is withdrawn it is deleted: a mailbox that cannot be dropped now is dropped later.
         Mail that arrives after the check for undelivered mail is the account's inbound mail
         like any other, and goes with it.
 
@@ -284,15 +309,58 @@ class AccountRules:
             UndeliveredMessages: with their count, unless ``force``.
             BadCredentials, RateLimited, Busy, SessionExpired.
         """
-        self._authenticate_owner(session, password)
-        unread = on_own_mailbox(self._store.mailboxes.standing, session).unread
+        account = self._authenticate_owner(session, password)
+        unread = on_own_mailbox(self._mailboxes.standing, session).unread
         if unread and not force:
             some = "1 message was" if unread == 1 else f"{unread} messages were"
             raise UndeliveredMessages(f"{some} not delivered yet", count=unread)
-        if not self._accounts.withdraw(session.account_id, keep_name=self._keep_names):
-            raise SessionExpired
-        self._store.mailboxes.drop(session.account_id)
+        try:
+            self._as_owner(
+                session,
+                account,
+                password,
+                lambda verified: self._accounts.withdraw(
+                    verified.account_id,
+                    keep_name=self._keep_names,
+                    verified=verified.password_hash,
+                ),
+            )
+        except StoreUnavailable:
+            self._settling.note(account)  # it may have been withdrawn all the same
+            raise
+        self._settling.drop(account)
         log.info("account %s was deleted", session.username)
+
+    def standing(self, session: SessionRecord) -> Standing:
+        """Return where a session's mailbox stands; an account that has none gets one.
+
+        Raises:
+            SessionExpired: the account is gone.
+        """
+        try:
+            return self._mailboxes.standing(session.account_id)
+        except NoSuchUser:
+            account = self._accounts.find(session.username)
+            if account is None or account.account_id != session.account_id:
+                raise SessionExpired from None
+        self._settling.mend(account)
+        return on_own_mailbox(self._mailboxes.standing, session)
+
+    def _as_owner(
+        self,
+        session: SessionRecord,
+        account: Account,
+        password: str,
+        act: Callable[[Account], bool],
+    ) -> None:
+        """Act on an account as it was authenticated; once more if its hash has changed since.
+
+        Raises:
+            BadCredentials: the password is another by now. Had but a login upgraded the hash,
+                the second time would go well.
+        """
+        if not act(account) and not act(self._authenticate_owner(session, password)):
+            raise BadCredentials
 
     def _authenticate_owner(self, session: SessionRecord, password: str) -> Account:
         """Return the account of a session, if this is its password."""

@@ -51,7 +51,7 @@ from twinline.core.protocol import (
 )
 from twinline.core.session import Session, Subscription, end_all, subscribe
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import Account, MailPage, SessionRecord, Store, Unsubscribe
+from twinline.core.store import MailPage, SessionRecord, Store, Unsubscribe
 from twinline.core.waiting import CallbackWaiter, Waiter, WaiterGroup, Wake
 from twinline.core.watches import Watches
 
@@ -194,7 +194,7 @@ class ChatService:
         self._admit_login(session)
         account = self._accounts.register(username, password, session.address)
         log.info("account %s was created", account.username)
-        return self._bind_new(session, account)
+        return self._bind_new(session, *self._accounts.open_session(account, session.address))
 
     def add_account(self, username: str, password: str) -> None:
         """Create an account for the operator, whether registration is open or not.
@@ -215,8 +215,8 @@ class ChatService:
             AlreadyLoggedIn, InvalidUsername, BadCredentials, RateLimited, Busy.
         """
         self._admit_login(session)
-        account = self._accounts.authenticate(username, password, session.address)
-        return self._bind_new(session, account)
+        opened = self._accounts.log_in(username, password, session.address)
+        return self._bind_new(session, *opened)
 
     def resume(self, session: Session, token: str) -> SessionReply:
         """Bind this caller to a session that is open already.
@@ -415,9 +415,8 @@ class ChatService:
             raise NotLoggedIn
         return self._accounts.session(token_hash, now)
 
-    def _bind_new(self, session: Session, account: Account) -> SessionReply:
-        """Open a session and bind the caller to it; if that fails, none stays open."""
-        token, record = self._accounts.open_session(account, session.address)
+    def _bind_new(self, session: Session, token: str, record: SessionRecord) -> SessionReply:
+        """Bind the caller to a session that was opened for it; if that fails, none stays open."""
         try:
             return self._bind(session, token, record)
         except BaseException:
@@ -434,7 +433,7 @@ class ChatService:
         try:
             # Subscribe, then look: a session that is revoked in between is seen by one of them.
             self._accounts.session(record.token_hash, self._clock())
-            standing = on_own_mailbox(self._mailboxes.standing, record)
+            standing = self._accounts.standing(record)
             session.bind(record, unsubscribe)
         except BaseException:
             if unsubscribe is not None:

@@ -34,6 +34,7 @@ INTERNAL = (
     "core.messages",
     "core.guesses",
     "core.hash_queue",
+    "core.settling",
     "core.throttle",
     "core.watches",
     "transports.binary.*",
