@@ -3,7 +3,8 @@
 RFC 8305 ("Happy Eyeballs"), sections 4 and 5: the families take turns, an attempt begins 250 ms
 after the one before or as soon as one has failed, those under way go on, the first to connect wins
 and the others are closed. So an address that swallows packets costs a quarter of a second, and not
-the whole attempt.
+the whole attempt. Where the deadline leaves less than that for each address, they share what it
+leaves.
 
 `Race` has the rules and the sockets, and never waits. Whoever drives it does, a thread by polling
 and a task by its event loop::
@@ -28,6 +29,8 @@ from twinline.transports.endpoints import tune
 
 ATTEMPT_DELAY: Final = 0.25
 """Seconds from one attempt to the next; RFC 8305, section 8, recommends it."""
+LEAST_DELAY: Final = 0.01
+"""The least that section 8 allows, for many addresses and little time."""
 
 
 class Address(NamedTuple):
@@ -84,6 +87,9 @@ class Race:
         """
         self._left = deque(addresses)
         self._deadline = deadline
+        seconds = deadline.remaining()
+        share = ATTEMPT_DELAY if seconds is None else seconds / len(addresses)
+        self._delay = max(LEAST_DELAY, min(ATTEMPT_DELAY, share))
         self._next = Deadline(0.0)  # when the next attempt is due
         self._running: dict[socket.socket, Address] = {}
         self._failures: dict[str, tuple[Address, OSError]] = {}  # by the reason
@@ -135,7 +141,7 @@ class Race:
                 each.shutdown(socket.SHUT_RDWR)
 
     def _begin(self, address: Address) -> Connected | None:
-        self._next = Deadline.after(ATTEMPT_DELAY)
+        self._next = Deadline.after(self._delay)
         try:
             attempt = socket.socket(address.family, socket.SOCK_STREAM, address.protocol)
         except OSError as error:  # a family that this machine has not, or no descriptor left

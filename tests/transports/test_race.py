@@ -99,6 +99,16 @@ def test_a_silent_address_gets_a_quarter_of_a_second(
     assert loser.fileno() == -1
 
 
+@pytest.mark.parametrize(
+    ("seconds", "addresses", "delay"),
+    [(None, 9, 0.25), (5, 9, 0.25), (0.2, 2, 0.1), (5, 50, 0.1), (0.1, 50, 0.01), (0, 2, 0.01)],
+)
+def test_little_time_is_shared_by_all_addresses(
+    clock: Clock, silent: Address, seconds: float | None, addresses: int, delay: float
+) -> None:
+    assert Race([silent] * addresses, Deadline.after(seconds))._delay == pytest.approx(delay)
+
+
 def test_no_attempt_begins_that_is_not_needed(
     clock: Clock, silent: Address, answering: Address
 ) -> None:

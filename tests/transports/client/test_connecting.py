@@ -39,6 +39,15 @@ def test_a_name_whose_first_address_swallows_packets(site: Site) -> None:
     assert seen.kinds == [StateKind.LOGGED_OUT, StateKind.ONLINE, StateKind.CLOSED]
 
 
+def test_an_attempt_that_is_short_reaches_the_second_address_too(site: Site) -> None:
+    with (
+        swallowing(site.endpoint.port),
+        make_client(named(site), settings=fast(connect_seconds=0.2)) as client,
+    ):
+        look_up_with(client, naming("127.0.0.2", "127.0.0.1"))
+        client.connect(10)
+
+
 def test_a_name_with_an_address_that_answers_nothing(site: Site) -> None:
     """It connects, so it wins the race; but not twice."""
     settings = fast(reply_seconds=0.2)
