@@ -107,9 +107,9 @@ def test_no_such_user_costs_what_a_user_does(verified: list[str]) -> None:
     stand_ins = {name: passwords.stand_in(name, PROFILES) for name in names}
     assert stand_ins == {name: passwords.stand_in(name, PROFILES) for name in names}
     counts = Counter(map(profile_of, stand_ins.values()))
-    assert {each: round(n, -2) for each, n in counts.items()} == {
-        each: 2 * n for each, n in PROFILES.items()
-    }
+    assert counts.keys() == PROFILES.keys()
+    # The key is random: of 1,200 the standard deviation is 22.
+    assert all(abs(counts[each] - 2 * n) < 150 for each, n in PROFILES.items())
     for stand_in in stand_ins.values():
         profile = profile_of(stand_in)
         if profile not in verified:
