@@ -330,7 +330,8 @@ class Run:
                     left = accounts.delete()
                 finally:
                     if left:
-                        say(f"{left} accounts are left; their names begin {accounts.prefix}")
+                        which = "1 account is" if left == 1 else f"{left} accounts are"
+                        say(f"{which} left; their names begin {accounts.prefix}")
 
     def _one_account(self, count: int) -> None:
         self._course.passed(count * _ACCOUNT_SECONDS)

@@ -99,4 +99,6 @@ def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_j
         if to is not None:
             talk.turn_to(to)
         with interruption, exit_on_closed_pipe(sys.stdout):
-            hold(talk, sys.stdin, presence)
+            # A pipe speaks UTF-8, as `send` has it; a terminal whatever it is set to.
+            encoding = sys.stdin.encoding if sys.stdin.isatty() else "utf-8"
+            hold(talk, sys.stdin.buffer, presence, encoding)

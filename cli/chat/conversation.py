@@ -150,20 +150,24 @@ class Talk:
         if not line.strip():
             return Outcome.DONE
         word, _, rest = line.partition(" ")
-        if word in COMMANDS:
-            return COMMANDS[word].run(self, rest.strip())
+        command = COMMANDS.get(word)
+        if command is not None:
+            if rest.strip() and not command.takes:
+                return self.refuse(f"{word} takes nothing after it; a space before it sends it")
+            return command.run(self, rest.strip())
         if line.startswith("/") and not line.startswith("//"):
-            return self._misunderstood(f"there is no {visible(word)}; /help tells what there is")
+            return self.refuse(f"there is no {visible(word)}; /help tells what there is")
         addressed = _ADDRESSED.fullmatch(line)
         if addressed is not None:
             return self._say_to(addressed[1].lower(), addressed[2] or "")
         if self.to is None:
-            return self._misunderstood("to whom? write 'NAME: text', or '/to NAME' first")
+            return self.refuse("to whom? write 'NAME: text', or '/to NAME' first")
         # A space before it, or a second slash, lets any text be sent as it is.
         self._send(self.to, line[1:] if line.startswith((" ", "//")) else line)
         return Outcome.DONE
 
-    def _misunderstood(self, reason: str) -> Outcome:
+    def refuse(self, reason: str) -> Outcome:
+        """Say why a line has had no effect."""
         self.last_error = CommandError(reason, ExitCode.USAGE)
         self._screen.complain(reason)
         return Outcome.NOT_DONE
@@ -219,6 +223,7 @@ class Talk:
         rows = [
             ("NAME: TEXT", "say TEXT to NAME, whom further lines go to"),
             ("TEXT", "say it to the one you talk to; a space before it quotes it"),
+            ("//TEXT", "say /TEXT"),
             *((f"{word} {each.takes}".rstrip(), each.does) for word, each in COMMANDS.items()),
         ]
         width = max(len(what) for what, _ in rows)
@@ -248,13 +253,13 @@ class Talk:
     def choose(self, name: str) -> Outcome:
         """Turn to an account."""
         if not name:
-            return self._misunderstood("/to takes the name of an account")
+            return self.refuse("/to takes the name of an account")
         return self.turn_to(name)
 
     def history(self, number: str) -> Outcome:
         """Show the newest messages of the mailbox."""
         if number and not (number.isascii() and number.isdigit() and int(number[:9]) > 0):
-            return self._misunderstood("/history takes how many messages to show, such as 50")
+            return self.refuse("/history takes how many messages to show, such as 50")
         messages, more = newest(self._client, None, int(number[:9]) if number else HISTORY)
         if messages:
             self._screen.list_messages(messages, more=more)
@@ -267,10 +272,10 @@ class Talk:
         ranges = [_SEQS.fullmatch(word) for word in rest.replace(",", " ").split()]
         if not ranges or None in ranges:
             usage = "/delete takes the numbers that /history shows, such as 7 or 12-20"
-            return self._misunderstood(usage)
+            return self.refuse(usage)
         spans = [(int(each[1]), int(each[2] or each[1])) for each in ranges if each]
         if sum(last - first + 1 for first, last in spans if last >= first) > MAX_DELETED:
-            return self._misunderstood(f"/delete takes at most {MAX_DELETED} messages at once")
+            return self.refuse(f"/delete takes at most {MAX_DELETED} messages at once")
         seqs = sorted({seq for first, last in spans for seq in range(first, last + 1) if seq})
         deleted = self._client.delete_messages(seqs) if seqs else 0
         self._screen.inform(f"{deleted} {'message' if deleted == 1 else 'messages'} deleted")
@@ -286,7 +291,7 @@ class Talk:
         old = self._screen.ask_password("Present password", known=True)
         new = self._screen.ask_password("New password", known=False)
         if self._screen.ask_password("The same again", known=False) != new:
-            return self._misunderstood("the two differ; the password stays as it was")
+            return self.refuse("the two differ; the password stays as it was")
         self._client.change_password(old, new)
         self._screen.inform("the password is changed; every other session of the account has ended")
         return Outcome.DONE

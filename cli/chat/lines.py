@@ -108,8 +108,14 @@ class Presence:
             self._waiter.wait(Deadline.after(None))
 
 
-def hold(talk: Talk, lines: Iterable[str], presence: Presence) -> None:
+def hold(talk: Talk, lines: Iterable[bytes], presence: Presence, encoding: str) -> None:
     """Carry out each line until the input ends.
+
+    Args:
+        talk: carries them out.
+        lines: what is typed, or comes from a pipe.
+        presence: is waited for before what needs the server.
+        encoding: of the lines.
 
     Raises:
         CommandError: a line of a pipe was not carried out, and the talk went on after it.
@@ -118,10 +124,7 @@ def hold(talk: Talk, lines: Iterable[str], presence: Presence) -> None:
     failed = 0
     code = ExitCode.OK
     for line in lines:
-        text = line.rstrip("\r\n")
-        if needs_server(text):
-            presence.wait()
-        outcome = talk.obey(text)
+        outcome = _carry_out(talk, line.rstrip(b"\r\n"), presence, encoding)
         if outcome is Outcome.LEAVE:
             break
         if outcome is Outcome.NOT_DONE and talk.last_error is not None:
@@ -130,3 +133,13 @@ def hold(talk: Talk, lines: Iterable[str], presence: Presence) -> None:
     if failed and not sys.stdin.isatty():
         were = "line was" if failed == 1 else "lines were"
         raise CommandError(f"{failed} {were} not carried out", code)
+
+
+def _carry_out(talk: Talk, line: bytes, presence: Presence, encoding: str) -> Outcome:
+    try:
+        text = line.decode(encoding)
+    except UnicodeDecodeError:
+        return talk.refuse(f"the line is not {encoding.upper()}")
+    if needs_server(text):
+        presence.wait()
+    return talk.obey(text)

@@ -7,10 +7,13 @@ stands behind it for the others.
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+from twinline.cli.console.output import write_line
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -92,6 +95,13 @@ class Documented(click.Command):
         self.example = example
         self.details = details
 
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return `--help`, written as all else is: click has an end of its own for a pipe's."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _show_help
+        return option
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example, on a line that can be copied."""
         if self.example:
@@ -154,10 +164,16 @@ def argument(name: str, **attributes: Any) -> Callable[..., Any]:
     return click.argument(name, cls=Argument, **attributes)
 
 
+def _show_help(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        write_line(context.get_help())
+        context.exit()
+
+
 def show_help(context: click.Context) -> None:
     """Print a group's help when no command was named."""
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        write_line(context.get_help())
 
 
 def paragraphs(text: str) -> Sequence[str]:
@@ -186,7 +202,11 @@ def _help_all() -> Option:
         if asked and not context.resilient_parsing:
             command = context.command
             assert isinstance(command, Command)  # noqa: S101 - it is a parameter of nothing else
-            click.echo_via_pager(command.long_help(context))
+            text = command.long_help(context)
+            if sys.stdout is not None and sys.stdout.isatty():
+                click.echo_via_pager(text)
+            else:
+                write_line(text.removesuffix("\n"))
             context.exit()
 
     return Option(

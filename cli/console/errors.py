@@ -3,7 +3,13 @@
 import click
 
 from twinline.cli.console.exit_codes import ExitCode
-from twinline.cli.console.output import OutputClosed, json_line, say, stdout_is_closed
+from twinline.cli.console.output import (
+    OutputClosed,
+    OutputFailed,
+    drop_stdout,
+    json_line,
+    say,
+)
 from twinline.cli.console.shapes import Failure
 from twinline.cli.console.text import visible
 from twinline.core.errors import RequestError, SessionExpired, TwinlineError, UndeliveredMessages
@@ -79,7 +85,7 @@ def sentence(error: BaseException) -> str:
             return f"{words} (see '{context.command_path} --help')"
         case click.ClickException():
             return visible(" ".join(error.format_message().split()))
-        case TwinlineError():
+        case TwinlineError() | OutputFailed():
             return visible(str(error))
         case OSError(strerror=str(reason)):
             return f"{reason}: {error.filename}" if error.filename else reason
@@ -94,9 +100,9 @@ def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
         as_json: report to a script instead, as an object; on stderr all the same.
     """
     code = exit_code_of(error)
-    if isinstance(error, OutputClosed):
-        stdout_is_closed()
-    elif code is ExitCode.INTERRUPTED:
+    if isinstance(error, OutputClosed | OutputFailed):
+        drop_stdout()
+    if isinstance(error, OutputClosed) or code is ExitCode.INTERRUPTED:
         pass
     elif as_json:
         # A line that fails within `send --lines` carries the server's error as its cause.

@@ -19,6 +19,10 @@ class OutputClosed(Exception):
     """The reader of stdout has gone away, as ``head`` does."""
 
 
+class OutputFailed(Exception):
+    """Nothing can be written to stdout, such as a file on a disk that is full."""
+
+
 def prepare_streams() -> None:
     """Let no text fail because the terminal's character set lacks it."""
     for stream in (sys.stdout, sys.stderr):
@@ -32,6 +36,7 @@ def write_line(text: str = "") -> None:
 
     Raises:
         OutputClosed: the reader is gone.
+        OutputFailed: it cannot be written.
     """
     stdout: TextIO | None = sys.stdout
     if stdout is None:  # the process was started with it closed
@@ -41,6 +46,8 @@ def write_line(text: str = "") -> None:
         stdout.flush()
     except (BrokenPipeError, ConnectionResetError) as error:
         raise OutputClosed from error
+    except OSError as error:
+        raise OutputFailed(f"stdout cannot be written: {error.strerror or error}") from error
 
 
 def write_json(shape: "BaseModel | Mapping[str, Any]") -> None:
@@ -120,8 +127,8 @@ def say(text: str) -> None:
         sys.stderr.flush()
 
 
-def stdout_is_closed() -> None:
-    """Let the interpreter's last flush go nowhere, so that it does not complain at exit."""
+def drop_stdout() -> None:
+    """Let what could not be written go nowhere, so that the interpreter does not try at exit."""
     with contextlib.suppress(OSError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

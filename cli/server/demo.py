@@ -1,6 +1,9 @@
 """`twinline demo`: a server, two people on different transports, and what each of them sees."""
 
+import re
+import shlex
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -21,6 +24,7 @@ from twinline.transports.client import Client
 from twinline.transports.endpoints import Endpoint
 
 _SECONDS: Final = 10.0
+_PING: Final = '{"op":"ping","id":1}'
 _PASSWORD: Final = "a password for the demo"  # noqa: S105 - of accounts that end with this process
 
 
@@ -45,9 +49,9 @@ def demo(once: bool, as_json: bool) -> None:
         if once:
             return
         bob.answers = True
-        if not as_json:
-            _invite(endpoint)
         try:
+            if not as_json:
+                _invite(endpoint)
             threading.Event().wait()
         except KeyboardInterrupt:
             # It is how the demo ends, so it is no failure.
@@ -178,9 +182,31 @@ def _invite(endpoint: Endpoint) -> None:
     write_line()
     write_line("Or speak the protocol by hand:")
     write_line()
-    write_line(f"""  echo '{{"op":"ping","id":1}}' | nc -N {endpoint.host} {endpoint.port}""")
+    write_line(f"  {_by_hand(endpoint)}")
     write_line()
     write_line("Ctrl-C ends it.")
+
+
+def _by_hand(endpoint: Endpoint) -> str:
+    """Return a line for the shell that asks the server something, with what this machine has."""
+    if shutil.which("nc") is not None and _nc_can_end():
+        return f"""echo '{_PING}' | nc -N {endpoint.host} {endpoint.port}"""
+    code = (
+        "import socket, sys; "
+        f"s = socket.create_connection((sys.argv[1], {endpoint.port})); "
+        "s.sendall((sys.argv[2] + chr(10)).encode()); "
+        "print(s.makefile().readline(), end=str())"
+    )
+    return f"{shlex.quote(sys.executable)} -c '{code}' {endpoint.host} '{_PING}'"
+
+
+def _nc_can_end() -> bool:
+    """Return whether nc has -N, with which it ends when its input does; not every nc has."""
+    try:
+        told = subprocess.run(["nc", "-h"], capture_output=True, text=True, timeout=1, check=False)  # noqa: S607 - the one that the person would run
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return re.search(r"-[0-9A-Za-z]*N", told.stdout + told.stderr) is not None
 
 
 def _program() -> str:

@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 
@@ -113,11 +113,13 @@ def verify(
     settings = WorkloadSettings(senders=senders, mailboxes=mailboxes, rate=rate)
     checker = Checker()
     recorder = Recorder([checker])
-    # The server first: a file that is there already is emptied only for a run that begins.
     with (
+        _opened(history) as file,
         _server(connect, store, options) as (endpoint, spoken),
-        history.open("w", encoding="utf-8") if history else contextlib.nullcontext() as file,
     ):
+        if file is not None:
+            # What is there already gives way to a run that begins, and to no other.
+            file.truncate(0)
 
         def keep() -> None:
             # What was taken must be written, or the file would tell another story.
@@ -135,10 +137,25 @@ def verify(
             finally:
                 keep()
             if left:
-                say(f"{left} accounts could not be deleted; their names begin {workload.prefix}")
+                which = "1 account" if left == 1 else f"{left} accounts"
+                say(f"{which} could not be deleted; their names begin {workload.prefix}")
     judgement = checker.judge()
     _tell(judgement, as_json=as_json)
     return _EXIT_CODES[judgement.verdict]
+
+
+@contextlib.contextmanager
+def _opened(history: Path | None) -> Iterator[TextIO | None]:
+    """Open the file for the history, before there is a server that would run for nothing."""
+    if history is None:
+        yield None
+        return
+    try:
+        file = history.open("a", encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"--history: {error.strerror}: {history}", ExitCode.USAGE) from None
+    with file:
+        yield file
 
 
 def _run(workload: Workload, duration: float, keep: Callable[[], None]) -> None:

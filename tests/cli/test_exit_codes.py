@@ -1,8 +1,10 @@
 """Every exit code for real: a process that ends with it, for each way to get there."""
 
+import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,6 +151,37 @@ def test_a_reader_that_went_away_is_no_failure(ann: CommandLine) -> None:
             running.stdout.close()
             assert running.wait(30) == ExitCode.OK, command
             assert running.stderr.read() == ""
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """Run a line in bash, with stdout buffered as it is for a user."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    program = f"set -o pipefail; twinline() {{ '{sys.executable}' -m twinline.cli \"$@\"; }}; "
+    return subprocess.run(
+        ["bash", "-c", program + line],
+        capture_output=True,
+        text=True,
+        env={**environment, "TWINLINE_CONFIG": ""},
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "--version", "send --help", "serve --help-all", "store"]
+)
+def test_a_reader_of_the_help_that_went_away_is_no_failure(words: str) -> None:
+
+    done = shell(f"twinline {words} | true")
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("words", ["--help", "--version", "config show", "send --help-all"])
+def test_a_full_disk_is_told_in_one_line(words: str) -> None:
+    done = shell(f"twinline {words} >/dev/full")
+    assert done.stderr == "twinline: stdout cannot be written: No space left on device\n"
+    assert done.returncode == ExitCode.FAILURE
 
 
 def test_a_group_is_no_failure() -> None:

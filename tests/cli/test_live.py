@@ -13,8 +13,10 @@ from cli_server import CommandLine, ended, running_server
 from services import PASSWORD
 from waiting import join
 
-from twinline.cli.console.output import OutputClosed
+from twinline.cli.console.output import OutputClosed, write_line
+from twinline.cli.server import demo
 from twinline.transports.client import Client
+from twinline.transports.endpoints import Endpoint
 
 # -- watch ------------------------------------------------------------------------------
 
@@ -151,12 +153,12 @@ def test_the_demo_shows_what_both_see_and_ends(ann: CommandLine) -> None:
 
 
 def test_the_demo_stays_up_and_can_be_joined(ann: CommandLine) -> None:
-    with ended(ann.start("demo")) as demo:
-        assert demo.stdout is not None
-        assert demo.stderr is not None
+    with ended(ann.start("demo")) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
         text = ""
         while "Ctrl-C ends it." not in text:
-            line = demo.stdout.readline()
+            line = running.stdout.readline()
             assert line
             text += line
         commands = re.findall(
@@ -164,14 +166,51 @@ def test_the_demo_stays_up_and_can_be_joined(ann: CommandLine) -> None:
         )
         assert [name for name, _ in commands] == ["register carol", "chat bob"]
         (place,) = {place for _, place in commands}
+        (by_hand,) = re.findall(r"^  (\S.*id.:1.*)$", text, re.MULTILINE)
+        done = subprocess.run(
+            ["sh", "-c", by_hand], capture_output=True, text=True, timeout=30, check=False
+        )
+        assert (done.stdout, done.stderr) == ('{"id":1,"ok":true}\n', "")
         ann.run("register", "carol", "--connect", place)
         ann.run("send", "bob", "here I am", "--connect", place)
         answer = ann.json("watch", "--count", "1", "--timeout", "5", "--connect", place)
         assert answer[0]["body"] == "Hello carol, I read: here I am"
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(5) == 0
-        assert demo.stdout.readline() == "  bob  sees from carol: here I am\n"
-        assert demo.stderr.read() == ""
+        running.send_signal(signal.SIGINT)
+        assert running.wait(5) == 0
+        assert running.stdout.readline() == "  bob  sees from carol: here I am\n"
+        assert running.stderr.read() == ""
+
+
+def test_ctrl_c_ends_the_demo_from_the_moment_at_which_that_is_said(
+    ann: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(text: str = "") -> None:
+        write_line(text)
+        if text == "Ctrl-C ends it.":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "write_line", interrupted)
+    assert ann.run("demo").stdout.endswith("Ctrl-C ends it.\n\n")
+
+
+@pytest.mark.parametrize(
+    ("usage", "said"),
+    [
+        ("usage: nc [-46CDdFhklNnrStUuvZz] [-I length]", "| nc -N 127.0.0.1 7"),
+        ("OpenBSD netcat\n\t-N\tShutdown the network socket", "| nc -N 127.0.0.1 7"),
+        ("[v1.10-47]\nconnect to somewhere: nc [-options] hostname port", "import socket"),
+        (None, "import socket"),
+    ],
+)
+def test_the_demo_names_nc_where_there_is_one_that_can_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usage: str | None, said: str
+) -> None:
+    if usage is not None:
+        nc = tmp_path / "nc"
+        nc.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{usage}\nEND\nexit 1\n")
+        nc.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{Path('/bin/cat').parent}" if usage else str(tmp_path))
+    assert said in demo._by_hand(Endpoint.parse("tcp://127.0.0.1:7"))
 
 
 # -- the terminal -----------------------------------------------------------------------

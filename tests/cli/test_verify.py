@@ -328,6 +328,19 @@ def test_the_exit_code_tells_the_verdict(
         assert json.dumps(result.stdout).count("-s0-") == 5  # some of them are named
 
 
+def test_a_history_that_cannot_be_written_is_told_before_there_is_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_server(*_: object) -> None:
+        pytest.fail("a server was started")
+
+    monkeypatch.setattr("twinline.cli.verify.command.private_server", no_server)
+    user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    file = str(tmp_path / "nowhere" / "h")
+    result = user.run("verify", "--history", file, code=2)
+    assert result.stderr == f"twinline: --history: No such file or directory: {file}\n"
+
+
 def test_a_server_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
     history = tmp_path / "history"
     history.write_text("of another run\n", encoding="utf-8")

@@ -368,6 +368,12 @@ def test_the_table() -> None:
     assert not any("load µs" in line for line in lines)
 
 
+def test_one_round_is_one_round() -> None:
+    book, everybody = made_up()
+    once = report_of(book, everybody).model_copy(update={"rounds": 1})
+    assert any(line.startswith("medians of 1 round of") for line in table(once))
+
+
 def test_a_load_that_costs_more_than_the_server_is_warned_of() -> None:
     book, everybody = made_up()
     # 18 µs of the load: more than the floor's 15, less than anybody else's.

@@ -24,6 +24,27 @@ def test_each_line_is_carried_out_and_what_is_not_is_told(ann: CommandLine) -> N
     assert ann.bodies("ann") == ["me"]
 
 
+def test_a_line_that_is_no_text_is_not_carried_out_and_the_rest_is(ann: CommandLine) -> None:
+    lines = b"bob: before\ncaf\xe9\nafter \xc3\xa9\n"
+    result = ann.run("chat", input=lines, code=2)
+    assert "twinline: the line is not UTF-8\n" in result.stderr
+    assert result.stderr.endswith("twinline: 1 line was not carried out\n")
+    assert ann.bodies("bob") == ["before", "after \u00e9"]
+
+
+@pytest.mark.parametrize("word", [word for word, command in COMMANDS.items() if not command.takes])
+def test_a_command_that_takes_nothing_refuses_what_follows_it(ann: CommandLine, word: str) -> None:
+    result = ann.run("chat", input=f"{word} or not\nbob: still here\n", code=2)
+    assert f"twinline: {word} takes nothing after it" in result.stderr
+    assert ann.bodies("bob") == ["still here"]
+
+
+def test_two_slashes_say_one(ann: CommandLine) -> None:
+    result = ann.run("chat", "bob", input="//quit now\n/help\n")
+    assert ann.bodies("bob") == ["/quit now"]
+    assert "\n//TEXT" in result.stderr
+
+
 def test_with_someone_by_name_and_what_they_say(ann: CommandLine) -> None:
     with ended(ann.start("chat", "bob", stdin=subprocess.PIPE)) as talking:
         assert talking.stdin is not None
