@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import Final
+from weakref import WeakSet
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import Busy
@@ -12,6 +13,7 @@ from twinline.core.locks import may_block, new_lock
 from twinline.core.waiting import Waiter, wake_all
 
 _RETRY_AFTER_MS: Final = 1_000
+_LOOK_AGAIN_SECONDS: Final = 0.5  # for a slot that an interrupted thread did not give back
 
 
 class Urgency(IntEnum):
@@ -28,7 +30,7 @@ class Urgency(IntEnum):
 class _Ticket:
     """One that waits for a slot or has one; the queue's lock guards it."""
 
-    __slots__ = ("granted", "waiter")
+    __slots__ = ("__weakref__", "granted", "waiter")
 
     def __init__(self) -> None:
         self.waiter = Waiter()
@@ -41,8 +43,11 @@ class HashQueue:
     def __init__(self, slots: int) -> None:
         """Let so many hashes run at once."""
         self._lock = new_lock("hash queue")
+        self._slots = slots
         # Guarded by _lock. Each that waits is a thread of somebody's, so they are as many at most.
-        self._free = slots
+        # What holds a slot is known weakly: where a signal's handler raises in `_leave`, the slot
+        # is free again when the frame that had the ticket is gone.
+        self._held: WeakSet[_Ticket] = WeakSet()
         self._waiting: dict[Urgency, OrderedDict[_Ticket, None]] = {
             urgency: OrderedDict() for urgency in Urgency
         }
@@ -59,8 +64,9 @@ class HashQueue:
         ticket, deadline = _Ticket(), Deadline.after(seconds)
         try:
             self._enter(ticket, urgency)
-            while not ticket.granted and ticket.waiter.wait(deadline):
-                pass
+            while not ticket.granted and not deadline.passed:
+                if not ticket.waiter.wait(deadline.sooner(_LOOK_AGAIN_SECONDS)):
+                    self._grant_what_is_free()
             if not ticket.granted:
                 raise Busy("too many logins at once; try again", retry_after_ms=_RETRY_AFTER_MS)
             yield
@@ -70,14 +76,16 @@ class HashQueue:
     def _enter(self, ticket: _Ticket, urgency: Urgency) -> None:
         with self._lock:
             self._waiting[urgency][ticket] = None
-            granted = self._grant()
-        wake_all(ticket.waiter.wake for ticket in granted)
+        self._grant_what_is_free()
 
     def _leave(self, ticket: _Ticket, urgency: Urgency) -> None:
         with self._lock:
             self._waiting[urgency].pop(ticket, None)
-            self._free += ticket.granted
-            ticket.granted = False
+            self._held.discard(ticket)
+        self._grant_what_is_free()
+
+    def _grant_what_is_free(self) -> None:
+        with self._lock:
             granted = self._grant()
         wake_all(ticket.waiter.wake for ticket in granted)
 
@@ -85,9 +93,9 @@ class HashQueue:
         """Give free slots to those who wait, under the lock, and return whom to wake after it."""
         granted = []
         for urgency, waiting in self._waiting.items():
-            while waiting and self._free > self._kept.get(urgency, 0):
+            while waiting and len(self._held) < self._slots - self._kept.get(urgency, 0):
                 ticket, _ = waiting.popitem(last=False)
-                self._free -= 1
+                self._held.add(ticket)
                 ticket.granted = True
                 granted.append(ticket)
         return granted

@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 from argon2 import PasswordHasher
+from interrupting import each_place
 from services import PASSWORD
 from waiting import join, wait_event, wait_until
 
@@ -88,7 +89,7 @@ def test_whoever_waits_is_served_by_urgency(slots: int) -> None:
         assert later == sorted(asked)
     else:
         assert sorted(later[:2]) == [Urgency.OWNER, Urgency.LOGIN]
-    assert queue._free == slots
+    assert not queue._held
 
 
 def test_one_slot_serves_registrations_too() -> None:
@@ -97,7 +98,7 @@ def test_one_slot_serves_registrations_too() -> None:
         pass
     with queue.slot(Urgency.REGISTRATION, 0):
         pass
-    assert (queue._free, _waiting(queue)) == (1, 0)
+    assert (len(queue._held), _waiting(queue)) == (0, 0)
 
 
 def test_a_slot_comes_back_whatever_ends_its_use() -> None:
@@ -107,6 +108,20 @@ def test_a_slot_comes_back_whatever_ends_its_use() -> None:
             raise error
     with queue.slot(Urgency.LOGIN, 0):
         pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_slot_comes_back_wherever_a_signals_handler_raises() -> None:
+    queue = HashQueue(1)
+
+    def use() -> None:
+        with queue.slot(Urgency.LOGIN, 30):
+            pass
+
+    places = list(each_place(use))
+    assert len(places) > 20
+    with queue.slot(Urgency.REGISTRATION, 30):
+        assert _waiting(queue) == 0
 
 
 class SlowToCreate(PasswordHasher):

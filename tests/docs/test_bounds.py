@@ -124,6 +124,7 @@ OF_CONTAINERS = {
 }
 DO_NOT_GROW = {
     ("cli/server/log.py", "_lost"): "one count for each level",
+    ("core/hash_queue.py", "_held"): "as many as there are slots",
     ("core/messages.py", "_ids"): "made in advance, so many at a time",
     ("core/waiting.py", "_hints"): "one hint at most",
     ("stores/sqlite/readers.py", "_free"): "the connections of the store",
