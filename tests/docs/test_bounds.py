@@ -9,7 +9,7 @@ import pytest
 from docs_blocks import ROOT
 
 from twinline.cli.settings.model import ServerSettings
-from twinline.core import accounts, guesses, names, throttle
+from twinline.core import accounts, guesses, names, settling, throttle
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
 from twinline.stores.sqlite import accounts as sqlite_accounts
@@ -28,7 +28,9 @@ NO_BOUNDS = {
     "store": "the operator's",
     "transport": "the operator's",
 }
+OPEN = "accounts of which a failing store left it open whether they are there"
 FIXED = {
+    OPEN: (settling._MOST,),
     "known addresses": (accounts.KNOWN_ADDRESSES,),
     "failures": (throttle.MAX_KEYS,),
     "turns at accounts": (throttle.MAX_KEYS, guesses.MOST_TURNS, guesses._SHARED_LINES),
@@ -58,6 +60,7 @@ OF_CONTAINERS = {
     "core/hash_queue.py": {"_waiting": "threads that wait for a hash"},
     "core/names.py": {"parse_username": "usernames that were read"},
     "core/session.py": {"_kept": "subscriptions to mail and to the end of sessions"},
+    "core/settling.py": {"_open": OPEN},
     "core/throttle.py": {
         "_failures": "failures",
         "_last": "failures",
