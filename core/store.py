@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,6 +32,10 @@ from twinline.core.deadline import LONGEST_DAYS
 from twinline.core.names import NamePattern
 from twinline.core.protocol import Message
 from twinline.core.waiting import Wake
+
+SEQ_JUMP: Final = 2**32
+"""How far the seqs of a mailbox jump when its store was put back: more messages than it gets
+between a backup and that moment, and 2^53 leaves two million jumps."""
 
 
 class Durability(StrEnum):
@@ -348,7 +352,15 @@ class Accounts(ABC):
 
 
 class Mailboxes(ABC):
-    """The half with messages and positions; a mailbox has its account's id."""
+    """The half with messages and positions; a mailbox has its account's id.
+
+    What a store has acknowledged it may lose all the same, when an older backup is put back or a
+    failover loses the tail. Readers have passed the seqs of what was lost, so these must not be
+    given out again: a store that can be put back keeps an *epoch* that then changes, and the seqs
+    of a mailbox jump by at least `SEQ_JUMP` before its next append. Until then, and after it, a
+    place inside the jump (an ``after`` or ``up_to`` of before) is one beyond which there is
+    nothing yet, and no error. A reader's view stays a prefix; seqs may have gaps.
+    """
 
     @abstractmethod
     def create(self, account_id: str) -> None:
@@ -397,7 +409,7 @@ class Mailboxes(ABC):
 
         Raises:
             NoSuchUser: there is no such mailbox.
-            CursorInvalid: ``after`` is beyond the last seq.
+            CursorInvalid: ``after`` is beyond the last seq, and not inside a jump.
         """
 
     @abstractmethod
@@ -421,7 +433,7 @@ class Mailboxes(ABC):
 
         Raises:
             NoSuchUser: there is no such mailbox.
-            CursorInvalid: ``up_to`` is beyond the last seq.
+            CursorInvalid: ``up_to`` is beyond the last seq, and not inside a jump.
         """
 
     @abstractmethod

@@ -106,6 +106,17 @@ class StoreCopied(Shape):
     bytes: int = Field(description="the copy's size")
 
 
+class StoreRestored(Shape):
+    """A backup in the place of a store's file."""
+
+    source: str = Field(description="the backup")
+    target: str = Field(description="the file")
+    replaced: str | None = Field(
+        description="where the file is that was there before; null if there was none"
+    )
+    bytes: int = Field(description="the file's size")
+
+
 class StoreMigrated(Shape):
     """A store's file at the schema version of this program."""
 

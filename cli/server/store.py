@@ -1,4 +1,4 @@
-"""`twinline store`: checks, copies, migrates and measures the file of a SQLite store."""
+"""`twinline store`: checks, copies, restores, migrates and measures the file of a SQLite store."""
 
 import dataclasses
 import sqlite3
@@ -20,6 +20,7 @@ from twinline.cli.console.shapes import (
     StoreChecked,
     StoreCopied,
     StoreMigrated,
+    StoreRestored,
     StoreStats,
 )
 from twinline.cli.console.text import visible
@@ -35,7 +36,12 @@ class _Bar(Protocol):
     def __call__(self, done: int, total: int, what: str = "") -> None: ...
 
 
-_argument: Final = click.argument("store", type=click.Path(), metavar="PATH_OR_URL")
+_argument: Final = click.argument(
+    # What cannot be read is no mistake in the command line.
+    "store",
+    type=click.Path(readable=False),
+    metavar="PATH_OR_URL",
+)
 
 
 @click.group("store", cls=Group, example="twinline store check sqlite:/var/lib/twinline/chat.db")
@@ -43,8 +49,8 @@ _argument: Final = click.argument("store", type=click.Path(), metavar="PATH_OR_U
 def store(context: click.Context) -> None:
     """Look after the file of a SQLite store.
 
-    PATH_OR_URL is the file, or the URL that the server was given: sqlite:PATH. All but add-account
-    and migrate also work while a server has the file open.
+    PATH_OR_URL is the file, or the URL that the server was given: sqlite:PATH. check, backup and
+    stats also work while a server has the file open.
     """
     show_help(context)
 
@@ -73,12 +79,15 @@ def check(store: str, as_json: bool) -> None:
         if sound:
             write_line(f"{path} is sound")
     if not sound:
-        raise CommandError(f"{path} is not sound; go back to a backup of it", ExitCode.FAILURE)
+        raise CommandError(
+            f"{path} is not sound; go back to a backup of it with 'twinline store restore'",
+            ExitCode.FAILURE,
+        )
 
 
 @store.command(example="twinline store backup chat.db /mnt/backups/chat-$(date +%F).db")
 @_argument
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(readable=False, path_type=Path))
 @json_option
 def backup(store: str, target: Path, as_json: bool) -> None:
     """Copy the file as it is at this moment, also while a server writes it.
@@ -113,6 +122,32 @@ def add_account(store: str, username: str, password_file: str | None, as_json: b
     with _readable(path), open_store(f"sqlite:{path}", MailboxPolicy()) as opened:
         ChatService(opened).add_account(name, password)
     report(Account(username=name), f"{name} was created in {path}", as_json=as_json)
+
+
+@store.command(example="twinline store restore /mnt/backups/chat-2026-01-31.db chat.db")
+@click.argument("backup", type=click.Path(readable=False, path_type=Path))
+@_argument
+@json_option
+def restore(backup: Path, store: str, as_json: bool) -> None:
+    """Put a backup in the place of the server's file.
+
+    BACKUP is looked at first, and stays as it is. What is at PATH_OR_URL is kept beside it, with
+    its log, under a name that ends in .replaced. No server may have the file open. Clients that
+    ran meanwhile miss none of the mail that comes afterwards.
+    """
+    path, _ = _place(store)
+    with _readable(backup), _bar("copying") as on_progress:
+        replaced = upkeep.restore(backup, path, on_progress)
+    words = f"{path} is what {backup} was"
+    if replaced is not None:
+        words = f"{words}; what it was before is in {replaced}"
+    shape = StoreRestored(
+        source=str(backup),
+        target=str(path),
+        replaced=None if replaced is None else str(replaced),
+        bytes=path.stat().st_size,
+    )
+    report(shape, words, as_json=as_json)
 
 
 @store.command(example="twinline store migrate chat.db")
@@ -157,6 +192,8 @@ def stats(store: str, as_json: bool) -> None:
 
 def _place(text: str) -> tuple[Path, Synchronous]:
     """Return the file that a path or a URL names."""
+    if not text:
+        raise SettingsError("the path of a store's file is empty")
     scheme, colon, _ = text.partition(":")
     if not colon or scheme not in store_schemes():
         return Path(text), Synchronous.FULL

@@ -21,6 +21,7 @@ from twinline.cli.console.shapes import (
     StoreChecked,
     StoreCopied,
     StoreMigrated,
+    StoreRestored,
     StoreStats,
 )
 from twinline.cli.verify.messages import Verified
@@ -69,6 +70,7 @@ PRINTED: Final[Mapping[str, Printed]] = {
     "store add-account": _one(Account),
     "store check": _one(StoreChecked),
     "store backup": _one(StoreCopied),
+    "store restore": _one(StoreRestored),
     "store migrate": _one(StoreMigrated),
     "store stats": _one(StoreStats),
     "ping": Printed((RoundTrip,), "one for each round trip"),

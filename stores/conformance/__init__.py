@@ -112,6 +112,11 @@ Steps that are one (`account_races`), and what is left of two (`durable`):
 63. An account is not deleted with a password that is changed meanwhile.
 64. A mailbox that no account has is dropped when the store is opened again, and no other is.
 65. Of a write that fails nothing is done, or all.
+
+When a backup was put back under readers that go on (`restoring`):
+
+66. When a store was put back, seqs jump once, and no seq of before is given out again.
+67. A place inside a jump is no error; all new mail is beyond it, and is not acked by it.
 """
 
 from collections.abc import Collection
@@ -134,11 +139,18 @@ from twinline.stores.conformance import (
     mail_races,
     mailboxes,
     reading,
+    restoring,
     sending,
     sessions,
     waking,
 )
-from twinline.stores.conformance.bench import Failing, OpenStore, Reopen, StoreBench
+from twinline.stores.conformance.bench import (
+    Failing,
+    OpenStore,
+    PutBack,
+    Reopen,
+    StoreBench,
+)
 
 __all__ = ["RULES", "ConformanceError", "ConformanceReport", "Failure", "check_store"]
 
@@ -153,6 +165,7 @@ RULES: Final[tuple[Rule[StoreBench], ...]] = rules_of(
     mail_races,
     durable,
     logins,
+    restoring,
 )
 """The rules, by number."""
 _PATIENCE_SECONDS: Final = 30.0  # for one rule; it takes one or two
@@ -163,6 +176,7 @@ def check_store(
     *,
     reopen: Reopen | None = None,
     failing: Failing | None = None,
+    put_back: PutBack | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     wake_seconds: float = 5.0,
@@ -178,6 +192,8 @@ def check_store(
             same policy. Without it, what survives is not checked.
         failing: returns a context manager; of what is called of a store while it is entered,
             the next write fails. Without it, what a failed write leaves is not checked.
+        put_back: the same, as if what it kept were a backup that was put back, for a store that
+            can be: one whose epoch then changes. Without it, that seqs jump is not checked.
         seed: of the ids that are used; the same one gives the same ids.
         progress: called before each rule with how many are done, how many there are, and its
             sentence.
@@ -199,6 +215,7 @@ def check_store(
             open_store,
             reopen,
             failing,
+            put_back,
             f"{seed}/{rule.number}",
             wake_seconds=wake_seconds,
             slow=slow,

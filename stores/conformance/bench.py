@@ -30,6 +30,8 @@ Reopen = Callable[[Store], Store]
 """Closes a store and opens what it kept again."""
 Failing = Callable[[Store], AbstractContextManager[object]]
 """Has a store's next write fail: the one that is made with what it returns entered."""
+PutBack = Callable[[Store], Store]
+"""Closes a store and opens what it kept as a backup of it that was put back."""
 NOW: Final = 1_767_225_600_000
 HOUR: Final = 60 * 60 * 1000
 DAY: Final = 24 * HOUR
@@ -54,6 +56,7 @@ class StoreBench:
         open_store: OpenStore,
         reopen: Reopen | None,
         failing: Failing | None,
+        put_back: PutBack | None,
         seed: str,
         *,
         wake_seconds: float,
@@ -65,6 +68,7 @@ class StoreBench:
         self._open_store = open_store
         self._reopen = reopen
         self._failing = failing
+        self._put_back = put_back
         self._seed = seed
         self._random = Random(seed)  # noqa: S311 - it only puts threads in order
         self._ids = itertools.count(1)
@@ -84,8 +88,21 @@ class StoreBench:
         """
         if self._reopen is None:
             raise NotChecked("it was not told how to reopen the store")
+        return self._replaced(store, self._reopen)
+
+    def put_back(self, store: Store) -> Store:
+        """Close a store and return it as after a backup of it was put back.
+
+        Raises:
+            NotChecked: the kit was not given a way to.
+        """
+        if self._put_back is None:
+            raise NotChecked("it was not told how to put a backup of the store back")
+        return self._replaced(store, self._put_back)
+
+    def _replaced(self, store: Store, replace: Callable[[Store], Store]) -> Store:
         self._open.remove(store)
-        store = self._reopen(store)
+        store = replace(store)
         self._open.append(store)
         return store
 

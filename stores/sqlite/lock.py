@@ -151,8 +151,10 @@ class FileLock:
     def log_began_anew(self) -> bool:
         """Return whether the log was begun again from its start since the last call."""
         # Each beginning has another salt (https://sqlite.org/fileformat2.html#walformat).
-        salt = b"" if self._log is None else os.pread(self._log, 8, 16)
-        before, self._log_salt = self._log_salt, salt
+        salt = before = self._log_salt
+        with suppress(OSError):
+            salt = b"" if self._log is None else os.pread(self._log, 8, 16)
+        self._log_salt = salt
         return salt not in (b"", before)
 
     def make_private(self) -> str | None:
@@ -178,10 +180,6 @@ class FileLock:
         if self._descriptor is None:
             raise ValueError("the lock is not taken")
         return self._descriptor
-
-    def size(self) -> int:
-        """Return the file's size in bytes, without its log."""
-        return os.fstat(self._taken()).st_size
 
     def require(self, seconds: float = 0.0) -> None:
         """See that the names of the file and of its log still lead to them.

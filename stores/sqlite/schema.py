@@ -24,7 +24,9 @@
         content     a hash of the body
         seq         of the message, and so the order in which they came
     dropped(box)    whose messages are still to be swept
-    store(fence)    a number that is written to see whether the file can be written
+    store(fence, epoch, place, identity, identity_before)
+        one row: fence is written to see whether the file can be written, and to have the row
+        in the log; the others tell where the file comes from (`provenance`)
 
 The two groups do not refer to each other, as the two halves of a store do not.
 """
@@ -34,13 +36,19 @@ import logging
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 from twinline.stores.sqlite.file import APPLICATION_ID, StoreFile
 from twinline.stores.sqlite.lock import StoreNotOpened
+from twinline.stores.sqlite.provenance import (
+    mark_as_copy,
+    require_own_log,
+    require_whole,
+    settle,
+)
 
 log = logging.getLogger(__name__)
 
@@ -142,8 +150,14 @@ TABLES: Final = (
     ) WITHOUT ROWID""",
     *_SEND_IDS,
     "CREATE TABLE dropped (box INTEGER PRIMARY KEY)",
-    "CREATE TABLE store (fence INTEGER NOT NULL)",
-    "INSERT INTO store VALUES (0)",
+    """CREATE TABLE store (
+        fence INTEGER NOT NULL,
+        epoch INTEGER NOT NULL DEFAULT 0,
+        place TEXT NOT NULL DEFAULT '',
+        identity TEXT NOT NULL DEFAULT '',
+        identity_before TEXT NOT NULL DEFAULT ''
+    )""",
+    "INSERT INTO store (fence) VALUES (0)",
 )
 
 MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
@@ -160,6 +174,10 @@ MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
             "INSERT INTO mailboxes (account_id) SELECT account_id FROM accounts "
             "WHERE account_id NOT IN (SELECT account_id FROM mailboxes)"
         ),
+        "ALTER TABLE store ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE store ADD COLUMN place TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE store ADD COLUMN identity TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE store ADD COLUMN identity_before TEXT NOT NULL DEFAULT ''",
     ),
 }
 """For each older version, the statements that make the next one of it."""
@@ -211,26 +229,30 @@ def prepare(file: StoreFile, progress: Progress | None = None) -> Path | None:
         StoreNotOpened: the file cannot be used; it is left as it was.
         sqlite3.Error: it cannot be read or written.
     """
+    require_own_log(file)
     version = _version_of_file(file)
+    require_known(version, file.path)
     warning = file.lock.make_private() if file.lock is not None else None
     if warning is not None:
         log.warning("%s", warning)
     copy = None
     if version is not None and version < VERSION:
-        missing = [number for number in range(version, VERSION) if number not in MIGRATIONS]
-        if missing:
-            raise StoreNotOpened(f"{file.path} has schema version {version}, which is too old")
-        copy = _free_name(file.path, version)
+        copy = free_name(file.path, f"version-{version}")
         with closing(file.reader()) as connection:
             copy_database(connection, copy, progress)
     with closing(file.writer()) as connection:
         if version != VERSION:
             try:
-                _change(connection, version)
+                change_version(connection, version)
             except BaseException:
                 if copy is not None:
                     copy.unlink()  # the file is what it was, and the next attempt makes another
                 raise
+        lacking = lacking_tables(connection)
+        if lacking:
+            raise StoreNotOpened(f"{file.path} is damaged: it has no {lacking[0]}")
+        if file.lock is not None:
+            settle(connection, file.lock)
     return copy
 
 
@@ -238,11 +260,45 @@ def _version_of_file(file: StoreFile) -> int | None:
     # By a connection that changes nothing, not even a log, for the file may be another's.
     try:
         with closing(file.reader()) as connection:
-            return version_of(connection, file.path)
+            version = version_of(connection, file.path)
+            require_whole(file, connection)
+            return version
     except sqlite3.OperationalError:
         # What was being made when the power failed has to be rolled back before it can be read.
         with closing(file.plain()) as connection:
             return version_of(connection, file.path)
+
+
+def require_known(version: int | None, path: Path) -> None:
+    """See that this program can bring a file of a version to its own.
+
+    Raises:
+        StoreNotOpened: it cannot.
+    """
+    if version is not None and not all(each in MIGRATIONS for each in range(version, VERSION)):
+        raise StoreNotOpened(f"{path} has schema version {version}, which is too old")
+
+
+def lacking_tables(connection: sqlite3.Connection) -> list[str]:
+    """Return what a file of this version has to have and has not: tables, columns, indexes."""
+    with closing(sqlite3.connect(":memory:")) as model:
+        for statement in TABLES:
+            model.execute(statement)
+        wanted, found = _parts(model), _parts(connection)
+    return [part for part in wanted if part not in found]
+
+
+def _parts(connection: sqlite3.Connection) -> dict[str, None]:
+    rows = connection.execute(
+        "SELECT type || ' ' || name, name, type FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
+    ).fetchall()
+    parts: dict[str, None] = {}
+    for part, name, kind in rows:
+        parts[part] = None
+        if kind == "table":
+            columns = connection.execute("SELECT name FROM pragma_table_info(?)", (name,))
+            parts.update({f"column {column} of {part}": None for (column,) in columns})
+    return parts
 
 
 def copy_database(
@@ -260,7 +316,25 @@ def copy_database(
         OSError, sqlite3.Error: it cannot be read or written; no target is left.
     """
     _require_free(target)
-    descriptor, name = tempfile.mkstemp(".part", f"{target.name}.", target.parent)  # mode 600
+    with copied(source, target, progress) as part:
+        sync(part)
+        _require_free(target)
+        publish(part, target)
+
+
+@contextmanager
+def copied(
+    source: sqlite3.Connection, target: Path, progress: Progress | None = None
+) -> Iterator[Path]:
+    """Copy a database to a file beside a target; it is removed again if it is still there.
+
+    Raises:
+        OSError, sqlite3.Error: it cannot be read or written.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(".part", f"{target.name}.", target.parent)  # mode 600
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
     os.close(descriptor)
     part = Path(name)
 
@@ -279,20 +353,35 @@ def copy_database(
                 source.execute("COMMIT")
             # One file instead of a file and a log; the next server makes it a log again.
             copy.execute("PRAGMA journal_mode = DELETE")
-        _sync(part)
-        _require_free(target)
-        try:
-            os.link(part, target)  # unlike a renaming, it never replaces what is there
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links
-            part.rename(target)
-        _sync(target.parent)
+            mark_as_copy(copy)
+        yield part
     finally:
         part.unlink(missing_ok=True)
 
 
-def _change(connection: sqlite3.Connection, version: int | None) -> None:
+def publish(part: Path, target: Path) -> None:
+    """Give a file the name of one that is not there.
+
+    Raises:
+        FileExistsError: it is there by now.
+        OSError: it cannot be done.
+    """
+    try:
+        os.link(part, target)  # unlike a renaming, it never replaces what is there
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        part.rename(target)
+    part.unlink(missing_ok=True)
+    sync(target.parent)
+
+
+def change_version(connection: sqlite3.Connection, version: int | None) -> None:
+    """Make the tables of this version out of an older one's, or of none, in a transaction.
+
+    Raises:
+        sqlite3.Error: it cannot be done; nothing is changed.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
         if version is None:
@@ -311,11 +400,12 @@ def _change(connection: sqlite3.Connection, version: int | None) -> None:
         raise
 
 
-def _free_name(path: Path, version: int) -> Path:
-    copy, number = path.with_name(f"{path.name}.version-{version}"), 1
+def free_name(path: Path, end: str) -> Path:
+    """Return a name beside a file, with this end, that nothing has."""
+    copy, number = path.with_name(f"{path.name}.{end}"), 1
     while _taken(copy) is not None:
         number += 1
-        copy = path.with_name(f"{path.name}.version-{version}.{number}")
+        copy = path.with_name(f"{path.name}.{end}.{number}")
     return copy
 
 
@@ -331,7 +421,8 @@ def _require_free(target: Path) -> None:
         raise FileExistsError(errno.EEXIST, "there is a file already", str(taken))
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,15 +1,36 @@
-"""Checking, copying and measuring a SQLite store's file, also while a server has it open."""
+"""Checking, copying, putting back and measuring a SQLite store's file."""
 
+import errno
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from twinline.stores.sqlite.file import StoreFile, located
 from twinline.stores.sqlite.lock import FileLock, StoreNotOpened
-from twinline.stores.sqlite.schema import VERSION, Progress, copy_database, prepare, version_of
+from twinline.stores.sqlite.provenance import (
+    epoch_of,
+    renew_epoch,
+    require_own_log,
+    require_whole,
+)
+from twinline.stores.sqlite.schema import (
+    VERSION,
+    Progress,
+    change_version,
+    copied,
+    copy_database,
+    free_name,
+    lacking_tables,
+    prepare,
+    publish,
+    require_known,
+    sync,
+    version_of,
+)
 
 Step = Callable[[int, int, str], None]
 """Called with how many steps are done, how many there are, and what the next one looks at."""
@@ -138,8 +159,7 @@ def check(path: Path, step: Step = lambda _done, _all, _what: None) -> Findings:
     with _snapshot(path) as connection:
         total = 1 + len(_FAULTS) + len(_NOTES)
         step(0, total, "every page")
-        rows = connection.execute("PRAGMA integrity_check").fetchall()
-        findings.faults.extend(f"SQLite: {text}" for (text,) in rows if text != "ok")
+        findings.faults.extend(_broken(connection))
         done = 1
         if findings.faults:
             return findings  # what is counted on broken pages says nothing
@@ -152,6 +172,15 @@ def check(path: Path, step: Step = lambda _done, _all, _what: None) -> Findings:
                 done += 1
         step(total, total, "done")
     return findings
+
+
+def _broken(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield what SQLite finds wrong with the pages, and which tables are not there."""
+    for (text,) in connection.execute("PRAGMA integrity_check").fetchall():
+        if text != "ok":
+            yield f"SQLite: {text}"
+    for part in lacking_tables(connection):
+        yield f"there is no {part}"
 
 
 def backup(path: Path, target: Path, progress: Progress | None = None) -> None:
@@ -170,6 +199,74 @@ def backup(path: Path, target: Path, progress: Progress | None = None) -> None:
     with _opened(path) as connection:
         _require_store(connection, path)
         copy_database(connection, target, progress)
+
+
+def restore(path: Path, target: Path, progress: Progress | None = None) -> Path | None:
+    """Put a backup in the place of a file, which is kept under another name with its log.
+
+    All seqs jump beyond those that readers of either file can have seen.
+
+    Args:
+        path: the backup, which stays as it is.
+        target: the file, which no server has open; it need not be sound, nor there.
+        progress: called with the pages that are copied, and all of them.
+
+    Returns:
+        Where what was there before is, or None if there was nothing.
+
+    Raises:
+        StoreLocked: a server has the target open.
+        StoreNotOpened: the backup is no store, or not sound.
+        sqlite3.Error, OSError: it cannot be read or written; the target is as it was.
+    """
+    target = located(target)
+    with ExitStack() as stack:
+        backup = stack.enter_context(_opened(path))
+        version = _require_store(backup, path)
+        require_known(version, path)
+        if target.exists():
+            if target.samefile(path):
+                raise StoreNotOpened(f"{path} cannot be put in its own place")
+            lock = stack.enter_context(closing(FileLock(target)))
+            lock.take()
+        part = stack.enter_context(copied(backup, target, progress))
+        with closing(sqlite3.connect(part, isolation_level=None)) as copy:
+            if version != VERSION:
+                change_version(copy, version)
+            for fault in _broken(copy):
+                raise StoreNotOpened(f"{path} is not sound, and {target} stays: {fault}")
+            status = part.stat()
+            copy.execute("BEGIN IMMEDIATE")
+            renew_epoch(copy, f"{status.st_dev}:{status.st_ino}", epoch_of(target))
+            copy.execute("COMMIT")
+        owner = (target if target.exists() else target.parent).stat()
+        if os.geteuid() == 0:  # else the server, which is another user, could not open it
+            os.chown(part, owner.st_uid, owner.st_gid)
+        sync(part)
+        return _put_in_place(part, target)
+
+
+def _put_in_place(part: Path, target: Path) -> Path | None:
+    # The old file has two names until the new one takes its own, and with two no server takes
+    # it: so none can run between these steps on the old file without its log, or on none at all.
+    kept = free_name(target, "replaced")
+    there = target.exists()
+    if there:
+        try:
+            os.link(target, kept)
+        except OSError:  # a file system without links
+            target.rename(kept)
+    for end in ("-wal", "-journal"):
+        with suppress(FileNotFoundError):
+            target.with_name(target.name + end).rename(kept.with_name(kept.name + end))
+            there = True
+    target.with_name(f"{target.name}-shm").unlink(missing_ok=True)
+    if target.exists():
+        part.rename(target)
+        sync(target.parent)
+    else:
+        publish(part, target)
+    return kept if there else None
 
 
 def migrate(path: Path, progress: Progress | None = None) -> Migration:
@@ -213,9 +310,15 @@ def stats(path: Path) -> Stats:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", str(path))
     if not path.is_file():
-        raise FileNotFoundError(2, "there is no such file", str(path))
-    with closing(StoreFile(located(path)).reader()) as connection:
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, "it cannot be read: permission denied", str(path))
+    file = StoreFile(located(path))
+    require_own_log(file)
+    with closing(file.reader()) as connection:
         yield connection
 
 
@@ -223,6 +326,7 @@ def _require_store(connection: sqlite3.Connection, path: Path) -> int:
     version = version_of(connection, path)
     if version is None:
         raise StoreNotOpened(f"{path} holds no store yet")
+    require_whole(StoreFile(located(path)), connection)
     return version
 
 
@@ -232,6 +336,7 @@ def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     with _opened(path) as connection:
         connection.execute("BEGIN")
         version = _require_store(connection, path)
+        require_known(version, path)
         if version != VERSION:
             raise StoreNotOpened(
                 f"{path} has schema version {version}; bring it to {VERSION} with "

@@ -47,6 +47,7 @@ _IDLE_SECONDS: Final = 1.0  # with nothing to do for so long, the log goes into 
 _BATCH: Final = 1_000  # the most writes in a transaction: what waits behind it is not kept long
 _LOOK_SECONDS: Final = 0.1  # how old a look at the file's name may be when a write is acknowledged
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.4)  # and so on with the last
+_FENCE: Final = "UPDATE store SET fence = fence + 1"
 # What SQLite raises because of a statement, not because of the file.
 _BUGS: Final = (
     sqlite3.IntegrityError,
@@ -265,6 +266,13 @@ class Writer:
         for request, following in pairwise(batch):
             request.next = following
         self._notify(batch[0])
+        self._mark_log()
+
+    def _mark_log(self) -> None:
+        """Have the row of the store in the log, wherever that begins: it says whose log it is."""
+        if self._file.log_began_anew() and self._connection is not None:
+            with suppress(sqlite3.Error):  # if it is more than a moment, the next write finds out
+                self._connection.execute(_FENCE)
 
     def _commit(self, batch: list[_Request]) -> Transaction:
         """Make the writes as one transaction, each request's outcome in its ``value``.
@@ -362,7 +370,7 @@ class Writer:
         self._disconnect()
         try:
             self._connection = self._connect()
-            self._connection.execute("UPDATE store SET fence = fence + 1")
+            self._connection.execute(_FENCE)
         except Exception:  # noqa: BLE001 - the caller logs that it failed
             self._disconnect()
             return False

@@ -76,7 +76,14 @@ def test_commands_and_options(ann: CommandLine) -> None:
     assert values(ann, "") == list(PLACES)
     assert values(ann, "s") == ["serve", "status", "send", "store"]
     assert values(ann, "--debug", "sta") == ["status"]
-    assert values(ann, "store", "") == ["add-account", "backup", "check", "migrate", "stats"]
+    assert values(ann, "store", "") == [
+        "add-account",
+        "backup",
+        "check",
+        "migrate",
+        "restore",
+        "stats",
+    ]
     assert values(ann, "watch", "--ex") == ["--exec"]
     assert values(ann, "serve", "--log-l") == ["--log-level"]
     assert values(ann, "--ver") == ["--version"]

@@ -213,6 +213,69 @@ def test_stats(store: SqliteStore) -> None:
     assert "unread          3" in run("stats", store.path).stdout
 
 
+def test_putting_a_backup_back(store: SqliteStore, tmp_path: Path) -> None:
+    copied = tmp_path / "copy.db"
+    run("backup", store.path, copied)
+    assert "another server has" in run("restore", copied, store.path, code=1).stderr
+    store.close()
+    kept = tmp_path / "chat.db.replaced"
+    restored = run_json("restore", copied, f"sqlite:{store.path}")
+    assert restored == {
+        "source": str(copied),
+        "target": str(store.path),
+        "replaced": str(kept),
+        "bytes": store.path.stat().st_size,
+    }
+    for each in (store.path, kept, copied):
+        run("check", each)
+    for each in tmp_path.glob(f"{kept.name}*"):  # a reader leaves an empty log
+        each.unlink()
+    assert f"what it was before is in {kept}\n" in run("restore", copied, store.path).stderr
+    new = tmp_path / "new.db"
+    assert run("restore", copied, new).stderr == f"{new} is what {copied} was\n"
+    assert "no such file" in run("restore", tmp_path / "missing.db", new, code=1).stderr
+
+
+def test_what_cannot_be_read_is_no_mistake_in_the_command_line(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("backup", path, tmp_path / "there.db")
+    monkeypatch.setattr("os.access", lambda *_, **__: False)  # for root can read anything
+    for each in ("check", "stats", "migrate"):
+        assert "cannot be read" in run(each, path, code=1).stderr
+    assert "cannot be read" in run("backup", path, tmp_path / "copy.db", code=1).stderr
+    assert "cannot be read" in run("restore", path, tmp_path / "copy.db", code=1).stderr
+
+
+def test_a_version_that_never_was_is_not_sent_from_one_command_to_the_other(path: Path) -> None:
+    change(path, "PRAGMA user_version = 0")
+    for each in ("check", "stats", "migrate"):
+        refused = run(each, path, code=1).stderr
+        assert "has schema version 0, which is too old" in refused
+        assert "twinline store migrate" not in refused
+
+
+def test_what_is_missing_is_not_sound(path: Path) -> None:
+    change(path, "CREATE TABLE last AS SELECT 1")  # so that what is cut is not the schema
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1_000)
+    assert "is cut: 1,000 of its" in run("check", path, code=1).stderr
+
+
+def test_a_file_without_a_table_is_not_sound(path: Path) -> None:
+    change(path, "DROP TABLE send_ids")
+    assert "fault: there is no table send_ids" in run("check", path, code=1).stdout
+
+
+def test_odd_paths(path: Path, tmp_path: Path) -> None:
+    for each in ("check", "stats", "migrate"):
+        assert f"it is a folder, not a file: {tmp_path}" in run(each, tmp_path, code=1).stderr
+        assert "the path of a store's file is empty" in run(each, "", code=2).stderr
+    missing = tmp_path / "nowhere" / "y.db"
+    refused = run("backup", path, missing, code=1).stderr
+    assert refused == f"twinline: No such file or directory: {missing}\n"
+
+
 def test_migrating(path: Path, tmp_path: Path) -> None:
     assert f"version {VERSION} already" in run("migrate", path).stderr
     old = Path(shutil.copy(VERSION_1, tmp_path / "old.db"))

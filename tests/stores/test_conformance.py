@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 from seeded_faults_accounts import changes_then_ends
-from seeded_faults_stores import FAULTS, FORGETFUL, accounts, mailboxes, named, reopened
+from seeded_faults_stores import (
+    FAULTS,
+    FORGETFUL,
+    RESTORED,
+    accounts,
+    mailboxes,
+    named,
+    put_back,
+    reopened,
+)
 from sqlite_faults import Faults
 from waiting import join
 
@@ -30,9 +39,11 @@ from twinline.stores.conformance import (
 from twinline.stores.memory import MemoryStore
 from twinline.stores.registry import open_store, store_schemes
 from twinline.stores.sqlite import SqliteStore
+from twinline.stores.sqlite.upkeep import restore
 
 NAMES = tuple(rule.name for rule in RULES)
 DURABLE = {rule for _, rule in FORGETFUL}
+PUT_BACK = {rule for _, rule in RESTORED}
 SENDING = [rule.name for rule in rules_of(sending)]
 
 
@@ -68,8 +79,18 @@ def in_sqlite(folder: Path) -> ConformanceReport:
         opened[store][2].fail("COMMIT")
         yield
 
+    def put_back(store: Store) -> Store:
+        path, policy, _ = opened[store]
+        store.close()
+        target = folder / str(next(numbers))
+        restore(path, target)
+        return open_at(target, policy)
+
     return check_store(
-        lambda policy: open_at(folder / str(next(numbers)), policy), reopen=reopen, failing=failing
+        lambda policy: open_at(folder / str(next(numbers)), policy),
+        reopen=reopen,
+        failing=failing,
+        put_back=put_back,
     )
 
 
@@ -82,7 +103,7 @@ BUILT_IN: dict[str, Callable[[Path], ConformanceReport]] = {
 @pytest.mark.parametrize("scheme", BUILT_IN)
 def test_a_built_in_store_keeps_every_rule(scheme: str, tmp_path: Path) -> None:
     report = BUILT_IN[scheme](tmp_path)
-    forgotten = {*DURABLE, "failed_writes_are_whole"} if scheme == "memory" else set()
+    forgotten = DURABLE | PUT_BACK | {"failed_writes_are_whole"} if scheme == "memory" else set()
     assert report.rules == tuple(name for name in NAMES if name not in forgotten)
     assert {skipped.split()[2] for skipped in report.skipped} == {f"({one}):" for one in forgotten}
     assert report.checks > 1_000
@@ -93,8 +114,9 @@ def test_no_built_in_store_is_left_out() -> None:
 
 
 def test_with_a_reopening_every_rule_is_checked() -> None:
-    report = check_store(MemoryStore, reopen=reopened, only=DURABLE)
-    assert set(report.rules) == DURABLE
+    rules = DURABLE | PUT_BACK
+    report = check_store(MemoryStore, reopen=reopened, put_back=put_back, only=rules)
+    assert set(report.rules) == rules
     assert report.skipped == ()
 
 
@@ -135,8 +157,16 @@ def test_a_write_that_fails_half_way_is_found() -> None:
         )
 
 
+@pytest.mark.parametrize(("fault", "rule"), RESTORED, ids=[one.__name__ for one, _ in RESTORED])
+def test_what_is_wrong_with_a_store_that_was_put_back_is_found(fault, rule: str) -> None:
+    with pytest.raises(ConformanceError) as caught:
+        check_store(MemoryStore, put_back=partial(put_back, jump=fault), only=[rule])
+    assert [failure.name for failure in caught.value.failures] == [rule]
+    assert "unexpected" not in str(caught.value) or "CursorInvalid" in str(caught.value)
+
+
 def test_every_rule_has_a_fault_that_breaks_it() -> None:
-    broken = {rule for _, rule in FAULTS} | DURABLE | {"failed_writes_are_whole"}
+    broken = {rule for _, rule in FAULTS} | DURABLE | PUT_BACK | {"failed_writes_are_whole"}
     assert broken == set(NAMES)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import seeded_faults_accounts as by_accounts
 import seeded_faults_mailboxes as by_mailboxes
 
-from twinline.core.store import MailboxPolicy
+from twinline.core.store import SEQ_JUMP, MailboxPolicy
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory.accounts import _Session
 from twinline.stores.memory.mailbox import Mailbox
@@ -109,6 +109,53 @@ def reopened(
         box.watchers = {}
     forget(again)
     return again
+
+
+def put_back(store: MemoryStore, jump: Callable[[Mailbox], object] | None = None) -> MemoryStore:
+    """Return what `reopened` does, as a store that can be put back: its seqs have jumped."""
+    again = reopened(store)
+    for box in again.mailboxes._boxes.values():
+        (jump or jumps)(box)
+    return again
+
+
+def jumps(box: Mailbox) -> None:
+    box.last += SEQ_JUMP
+
+
+def goes_on_with_its_seqs(box: Mailbox) -> None:
+    """Leave it as it is."""
+
+
+def jumps_a_little(box: Mailbox) -> None:
+    box.last += 50
+
+
+def jumps_at_the_next_append(box: Mailbox) -> None:
+    """Refuse a place inside the jump until there is mail beyond it."""
+
+    class Jumping(Mailbox):
+        __slots__ = ()
+
+        def append(self, draft):
+            self.__class__ = Mailbox
+            self.last += SEQ_JUMP
+            return self.append(draft)
+
+    box.__class__ = Jumping
+
+
+def acks_what_comes(box: Mailbox) -> None:
+    """Take a place inside the jump for the position of all that comes."""
+
+    class Acking(Mailbox):
+        __slots__ = ()
+
+        def ack(self, up_to, now):
+            super().ack(self.last if up_to > self.position + 50 else up_to, now)
+
+    box.last += SEQ_JUMP
+    box.__class__ = Acking
 
 
 def forgets_sessions(store: MemoryStore) -> None:
@@ -257,6 +304,15 @@ FORGETFUL: tuple[tuple[Callable[[MemoryStore], None], str], ...] = (
     (keeps_orphans, "orphans_are_dropped"),
 )
 """What a store forgets when it is reopened, and the rule that must say so."""
+
+
+RESTORED: tuple[tuple[Callable[[Mailbox], None], str], ...] = (
+    (goes_on_with_its_seqs, "seqs_jump"),
+    (jumps_a_little, "seqs_jump"),
+    (jumps_at_the_next_append, "places_inside_a_jump_are_good"),
+    (acks_what_comes, "places_inside_a_jump_are_good"),
+)
+"""What a mailbox does when its store is put back, and the rule that must say so."""
 
 
 def named(fault: Open) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from store_samples import ALL, draft
+from store_samples import ALL, account, draft
 from waiting import wait_until
 
 from twinline.cli.main import main
@@ -111,8 +111,10 @@ def test_a_hard_link_is_no_second_way_in(path: Path, running: bool) -> None:
 
 def test_kill_minus_nine_frees_the_file(path: Path) -> None:
     code = (
-        "import sys; from twinline.stores.sqlite import SqliteStore; "
+        "import sys; from twinline.core.store import Account; "
+        "from twinline.stores.sqlite import SqliteStore; "
         f"store = SqliteStore({str(path)!r}); store.mailboxes.create('bob'); "
+        "store.accounts.create(Account('bob', 'bob', 'hash', 1)); "
         "print('open', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -272,6 +274,7 @@ def test_a_file_that_others_can_read_is_taken_from_them(
 ) -> None:
     with SqliteStore(path) as store:
         store.mailboxes.create("bob")
+        store.accounts.create(account("bob", "bob"))
         # As a server that was killed leaves it.
         for end in ("", "-wal", "-shm"):
             shutil.copy(f"{path}{end}", f"{path.with_name('left.db')}{end}")
