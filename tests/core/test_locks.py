@@ -246,12 +246,18 @@ ALLOWED = {
     ("core/locks.py", "super().__enter__"): "the checking lock is a plain one but for its checks",
     ("core/locks.py", "super().release"): "the same",
     ("core/locks.py", "threading.Lock"): "makes the locks that all others use",
-    ("transports/client/engine/cancel.py", "self.release"): "a first-in-first-out lock over a "
-    "connection, not over state: its holder does I/O, and callers queue with a time limit",
-    ("transports/client/engine/commands.py", "self._fifo.acquire"): "the same",
-    ("transports/client/engine/commands.py", "self._fifo.release"): "the same",
-    ("transports/client/engine/dialler.py", "self._fifo.acquire"): "the same",
-    ("transports/client/engine/dialler.py", "self._fifo.release"): "the same",
+    ("transports/client/engine/cancel.py", "threading.Lock"): "it marks a caller's turn at a lock "
+    "over a connection, which is given first in first out; nobody waits for the mark",
+    ("transports/client/engine/inbox.py", "threading.Lock"): "marks a loop that lasts, likewise",
+    (
+        "transports/client/async_client.py",
+        "loop.lasts.acquire",
+    ): "the same, where a loop lasts from one call to another",
+    ("transports/client/async_client.py", "loop.lasts.release"): "the same",
+    ("transports/client/state.py", "threading.Lock"): "marks a callback that lasts, likewise",
+    ("transports/client/backends/aio.py", "threading.Lock"): "the same",
+    ("transports/client/backends/aio.py", "lasts.acquire"): "the same, where it ends in a task",
+    ("transports/client/backends/aio.py", "lasts.release"): "the same",
     (
         "cli/chat/prompt.py",
         "asyncio.Lock",

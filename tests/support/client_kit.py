@@ -124,7 +124,7 @@ def watcher_of(client: Client) -> Watcher:
 
 def queued(client: Client) -> int:
     """Return how many commands wait for the one that is being carried out."""
-    return len(client._engine._commands._fifo._queue)
+    return max(0, len(client._engine._commands._fifo._turns) - 1)
 
 
 def receive(client: Client, count: int, *, ack: bool = True) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any
 
 _CALLS = {dis.opmap[name] for name in ("CALL", "CALL_KW", "CALL_FUNCTION_EX") if name in dis.opmap}
 _JUMP = dis.opmap["JUMP_BACKWARD"]
+_RESUME = dis.opmap["RESUME"]  # not there is a generator that something is thrown into
 _SUSPENDS = inspect.CO_GENERATOR | inspect.CO_COROUTINE
 
 
@@ -60,7 +61,7 @@ def interrupt(call: Callable[[], object], at: int) -> str | None:
     # The interpreter calls these in the midst of an instruction: what they raise is raised there.
 
     def calls(frame: FrameType, event: str, _argument: object) -> None:
-        if event in ("call", "c_return"):
+        if event == "c_return" or (event == "call" and instruction(frame) == _RESUME):
             if _is_ours(frame):
                 reached(frame)
         elif event == "return" and not frame.f_code.co_flags & _SUSPENDS:

@@ -268,7 +268,10 @@ class Messages(AsyncIterator[Message]):
         if self._waiting:
             raise ClientBusy("another task is in this loop")
         if self._loop is None:
-            self._loop = self._engine.messages(self._timeout, ack=self._ack)
+            loop = self._engine.messages(self._timeout, ack=self._ack)
+            loop.lasts.acquire()
+            loop.enter()
+            self._loop = loop
         self._waiting = True
         try:
             message = await self._loop.next()
@@ -295,4 +298,4 @@ class Messages(AsyncIterator[Message]):
     def _leave(self) -> None:
         loop, self._loop = self._loop, None
         if loop is not None:
-            loop.leave()
+            loop.lasts.release()

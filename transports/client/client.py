@@ -306,11 +306,10 @@ class Client(ClientBase):
             ClientClosed: the client is closed already.
         """
         loop = self._engine.messages(timeout, ack=ack)
-        try:
+        with loop.lasts:
+            loop.enter()
             while (message := run(loop.next())) is not None:
                 yield message
-        finally:
-            loop.leave()
 
     def ack(self, up_to: int) -> protocol.AckReply:
         """Acknowledge every message up to a seq, fetched or not; `messages` hands out none of them.

@@ -63,12 +63,16 @@ class StateReport:
         self._on_state = on_state or _ignore
         self._queue: deque[State] = deque()  # its own operations are atomic
         self._lock = new_lock("state report")
-        self._thread: int | None = None  # that runs the callback now; written under _lock
+        # Held by whoever calls the callback, for as long as that takes; a `with` leaves it even if
+        # a signal's handler raises. Both are written under _lock.
+        self._lasts: threading.Lock | None = None
+        self._thread: int | None = None
 
     @property
     def is_here(self) -> bool:
         """Whether the calling thread is within the callback."""
-        return self._thread == threading.get_ident()
+        lasts = self._lasts
+        return lasts is not None and lasts.locked() and self._thread == threading.get_ident()
 
     def push(self, state: State) -> None:
         """Queue a state; it neither blocks nor takes a lock."""
@@ -76,28 +80,32 @@ class StateReport:
 
     def deliver(self) -> None:
         """Report what is queued, unless another thread does so: then that thread goes on."""
-        while (state := self._begin()) is not None:
-            try:
-                self._on_state(state)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next state is reported
-                self._complain(state, error)
-            finally:
-                self._end()
+        lasts = threading.Lock()
+        with lasts:
+            while (state := self._begin(lasts)) is not None:
+                try:
+                    self._on_state(state)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the next is reported
+                    self._complain(state, error)
 
     async def settle(self, seconds: float) -> None:
         """Wait until all is reported, where the callback is not called at once."""
 
-    def _begin(self) -> State | None:
-        """Return the next state to report, unless there is none or one is being reported."""
-        with self._lock:
-            if self._thread is not None or not self._queue:
-                return None
-            self._thread = threading.get_ident()
-            return self._queue.popleft()
+    def _begin(self, lasts: threading.Lock) -> State | None:
+        """Return the next state to report, unless there is none or one is being reported.
 
-    def _end(self) -> None:
+        Args:
+            lasts: the caller's, which holds it while it reports.
+        """
         with self._lock:
-            self._thread = None
+            others = self._lasts if self._lasts is not lasts else None
+            if others is not None and others.locked():
+                return None
+            if not self._queue:
+                self._lasts = None  # what is pushed from now on is another's to report
+                return None
+            self._lasts, self._thread = lasts, threading.get_ident()
+            return self._queue.popleft()
 
     def _complain(self, state: State, error: Exception) -> None:
         log.error("on_state raised for %s", state.kind.value, exc_info=error)

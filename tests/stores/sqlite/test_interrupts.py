@@ -1,5 +1,6 @@
 """A call on the SQLite store that a signal's handler interrupts harms nobody, wherever it is."""
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -34,6 +35,13 @@ def opened(path: Path, faults: Faults) -> SqliteStore:
         store.accounts.create(account("bob"))
         store.accounts.open_session(session("bob", "bob"))
     return store
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Leave nothing to collect to the next test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from twinline.transports.client import (
     StateKind,
     WatchMode,
 )
+from twinline.transports.client.engine.cancel import Turn
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.listener.binding import listen
 
@@ -89,16 +90,16 @@ def test_a_command_that_is_cancelled_in_the_queue_leaves_the_connection_alone() 
                 first = asyncio.create_task(client.ping())
                 await until(lambda: len(server.requests) == 2, "hello and a ping")
                 others = [asyncio.create_task(client.ping()) for _ in range(3)]
-                queue = client._engine._commands._fifo._queue
-                await until(lambda: len(queue) == 3, "three behind the first")
+                turns = client._engine._commands._fifo._turns
+                await until(lambda: len(turns) == 4, "three behind the first")
                 await cancel(others[1])
-                assert len(queue) == 2
+                assert len(turns) == 3
                 server.script = lambda _: Done()
                 server._peers[0].sendall(b'{"id":2,"ok":true}\n')
                 for task in (first, others[0], others[2]):
                     assert await task < 5
                 assert server.connections == 1
-                assert not client._engine._commands._fifo._held
+                assert not client._engine._commands._fifo.is_held
 
     aio(main)
 
@@ -112,11 +113,13 @@ def test_a_lock_that_is_handed_to_a_cancelled_task_goes_on() -> None:
             async with AsyncClient(server.endpoint, settings=SLOW) as client:
                 await client.ping()
                 lock = client._engine._commands._fifo
-                lock._held = True
-                second = asyncio.create_task(client.ping())
-                third = asyncio.create_task(client.ping())
-                await until(lambda: len(lock._queue) == 2, "two that wait")
-                lock.release()
+                first = Turn()
+                with first.lasts:
+                    assert lock.take_nowait(first)
+                    second = asyncio.create_task(client.ping())
+                    third = asyncio.create_task(client.ping())
+                    await until(lambda: len(lock._turns) == 3, "two that wait")
+                lock.pass_on(first)
                 await cancel(second)
                 assert await third < 5
 
@@ -209,7 +212,7 @@ def test_a_cancelled_connect_can_be_tried_again(site: Site, proxy: FaultProxy) -
             await until(lambda: not route.up._thread.is_alive(), "the end of its connection")
             proxy.down = NO_FAULT
             assert (await client.connect(5)).protocol == 1
-            assert not client._engine._dialler._fifo._held
+            assert not client._engine._dialler._fifo.is_held
 
     aio(main)
 

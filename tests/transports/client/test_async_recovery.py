@@ -244,7 +244,7 @@ def test_close_during_a_logout_leaves_no_task(site: Site, proxy: FaultProxy) -> 
             await asyncio.to_thread(proxy.wait_routes, 2)
             proxy.routes[0].up.fault = Fault(blackhole=True)
             leaving = asyncio.create_task(ann.logout())
-            await until(lambda: ann._engine._commands._fifo._held, "the request is under way")
+            await until(lambda: ann._engine._commands._fifo.is_held, "the request is under way")
             await ann.close()
             assert THREAD_NAME not in [task.get_name() for task in asyncio.all_tasks()]
             with pytest.raises(ClientClosed):

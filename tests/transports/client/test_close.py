@@ -161,7 +161,9 @@ def test_while_the_watcher_reconnects(site: Site) -> None:
         proxy.refuse()
         wait_until(lambda: ann.state.retry_in, "the pause after an attempt")
         call = Call(ann.status)
-        wait_until(lambda: ann._engine._dialler._fifo._queue, "a command behind the watcher")
+        wait_until(
+            lambda: len(ann._engine._dialler._fifo._turns) == 2, "a command behind the watcher"
+        )
         quickly(ann)
         closed(call)
     assert seen.kinds[-1] is StateKind.CLOSED

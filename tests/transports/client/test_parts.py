@@ -8,11 +8,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from waiting import join, wait_until
+from waiting import Call, join, wait_until
 
 from twinline.core.deadline import Deadline
 from twinline.core.protocol import AckReply, ChangePassword, Done, Message, Ping
@@ -29,9 +29,10 @@ from twinline.transports.client.engine.cancel import (
     CancelToken,
     DeadlinePassed,
     FifoLock,
+    Turn,
 )
 from twinline.transports.client.engine.connection import ConnectionBroken, ReplyTimedOut
-from twinline.transports.client.engine.inbox import Inbox
+from twinline.transports.client.engine.inbox import Inbox, MessageLoop
 from twinline.transports.client.state import StateReport
 from twinline.transports.connecting import connect
 from twinline.transports.contract import ClientCodec, ReplyReceived, Transport
@@ -107,18 +108,13 @@ def test_a_wait_returns_whether_it_was_woken_in_time() -> None:
 
 @contextmanager
 def holding(lock: FifoLock, deadline: Deadline, cancel: CancelToken) -> Iterator[None]:
-    run(lock.acquire(deadline, cancel))
+    turn = Turn()
     try:
-        yield
+        with turn.lasts:
+            run(lock.take(turn, deadline, cancel))
+            yield
     finally:
-        lock.release()
-
-
-def is_free(lock: FifoLock) -> bool:
-    free = lock.acquire_nowait()
-    if free:
-        lock.release()
-    return free
+        lock.pass_on(turn)
 
 
 def test_the_lock_is_given_in_the_order_of_arrival() -> None:
@@ -134,12 +130,12 @@ def test_the_lock_is_given_in_the_order_of_arrival() -> None:
     with holding(lock, NEVER, cancel):
         for count, thread in enumerate(threads, 1):
             thread.start()
-            wait_until(lambda count=count: len(lock._queue) == count, "a queue")
-        assert not is_free(lock)
+            wait_until(lambda count=count: len(lock._turns) == count + 1, "a queue")
+        assert lock.is_held
     for thread in threads:
         join(thread)
     assert order == [0, 1, 2, 3, 4]
-    assert is_free(lock)
+    assert not lock.is_held
 
 
 def test_a_lock_that_is_not_released_in_time() -> None:
@@ -147,9 +143,9 @@ def test_a_lock_that_is_not_released_in_time() -> None:
     with holding(lock, NEVER, CancelToken("a")):
         with pytest.raises(DeadlinePassed), holding(lock, Deadline.after(0.01), CancelToken("b")):
             pytest.fail("two hold the lock")
-        assert not lock._queue
+        assert len(lock._turns) == 1
     with holding(lock, PASSED, CancelToken("c")):
-        assert not is_free(lock)
+        assert lock.is_held
 
 
 def test_a_token_that_is_set_ends_the_wait_for_a_lock() -> None:
@@ -159,27 +155,46 @@ def test_a_token_that_is_set_ends_the_wait_for_a_lock() -> None:
     with holding(lock, NEVER, CancelToken("a")):
         with pytest.raises(Cancelled), holding(lock, NEVER, cancel):
             pytest.fail("two hold the lock")
-        assert not lock._queue
+        assert len(lock._turns) == 1
 
 
 class HandedOver(CancelToken):
     """A token that is set at the moment at which the lock is handed over."""
 
-    def __init__(self, lock: FifoLock) -> None:
+    def __init__(self, before: ExitStack) -> None:
         super().__init__("test")
-        self.lock = lock
+        self.before = before
 
     async def wait(self, waiter: ThreadWaiter, deadline: Deadline) -> bool:
-        self.lock.release()
+        self.before.close()
         raise Cancelled
 
 
 def test_a_lock_that_is_handed_to_a_cancelled_thread_goes_on() -> None:
     lock = FifoLock("test", ThreadWaiter)
-    assert lock.acquire_nowait()
-    with pytest.raises(Cancelled), holding(lock, NEVER, HandedOver(lock)):
-        pytest.fail("it was cancelled")
-    assert is_free(lock)
+    with ExitStack() as before:
+        before.enter_context(holding(lock, NEVER, CancelToken("test")))
+        with pytest.raises(Cancelled), holding(lock, NEVER, HandedOver(before)):
+            pytest.fail("it was cancelled")
+    assert not lock.is_held
+
+
+def test_a_turn_that_has_come_is_taken_even_if_the_wake_was_lost() -> None:
+    lock = FifoLock("test", ThreadWaiter)
+    cancel = CancelToken("test")
+    first = Turn()
+
+    def follow() -> None:
+        with holding(lock, Deadline.after(20), cancel):
+            pass
+
+    with first.lasts:
+        assert lock.take_nowait(first)
+        second = Call(follow)
+        wait_until(lambda: len(lock._turns) == 2, "one behind it")
+    # A signal's handler keeps the first from passing it on.
+    second.outcome(5)
+    assert not lock.is_held
 
 
 # -- states -------------------------------------------------------------------------------
@@ -313,17 +328,18 @@ def test_what_was_acked_by_hand_is_taken_out() -> None:
 
 def test_one_consumer_at_a_time() -> None:
     inbox = Inbox(0)
-    inbox.enter(ThreadWaiter())
-    with pytest.raises(ClientBusy):
-        inbox.enter(ThreadWaiter())
-    inbox.leave()
-    inbox.enter(ThreadWaiter())
+    first, second = (MessageLoop(inbox, ThreadWaiter(), None, ack=True) for _ in range(2))
+    with first.lasts:
+        first.enter()
+        with second.lasts, pytest.raises(ClientBusy):
+            second.enter()
+    with second.lasts:
+        second.enter()
 
 
 def test_the_end_of_an_inbox_ends_the_wait_and_hides_what_is_left() -> None:
     inbox = Inbox(0)
     waiter = ThreadWaiter()
-    inbox.enter(waiter)
     seen: list[Message | None] = [message(99)]
     thread = threading.Thread(target=lambda: seen.append(run(inbox.wait_head(waiter, NEVER))))
     thread.start()

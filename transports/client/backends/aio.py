@@ -3,6 +3,7 @@
 # ruff: noqa: D102 - `Backend`, `Worker` and `StateReport` have what their methods do
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
@@ -116,7 +117,12 @@ class TaskStateReport(StateReport):
 
     def deliver(self) -> None:
         """Report what is queued, unless the callback is running: then its task goes on."""
-        while (state := self._begin()) is not None:
+        while True:
+            lasts = threading.Lock()
+            lasts.acquire()
+            state = self._begin(lasts)
+            if state is None:
+                return
             returned: object = None
             try:
                 with calling(self):
@@ -125,9 +131,9 @@ class TaskStateReport(StateReport):
                 self._complain(state, error)
             finally:
                 if not isawaitable(returned):
-                    self._end()
+                    lasts.release()
             if isawaitable(returned):
-                reporting = self._await(state, returned)
+                reporting = self._await(state, returned, lasts)
                 task = asyncio.create_task(reporting, context=outside_callbacks())
                 if not task.done():  # as it is at once where tasks are begun eagerly
                     self._task = task
@@ -143,7 +149,7 @@ class TaskStateReport(StateReport):
             if not done:
                 return
 
-    async def _await(self, state: State, returned: Awaitable[Any]) -> None:
+    async def _await(self, state: State, returned: Awaitable[Any], lasts: threading.Lock) -> None:
         try:
             with calling(self):
                 await returned
@@ -151,7 +157,7 @@ class TaskStateReport(StateReport):
             self._complain(state, error)
         finally:
             self._task = None
-            self._end()
+            lasts.release()
             self.deliver()
 
 

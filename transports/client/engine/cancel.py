@@ -3,13 +3,17 @@
 Callers are threads or tasks; what they wait on comes from a `backend.Backend`.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import contextmanager, suppress
+from typing import Final, Protocol
 
 from twinline.core.deadline import Deadline
 from twinline.core.locks import new_lock
+
+_LOOK_SECONDS: Final = 0.5
+"""How long a turn that has come may go unnoticed."""
 
 
 class Waiter(Protocol):
@@ -81,15 +85,15 @@ class CancelToken:
             self._wakes.append(wake)
 
     def remove(self, wake: Callable[[], object]) -> None:
-        """Have ``wake`` called no more, from the moment at which this returns."""
-        with self._lock:
+        """Have ``wake`` called no more, from the moment at which this returns, if it was added."""
+        with self._lock, suppress(ValueError):
             self._wakes.remove(wake)
 
     @contextmanager
     def waking(self, wake: Callable[[], object]) -> Iterator[None]:
         """Have ``wake`` called if this is set while the body runs; see `add`."""
-        self.add(wake)
         try:
+            self.add(wake)
             yield
         finally:
             self.remove(wake)
@@ -109,60 +113,90 @@ class CancelToken:
         return woken
 
 
+class Turn:
+    """A caller's turn at a `FifoLock`, and its place in the queue before that.
+
+    It is there for as long as ``lasts`` is held, which is left in C: a signal's handler that raises
+    may keep the caller from doing anything else on leaving (see `twinline.core.interrupts`).
+
+    Attributes:
+        lasts: held by a ``with`` around all that the caller does; nobody waits for it.
+        waiter: woken when the turn has come.
+    """
+
+    __slots__ = ("lasts", "waiter")
+
+    def __init__(self) -> None:
+        self.lasts = threading.Lock()
+        self.waiter: Waiter | None = None  # None: it does not wait
+
+
 class FifoLock:
     """A lock that its callers get in the order in which they came.
 
     Its holder may wait and do I/O. The others wait for it with a deadline and under a cancel
-    token, outside every plain lock.
+    token, outside every plain lock. Each has a `Turn`::
+
+        turn = Turn()
+        try:
+            with turn.lasts:
+                await fifo.take(turn, deadline, cancel)
+                ...
+        finally:
+            fifo.pass_on(turn)
     """
 
     def __init__(self, name: str, new_waiter: Callable[[], Waiter]) -> None:
         self._new_waiter = new_waiter
         self._lock = new_lock(name)
-        self._held = False  # guarded by _lock
-        self._queue: deque[Waiter] = deque()  # guarded by _lock
+        # The holder's, and behind it those that wait; some are over. Guarded by _lock.
+        self._turns: deque[Turn] = deque()
 
-    def acquire_nowait(self) -> bool:
-        """Take the lock if it is free, until `release`, and return whether it was."""
+    @property
+    def is_held(self) -> bool:
+        """Whether somebody's turn lasts."""
         with self._lock:
-            free = not self._held
-            self._held = True
-            return free
+            return self._first() is not None
 
-    async def acquire(self, deadline: Deadline, cancel: CancelToken) -> None:
-        """Wait for the lock and hold it, until `release`.
+    def take_nowait(self, turn: Turn) -> bool:
+        """Begin the turn if the lock is free, and return whether it was."""
+        with self._lock:
+            if self._first() is not None:
+                return False
+            self._turns.append(turn)
+            return True
+
+    async def take(self, turn: Turn, deadline: Deadline, cancel: CancelToken) -> None:
+        """Wait for the turn to come.
 
         Raises:
             DeadlinePassed: the deadline passed first.
             Cancelled: the token was set first.
         """
+        waiter = turn.waiter = self._new_waiter()
         with self._lock:
-            if not self._held:
-                self._held = True
-                return
-            waiter = self._new_waiter()
-            self._queue.append(waiter)
-        try:
-            await cancel.wait(waiter, deadline)
-        except BaseException:
-            if not self._withdraw(waiter):
-                self.release()  # the lock was handed to this caller in the meantime
-            raise
-        if self._withdraw(waiter):
-            raise DeadlinePassed
+            self._turns.append(turn)
+        while not self._has_come(turn):
+            if deadline.passed:
+                raise DeadlinePassed
+            # The wake may have been lost to a signal's handler, so it looks now and then.
+            await cancel.wait(waiter, deadline.sooner(_LOOK_SECONDS))
 
-    def release(self) -> None:
-        """Hand the lock to the caller that has waited longest."""
+    def pass_on(self, turn: Turn) -> None:
+        """Wake the caller that has waited longest, now that a turn is over."""
         with self._lock:
-            if self._queue:
-                self._queue.popleft().wake()  # handed over: it stays held
-            else:
-                self._held = False
+            with suppress(ValueError):
+                self._turns.remove(turn)
+            first = self._first()
+            if first is not None and first.waiter is not None:
+                first.waiter.wake()
 
-    def _withdraw(self, waiter: Waiter) -> bool:
-        """Leave the queue; False says that the lock is this caller's already."""
+    def _has_come(self, turn: Turn) -> bool:
         with self._lock:
-            if waiter not in self._queue:
-                return False
-            self._queue.remove(waiter)
-            return True
+            return self._first() is turn
+
+    def _first(self) -> Turn | None:
+        """Return the turn that lasts now; with the lock held."""
+        while self._turns and not self._turns[0].lasts.locked():
+            self._turns.popleft()
+        return self._turns[0] if self._turns else None

@@ -16,6 +16,7 @@ from twinline.transports.client.engine.cancel import (
     CancelToken,
     DeadlinePassed,
     FifoLock,
+    Turn,
 )
 from twinline.transports.client.engine.connection import (
     Connection,
@@ -48,7 +49,7 @@ class Commands:
         self._reply_seconds = reply_seconds
         self._fifo = FifoLock("commands", backend.waiter)
         self._cut = CancelToken("cut of commands")  # ends what is under way when the client closes
-        self._connection: Connection | None = None  # of the caller that holds _fifo
+        self._connection: Connection | None = None  # of the caller whose turn it is at _fifo
 
     async def connect(self, deadline: Deadline) -> None:
         """Have a connection that works, as far as can be seen without asking.
@@ -57,12 +58,17 @@ class Commands:
             NotConnected: not in time.
             ClientClosed: the client is closed, or was while this waited.
         """
-        if not self._fifo.acquire_nowait():
-            await self._queue(None, deadline)
+        turn = Turn()
         try:
-            await self._ready(None, deadline)
+            with turn.lasts:
+                if not self._fifo.take_nowait(turn):
+                    await self._queue(turn, None, deadline)
+                try:
+                    await self._ready(None, deadline)
+                finally:
+                    self._leave()
         finally:
-            self._leave()
+            self._fifo.pass_on(turn)
 
     async def ask(
         self, request: Request, deadline: Deadline, on_reply: OnReply | None = None
@@ -81,18 +87,21 @@ class Commands:
             TimedOut: no reply in time.
             ClientClosed: the client is closed, or was while this waited.
         """
-        if not self._fifo.acquire_nowait():
-            await self._queue(request, deadline)
+        turn = Turn()
         try:
-            return await self._ask(request, deadline, on_reply)
+            with turn.lasts:
+                if not self._fifo.take_nowait(turn):
+                    await self._queue(turn, request, deadline)
+                try:
+                    return await self._ask(request, deadline, on_reply)
+                finally:
+                    self._leave()
         finally:
-            self._leave()
+            self._fifo.pass_on(turn)
 
     def interrupt(self) -> None:
         """End the exchange that is under way, once the link is closed; an idle connection stays."""
-        if self._fifo.acquire_nowait():
-            self._fifo.release()
-        else:
+        if self._fifo.is_held:
             self._cut.set()
 
     async def close(self, seconds: float, last: Request | None = None, *, dial: bool) -> bool:
@@ -109,20 +118,27 @@ class Commands:
         Returns:
             Whether the request was carried out.
         """
+        turn = Turn()
         try:
-            await self._fifo.acquire(Deadline.after(seconds), CancelToken("unused"))
+            with turn.lasts:
+                await self._fifo.take(turn, Deadline.after(seconds), CancelToken("unused"))
+                try:
+                    return last is not None and await self._last(last, dial=dial)
+                finally:
+                    self._leave()
         except DeadlinePassed:
             return False
-        try:
-            return last is not None and await self._last(last, dial=dial)
         finally:
-            self._leave()
+            self._fifo.pass_on(turn)
 
     def cut(self) -> None:
         """End what is under way and close the connection, without waiting; the link is closed."""
         self._cut.set()
-        if self._fifo.acquire_nowait():
-            self._leave()
+        turn = Turn()
+        with turn.lasts:
+            if self._fifo.take_nowait(turn):
+                self._leave()
+        self._fifo.pass_on(turn)
 
     async def _last(self, request: Request, *, dial: bool) -> bool:
         deadline = Deadline.after(LAST_SECONDS)
@@ -139,24 +155,21 @@ class Commands:
             return False
         return not isinstance(reply, ErrorReply)
 
-    async def _queue(self, request: Request | None, deadline: Deadline) -> None:
+    async def _queue(self, turn: Turn, request: Request | None, deadline: Deadline) -> None:
         self._look(request)  # what is refused anyhow does not wait for it
         try:
-            await self._fifo.acquire(deadline, self._link.closed)
+            await self._fifo.take(turn, deadline, self._link.closed)
         except DeadlinePassed:
             raise NotConnected("other requests took all the time; nothing was sent") from None
         except Cancelled:
             raise ClientClosed("the client is closed") from None
 
     def _leave(self) -> None:
-        """Release the lock, with a connection that the next request can use or none."""
-        try:
-            if self._link.closed.is_set:
-                self._drop()
-            if self._connection is None:
-                self._link.gave_up()
-        finally:
-            self._fifo.release()
+        """Leave a connection that the next request can use, or none."""
+        if self._link.closed.is_set:
+            self._drop()
+        if self._connection is None:
+            self._link.gave_up()
 
     async def _ask(self, request: Request, deadline: Deadline, on_reply: OnReply | None) -> Reply:
         earlier: ClientError | RequestError | None = None  # what to raise if time runs out
@@ -169,6 +182,13 @@ class Commands:
                 raise
             try:
                 reply = await connection.exchange(request, deadline.sooner(self._reply_seconds))
+                if not connection.proved and not connection.closed:
+                    connection.proved = True
+                    self._link.proved()
+                if not isinstance(reply, ErrorReply):
+                    if on_reply is not None:
+                        on_reply(connection, reply)
+                    return reply
             except ConnectionBroken as broken:
                 self._connection = None
                 earlier = self._in_doubt(connection, broken, request)
@@ -177,16 +197,10 @@ class Commands:
                 continue
             except BaseException:
                 # The frame was refused here, or the caller was interrupted or cancelled: nothing
-                # broke, so the session goes on, even without ``resume``.
-                self._connection = None
+                # broke, so the session goes on, even without ``resume``. But what the server has
+                # bound the connection to is not known here.
+                self._drop()
                 raise
-            if not connection.proved and not connection.closed:
-                connection.proved = True
-                self._link.proved()
-            if not isinstance(reply, ErrorReply):
-                if on_reply is not None:
-                    on_reply(connection, reply)
-                return reply
             error = RequestError.from_reply(reply)
             if not isinstance(error, ShuttingDown) or not request.repeatable:
                 if connection.session and isinstance(error, SessionExpired | NotLoggedIn):

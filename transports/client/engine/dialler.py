@@ -11,7 +11,7 @@ from twinline.core import protocol
 from twinline.core.deadline import Deadline
 from twinline.core.errors import InternalError, RequestError, UnsupportedVersion
 from twinline.transports.client.engine.backend import Backend
-from twinline.transports.client.engine.cancel import CancelToken, DeadlinePassed, FifoLock
+from twinline.transports.client.engine.cancel import CancelToken, DeadlinePassed, FifoLock, Turn
 from twinline.transports.client.engine.connection import Connection, ConnectionBroken
 from twinline.transports.client.engine.link import Link
 from twinline.transports.client.errors import NotConnected
@@ -53,9 +53,10 @@ class Dialler:
             UnsupportedVersion: the server speaks another version of the protocol.
         """
         reason = "another attempt is still under way"
+        turn = Turn()
         try:
-            await self._fifo.acquire(deadline, cancel)
-            try:
+            with turn.lasts:
+                await self._fifo.take(turn, deadline, cancel)
                 while True:
                     await self._pause(deadline, cancel)
                     session = self._link.snapshot.session
@@ -65,12 +66,12 @@ class Dialler:
                         cancel.check()
                         reason = str(failure)
                         self._link.attempt_failed(session, reason, failure.retry_after)
-            finally:
-                self._fifo.release()
         except DeadlinePassed:
             where = self._options.endpoint
             message = f"{where} was not reachable in time, nothing was sent: {reason}"
             raise NotConnected(message) from None
+        finally:
+            self._fifo.pass_on(turn)
 
     async def _pause(self, deadline: Deadline, cancel: CancelToken) -> None:
         """Wait until the next attempt is allowed."""

@@ -123,7 +123,7 @@ class Engine:
         """Return a loop over the messages; see `Client.messages`.
 
         Raises:
-            ClientBusy: another loop is running, or there is an ``on_message``.
+            ClientBusy: there is an ``on_message``.
             ClientError: the client does not watch.
             NotLoggedIn: there is no session.
             ClientClosed: the client is closed already.

@@ -1,5 +1,6 @@
 """The messages between the watcher that fetches them and the application that consumes them."""
 
+import threading
 from collections import deque
 from collections.abc import Sequence
 
@@ -33,7 +34,7 @@ class Inbox:
         self._cursor = position  # the last seq fetched; guarded by _lock
         self._done = position  # the last seq dealt with; guarded by _lock
         self._position = position  # the last seq known to be acked; guarded by _lock
-        self._consumer: Waiter | None = None  # of the one consumer; set under _lock
+        self._consumer: MessageLoop | None = None  # the last one; guarded by _lock
         self._on_progress: Wake | None = None  # guarded by _lock
         self._ended = CancelToken("end of inbox")
 
@@ -72,7 +73,7 @@ class Inbox:
             any_new = self._cursor > before
             consumer = self._consumer
         if consumer is not None:
-            consumer.wake()
+            consumer.waiter.wake()
         return any_new
 
     def acked(self, up_to: int) -> None:
@@ -104,7 +105,7 @@ class Inbox:
         """Return the first message that is not dealt with, waiting for it if need be.
 
         Args:
-            waiter: the one that was given to `enter`.
+            waiter: the consumer's.
             deadline: for a message to be there.
 
         Returns:
@@ -153,25 +154,16 @@ class Inbox:
         if on_progress is not None:
             on_progress()
 
-    def enter(self, waiter: Waiter) -> None:
-        """Become the consumer; call `leave` at the end.
-
-        Args:
-            waiter: of the consumer.
+    def enter(self, consumer: "MessageLoop") -> None:
+        """Have a loop as the consumer, for as long as it lasts.
 
         Raises:
-            ClientBusy: there is one.
+            ClientBusy: another one lasts.
         """
         with self._lock:
-            if self._consumer is not None:
+            if self._consumer is not None and self._consumer.lasts.locked():
                 raise ClientBusy("another loop over messages() is running")
-            self._consumer = waiter
-
-    def leave(self) -> None:
-        """Be the consumer no longer; what was not popped is there for the next one."""
-        # Without the lock: the garbage collector may drop a loop, which then leaves, in a thread
-        # that holds it. A single assignment needs none.
-        self._consumer = None
+            self._consumer = consumer
 
     def end(self) -> None:
         """End the consumer's wait, now and from now on: the session or the client has ended."""
@@ -179,35 +171,42 @@ class Inbox:
 
 
 class MessageLoop:
-    """One loop over an inbox: a message is dealt with when the loop comes back for the next."""
+    """One loop over an inbox: a message is dealt with when the loop comes back for the next.
+
+    Attributes:
+        lasts: held while it is the inbox's consumer, by whatever is left however the loop is: a
+            message that the body still had stays in the inbox.
+        waiter: woken when there is a message.
+    """
 
     def __init__(self, inbox: Inbox, waiter: Waiter, timeout: float | None, *, ack: bool) -> None:
-        """Become the inbox's consumer.
+        """Prepare; `enter` begins.
 
         Args:
             inbox: where the messages are.
             waiter: of the loop.
             timeout: how long to wait for each message, in seconds; None for ever.
             ack: whether what is dealt with may be acked.
+        """
+        self.lasts = threading.Lock()
+        self.waiter = waiter
+        self._inbox = inbox
+        self._timeout = timeout
+        self._ack = ack
+        self._message: Message | None = None  # that the body of the loop has now
+
+    def enter(self) -> None:
+        """Become the inbox's consumer, with ``lasts`` held.
 
         Raises:
             ClientBusy: there is another consumer.
         """
-        self._inbox = inbox
-        self._waiter = waiter
-        self._timeout = timeout
-        self._ack = ack
-        self._message: Message | None = None  # that the body of the loop has now
-        inbox.enter(waiter)
+        self._inbox.enter(self)
 
     async def next(self) -> Message | None:
         """Deal with the message before, and return the next; None at the end."""
         message, self._message = self._message, None
         if message is not None:
             self._inbox.pop(message, done=self._ack)
-        self._message = await self._inbox.wait_head(self._waiter, Deadline.after(self._timeout))
+        self._message = await self._inbox.wait_head(self.waiter, Deadline.after(self._timeout))
         return self._message
-
-    def leave(self) -> None:
-        """End the loop; a message that its body still had stays in the inbox."""
-        self._inbox.leave()

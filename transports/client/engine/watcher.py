@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 ACK_SECONDS: Final = 0.2
 """How long a message may be dealt with and not acked while others of its batch are not."""
+_LOOK_SECONDS: Final = 0.5
+"""How long what is dealt with may go unnoticed."""
 FLUSH_SECONDS: Final = 1.0
 """For the last ack, when the client ends."""
 THREAD_NAME: Final = "twinline watcher"
@@ -190,7 +192,9 @@ class Watcher:
                 progress = Deadline.after(ACK_SECONDS)
             idle = self._last_exchange + self._settings.wait_seconds - monotonic()
             due = Deadline.after(max(0.0, idle))
-            await self._stop.wait(self._waiter, due if progress is None else progress.sooner(idle))
+            wake = due if progress is None else progress.sooner(idle)
+            # A signal's handler may keep the application from saying that it has dealt with one.
+            await self._stop.wait(self._waiter, wake.sooner(_LOOK_SECONDS))
             if self._inbox.is_empty():
                 return  # the next watch carries the ack
             if progress is not None and progress.passed:
