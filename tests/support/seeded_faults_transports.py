@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import ClassVar
 
-from twinline.core.errors import FrameTooLarge
+from twinline.core.errors import FrameTooLarge, UnknownOp
 from twinline.core.protocol import Request, Send
 from twinline.transports.contract import (
     RemoteProtocolError,
@@ -59,6 +59,15 @@ class TellsWhatItHas(JsonlServerCodec):
         event = super().next_event()
         if isinstance(event, RequestRefused) and event.fatal:
             return self._end(FrameTooLarge(f"{have} bytes are too many"))
+        return event
+
+
+class TellsWhichOpItWas(JsonlServerCodec):
+    def next_event(self):
+        line = bytes(self._received)
+        event = super().next_event()
+        if isinstance(event, RequestRefused) and isinstance(event.error, UnknownOp):
+            return RequestRefused(event.id, UnknownOp(f"in {line!r} is no op"))
         return event
 
 
@@ -321,6 +330,7 @@ FAULTS: tuple[tuple[str, Transport, str], ...] = (
         faulty(TellsWhatItHas),
         "cuts_of_broken_bytes_change_nothing",
     ),
+    ("an op that is told", faulty(TellsWhichOpItWas), "secrets_are_not_told"),
     ("an oversized frame is taken", faulty(TakesAnyLength), "limits_are_exact"),
     ("the limit it is made with is ignored", faulty(KeepsALimitOfItsOwn), "limits_are_exact"),
     ("a client takes an oversized frame", faulty(client=ClientTakesAnyLength), "limits_are_exact"),

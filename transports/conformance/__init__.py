@@ -45,6 +45,7 @@ Bytes that are no frames, and whose bytes they are (`bytes`):
 22. A transport recognises how its own connections begin, and sooner or later says so.
 23. A transport does not recognise a TLS hello, nor how another transport begins.
 24. recognises() answers True, False or None for any bytes, and sticks to True and False.
+25. What is said of a frame that is refused shows no password that was in it.
 """
 
 from collections.abc import Collection, Sequence

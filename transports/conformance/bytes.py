@@ -1,4 +1,4 @@
-"""Rules 18 to 24 of the transport kit: bytes that are no frames, and whose bytes they are."""
+"""Rules 18 to 25 of the transport kit: bytes that are no frames, and whose bytes they are."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,6 +26,7 @@ TLS_HELLO: Final = bytes.fromhex("16030100c4010000c00303") + bytes(range(0x20, 0
 HTTP_GET: Final = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _STARTS: Final = (TLS_HELLO, HTTP_GET, b"\r\n\r\n", b"\0" * 64, b"\xff" * 64, b"SSH-2.0-x\r\n")
 _MOST_START: Final = 256
+_PLANTED: Final = "hunter2-hunter2-hunter2"
 
 
 @rule(18, "Whatever bytes a client sends, the server's end yields requests or documented refusals.")
@@ -87,6 +88,20 @@ def any_bytes_are_replies_or_an_error(checks: Checks, bench: TransportBench) -> 
             checks.equal(later, [], f"after the error about {shown(stream)}, what is yielded")
         except Exception as error:  # noqa: BLE001 - it is judged there
             _raised(checks, error, stream)
+
+
+@rule(25, "What is said of a frame that is refused shows no password that was in it.")
+def secrets_are_not_told(checks: Checks, bench: TransportBench) -> None:
+    """Break each byte of a login, and put the password in the place of the op's name."""
+    login = protocol.Login(username="ann", password=_PLANTED)
+    frame = bench.pair().request(1, login)
+    name, cut = login.op.encode(), _PLANTED[: len(login.op)]
+    broken = [frame[:at] + bytes([frame[at] ^ 1]) + frame[at + 1 :] for at in range(len(frame))]
+    for stream in (*broken, frame.replace(name, cut.encode())):
+        for event in feed(bench.transport.server_codec(4_096), [stream], checks):
+            if isinstance(event, RequestRefused):
+                told = f"{event!r} {event.error!r} {event.error.message}"
+                checks.that(cut not in told, f"of {shown(stream)} it says {shown(told)}")
 
 
 @rule(20, "Broken bytes too give the same events however they are cut.")
