@@ -94,6 +94,7 @@ class StoreChecked(Shape):
     """What a check of a store's file found."""
 
     sound: bool = Field(description="whether there are no faults")
+    repaired: tuple[str, ...] = Field(description="what was mended before, with --repair")
     faults: tuple[str, ...] = Field(description="what is wrong")
     notes: tuple[str, ...] = Field(description="what is unusual, and no fault")
 

@@ -57,21 +57,35 @@ def store(context: click.Context) -> None:
 
 @store.command(example="twinline store check chat.db && echo sound")
 @_argument
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="first mend what an interrupted creation or deletion of an account left; no server may "
+    "have the file open",
+)
 @json_option
-def check(store: str, as_json: bool) -> None:
+def check(store: str, repair: bool, as_json: bool) -> None:
     """Check every page of the file, and what the store relies on.
 
     Exit code 0: the file is sound; 1: it is not, or it cannot be read.
     """
     path, _ = _place(store)
     with _readable(path), _bar("checking") as on_progress:
+        repaired = upkeep.repair(path) if repair else []
         findings = upkeep.check(path, on_progress)
     sound = not findings.faults
     if as_json:
         write_json(
-            StoreChecked(sound=sound, faults=tuple(findings.faults), notes=tuple(findings.notes))
+            StoreChecked(
+                sound=sound,
+                repaired=tuple(repaired),
+                faults=tuple(findings.faults),
+                notes=tuple(findings.notes),
+            )
         )
     else:
+        for text in repaired:
+            write_line(f"repaired: {text}")
         for text in findings.faults:
             write_line(f"fault: {visible(text)}")
         for text in findings.notes:

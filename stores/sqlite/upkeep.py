@@ -83,6 +83,13 @@ _FAULTS: Final = (
         ),
     ),
     (
+        "send_ids of no mailbox",
+        (
+            "SELECT count(*) FROM send_ids WHERE box NOT IN (SELECT box FROM mailboxes) "
+            "AND box NOT IN (SELECT box FROM dropped)"
+        ),
+    ),
+    (
         "mailboxes that are dropped and still there",
         "SELECT count(*) FROM dropped JOIN mailboxes USING (box)",
     ),
@@ -108,6 +115,38 @@ _NOTES: Final = (
         "dropped mailboxes that the next server will sweep",
         "SELECT count(*) FROM dropped",
     ),
+)
+# What is mended: what it came to, and the statement that does it and counts.
+_REPAIRS: Final = (
+    (
+        "accounts had no mailbox, and have an empty one now",
+        """INSERT INTO mailboxes (account_id) SELECT account_id FROM accounts
+        WHERE account_id NOT IN (SELECT account_id FROM mailboxes)""",
+    ),
+    (
+        "sessions of no account were ended",
+        """DELETE FROM sessions WHERE NOT EXISTS (SELECT 1 FROM accounts WHERE
+        accounts.account_id = sessions.account_id AND accounts.username = sessions.username)""",
+    ),
+    (
+        "mailboxes whose account is gone were dropped",
+        # With no account at all, and none that ever was, they are kept somewhere else.
+        """DELETE FROM mailboxes WHERE account_id NOT IN (SELECT account_id FROM accounts) AND
+        (EXISTS (SELECT 1 FROM accounts) OR EXISTS (SELECT 1 FROM reserved_names))""",
+    ),
+    (
+        "messages of mailboxes that are gone were swept",
+        "DELETE FROM messages WHERE box NOT IN (SELECT box FROM mailboxes)",
+    ),
+    (
+        "send_ids of mailboxes that are gone were swept",
+        "DELETE FROM send_ids WHERE box NOT IN (SELECT box FROM mailboxes)",
+    ),
+    (
+        "acks of mailboxes that are gone were swept",
+        "DELETE FROM acks WHERE box NOT IN (SELECT box FROM mailboxes)",
+    ),
+    ("dropped mailboxes were noted as swept", "DELETE FROM dropped"),
 )
 
 
@@ -181,6 +220,37 @@ def _broken(connection: sqlite3.Connection) -> Iterator[str]:
             yield f"SQLite: {text}"
     for part in lacking_tables(connection):
         yield f"there is no {part}"
+
+
+def repair(path: Path) -> list[str]:
+    """Mend what creating and deleting accounts can leave half done; no mail that can be read goes.
+
+    Args:
+        path: the file, which no server has open.
+
+    Returns:
+        What was mended: sentences, each with a count.
+
+    Raises:
+        StoreLocked: a server has it open.
+        StoreNotOpened: it is no store of this version.
+        sqlite3.Error, OSError: it cannot be read or written; nothing is changed.
+    """
+    with _snapshot(path):  # it is there, and of this version
+        pass
+    done: list[str] = []
+    with closing(FileLock(located(path))) as lock:
+        lock.take()
+        with closing(StoreFile(lock.path, lock=lock).writer()) as connection:
+            if list(_broken(connection)):
+                return []  # a write could make it worse; `check` says what it is
+            connection.execute("BEGIN IMMEDIATE")
+            for what, statement in _REPAIRS:
+                count = connection.execute(statement).rowcount
+                if count:
+                    done.append(f"{count} {what}")
+            connection.execute("COMMIT")
+    return done
 
 
 def backup(path: Path, target: Path, progress: Progress | None = None) -> None:

@@ -66,7 +66,8 @@ def change(path: Path, statement: str) -> None:
 
 def test_a_sound_file(store: SqliteStore) -> None:
     assert run("check", store.path).stdout == f"{store.path} is sound\n"
-    assert run_json("check", f"sqlite:{store.path}") == {"sound": True, "faults": [], "notes": []}
+    sound = {"sound": True, "repaired": [], "faults": [], "notes": []}
+    assert run_json("check", f"sqlite:{store.path}") == sound
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,7 @@ def test_a_sound_file(store: SqliteStore) -> None:
         ("UPDATE acks SET position = 4", "acks beyond"),
         ("INSERT INTO dropped SELECT box FROM mailboxes", "dropped and still there"),
         ("DELETE FROM mailboxes WHERE account_id = 'id-ann'", "without a mailbox"),
+        ("UPDATE send_ids SET box = 99", "send_ids of no mailbox"),
         ("UPDATE sessions SET username = 'bob'", "under another name"),
         ("UPDATE sessions SET account_id = 'x'", "sessions of no account"),
     ],
@@ -274,6 +276,60 @@ def test_odd_paths(path: Path, tmp_path: Path) -> None:
     missing = tmp_path / "nowhere" / "y.db"
     refused = run("backup", path, missing, code=1).stderr
     assert refused == f"twinline: No such file or directory: {missing}\n"
+
+
+def half_done(path: Path) -> None:
+    """Leave what a creation and a deletion can leave, and an old program's damage."""
+    change(path, "INSERT INTO mailboxes (account_id) VALUES ('never')")
+    change(path, "INSERT INTO dropped VALUES (77)")
+    change(path, "INSERT INTO messages VALUES (77, 1, 'm', 'ann', 'left', 1)")
+    change(path, "INSERT INTO send_ids VALUES (77, 'id-ann', 'x', x'00', 'm', 1, 1)")
+    change(path, "DELETE FROM mailboxes WHERE account_id = 'id-ann'")
+    change(path, "INSERT INTO sessions VALUES (x'07', 'id-gone', 'gone', 1, 1)")
+
+
+def test_repairing(path: Path) -> None:
+    half_done(path)
+    assert run_json("check", path, code=1)["faults"] == [
+        "1 accounts without a mailbox",
+        "1 sessions of no account, or under another name than it has",
+    ]
+    repaired = run_json("check", path, "--repair")
+    assert (repaired["sound"], repaired["faults"], repaired["notes"]) == (True, [], [])
+    assert repaired["repaired"] == [
+        "1 accounts had no mailbox, and have an empty one now",
+        "1 sessions of no account were ended",
+        "1 mailboxes whose account is gone were dropped",
+        "1 messages of mailboxes that are gone were swept",
+        "1 send_ids of mailboxes that are gone were swept",
+        "1 dropped mailboxes were noted as swept",
+    ]
+    assert run_json("check", path, "--repair")["repaired"] == []
+    counted = run_json("stats", path)
+    assert (counted["mailboxes"], counted["sessions"], counted["messages"]) == (2, 1, 5)
+    half_done(path)
+    assert "repaired: 1 accounts had no mailbox" in run("check", path, "--repair").stdout
+
+
+def test_nothing_is_repaired_under_a_server_nor_on_broken_pages(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    assert "another server has" in run("check", store.path, "--repair", code=1).stderr
+    store.close()
+    half_done(store.path)
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as connection:
+        # An index that has not what its table has.
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'sessions_of_account'"
+        ).fetchone()
+    pages = bytearray(store.path.read_bytes())
+    pages[4096 * (root - 1) + 3 : 4096 * (root - 1) + 5] = bytes(2)
+    store.path.write_bytes(pages)
+    before = store.path.read_bytes()
+    broken = run_json("check", store.path, "--repair", code=1)
+    assert broken["repaired"] == []
+    assert broken["faults"]
+    assert store.path.read_bytes() == before
 
 
 def test_migrating(path: Path, tmp_path: Path) -> None:
