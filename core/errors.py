@@ -84,9 +84,9 @@ class RequestError(TwinlineError):
         """Return the seconds to wait before asking again: a minute at most, whatever a server says.
 
         Args:
-            default: for a server that does not say.
+            default: for a server that does not say, or says none.
         """
-        if self.retry_after_ms is None:
+        if not self.retry_after_ms:
             return default
         return min(self.retry_after_ms / 1000, MAX_RETRY_AFTER_SECONDS)
 

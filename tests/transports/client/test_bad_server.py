@@ -29,6 +29,8 @@ from twinline.transports.client import ConnectionLost, StateKind, WatchMode
 pytestmark = pytest.mark.usefixtures("both_clients")
 
 FOR_EVER = 2**53 - 1
+# The second attempt follows at once; a third would come after the command's time.
+TWO_ATTEMPTS = fast(command_seconds=1, backoff_first=60, backoff_max=60)
 
 
 def limited(server: ScriptedServer, **limits: int) -> None:
@@ -105,6 +107,7 @@ def test_a_wait_that_a_server_asks_for_is_a_minute_at_most(kind: type[errors.Req
     assert refusal.retry_after() == 60
     assert kind(retry_after_ms=500).retry_after() == 0.5
     assert kind().retry_after() == 0
+    assert kind(retry_after_ms=0).retry_after(1.0) == 1  # who asks again and again has a pace
     with ScriptedServer() as server:
         server.script = lambda _: refusal.to_reply()
         with make_client(server.endpoint, settings=fast(command_seconds=0.1)) as client:
@@ -142,7 +145,7 @@ def test_usernames_that_lead_nowhere_end_in_an_error(usernames: tuple[str, ...],
     with ScriptedServer() as server:
         mailbox = Mailbox(server)
         mailbox.others[ListAccounts] = AccountsReply(usernames=usernames, more=True)
-        with make_client(server.endpoint, settings=fast(command_seconds=0.3)) as client:
+        with make_client(server.endpoint, settings=TWO_ATTEMPTS) as client:
             client.resume("token")
             with pytest.raises(ConnectionLost, match=said):
                 list(islice(client.accounts(), 100))
@@ -161,7 +164,7 @@ def test_a_history_that_leads_nowhere_is_an_error(seqs: tuple[int, ...], said: s
     with ScriptedServer() as server:
         mailbox = Mailbox(server)
         mailbox.others[History] = HistoryReply(messages=messages(*seqs), more=True)
-        with make_client(server.endpoint, settings=fast(command_seconds=0.3)) as client:
+        with make_client(server.endpoint, settings=TWO_ATTEMPTS) as client:
             client.resume("token")
             with pytest.raises(ConnectionLost, match=said):
                 client.history(before=7)

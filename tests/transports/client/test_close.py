@@ -452,6 +452,24 @@ def test_a_login_that_is_overtaken_by_close_leaves_no_thread() -> None:
         assert not watchers()
 
 
+def test_a_login_that_is_interrupted_once_it_is_done_watches_all_the_same() -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def on_state(state: State) -> None:
+        if state.kind is StateKind.ONLINE and not watchers():
+            raise Interrupted
+
+    with (
+        ScriptedServer(one_session) as server,
+        make_client(server.endpoint, settings=SLOW, on_state=on_state) as client,
+    ):
+        with pytest.raises(Interrupted):
+            client.login("ann", PASSWORD)
+        assert client.username == "ann"
+        wait_until(lambda: server.asked(Resume), "the watch connection")
+
+
 def test_a_session_that_ends_before_its_watcher_starts_leaves_no_thread() -> None:
     ended: list[State] = []
 
