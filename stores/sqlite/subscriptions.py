@@ -33,11 +33,10 @@ class Subscriptions(Generic[Key]):
 
         return unsubscribe
 
-    def wake(self, key: Key) -> None:
-        """Call the wakes of a key."""
+    def wakes(self, key: Key) -> tuple[Wake, ...]:
+        """Return the wakes of a key."""
         with self._lock:
-            wakes = tuple(self._wakes.get(key, {}).values())
-        wake_all(wakes)
+            return tuple(self._wakes.get(key, {}).values())
 
     def end(self, key: Key) -> None:
         """Call the wakes of a key for the last time."""

@@ -13,10 +13,11 @@ from waiting import join, wait_event, wait_until
 
 from twinline.core.errors import MailboxFull, NoSuchUser, StoreUnavailable
 from twinline.core.store import MailboxPolicy, Receipt, Standing
+from twinline.core.waiting import deferred_wakes, wake_deferred
 from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite import writer as sqlite_writer
 from twinline.stores.sqlite.mailboxes import _Append
-from twinline.stores.sqlite.writer import Transaction, _Request
+from twinline.stores.sqlite.writer import Transaction, Write, _Request
 
 ALL = 10**9
 
@@ -87,6 +88,45 @@ def test_sixty_four_that_wait_are_one_commit(store: SqliteStore, faults: Faults)
     assert faults.commits - before == 2
     assert len(bodies(store)) == 65
     assert store.mailboxes.standing("bob") == Standing(0, 65)
+
+
+def test_the_watchers_of_a_message_are_woken_by_its_sender_after_its_reply(
+    store: SqliteStore,
+) -> None:
+    """So one message to many watchers holds up nobody else who writes."""
+    woken_by: list[str] = []
+    store.mailboxes.on_mail("bob", lambda: woken_by.append(threading.current_thread().name))
+    send(store, "at once")()
+    assert woken_by == [threading.current_thread().name]
+    with deferred_wakes() as deferred:
+        send(store, "after the reply")()
+        assert len(woken_by) == 1
+        wake_deferred(deferred)
+        assert len(woken_by) == 2
+
+
+@pytest.mark.parametrize("late", ["commit", "thread"])
+def test_a_send_whose_thread_waits_no_more_wakes_all_the_same(
+    store: SqliteStore, faults: Faults, late: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken = threading.Event()
+    store.mailboxes.on_mail("bob", woken.set)
+    gate = faults.stop_at("COMMIT")
+    do = store._writer.do
+
+    def do_for_a_moment(write: Write[object], seconds: float = 0) -> object:
+        begun = Calls(lambda: do(write, 20))
+        wait_event(gate.reached, "the commit begins")
+        if late == "thread":  # it gives up when the message is committed, and does not know it
+            gate.let_go.set()
+            begun.outcome()
+        raise StoreUnavailable
+
+    monkeypatch.setattr(store._writer, "do", do_for_a_moment)
+    with pytest.raises(StoreUnavailable):
+        send(store, "late")()
+    gate.let_go.set()
+    wait_event(woken, "a wake for a message that is there")
 
 
 def test_one_that_is_refused_does_not_spoil_the_others(store: SqliteStore, faults: Faults) -> None:
