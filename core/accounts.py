@@ -91,7 +91,8 @@ class AccountRules:
         """
         if self._registration is Registration.CLOSED:
             raise RegistrationClosed
-        return self._create(username, password, lambda: self._count_registration(address))
+        whose = limit_key(address, self._ipv6_prefix)
+        return self._create(username, password, whose, lambda: self._count_registration(address))
 
     def create(self, username: str, password: str) -> Account:
         """Create an account for the operator: first its mailbox, then the account itself.
@@ -99,7 +100,7 @@ class AccountRules:
         Raises:
             InvalidUsername, InvalidPassword, UsernameTaken, Busy.
         """
-        return self._create(username, password, lambda: None)
+        return self._create(username, password, "", lambda: None)
 
     def _count_registration(self, address: str) -> None:
         local = address in ("", UNIX) or is_loopback(address)
@@ -109,7 +110,9 @@ class AccountRules:
                 "too many new accounts from this address; try again later",
             )
 
-    def _create(self, username: str, password: str, count: Callable[[], None]) -> Account:
+    def _create(
+        self, username: str, password: str, whose: str, count: Callable[[], None]
+    ) -> Account:
         name = parse_username(username)
         if not fits(password):
             raise InvalidPassword
@@ -120,7 +123,7 @@ class AccountRules:
         account = Account(
             account_id=uuid.uuid4().hex,
             username=name,
-            password_hash=self._passwords.hash(password, Urgency.REGISTRATION),
+            password_hash=self._passwords.hash(password, Urgency.REGISTRATION, whose),
             created_at=self._clock(),
         )
         try:
@@ -160,6 +163,7 @@ class AccountRules:
             password,
             Urgency.OWNER if known else Urgency.LOGIN,
             lambda: self._guesses.begin(attempt),
+            whose=address,
         ):
             self._guesses.failed(attempt)
             raise BadCredentials
@@ -283,7 +287,7 @@ class AccountRules:
         if not fits(new_password):
             raise InvalidPassword
         account = self._authenticate_owner(session, password)
-        password_hash = self._passwords.hash(new_password, Urgency.OWNER)
+        password_hash = self._passwords.hash(new_password, Urgency.OWNER, account.account_id)
 
         def change(account: Account) -> bool:
             return self._accounts.change_password(
@@ -374,7 +378,8 @@ class AccountRules:
             self._guesses.check_session(session.token_hash)
 
         allowed()
-        if not self._passwords.verify(account.password_hash, password, Urgency.OWNER, allowed):
+        known, whose = account.password_hash, account.account_id
+        if not self._passwords.verify(known, password, Urgency.OWNER, allowed, whose=whose):
             self._guesses.session_failed(session.token_hash)
             raise BadCredentials
         self._guesses.session_succeeded(session.token_hash)

@@ -1,7 +1,11 @@
-"""The queue for hashes: so many run at once, and whoever waits for one waits by urgency."""
+"""The queue for hashes: so many run at once, and whoever waits for one waits by urgency.
+
+Among those of one urgency each address has its turn, however many of its connections wait: one that
+asks a thousand times at once makes another wait for one hash, not for a thousand.
+"""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import Final
@@ -13,6 +17,7 @@ from twinline.core.locks import may_block, new_lock
 from twinline.core.waiting import Waiter, wake_all
 
 _RETRY_AFTER_MS: Final = 1_000
+_OWNERS_IN_A_ROW: Final = 2  # while another login waits
 _LOOK_AGAIN_SECONDS: Final = 0.5  # for a slot that an interrupted thread did not give back
 
 
@@ -30,11 +35,44 @@ class Urgency(IntEnum):
 class _Ticket:
     """One that waits for a slot or has one; the queue's lock guards it."""
 
-    __slots__ = ("__weakref__", "granted", "waiter")
+    __slots__ = ("__weakref__", "granted", "waiter", "whose")
 
-    def __init__(self) -> None:
+    def __init__(self, whose: Hashable) -> None:
+        self.whose = whose or id(self)
         self.waiter = Waiter()
         self.granted = False
+
+
+class _Waiting:
+    """Those who wait with one urgency, in turn by whose they are; the queue's lock guards it."""
+
+    def __init__(self) -> None:
+        self._tickets: OrderedDict[Hashable, OrderedDict[_Ticket, None]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._tickets.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._tickets)
+
+    def add(self, ticket: _Ticket) -> None:
+        self._tickets.setdefault(ticket.whose, OrderedDict())[ticket] = None
+
+    def discard(self, ticket: _Ticket) -> None:
+        mine = self._tickets.get(ticket.whose)
+        if mine is not None:
+            mine.pop(ticket, None)
+            if not mine:
+                del self._tickets[ticket.whose]
+
+    def take(self) -> _Ticket:
+        """Remove who is next; whoever shares with it comes after all others."""
+        whose, mine = next(iter(self._tickets.items()))
+        ticket, _ = mine.popitem(last=False)
+        del self._tickets[whose]
+        if mine:
+            self._tickets[whose] = mine
+        return ticket
 
 
 class HashQueue:
@@ -48,20 +86,23 @@ class HashQueue:
         # What holds a slot is known weakly: where a signal's handler raises in `_leave`, the slot
         # is free again when the frame that had the ticket is gone.
         self._held: WeakSet[_Ticket] = WeakSet()
-        self._waiting: dict[Urgency, OrderedDict[_Ticket, None]] = {
-            urgency: OrderedDict() for urgency in Urgency
-        }
-        self._kept = {Urgency.REGISTRATION: 1 if slots > 1 else 0}  # slots that are left to others
+        self._waiting = {urgency: _Waiting() for urgency in Urgency}
+        self._owners = 0  # slots that went to owners since one went to another login
 
     @contextmanager
-    def slot(self, urgency: Urgency, seconds: float) -> Iterator[None]:
+    def slot(self, urgency: Urgency, seconds: float, whose: Hashable = None) -> Iterator[None]:
         """Hold a slot, after waiting for it so many seconds at most.
+
+        Args:
+            urgency: how soon it is to come.
+            seconds: how long to wait.
+            whose: what shares a turn with all others of the same; none with nobody.
 
         Raises:
             Busy: none was free in time.
         """
         may_block("hashing a password")
-        ticket, deadline = _Ticket(), Deadline.after(seconds)
+        ticket, deadline = _Ticket(whose), Deadline.after(seconds)
         try:
             self._enter(ticket, urgency)
             while not ticket.granted and not deadline.passed:
@@ -75,12 +116,12 @@ class HashQueue:
 
     def _enter(self, ticket: _Ticket, urgency: Urgency) -> None:
         with self._lock:
-            self._waiting[urgency][ticket] = None
+            self._waiting[urgency].add(ticket)
         self._grant_what_is_free()
 
     def _leave(self, ticket: _Ticket, urgency: Urgency) -> None:
         with self._lock:
-            self._waiting[urgency].pop(ticket, None)
+            self._waiting[urgency].discard(ticket)
             self._held.discard(ticket)
         self._grant_what_is_free()
 
@@ -92,10 +133,23 @@ class HashQueue:
     def _grant(self) -> list[_Ticket]:
         """Give free slots to those who wait, under the lock, and return whom to wake after it."""
         granted = []
-        for urgency, waiting in self._waiting.items():
-            while waiting and len(self._held) < self._slots - self._kept.get(urgency, 0):
-                ticket, _ = waiting.popitem(last=False)
-                self._held.add(ticket)
-                ticket.granted = True
-                granted.append(ticket)
+        while (urgency := self._next()) is not None:
+            ticket = self._waiting[urgency].take()
+            self._held.add(ticket)
+            ticket.granted = True
+            granted.append(ticket)
         return granted
+
+    def _next(self) -> Urgency | None:
+        """Return the urgency of who gets a slot now, if there is one and somebody waits."""
+        free = self._slots - len(self._held)
+        owners, logins, registrations = self._waiting.values()
+        # Owners come first, but keep no other login out.
+        if free and logins and (not owners or self._owners >= _OWNERS_IN_A_ROW):
+            self._owners = 0
+            return Urgency.LOGIN
+        if free and owners:
+            self._owners += 1
+            return Urgency.OWNER
+        left_to_logins = 1 if self._slots > 1 else 0
+        return Urgency.REGISTRATION if free > left_to_logins and registrations else None

@@ -4,7 +4,7 @@ import base64
 import hmac
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Final
 
 from argon2 import PasswordHasher
@@ -59,8 +59,10 @@ class Passwords:
         self._queue = HashQueue(slots or os.cpu_count() or 1)
         self._stand_ins = _StandIns(self._hasher)
 
-    def hash(self, password: str, urgency: Urgency) -> str:
+    def hash(self, password: str, urgency: Urgency, whose: Hashable = None) -> str:
         """Return the hash of a new password, with its parameters and a fresh salt.
+
+        The last two arguments are those of `HashQueue.slot`.
 
         Raises:
             InvalidPassword: the length is wrong.
@@ -69,7 +71,7 @@ class Passwords:
         if not fits(password):
             raise InvalidPassword
         encoded = _encode(password)
-        with self._queue.slot(urgency, self._wait_seconds):
+        with self._queue.slot(urgency, self._wait_seconds, whose):
             return self._hasher.hash(encoded)
 
     def verify(
@@ -78,6 +80,8 @@ class Passwords:
         password: str,
         urgency: Urgency,
         begin: Callable[[], None],
+        *,
+        whose: Hashable = None,
     ) -> bool:
         """Return whether the password is the one that was hashed.
 
@@ -87,6 +91,7 @@ class Passwords:
             urgency: how soon it gets a slot.
             begin: called once there is a slot; raises to refuse. It refuses attempts that
                 queued up while others failed.
+            whose: as for `HashQueue.slot`.
 
         Raises:
             Busy: no core was free in time.
@@ -97,7 +102,7 @@ class Passwords:
             encoded = _encode(password)
         except InvalidPassword:
             return False
-        with self._queue.slot(urgency, self._wait_seconds):
+        with self._queue.slot(urgency, self._wait_seconds, whose):
             begin()
             try:
                 return self._hasher.verify(password_hash, encoded)

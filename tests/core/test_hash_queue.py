@@ -63,6 +63,40 @@ def _waiting(queue: HashQueue) -> int:
     return sum(map(len, queue._waiting.values()))
 
 
+def order_of(*asked: tuple[Urgency, str]) -> list[tuple[Urgency, str]]:
+    """Return in which order those who have asked, one after the other, get the only slot."""
+    queue, order = HashQueue(1), []
+    with holding(queue, Urgency.LOGIN) as (first, _):
+        threads = []
+        for urgency, whose in asked:
+
+            def ask(urgency: Urgency = urgency, whose: str = whose) -> None:
+                with queue.slot(urgency, 30, whose):
+                    order.append((urgency, whose))
+
+            before = _waiting(queue)
+            threads.append(threading.Thread(target=ask))
+            threads[-1].start()
+            wait_until(lambda before=before: _waiting(queue) > before, "it waits")
+        first[0].leave.set()
+        for thread in threads:
+            join(thread)
+    return order
+
+
+@pytest.mark.parametrize("urgency", Urgency)
+def test_each_address_has_its_turn(urgency: Urgency) -> None:
+    asked = [(urgency, whose) for whose in ("a", "a", "a", "b", "a", "c", "b")]
+    assert [whose for _, whose in order_of(*asked)] == ["a", "b", "c", "a", "b", "a", "a"]
+
+
+def test_owners_come_first_and_keep_no_other_login_out() -> None:
+    owner, login, new = Urgency.OWNER, Urgency.LOGIN, Urgency.REGISTRATION
+    asked = [(urgency, str(n)) for urgency in (new, login, owner) for n in range(4)]
+    served = [urgency for urgency, _ in order_of(*asked)]
+    assert served == [owner, owner, login, owner, owner, *[login] * 3, *[new] * 4]
+
+
 def test_registrations_leave_the_last_slot_to_logins() -> None:
     queue = HashQueue(2)
     with holding(queue, *[Urgency.REGISTRATION] * 64) as (holders, _):

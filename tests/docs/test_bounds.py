@@ -57,7 +57,10 @@ ONE_ROW = {"store"}
 OF_CONTAINERS = {
     "cli/server/log.py": {"_lines": "lines of the log"},
     "core/guesses.py": {"_lines": "turns at accounts", "turns": "turns at accounts"},
-    "core/hash_queue.py": {"_waiting": "threads that wait for a hash"},
+    "core/hash_queue.py": {
+        "_waiting": "threads that wait for a hash",
+        "_tickets": "threads that wait for a hash",
+    },
     "core/names.py": {"parse_username": "usernames that were read"},
     "core/session.py": {"_kept": "subscriptions to mail and to the end of sessions"},
     "core/settling.py": {"_open": OPEN},
