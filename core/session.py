@@ -170,12 +170,11 @@ class Session:
 
     def leave_subscription(self, subscription: Subscription) -> None:
         """Keep a subscription for the next watch, or close it; called by the service."""
+        if not self._keep_subscription:
+            subscription.close()
+            return
         with self._lock:
-            keep = (
-                self._keep_subscription
-                and subscription.token_hash == self.token_hash
-                and not self.waiters.ended
-            )
+            keep = subscription.token_hash == self.token_hash
             if keep:
                 self._kept.append(subscription)
         if not keep:
