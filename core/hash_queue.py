@@ -65,18 +65,15 @@ class _Waiting:
             if not mine:
                 del self._tickets[ticket.whose]
 
-    def take(self) -> _Ticket:
-        """Remove who is next; whoever shares with it comes after all others."""
+    def first(self) -> _Ticket:
+        """Return who is next, and put what shares with it behind all others."""
         whose, mine = next(iter(self._tickets.items()))
-        ticket, _ = mine.popitem(last=False)
-        del self._tickets[whose]
-        if mine:
-            self._tickets[whose] = mine
-        return ticket
+        self._tickets.move_to_end(whose)
+        return next(iter(mine))
 
 
 class HashQueue:
-    """A semaphore that is acquired by urgency, and by age within it."""
+    """A semaphore that is acquired by urgency, and in turn within it."""
 
     def __init__(self, slots: int) -> None:
         """Let so many hashes run at once."""
@@ -134,9 +131,11 @@ class HashQueue:
         """Give free slots to those who wait, under the lock, and return whom to wake after it."""
         granted = []
         while (urgency := self._next()) is not None:
-            ticket = self._waiting[urgency].take()
+            ticket = self._waiting[urgency].first()
+            # In this order: wherever a signal's handler raises, the ticket is in one of them.
             self._held.add(ticket)
             ticket.granted = True
+            self._waiting[urgency].discard(ticket)
             granted.append(ticket)
         return granted
 
