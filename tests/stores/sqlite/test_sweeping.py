@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sqlite_faults import Faults
-from store_samples import ALL, draft
+from store_samples import ALL, DAY, HOUR, draft
 from waiting import join, wait_event, wait_until
 
 from twinline.core.store import Draft, MailboxPolicy
@@ -179,3 +179,52 @@ def test_a_send_id_may_hold_what_a_column_of_text_may_not(path: Path) -> None:
         assert store.mailboxes.append("bob", draft("a", send_id="\ud800")) == first
         assert store.mailboxes.append("bob", draft("b", send_id="x")) == again
         assert store.mailboxes.standing("bob").unread == 2
+
+
+def send_ids(path: Path) -> list[tuple[str, str, int, int]]:
+    """Return whose send_ids there are, how many each has and the first of their seqs."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(
+            "SELECT account_id, sender_id, count(*), min(send_ids.seq) FROM send_ids "
+            "JOIN mailboxes USING (box) GROUP BY 1, 2 ORDER BY 1, 2"
+        ).fetchall()
+
+
+def test_a_busy_sender_leaves_a_bounded_number_of_send_ids(path: Path) -> None:
+    policy = MailboxPolicy(mailbox_messages=ALL, send_ids_per_mailbox=120, send_ids_per_sender=80)
+    for start in (0, 500):  # they are counted anew after a restart
+        with SqliteStore(path, policy, synchronous=Synchronous.NORMAL) as store:
+            if not start:
+                store.mailboxes.create("bob")
+            for number in range(start, start + 500, 50):
+                drafts = [draft(send_id=f"{n}") for n in range(number, number + 50)]
+                together(store, drafts)
+                ((_, _, count, first),) = send_ids(path)
+                assert count <= 80
+                assert first + count - 1 == number + 50  # the last ones, without a gap
+                if number:
+                    assert count > 80 - 80 // 8 - 50
+                first_known = store.mailboxes.append("bob", draft(send_id=f"{number + 49}"))
+                assert first_known.message_id == drafts[-1].message_id
+    with SqliteStore(path, policy, synchronous=Synchronous.NORMAL) as store:
+        for number in range(300):
+            store.mailboxes.append("bob", draft(sender=f"s{number:03}", send_id="x"))
+        found = send_ids(path)
+        assert 120 - 120 // 8 <= len(found) <= 120
+        assert found[-1][1] == "id-s299"
+        assert "id-ann" not in {sender for _, sender, _, _ in found}
+    assert check(path).faults == []
+
+
+def test_a_clock_that_was_wrong_for_a_moment_holds_up_no_expiry(path: Path) -> None:
+    policy = MailboxPolicy(send_id_hours=1)
+    with SqliteStore(path, policy, synchronous=Synchronous.NORMAL) as store:
+        for name in ("bob", "carl"):
+            store.mailboxes.create(name)
+        now = 100 * DAY
+        for at in (now + 25 * DAY, now, now - 25 * DAY):
+            together(store, [draft(send_id=f"{at} {n}", sent_at=at) for n in range(40)])
+        # Sends to another mailbox clear them away, two for each send and in each direction.
+        for number in range(80):
+            store.mailboxes.append("carl", draft(send_id=f"{number}", sent_at=now + HOUR))
+        assert [(name, count) for name, _, count, _ in send_ids(path)] == [("carl", 80)]
