@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from store_samples import DAY, HOUR, VERSION_1, draft
 from waiting import wait_until
 
 from twinline.core.errors import NoSuchUser, SendIdConflict, StoreUnavailable
+from twinline.core.passwords import profile_of
 from twinline.core.store import Draft, Receipt, Standing
 from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite import schema as sqlite_schema
@@ -160,6 +162,19 @@ def test_what_version_1_left_half_done_is_settled(path: Path) -> None:
         wait_until(lambda: not check(path).notes, "what was dropped is swept")
     findings = check(path)
     assert (findings.faults, findings.notes) == ([], [])
+
+
+def test_the_accounts_of_before_are_counted_by_the_profile_of_their_hash(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        hashes = [each for (each,) in connection.execute("SELECT password_hash FROM accounts")]
+        connection.execute("INSERT INTO accounts VALUES ('x', 'x', '$a$v=1$m=1,t=1,p=1$s$h', 1)")
+        connection.commit()
+    assert hashes
+    expected = Counter(map(profile_of, [*hashes, "$a$v=1$m=1,t=1,p=1$s$h"]))
+    with SqliteStore(path) as store:
+        assert store.accounts.hash_profiles() == expected
+        assert store.accounts.withdraw("x", keep_name=False)
+        assert store.accounts.hash_profiles() == Counter(map(profile_of, hashes))
 
 
 def test_a_version_that_is_too_old_is_refused(path: Path) -> None:
