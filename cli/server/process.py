@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
@@ -40,11 +41,14 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def server_process(*, one_processor: bool) -> Iterator[None]:
+def server_process(*, one_processor: bool) -> Iterator["Descriptors"]:
     """Set up the process of a server; entered before it starts any thread.
 
     Args:
         one_processor: whether its threads stay on one processor while the block runs.
+
+    Yields:
+        How many descriptors it may have, for the log that starts after this.
     """
     limit_malloc_arenas()
     _keep_pages_small()
@@ -52,7 +56,7 @@ def server_process(*, one_processor: bool) -> Iterator[None]:
     stack_bytes = threading.stack_size(STACK_BYTES)
     try:
         with _collecting_rarely(), on_one() if one_processor else nullcontext():
-            yield
+            yield _raise_descriptor_limit()
     finally:
         threading.stack_size(stack_bytes)
 
@@ -117,31 +121,42 @@ def _collecting_rarely() -> Iterator[None]:
         gc.unfreeze()
 
 
-def raise_descriptor_limit(connections: int) -> None:
-    """Let the process have as many descriptors as it may, and log how many that is.
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """How many descriptors the process may have; -1 is no limit.
 
-    A shell gives a process 1,024 and lets it ask for more; where there are no more, each silent
-    peer keeps another out.
+    Attributes:
+        before: when it started.
+        now: since it asked for as many as it may have.
+    """
 
-    Args:
-        connections: how many there may be by the settings.
+    before: int
+    now: int
+
+    def log_for(self, connections: int) -> None:
+        """Log what it came to, and whether so many connections can be served."""
+        if self.now != self.before:
+            shown = [_shown(limit) for limit in (self.before, self.now)]
+            log.info("the limit of descriptors is raised from %s to %s", *shown)
+        if self.now != resource.RLIM_INFINITY and self.now < connections + _SPARE_DESCRIPTORS:
+            log.warning(
+                "the limit of descriptors, %s, allows fewer connections than the setting, %s: "
+                "raise it (ulimit -n, LimitNOFILE) or lower `connections`",
+                f"{self.now:,}",
+                f"{connections:,}",
+            )
+
+
+def _raise_descriptor_limit() -> Descriptors:
+    """Let the process have as many descriptors as it may.
+
+    A shell gives a process 1,024 and lets it ask for more; where there are no more, silent peers
+    shut others out.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError) as error:  # on some systems less is allowed than is said
-            log.warning("the limit of descriptors stays at %s: %s", f"{soft:,}", error)
-        else:
-            log.info("the limit of descriptors is raised from %s to %s", f"{soft:,}", _shown(hard))
-            soft = hard
-    if soft != resource.RLIM_INFINITY and soft < connections + _SPARE_DESCRIPTORS:
-        log.warning(
-            "the limit of descriptors, %s, allows fewer connections than the setting, %s: raise "
-            "it (ulimit -n, LimitNOFILE) or lower `connections`",
-            f"{soft:,}",
-            f"{connections:,}",
-        )
+    with suppress(OSError, ValueError):  # on some systems less is allowed than the hard limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return Descriptors(soft, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _shown(limit: int) -> str:

@@ -11,11 +11,7 @@ from twinline.cli.console.output import OutputClosed, write_json, write_line
 from twinline.cli.console.shapes import Listening
 from twinline.cli.server.hashing import BackgroundHasher
 from twinline.cli.server.log import server_log
-from twinline.cli.server.process import (
-    raise_descriptor_limit,
-    server_process,
-    stopped_by_signals,
-)
+from twinline.cli.server.process import server_process, stopped_by_signals
 from twinline.cli.settings.model import Settings, refuse_exposure
 from twinline.cli.settings.options import config_option, json_option, load_from, server_options
 from twinline.core.locks import check_locks
@@ -68,10 +64,10 @@ def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str],
         check_locks(True)
     # First the process, whose threads are as they were started; then what has threads.
     with (
-        server_process(one_processor=settings.one_processor),
+        server_process(one_processor=settings.one_processor) as descriptors,
         server_log(settings.log_level, settings.log_queue),
     ):
-        raise_descriptor_limit(settings.connections)
+        descriptors.log_for(settings.connections)
         with _opened(settings) as store:
             service = ChatService(store, settings, hasher=BackgroundHasher())
             _serve(service, settings, endpoints, on_ready)
@@ -83,12 +79,14 @@ def _serve(
     endpoints: Sequence[tuple[Endpoint, Transport]],
     on_ready: Callable[[Listener, Settings, str], None],
 ) -> None:
-    with Waker() as waker:
-        listener = Listener(service, endpoints, settings, waker=waker)
-        with stopped_by_signals(listener.stop, waker.fileno()):
-            on_ready(listener, settings, service.store.durability)
-            listener.serve_forever()
-            service.stop()
+    with (
+        Waker() as waker,
+        Listener(service, endpoints, settings, waker=waker) as listener,
+        stopped_by_signals(listener.stop, waker.fileno()),
+    ):
+        on_ready(listener, settings, service.store.durability)
+        listener.serve_forever()
+        service.stop()
 
 
 def _opened(settings: Settings) -> Store:

@@ -123,7 +123,8 @@ OF_CONTAINERS = {
         "_deferred": "replies that are not written yet",
     },
     "transports/listener/listener.py": {
-        "_threads": "connections, each with a thread",
+        "_connections": "connections, each with a thread",
+        "_starting": "connections, each with a thread",
         "_by_address": "connections, each with a thread",
         "_waiting": "connections, each with a thread",
     },
@@ -140,6 +141,10 @@ DO_NOT_GROW = {
     ("stores/sqlite/writer.py", "outcome"): "of one write",
     ("transports/listener/listener.py", "_bound"): "the endpoints that the server has",
     ("transports/listener/listener.py", "endpoints"): "the same",
+    ("transports/listener/listener.py", "_transports"): "the same",
+    ("transports/listener/listener.py", "_drainer"): "one at most",
+    ("transports/listener/listener.py", "_closing"): "the program's calls of close",
+    ("transports/listener/listener.py", "_refused"): "what one round of accepting took",
 }
 ROOMS = ("core", "stores", "stores/memory", "stores/sqlite", "transports", "transports/listener")
 CLIENTS = {  # what only a client, a kit or the program itself fills

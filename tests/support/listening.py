@@ -148,7 +148,7 @@ class Server:
     @property
     def connections(self) -> int:
         """How many connections have a thread."""
-        return len(self.listener._threads)
+        return len(self.listener._connections)
 
     def _subscribe(self, account_id: str, wake: Wake) -> Unsubscribe:
         unsubscribe = self._on_mail(account_id, wake)
@@ -174,6 +174,36 @@ class Server:
         """Drain."""
         self.listener.stop()
         join(self.thread, 30)
+
+
+class Arrivals(socket.socket):
+    """A listening socket at which peers have arrived, from any addresses, with what they said.
+
+    Attributes:
+        peers: their ends.
+    """
+
+    def __init__(self, addresses: Sequence[str], said: bytes = b"") -> None:
+        super().__init__()
+        pairs = [socket.socketpair() for _ in addresses]
+        self.peers = [peer for _, peer in pairs]
+        for peer in self.peers:
+            peer.sendall(said)
+        self._arrived = [
+            (here, (address, 1, 0, 0)) for (here, _), address in zip(pairs, addresses, strict=True)
+        ]
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Return the next one, or raise as a socket does that does not block."""
+        if not self._arrived:
+            raise BlockingIOError
+        return self._arrived.pop(0)
+
+    def close(self) -> None:
+        """Close the peers' ends, and those that nobody has accepted."""
+        for each in (*self.peers, *(here for here, _ in self._arrived)):
+            each.close()
+        super().close()
 
 
 @contextmanager

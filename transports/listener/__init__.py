@@ -6,6 +6,7 @@
     binding      the sockets that listen, and the file of a Unix socket
     connection   one connection: reads requests, answers them, keeps its deadlines
     poller       what the accepting thread waits on: arrivals, hang-ups, a wake-up
+    threads      starts a thread without waiting for it
     settings     deadlines and limits, as a typed model
 """
 

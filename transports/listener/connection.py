@@ -8,9 +8,10 @@ and would let the number be reused under the owner's hands.
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from twinline.core.deadline import Deadline
-from twinline.core.errors import ShuttingDown
+from twinline.core.errors import RequestError, ShuttingDown
 from twinline.core.locks import checking, may_block, new_lock
 from twinline.core.protocol import Reply, Request, Watch
 from twinline.core.service import ChatService
@@ -38,6 +39,7 @@ class Connection:
 
     Attributes:
         address: where it comes from: an IP address, or "unix".
+        limit_key: what limits by address count it by.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Connection:
         service: ChatService,
         settings: ListenerSettings,
         *,
+        limit_key: str,
         before_wait: Callable[["Connection"], None],
     ) -> None:
         """Prepare; nothing is read yet.
@@ -58,9 +61,11 @@ class Connection:
             codec: for this connection.
             service: carries the requests out.
             settings: the deadlines.
+            limit_key: what limits by address count it by.
             before_wait: called once, before the first request that waits.
         """
         self.address = address
+        self.limit_key = limit_key
         self._socket = peer
         self._codec = codec
         self._service = service
@@ -79,6 +84,28 @@ class Connection:
         self._draining = False  # set by any thread, before _ending: those left are answered
         self._lock = new_lock("connection")
         self._closed = False  # guarded by _lock: a shutdown never meets a reused number
+
+    # -- instead of the connection's own thread ------------------------------------------
+
+    def refuse(self, error: RequestError) -> None:
+        """Answer with an error what has arrived, if that can be done at once.
+
+        For the accepting thread, where there is no thread for this connection.
+        """
+        with suppress(OSError, MemoryError):
+            self._socket.setblocking(False)  # noqa: FBT003 - the name of the method says it
+            # Read first, for its bytes choose the transport.
+            with suppress(BlockingIOError):
+                self._codec.receive_data(self._socket.recv(_RECEIVE_BYTES))
+            asked = self._codec.next_event()
+            self._codec.send(asked.id if asked is not None else None, error.to_reply())
+            self._socket.send(self._codec.data_to_send())
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def discard(self) -> None:
+        """Read what has come since it was refused: unread, it would reset the connection."""
+        with suppress(OSError, MemoryError):
+            self._socket.recv(_RECEIVE_BYTES)
 
     # -- called by other threads --------------------------------------------------------
 

@@ -79,26 +79,37 @@ class Poller:
         self._poll: Any = select.epoll() if self._sees_hangups else select.poll()
         self._units = 1 if self._sees_hangups else 1000  # of time, in a second
         self._owns_waker = waker is None
-        self._waker = waker or Waker()
-        self.add(self._waker.woken)
+        with contextlib.ExitStack() as closed_on_error:
+            if self._sees_hangups:
+                poll: Any = self._poll
+                closed_on_error.callback(poll.close)
+            self._waker = waker or closed_on_error.enter_context(Waker())
+            self.add(self._waker.woken)
+            closed_on_error.pop_all()
 
     def add(self, listening: socket.socket) -> None:
         """Report arrivals on a listening socket; only from the thread that waits."""
-        self._poll.register(listening, select.POLLIN)
+        with contextlib.suppress(FileExistsError):  # it is reported already
+            self._poll.register(listening, select.POLLIN)
 
     def remove(self, listening: socket.socket) -> None:
         """Report arrivals no more; only from the thread that waits."""
-        self._poll.unregister(listening)
+        with contextlib.suppress(FileNotFoundError, KeyError):  # they are not reported
+            self._poll.unregister(listening)
+
+    # A connection may outlive the drain, and with it the epoll: those two then do nothing.
 
     def watch_for_hangup(self, fd: int) -> None:
         """Report, once, that the peer of a connection has hung up; from any thread."""
         if self._sees_hangups:
-            self._poll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
+            with contextlib.suppress(ValueError):
+                self._poll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
 
     def unwatch(self, fd: int) -> None:
         """Watch a connection no more; called before its socket is closed, from any thread."""
         if self._sees_hangups:
-            self._poll.unregister(fd)
+            with contextlib.suppress(ValueError):
+                self._poll.unregister(fd)
 
     def wake(self) -> None:
         """Let `wait` return; from any thread or a signal handler."""

@@ -2,10 +2,9 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator
 
 import pytest
-from listening import Peer, serving
+from listening import Arrivals, Peer, serving
 from services import make_service
 
 from twinline.transports.endpoints import Endpoint
@@ -26,42 +25,14 @@ def test_a_local_ipv4_peer_is_local_on_a_socket_of_both_families() -> None:
             assert {c.address for c in server.listener._running()} == {"127.0.0.1"}
 
 
-class Arrivals:
-    """A listening socket at which peers of any address arrive."""
-
-    def __init__(self, addresses: list[str]) -> None:
-        self._addresses = iter(addresses)
-        self.peers: list[socket.socket] = []
-
-    def accept(self) -> tuple[socket.socket, object]:
-        try:
-            address = next(self._addresses)
-        except StopIteration:
-            raise BlockingIOError from None
-        here, there = socket.socketpair()
-        self.peers.append(there)
-        return here, (address, 1, 0, 0)
-
-
-@pytest.fixture
-def arrivals() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as closed_at_the_end:
-        yield closed_at_the_end
-
-
 @pytest.mark.parametrize(("prefix", "let_in"), [(64, [True, True, False, True]), (128, [True] * 4)])
-def test_connections_of_one_network_count_together(
-    arrivals: contextlib.ExitStack, prefix: int, let_in: list[bool]
-) -> None:
+def test_connections_of_one_network_count_together(prefix: int, let_in: list[bool]) -> None:
     service = make_service(ipv6_prefix=prefix)
     with serving(service=service, connections_per_address=2) as server:
         addresses = ["2001:db8::1", "2001:db8::2", "2001:db8::ffff:3", "2001:db8:0:1::1"]
-        listening = Arrivals(addresses)
-        assert server.listener._accept(listening, transport("jsonl"))  # type: ignore[arg-type]
-        peers = [arrivals.enter_context(peer) for peer in listening.peers]
-        assert [answers(peer) for peer in peers] == let_in
-        for peer in peers:
-            peer.close()
+        with Arrivals(addresses) as listening:
+            assert server.listener._accept(listening, transport("jsonl"))
+            assert [answers(peer) for peer in listening.peers] == let_in
         server.wait_connections(0)
         assert not server.listener._by_address
 

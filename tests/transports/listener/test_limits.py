@@ -1,17 +1,24 @@
 """How many connections there may be, and what happens when the system has no more to give."""
 
+import _thread
 import errno
+import json
 import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from listening import TCP, Peer, serving, socket_path
-from waiting import wait_until
+from listening import TCP, Arrivals, Peer, Server, serving, socket_path
+from waiting import wait_event, wait_until
 
+from twinline.core.protocol import ErrorReply, Ping
+from twinline.transports.contract import ReplyReceived
 from twinline.transports.listener import Listener
+from twinline.transports.listener import listener as listener_module
+from twinline.transports.listener.poller import Poller
 from twinline.transports.registry import transport
 
 
@@ -79,39 +86,181 @@ def test_accept_survives_running_out_of_descriptors(
         peer.close()
 
 
-def test_accept_survives_a_thread_that_cannot_start(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    start = threading.Thread.start
-    refusing = threading.Event()
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let no connection's thread start while the event is set."""
+    event = threading.Event()
+    start = listener_module.start_thread
 
-    def start_or_refuse(thread: threading.Thread) -> None:
-        if refusing.is_set() and thread.name.startswith("connection"):
+    def start_or_refuse(*arguments: Any) -> Callable[[], object | None]:
+        if event.is_set():
             raise RuntimeError("can't start new thread")
-        start(thread)
+        return start(*arguments)
 
-    paused: list[bool] = []
-    pause = Listener._pause
+    monkeypatch.setattr(listener_module, "start_thread", start_or_refuse)
+    return event
+
+
+PING = b'{"op":"ping","id":7}\n'
+BINARY_PING = bytes.fromhex("b7010f000000000107")
+
+
+@pytest.mark.parametrize(("said", "id"), [(b"", None), (PING[:5], None), (PING, 7)])
+@pytest.mark.parametrize("name", ["auto", "jsonl"])
+def test_who_finds_no_thread_is_told_that_the_server_is_busy(
+    short: threading.Event, name: str, said: bytes, id: int | None
+) -> None:
+    with serving() as server, Arrivals(["192.0.2.1"], said) as listening:
+        short.set()
+        assert not server.listener._accept(listening, transport(name))
+        (peer,) = listening.peers
+        reply = json.loads(read_all(peer))
+        assert (reply["id"], reply["error"]["code"]) == (id, "busy")
+        assert reply["error"]["retryable"]
+        assert not server.listener._by_address
+
+
+def test_who_is_refused_is_answered_in_the_transport_it_speaks(short: threading.Event) -> None:
+    with serving() as server, Arrivals(["192.0.2.1"], BINARY_PING) as listening:
+        short.set()
+        assert not server.listener._accept(listening, transport("auto"))
+        codec = transport("binary").client_codec(1 << 20)
+        codec.send(7, Ping())
+        assert codec.data_to_send() == BINARY_PING
+        codec.receive_data(read_all(listening.peers[0]))
+        event = codec.next_event()
+        assert isinstance(event, ReplyReceived)
+        assert isinstance(event.reply, ErrorReply)
+        assert (event.id, event.reply.code) == (7, "busy")
+
+
+def read_all(peer: socket.socket) -> bytes:
+    peer.settimeout(10)
+    return b"".join(iter(lambda: peer.recv(4096), b""))
+
+
+def test_accept_survives_a_thread_that_cannot_start(
+    short: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(connections_per_address=1, limit_local_connections=True) as server:
+        short.set()
+        for _ in range(3):
+            with server.peer() as peer:
+                assert json.loads(peer.rest())["error"]["code"] == "busy"
+        said = [r for r in caplog.records if "cannot start a thread" in r.message]
+        assert len(said) == 1  # once, until it can again
+        short.clear()
+        wait_until(lambda: is_served(server), "those that were cut count no more")
+
+
+def is_served(server: Server) -> bool:
+    with server.peer() as peer:
+        return peer.send(PING).read_line() == {"id": 7, "ok": True}
+
+
+def test_accept_does_not_wait_for_a_thread_that_ended_before_it_ran(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one does whose first allocation fails; `Thread.start` waits for it for ever."""
+    start, died = _thread.start_new_thread, []
+
+    def stillborn(function: Any, *rest: Any) -> int:
+        if died or threading.current_thread().name != "accepting":
+            return start(function, *rest)
+        died.append(function)
+        return start(lambda *_: None, *rest)
+
+    monkeypatch.setattr(_thread, "start_new_thread", stillborn)
+    for name in ("_start_new_thread", "_start_joinable_thread"):  # those of `Thread.start`
+        monkeypatch.setattr(threading, name, stillborn, raising=False)
+    with serving() as server:
+        with server.peer() as first:
+            assert json.loads(first.rest())["error"]["code"] == "busy"
+        with server.peer() as second:
+            assert second.ask("ping")["ok"]
+        assert died
+        server.wait_connections(0)
+
+
+def test_a_thread_that_is_only_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As among thousands that start at once."""
+    monkeypatch.setattr(listener_module, "_START_SECONDS", 0.01)
+    looked = threading.Semaphore(0)
+    look = Listener._refuse_stillborn
 
     def noted(listener: Listener) -> None:
-        paused.append(True)
-        pause(listener)
+        look(listener)
+        looked.release()
 
-    monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
-    monkeypatch.setattr(Listener, "_pause", noted)
-    with serving(connections_per_address=1, limit_local_connections=True) as server:
-        refusing.set()
+    def run_late(listener: Listener, connection: Any) -> None:
+        for _ in range(5):
+            assert looked.acquire(timeout=20)
+        run(listener, connection)
+
+    run = Listener._run
+    monkeypatch.setattr(Listener, "_refuse_stillborn", noted)
+    monkeypatch.setattr(Listener, "_run", run_late)
+    with serving() as server, server.peer() as peer:
+        assert peer.ask("ping")["ok"]
+
+
+def test_a_connection_whose_thread_never_ran_is_closed_by_the_drain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = threading.Event()
+    monkeypatch.setattr(listener_module, "start_thread", lambda *_: tried.set() or object)
+    with serving(drain_seconds=0.05) as server, server.peer() as peer:
+        wait_event(tried, "it was accepted")
+        server.stop()
+        assert peer.rest() == b""
+
+
+@pytest.mark.parametrize("where", ["tune", "Connection"])
+@pytest.mark.parametrize("error", [ValueError, MemoryError])
+def test_a_step_that_fails_between_accepting_and_owning_costs_that_peer_alone(
+    monkeypatch: pytest.MonkeyPatch, where: str, error: type[Exception]
+) -> None:
+    """And leaves no socket open; a warning of one that is collected fails the test."""
+    step, failed = getattr(listener_module, where), threading.Event()
+
+    def fail_once(*arguments: Any, **options: Any) -> Any:
+        if not failed.is_set():
+            failed.set()
+            raise error
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(listener_module, where, fail_once)
+    with serving() as server:
         with server.peer() as peer:
             assert peer.rest() == b""
-        wait_until(lambda: paused, "the listener pauses")
-        assert "cannot start a thread" in caplog.text
-        refusing.clear()
         with server.peer() as peer:
-            assert peer.ask("ping")["ok"]  # the one that was cut counts no more
+            assert peer.ask("ping")["ok"]
+
+
+def test_memory_that_fails_the_accept_loop_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait, failing = Poller.wait, threading.Event()
+    failures: list[bool] = []
+
+    def fail(poller: Poller, seconds: float | None) -> list[tuple[int, bool]]:
+        if failing.is_set():
+            failures.append(True)
+            raise MemoryError
+        return wait(poller, seconds)
+
+    monkeypatch.setattr(Poller, "wait", fail)
+    with serving() as server, server.peer() as bystander:
+        assert bystander.ask("ping")["ok"]
+        failing.set()
+        assert bystander.ask("ping")["ok"]
+        with server.peer() as peer:
+            peer.send(PING)
+            wait_until(lambda: len(failures) > 1, "it fails, and does not spin")
+            failing.clear()
+            assert peer.read_line()["ok"]
 
 
 def test_an_accept_that_fails_for_that_peer_alone() -> None:
-    class Flaky:
+    class Flaky(Arrivals):
         """Fails once as if the peer had gone again, and then has none."""
 
         failed = False
@@ -122,7 +271,6 @@ def test_an_accept_that_fails_for_that_peer_alone() -> None:
                 raise OSError(errno.ECONNABORTED, "aborted")
             raise BlockingIOError
 
-    flaky = Flaky()
-    with serving() as server:
-        assert server.listener._accept(flaky, transport("auto"))  # type: ignore[arg-type]
-    assert flaky.failed
+    with serving() as server, Flaky([]) as flaky:
+        assert server.listener._accept(flaky, transport("auto"))
+        assert flaky.failed
