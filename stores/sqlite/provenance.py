@@ -49,16 +49,15 @@ def require_own_log(file: StoreFile) -> None:
             f"{file.path} is empty, and {log} is the log of a file that was there before; move "
             "the log away, or put the file back that it belongs to"
         )
-    # Immutable: SQLite reads the file alone, without its log.
-    alone = _identity(file, "ro&immutable=1")
-    if alone is None:
-        return
-    together = _identity(file, "ro")
-    if together is not None and alone.now not in together:
-        raise StoreNotOpened(
-            f"{log} is the log of another file than {file.path}; move it away, or put the file "
-            "back that it belongs to; 'twinline store restore' puts a backup in a file's place"
-        )
+    for _ in range(3):  # a server may begin between the two looks
+        # Immutable: SQLite reads the file alone, without its log.
+        alone, together = _identity(file, "ro&immutable=1"), _identity(file, "ro")
+        if alone is None or together is None or alone.now in together:
+            return
+    raise StoreNotOpened(
+        f"{log} is the log of another file than {file.path}; move it away, or put the file back "
+        "that it belongs to; 'twinline store restore' puts a backup in a file's place"
+    )
 
 
 def _identity(file: StoreFile, mode: str) -> _Identity | None:

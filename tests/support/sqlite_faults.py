@@ -1,8 +1,10 @@
 """Connections that fail on purpose, and what tests of the SQLite store wait for."""
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from waiting import fail_with_stacks
@@ -63,3 +65,12 @@ class Gate:
     def __init__(self) -> None:
         self.reached = threading.Event()
         self.let_go = threading.Event()
+
+
+def sqlite_locks(path: Path) -> int:
+    """Return how many locks of SQLite's this process has on a file."""
+    place = path.stat()
+    name = f"{os.major(place.st_dev):02x}:{os.minor(place.st_dev):02x}:{place.st_ino}"
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    mine = ["POSIX", str(os.getpid()), name]
+    return sum([line[1], *line[4:6]] == mine for line in lines)

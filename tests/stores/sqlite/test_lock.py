@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from sqlite_faults import sqlite_locks
 from store_samples import ALL, account, draft
 from waiting import wait_until
 
@@ -49,14 +50,6 @@ def other(path: Path) -> Path:
     with SqliteStore(elsewhere) as store:
         store.mailboxes.create("carl")
     return elsewhere
-
-
-def sqlite_locks(path: Path) -> int:
-    """Return how many locks of SQLite's this process has on a file."""
-    place = path.stat()
-    name = f"{os.major(place.st_dev):02x}:{os.minor(place.st_dev):02x}:{place.st_ino}"
-    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    return sum(line[1] == "POSIX" and line[5] == name for line in lines)
 
 
 # --- one server at a time

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from client_kit import Received, States, fast
 from servers import Site
+from sqlite_faults import sqlite_locks
 from store_samples import ALL, VERSION_1, account, draft
 from waiting import wait_until
 
@@ -20,6 +21,7 @@ from twinline.core.store import SEQ_JUMP as JUMP
 from twinline.core.store import Standing
 from twinline.stores.sqlite import SqliteStore, provenance
 from twinline.stores.sqlite import file as sqlite_file
+from twinline.stores.sqlite.file import StoreFile
 from twinline.stores.sqlite.lock import StoreLocked, StoreNotOpened
 from twinline.stores.sqlite.upkeep import backup, check, restore, stats
 from twinline.transports.client import Client, StateKind
@@ -112,9 +114,11 @@ def test_a_running_client_sees_all_that_comes_after_a_backup_was_put_back(
             site.store.close()
             put_back(copied, path)
             site.store = SqliteStore(path)
+            there = site.store.accounts.find("bob")
+            assert there is not None
+            for number in range(8):  # before bob's client looks
+                site.store.mailboxes.append(there.account_id, draft(f"new {number}"))
             site.start()
-            for number in range(8):
-                ann.send("bob", f"new {number}")
             assert received.wait(16)[8:] == [f"new {number}" for number in range(8)]
             wait_until(lambda: bob.status().unread == 0, "bob has acked all")
             assert bob.status().position > JUMP
@@ -314,6 +318,37 @@ def test_a_file_that_a_server_has_is_not_replaced(path: Path, tmp_path: Path) ->
 
 
 # --- whose log it is
+
+
+def test_to_look_at_a_file_in_its_server_s_process_costs_no_lock(path: Path) -> None:
+    with SqliteStore(path) as store:
+        make(store, "bob")
+        before = sqlite_locks(path)
+        check(path)
+        stats(path)
+        backup(path, path.with_name("backup.db"))
+        assert sqlite_locks(path) == before > 0
+
+
+def test_a_server_that_starts_while_its_file_is_looked_at_is_no_stranger(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(path)
+    with closing(sqlite3.connect(path)) as reader:
+        reader.execute("SELECT count(*) FROM messages").fetchone()
+        with SqliteStore(path) as store:
+            send(store, 1)
+            looked = provenance._identity
+            seen = []
+
+            def look(file: StoreFile, mode: str) -> provenance._Identity | None:
+                seen.append(mode)
+                if len(seen) == 1:  # as it was before the server noted its own
+                    return provenance._Identity("earlier", "earlier")
+                return looked(file, mode)
+
+            monkeypatch.setattr(provenance, "_identity", look)
+            assert check(path).faults == []
 
 
 @pytest.fixture(params=["its first pages", "begun again and again"])
