@@ -32,12 +32,14 @@ The two groups do not refer to each other, as the two halves of a store do not.
 """
 
 import errno
+import json
 import logging
 import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -281,24 +283,27 @@ def require_known(version: int | None, path: Path) -> None:
 
 def lacking_tables(connection: sqlite3.Connection) -> list[str]:
     """Return what a file of this version has to have and has not: tables, columns, indexes."""
+    lacking = _wanted() - _parts(connection)
+    # Of a table that is not there at all, its columns are not told.
+    return sorted(part for part in lacking if part.rpartition(" of ")[2] not in lacking - {part})
+
+
+@cache
+def _wanted() -> frozenset[str]:
     with closing(sqlite3.connect(":memory:")) as model:
-        for statement in TABLES:
-            model.execute(statement)
-        wanted, found = _parts(model), _parts(connection)
-    return [part for part in wanted if part not in found]
+        model.executescript(";".join(TABLES))
+        return _parts(model)
 
 
-def _parts(connection: sqlite3.Connection) -> dict[str, None]:
-    rows = connection.execute(
-        "SELECT type || ' ' || name, name, type FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
-    ).fetchall()
-    parts: dict[str, None] = {}
-    for part, name, kind in rows:
-        parts[part] = None
-        if kind == "table":
-            columns = connection.execute("SELECT name FROM pragma_table_info(?)", (name,))
-            parts.update({f"column {column} of {part}": None for (column,) in columns})
-    return parts
+def _parts(connection: sqlite3.Connection) -> frozenset[str]:
+    (parts,) = connection.execute(
+        "SELECT json_group_array(part) FROM (SELECT type || ' ' || name AS part "
+        "FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' UNION ALL "
+        "SELECT 'column ' || info.name || ' of table ' || owner.name "
+        "FROM sqlite_schema AS owner, pragma_table_info(owner.name) AS info "
+        "WHERE owner.type = 'table')"
+    ).fetchone()
+    return frozenset(json.loads(parts))
 
 
 def copy_database(
