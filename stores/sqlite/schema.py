@@ -252,7 +252,7 @@ def prepare(file: StoreFile, progress: Progress | None = None) -> Path | None:
                 raise
         lacking = lacking_tables(connection)
         if lacking:
-            raise StoreNotOpened(f"{file.path} is damaged: it has no {lacking[0]}")
+            raise StoreNotOpened(f"{file.path} is damaged: it has no {', '.join(lacking)}")
         if file.lock is not None:
             settle(connection, file.lock)
     return copy

@@ -473,5 +473,5 @@ def test_a_file_without_a_table_is_neither_sound_nor_served(
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(statement)
     assert f"there is no {part}" in check(path).faults
-    with pytest.raises(StoreNotOpened, match=f"it has no {part}"):
+    with pytest.raises(StoreNotOpened, match=f"it has no .*{part}"):
         SqliteStore(path)
