@@ -22,6 +22,7 @@ from click.shell_completion import (
 )
 
 from twinline.cli.commands import COMPLETE_VARIABLE
+from twinline.cli.console.output import drop_stdout
 
 PROGRAM: Final = "twinline"
 
@@ -126,7 +127,11 @@ def answer(cli: click.Group, instruction: str) -> Literal[0, 1]:
             text = asking.source() if wish == "source" else asking.complete()
         except Exception:  # noqa: BLE001 - a variable is missing, or is no number
             return 1
-    click.echo(f"{text}\n".encode() if text else b"", nl=False)
+    try:
+        click.echo(f"{text}\n".encode() if text else b"", nl=False)
+    except OSError:  # the shell has given up, or its disk is full; a traceback helps neither
+        drop_stdout()
+        return 1
     return 0
 
 

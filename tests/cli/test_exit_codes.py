@@ -184,6 +184,12 @@ def test_a_full_disk_is_told_in_one_line(words: str) -> None:
     assert done.returncode == ExitCode.FAILURE
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_completion_that_cannot_be_written_says_nothing() -> None:
+    done = shell("_TWINLINE_COMPLETE=bash_source twinline >/dev/full")
+    assert (done.returncode, done.stderr) == (ExitCode.FAILURE, "")
+
+
 def test_a_group_is_no_failure() -> None:
     for words in every_command():
         if isinstance(command_of(words), click.Group):
