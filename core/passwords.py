@@ -4,19 +4,24 @@ import base64
 import hmac
 import os
 import secrets
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.exceptions import HashingError, InvalidHashError, VerificationError
+from argon2.low_level import error_to_str
 
-from twinline.core.errors import InvalidPassword
+from twinline.core.errors import Busy, InvalidPassword
 from twinline.core.hash_queue import HashQueue, Urgency
 
 MIN_CHARACTERS: Final = 8
 """The shortest password that may be set."""
 MAX_CHARACTERS: Final = 128
 """The longest one; a longer one is refused before it is hashed."""
+_RETRY_AFTER_MS: Final = 1_000
+# ARGON2_MEMORY_ALLOCATION_ERROR in <argon2.h>; the exceptions of argon2-cffi have texts alone.
+_NO_MEMORY: Final = error_to_str(-22)
 
 
 def default_hasher() -> PasswordHasher:
@@ -66,12 +71,12 @@ class Passwords:
 
         Raises:
             InvalidPassword: the length is wrong.
-            Busy: no core was free in time.
+            Busy: no core was free in time, or no memory.
         """
         if not fits(password):
             raise InvalidPassword
         encoded = _encode(password)
-        with self._queue.slot(urgency, self._wait_seconds, whose):
+        with self._queue.slot(urgency, self._wait_seconds, whose), _busy_without_memory():
             return self._hasher.hash(encoded)
 
     def verify(
@@ -94,7 +99,7 @@ class Passwords:
             whose: as for `HashQueue.slot`.
 
         Raises:
-            Busy: no core was free in time.
+            Busy: no core was free in time, or no memory.
         """
         if not fits(password):
             return False
@@ -105,19 +110,21 @@ class Passwords:
         with self._queue.slot(urgency, self._wait_seconds, whose):
             begin()
             try:
-                return self._hasher.verify(password_hash, encoded)
+                return self._opens(password_hash, encoded)
             except InvalidHashError:
                 # No password opens it; that must not be told from the time it takes.
-                self._fail(encoded)
-                return False
-            except VerificationError:
+                self._opens(self._stand_ins.usual, encoded)
                 return False
 
-    def _fail(self, encoded: bytes) -> None:
-        try:
-            self._hasher.verify(self._stand_ins.usual, encoded)
-        except VerificationError:
-            return
+    def _opens(self, password_hash: str, encoded: bytes) -> bool:
+        with _busy_without_memory():
+            try:
+                return self._hasher.verify(password_hash, encoded)
+            except VerificationError as error:
+                # "No memory" is this error too, and is no wrong password.
+                if str(error) == _NO_MEMORY:
+                    raise
+                return False
 
     def stand_in(self, username: str, profiles: Mapping[str, int]) -> str:
         """Return what is verified where there is no such user, so that both take the same time.
@@ -172,6 +179,18 @@ def profile_of(password_hash: str) -> str:
     That is everything before the salt: ``$argon2id$v=19$m=19456,t=2,p=1``.
     """
     return password_hash.rsplit("$", 2)[0]
+
+
+@contextmanager
+def _busy_without_memory() -> Iterator[None]:
+    try:
+        yield
+    except (HashingError, VerificationError, MemoryError) as error:
+        if isinstance(error, MemoryError) or str(error) == _NO_MEMORY:
+            raise Busy(
+                "there is no memory for a hash now; try again", retry_after_ms=_RETRY_AFTER_MS
+            ) from None
+        raise
 
 
 def _encode(password: str) -> bytes:

@@ -25,10 +25,23 @@ class BackgroundHasher(PasswordHasher):
     """
 
     def __init__(self) -> None:
-        """Take the parameters of `default_hasher`; the threads start when they are needed."""
+        """Take the parameters of `default_hasher`, and start the threads.
+
+        All at once: when the first login comes there may be no memory for a thread.
+        """
         usual = default_hasher()
         super().__init__(usual.time_cost, usual.memory_cost, usual.parallelism)
-        self._threads = ThreadPoolExecutor(os.cpu_count() or 1, "hash", _give_way)
+        number = os.cpu_count() or 1
+        self._threads = ThreadPoolExecutor(number, "hash", _give_way)
+        all_run = threading.Barrier(number)
+        try:
+            # Each waits for the others, so that none of them does the work of two.
+            for starting in [self._threads.submit(all_run.wait) for _ in range(number)]:
+                starting.result()
+        except BaseException:
+            all_run.abort()
+            self._threads.shutdown(wait=False)
+            raise
 
     def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
         """Return the hash of a password."""

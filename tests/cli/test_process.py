@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import cast
 
 import pytest
 from argon2.exceptions import VerifyMismatchError
+from waiting import Call, join
 
 from twinline.cli.server.hashing import BackgroundHasher
 from twinline.cli.server.process import STACK_BYTES
@@ -84,6 +86,35 @@ def test_hashes_are_those_of_the_default_hasher() -> None:
         background.verify(password_hash, b"another horse")
 
 
+def test_no_thread_has_to_start_for_a_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be no memory for one by then."""
+    background = BackgroundHasher()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert background.verify(background.hash(b"correct horse"), b"correct horse")
+
+
+def test_threads_that_cannot_start_at_the_start_hold_nothing_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, started = threading.Thread.start, []
+
+    def start_one(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        BackgroundHasher()
+    join(started[0])
+
+
 @linux
 def test_hashes_give_way_and_their_callers_do_not() -> None:
     def priority() -> tuple[int, int]:
@@ -91,10 +122,25 @@ def test_hashes_give_way_and_their_callers_do_not() -> None:
         return mine, os.getpriority(os.PRIO_PROCESS, mine)
 
     me, before = priority()
-    other, lowered = BackgroundHasher()._run(priority)
+    hasher = BackgroundHasher()
+    other, lowered = hasher._run(priority)
     assert other != me
     assert lowered == min(19, before + 10)
     assert priority() == (me, before)
+
+
+@linux
+def test_hashes_give_way_to_a_server_that_is_nice_itself() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def in_a_nice_server() -> tuple[int, int]:
+        mine = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, mine, min(19, priority() + 3))
+        return priority(), BackgroundHasher()._run(priority)
+
+    server, hashes = cast("tuple[int, int]", Call(in_a_nice_server).outcome())
+    assert hashes == min(19, server + 10)
 
 
 _HASH_IN_THREADS = """

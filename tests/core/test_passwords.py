@@ -2,9 +2,12 @@
 
 import threading
 from collections import Counter
+from typing import Literal
 
 import pytest
 from argon2 import PasswordHasher
+from argon2.exceptions import HashingError, VerificationError
+from argon2.low_level import error_to_str
 from services import cheap_hasher
 from waiting import join, wait_event, wait_until
 
@@ -56,6 +59,27 @@ def test_hash_and_verify() -> None:
     assert password_hash.startswith("$argon2id$")
     assert opens(passwords, "correct horse", password_hash)
     assert not opens(passwords, "correct house", password_hash)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [HashingError(error_to_str(-22)), VerificationError(error_to_str(-22)), MemoryError()],
+)
+def test_without_memory_it_is_busy_and_no_password_is_wrong(failure: Exception) -> None:
+    class Starved(PasswordHasher):
+        def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
+            raise failure
+
+        def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:
+            raise failure
+
+    passwords = Passwords(Starved(), wait_seconds=1)
+    known = Passwords(cheap_hasher(), wait_seconds=1).hash("correct horse", Urgency.REGISTRATION)
+    with pytest.raises(Busy, match="no memory"):
+        passwords.hash("correct horse", Urgency.REGISTRATION)
+    for password_hash in (known, "no hash of argon2", None):
+        with pytest.raises(Busy, match="no memory"):
+            opens(passwords, "correct horse", password_hash)
 
 
 @pytest.mark.parametrize("password", ["short67", "x" * 129, "x" * 1_000_000])
