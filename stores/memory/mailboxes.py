@@ -59,10 +59,11 @@ class MemoryMailboxes(Mailboxes):
         content = b"" if draft.send_id is None else fingerprint(draft.body)
         with self._lock:
             box = self._box(account_id)
-            if self._expiring:  # none for as long as no sender gives send_ids
-                self._expire(draft.sent_at)
+            if content or self._expiring:  # none for as long as no sender gives send_ids
+                counting = send_ids_count(self._policy, draft.sent_at)
+                self._expire(counting)
             if content:
-                first = box.send_ids.first(draft, content)
+                first = box.send_ids.first(draft, content, counting)
                 if first is not None:
                     return first
             box.append(draft)
@@ -128,14 +129,13 @@ class MemoryMailboxes(Mailboxes):
 
         return unsubscribe
 
-    def _expire(self, now: int) -> None:
+    def _expire(self, counting: tuple[int, int]) -> None:
         """Forget the oldest send_ids that count no more, under the message lock: a few.
 
         Every send makes so many steps, whichever mailbox it is to: so each costs the same, and
         mailboxes that get no more mail are looked at as well. A step forgets one, or goes on to
         the next mailbox.
         """
-        counting = send_ids_count(self._policy, now)
         for _ in range(_EXPIRY_STEPS):
             if not self._expiring:
                 return
@@ -144,6 +144,8 @@ class MemoryMailboxes(Mailboxes):
             if not send_ids:
                 self._expiring.popleft()
             elif not forgotten:
+                if len(self._expiring) == 1:
+                    return
                 self._expiring.rotate(-1)
 
     def _box(self, account_id: str) -> Mailbox:

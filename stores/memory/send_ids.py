@@ -1,19 +1,12 @@
 """What each sender's send_ids stand for in one mailbox, in memory; its owner's lock guards it."""
 
 from collections import OrderedDict
-from typing import NamedTuple
 
 from twinline.core.errors import SendIdConflict
 from twinline.core.store import Draft, MailboxPolicy, Receipt
-from twinline.stores.rules import send_ids_count
 
-
-class _First(NamedTuple):
-    """The first send under a send_id."""
-
-    content: bytes
-    receipt: Receipt
-    seq: int
+_First = tuple[bytes, Receipt, int]
+"""The first send under a send_id: its content, its receipt, and its message's seq."""
 
 
 class SendIds:
@@ -28,13 +21,19 @@ class SendIds:
     def __init__(self, policy: MailboxPolicy) -> None:
         self._policy = policy
         self._by_sender: dict[str, OrderedDict[str | None, _First]] = {}
-        self._senders: OrderedDict[int, str] = OrderedDict()  # whose it is, by its message's seq
+        # Whose it is, by its message's seq; None for as long as none is kept, as in most mailboxes.
+        self._senders: OrderedDict[int, str] | None = None
 
     def __len__(self) -> int:
-        return len(self._senders)
+        return len(self._senders) if self._senders else 0
 
-    def first(self, draft: Draft, content: bytes) -> Receipt | None:
+    def first(self, draft: Draft, content: bytes, counting: tuple[int, int]) -> Receipt | None:
         """Return the receipt of the first send under this draft's send_id, if it still counts.
+
+        Args:
+            draft: what is sent.
+            content: its fingerprint.
+            counting: the moments between which one counts, as `send_ids_count` gives them.
 
         Raises:
             SendIdConflict: that send had another body.
@@ -43,27 +42,33 @@ class SendIds:
         known = None if mine is None else mine.get(draft.send_id)
         if known is None:
             return None
-        begin, end = send_ids_count(self._policy, draft.sent_at)
-        if not begin < known.receipt.sent_at < end:
+        first, receipt, _ = known
+        begin, end = counting
+        if not begin < receipt.sent_at < end:
             return None
-        if known.content != content:
+        if first != content:
             raise SendIdConflict
-        return known.receipt
+        return receipt
 
     def keep(self, draft: Draft, content: bytes, receipt: Receipt, seq: int) -> None:
         """Keep what a send_id stands for from now on, and no more than the policy allows."""
         if self._policy.send_id_hours <= 0:
             return
-        mine = self._by_sender.setdefault(draft.sender_id, OrderedDict())
-        outdated = mine.pop(draft.send_id, None)
-        if outdated is not None:
-            del self._senders[outdated.seq]
-        mine[draft.send_id] = _First(content, receipt, seq)
-        self._senders[seq] = draft.sender_id
+        senders = self._senders
+        if senders is None:
+            senders = self._senders = OrderedDict()
+        mine = self._by_sender.get(draft.sender_id)
+        if mine is None:
+            mine = self._by_sender[draft.sender_id] = OrderedDict()
+        elif draft.send_id in mine:  # it counts no more
+            _, _, outdated = mine.pop(draft.send_id)
+            del senders[outdated]
+        mine[draft.send_id] = (content, receipt, seq)
+        senders[seq] = draft.sender_id
         if len(mine) > self._policy.send_ids_per_sender:
-            self._forget_first_of(draft.sender_id)
-        if len(self._senders) > self._policy.send_ids_per_mailbox:
-            self._forget_first_of(next(iter(self._senders.values())))
+            self._forget_first_of(draft.sender_id, senders)
+        if len(senders) > self._policy.send_ids_per_mailbox:
+            self._forget_first_of(next(iter(senders.values())), senders)
 
     def expire(self, counting: tuple[int, int]) -> bool:
         """Forget the oldest if it counts no more; return whether it was forgotten.
@@ -71,22 +76,24 @@ class SendIds:
         Args:
             counting: the moments between which one counts, as `send_ids_count` gives them.
         """
+        if not self._senders:
+            return False
+        sender = next(iter(self._senders.values()))
+        _, receipt, _ = next(iter(self._by_sender[sender].values()))
         begin, end = counting
-        for sender in self._senders.values():
-            if begin < next(iter(self._by_sender[sender].values())).receipt.sent_at < end:
-                break
-            self._forget_first_of(sender)
-            return True
-        return False
+        if begin < receipt.sent_at < end:
+            return False
+        self._forget_first_of(sender, self._senders)
+        return True
 
     def clear(self) -> None:
         """Forget all."""
         self._by_sender.clear()
-        self._senders.clear()
+        self._senders = None
 
-    def _forget_first_of(self, sender: str) -> None:
+    def _forget_first_of(self, sender: str, senders: OrderedDict[int, str]) -> None:
         mine = self._by_sender[sender]
-        _, first = mine.popitem(last=False)
-        del self._senders[first.seq]
+        _, (_, _, seq) = mine.popitem(last=False)
+        del senders[seq]
         if not mine:
             del self._by_sender[sender]

@@ -120,7 +120,7 @@ def _first(half: MemoryMailboxes, account_id, draft):
     """Return the receipt of the first send under a send_id, whatever its body was."""
     box = half._boxes.get(account_id)
     mine = {} if box is None else box.send_ids._by_sender.get(draft.sender_id, {})
-    return mine[draft.send_id].receipt if draft.send_id in mine else None
+    return mine[draft.send_id][1] if draft.send_id in mine else None
 
 
 def looks_only_at_the_id(half: MemoryMailboxes, was, account_id, draft):
