@@ -136,6 +136,7 @@ DO_NOT_GROW = {
     ("core/waiting.py", "_hints"): "one hint at most",
     ("stores/sqlite/readers.py", "_free"): "the connections of the store",
     ("stores/sqlite/rows.py", "values"): "the values of one statement",
+    ("stores/sqlite/schema.py", "_wanted"): "the tables of this version",
     ("stores/sqlite/writer.py", "on_rollback"): "the parts of the store",
     ("stores/sqlite/writer.py", "on_reopen"): "the parts of the store",
     ("stores/sqlite/writer.py", "outcome"): "of one write",
