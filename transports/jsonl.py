@@ -208,10 +208,19 @@ def _parse(line: bytearray) -> Any:
         return None
 
 
+def _what_is_wrong_with(line: bytearray) -> str:
+    try:
+        from_json(line, allow_inf_nan=False)
+    except ValueError as error:
+        if "hex escape" in str(error):
+            return "this line has a \\u escape that is no character: half of a surrogate pair"
+    return "this line is not one JSON object in UTF-8"
+
+
 def _read_request(line: bytearray) -> RequestReceived | RequestRefused:
     value = _parse(line)
     if type(value) is not dict:
-        return RequestRefused(None, BadRequest("this line is not one JSON object in UTF-8"))
+        return RequestRefused(None, BadRequest(_what_is_wrong_with(line)))
     line_id = value.get("id")
     if type(line_id) is not int or not 0 <= line_id <= MAX_INT:
         return RequestRefused(None, BadRequest(f"'id' must be an integer, 0 to {MAX_INT}"))

@@ -50,6 +50,14 @@ def client_expecting(name, *requests):
         ),
         ("jsonl", line('{"op":"send","id":1,"to":"bob"}'), "the field 'body' is missing"),
         ("jsonl", SEND_LATIN_1, "this line is not one JSON object in UTF-8"),
+        *(
+            (
+                "jsonl",
+                line(f'{{"op":"send","id":1,"to":"bob","body":"{body}"}}'),
+                "this line has a \\u escape that is no character: half of a surrogate pair",
+            )
+            for body in (r"\ud800", r"\udc00 x", r"\ud83dx", r"\ud83d\u0041")
+        ),
         ("jsonl", line('{"op":"ping"}'), "'id' must be an integer, 0 to 9007199254740991"),
         ("jsonl", line('{"id":1}'), "'op' must be a string that names the request"),
         (
