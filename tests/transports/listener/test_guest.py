@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from listening import TCP, Peer, serving
 from services import make_service
-from waiting import Call
+from waiting import Call, wait_until
 
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.listener import Listener
@@ -102,6 +102,27 @@ def test_nothing_of_the_process_changes_before_during_and_after(host: socket.soc
     assert during == [before]
     assert of_the_process() == before
     assert host.recv(1) == bytes([signal.SIGUSR1])  # the host's own waker was told
+
+
+def test_the_threads_of_connections_have_names_and_are_gone_after_them() -> None:
+    """From what a host sees of its threads, which it may want to join; a debugger's traces too."""
+    before = set(threading.enumerate())
+    traced: set[int] = set()
+
+    def trace(*_: object) -> None:
+        traced.add(threading.get_ident())
+
+    with serving() as server:
+        profile = threading.getprofile()
+        threading.setprofile(trace)
+        try:
+            with server.peer() as peer:
+                assert peer.ask("ping")["ok"]
+                names = {thread.name: thread.ident for thread in threading.enumerate()}
+        finally:
+            threading.setprofile(profile)  # type: ignore[arg-type]
+    assert names["connection 127.0.0.1"] in traced
+    wait_until(lambda: set(threading.enumerate()) <= before, "the threads are gone")
 
 
 # What sets something of the process: functions by the last part of their names.

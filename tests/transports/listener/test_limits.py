@@ -162,17 +162,24 @@ def test_accept_does_not_wait_for_a_thread_that_ended_before_it_ran(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As one does whose first allocation fails; `Thread.start` waits for it for ever."""
-    start, died = _thread.start_new_thread, []
+    died: list[object] = []
 
-    def stillborn(function: Any, *rest: Any) -> int:
-        if died or threading.current_thread().name != "accepting":
-            return start(function, *rest)
-        died.append(function)
-        return start(lambda *_: None, *rest)
+    def let_die(module: Any, name: str) -> None:
+        start = getattr(module, name, None)
+        if start is None:
+            return
 
-    monkeypatch.setattr(_thread, "start_new_thread", stillborn)
+        def stillborn(function: Any, *rest: Any, **options: Any) -> object:
+            if died or threading.current_thread().name != "accepting":
+                return start(function, *rest, **options)
+            died.append(function)
+            return start(lambda *_: None, *rest, **options)
+
+        monkeypatch.setattr(module, name, stillborn)
+
+    let_die(_thread, "start_new_thread")
     for name in ("_start_new_thread", "_start_joinable_thread"):  # those of `Thread.start`
-        monkeypatch.setattr(threading, name, stillborn, raising=False)
+        let_die(threading, name)
     with serving() as server:
         with server.peer() as first:
             assert json.loads(first.rest())["error"]["code"] == "busy"
