@@ -22,6 +22,7 @@
     deadline       a time limit through several steps
     locks          locks that check the lock rule
     interrupts     what an exception from a signal's handler must not leave behind
+    forks          what becomes of things in a forked child
     clock          the wall clock, in milliseconds
     conformance    what the conformance kits of stores and transports share
 """

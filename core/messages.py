@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from twinline.core.errors import BadRequest, MessageTooLong, NoSuchUser, SessionExpired
+from twinline.core.forks import watch_forks
 from twinline.core.names import parse_username
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import Draft, Receipt, SessionRecord, Store
@@ -31,6 +32,11 @@ class MessageRules:
         rate = settings.sends_per_second
         self._rate = RateThrottle(rate) if rate else None
         self._ids: list[str] = []  # to be given out; appended and popped, no more
+        watch_forks(self)
+
+    def forked(self) -> None:
+        """Drop the ids that were drawn before a fork: the parent gives them out."""
+        self._ids.clear()
 
     def send(
         self, session: SessionRecord, to: str, body: str, send_id: str | None, now: int

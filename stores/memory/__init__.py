@@ -13,6 +13,7 @@ both locks.
 
 from typing import Final
 
+from twinline.core.forks import refuse_calls, watch_forks
 from twinline.core.store import Durability, MailboxPolicy, Store
 from twinline.stores.memory.accounts import MemoryAccounts
 from twinline.stores.memory.mailboxes import MemoryMailboxes
@@ -28,3 +29,9 @@ class MemoryStore(Store):
     def __init__(self, policy: MailboxPolicy = _DEFAULT_POLICY) -> None:
         self.accounts: MemoryAccounts = MemoryAccounts()
         self.mailboxes: MemoryMailboxes = MemoryMailboxes(policy)
+        watch_forks(self)
+
+    def forked(self) -> None:
+        """Refuse every call: what a child stored would be in its own copy, where nobody looks."""
+        refuse_calls(self.accounts)
+        refuse_calls(self.mailboxes)

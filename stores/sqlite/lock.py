@@ -218,6 +218,17 @@ class FileLock:
                 descriptor = descriptors.pop()
             os.close(descriptor)
 
+    def forget(self) -> None:
+        """Close a forked child's copies of the descriptors; the parent's keep the locks.
+
+        So they end with the parent, even if the child lives on. The file stays among those that
+        this process serves: it can never open it, for SQLite has the parent's connections here.
+        """
+        for descriptor in (self._descriptor, self._log):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._descriptor = self._log = None
+
     def _leave_log(self) -> None:
         log = self._log
         if log is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 from urllib.parse import parse_qsl
 
+from twinline.core.forks import refuse_calls, watch_forks
 from twinline.core.store import Durability, MailboxPolicy, Store
 from twinline.stores.sqlite.accounts import SqliteAccounts
 from twinline.stores.sqlite.file import StoreFile, Synchronous, located
@@ -72,10 +73,11 @@ class SqliteStore(Store):
             readers = self._readers = Readers(file.reader)
             self._lock.hold_log()
             writer = self._writer = Writer(file.writer, self._lock)
-            writer.start()
+            writer.start(self)
             self.accounts: SqliteAccounts = SqliteAccounts(readers, writer)
             self.mailboxes: SqliteMailboxes = SqliteMailboxes(readers, writer, policy)
             Orphans(readers, writer, self.mailboxes)
+            watch_forks(self)
         except (OSError, sqlite3.Error) as error:
             self._release()
             raise _not_opened(file.path, error) from error
@@ -99,6 +101,17 @@ class SqliteStore(Store):
             # It may still write, so no other server gets the file before this process ends.
             log.error("%s does not answer, and is left as it is", self.path)
         self._closed = True
+
+    def forked(self) -> None:
+        """Refuse every call in a forked child, and leave SQLite's connections as they are.
+
+        SQLite must not see them again, not even to close them: it would take the parent's locks
+        for the child's (https://sqlite.org/howtocorrupt.html, section 2.6).
+        """
+        self._closed = True
+        self._lock.forget()
+        refuse_calls(self.accounts)
+        refuse_calls(self.mailboxes)
 
     def _release(self) -> bool:
         """Let go of what was taken so far; False says that the writer does not end."""

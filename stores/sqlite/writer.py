@@ -135,11 +135,18 @@ class Writer:
         self._closed = False  # guarded by the queue lock
         self._work = Waiter()
         self._damage = Complaints(log)
+        self._kept: object = None
         self._log_is_empty = False  # the writer's thread's
         self._thread = threading.Thread(target=self._run, name="sqlite writer", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread; `close` ends it, even if this was interrupted."""
+    def start(self, kept: object) -> None:
+        """Start the thread; `close` ends it, even if this was interrupted.
+
+        Args:
+            kept: what is not finalised before the thread has ended. In a forked child, which has
+                no such thread, that is never: its stack is neither used nor taken down.
+        """
+        self._kept = kept
         self._thread.start()
 
     def do(self, write: Write[Result], seconds: float = WAIT_SECONDS) -> Result:
@@ -224,6 +231,7 @@ class Writer:
     # --- in the writer's thread
 
     def _run(self) -> None:
+        kept, self._kept = self._kept, None  # on this thread's stack: see `start`
         while True:
             batch, closed = self._take()
             if batch:
@@ -234,6 +242,7 @@ class Writer:
                 self._empty_log()
         self._empty_log()
         self._disconnect()
+        del kept
 
     def _take(self) -> tuple[list[_Request], bool]:
         with self._lock:

@@ -92,10 +92,15 @@ def interrupt(call: Callable[[], object], at: int) -> str | None:
     return place
 
 
-def each_place(call: Callable[[], object], most: int = 20_000) -> Iterator[str]:
-    """Make a call again and again, interrupted at the next place each time; yield the places."""
-    for at in itertools.count():
-        assert at < most, "the call has no end"
+def each_place(call: Callable[[], object], step: int = 1) -> Iterator[str]:
+    """Make a call again and again, interrupted at the next place each time; yield the places.
+
+    Args:
+        call: what to interrupt.
+        step: which place is the next one; more than 1 where a call takes long.
+    """
+    for at in itertools.count(0, step):
+        assert at < 20_000, "the call has no end"
         place = interrupt(call, at)
         if place is None:
             return

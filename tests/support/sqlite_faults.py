@@ -52,8 +52,8 @@ class Faults:
         def before(this: str) -> None:
             if this == word and not gate.reached.is_set():
                 gate.reached.set()
-                if not gate.let_go.wait(5):
-                    fail_with_stacks("the test lets the statement go", 5)
+                if not gate.let_go.wait(30):
+                    fail_with_stacks("the test lets the statement go", 30)
 
         self.before = before
         return gate

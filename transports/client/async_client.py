@@ -111,7 +111,7 @@ class AsyncClient(ClientBase):
             on_state=on_state,
             on_handler_error=on_handler_error,
         )
-        super().__init__(AsyncioBackend(), options)
+        super().__init__(AsyncioBackend, options)
 
     # -- the connection -----------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 
 import itertools
 import secrets
+from collections.abc import Callable
 from typing import Final
 
+from twinline.core.forks import watch_forks
 from twinline.core.protocol import Limits
 from twinline.transports.client.engine.backend import Backend
 from twinline.transports.client.engine.engine import Engine
@@ -21,12 +23,30 @@ class ClientBase:
         endpoint: the server's.
     """
 
-    def __init__(self, backend: Backend, options: ClientOptions) -> None:
+    def __init__(self, new_backend: Callable[[], Backend], options: ClientOptions) -> None:
         self.endpoint = options.endpoint
         self._transport_name = options.transport.name
-        self._engine = Engine(backend, options)
+        self._new_backend = new_backend
+        self._options = options
+        self._before_fork: Engine | None = None
+        self._begin()
+        watch_forks(self)
+
+    def _begin(self) -> None:
+        self._engine = Engine(self._new_backend(), self._options)
         self._send_prefix = secrets.token_urlsafe(6)  # 48 bits: no two clients share one
         self._sends = itertools.count(1)  # its next() is one step, whichever thread takes it
+
+    def forked(self) -> None:
+        """Begin anew in a forked child; connections, threads and send_ids stay the parent's.
+
+        Commands go on in the parent's session; the mailbox is the parent's to watch.
+        """
+        # Kept, so that nothing of it is finalised here: tasks, and transports of the parent's loop.
+        before = self._before_fork = self._engine
+        before.forget()
+        self._begin()
+        self._engine.inherit(before)
 
     @property
     def state(self) -> State:

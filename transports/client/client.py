@@ -123,7 +123,7 @@ class Client(ClientBase):
             on_state=on_state,
             on_handler_error=on_handler_error,
         )
-        super().__init__(ThreadBackend(), options)
+        super().__init__(ThreadBackend, options)
 
     # -- the connection -----------------------------------------------------------------
 

@@ -168,6 +168,10 @@ class Connection:
             self._closed = True
         self._socket.close()
 
+    def forget(self) -> None:
+        """Close a forked child's copy of the socket; the peer does not notice."""
+        self._socket.close()
+
     def _converse(self) -> None:
         # What happens to every request stands here in one piece. A thread that was just woken
         # finds nothing in the processor's caches, and each call costs it about a microsecond.

@@ -38,6 +38,7 @@ from typing import Self
 from twinline.core.addresses import UNIX, canonical, is_loopback, limit_key
 from twinline.core.deadline import Deadline
 from twinline.core.errors import Busy, LockRuleError
+from twinline.core.forks import watch_forks
 from twinline.core.locks import new_lock
 from twinline.core.service import ChatService
 from twinline.core.waiting import Waiter
@@ -141,6 +142,20 @@ class Listener:
         self._by_address: Counter[str] = Counter()  # by `limit_key`; guarded by _lock
         self._refused: list[Connection] = []  # only of the thread that accepts, and then drains
         self._waiting: dict[int, Connection] = {}  # watched for hang-ups; guarded by _lock
+        self._is_parents = False
+        watch_forks(self)
+
+    def forked(self) -> None:
+        """Be the parent's alone: close a forked child's copies of the sockets, and do no more.
+
+        The parent's peers would else see no end of a connection before the child's.
+        """
+        self._is_parents = True
+        for bound in self._bound:
+            for listening in bound.sockets:
+                listening.close()
+        for connection in (*self._connections, *self._refused):
+            connection.forget()
 
     def serve_forever(self) -> None:
         """Accept and serve until `stop`, then drain; the calling thread does the accepting.
@@ -150,8 +165,10 @@ class Listener:
         returns at once.
 
         Raises:
-            RuntimeError: another call of it is under way.
+            RuntimeError: another call of it is under way, or this is a forked child.
         """
+        if self._is_parents:
+            raise RuntimeError("this listener was inherited by a fork; make another one here")
         me = _Drainer(threading.get_ident(), serving=True)
         try:
             # Here, and not before: an exception of a signal handler may come after any step.
@@ -168,6 +185,8 @@ class Listener:
 
     def stop(self) -> None:
         """Ask `serve_forever` to drain and return; from any thread or a signal handler."""
+        if self._is_parents:
+            return  # the waker is shared with it
         self._stopping = True
         self._poller.wake()
 
@@ -176,6 +195,8 @@ class Listener:
 
         In a signal handler that interrupts the draining thread itself it does not wait.
         """
+        if self._is_parents:
+            return
         me = _Drainer(threading.get_ident(), serving=False)
         try:
             self.stop()

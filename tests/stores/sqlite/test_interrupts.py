@@ -20,6 +20,7 @@ from twinline.stores.sqlite.readers import CONNECTIONS
 ALL = 10**9
 SOON = 10.0  # others would wait 30 s
 OTHERS = 8
+LONG = pytest.mark.timeout(600)
 pytestmark = [
     # A connection that an interrupted call was about to open is closed by the collector; what is
     # raised while a generator is closed is shown and goes no further.
@@ -135,8 +136,9 @@ def test_an_interrupted_read_costs_no_connection_and_keeps_no_snapshot(
         call.outcome()
 
 
+@pytest.mark.parametrize("step", [13, pytest.param(1, marks=[pytest.mark.slow, LONG])])
 def test_a_store_whose_opening_or_closing_is_interrupted_lets_the_next_one_open(
-    tmp_path: Path, faults: Faults
+    tmp_path: Path, faults: Faults, step: int
 ) -> None:
     path = tmp_path / "s.db"
     opened(path, faults).close()
@@ -148,19 +150,19 @@ def test_a_store_whose_opening_or_closing_is_interrupted_lets_the_next_one_open(
     def closing() -> None:
         kept[-1].close()
 
-    for place in each_place(opening):
+    for place in each_place(opening, step):
         while kept:
             kept.pop().close()
         assert not [each for each in threading.enumerate() if "sqlite" in each.name], place
         opening()
         kept.pop().close()
-    for _ in each_place(closing):
+    for _ in each_place(closing, step):
         closing()
         kept.clear()
         opening()
 
 
-@pytest.mark.parametrize("count", [1_000, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1_000, pytest.param(20_000, marks=[pytest.mark.slow, LONG])])
 def test_real_signals_leave_a_store_as_good_as_new(store: SqliteStore, count: int) -> None:
     over = threading.Event()
     sent = [0] * 4

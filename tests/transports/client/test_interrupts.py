@@ -18,6 +18,7 @@ from twinline.transports.client import Client, State, WatchMode
 
 SOON = 8.0  # a command that another holds up for good has 10 s
 # Sockets of connections that an interrupted call was about to take are closed by the collector.
+LONG = pytest.mark.timeout(600)
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -127,7 +128,7 @@ def test_an_interrupted_loop_over_messages_leaves_them_to_the_next_one(site: Sit
         assert set(map(int, seen)) == set(range(next(numbers)))
 
 
-@pytest.mark.parametrize("count", [500, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [500, pytest.param(20_000, marks=[pytest.mark.slow, LONG])])
 def test_real_signals_leave_a_client_as_good_as_new(site: Site, count: int) -> None:
     with user(site.endpoint, "ann", watch=WatchMode.OFF) as ann:
 

@@ -84,6 +84,9 @@ class SocketConnection(Connection):
     def stop_reading(self) -> None:
         _shutdown(self._socket, socket.SHUT_RD)
 
+    def forget(self) -> None:
+        self._socket.close()
+
     def _close(self) -> None:
         self._socket.close()
 

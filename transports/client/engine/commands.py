@@ -99,6 +99,12 @@ class Commands:
         finally:
             self._fifo.pass_on(turn)
 
+    def forget(self) -> None:
+        """Close a forked child's copy of the socket; the parent goes on with its own."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.forget()
+
     def interrupt(self) -> None:
         """End the exchange that is under way, once the link is closed; an idle connection stays."""
         if self._fifo.is_held:

@@ -143,6 +143,9 @@ class Connection(ABC):
             cancel.remove(self.shutdown)
         self._close()
 
+    def forget(self) -> None:  # noqa: B027 - there is nothing to do where a loop has the socket
+        """Close a forked child's copy of the socket, without a word to the server."""
+
     @abstractmethod
     def is_alive(self) -> bool:
         """Return whether nothing has come since the last reply: neither an end nor a byte.

@@ -45,6 +45,17 @@ class Engine:
         self._commands = Commands(backend, self._dialler, self.link, options.settings.reply_seconds)
         self._lock = new_lock("watcher")
         self._watcher: Watcher | None = None  # guarded by _lock
+        self._inherited: ClientSession | None = None  # whose mailbox the parent process watches
+
+    def inherit(self, before: "Engine") -> None:
+        """Go on with the session of an engine that belongs to the process that forked this one."""
+        self._inherited = self.link.inherit(before.link)
+
+    def forget(self) -> None:
+        """Close this process's copies of the sockets that its parent uses."""
+        self._commands.forget()
+        if self._watcher is not None:
+            self._watcher.forget()
 
     async def connect(self, seconds: float | None) -> HelloReply:
         """Have a command connection; see `Client.connect`."""
@@ -133,7 +144,13 @@ class Engine:
             raise ClientError("this client does not watch its mailbox")
         if self._options.on_message is not None:
             raise ClientBusy("the messages go to on_message")
-        inbox = self.link.snapshot.require_session().inbox
+        session = self.link.snapshot.require_session()
+        if session is self._inherited:
+            raise ClientError(
+                "the mailbox is watched by the process that logged in, from which this one was "
+                "forked; to watch it here as well, make another client and resume the session"
+            )
+        inbox = session.inbox
         return MessageLoop(inbox, self._backend.waiter(), limit_of(timeout), ack=ack)
 
     async def ack(self, request: Ack) -> AckReply:

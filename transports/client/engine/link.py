@@ -46,6 +46,7 @@ class LinkState(Enum):
         return _REPORTED.get(self) or StateKind(self.value)
 
 
+_FORKED: Final = "the process was forked"
 _REPORTED: Final = {
     LinkState.LOST: StateKind.RECONNECTING,
     LinkState.RETRYING: StateKind.RECONNECTING,
@@ -211,6 +212,27 @@ class Link:
         self._on_session_end = on_session_end
         self._lock = new_lock("client")
         self._backoff = Backoff.of(options.settings)  # guarded by _lock
+
+    def inherit(self, before: "Link") -> ClientSession | None:
+        """Go on, in a forked child, where the parent's client stands; nothing is connected yet.
+
+        Returns:
+            The session, an object of this client's own.
+        """
+        was, self.hello = before.snapshot, before.hello
+        if was.at is LinkState.CLOSED:
+            self.close()
+            return None
+        if was.at is LinkState.CONNECTING:
+            return None
+        session, ended = None, was.ended
+        if was.session is not None and self._resume:
+            session = ClientSession(was.session.username, was.session.token, Inbox(0))
+        elif was.session is not None:
+            ended = _FORKED
+        self.snapshot = Snapshot(LinkState.LOST, session, ended)
+        self.state = State(StateKind.RECONNECTING, _FORKED)
+        return session
 
     def connected(self, hello: HelloReply) -> None:
         """A connection was opened, and bound to the session if there is one."""

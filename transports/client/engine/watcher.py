@@ -103,6 +103,11 @@ class Watcher:
         self._stop.set()
         self._cut.set()
 
+    def forget(self) -> None:
+        """Close a forked child's copy of the socket; the parent goes on with its own."""
+        if self._connection is not None:
+            self._connection.forget()
+
     async def join(self) -> None:
         """Wait until the worker has ended, unless it is the caller, or a handler is stuck.
 
