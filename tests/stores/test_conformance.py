@@ -124,14 +124,23 @@ def test_with_a_reopening_every_rule_is_checked() -> None:
     ("broken", "rule"), FAULTS, ids=[f"{named(broken)}: {rule}" for broken, rule in FAULTS]
 )
 def test_a_seeded_fault_is_found(broken, rule: str) -> None:
-    with pytest.raises(ConformanceError) as caught:
-        check_store(broken, only=[rule], wake_seconds=0.2)
-    (failure,) = caught.value.failures
+    found = what_is_found(broken, rule)
+    (failure,) = found.failures
     assert failure.name == rule
     assert failure.evidence
-    assert failure.sentence in str(caught.value)
+    assert failure.sentence in str(found)
     # The fault was found, and not a mistake in how it was made.
-    assert not re.search("unexpected (Type|Attribute|Name)Error", str(caught.value))
+    assert not re.search("unexpected (Type|Attribute|Name)Error", str(found))
+
+
+def what_is_found(broken, rule: str, runs: int = 3) -> ConformanceError:
+    """Return what the rule says of a store with a fault; a race may need more than one run."""
+    for _ in range(runs):
+        try:
+            check_store(broken, only=[rule], wake_seconds=0.2)
+        except ConformanceError as error:
+            return error
+    pytest.fail(f"the rule {rule} found nothing in {runs} runs")
 
 
 @pytest.mark.parametrize(("forget", "rule"), FORGETFUL, ids=[one.__name__ for one, _ in FORGETFUL])
