@@ -1,6 +1,8 @@
 """One mailbox in memory: its messages by seq, what is acked, and what is kept as history.
 
-Nothing here takes a lock or wakes a watcher: its owner's lock guards it.
+Nothing here takes a lock or wakes a watcher: its owner's lock guards it. A signal's handler may
+raise after any call (see `twinline.core.interrupts`), so what belongs together is computed first
+and then assigned without a call between; what is removed goes out of the list of seqs first.
 """
 
 from bisect import bisect_left, bisect_right
@@ -84,9 +86,10 @@ class Mailbox:
             self.trim(draft.sent_at)
         if self.unread >= self._policy.mailbox_messages:
             raise MailboxFull
+        kept = cast("Kept", tuple(draft))
         self.unread += 1
         self.last = seq = self.last + 1
-        self._messages[seq] = cast("Kept", tuple(draft))
+        self._messages[seq] = kept
         self._seqs.append(seq)
 
     def after(self, seq: int, count: int) -> list[Entry]:
@@ -119,20 +122,25 @@ class Mailbox:
         if up_to <= self.position:
             return
         unacked = bisect_right(self._seqs, up_to, self._head)
+        unread = len(self._seqs) - unacked
         self.position = up_to
-        self.unread = len(self._seqs) - unacked
+        self.unread = unread
         if self._acks and self._acks[-1][1] == now:
             self._acks.pop()
         self._acks.append((up_to, now))
 
     def delete(self, seqs: Collection[int]) -> int:
         """Delete messages, and return how many of them there were."""
-        deleted = [seq for seq in seqs if self._messages.pop(seq, None) is not None]
+        deleted = {seq for seq in seqs if seq in self._messages}
         if deleted:
             start = bisect_left(self._seqs, min(deleted), self._head)
             end = bisect_right(self._seqs, max(deleted), start)
-            self._seqs[start:end] = [seq for seq in self._seqs[start:end] if seq in self._messages]
-            self.unread -= sum(seq > self.position for seq in deleted)
+            left = [seq for seq in self._seqs[start:end] if seq not in deleted]
+            unread = sum(seq > self.position for seq in deleted)
+            self._seqs[start:end] = left
+            self.unread -= unread
+            for seq in deleted:
+                del self._messages[seq]
         return len(deleted)
 
     def _is_old(self, now: int) -> bool:
@@ -158,9 +166,10 @@ class Mailbox:
             aged = self._acks.popleft()[0]
         keep = bisect_right(self._seqs, aged, self._head)
         keep = max(keep, acked - most)
-        for seq in self._seqs[self._head : keep]:
-            del self._messages[seq]
+        gone = self._seqs[self._head : keep]
         self._head = keep
+        for seq in gone:
+            del self._messages[seq]
         # An ack whose messages are all gone has nothing left to age.
         oldest = self._seqs[keep] if keep < len(self._seqs) else self.last + 1
         while self._acks and self._acks[0][0] < oldest:

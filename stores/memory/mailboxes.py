@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
-from twinline.core.errors import NoSuchUser
+from twinline.core.errors import NoSuchUser, RequestError
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
 from twinline.core.store import (
@@ -57,23 +57,30 @@ class MemoryMailboxes(Mailboxes):
     def append(self, account_id: str, draft: Draft) -> Receipt:
         receipt = Receipt(draft.message_id, draft.sent_at)
         content = b"" if draft.send_id is None else fingerprint(draft.body)
-        with self._lock:
-            box = self._box(account_id)
-            if content or self._expiring:  # none for as long as no sender gives send_ids
-                counting = send_ids_count(self._policy, draft.sent_at)
-                self._expire(counting)
-            if content:
-                first = box.send_ids.first(draft, content, counting)
-                if first is not None:
-                    return first
-            box.append(draft)
-            if content:
-                if not box.send_ids and self._policy.send_id_hours > 0:
-                    self._expiring.append(box.send_ids)
-                box.send_ids.keep(draft, content, receipt, box.last)
-            wakes = tuple(box.watchers.values()) if box.watchers else ()
-        if wakes:
-            wake_after_reply(wakes)
+        wakes: tuple[Wake, ...] = ()
+        try:
+            with self._lock:
+                box = self._box(account_id)
+                if content or self._expiring:  # none for as long as no sender gives send_ids
+                    counting = send_ids_count(self._policy, draft.sent_at)
+                    self._expire(counting)
+                if content:
+                    first = box.send_ids.first(draft, content, counting)
+                    if first is not None:
+                        return first
+                wakes = tuple(box.watchers.values()) if box.watchers else ()
+                box.append(draft)
+                if content:
+                    if not box.send_ids and self._policy.send_id_hours > 0:
+                        self._expiring.append(box.send_ids)
+                    box.send_ids.keep(draft, content, receipt, box.last)
+            if wakes:
+                wake_after_reply(wakes)
+        except RequestError:
+            raise  # nothing is stored
+        except BaseException:
+            wake_all(wakes)  # what interrupts this thread is no affair of those that wait
+            raise
         return receipt
 
     def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:

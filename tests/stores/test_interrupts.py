@@ -1,0 +1,51 @@
+"""A send that a signal's handler interrupts, in each built-in store, wherever it is."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from interrupting import each_place
+from store_samples import ALL, draft
+
+from twinline.core.store import Store
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def test_who_waits_for_mail_is_woken_if_it_was_stored(open_store: Callable[[], Store]) -> None:
+    boxes = open_store().mailboxes
+    boxes.create("bob")
+    mail = threading.Event()
+    boxes.on_mail("bob", mail.set)
+    before = stored = 0
+    for place in each_place(lambda: boxes.append("bob", draft())):
+        # Behind it, so that it is known by then whether it was.
+        boxes.delete("bob", [0])
+        after = boxes.standing("bob").unread
+        if after > before:
+            assert mail.wait(10), place
+            stored += 1
+        before = after
+        mail.clear()
+    assert stored
+
+
+def test_a_mailbox_is_whole_wherever_a_change_to_it_is_interrupted(
+    open_store: Callable[..., Store],
+) -> None:
+    boxes = open_store(history_messages=2).mailboxes
+    boxes.create("bob")
+
+    def change() -> None:
+        boxes.append("bob", draft())
+        boxes.append("bob", draft())
+        boxes.append("bob", draft())
+        last = boxes.history("bob", None, 1, ALL, 1).messages[0].seq
+        boxes.ack("bob", last - 1, 1)
+        boxes.delete("bob", [last, last - 1])
+
+    for place in each_place(change):
+        page = boxes.read("bob", 0, ALL, ALL)
+        unread = [each.seq for each in page.messages if each.seq > page.position]
+        assert boxes.standing("bob").unread == len(unread), place
+        boxes.history("bob", None, ALL, ALL, 1)
