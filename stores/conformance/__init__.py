@@ -117,6 +117,10 @@ When a backup was put back under readers that go on (`restoring`):
 
 66. When a store was put back, seqs jump once, and no seq of before is given out again.
 67. A place inside a jump is no error; all new mail is beyond it, and is not acked by it.
+
+In a child of the process that opened it (`forking`):
+
+68. A forked child is refused, or stores what it says; the parent's store goes on.
 """
 
 from collections.abc import Collection
@@ -135,6 +139,7 @@ from twinline.stores.conformance import (
     account_races,
     accounts,
     durable,
+    forking,
     logins,
     mail_races,
     mailboxes,
@@ -166,6 +171,7 @@ RULES: Final[tuple[Rule[StoreBench], ...]] = rules_of(
     durable,
     logins,
     restoring,
+    forking,
 )
 """The rules, by number."""
 _PATIENCE_SECONDS: Final = 30.0  # for one rule; it takes one or two

@@ -2,7 +2,9 @@
 
 import asyncio
 import io
+import os
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +46,7 @@ from twinline.stores.sqlite.upkeep import restore
 NAMES = tuple(rule.name for rule in RULES)
 DURABLE = {rule for _, rule in FORGETFUL}
 PUT_BACK = {rule for _, rule in RESTORED}
+FORKING = "a_child_harms_nobody"
 SENDING = [rule.name for rule in rules_of(sending)]
 
 
@@ -174,8 +177,40 @@ def test_what_is_wrong_with_a_store_that_was_put_back_is_found(fault, rule: str)
     assert "unexpected" not in str(caught.value) or "CursorInvalid" in str(caught.value)
 
 
+class Inherited(MemoryStore):
+    """What a store is that nobody has told of forks."""
+
+    def forked(self) -> None:
+        pass
+
+
+class Hanging(MemoryStore):
+    def forked(self) -> None:
+        vars(self.mailboxes)["append"] = lambda *_: threading.Event().wait()
+
+
+class Crashing(MemoryStore):
+    def forked(self) -> None:
+        vars(self.mailboxes)["append"] = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("broken", "evidence"),
+    [
+        (Inherited, "what was stored, by parent and children"),
+        (Hanging, "the child's send took more than 0.2 s"),
+        (Crashing, "should be 1, is -9"),
+    ],
+)
+def test_a_store_that_a_forked_child_cannot_use_is_found(broken, evidence: str) -> None:
+    with pytest.raises(ConformanceError, match=evidence) as caught:
+        check_store(broken, only=[FORKING], wake_seconds=0.2)
+    assert [failure.name for failure in caught.value.failures] == [FORKING]
+
+
 def test_every_rule_has_a_fault_that_breaks_it() -> None:
-    broken = {rule for _, rule in FAULTS} | DURABLE | PUT_BACK | {"failed_writes_are_whole"}
+    broken = {rule for _, rule in FAULTS} | DURABLE | PUT_BACK
+    broken |= {"failed_writes_are_whole", FORKING}
     assert broken == set(NAMES)
 
 
