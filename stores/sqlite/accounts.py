@@ -136,10 +136,10 @@ class SqliteAccounts(Accounts):
                 "INSERT OR REPLACE INTO known_addresses VALUES (?, ?, ?)", (account_id, address, at)
             )
             connection.execute(
-                "DELETE FROM known_addresses WHERE account_id = ?1 AND address IN "
-                "(SELECT address FROM known_addresses WHERE account_id = ?1 "
-                "ORDER BY noted_at DESC LIMIT -1 OFFSET ?2)",
-                (account_id, most),
+                "DELETE FROM known_addresses WHERE account_id = ? AND address IN "
+                "(SELECT address FROM known_addresses WHERE account_id = ? "
+                "ORDER BY noted_at DESC LIMIT -1 OFFSET ?)",
+                (account_id, account_id, most),
             )
 
         self._writer.do(write)
