@@ -130,7 +130,7 @@ def test_all_unseen_addresses_together_get_the_guesses_of_the_setting(hoarding: 
     world = World(failures_per_account=10_000, failures_per_address=10_000)
     random = Random(5)
     attackers = attackers_of(200)
-    for tick in range(2_000):
+    for tick in range(1_200):
         # Who hoards turns comes in bursts, when as many as may be are there to be used.
         if not hoarding or tick % 40 == 0:
             for attacker in random.sample(attackers, 40):
