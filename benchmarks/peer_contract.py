@@ -192,7 +192,7 @@ def _listening(port: int, process: subprocess.Popen[bytes], name: str) -> Endpoi
     pause = threading.Event()
     while True:
         try:
-            endpoint.connect(deadline).close()
+            connect(endpoint, deadline).socket.close()
         except OSError as error:
             if process.poll() is not None or deadline.passed:
                 raise LoadError(f"{name} could not be started") from error
