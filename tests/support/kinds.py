@@ -18,6 +18,8 @@ KINDS = {
     "tests/stores/crash/*": "crash",
     "tests/cli/chat/test_prompt.py::*": "terminal",
     "tests/cli/chat/test_terminals.py::*": "terminal",
+    "tests/*/test_interrupts.py::*[[]20000]": "signals",
+    "tests/*/test_interrupts.py::*[[]each place]": "signals",
 }
 # Reasons for which a test is skipped although nothing is missing.
 _FITTING = re.compile(r"since 3\.\d+$|Linux|epoll|click's own help|only one processor")

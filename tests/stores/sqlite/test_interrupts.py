@@ -136,7 +136,7 @@ def test_an_interrupted_read_costs_no_connection_and_keeps_no_snapshot(
         call.outcome()
 
 
-@pytest.mark.parametrize("step", [13, pytest.param(1, marks=[pytest.mark.slow, LONG])])
+@pytest.mark.parametrize("step", [13, pytest.param(1, marks=LONG, id="each place")])
 def test_a_store_whose_opening_or_closing_is_interrupted_lets_the_next_one_open(
     tmp_path: Path, faults: Faults, step: int
 ) -> None:
@@ -162,7 +162,7 @@ def test_a_store_whose_opening_or_closing_is_interrupted_lets_the_next_one_open(
         opening()
 
 
-@pytest.mark.parametrize("count", [1_000, pytest.param(20_000, marks=[pytest.mark.slow, LONG])])
+@pytest.mark.parametrize("count", [1_000, pytest.param(20_000, marks=LONG)])
 def test_real_signals_leave_a_store_as_good_as_new(store: SqliteStore, count: int) -> None:
     over = threading.Event()
     sent = [0] * 4

@@ -56,9 +56,9 @@ def connect_again(ann: Client) -> None:
         (lambda ann: ann.send("ann", "hello"), 1),
         (lambda ann: ann.connect(5), 1),
         (connect_again, 7),
-        pytest.param(connect_again, 1, marks=pytest.mark.slow),
+        (connect_again, 1),
     ],
-    ids=["ping", "send", "connect", "connect again", "connect again, each place"],
+    ids=["ping", "send", "connect", "connect again", "each place"],
 )
 def test_an_interrupted_command_leaves_the_client_usable(
     site: Site, act: Callable[[Client], object], step: int
@@ -129,7 +129,7 @@ def test_an_interrupted_loop_over_messages_leaves_them_to_the_next_one(site: Sit
         assert set(map(int, seen)) == set(range(next(numbers)))
 
 
-@pytest.mark.parametrize("count", [500, pytest.param(20_000, marks=[pytest.mark.slow, LONG])])
+@pytest.mark.parametrize("count", [500, pytest.param(20_000, marks=LONG)])
 def test_real_signals_leave_a_client_as_good_as_new(site: Site, count: int) -> None:
     with user(site.endpoint, "ann", watch=WatchMode.OFF) as ann:
 
