@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import threading
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ from services import PASSWORD
 from waiting import wait_until
 
 from twinline.transports.client import AsyncClient, Client, ClientError, StateKind, WatchMode
+from twinline.transports.client.backends.threads import SocketConnection
+from twinline.transports.registry import transport
 
 CHILDREN = 4
 SENDS = 5
@@ -79,6 +82,21 @@ def test_a_child_keeps_no_connection_of_its_parents_open(site: Site) -> None:
         child = Child(lambda: os.read(reading, 1))
         ann.close()
         wait_until(lambda: not connections(), "the server sees both end")
+    os.write(writing, b"x")
+    child.end()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_connection_that_is_closed_ends_though_a_child_has_a_copy_of_it() -> None:
+    reading, writing = os.pipe()
+    mine, peer = socket.socketpair()
+    with peer:
+        connection = SocketConnection(mine, transport("jsonl"))  # of no client that a fork tells
+        child = Child(lambda: os.read(reading, 1))
+        connection.close()
+        peer.settimeout(10)
+        assert peer.recv(1) == b""
     os.write(writing, b"x")
     child.end()
     os.close(reading)

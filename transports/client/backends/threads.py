@@ -88,6 +88,8 @@ class SocketConnection(Connection):
         self._socket.close()
 
     def _close(self) -> None:
+        # A child that was forked while this one was opened may have a copy of the socket.
+        _shutdown(self._socket, socket.SHUT_RDWR)
         self._socket.close()
 
     def _send(self, data: bytes, deadline: Deadline) -> None:
