@@ -7,29 +7,20 @@ import threading
 from queue import SimpleQueue
 
 import pytest
+from still_clock import StillClock
 
 from twinline.core import deadline
 from twinline.core.deadline import LONGEST_SECONDS, Deadline
 
 
-class Clock:
-    """A monotonic clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> StillClock:
+    clock = StillClock()
     monkeypatch.setattr(deadline, "time", clock)
     return clock
 
 
-def test_the_time_that_remains_shrinks_to_nothing(clock: Clock) -> None:
+def test_the_time_that_remains_shrinks_to_nothing(clock: StillClock) -> None:
     limit = Deadline.after(10)
     assert (limit.remaining(), limit.passed) == (10.0, False)
     clock.now += 9.5
@@ -40,19 +31,21 @@ def test_the_time_that_remains_shrinks_to_nothing(clock: Clock) -> None:
     assert (limit.remaining(), limit.passed) == (0.0, True)
 
 
-def test_no_limit_never_passes(clock: Clock) -> None:
+def test_no_limit_never_passes(clock: StillClock) -> None:
     limit = Deadline.after(None)
     clock.now += 1e12
     assert limit.remaining() is None
     assert not limit.passed
 
 
-def test_no_time_at_all_has_passed_at_once(clock: Clock) -> None:
+def test_no_time_at_all_has_passed_at_once(clock: StillClock) -> None:
     assert Deadline.after(0).passed
 
 
 @pytest.mark.parametrize(("seconds", "sooner", "left"), [(10, 3, 3), (3, 10, 3), (None, 3, 3)])
-def test_the_sooner_of_two(clock: Clock, seconds: float | None, sooner: float, left: float) -> None:
+def test_the_sooner_of_two(
+    clock: StillClock, seconds: float | None, sooner: float, left: float
+) -> None:
     limit = Deadline.after(seconds)
     assert limit.sooner(sooner).remaining() == left
     # The one it came from keeps its own time.
@@ -60,7 +53,7 @@ def test_the_sooner_of_two(clock: Clock, seconds: float | None, sooner: float, l
 
 
 @pytest.mark.parametrize("seconds", [LONGEST_SECONDS + 1, 1e10, 1e300])
-def test_what_is_longer_than_any_wait_is_cut(clock: Clock, seconds: float) -> None:
+def test_what_is_longer_than_any_wait_is_cut(clock: StillClock, seconds: float) -> None:
     for limit in (Deadline.after(seconds), Deadline.after(None).sooner(seconds)):
         assert limit.remaining() == LONGEST_SECONDS
         assert not limit.passed
@@ -84,7 +77,7 @@ def test_the_longest_wait_is_one_that_the_system_can_make() -> None:
     assert threading.Semaphore().acquire(timeout=seconds)
 
 
-def test_infinity_is_no_limit_and_what_is_no_number_is_refused(clock: Clock) -> None:
+def test_infinity_is_no_limit_and_what_is_no_number_is_refused(clock: StillClock) -> None:
     assert Deadline.after(math.inf).remaining() is None
     assert Deadline.after(3).sooner(math.inf).remaining() == 3
     assert Deadline.after(-math.inf).passed

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from listening import socket_path
 from named import swallowing
+from still_clock import StillClock
 from waiting import wait_until
 
 from twinline.core import deadline as deadline_module
@@ -20,19 +21,9 @@ from twinline.transports.resolver import Resolver
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
 
-class Clock:
-    """A monotonic clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> StillClock:
+    clock = StillClock()
     monkeypatch.setattr(deadline_module, "time", clock)
     return clock
 
@@ -81,7 +72,7 @@ def test_families_take_turns_and_each_address_comes_once() -> None:
 
 
 def test_a_silent_address_gets_a_quarter_of_a_second(
-    clock: Clock, silent: Address, answering: Address
+    clock: StillClock, silent: Address, answering: Address
 ) -> None:
     with Race([silent, answering], Deadline.after(5)) as race:
         assert race.step() is None
@@ -104,13 +95,13 @@ def test_a_silent_address_gets_a_quarter_of_a_second(
     [(None, 9, 0.25), (5, 9, 0.25), (0.2, 2, 0.1), (5, 50, 0.1), (0.1, 50, 0.01), (0, 2, 0.01)],
 )
 def test_little_time_is_shared_by_all_addresses(
-    clock: Clock, silent: Address, seconds: float | None, addresses: int, delay: float
+    clock: StillClock, silent: Address, seconds: float | None, addresses: int, delay: float
 ) -> None:
     assert Race([silent] * addresses, Deadline.after(seconds))._delay == pytest.approx(delay)
 
 
 def test_no_attempt_begins_that_is_not_needed(
-    clock: Clock, silent: Address, answering: Address
+    clock: StillClock, silent: Address, answering: Address
 ) -> None:
     with Race([answering, silent], Deadline.after(5)) as race:
         connected = finish(race)
@@ -120,7 +111,7 @@ def test_no_attempt_begins_that_is_not_needed(
 
 
 def test_a_refusal_lets_the_next_attempt_begin_at_once(
-    clock: Clock, refusing: Address, silent: Address, answering: Address
+    clock: StillClock, refusing: Address, silent: Address, answering: Address
 ) -> None:
     with Race([refusing, refusing, silent], Deadline.after(5)) as race:
         wait_until(lambda: race.step() is None and not race._left, "the last attempt")
@@ -130,7 +121,7 @@ def test_a_refusal_lets_the_next_attempt_begin_at_once(
 
 
 @pytest.mark.parametrize("others", [0, 1, 3])
-def test_the_deadline_is_for_all_attempts(clock: Clock, silent: Address, others: int) -> None:
+def test_the_deadline_is_for_all_attempts(clock: StillClock, silent: Address, others: int) -> None:
     with Race([silent] * (1 + others), Deadline.after(0.6)) as race:
         for _ in range(3):
             assert race.step() is None
