@@ -50,6 +50,11 @@ class _Model(BaseModel):
 class Reply(_Model):
     """The base of every reply."""
 
+    @property
+    def continues(self) -> bool:
+        """Whether another reply to the same request follows."""
+        return False
+
 
 class ErrorReply(Reply):
     """A request was refused; `twinline.core.errors` has an exception for each code."""
@@ -72,7 +77,9 @@ class Limits(_Model):
     frame_bytes: Uint = Field(description="a request's frame after login")
     frame_bytes_before_login: Uint = Field(description="a request's frame before login")
     reply_bytes: Uint = Field(description="the longest reply that the server sends")
-    page: Uint = Field(description="the largest `limit`, and the most `seqs`, of one request")
+    page: Uint = Field(
+        description="the largest `limit` or `window`, and the most `seqs`, of one request"
+    )
     wait_seconds: Uint = Field(description="the longest `wait` of a watch")
 
 
@@ -126,6 +133,14 @@ class WatchReply(Reply):
 
     messages: tuple[Message, ...] = Field(description="by rising seq")
     position: Uint = Field(description="the last acked seq of the mailbox")
+    more: Flag = Field(
+        default=False, description="whether another reply to this watch follows: it is a stream"
+    )
+
+    @property
+    def continues(self) -> bool:
+        """Whether another reply to the same watch follows."""
+        return self.more
 
 
 class AckReply(Reply):
@@ -256,16 +271,30 @@ class Send(Request):
 
 
 class Watch(Request):
-    """Read beyond `after`; with `wait`, block until there is something to read."""
+    """Read beyond `after`; with `wait`, until there is something to read; with `window`, on and on.
+
+    A watch without a window has one reply. A watch with one is a stream: it has as many as mail
+    comes in, until the window is used up or the time is.
+    """
 
     op = "watch"
     reply = WatchReply
     may_take_long = True
     after: Uint = Field(description="the last seq that this connection has seen")
     ack: Uint | None = Field(default=None, description="acknowledge up to here first")
-    limit: PageSize = Field(default=64, description="1 to 1,000")
+    limit: PageSize = Field(default=64, description="messages of one reply, 1 to 1,000")
     wait: Annotated[int, Strict(), Field(ge=0, le=MAX_WAIT_SECONDS)] = Field(
         default=0, description="seconds, 0 to 60"
+    )
+    window: Annotated[int, Strict(), Field(ge=0, le=MAX_PAGE)] = Field(
+        default=0,
+        description="0: one reply; else replies with so many messages beyond `after` in all, up to "
+        "1,000",
+    )
+    renew: Flag = Field(
+        default=False,
+        description="go on from the last seq that the stream before it on this connection has "
+        "sent, even if that has ended",
     )
 
 

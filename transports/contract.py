@@ -76,7 +76,7 @@ class RequestRefused:
 
 @dataclass(frozen=True, slots=True)
 class ReplyReceived:
-    """A reply, in the order of the requests.
+    """A reply, in the order of the requests; a stream's have one id.
 
     Attributes:
         id: of the request it answers; None for an error that answers a frame the server could
@@ -86,6 +86,11 @@ class ReplyReceived:
 
     id: int | None
     reply: Reply
+
+    @property
+    def more(self) -> bool:
+        """Whether another reply to the same request follows; an error never says so."""
+        return self.reply.continues
 
 
 class Codec(ABC):
@@ -213,7 +218,8 @@ class BufferedClientCodec(BufferedCodec, ClientCodec):
     """The client's end of such a codec, which knows what reply comes next.
 
     A subclass encodes a request in `_encode`, and checks a reply against the oldest entry of
-    `_pending`: the request's id and the model of its reply.
+    `_pending`: the request's id and the model of its reply. What it has read goes out by
+    `_received_reply`, which keeps that entry for as long as replies to it follow.
     """
 
     def __init__(self, frame_limit: int) -> None:
@@ -230,6 +236,12 @@ class BufferedClientCodec(BufferedCodec, ClientCodec):
             raise LocalProtocolError(f"a request's id is 0 to {MAX_INT}, not {id}")
         self._out.append(self._encode(id, request))
         self._pending.append((id, request.reply))
+
+    def _received_reply(self, id: int, reply: Reply) -> ReplyReceived:
+        """Return the reply to the oldest request, and expect no other to it unless one follows."""
+        if not reply.continues:
+            self._pending.popleft()
+        return ReplyReceived(id, reply)
 
 
 class Transport(ABC):

@@ -151,13 +151,14 @@ class JsonlClientCodec(_LineCodec, BufferedClientCodec):
             return ReplyReceived(None, _validate_reply(ErrorReply, value.get("error")))
         if not self._pending:
             raise RemoteProtocolError("the server sent a reply to no request")
-        expected, model = self._pending.popleft()
+        expected, model = self._pending[0]
         if type(answered) is not int or answered != expected:
             raise RemoteProtocolError(f"the server's reply is not to request {expected}")
         if ok is True:
-            return ReplyReceived(answered, _validate_reply(model, value))
+            return self._received_reply(answered, _validate_reply(model, value))
         if ok is False:
-            return ReplyReceived(answered, _validate_reply(ErrorReply, value.get("error")))
+            error = _validate_reply(ErrorReply, value.get("error"))
+            return self._received_reply(answered, error)
         raise RemoteProtocolError("the server's reply has no 'ok' that is true or false")
 
     def _encode(self, id: int, request: Request) -> bytes:

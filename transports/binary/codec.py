@@ -105,7 +105,7 @@ class BinaryClientCodec(FrameCodec, BufferedClientCodec):
             if not self._pending:
                 raise Unreadable(BadRequest("it answers no request"))
             answered, at = _read_id(frame)
-            expected, expected_model = self._pending.popleft()
+            expected, expected_model = self._pending[0]
             if answered != expected or model not in (expected_model, ErrorReply):
                 raise Unreadable(BadRequest(f"it is not the reply to request {expected}"))
         try:
@@ -115,7 +115,9 @@ class BinaryClientCodec(FrameCodec, BufferedClientCodec):
             raise Unreadable(BadRequest("a text is not UTF-8")) from None
         except ValidationError as error:
             raise Unreadable(BadRequest(describe_validation_error(error))) from None
-        return ReplyReceived(answered, reply)
+        if answered is None:
+            return ReplyReceived(None, reply)
+        return self._received_reply(answered, reply)
 
     def _encode(self, id: int, request: Request) -> bytes:
         kind, write = _WRITE_REQUEST[type(request)]
