@@ -17,6 +17,7 @@ from twinline.core.protocol import (
     ErrorReply,
     MessageId,
     Ping,
+    WatchReply,
 )
 from twinline.core.protocol import REQUESTS as REQUEST_MODELS
 from twinline.transports.contract import (
@@ -78,7 +79,18 @@ def models(model: type[BaseModel]) -> st.SearchStrategy[Any]:
 
 ANY_REQUEST = st.one_of(*map(models, REQUEST_MODELS))
 REQUEST_FOR = {request.reply: request for request in REQUEST_MODELS}
-ANY_REPLY = st.one_of(*map(models, [*REQUEST_FOR, ErrorReply]))
+LAST_REPLY = st.one_of(*map(models, [*REQUEST_FOR, ErrorReply])).filter(
+    lambda reply: not reply.continues
+)
+STREAMED = models(WatchReply).map(lambda reply: reply.model_copy(update={"more": True}))
+STREAM_END = st.one_of(models(WatchReply), models(ErrorReply)).filter(
+    lambda reply: not reply.continues
+)
+# All the replies to one request: one, or those of a stream and its end.
+ANSWER = st.one_of(
+    LAST_REPLY.map(lambda reply: [reply]),
+    st.builds(lambda some, end: [*some, end], st.lists(STREAMED, max_size=4), STREAM_END),
+)
 EXAMPLES = {type(request): request for _, _, request in REQUESTS}
 
 
@@ -99,14 +111,17 @@ def test_requests_come_back_however_they_are_cut(name, requests, cuts):
 
 @pytest.mark.parametrize("name", NAMES)
 @FEW
-@given(replies=st.lists(st.tuples(IDS, ANY_REPLY), min_size=1, max_size=5), cuts=CUTS)
-def test_replies_come_back_however_they_are_cut(name, replies, cuts):
+@given(answers=st.lists(st.tuples(IDS, ANSWER), min_size=1, max_size=5), cuts=CUTS)
+def test_replies_come_back_however_they_are_cut(name, answers, cuts):
     client, server = transport(name).client_codec(LIMIT), transport(name).server_codec(LIMIT)
-    for number, reply in replies:
-        client.send(number, EXAMPLES[REQUEST_FOR.get(type(reply), Ping)])
-        server.send(number, reply)
+    sent = []
+    for number, replies in answers:
+        client.send(number, EXAMPLES[REQUEST_FOR.get(type(replies[0]), Ping)])
+        for reply in replies:
+            server.send(number, reply)
+            sent.append(ReplyReceived(number, reply))
     received = receive_replies(client, cut(server.data_to_send(), cuts))
-    assert received == [ReplyReceived(number, reply) for number, reply in replies]
+    assert received == sent
     assert not client.mid_frame
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from twinline.core.conformance import Checks, shown
 from twinline.core.protocol import Reply, Request
+from twinline.transports.conformance.samples import answer
 from twinline.transports.contract import (
     ClientCodec,
     RemoteProtocolError,
@@ -56,7 +57,7 @@ class TransportBench:
         """Return a server's end that is to read requests, and a client's that waits for replies.
 
         Args:
-            exchanges: ids, the requests, and what each is answered with.
+            exchanges: ids, the requests, and what each is answered with; a stream is ended.
             limit: the frame limit of both.
         """
         up, down = self.pair(server=limit), self.pair(client=limit)
@@ -65,8 +66,11 @@ class TransportBench:
         for number, request, reply in exchanges:
             server.frames.append(up.request(number, request))
             server.events.append(RequestReceived(number, request))
-            client.frames.append(down.answer(number, request, reply))
-            client.events.append(ReplyReceived(number, reply))
+            down.server.receive_data(down.request(number, request))
+            down.server.next_event()
+            for each in answer(reply):
+                client.frames.append(down.reply(number, each))
+                client.events.append(ReplyReceived(number, each))
         return server, client
 
     def ways(self, one_by_one: bool = True) -> Iterator[tuple[str, Callable[[bytes], list[bytes]]]]:  # noqa: FBT001, FBT002 - it is a kind of cut

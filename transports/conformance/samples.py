@@ -76,6 +76,11 @@ def replies() -> list[tuple[Request, Reply]]:
     return found
 
 
+def answer(reply: Reply) -> tuple[Reply, ...]:
+    """Return all that a request is answered with that gets this reply: a stream needs its end."""
+    return (reply, plain(type(reply))) if reply.continues else (reply,)
+
+
 def small(some: Sequence[_M]) -> list[_M]:
     """Return those that take a few hundred bytes at most, to be fed byte by byte."""
     return [sample for sample in some if len(repr(sample)) < 400]

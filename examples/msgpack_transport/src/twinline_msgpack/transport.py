@@ -173,13 +173,14 @@ class MsgpackClientCodec(_FrameCodec, BufferedClientCodec):
             return ReplyReceived(None, ErrorReply.model_validate(fields.get("error")))
         if not self._pending:
             raise ValueError("it answers no request")
-        expected, model = self._pending.popleft()
+        expected, model = self._pending[0]
         if type(frame_id) is not int or frame_id != expected:
             raise ValueError(f"it is not the reply to request {expected}")
         if ok is True:
-            return ReplyReceived(frame_id, model.model_validate(fields))
+            return self._received_reply(frame_id, model.model_validate(fields))
         if ok is False:
-            return ReplyReceived(frame_id, ErrorReply.model_validate(fields.get("error")))
+            error = ErrorReply.model_validate(fields.get("error"))
+            return self._received_reply(frame_id, error)
         raise ValueError("it has no 'ok' that is true or false")
 
 
