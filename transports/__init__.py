@@ -11,6 +11,7 @@
     resolver       the addresses of an endpoint, looked up where that may be given up
     race           the race between those addresses: the first to connect wins
     connecting     how a thread connects: the resolver and the race, and the waits between
+    wakeup         wakes a thread that waits for the bytes of its socket
     listener/      accepts connections and answers their requests, a thread for each
     client/        the client, on threads or asyncio, over one engine
     conformance/   the kit that checks a transport against the contract
