@@ -44,6 +44,7 @@ INTERNAL = (
     "transports.listener.*",
     "transports.race",
     "transports.resolver",
+    "transports.wakeup",
     "stores.conformance.*",
     "stores.memory.*",
     "stores.rules",
