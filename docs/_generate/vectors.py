@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from codec_samples import REPLIES, REQUESTS
+from codec_samples import REPLIES, REQUESTS, STREAMS
 from malformed_samples import (
     ALSO_ACCEPTED_BINARY,
     ALSO_ACCEPTED_JSONL,
@@ -35,13 +35,41 @@ def reply_bytes(name: str, id: int | None, reply: Reply) -> bytes:
 
 
 def _request(name: str, id: int, request: Request) -> dict[str, Any]:
+    return {"name": name} | _asked(id, request)
+
+
+def _asked(id: int, request: Request) -> dict[str, Any]:
     return {
-        "name": name,
         "op": request.op,
         "model": type(request).__name__,
         "id": id,
         "fields": request.model_dump(mode="json"),
     }
+
+
+def _answered(id: int | None, op: str, reply: Reply) -> dict[str, Any]:
+    return {
+        "to": op,
+        "model": type(reply).__name__,
+        "id": id,
+        "fields": reply.model_dump(mode="json"),
+    }
+
+
+def _conversation(steps: Iterable[tuple[int, Request | Reply]]) -> list[dict[str, Any]]:
+    """Return what is said on a connection, in the form of a request or a reply."""
+    said = []
+    asked: dict[int, str] = {}
+    for number, message in steps:
+        if isinstance(message, Request):
+            asked[number] = message.op
+            step = {"from": "client"} | _asked(number, message)
+            made = {which: request_bytes(which, number, message).hex() for which in TRANSPORTS}
+        else:
+            step = {"from": "server"} | _answered(number, asked[number], message)
+            made = {which: reply_bytes(which, number, message).hex() for which in TRANSPORTS}
+        said.append(step | made)
+    return said
 
 
 def _malformed(cases: Iterable[Malformed]) -> list[dict[str, Any]]:
@@ -63,10 +91,12 @@ def vectors() -> str:
     content = {
         "about": "Requests and replies with their exact bytes, as hexadecimal digits, on both "
         "transports; protocol.md explains them. 'fields' has every field, those that are left "
-        "out on the wire because they have their default too. 'also_accepted' are other "
-        "spellings of a request. 'malformed' are bytes that a server refuses with the error "
-        "'error' for the request 'id' under a limit of 'frame_limit' bytes; after a 'fatal' one "
-        "the connection ends, after any other the next frame is read.",
+        "out on the wire because they have their default too. 'streams' are conversations about "
+        "streams: 'conversation' is what is said on a connection, in an order that can be, each "
+        "message 'from' the 'client' or the 'server'. 'also_accepted' are other spellings of a "
+        "request. 'malformed' are bytes that a server refuses with the error 'error' for the "
+        "request 'id' under a limit of 'frame_limit' bytes; after a 'fatal' one the connection "
+        "ends, after any other the next frame is read.",
         "protocol": protocol.PROTOCOL_VERSION,
         "requests": [
             _request(*sample)
@@ -74,15 +104,13 @@ def vectors() -> str:
             for sample in REQUESTS
         ],
         "replies": [
-            {
-                "name": name,
-                "to": op,
-                "model": type(reply).__name__,
-                "id": reply_id,
-                "fields": reply.model_dump(mode="json"),
-            }
+            {"name": name}
+            | _answered(reply_id, op, reply)
             | {which: reply_bytes(which, reply_id, reply).hex() for which in TRANSPORTS}
             for name, reply_id, op, reply in REPLIES
+        ],
+        "streams": [
+            {"name": name, "conversation": _conversation(steps)} for name, steps in STREAMS
         ],
         "also_accepted": {
             which: [

@@ -76,10 +76,21 @@ def test_what_is_answered_before_login_is_what_the_models_say():
     assert named == {request.op for request in REQUESTS if request.before_login}
 
 
-def test_the_first_conversation_is_a_real_one():
+def conversations():
+    """Return the conversations of the page: each a list of arrows and lines."""
+    blocks = re.findall(r"^```\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    found = [re.findall(r"^([→←]) (\{.*)$", block, re.MULTILINE) for block in blocks]
+    return [lines for lines in found if lines]
+
+
+def test_every_conversation_is_on_the_list():
+    assert [len(lines) for lines in conversations()] == [9, 5, 4, 5]
+    assert sum(map(len, conversations())) == len(re.findall("^[→←]", PAGE, re.MULTILINE))
+
+
+@pytest.mark.parametrize("lines", conversations(), ids=len)
+def test_a_conversation_is_a_real_one(lines):
     client, server = JsonlClientCodec(1 << 20), JsonlServerCodec(4096)
-    lines = re.findall(r"^([→←]) (\{.*)$", PAGE, re.MULTILINE)
-    assert len(lines) == 9
     for arrow, text in lines:
         data = text.encode() + b"\n"
         if arrow == "→":
@@ -182,7 +193,18 @@ class Reader:
         return self.object(kind, 0)
 
 
-@pytest.mark.parametrize("vector", VECTORS["requests"], ids=lambda v: v["name"])
+def cases(section, side):
+    """Return the vectors of a section, and those of one side of the streams."""
+    said = [
+        pytest.param(step, id=f"{vector['name']}, {number}")
+        for vector in VECTORS["streams"]
+        for number, step in enumerate(vector["conversation"], 1)
+        if step["from"] == side
+    ]
+    return [*(pytest.param(vector, id=vector["name"]) for vector in VECTORS[section]), *said]
+
+
+@pytest.mark.parametrize("vector", cases("requests", "client"))
 def test_a_stranger_can_read_the_requests(vector):
     frame = Reader(bytes.fromhex(vector["binary"]))
     assert (frame.name, frame.id, frame.fields) == (vector["op"], vector["id"], vector["fields"])
@@ -191,7 +213,7 @@ def test_a_stranger_can_read_the_requests(vector):
     assert {**defaults, **line} == {"op": vector["op"], "id": vector["id"], **vector["fields"]}
 
 
-@pytest.mark.parametrize("vector", VECTORS["replies"], ids=lambda v: v["name"])
+@pytest.mark.parametrize("vector", cases("replies", "server"))
 def test_a_stranger_can_read_the_replies(vector):
     frame = Reader(bytes.fromhex(vector["binary"]))
     assert (frame.name, frame.id, frame.fields) == (

@@ -1,6 +1,6 @@
 """The requests and replies that the vectors are made of."""
 
-from twinline.core.errors import ERROR_BY_CODE
+from twinline.core.errors import ERROR_BY_CODE, SessionExpired, ShuttingDown
 from twinline.core.protocol import (
     MAX_INT,
     MAX_PAGE,
@@ -218,3 +218,117 @@ REPLIES: tuple[tuple[str, int | None, str, Reply], ...] = (
         ErrorReply(code="busy", message="try again", retryable=True, retry_after_ms=1_000, count=1),
     ),
 )
+
+
+def _message(seq: int) -> Message:
+    return Message(
+        seq=seq, message_id=f"{seq:024x}", sender="ann", body=f"no. {seq}", sent_at=SENT_AT + seq
+    )
+
+
+def _brought(*seqs: int, position: int = 41, more: bool = False) -> WatchReply:
+    return WatchReply(messages=tuple(map(_message, seqs)), position=position, more=more)
+
+
+STREAMS: tuple[tuple[str, tuple[tuple[int, Request | Reply], ...]], ...] = (
+    (
+        "a window of three is used up by three messages that come in two replies",
+        (
+            (1, Watch(after=41, wait=25, window=3)),
+            (1, _brought(42, 43, more=True)),
+            (1, _brought(44)),
+        ),
+    ),
+    (
+        "the time is up: the last reply is empty",
+        (
+            (1, Watch(after=41, wait=25, window=256)),
+            (1, _brought(42, more=True)),
+            (1, _brought()),
+        ),
+    ),
+    (
+        "without wait the stream brings what is there, in pages of limit, and ends",
+        (
+            (1, Watch(after=41, limit=2, window=256)),
+            (1, _brought(42, 43, more=True)),
+            (1, _brought(44)),
+        ),
+    ),
+    (
+        "nothing is there, and the client does not wait",
+        ((1, Watch(after=41, window=256)), (1, _brought())),
+    ),
+    (
+        "the client renews the stream at half of its window, and acks by it",
+        (
+            (1, Watch(after=41, wait=25, window=4)),
+            (1, _brought(42, more=True)),
+            (1, _brought(43, more=True)),
+            (2, Watch(after=43, ack=43, wait=25, window=4, renew=True)),
+            (1, _brought()),
+            (2, _brought(44, position=43, more=True)),
+        ),
+    ),
+    (
+        "the renewal counts what is under way: 44 was sent before it came, 45 and 46 are the rest",
+        (
+            (1, Watch(after=41, wait=25, window=4)),
+            (1, _brought(42, 43, more=True)),
+            (1, _brought(44, more=True)),
+            (2, Watch(after=43, ack=43, wait=25, window=3, renew=True)),
+            (1, _brought()),
+            (2, _brought(45, position=43, more=True)),
+            (2, _brought(46, position=43)),
+        ),
+    ),
+    (
+        "the renewal crosses the end of the stream: it goes on behind 43, which was the last",
+        (
+            (1, Watch(after=41, wait=25, window=2)),
+            (1, _brought(42, more=True)),
+            (1, _brought(43)),
+            (2, Watch(after=42, ack=42, wait=25, window=2, renew=True)),
+            (2, _brought(44, position=42)),
+        ),
+    ),
+    (
+        "after the end of a stream a watch that does not renew starts at its after",
+        (
+            (1, Watch(after=41, window=2)),
+            (1, _brought(42, 43)),
+            (2, Watch(after=42, window=1)),
+            (2, _brought(43)),
+        ),
+    ),
+    (
+        "another request ends the stream",
+        (
+            (1, Watch(after=41, wait=25, window=256)),
+            (1, _brought(42, more=True)),
+            (2, Ping()),
+            (1, _brought()),
+            (2, Done()),
+        ),
+    ),
+    (
+        "a request that is pipelined behind it ends a watch without a window too",
+        ((1, Watch(after=41, wait=25)), (2, Ping()), (1, _brought()), (2, Done())),
+    ),
+    (
+        "the server stops",
+        (
+            (1, Watch(after=41, wait=25, window=256)),
+            (1, _brought(42, more=True)),
+            (1, ShuttingDown(retry_after_ms=1_000).to_reply()),
+        ),
+    ),
+    (
+        "the session ends before there was mail",
+        (
+            (1, Watch(after=41, wait=25, window=256)),
+            (1, SessionExpired().to_reply()),
+        ),
+    ),
+)
+"""What is said in streams: what each is, and the messages of both sides in an order that can be."""

@@ -1,10 +1,11 @@
 """JSON-lines with one fault each, for the transport kit to find."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import ClassVar
 
 from twinline.core.errors import FrameTooLarge, UnknownOp
-from twinline.core.protocol import Request, Send
+from twinline.core.protocol import ErrorReply, Request, Send, WatchReply
 from twinline.transports.contract import (
     RemoteProtocolError,
     ReplyReceived,
@@ -313,6 +314,110 @@ class Endless(JsonlServerCodec):
         return self.last if isinstance(self.last, RequestRefused) else event
 
 
+class ForgetsAStreamAfterItsFirstReply(JsonlClientCodec):
+    """Takes every reply for the only one."""
+
+    def _received_reply(self, id, reply):
+        self._pending.popleft()
+        return ReplyReceived(id, reply)
+
+
+class HoldsAStreamBack(JsonlClientCodec):
+    """Yields a stream when all of it is there."""
+
+    def __init__(self, frame_limit):
+        super().__init__(frame_limit)
+        self.held = []
+        self.whole = []
+
+    def next_event(self):
+        while not self.whole and (event := super().next_event()) is not None:
+            self.held.append(event)
+            if not event.more:
+                self.whole, self.held = self.held, []
+        return self.whole.pop(0) if self.whole else None
+
+
+class AnswersOnce(JsonlServerCodec):
+    """Sends no second reply to a request."""
+
+    def next_event(self):
+        self.answered = False
+        return super().next_event()
+
+    def send(self, id, reply):
+        if not getattr(self, "answered", False):
+            super().send(id, reply)
+        self.answered = reply.continues
+
+
+class NeverEndsAStream(JsonlClientCodec):
+    """Takes every further reply to a request whose replies may be a stream."""
+
+    def _received_reply(self, id, reply):
+        if not isinstance(reply, WatchReply):
+            return super()._received_reply(id, reply)
+        return ReplyReceived(id, reply)
+
+
+class GoesOnAfterAnError(JsonlClientCodec):
+    """Takes an error for one reply of a stream."""
+
+    streaming = False
+
+    def _received_reply(self, id, reply):
+        if self.streaming and isinstance(reply, ErrorReply):
+            return ReplyReceived(id, reply)
+        self.streaming = reply.continues
+        return super()._received_reply(id, reply)
+
+
+class IsOvertaken(JsonlClientCodec):
+    """Takes a reply to a later request while a stream is open."""
+
+    streaming = False
+
+    def _read_reply(self, line):
+        found = line.split(b":")[1].split(b",")[0].rstrip(b"}")
+        if self.streaming and found.isdigit():
+            self._pending = deque(sorted(self._pending, key=lambda one: one[0] != int(found)))
+        return super()._read_reply(line)
+
+    def _received_reply(self, id, reply):
+        self.streaming = reply.continues
+        return super()._received_reply(id, reply)
+
+
+class ForgetsWhatStandsBehindAStream(JsonlClientCodec):
+    streaming = False
+
+    def _received_reply(self, id, reply):
+        event = super()._received_reply(id, reply)
+        if self.streaming and not reply.continues:
+            self._pending.clear()
+        self.streaming = reply.continues
+        return event
+
+
+class EndsAStreamWithItsPiece(JsonlClientCodec):
+    """Takes a stream for what is there when its first reply is read."""
+
+    def _received_reply(self, id, reply):
+        event = ReplyReceived(id, reply)
+        if not reply.continues or not self._received:
+            self._pending.popleft()
+        return event
+
+
+class TakesPagesForStreams(JsonlClientCodec):
+    """Takes any reply that has ``more`` for one of a stream."""
+
+    def _received_reply(self, id, reply):
+        if not getattr(reply, "more", False):
+            self._pending.popleft()
+        return ReplyReceived(id, reply)
+
+
 def sometimes(start: bytes) -> bool | None:
     """Change its mind at every byte."""
     return None if start[:1] == b"{" and len(start) < 9 else len(start) % 2 == 1
@@ -399,5 +504,26 @@ FAULTS: tuple[tuple[str, Transport, str], ...] = (
         "other_beginnings_are_not_recognised",
     ),
     ("recognition changes its mind", faulty(recognises=sometimes), "recognition_is_final"),
+    (
+        "a stream is forgotten after its first reply",
+        faulty(client=ForgetsAStreamAfterItsFirstReply),
+        "streams_arrive",
+    ),
+    ("a stream is held back", faulty(client=HoldsAStreamBack), "streams_arrive"),
+    ("a server answers once", faulty(AnswersOnce), "streams_arrive"),
+    ("a stream never ends", faulty(client=NeverEndsAStream), "streams_end"),
+    ("an error does not end a stream", faulty(client=GoesOnAfterAnError), "streams_end"),
+    ("a stream is overtaken", faulty(client=IsOvertaken), "requests_wait_for_a_stream"),
+    (
+        "what stands behind a stream is forgotten",
+        faulty(client=ForgetsWhatStandsBehindAStream),
+        "requests_wait_for_a_stream",
+    ),
+    (
+        "a stream ends with its piece",
+        faulty(client=EndsAStreamWithItsPiece),
+        "cuts_of_streams_change_nothing",
+    ),
+    ("a page is taken for a stream", faulty(client=TakesPagesForStreams), "pages_are_no_streams"),
 )
 """What is wrong, a transport in which it is, and the rule that must say so."""

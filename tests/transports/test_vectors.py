@@ -136,3 +136,75 @@ def test_what_is_refused(name, served, way):
         ), vector["name"]
         assert others == ([PINGED] if tail and not vector["fatal"] else []), vector["name"]
         assert not server.mid_frame, vector["name"]
+
+
+# -- streams ------------------------------------------------------------------------------------
+
+
+def stream_cases():
+    return pytest.mark.parametrize("vector", VECTORS["streams"], ids=named)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@stream_cases()
+def test_a_streams_conversation_step_by_step(vector, name):
+    client, server = transport(name).client_codec(LIMIT), transport(name).server_codec(LIMIT)
+    for step in vector["conversation"]:
+        message, data = model_of(step), bytes.fromhex(step[name])
+        if step["from"] == "client":
+            client.send(step["id"], message)
+            assert client.data_to_send() == data
+            assert receive(server, [data]) == [RequestReceived(step["id"], message)]
+        else:
+            server.send(step["id"], message)
+            assert server.data_to_send() == data
+            (received,) = receive_replies(client, [data])
+            assert received == ReplyReceived(step["id"], message)
+            assert received.more is step["fields"].get("more", False)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", NAMES)
+@stream_cases()
+def test_a_streams_replies_when_all_was_asked_before(vector, name, way):
+    client = transport(name).client_codec(LIMIT)
+    stream, expected = b"", []
+    for step in vector["conversation"]:
+        if step["from"] == "client":
+            client.send(step["id"], model_of(step))
+        else:
+            stream += bytes.fromhex(step[name])
+            expected.append(ReplyReceived(step["id"], model_of(step)))
+    # Behind a stream that is still open the pong would be a reply to another request.
+    tail = REPLY_TAIL[name] if way == "with a tail" and not expected[-1].more else b""
+    if tail:
+        client.send(9, protocol.Ping())
+        expected.append(ReplyReceived(9, protocol.Done()))
+    assert receive_replies(client, WAYS[way](stream, tail)) == expected
+
+
+@stream_cases()
+def test_a_streams_conversation_is_one_that_the_protocol_allows(vector):
+    asked, answered, sent = [], [], []
+    for step in vector["conversation"]:
+        if step["from"] == "client":
+            asked.append(step["id"])
+            if not step["fields"].get("renew", True):
+                sent = [seq for seq in sent if seq <= step["fields"]["after"]]
+            continue
+        assert step["id"] == asked[len(answered)]
+        messages = step["fields"].get("messages", [])
+        assert [message["seq"] for message in messages] == sorted(
+            {message["seq"] for message in messages}.difference(sent)
+        ), "a message is sent twice, or out of order"
+        sent += [message["seq"] for message in messages]
+        if not step["fields"].get("more", False):
+            answered.append(step["id"])
+        else:
+            assert messages, "a reply that is not the last brings something"
+
+
+def test_streams_end_in_every_way():
+    last = [vector["conversation"][-1] for vector in VECTORS["streams"]]
+    assert {step["model"] for step in last} == {"WatchReply", "ErrorReply", "Done"}
+    assert {"shutting_down", "session_expired"} <= {step["fields"].get("code") for step in last}

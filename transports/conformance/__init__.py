@@ -46,6 +46,14 @@ Bytes that are no frames, and whose bytes they are (`bytes`):
 23. A transport does not recognise a TLS hello, nor how another transport begins.
 24. recognises() answers True, False or None for any bytes, and sticks to True and False.
 25. What is said of a frame that is refused shows no password that was in it.
+
+A request that is answered by a stream of replies (`streams`):
+
+26. Each reply of a stream comes out when it is there, and the stream goes on while `more`.
+27. A reply without `more` ends its stream, an error too; another one to its id is stray.
+28. Requests behind a stream wait for its end, and are answered in their order.
+29. However a stream is cut, it brings the same events, and the same error behind its end.
+30. Only what continues is a stream: `more` of a page says nothing about other replies.
 """
 
 from collections.abc import Collection, Sequence
@@ -62,13 +70,15 @@ from twinline.core.conformance import (
     rules_of,
 )
 from twinline.transports.conformance import bytes as broken_bytes
-from twinline.transports.conformance import codecs, costs, limits
+from twinline.transports.conformance import codecs, costs, limits, streams
 from twinline.transports.conformance.bench import TransportBench
 from twinline.transports.contract import Transport
 
 __all__ = ["RULES", "ConformanceError", "ConformanceReport", "Failure", "check_transport"]
 
-RULES: Final[tuple[Rule[TransportBench], ...]] = rules_of(codecs, limits, costs, broken_bytes)
+RULES: Final[tuple[Rule[TransportBench], ...]] = rules_of(
+    codecs, limits, costs, broken_bytes, streams
+)
 """The rules, by number."""
 _PATIENCE_SECONDS: Final = 30.0  # for one rule; it takes one or two
 

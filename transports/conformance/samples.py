@@ -81,6 +81,15 @@ def answer(reply: Reply) -> tuple[Reply, ...]:
     return (reply, plain(type(reply))) if reply.continues else (reply,)
 
 
+def streamed() -> list[tuple[Request, list[Reply]]]:
+    """Return the requests that a stream may answer, with short replies that others follow."""
+    found: dict[type[Reply], tuple[Request, list[Reply]]] = {}
+    for request, reply in replies():
+        if reply.continues and small([reply]):
+            found.setdefault(type(reply), (request, []))[1].append(reply)
+    return list(found.values())
+
+
 def small(some: Sequence[_M]) -> list[_M]:
     """Return those that take a few hundred bytes at most, to be fed byte by byte."""
     return [sample for sample in some if len(repr(sample)) < 400]
