@@ -80,7 +80,7 @@ class Site:
         self.bob = self._enter("bob")
 
     def _enter(self, name: str) -> Session:
-        session = self.service.session("127.0.0.1", keep_subscription=True)
+        session = self.service.session("127.0.0.1")
         self.service.create_account(session, name, "correct horse")
         return session
 

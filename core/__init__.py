@@ -10,6 +10,7 @@
     accounts       the rules for accounts and sessions
     settling       what creating or deleting an account left open
     messages       the rules for messages
+    looks          what a watch does at once
     names          usernames, and the patterns that list them
     passwords      the rule for passwords, and argon2id
     hash_queue     who gets a core for a hash first

@@ -24,7 +24,7 @@
     │   ├── UndeliveredMessages      undelivered_messages    carries count
     │   ├── RateLimited              rate_limited            retryable, carries retry_after_ms
     │   ├── Busy                     busy                    retryable, carries retry_after_ms
-    │   ├── ShuttingDown             shutting_down           retryable
+    │   ├── ShuttingDown             shutting_down           retryable, carries retry_after_ms
     │   ├── StoreUnavailable         store_unavailable       retryable
     │   └── InternalError            internal
     └── LockRuleError                a thread broke the lock rule: a bug in this program
@@ -256,6 +256,10 @@ class Busy(RequestError):
     code = "busy"
     retryable = True
     default_message = "the server is busy; try again"
+
+
+RESTART_MS: Final = 1_000
+"""How long a server that is started again is away, as far as it can tell who asks."""
 
 
 class ShuttingDown(RequestError):

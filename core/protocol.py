@@ -63,7 +63,7 @@ class ErrorReply(Reply):
     message: Text = Field(description="a sentence for a person")
     retryable: Flag = Field(description="whether the same request may succeed later")
     retry_after_ms: Uint | None = Field(
-        default=None, description="`rate_limited` and `busy`: when to try again"
+        default=None, description="`rate_limited`, `busy` and `shutting_down`: when to try again"
     )
     count: Uint | None = Field(
         default=None, description="`undelivered_messages`: how many there are"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from argon2 import PasswordHasher
 
@@ -20,6 +20,7 @@ from twinline.core.accounts import AccountRules
 from twinline.core.clock import Clock, SteadyClock, wall_clock_ms
 from twinline.core.deadline import Deadline
 from twinline.core.errors import (
+    RESTART_MS,
     AlreadyLoggedIn,
     BadRequest,
     InternalError,
@@ -30,6 +31,7 @@ from twinline.core.errors import (
     StoreUnavailable,
     UnsupportedVersion,
 )
+from twinline.core.looks import Look
 from twinline.core.messages import PAGE_BYTES, MessageRules, on_own_mailbox
 from twinline.core.names import NamePattern
 from twinline.core.passwords import Passwords
@@ -49,10 +51,10 @@ from twinline.core.protocol import (
     StatusReply,
     WatchReply,
 )
-from twinline.core.session import Session, Subscription, end_all, subscribe
+from twinline.core.session import Session, end_all, subscribe
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailPage, SessionRecord, Store, Unsubscribe
-from twinline.core.waiting import CallbackWaiter, Waiter, WaiterGroup, Wake
+from twinline.core.waiting import CallbackWaiter, Waiter, WaiterGroup, Wake, Wakeable
 from twinline.core.watches import Watches
 
 log = logging.getLogger(__name__)
@@ -107,7 +109,7 @@ class ChatService:
         self._mailboxes = store.mailboxes
         self._waiters = WaiterGroup("service")
         self._watches = Watches(self.settings.watches_per_account)
-        self._handlers: dict[type[Request], Callable[[Session, Any], Reply]] = {
+        self._handlers: dict[type[Request | Look], Callable[[Session, Any], Any]] = {
             protocol.Hello: lambda s, r: self.hello(s, r.protocol, r.client),
             protocol.CreateAccount: lambda s, r: self.create_account(s, r.username, r.password),
             protocol.Login: lambda s, r: self.login(s, r.username, r.password),
@@ -115,7 +117,11 @@ class ChatService:
             protocol.Logout: lambda s, _: self.logout(s),
             protocol.ListAccounts: lambda s, r: self.list_accounts(s, r.pattern, r.after, r.limit),
             protocol.Send: lambda s, r: self.send(s, r.to, r.body, r.send_id),
-            protocol.Watch: lambda s, r: self.watch(s, r.after, r.ack, r.limit, r.wait),
+            # A caller of `handle` gets one reply: the first of a stream, which is its last.
+            protocol.Watch: lambda s, r: self.watch(
+                s, r.after, r.ack, min(r.limit, r.window or r.limit), r.wait
+            ),
+            Look: self.look,
             protocol.Ack: lambda s, r: self.ack(s, r.up_to),
             protocol.History: lambda s, r: self.history(s, r.before, r.limit),
             protocol.DeleteMessages: lambda s, r: self.delete_messages(s, r.seqs),
@@ -130,20 +136,20 @@ class ChatService:
     # -- the life of a caller, and of the service ---------------------------------------
 
     def session(
-        self, address: str = "", on_end: Wake | None = None, *, keep_subscription: bool = False
+        self, address: str = "", on_end: Wake | None = None, on_mail: Wake | None = None
     ) -> Session:
         """Return a new, anonymous session; see `Session`."""
-        return Session(address, on_end, keep_subscription=keep_subscription)
+        return Session(address, on_end, on_mail)
 
     def leave(self, session: Session) -> None:
-        """End the waits of a caller that is gone, and drop its ``on_end``.
+        """End the waits of a caller that is gone, and drop its ``on_end`` and ``on_mail``.
 
         The session that it was bound to stays open and can be resumed.
         """
         session.interrupt()
         session.unsubscribe()
-        # It leads back to the caller mostly, and only the garbage collector would free the two.
-        session.on_end = None
+        # They lead back to the caller mostly, and only the garbage collector would free the two.
+        session.on_end = session.on_mail = None
 
     def stop(self) -> None:
         """Wake every wait; from now on every request is `ShuttingDown`."""
@@ -154,8 +160,17 @@ class ChatService:
         """Whether `stop` was called."""
         return self._waiters.ended
 
-    def handle(self, session: Session, request: Request) -> Reply:
-        """Carry out a request and return its reply, an `ErrorReply` if it was refused."""
+    @overload
+    def handle(self, session: Session, request: Request) -> Reply: ...
+
+    @overload
+    def handle(self, session: Session, request: Request | Look) -> Reply | MailPage: ...
+
+    def handle(self, session: Session, request: Request | Look) -> Any:
+        """Carry out a request and return its reply, an `ErrorReply` if it was refused.
+
+        Of a `Look` the page is returned that it found.
+        """
         try:
             return self._handlers[type(request)](session, request)
         except RequestError as error:
@@ -320,35 +335,64 @@ class ChatService:
         token_hash = session.token_hash
         if not wait or token_hash is None:
             return _watched(self._look(token_hash, after, ack, limit))
-        subscription = session.take_subscription(token_hash) or self._subscribe(session, token_hash)
-        waiter = subscription.waiter
+        waiter = Waiter()
+        unsubscribe = self._subscribe(session, token_hash, waiter)
         try:
-            # Subscribed, clear, look, wait, look again: a message that comes in between is
-            # not missed, nor is the end of the session or of the service.
-            waiter.clear()
+            # Subscribed, look, wait, look again: a message that comes in between is not missed,
+            # nor is the end of the session or of the service.
             page = self._look(token_hash, after, ack, limit)
             if not page.messages:
                 deadline = Deadline.after(wait)
                 while not (page.messages or session.waiters.ended) and waiter.wait(deadline):
                     page = self._look(token_hash, after, None, limit)
         finally:
-            session.leave_subscription(subscription)
+            unsubscribe()
         return _watched(page)
 
-    def _look(self, token_hash: bytes | None, after: int, ack: int | None, limit: int) -> MailPage:
+    def look(self, session: Session, look: Look) -> MailPage:
+        """Acknowledge, and return what lies beyond a seq now.
+
+        A look that follows has the session's ``on_mail`` called, from now on until the caller
+        leaves or logs out, for all that comes after what the look has seen: mail, the end of the
+        session, the end of the service. So who waits misses nothing: a look that finds nothing is
+        repeated when ``on_mail`` was called, and not before.
+
+        Raises:
+            CursorInvalid: ``after`` or ``ack`` is beyond the last seq.
+            Busy: as many watches of the account wait as may.
+            NotLoggedIn, SessionExpired, ShuttingDown.
+        """
+        token_hash = session.token_hash
+        if look.follow and not session.follows and token_hash is not None:
+            assert session.on_mail is not None  # noqa: S101 - who follows has one
+            waiter = CallbackWaiter(session.on_mail)
+            session.follow(token_hash, self._subscribe(session, token_hash, waiter))
+        return self._look(token_hash, look.after, look.ack, look.limit, look.max_bytes)
+
+    def _look(
+        self,
+        token_hash: bytes | None,
+        after: int,
+        ack: int | None,
+        limit: int,
+        max_bytes: int = PAGE_BYTES,
+    ) -> MailPage:
         now = self._clock()
         record = self._record(token_hash, now)
         if ack is not None:
-            on_own_mailbox(self._mailboxes.ack, record, ack, now)
-        return on_own_mailbox(self._mailboxes.read, record, after, limit, PAGE_BYTES)
+            standing = on_own_mailbox(self._mailboxes.ack, record, ack, now)
+        elif not limit:
+            standing = on_own_mailbox(self._mailboxes.standing, record)
+        if not limit:
+            return MailPage((), standing.position, more=False)
+        return on_own_mailbox(self._mailboxes.read, record, after, limit, max_bytes)
 
-    def _subscribe(self, session: Session, token_hash: bytes) -> Subscription:
+    def _subscribe(self, session: Session, token_hash: bytes, waiter: Wakeable) -> Unsubscribe:
         record = self._record(token_hash, self._clock())
-        waiter = Waiter()
         subscriptions = subscribe(
             waiter, self.store, record, self._watches, self._waiters, session.waiters
         )
-        return Subscription(waiter, record.token_hash, subscriptions)
+        return partial(end_all, subscriptions)
 
     def subscribe(self, session: Session, wake: Wake) -> Unsubscribe:
         """Have ``wake`` called whenever a watch that waited would look again.
@@ -364,11 +408,11 @@ class ChatService:
         Raises:
             Busy: as many watches and subscriptions of the account wait as may.
         """
-        record = self._require(session, self._clock())
-        subscriptions = subscribe(
-            CallbackWaiter(wake), self.store, record, self._watches, self._waiters, session.waiters
-        )
-        return partial(end_all, subscriptions)
+        token_hash = session.token_hash
+        if token_hash is None:
+            self._admit()
+            raise NotLoggedIn
+        return self._subscribe(session, token_hash, CallbackWaiter(wake))
 
     def ack(self, session: Session, up_to: int) -> AckReply:
         """Acknowledge every message up to a seq.
@@ -397,7 +441,7 @@ class ChatService:
 
     def _admit(self) -> None:
         if self._waiters.ended:
-            raise ShuttingDown
+            raise ShuttingDown(retry_after_ms=RESTART_MS)
 
     def _admit_login(self, session: Session) -> None:
         self._admit()
@@ -410,7 +454,7 @@ class ChatService:
 
     def _record(self, token_hash: bytes | None, now: int) -> SessionRecord:
         if self._waiters.ended:
-            raise ShuttingDown
+            raise ShuttingDown(retry_after_ms=RESTART_MS)
         if token_hash is None:
             raise NotLoggedIn
         return self._accounts.session(token_hash, now)

@@ -1,32 +1,12 @@
 """What the service knows of one caller, and the subscriptions that wake its watches."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from twinline.core.errors import AlreadyLoggedIn
 from twinline.core.locks import new_lock
 from twinline.core.store import SessionRecord, Store, Unsubscribe
-from twinline.core.waiting import Waiter, WaiterGroup, Wake, Wakeable
+from twinline.core.waiting import WaiterGroup, Wake, Wakeable
 from twinline.core.watches import Watches
-
-
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """A waiter that is subscribed to all that ends a watch of a session.
-
-    Attributes:
-        waiter: what is woken.
-        token_hash: of the session whose mail wakes it.
-        subscriptions: what ends them.
-    """
-
-    waiter: Waiter
-    token_hash: bytes = field(repr=False)
-    subscriptions: tuple[Unsubscribe, ...]
-
-    def close(self) -> None:
-        """Unsubscribe the waiter."""
-        end_all(self.subscriptions)
 
 
 def end_all(subscriptions: Iterable[Unsubscribe]) -> None:
@@ -72,45 +52,46 @@ class Session:
     Attributes:
         address: where the caller comes from, for the throttle; "" when that is unknown.
         on_end: called when the session that it is bound to is revoked, or None.
+        on_mail: called when a watch of this caller is to look again, or None; see
+            `ChatService.look`.
         username: the account that it is logged in to, or None.
         token_hash: what the store knows the session by, or None.
         waiters: those of this session's threads that wait for mail.
     """
 
     __slots__ = (
-        "_keep_subscription",
-        "_kept",
         "_lock",
+        "_unfollow",
         "_unsubscribe",
         "address",
         "on_end",
+        "on_mail",
         "token_hash",
         "username",
         "waiters",
     )
 
     def __init__(
-        self, address: str = "", on_end: Wake | None = None, *, keep_subscription: bool = False
+        self, address: str = "", on_end: Wake | None = None, on_mail: Wake | None = None
     ) -> None:
         """Make an anonymous session.
 
         Args:
             address: where the caller comes from.
             on_end: called when the session is revoked, from any thread; it must not block.
-            keep_subscription: whether a watch leaves its subscriptions to the next one. For callers
-                that watch again and again, and that say `ChatService.leave` in the end.
+            on_mail: called when a watch of this caller is to look again, as `Wake` says.
         """
         self.address = address
         self.username: str | None = None
         self.token_hash: bytes | None = None
         self.waiters = WaiterGroup("session")
         self.on_end = on_end
-        self._keep_subscription = keep_subscription
+        self.on_mail = on_mail
         self._lock = new_lock("binding")
         # These are guarded by _lock, as are the writes of username and token_hash: what is
         # subscribed is always the session that it is bound to.
         self._unsubscribe: Unsubscribe | None = None  # of on_end
-        self._kept: list[Subscription] = []  # for later watches
+        self._unfollow: Unsubscribe | None = None  # of on_mail
 
     @property
     def logged_in(self) -> bool:
@@ -153,32 +134,31 @@ class Session:
         self.unsubscribe()
 
     def unsubscribe(self) -> None:
-        """Drop ``on_end`` and the subscriptions that were kept; called by the service."""
+        """Drop the subscriptions of ``on_end`` and ``on_mail``; called by the service."""
         with self._lock:
-            unsubscribe, self._unsubscribe = self._unsubscribe, None
-            kept, self._kept = self._kept, []
-        if unsubscribe is not None:
-            unsubscribe()
-        for subscription in kept:
-            subscription.close()
+            subscriptions = (self._unsubscribe, self._unfollow)
+            self._unsubscribe = self._unfollow = None
+        end_all(each for each in subscriptions if each is not None)
 
-    def take_subscription(self, token_hash: bytes) -> Subscription | None:
-        """Return a subscription that an earlier watch left; called by the service."""
-        with self._lock:
-            # Those that are kept are of the session that it is bound to.
-            return self._kept.pop() if self._kept and token_hash == self.token_hash else None
+    @property
+    def follows(self) -> bool:
+        """Whether ``on_mail`` is subscribed to the mail of the account that it is bound to."""
+        return self._unfollow is not None
 
-    def leave_subscription(self, subscription: Subscription) -> None:
-        """Keep a subscription for the next watch, or close it; called by the service."""
-        if not self._keep_subscription:
-            subscription.close()
-            return
+    def follow(self, token_hash: bytes, unsubscribe: Unsubscribe) -> None:
+        """Keep a subscription of ``on_mail`` for as long as it is bound; called by the service.
+
+        Args:
+            token_hash: of the session whose mail it is.
+            unsubscribe: ends it; called at once if this caller has left, is bound to another
+                session, or follows already.
+        """
         with self._lock:
-            keep = subscription.token_hash == self.token_hash
+            keep = self._unfollow is None and token_hash == self.token_hash
             if keep:
-                self._kept.append(subscription)
+                self._unfollow = unsubscribe
         if not keep:
-            subscription.close()
+            unsubscribe()
         elif self.waiters.ended:
             self.unsubscribe()  # the caller has left meanwhile, perhaps before it was kept
 

@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
@@ -21,14 +20,12 @@ from waiting import Call, wait_event, wait_until
 
 from twinline.core import errors, protocol
 from twinline.core.errors import LockRuleError
-from twinline.core.locks import Lock
 from twinline.core.protocol import Reply, WatchReply
 from twinline.core.service import ChatService
 from twinline.core.session import Session
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import (
     Draft,
-    MailPage,
     Receipt,
     SessionRecord,
     Standing,
@@ -660,76 +657,6 @@ def test_waits_leave_nothing_behind() -> None:
     assert bodies(service, ann) == []
 
 
-def mailbox_of(service: ChatService, session: Session) -> str:
-    """Return the id of this session's account."""
-    assert session.username is not None
-    account = service.store.accounts.find(session.username)
-    assert account is not None
-    return account.account_id
-
-
-def test_a_session_that_keeps_its_subscription_uses_it_again() -> None:
-    service = make_service()
-    opened = count_subscriptions(service)
-    kept, other = service.session(keep_subscription=True), enter(service, "bob")
-    service.create_account(kept, "ann", PASSWORD)
-    for number in range(3):
-        service.send(other, "ann", "hello")
-        assert service.watch(kept, number, wait=5).messages
-        assert opened[mailbox_of(service, kept)] == 1
-        service.send(other, "bob", "hello")
-        assert service.watch(other, number, wait=5).messages
-        assert opened[mailbox_of(service, other)] == 0
-    service.leave(kept)
-    service.login(other_session := service.session(), "ann", PASSWORD)
-    assert opened[mailbox_of(service, other_session)] == 0
-
-
-def test_a_kept_subscription_is_of_one_account_alone() -> None:
-    """After a logout and another login the old account's mail wakes no watch here."""
-    service = make_service()
-    opened = count_subscriptions(service)
-    session, bob = service.session(keep_subscription=True), enter(service, "bob")
-    service.create_account(session, "ann", PASSWORD)
-    service.send(bob, "ann", "hello")
-    assert service.watch(session, 0, wait=5).messages
-    service.logout(session)
-    ann = login(service, "ann")
-    assert opened[mailbox_of(service, ann)] == 0
-    service.login(session, "bob", PASSWORD)
-    service.send(ann, "bob", "hello")
-    assert [m.sender for m in service.watch(session, 0, wait=5).messages] == ["ann"]
-    assert (opened[mailbox_of(service, ann)], opened[mailbox_of(service, bob)]) == (0, 1)
-
-
-def test_a_wake_of_before_does_not_end_the_next_wait() -> None:
-    service = make_service()
-    session = service.session(keep_subscription=True)
-    service.create_account(session, "ann", PASSWORD)
-    service.send(session, "ann", "one")
-    assert service.watch(session, 0, wait=5).messages
-    service.send(session, "ann", "two")  # wakes the subscription between two watches
-    assert len(service.watch(session, 1, wait=5).messages) == 1
-    call = Call(lambda: service.watch(session, 2, wait=30))
-    service.send(session, "ann", "three")
-    reply = call.outcome()
-    assert isinstance(reply, WatchReply)
-    assert [m.body for m in reply.messages] == ["three"]
-
-
-def test_who_leaves_while_it_watches_leaves_nothing_behind() -> None:
-    service = make_service()
-    opened = count_subscriptions(service)
-    session = service.session(keep_subscription=True)
-    service.create_account(session, "ann", PASSWORD)
-    ann = login(service, "ann")
-    call = Call(lambda: service.watch(session, 0, wait=30))
-    wait_until(lambda: opened[mailbox_of(service, ann)], "it watches")
-    service.leave(session)
-    call.outcome()
-    assert opened[mailbox_of(service, ann)] == 0
-
-
 def test_a_watch_that_begins_before_a_logout_is_not_of_who_logs_in_after_it() -> None:
     service = make_service()
     enter(service, "bob")
@@ -746,56 +673,3 @@ def test_a_watch_that_begins_before_a_logout_is_not_of_who_logs_in_after_it() ->
     with pytest.raises(errors.SessionExpired):
         service.watch(session, 0, wait=2)
     assert service.status(session).username == "bob"
-
-
-class Crossed:
-    """A lock, and what another thread does just before it is taken or after it is left."""
-
-    def __init__(self, lock: Lock, moment: str, step: Callable[[], object]) -> None:
-        self._lock = lock
-        self._moment = moment
-        self._step: Callable[[], object] | None = step
-
-    def _cross(self, moment: str) -> None:
-        if moment == self._moment and self._step is not None:
-            step, self._step = self._step, None
-            step()
-
-    def __enter__(self) -> None:
-        self._cross("before")
-        self._lock.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._lock.__exit__(*error)
-        self._cross("after")
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("crossing", ["logout", "leave"])
-def test_a_subscription_that_is_kept_while_another_thread_logs_out_is_not_kept(
-    crossing: str, moment: str
-) -> None:
-    service = make_service()
-    enter(service, "bob")
-    opened = count_subscriptions(service)
-    session = service.session(keep_subscription=True)
-    service.create_account(session, "ann", PASSWORD)
-    read = service.store.mailboxes.read
-
-    def cross() -> None:
-        service.leave(session) if crossing == "leave" else service.logout(session)
-        if crossing == "logout":
-            service.login(session, "bob", PASSWORD)
-
-    def read_then_cross(*arguments: Any) -> MailPage:
-        session._lock = Crossed(session._lock, moment, cross)
-        return read(*arguments)
-
-    service.send(session, "ann", "hello")
-    service.store.mailboxes.read = read_then_cross  # type: ignore[method-assign]
-    assert service.watch(session, 0, wait=5).messages
-    assert opened.total() == 0
-    service.store.mailboxes.read = read  # type: ignore[method-assign]
-    if crossing == "logout":
-        service.send(session, "bob", "for bob")
-        assert [m.body for m in service.watch(session, 0, wait=5).messages] == ["for bob"]

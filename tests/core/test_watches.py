@@ -69,21 +69,6 @@ def test_a_watch_that_ends_makes_room_for_another() -> None:
         end()
 
 
-def test_a_connection_that_keeps_its_subscription_counts_until_it_leaves() -> None:
-    service = make_service(watches_per_account=1)
-    kept = service.session(keep_subscription=True)
-    enter(service, "ann")
-    service.login(kept, "ann", "correct horse")
-    service.send(kept, "ann", "hello")
-    for _ in range(3):
-        assert service.watch(kept, 0, wait=30).messages
-    other = login(service, "ann")
-    with pytest.raises(Busy):
-        service.watch(other, 0, wait=30)
-    service.leave(kept)
-    assert service.watch(other, 0, wait=30).messages
-
-
 def test_a_subscription_that_fails_makes_room_again() -> None:
     service = make_service(watches_per_account=1)
     ann = enter(service, "ann")

@@ -62,7 +62,6 @@ OF_CONTAINERS = {
         "_tickets": "threads that wait for a hash",
     },
     "core/names.py": {"parse_username": "usernames that were read"},
-    "core/session.py": {"_kept": "subscriptions to mail and to the end of sessions"},
     "core/settling.py": {"_open": OPEN},
     "core/throttle.py": {
         "_failures": "failures",
@@ -118,15 +117,15 @@ OF_CONTAINERS = {
         "_out": "replies that are not written yet",
     },
     "transports/auto.py": {"_start": "bytes of a frame that is not whole yet"},
-    "transports/listener/connection.py": {
+    "transports/listener/connection.py": {"_deferred": "replies that are not written yet"},
+    "transports/listener/conversation.py": {
         "_out": "replies that are not written yet",
-        "_deferred": "replies that are not written yet",
+        "_under_way": "seqs that a stream has sent and that are not seen yet",
     },
     "transports/listener/listener.py": {
         "_connections": "connections, each with a thread",
         "_starting": "connections, each with a thread",
         "_by_address": "connections, each with a thread",
-        "_waiting": "connections, each with a thread",
     },
 }
 DO_NOT_GROW = {

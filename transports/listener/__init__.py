@@ -2,12 +2,13 @@
 
 ::
 
-    listener     accepts, limits, and drains; owns the connections' threads
-    binding      the sockets that listen, and the file of a Unix socket
-    connection   one connection: reads requests, answers them, keeps its deadlines
-    poller       what the accepting thread waits on: arrivals, hang-ups, a wake-up
-    threads      starts a thread without waiting for it
-    settings     deadlines and limits, as a typed model
+    listener       accepts, limits, and drains; owns the connections' threads
+    binding        the sockets that listen, and the file of a Unix socket
+    conversation   what is said on one connection, and when it ends: no socket, no thread
+    connection     one connection: moves the bytes of its conversation, in a thread
+    poller         what the accepting thread waits on: arrivals, a wake-up
+    threads        starts a thread without waiting for it
+    settings       deadlines and limits, as a typed model
 """
 
 from twinline.transports.listener.listener import Listener

@@ -3,8 +3,7 @@
 One thread accepts; each connection gets a thread that runs `handle_connection`::
 
     serve_forever ── accept ──┬── thread: Connection.handle_connection ── ChatService
-                              ├── thread: ...
-                              └── hang-ups of connections that wait for mail
+                              └── thread: ...
 
 A thread a connection is the simplest thing that is fair: a slow or dead peer costs its own
 thread, and no other connection any time. What bounds it: the number of connections, the stacks of
@@ -141,7 +140,6 @@ class Listener:
         self._starting: dict[Connection, Callable[[], object | None]] = {}
         self._by_address: Counter[str] = Counter()  # by `limit_key`; guarded by _lock
         self._refused: list[Connection] = []  # only of the thread that accepts, and then drains
-        self._waiting: dict[int, Connection] = {}  # watched for hang-ups; guarded by _lock
         self._is_parents = False
         watch_forks(self)
 
@@ -236,13 +234,10 @@ class Listener:
     def _serve_once(self) -> None:
         if self._resume is not None and self._resume.passed:
             self._accept_again()
-        for fd, hangup in self._poller.wait(self._patience()):
-            if fd in self._transports:
-                if not self._accept(*self._transports[fd]):
-                    self._pause()
-                    break
-            elif hangup:
-                self._hung_up(fd)
+        for fd in self._poller.wait(self._patience()):
+            if not self._accept(*self._transports[fd]):
+                self._pause()
+                break
         self._refuse_stillborn()
 
     def _patience(self) -> float | None:
@@ -310,7 +305,6 @@ class Listener:
             self._service,
             self._settings,
             limit_key=limit_key(address, self._service.settings.ipv6_prefix),
-            before_wait=self._watch_for_hangup,
         )
 
     def _register(self, connection: Connection) -> bool:
@@ -410,38 +404,12 @@ class Listener:
     def _end(self, connection: Connection) -> None:
         # Each step, whatever the one before it came to.
         try:
-            self._unwatch(connection)
+            connection.close()
         finally:
-            try:
-                connection.close()
-            finally:
-                with self._lock:
-                    self._forget(connection)
-                if self._stopping:
-                    self._ended.wake()
-
-    # -- hang-ups of connections that wait ----------------------------------------------
-
-    def _watch_for_hangup(self, connection: Connection) -> None:
-        fd = connection.fileno()
-        with self._lock:
-            self._waiting[fd] = connection
-        self._poller.watch_for_hangup(fd)
-
-    def _unwatch(self, connection: Connection) -> None:
-        fd = connection.fileno()
-        with self._lock:
-            watched = self._waiting.get(fd) is connection
-            if watched:
-                del self._waiting[fd]
-        if watched:
-            self._poller.unwatch(fd)
-
-    def _hung_up(self, fd: int) -> None:
-        with self._lock:
-            connection = self._waiting.get(fd)
-        if connection is not None:
-            connection.hung_up()
+            with self._lock:
+                self._forget(connection)
+            if self._stopping:
+                self._ended.wake()
 
     # -- draining -----------------------------------------------------------------------
 

@@ -7,16 +7,12 @@ from typing import Literal
 
 import pytest
 from argon2 import PasswordHasher
-from listening import TCP, Peer, serving
+from listening import TCP, serving
 from services import PASSWORD, cheap_hasher
 from waiting import wait_event
 
 from twinline.core.service import ChatService
 from twinline.stores.memory import MemoryStore
-from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import poller as poller_module
-from twinline.transports.listener.binding import listen
-from twinline.transports.listener.poller import Poller
 
 
 @pytest.mark.parametrize("leave", ["close", "reset", "half-close"])
@@ -37,35 +33,12 @@ def test_a_peer_that_leaves_while_it_waits_frees_its_thread_at_once(leave: str) 
         assert not server.subscriptions
 
 
-def test_hangups_are_reported_before_arrivals() -> None:
-    """Else a descriptor that an arrival has reused could be taken for the one that hung up."""
-    bound = listen(Endpoint.parse(TCP))
-    poller = Poller()
-    mine, theirs = socket.socketpair()
-    with bound.sockets[0], mine:
-        poller.add(bound.sockets[0])
-        poller.watch_for_hangup(mine.fileno())
-        with Peer(bound.endpoint):
-            theirs.close()
-            assert poller.wait(5) == [(mine.fileno(), True), (bound.sockets[0].fileno(), False)]
-    poller.close()
-
-
 def test_the_end_overtakes_no_reply() -> None:
     """A connection that ends with unread bytes would be reset; the peer sees an orderly end."""
     with serving() as server, server.peer() as peer:
         peer.send(b"x" * 200_000)
         assert peer.read_line()["error"]["code"] == "frame_too_large"
         assert peer.socket.recv(1) == b""
-
-
-def test_without_epoll_a_hangup_is_noticed_after_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(poller_module, "_HANGUP_SUPPORTED", False)
-    with serving() as server:
-        with server.peer() as peer:
-            peer.enter("ann")
-            assert peer.ask("watch", after=0, wait=1)["messages"] == []
-        server.wait_connections(0)
 
 
 def test_logout_ends_both_connections() -> None:

@@ -1,0 +1,466 @@
+"""What is said on one connection: no socket, no thread, and no clock of its own.
+
+Bytes go in, and bytes come out; between them are requests that somebody else carries out. So the
+same conversation is held over a thread's socket, by an event loop, or by a test, and whoever
+carries the bytes decides nothing of it::
+
+    driver                              Conversation
+    what the peer sends      ─────▶     receive_data, receive_eof
+    carries it out           ◀─────     next_job: a request, or a look at the mailbox
+    what came of it          ─────▶     finish
+    what the peer gets       ◀─────     data_to_send
+    waits, as long as        ◀─────     waits, watches, deadline
+    the wait has ended       ─────▶     receive_data, look_again, time_is_up
+
+Its states, and what each event does in them::
+
+    state     what happens                             what is said               next state
+    waiting   a whole frame: a request                 nothing yet                working
+              a whole frame that cannot be read        its error                  waiting
+              a frame whose end cannot be found        its error                  ended
+              login or frame takes too long            nothing                    ended, cut
+              end of input                             nothing                    ended
+    working   the outcome of a request                 the reply                  waiting
+              a look finds mail                        the reply, its last        waiting
+              a look finds mail, the stream goes on    the reply, with ``more``   watching
+              a look finds none                        nothing                    watching
+              a look is refused                        the error                  waiting
+    watching  the mail's wake                          nothing yet                working: a look
+              a whole frame, whatever it is            the last reply, empty      as waiting
+              its time is up                           the last reply, empty      waiting
+              end of input                             the last reply, empty      ended
+              a frame takes too long                   nothing                    ended, cut
+    drain     in any state: an open watch and what has arrived are answered `shutting_down`, and
+              then it has ended
+    session's in any state: an open watch is answered `session_expired`, what has arrived is not
+    end       answered, and then it has ended
+    unsent    whatever the state, the peer takes too long to read: ended, cut
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from twinline.core.errors import RESTART_MS, RequestError, SessionExpired, ShuttingDown
+from twinline.core.looks import Look
+from twinline.core.messages import PAGE_BYTES
+from twinline.core.protocol import ErrorReply, Message, Reply, Request, Watch, WatchReply
+from twinline.core.service import ChatService
+from twinline.core.store import MailPage
+from twinline.core.waiting import Wake
+from twinline.transports.contract import RequestRefused, ServerCodec
+from twinline.transports.listener.settings import ListenerSettings
+
+Job = Request | Look
+FLUSH_BYTES: Final = 64 * 1024
+"""Replies are written together until there is about this much."""
+_STREAM_BYTES: Final = 64 * 1024
+"""What a stream sends before its peer has said that it goes on."""
+
+
+class Conversation:
+    """What is said on one connection.
+
+    It is used by one thread at a time, its owner. Only `drain` and `end_session` may be called by
+    others; the owner has to be woken then.
+
+    Attributes:
+        session: whose requests these are.
+        waits: whether there is nothing to do until more arrives, a wake comes or time passes.
+        urgent: whether there is something to send that the peer waits for.
+        full: whether there is so much to send that nothing may be added before it is sent.
+        ended: whether nothing follows what there is to send.
+        cut: whether not even that is sent: the peer took too long.
+        fault: what was wrong with the peer, in a few words, or None.
+    """
+
+    def __init__(
+        self,
+        codec: ServerCodec,
+        service: ChatService,
+        settings: ListenerSettings,
+        *,
+        address: str,
+        on_mail: Wake,
+        on_end: Wake,
+        clock: Callable[[], float],
+    ) -> None:
+        """Begin: the time to log in runs.
+
+        Args:
+            codec: of the connection.
+            service: carries the requests out.
+            settings: the deadlines.
+            address: where the peer comes from.
+            on_mail: called from any thread when the owner is to call `look_again`.
+            on_end: called from any thread when the session has ended, and the owner is to go on.
+            clock: seconds that never leap.
+        """
+        self.waits = False
+        self.urgent = False
+        self.full = False
+        self.ended = False
+        self.cut = False
+        self.fault: str | None = None
+        self._codec = codec
+        self._settings = settings
+        self._frame_bytes = service.settings.frame_bytes
+        self._clock = clock
+        self._on_end = on_end
+        self.session = service.session(address, on_end=self._session_ended, on_mail=on_mail)
+        self._login_by: float | None = clock() + settings.login_seconds
+        self._frame_by: float | None = None  # from a frame's first byte
+        self._sent_by: float | None = None  # while the peer reads more slowly than it is written to
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._id = 0  # of the request that is being carried out
+        self._watch: _OpenWatch | None = None
+        self._sent: _Sent | None = None  # by the last stream
+        # Whether it ends when what has arrived is dealt with: set by the owner at the end of input,
+        # and by any thread, after one of the two that say why.
+        self._stops = False
+        self._drains = False
+        self._session_over = False
+
+    # -- called by other threads --------------------------------------------------------
+
+    def drain(self) -> None:
+        """End once what is being carried out is answered; the rest is refused."""
+        self._drains = True
+        self._stops = True
+
+    def end_session(self) -> None:
+        """End once what is being carried out is answered; the rest is not answered."""
+        self._session_over = True
+        self._stops = True
+
+    def _session_ended(self) -> None:
+        self.end_session()
+        self._on_end()
+
+    # -- what happens -------------------------------------------------------------------
+
+    def receive_data(self, data: bytes) -> None:
+        """Take in what has arrived."""
+        self._codec.receive_data(data)
+
+    def receive_eof(self) -> None:
+        """Take in that nothing else will arrive."""
+        self._codec.receive_eof()
+        self._stops = True
+        if self._watch is not None:
+            self._watch.hurry()
+
+    def look_again(self) -> None:
+        """Have an open watch look for mail: its session's ``on_mail`` was called."""
+        if self._watch is not None:
+            self._watch.looks = True
+
+    def time_is_up(self) -> None:
+        """Do what is due; `deadline` has passed."""
+        now = self._clock()
+        for by, late in (
+            (self._login_by, "log in"),
+            (self._frame_by, "finish a frame"),
+            (self._sent_by, "read what it was sent"),
+        ):
+            if by is not None and by <= now:
+                self.fault = self.fault or f"took too long to {late}"
+                self.ended = self.cut = True
+                return
+        if self._watch is not None and self._watch.until <= now:
+            self._end_watch()
+            self.urgent = True
+
+    def cannot_send(self) -> float:
+        """Have the peer's time to read run: what there was to send could not be sent yet.
+
+        Returns:
+            When it is up.
+        """
+        self._sent_by = by = self._clock() + self._settings.write_seconds
+        return by
+
+    def has_sent(self) -> None:
+        """Have the peer's time to read run no more: it was all sent."""
+        self._sent_by = None
+
+    # -- what is to be done -------------------------------------------------------------
+
+    def next_job(self) -> Job | None:
+        """Return what is to be carried out now, if anything; `finish` takes what came of it.
+
+        None does not mean that it `waits`: there may be something to send first.
+        """
+        # What happens to every request stands here in one piece. A thread that was just woken
+        # finds nothing in the processor's caches, and each call costs it about a microsecond.
+        self.waits = False
+        while not (self.ended or self.full):
+            event = self._codec.next_event()
+            if event is None:
+                if self._watch is not None or self._stops:
+                    return self._go_on()
+                self._wait()
+                return None
+            self._frame_by = None
+            renews = False
+            if self._watch is not None:
+                renews = self._watch.stream is not None
+                self._end_watch()
+            if isinstance(event, RequestRefused):
+                self._refuse(event)
+            elif self._drains:
+                self._reply(event.id, _shutting_down())
+            elif self._session_over:
+                self.ended = True
+            else:
+                self._id, request = event
+                return self._open(request, renews) if type(request) is Watch else request
+        return None
+
+    def finish(self, outcome: Reply | MailPage) -> None:
+        """Take what came of the job that was returned last."""
+        if self._watch is None:
+            self._reply(self._id, outcome)  # type: ignore[arg-type]  # only watches look
+            if self._login_by is not None and self.session.logged_in:
+                self._logged_in()
+        elif isinstance(outcome, MailPage):
+            self._found(self._watch, outcome)
+        else:
+            self._watch = None
+            self._reply(self._id, outcome)
+
+    @property
+    def watches(self) -> bool:
+        """Whether it waits for mail as well."""
+        return self._watch is not None
+
+    @property
+    def deadline(self) -> float | None:
+        """When `time_is_up`, by the clock; None while the peer may take as long as it likes.
+
+        The clock runs until login, and while a frame has begun; a peer that is logged in and has
+        nothing to say may be silent.
+        """
+        watch = self._watch
+        if watch is None and self._login_by is self._frame_by is self._sent_by is None:
+            return None
+        until = None if watch is None else watch.until
+        moments = (self._login_by, self._frame_by, self._sent_by, until)
+        return min(moment for moment in moments if moment is not None)
+
+    def data_to_send(self) -> bytes:
+        """Return what is to be sent, and forget it."""
+        out = self._out
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        self._out_bytes = 0
+        self.urgent = self.full = False
+        return data
+
+    def refuse(self, data: bytes, error: RequestError) -> None:
+        """Answer what has arrived with an error, and end: there is nobody to hold this."""
+        self._codec.receive_data(data)  # read first, for its bytes choose the transport
+        asked = self._codec.next_event()
+        self._reply(None if asked is None else asked.id, error.to_reply())
+        self.ended = True
+
+    def _wait(self) -> None:
+        if self._codec.mid_frame and self._frame_by is None:
+            self._frame_by = self._clock() + self._settings.frame_seconds
+        self.waits = True
+
+    # -- requests -----------------------------------------------------------------------
+
+    def _reply(self, id: int | None, reply: Reply) -> None:
+        self._codec.send(id, reply)
+        data = self._codec.data_to_send()
+        self._out.append(data)
+        self._out_bytes += len(data)
+        self.urgent = True
+        if self._out_bytes >= FLUSH_BYTES:
+            self.full = True
+
+    def _refuse(self, event: RequestRefused) -> None:
+        self.fault = self.fault or f"{event.error.code}: {event.error.message}"
+        self._reply(event.id, event.error.to_reply())
+        self.ended = event.fatal
+
+    def _logged_in(self) -> None:
+        self._login_by = None
+        self._codec = self._codec.resolve()
+        self._codec.frame_limit = self._frame_bytes
+
+    # -- watches ------------------------------------------------------------------------
+
+    def _open(self, request: Watch, ends_stream: bool) -> Look:  # noqa: FBT001 - private
+        """Begin a watch, and return its first look."""
+        after, sent = request.after, self._sent
+        if sent is None or not (ends_stream or request.renew):
+            sent = _Sent()
+        else:
+            # It was asked for when its peer had not seen all that the stream before it has sent.
+            after = max(after, sent.last)
+            sent.seen(request.after)
+        self._sent = stream = sent if request.window else None
+        until = self._clock() + request.wait
+        self._watch = watch = _OpenWatch(self._id, request, after, until, stream)
+        return watch.look()
+
+    def _go_on(self) -> Look | None:
+        """Go on with an open watch, or end, when all that has arrived is dealt with."""
+        watch = self._watch
+        if watch is not None and watch.looks and not (self._drains or self._session_over):
+            return watch.look()
+        if not self._stops:
+            self._wait()
+            return None
+        if watch is not None:
+            self._end_watch()
+            self.urgent = True
+        self.ended = True
+        return None
+
+    def _found(self, watch: "_OpenWatch", page: MailPage) -> None:
+        """Say what a look has found, if anything, and end the watch if that was its last."""
+        watch.position = page.position
+        messages, stream = page.messages, watch.stream
+        if not messages:
+            if watch.room < 1 or watch.is_late(self._clock):
+                self._end_watch()
+                self.urgent = True
+            return
+        if stream is None:
+            self._watch = None
+            self._reply(watch.id, WatchReply(messages=messages, position=page.position))
+            return
+        watch.after = messages[-1].seq
+        watch.looks = page.more
+        more = watch.room > len(messages) and (page.more or not watch.is_late(self._clock))
+        before = self._out_bytes
+        self._reply(watch.id, WatchReply(messages=messages, position=page.position, more=more))
+        stream.note(messages, self._out_bytes - before)
+        if not more:
+            self._watch = None
+        elif watch.room < 1:
+            self._end_watch()
+
+    def _end_watch(self) -> None:
+        """Say the last reply of the open watch.
+
+        As it brings no news it is not urgent: whoever sends something else sends it along.
+        """
+        watch = self._watch
+        assert watch is not None  # noqa: S101 - only an open watch ends
+        self._watch = None
+        urgent = self.urgent
+        if self._drains:
+            self._reply(watch.id, _shutting_down())
+        elif self._session_over:
+            self._reply(watch.id, SessionExpired().to_reply())
+        else:
+            self._reply(watch.id, WatchReply(messages=(), position=watch.position))
+            self.urgent = urgent
+
+
+class _OpenWatch:
+    """A watch that was asked for and whose last reply is not said yet.
+
+    Attributes:
+        id: of the request.
+        after: the last seq that it has sent.
+        position: of the mailbox, as the last look found it.
+        limit: of one reply.
+        until: when its time is up, by the conversation's clock.
+        looks: whether it is to look (again).
+        stream: what its stream has sent, or None: it has one reply.
+    """
+
+    __slots__ = (
+        "_ack",
+        "_wait",
+        "_window",
+        "after",
+        "id",
+        "limit",
+        "looks",
+        "position",
+        "stream",
+        "until",
+    )
+
+    def __init__(
+        self, id: int, request: Watch, after: int, until: float, stream: "_Sent | None"
+    ) -> None:
+        self.id = id
+        self.after = after
+        self.position = 0
+        self.limit = request.limit
+        self.until = until
+        self.looks = True
+        self.stream = stream
+        self._ack = request.ack
+        self._wait = request.wait
+        self._window = request.window
+
+    @property
+    def room(self) -> int:
+        """How many messages the window has room for."""
+        stream = self.stream
+        if stream is None:
+            return self.limit
+        return self._window - len(stream) if stream.bytes < _STREAM_BYTES else 0
+
+    def look(self) -> Look:
+        """Return the look that is due."""
+        self.looks = False
+        ack, self._ack = self._ack, None
+        stream = self.stream
+        max_bytes = PAGE_BYTES if stream is None else _STREAM_BYTES - stream.bytes
+        return Look(self.after, ack, min(self.limit, self.room), max_bytes, self._wait > 0)
+
+    def hurry(self) -> None:
+        """Wait no more: end when there is no more to say."""
+        self._wait = 0
+
+    def is_late(self, clock: Callable[[], float]) -> bool:
+        """Return whether its time is up."""
+        return self._wait == 0 or clock() >= self.until
+
+
+class _Sent:
+    """What the streams of a connection have sent, and how much of it is under way.
+
+    Attributes:
+        last: the last seq that was sent.
+        bytes: of the replies that brought what is under way.
+    """
+
+    __slots__ = ("_under_way", "bytes", "last")
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.bytes = 0
+        # Seqs, each with the bytes of the reply whose last message it is, or 0.
+        self._under_way: deque[tuple[int, int]] = deque()
+
+    def __len__(self) -> int:
+        """Return how many messages are under way: the peer has not said that it saw them."""
+        return len(self._under_way)
+
+    def note(self, messages: tuple[Message, ...], size: int) -> None:
+        """Note that a reply was sent."""
+        for message in messages[:-1]:
+            self._under_way.append((message.seq, 0))
+        self.last = messages[-1].seq
+        self._under_way.append((self.last, size))
+        self.bytes += size
+
+    def seen(self, seq: int) -> None:
+        """Note that the peer has seen everything up to a seq."""
+        while self._under_way and self._under_way[0][0] <= seq:
+            self.bytes -= self._under_way.popleft()[1]
+
+
+def _shutting_down() -> ErrorReply:
+    return ShuttingDown(retry_after_ms=RESTART_MS).to_reply()
