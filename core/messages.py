@@ -49,11 +49,13 @@ class MessageRules:
             InvalidUsername, NoSuchUser, MailboxFull, SendIdConflict, RateLimited.
         """
         name = parse_username(to)
-        # Nearly every body is short and ASCII, which has as many bytes as characters.
+        # Nearly every text is short and ASCII, which has as many bytes as characters.
         if not body or len(body) > self._body_bytes or not body.isascii():
             self._check_body(body)
-        if send_id is not None and not 1 <= _utf8_length(send_id) <= MAX_SEND_ID_BYTES:
-            raise BadRequest(f"a send_id has 1 to {MAX_SEND_ID_BYTES} bytes of UTF-8")
+        if send_id is not None and not (
+            0 < len(send_id) <= MAX_SEND_ID_BYTES and send_id.isascii()
+        ):
+            _check_send_id(send_id)
         if self._rate is not None:
             self._rate.take(session.account_id)
         recipient = self._accounts.find(name)
@@ -100,6 +102,11 @@ def on_own_mailbox(
         return call(session.account_id, *args, **options)
     except NoSuchUser:
         raise SessionExpired from None
+
+
+def _check_send_id(send_id: str) -> None:
+    if not 1 <= _utf8_length(send_id) <= MAX_SEND_ID_BYTES:
+        raise BadRequest(f"a send_id has 1 to {MAX_SEND_ID_BYTES} bytes of UTF-8")
 
 
 def _utf8_length(text: str) -> int:

@@ -388,7 +388,7 @@ class Mailboxes(ABC):
         A send_id counts for the policy's hours by the sent_at of both sends, whichever is the
         later one, so that a clock that was set wrong for a moment keeps none for ever. Of each
         mailbox, and of each sender within it, the policy's number is remembered: when there are
-        more, the first to come are the first to go.
+        more, the first to come are the first to go, and up to an eighth of them may go at once.
 
         Raises:
             NoSuchUser: there is no such mailbox.

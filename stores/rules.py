@@ -14,31 +14,31 @@ from twinline.core.store import MailboxPolicy, UsernamePage
 CHUNK_NAMES: Final = 512
 """The most names that a listing reads at once, and so while it holds a lock."""
 _YIELD_SECONDS: Final = 0.00002
-_LONG_AGO: Final = -(2**62)  # before every time that a store keeps, and fits its integers
+_LONG: Final = 2**62  # "for ever", as milliseconds that fit the integers of a store
 
 
 def history_ends(policy: MailboxPolicy, now: int) -> int:
     """Return the moment at or before which an ack has aged out of the history."""
-    return _before(now, policy.history_days * DAY_MS)
+    return now - min(math.ceil(policy.history_days * DAY_MS), _LONG)
+
+
+def send_id_span(policy: MailboxPolicy) -> int:
+    """Return the milliseconds for which a send_id counts: two sends so far apart are not one.
+
+    Whichever is the later one: a first send that lies so far ahead was sent by a clock that was
+    wrong, and were it kept until its time comes, it would be in the way of those behind it.
+    """
+    return min(math.ceil(policy.send_id_hours * HOUR_MS), _LONG)
 
 
 def send_ids_count(policy: MailboxPolicy, now: int) -> tuple[int, int]:
-    """Return the moments between which a send_id counts, neither of them included.
-
-    One from beyond the second was sent by a clock that was wrong: were it kept until its time
-    comes, it would be in the way of those behind it for as long.
-    """
-    begin = _before(now, policy.send_id_hours * HOUR_MS)
-    return begin, now + (now - begin)
-
-
-def _before(now: int, milliseconds: float) -> int:
-    # A policy may say "for ever" by a number that no integer column holds.
-    return _LONG_AGO if milliseconds >= -_LONG_AGO else math.floor(now - milliseconds)
+    """Return the moments between which a send_id counts at ``now``, neither of them included."""
+    span = send_id_span(policy)
+    return now - span, now + span
 
 
 def fingerprint(body: str) -> bytes:
-    """Return a hash of a message's body: the content that a send_id stands for."""
+    """Return a hash of a message's body: the content that a send_id stands for, anywhere."""
     return hashlib.blake2b(body.encode(errors="surrogatepass"), digest_size=16).digest()
 
 

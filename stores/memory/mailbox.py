@@ -8,7 +8,7 @@ and then assigned without a call between; what is removed goes out of the list o
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection
-from typing import Final, cast
+from typing import Final
 
 from twinline.core.errors import CursorInvalid, MailboxFull
 from twinline.core.store import Draft, MailboxPolicy, Standing
@@ -75,8 +75,13 @@ class Mailbox:
         """The position and how many messages lie beyond it."""
         return Standing(self.position, self.unread)
 
-    def append(self, draft: Draft) -> None:
+    def append(self, draft: Draft, content: int | None) -> None:
         """Add a message under the next seq, and remove what has aged by the time it was sent.
+
+        Args:
+            draft: the message.
+            content: what its send_id stands for from now on (see `content_of`), or None if that
+                is not to be kept.
 
         Raises:
             MailboxFull: too many are not acked.
@@ -86,10 +91,15 @@ class Mailbox:
             self.trim(draft.sent_at)
         if self.unread >= self._policy.mailbox_messages:
             raise MailboxFull
-        kept = cast("Kept", tuple(draft))
+        send_ids = self.send_ids
+        if content is not None:
+            mine, first = send_ids.make_room(draft, content)
+            # No call from here on but the last: the message is stored with its send_id or not.
+            mine[draft.send_id] = first
+            send_ids.count += 1
         self.unread += 1
         self.last = seq = self.last + 1
-        self._messages[seq] = kept
+        self._messages[seq] = draft[:]  # a slice is a plain tuple
         self._seqs.append(seq)
 
     def after(self, seq: int, count: int) -> list[Entry]:

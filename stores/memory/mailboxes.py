@@ -4,7 +4,6 @@
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
-from typing import Final
 
 from twinline.core.errors import NoSuchUser, RequestError
 from twinline.core.locks import new_lock
@@ -20,10 +19,8 @@ from twinline.core.store import (
 )
 from twinline.core.waiting import Wake, wake_after_reply, wake_all
 from twinline.stores.memory.mailbox import Entry, Kept, Mailbox
-from twinline.stores.memory.send_ids import SendIds
-from twinline.stores.rules import fingerprint, fitting, send_ids_count
-
-_EXPIRY_STEPS: Final = 2  # one for the send_id that a send adds, and one to go on
+from twinline.stores.memory.send_ids import SendIds, content_of
+from twinline.stores.rules import fitting
 
 
 class MemoryMailboxes(Mailboxes):
@@ -35,6 +32,7 @@ class MemoryMailboxes(Mailboxes):
 
     def __init__(self, policy: MailboxPolicy) -> None:
         self._policy = policy
+        self._keeps_send_ids = policy.send_id_hours > 0
         self._lock = new_lock("message")
         # Both guarded by the message lock.
         self._boxes: dict[str, Mailbox] = {}  # by account id
@@ -55,25 +53,25 @@ class MemoryMailboxes(Mailboxes):
         wake_all(wakes)
 
     def append(self, account_id: str, draft: Draft) -> Receipt:
+        keeps = draft.send_id is not None and self._keeps_send_ids
+        content = content_of(draft) if keeps else None
         receipt = Receipt(draft.message_id, draft.sent_at)
-        content = b"" if draft.send_id is None else fingerprint(draft.body)
         wakes: tuple[Wake, ...] = ()
         try:
             with self._lock:
                 box = self._box(account_id)
-                if content or self._expiring:  # none for as long as no sender gives send_ids
-                    counting = send_ids_count(self._policy, draft.sent_at)
-                    self._expire(counting)
-                if content:
-                    first = box.send_ids.first(draft, content, counting)
+                if self._expiring:  # none for as long as no sender gives send_ids
+                    self._expire(draft.sent_at)
+                if content is not None:
+                    first = box.send_ids.first(draft, content)
                     if first is not None:
                         return first
-                wakes = tuple(box.watchers.values()) if box.watchers else ()
-                box.append(draft)
-                if content:
-                    if not box.send_ids and self._policy.send_id_hours > 0:
-                        self._expiring.append(box.send_ids)
-                    box.send_ids.keep(draft, content, receipt, box.last)
+                if box.watchers:
+                    wakes = tuple(box.watchers.values())
+                box.append(draft, content)
+                if content is not None and not box.send_ids.queued:
+                    self._expiring.append(box.send_ids)
+                    box.send_ids.queued = True
             if wakes:
                 wake_after_reply(wakes)
         except RequestError:
@@ -136,24 +134,21 @@ class MemoryMailboxes(Mailboxes):
 
         return unsubscribe
 
-    def _expire(self, counting: tuple[int, int]) -> None:
-        """Forget the oldest send_ids that count no more, under the message lock: a few.
+    def _expire(self, now: int) -> None:
+        """Forget the oldest send_ids that count no more, under the message lock: two at the most.
 
-        Every send makes so many steps, whichever mailbox it is to: so each costs the same, and
-        mailboxes that get no more mail are looked at as well. A step forgets one, or goes on to
-        the next mailbox.
+        One is for the send_id that a send adds, and one to go on. Every send does so, whichever
+        mailbox it is to: so each costs the same, and mailboxes that get no more mail are looked
+        at as well. When there is none to forget, the next mailbox has its turn.
         """
-        for _ in range(_EXPIRY_STEPS):
-            if not self._expiring:
-                return
-            send_ids = self._expiring[0]
-            forgotten = send_ids.expire(counting)
-            if not send_ids:
-                self._expiring.popleft()
-            elif not forgotten:
-                if len(self._expiring) == 1:
-                    return
-                self._expiring.rotate(-1)
+        send_ids = self._expiring[0]
+        if send_ids.expire(now) and send_ids.expire(now):
+            return
+        if not send_ids.count:
+            send_ids.queued = False
+            self._expiring.popleft()
+        elif len(self._expiring) > 1:
+            self._expiring.rotate(-1)
 
     def _box(self, account_id: str) -> Mailbox:
         box = self._boxes.get(account_id)

@@ -1,39 +1,66 @@
-"""What each sender's send_ids stand for in one mailbox, in memory; its owner's lock guards it."""
+"""What each sender's send_ids stand for in one mailbox, in memory; its owner's lock guards it.
 
-from collections import OrderedDict
+The rule for interruptions is that of the mailbox. A send_id and its message are stored with no call
+between, so `SendIds.make_room` prepares all else, and `Mailbox.append` puts it in.
+"""
+
+from collections import deque
+from itertools import islice
+from typing import Final
 
 from twinline.core.errors import SendIdConflict
 from twinline.core.store import Draft, MailboxPolicy, Receipt
+from twinline.stores.rules import send_id_span
 
-_First = tuple[bytes, Receipt, int]
-"""The first send under a send_id: its content, its receipt, and its message's seq."""
+First = tuple[str, str | None, int, str, int]
+"""The first send under a send_id: the sender's account id, the send_id, the hash of the body, the
+message's id and when it was sent. A plain tuple, as a message is; and it has not the message, which
+may be gone long before."""
+_AT_ONCE: Final = 16  # beyond a sender's bound so many go, or an eighth of it if that is less
+_STALE: Final = 64  # fewer than this are not worth a new queue
+
+
+def content_of(draft: Draft) -> int:
+    """Return what stands for a draft's body: 64 bits, under a key that this process drew.
+
+    That is enough, for it is compared with one other, the body of the same sender and send_id, and
+    tells a sender of its own mistake: only its own second message can be taken for a repeat. The
+    body itself would live for a day longer than its message, and what is kept in a file or shared
+    by processes needs `twinline.stores.rules.fingerprint`, which takes seven times as long.
+    """
+    return hash(draft.body)
 
 
 class SendIds:
-    """The first send under each sender's send_id, the oldest first.
+    """The first send under each sender's send_id.
 
-    Both dictionaries keep their order: taking from the front of a plain one walks over all that
-    it lost before.
+    Those of a sender are in a dictionary, in the order in which they came. Beside these is one
+    queue of all. What is forgotten out of turn stays in it, and is *stale*, until it comes to the
+    front or makes up half of the queue.
+
+    Attributes:
+        count: how many are kept.
+        queued: whether the store has it among those whose send_ids expire.
     """
 
-    __slots__ = ("_by_sender", "_policy", "_senders")
+    __slots__ = ("_by_sender", "_most", "_most_of_sender", "_order", "_span", "count", "queued")
 
     def __init__(self, policy: MailboxPolicy) -> None:
-        self._policy = policy
-        self._by_sender: dict[str, OrderedDict[str | None, _First]] = {}
-        # Whose it is, by its message's seq; None for as long as none is kept, as in most mailboxes.
-        self._senders: OrderedDict[int, str] | None = None
+        self.count = 0
+        self.queued = False
+        self._most = policy.send_ids_per_mailbox
+        self._most_of_sender = policy.send_ids_per_sender
+        self._span = send_id_span(policy)
+        self._by_sender: dict[str, dict[str | None, First]] = {}
+        # None for as long as there is none, as in most mailboxes: an empty one has room for 64.
+        self._order: deque[First] | None = None
 
-    def __len__(self) -> int:
-        return len(self._senders) if self._senders else 0
-
-    def first(self, draft: Draft, content: bytes, counting: tuple[int, int]) -> Receipt | None:
+    def first(self, draft: Draft, content: int) -> Receipt | None:
         """Return the receipt of the first send under this draft's send_id, if it still counts.
 
         Args:
             draft: what is sent.
-            content: its fingerprint.
-            counting: the moments between which one counts, as `send_ids_count` gives them.
+            content: what `content_of` gives for it.
 
         Raises:
             SendIdConflict: that send had another body.
@@ -42,58 +69,83 @@ class SendIds:
         known = None if mine is None else mine.get(draft.send_id)
         if known is None:
             return None
-        first, receipt, _ = known
-        begin, end = counting
-        if not begin < receipt.sent_at < end:
+        _, _, first, message_id, sent_at = known
+        if not -self._span < draft.sent_at - sent_at < self._span:
             return None
         if first != content:
             raise SendIdConflict
-        return receipt
+        return Receipt(message_id, sent_at)
 
-    def keep(self, draft: Draft, content: bytes, receipt: Receipt, seq: int) -> None:
-        """Keep what a send_id stands for from now on, and no more than the policy allows."""
-        if self._policy.send_id_hours <= 0:
-            return
-        senders = self._senders
-        if senders is None:
-            senders = self._senders = OrderedDict()
-        mine = self._by_sender.get(draft.sender_id)
-        if mine is None:
-            mine = self._by_sender[draft.sender_id] = OrderedDict()
-        elif draft.send_id in mine:  # it counts no more
-            _, _, outdated = mine.pop(draft.send_id)
-            del senders[outdated]
-        mine[draft.send_id] = (content, receipt, seq)
-        senders[seq] = draft.sender_id
-        if len(mine) > self._policy.send_ids_per_sender:
-            self._forget_first_of(draft.sender_id, senders)
-        if len(senders) > self._policy.send_ids_per_mailbox:
-            self._forget_first_of(next(iter(senders.values())), senders)
-
-    def expire(self, counting: tuple[int, int]) -> bool:
-        """Forget the oldest if it counts no more; return whether it was forgotten.
+    def make_room(self, draft: Draft, content: int) -> tuple[dict[str | None, First], First]:
+        """Make room for what a send_id stands for from now on.
 
         Args:
-            counting: the moments between which one counts, as `send_ids_count` gives them.
+            draft: what is sent, under a send_id that stands for nothing that still counts.
+            content: what `content_of` gives for it.
+
+        Returns:
+            The dictionary of the sender, and what the caller puts into it and counts.
         """
-        if not self._senders:
+        sender, send_id = draft.sender_id, draft.send_id
+        mine = self._by_sender.get(sender)
+        if mine is not None and send_id in mine:  # it counts no more
+            del mine[send_id]
+            self.count -= 1
+        while self.count >= self._most and self._order:
+            self._forget_first(self._order)
+        if not mine:  # or it was just emptied, and may be gone
+            mine = self._by_sender[sender] = {}
+        elif len(mine) >= self._most_of_sender:
+            # To take from the front of a dictionary is to walk over all that it lost before.
+            for oldest in tuple(islice(mine, 1 + min(self._most_of_sender // 8, _AT_ONCE - 1))):
+                del mine[oldest]
+                self.count -= 1
+        first = (sender, send_id, content, draft.message_id, draft.sent_at)
+        order = self._order
+        if order is None:
+            order = self._order = deque()
+        elif len(order) > self.count:
+            order = self._drop_stale(order)
+        order.append(first)
+        return mine, first
+
+    def expire(self, now: int) -> bool:
+        """Forget the first to come if it counts no more at ``now``; return whether it did."""
+        order = self._order
+        if not order or -self._span < now - order[0][4] < self._span:
             return False
-        sender = next(iter(self._senders.values()))
-        _, receipt, _ = next(iter(self._by_sender[sender].values()))
-        begin, end = counting
-        if begin < receipt.sent_at < end:
-            return False
-        self._forget_first_of(sender, self._senders)
+        self._forget_first(order)
         return True
 
     def clear(self) -> None:
         """Forget all."""
-        self._by_sender.clear()
-        self._senders = None
+        self._by_sender = {}
+        self._order = None
+        self.count = 0
 
-    def _forget_first_of(self, sender: str, senders: OrderedDict[int, str]) -> None:
-        mine = self._by_sender[sender]
-        _, (_, _, seq) = mine.popitem(last=False)
-        del senders[seq]
-        if not mine:
-            del self._by_sender[sender]
+    def _is_stale(self, first: First) -> bool:
+        mine = self._by_sender.get(first[0])
+        return mine is None or mine.get(first[1]) is not first
+
+    def _forget_first(self, order: deque[First]) -> None:
+        """Take out the first of the queue, and forget what it stands for unless it is stale."""
+        first = order[0]
+        sender, send_id = first[:2]
+        if not self._is_stale(first):
+            mine = self._by_sender[sender]
+            del mine[send_id]
+            self.count -= 1
+            if not mine:
+                del self._by_sender[sender]
+        if self.count:
+            order.popleft()
+        else:
+            self._order = None  # the others are stale
+
+    def _drop_stale(self, order: deque[First]) -> deque[First]:
+        """Take stale ones from the front of the queue, or all if they are too many."""
+        while order and self._is_stale(order[0]):
+            order.popleft()
+        if len(order) > 2 * self.count + _STALE:
+            order = self._order = deque(one for one in order if not self._is_stale(one))
+        return order

@@ -92,7 +92,7 @@ OF_CONTAINERS = {
         "_boxes": "accounts, each with a mailbox",
         "_expiring": "accounts, each with a mailbox",
     },
-    "stores/memory/send_ids.py": {"_by_sender": "send_ids", "_senders": "send_ids"},
+    "stores/memory/send_ids.py": {"_by_sender": "send_ids", "_order": "send_ids"},
     "stores/sqlite/accounts.py": {
         "_accounts": "accounts and sessions read from SQLite",
         "_sessions": "accounts and sessions read from SQLite",

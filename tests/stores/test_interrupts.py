@@ -30,6 +30,24 @@ def test_who_waits_for_mail_is_woken_if_it_was_stored(open_store: Callable[[], S
     assert stored
 
 
+def test_a_send_that_was_interrupted_is_stored_once_when_it_is_repeated(
+    open_store: Callable[[], Store],
+) -> None:
+    """Its send_id is kept with its message or neither is: no place is between the two."""
+    boxes = open_store().mailboxes
+    boxes.create("bob")
+    sent: list[str] = []
+
+    def send() -> None:
+        sent.append(f"{len(sent)}")
+        boxes.append("bob", draft(sent[-1], send_id=sent[-1]))
+
+    for place in each_place(send):
+        boxes.append("bob", draft(sent[-1], send_id=sent[-1]))
+        bodies = [each.body for each in boxes.read("bob", 0, ALL, ALL).messages]
+        assert bodies == sent, place
+
+
 def test_a_mailbox_is_whole_wherever_a_change_to_it_is_interrupted(
     open_store: Callable[..., Store],
 ) -> None:

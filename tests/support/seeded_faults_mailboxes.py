@@ -14,6 +14,7 @@ from twinline.core.store import Receipt, Standing
 from twinline.core.waiting import wake_all
 from twinline.stores.memory.mailbox import Mailbox
 from twinline.stores.memory.mailboxes import MemoryMailboxes
+from twinline.stores.memory.send_ids import content_of
 
 ALL = 10**9
 
@@ -120,7 +121,14 @@ def _first(half: MemoryMailboxes, account_id, draft):
     """Return the receipt of the first send under a send_id, whatever its body was."""
     box = half._boxes.get(account_id)
     mine = {} if box is None else box.send_ids._by_sender.get(draft.sender_id, {})
-    return mine[draft.send_id][1] if draft.send_id in mine else None
+    return Receipt(*mine[draft.send_id][3:]) if draft.send_id in mine else None
+
+
+def _keep(box: Mailbox, draft):
+    """Keep what a send_id stands for, whatever became of the message."""
+    mine, first = box.send_ids.make_room(draft, content_of(draft))
+    mine[draft.send_id] = first
+    box.send_ids.count += 1
 
 
 def looks_only_at_the_id(half: MemoryMailboxes, was, account_id, draft):
@@ -162,9 +170,8 @@ def keeps_refused_send_ids(half: MemoryMailboxes, was, account_id, draft):
     try:
         return was(account_id, draft)
     except (MailboxFull, NoSuchUser):
-        receipt = Receipt(draft.message_id, draft.sent_at)
         for box in half._boxes.values():
-            box.send_ids.keep(draft, b"", receipt, seq=-box.last)
+            _keep(box, draft)
         raise
 
 
@@ -294,7 +301,7 @@ def counts_then_stores(half: MemoryMailboxes, was, account_id, draft):
     a_moment()
     with half._lock:
         box.last = last
-        box.append(draft)
+        box.append(draft, None)
         box._seqs = sorted(set(box._seqs))
     return Receipt(draft.message_id, draft.sent_at)
 
@@ -330,7 +337,7 @@ def looks_then_stores(half: MemoryMailboxes, was, account_id, draft):
     receipt = was(account_id, draft._replace(send_id=None))
     box = half._boxes[account_id]
     with half._lock:
-        box.send_ids.keep(draft, b"", receipt, box.last)
+        _keep(box, draft)
     return receipt
 
 
@@ -342,7 +349,7 @@ def counts_then_fills(half: MemoryMailboxes, was, account_id, draft):
     a_moment()
     with half._lock:
         box._policy = box._policy.model_copy(update={"mailbox_messages": 10**6})
-        box.append(draft)
+        box.append(draft, None)
         box._policy = box._policy.model_copy(update={"mailbox_messages": most})
     return Receipt(draft.message_id, draft.sent_at)
 
@@ -352,7 +359,7 @@ def looks_then_revives(half: MemoryMailboxes, was, account_id, draft):
         box = half._box(account_id)
     a_moment()
     with half._lock:
-        box.append(draft)
+        box.append(draft, None)
         half._boxes[account_id] = box
     return Receipt(draft.message_id, draft.sent_at)
 
