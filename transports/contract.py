@@ -18,6 +18,8 @@ codecs of most byte streams share. The rules that a codec keeps:
 4. A frame that is longer than the limit is refused before it is collected, in linear time.
 5. After a fatal event the codec yields nothing more.
 6. What its own side may not send is `LocalProtocolError`, and nothing of it goes out.
+7. A client's codec expects one reply to each request, in their order; while `Reply.continues` is
+   true of what it reads, it expects another one to the same request. An error ends such a stream.
 
 A codec is used by one thread at a time and needs no lock. What it needs of the protocol is public:
 `twinline.core.protocol.REQUEST_BY_OP` finds the model of a request by its name, ``model_validate``
@@ -76,7 +78,7 @@ class RequestRefused:
 
 @dataclass(frozen=True, slots=True)
 class ReplyReceived:
-    """A reply, in the order of the requests; a stream's have one id.
+    """A reply, in the order of the requests; those of a stream have one id.
 
     Attributes:
         id: of the request it answers; None for an error that answers a frame the server could
@@ -134,7 +136,7 @@ class ServerCodec(Codec):
 
     @abstractmethod
     def send(self, id: int | None, reply: Reply) -> None:
-        """Put in a reply.
+        """Put in a reply: the only one to its request, or the next one of a stream.
 
         Args:
             id: the request's, or None for an error about a frame that had none.
@@ -155,7 +157,11 @@ class ServerCodec(Codec):
 
 
 class ClientCodec(Codec):
-    """The client's end: requests out, replies in, in the same order."""
+    """The client's end: requests out, replies in, in the same order.
+
+    A request is answered by one reply, or by a stream of them. All of a stream come before the
+    reply to the next request, and only its last is not `ReplyReceived.more`.
+    """
 
     @abstractmethod
     def next_event(self) -> ReplyReceived | None:
@@ -163,7 +169,7 @@ class ClientCodec(Codec):
 
         Raises:
             RemoteProtocolError: what arrived is not a reply, is longer than the limit, or
-                answers a request that was not sent.
+                answers a request that was not sent or that has been answered.
         """
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from twinline.core.protocol import Ack, DeleteAccount, History, Ping, Request, Send
+from twinline.core.protocol import Ack, DeleteAccount, History, Ping, Request, Send, Watch
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,9 @@ MALFORMED_JSONL: tuple[Malformed, ...] = (
     Malformed("a limit of 0", line('{"op":"history","id":1,"limit":0}'), id=1),
     Malformed("a limit of 1,001", line('{"op":"history","id":1,"limit":1001}'), id=1),
     Malformed("a wait of 61", line('{"op":"watch","id":1,"after":0,"wait":61}'), id=1),
+    Malformed("a window of 1,001", line('{"op":"watch","id":1,"after":0,"window":1001}'), id=1),
+    Malformed("true for a window", line('{"op":"watch","id":1,"after":0,"window":true}'), id=1),
+    Malformed("1 for renew", line('{"op":"watch","id":1,"after":0,"renew":1}'), id=1),
     Malformed("no seqs", line('{"op":"delete_messages","id":1,"seqs":[]}'), id=1),
     Malformed(
         "1,001 seqs",
@@ -216,6 +219,9 @@ MALFORMED_BINARY: tuple[Malformed, ...] = (
     Malformed("a limit of 0", frame(b"\x01\x00", kind=10, flags=2), id=1),
     Malformed("a limit of 1,001", frame(b"\x01\xe9\x07", kind=10, flags=2), id=1),
     Malformed("a wait of 61", frame(b"\x01\x00\x3d", kind=8, flags=4), id=1),
+    Malformed("a window of 1,001", frame(b"\x01\x00\xe9\x07", kind=8, flags=8), id=1),
+    Malformed("2 for renew", frame(b"\x01\x00\x02", kind=8, flags=16), id=1, fatal=True),
+    Malformed("a flag beyond renew", frame(b"\x01\x00\x01", kind=8, flags=32), fatal=True),
     Malformed("no seqs", frame(b"\x01\x00", kind=11), id=1),
     Malformed("1,001 seqs", frame(b"\x01\xe9\x07" + b"\x07" * 1_001, kind=11), id=1),
 )
@@ -266,5 +272,11 @@ ALSO_ACCEPTED_BINARY: tuple[tuple[str, bytes, int, Request], ...] = (
         frame(b"\x01\x01x\x00", kind=14, flags=1),
         1,
         DeleteAccount(password="x"),
+    ),
+    (
+        "window and renew that are said and are the default",
+        frame(b"\x01\x00\x00\x00", kind=8, flags=24),
+        1,
+        Watch(after=0),
     ),
 )

@@ -8,7 +8,16 @@ from malformed_samples import MALFORMED_BINARY, MALFORMED_JSONL, frame, line
 from streams import PING, PINGED, pieces, receive, receive_replies
 
 from twinline.core.errors import FrameTooLarge
-from twinline.core.protocol import REQUESTS, Done, ErrorReply, Login, Ping, Send
+from twinline.core.protocol import (
+    REQUESTS,
+    Done,
+    ErrorReply,
+    Login,
+    Ping,
+    Send,
+    Watch,
+    WatchReply,
+)
 from twinline.transports.binary.frames import ERROR_WITHOUT_ID, KIND_BY_REPLY, KIND_BY_REQUEST
 from twinline.transports.contract import (
     LocalProtocolError,
@@ -35,6 +44,10 @@ def client_expecting(name, *requests):
         client.send(number, request)
     client.data_to_send()
     return client
+
+
+def served(name):
+    return transport(name).server_codec(4096)
 
 
 # -- what is said about what cannot be read -----------------------------------------------
@@ -270,6 +283,64 @@ def test_what_is_not_a_reply_ends_the_conversation(name, data, why, size):
     client.receive_data(server.data_to_send())
     assert client.next_event() is None
     assert not client.mid_frame
+
+
+WATCHED = WatchReply(messages=(), position=7, more=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("jsonl", b'{"id":1,"ok":true,"messages":[],"position":7,"more":1}\n', "'more' is wrong"),
+        (
+            "jsonl",
+            b'{"id":1,"ok":true,"messages":[],"position":7,"more":null}\n',
+            "'more' is wrong",
+        ),
+        ("jsonl", b'{"id":2,"ok":true}\n', "not to request 1"),
+        ("binary", frame(b"\x01\x00\x07\x02", kind=0x85, flags=1), "truth value"),
+        ("binary", frame(b"\x01\x00\x07\x01", kind=0x85), "longer than its fields"),
+        ("binary", frame(b"\x01\x00\x07\x01", kind=0x85, flags=3), "flag"),
+        ("binary", frame(b"\x02", kind=0x80), "not the reply to request 1"),
+        ("binary", frame(b"\x01", kind=0x80), "not the reply to request 1"),
+    ],
+)
+@pytest.mark.parametrize("size", [None, 1])
+def test_what_is_no_reply_of_a_stream_ends_the_conversation(name, data, why, size):
+    client, server = client_expecting(name, Watch(after=0, window=9), Ping()), served(name)
+    server.send(1, WATCHED)
+    assert receive_replies(client, [server.data_to_send()]) == [ReplyReceived(1, WATCHED)]
+    with pytest.raises(RemoteProtocolError, match=why):
+        receive_replies(client, pieces(data, size))
+    server.send(1, WATCHED)
+    assert receive_replies(client, [server.data_to_send()]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("jsonl", b'{"id":1,"ok":true,"messages":[],"position":7,"more":false}\n'),
+        ("binary", frame(b"\x01\x00\x07\x00", kind=0x85, flags=1)),
+    ],
+)
+def test_a_stream_may_say_that_it_ends(name, data):
+    client = client_expecting(name, Watch(after=0, window=9))
+    (event,) = receive_replies(client, [data])
+    assert event == ReplyReceived(1, WatchReply(messages=(), position=7))
+    assert not event.more
+    with pytest.raises(RemoteProtocolError, match="no request"):
+        receive_replies(client, [data])
+
+
+@BOTH
+def test_an_error_without_an_id_says_nothing_of_a_stream(name):
+    client, server = client_expecting(name, Watch(after=0, window=9)), served(name)
+    refused = ErrorReply(code="bad_request", message="?", retryable=False)
+    for number, reply in ((1, WATCHED), (None, refused), (1, WATCHED), (1, refused)):
+        server.send(number, reply)
+        (event,) = receive_replies(client, [server.data_to_send()])
+        assert event == ReplyReceived(number, reply)
+        assert event.more is (reply is WATCHED)
 
 
 @BOTH
