@@ -22,7 +22,9 @@ _SIGNAL_SECONDS: Final = 0.5
 """How long a signal may go unnoticed by a main thread that waits."""
 _HERD: Final = 8
 _TURN_SECONDS: Final = 0.001
-"""Between so many wakes for one message others get a turn of the interpreter, of this length."""
+"""Where one message wakes more than so many, others get a turn of the interpreter between so many
+wakes, of this length. The wakes of many messages have none: they are spread by their sends, and a
+sender that writes to many at once would get less than half as many through."""
 
 Wake = Callable[[], None]
 """A callback that wakes one waiter: it sets a flag, or puts into a queue, and returns.
@@ -34,8 +36,22 @@ keeps no other wake from being called.
 """
 
 
+class DeferredWakes(dict[int, Wake]):
+    """Wakes that are still to be called, each once: by `id`, the first to be asked for first.
+
+    Attributes:
+        herd: whether one message wakes so many of them that others are given turns.
+    """
+
+    __slots__ = ("herd",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.herd = False
+
+
 class _Deferred(threading.local):
-    wakes: list[Wake] | None = None  # None: they are called at once
+    wakes: DeferredWakes | None = None  # None: they are called at once
 
 
 _deferred = _Deferred()
@@ -73,13 +89,10 @@ def wake_after_reply(wakes: Iterable[Wake]) -> None:
         wake_all(wakes)
         return
     wakes = tuple(wakes)
-    if len(wakes) <= _HERD:
-        deferred.extend(wakes)
-    else:
-        # All of them would want the interpreter at once, and whoever else wants it would wait for
-        # them all. The sender has its reply by then, so it is the one that can wait.
-        for first in range(0, len(wakes), _HERD):
-            deferred.extend((_give_turn, *wakes[first : first + _HERD]))
+    for wake in wakes:
+        deferred[id(wake)] = wake
+    if len(wakes) > _HERD:
+        deferred.herd = True
 
 
 def _give_turn() -> None:
@@ -87,7 +100,7 @@ def _give_turn() -> None:
 
 
 @contextmanager
-def deferred_wakes() -> Iterator[list[Wake]]:
+def deferred_wakes() -> Iterator[DeferredWakes]:
     """Keep the wakes of `wake_after_reply` until this thread has written its reply.
 
     A thread that is woken wants the interpreter at once, and the one that woke it still needs
@@ -97,7 +110,7 @@ def deferred_wakes() -> Iterator[list[Wake]]:
         The deferred wakes; to be given to `wake_deferred` after each reply, and before anything
         that takes long. Those that are left at the end are called then.
     """
-    deferred: list[Wake] = []
+    deferred = DeferredWakes()
     _deferred.wakes = deferred
     try:
         yield deferred
@@ -106,13 +119,23 @@ def deferred_wakes() -> Iterator[list[Wake]]:
         wake_deferred(deferred)
 
 
-def wake_deferred(deferred: list[Wake]) -> None:
-    """Call the wakes that `deferred_wakes` kept, once."""
+def wake_deferred(deferred: DeferredWakes) -> None:
+    """Call the wakes that `deferred_wakes` kept, each once, in the order they were asked for."""
+    if len(deferred) == 1:  # as after nearly every send
+        _call(deferred.popitem()[1])
+        return
+    many, herd, deferred.herd = len(deferred), deferred.herd, False
+    others = iter(tuple(deferred.values()))
     try:
-        while deferred:
-            _call(deferred.pop())
+        deferred.clear()
+        for called, wake in enumerate(others, 1):
+            _call(wake)
+            # All of them would want the interpreter at once, and whoever else wants it would wait
+            # for them all. The sender has its reply by now, so it is the one that can wait.
+            if herd and called % _HERD == 0 and called < many:
+                _give_turn()
     except BaseException:
-        wake_deferred(deferred)
+        wake_all(others)
         raise
 
 

@@ -7,10 +7,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from waiting import join
 
+from twinline.core import waiting
 from twinline.core.deadline import Deadline
 from twinline.core.waiting import (
     CallbackWaiter,
@@ -121,7 +123,7 @@ def is_interrupted() -> None:
 
 def wake_deferred_ones(wakes: list[Wake]) -> None:
     with deferred_wakes():
-        wake_after_reply(reversed(wakes))  # the last one that was deferred is the first called
+        wake_after_reply(wakes)
 
 
 def wake_a_group(wakes: list[Wake]) -> None:
@@ -139,7 +141,8 @@ def test_a_wake_that_raises_is_logged_and_hinders_nobody(
     way: Callable[[list[Wake]], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     called: list[str] = []
-    way([raises, lambda: called.append("a"), raises, lambda: called.append("b")])
+    # Two that raise, each on its own: the same one twice would be called once after a reply.
+    way([partial(raises), lambda: called.append("a"), partial(raises), lambda: called.append("b")])
     assert sorted(called) == ["a", "b"]
     assert [record.getMessage() for record in caplog.records] == ["a wake raised"] * 2
 
@@ -151,7 +154,12 @@ def test_an_interruption_while_waking_is_told_when_all_are_woken(
     called: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         way(
-            [is_interrupted, lambda: called.append("a"), is_interrupted, lambda: called.append("b")]
+            [
+                partial(is_interrupted),
+                lambda: called.append("a"),
+                partial(is_interrupted),
+                lambda: called.append("b"),
+            ]
         )
     assert sorted(called) == ["a", "b"]
 
@@ -237,6 +245,64 @@ def test_wakes_are_kept_for_their_own_thread_alone() -> None:
         other.start()
         join(other)
         assert called == ["woken"]
+
+
+def test_wakes_after_a_reply_are_called_once_each_in_the_order_of_the_sends() -> None:
+    called: list[str] = []
+    ann, bob, carl = (partial(called.append, name) for name in ("ann", "bob", "carl"))
+    with deferred_wakes() as deferred:
+        for one in ((bob,), (ann, carl), (bob,), (carl, ann), (bob,)):
+            wake_after_reply(one)
+        wake_deferred(deferred)
+        assert called == ["bob", "ann", "carl"]
+        wake_after_reply((carl,))  # after the flush it is asked for anew
+        wake_after_reply((bob,))
+    assert called[3:] == ["carl", "bob"]
+
+
+def test_equal_wakes_of_two_subscribers_are_both_called() -> None:
+    """A subscriber is known by the wake that it gave, not by what that says it is equal to."""
+
+    class Equal:
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+        def __call__(self) -> None:
+            called.append(self)
+
+    called: list[Equal] = []
+    first, second = Equal(), Equal()
+    with deferred_wakes():
+        wake_after_reply((first, second))
+    assert [id(one) for one in called] == [id(first), id(second)]
+
+
+@pytest.mark.parametrize("interrupted", range(20))
+def test_a_wake_that_is_interrupted_after_a_reply_keeps_the_order_of_the_rest(
+    interrupted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_TURN_SECONDS", 0)
+    called: list[int] = []
+    wakes = [partial(called.append, number) for number in range(20)]
+    wakes[interrupted] = is_interrupted  # type: ignore[call-overload]
+    with deferred_wakes() as deferred:
+        wake_after_reply(wakes)
+        with pytest.raises(KeyboardInterrupt):
+            wake_deferred(deferred)
+        assert not deferred
+    assert called == [number for number in range(20) if number != interrupted]
+
+
+def test_who_is_interrupted_while_it_gives_a_turn_wakes_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "_give_turn", is_interrupted)
+    called: list[int] = []
+    with pytest.raises(KeyboardInterrupt), deferred_wakes():
+        wake_after_reply([partial(called.append, number) for number in range(20)])
+    assert called == list(range(20))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from twinline.core.errors import Busy
 from twinline.core.protocol import ErrorReply, Watch, WatchReply
 from twinline.core.service import ChatService
 from twinline.core.settings import ServiceSettings
-from twinline.core.waiting import deferred_wakes, wake_after_reply, wake_deferred
+from twinline.core.waiting import Wake, deferred_wakes, wake_after_reply, wake_deferred
 from twinline.core.watches import Watches
 
 MOST = 3
@@ -113,15 +113,30 @@ def test_waking_many_gives_others_a_turn_after_every_eight(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     happened: list[str] = []
-    monkeypatch.setattr(waiting, "_give_turn", lambda: happened.append("turn"))
+    monkeypatch.setattr(waiting, "_give_turn", lambda: happened.append(" "))
+
+    def wakes(count: int) -> list[Wake]:
+        return [partial(happened.append, "w") for _ in range(count)]
+
     with deferred_wakes() as deferred:
-        for count in (8, 20):
-            wake_after_reply([lambda: happened.append("wake")] * count)
-            wake_deferred(deferred)
-    assert "".join(one[0] for one in happened[:8]) == "w" * 8
-    rest = "".join(one[0] for one in happened[8:])
-    assert rest.count("w") == 20
-    assert all(len(wakes) <= 8 for wakes in rest.split("t"))
+        wake_after_reply(wakes(8))
+        wake_deferred(deferred)
+        assert "".join(happened) == "w" * 8
+        happened.clear()
+        wake_after_reply(wakes(20))
+        wake_deferred(deferred)
+        assert "".join(happened) == "wwwwwwww wwwwwwww wwww"
+        happened.clear()
+        for _ in range(16):  # of as many messages
+            wake_after_reply(wakes(1))
+        wake_deferred(deferred)
+        assert "".join(happened) == "w" * 16
+        happened.clear()
+        crowd = wakes(12)
+        for _ in range(5):  # messages to the same watches
+            wake_after_reply(crowd)
+        wake_deferred(deferred)
+        assert "".join(happened) == "wwwwwwww wwww"
 
 
 def test_a_turn_is_time_in_which_this_thread_wants_nothing(

@@ -153,8 +153,8 @@ CLIENTS = {  # what only a client, a kit or the program itself fills
     "transports/resolver.py",
 }
 MAKERS = {
-    "Counter", "OrderedDict", "Queue", "ReadThroughCache", "SimpleQueue", "SortedList",
-    "WeakSet", "bytearray", "defaultdict", "deque", "dict", "list", "set",
+    "Counter", "DeferredWakes", "OrderedDict", "Queue", "ReadThroughCache", "SimpleQueue",
+    "SortedList", "WeakSet", "bytearray", "defaultdict", "deque", "dict", "list", "set",
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from twinline.core.looks import Look
 from twinline.core.protocol import Reply
 from twinline.core.service import ChatService
 from twinline.core.store import MailPage
-from twinline.core.waiting import Wake, deferred_wakes, wake_deferred
+from twinline.core.waiting import DeferredWakes, deferred_wakes, wake_deferred
 from twinline.transports.contract import ServerCodec
 from twinline.transports.listener.conversation import Conversation
 from twinline.transports.listener.settings import ListenerSettings
@@ -83,7 +83,7 @@ class Connection:
         self._receive_bytes = _IDLE_RECEIVE_BYTES
         self._wake: WakeDescriptor | None = None  # since the first watch that waits
         self._poll: poll | None = None  # on the socket and, since then, on that
-        self._deferred: list[Wake] = []  # of watches that got mail, until the replies are written
+        self._deferred = DeferredWakes()  # of watches that got mail, until the replies are written
         self._lock = new_lock("connection")
         self._closed = False  # guarded by _lock: a shutdown never meets a reused number
 
