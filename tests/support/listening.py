@@ -5,17 +5,22 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from services import PASSWORD, make_service
-from waiting import fail_with_stacks, join, wait_until
+from waiting import fail_with_stacks, join, wait_event, wait_until
 
+from twinline.core.looks import Look
+from twinline.core.protocol import Reply, Request
 from twinline.core.service import ChatService
-from twinline.core.store import Unsubscribe
+from twinline.core.session import Session
+from twinline.core.store import MailPage, Unsubscribe
 from twinline.core.waiting import Wake
+from twinline.transports.contract import ReplyReceived
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.listener import Listener, ListenerSettings
 from twinline.transports.registry import transport
@@ -110,6 +115,79 @@ class Peer:
         self.close()
 
 
+class Speaker:
+    """A connection that speaks a transport, by its codec; each wait has a deadline.
+
+    Attributes:
+        socket: the connection.
+    """
+
+    def __init__(self, endpoint: Endpoint, spoken: str, seconds: float = 10.0) -> None:
+        self.socket = Peer(endpoint, seconds).socket
+        self._codec = transport(spoken).client_codec(1 << 20)
+        self._received: deque[ReplyReceived] = deque()
+        self._seconds = seconds
+
+    def send(self, id: int, request: Request) -> Self:
+        """Send a request."""
+        self._codec.send(id, request)
+        self.socket.sendall(self._codec.data_to_send())
+        return self
+
+    def read(self) -> ReplyReceived | None:
+        """Return the next reply, or None at the end of the connection; a reset is an error."""
+        while not self._received:
+            try:
+                data = self.socket.recv(65536)
+            except TimeoutError:
+                fail_with_stacks("a reply, or the end", self._seconds)
+            if not data:
+                return None
+            self._codec.receive_data(data)
+            while (event := self._codec.next_event()) is not None:
+                self._received.append(event)
+        return self._received.popleft()
+
+    def ask(self, request: Request) -> Reply:
+        """Send a request and return its reply."""
+        received = self.send(1, request).read()
+        assert received is not None, "the connection ended"
+        return received.reply
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+class Hold:
+    """Holds up whoever passes, once, until it is released.
+
+    Attributes:
+        reached: set when somebody has come to it.
+    """
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._go_on = threading.Event()
+        self._once = threading.Lock()
+
+    def __call__(self) -> None:
+        """Pass: wait for the release, if this is the first to come."""
+        if self._once.acquire(blocking=False):
+            self.reached.set()
+            wait_event(self._go_on, "the test lets it go on")
+
+    def wait_reached(self) -> None:
+        """Wait until somebody is held up."""
+        wait_event(self.reached, "somebody comes here")
+
+    def release(self) -> None:
+        """Let them go on."""
+        self._go_on.set()
+
+
 class Server:
     """A running listener.
 
@@ -119,6 +197,7 @@ class Server:
         endpoints: where, with real ports.
         subscriptions: one for each session that is subscribed to its mail at the moment.
         subscribed: how many subscriptions there have been.
+        before_wake: called before each wake for mail, in the thread of whoever sent it.
     """
 
     def __init__(
@@ -136,6 +215,7 @@ class Server:
         self.endpoints = self.listener.endpoints
         self.subscriptions: set[object] = set()
         self.subscribed = 0
+        self.before_wake: Callable[[], object] = lambda: None
         self._on_mail = self.service.store.mailboxes.on_mail
         self.service.store.mailboxes.on_mail = self._subscribe  # type: ignore[method-assign]
         self.thread = threading.Thread(target=self.listener.serve_forever, name="accepting")
@@ -150,8 +230,39 @@ class Server:
         """How many connections have a thread."""
         return len(self.listener._connections)
 
+    def speaker(self, spoken: str, index: int = 0) -> Speaker:
+        """Connect, and speak a transport."""
+        return Speaker(self.endpoints[index], spoken)
+
+    def around_looks(
+        self,
+        before: Callable[[Look], object] = lambda _: None,
+        after: Callable[[Look, Reply | MailPage], object] = lambda *_: None,
+    ) -> None:
+        """Call functions before and after each look of a connection at its mailbox, in its thread.
+
+        Args:
+            before: given the look.
+            after: given the look and what came of it.
+        """
+        handle = self.service.handle
+
+        def noted(session: Session, job: Any) -> Any:
+            if not isinstance(job, Look):
+                return handle(session, job)
+            before(job)
+            found = handle(session, job)
+            after(job, found)
+            return found
+
+        self.service.handle = noted  # type: ignore[method-assign]
+
     def _subscribe(self, account_id: str, wake: Wake) -> Unsubscribe:
-        unsubscribe = self._on_mail(account_id, wake)
+        def wakes() -> None:
+            self.before_wake()
+            wake()
+
+        unsubscribe = self._on_mail(account_id, wakes)
         key = object()
         self.subscriptions.add(key)
         self.subscribed += 1
@@ -226,3 +337,15 @@ def socket_path() -> Iterator[str]:
     """Return a path short enough for a Unix socket (108 bytes)."""
     with tempfile.TemporaryDirectory(prefix="tw-") as folder:
         yield str(Path(folder) / "s")
+
+
+def mail(server: Server, sender: Session, *bodies: str) -> None:
+    """Send messages to bob, whose connection a test watches."""
+    for body in bodies:
+        server.service.send(sender, "bob", body)
+
+
+def said(reply: dict[str, Any]) -> tuple[int, list[str], bool]:
+    """Return what a reply to a watch says: its id, the bodies, and whether another follows."""
+    assert reply["ok"], reply
+    return reply["id"], [each["body"] for each in reply["messages"]], reply.get("more", False)

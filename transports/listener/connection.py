@@ -224,13 +224,18 @@ class Connection:
 
     def _wait_until(self, deadline: float) -> list[int]:
         """Return the descriptors that can be read, or none when the time is up."""
+        milliseconds = _milliseconds(deadline)
+        if not milliseconds:
+            # Whatever there is to read: a peer that never stops sending extends nothing, nor does
+            # mail that never stops coming.
+            return []
         waiting = self._poll
         if waiting is None:
             waiting = self._poll = poll()
             waiting.register(self._socket, POLLIN)
             if self._wake is not None:
                 waiting.register(self._wake, POLLIN)
-        return [descriptor for descriptor, _ in waiting.poll(_milliseconds(deadline))]
+        return [descriptor for descriptor, _ in waiting.poll(milliseconds)]
 
     def _flush(self) -> None:
         data = self._talk.data_to_send()

@@ -409,7 +409,9 @@ class _OpenWatch:
         stream = self.stream
         if stream is None:
             return self.limit
-        return self._window - len(stream) if stream.bytes < _STREAM_BYTES else 0
+        if stream.bytes >= _STREAM_BYTES:
+            return 0
+        return max(0, self._window - len(stream))  # more than it may be under way, if it shrank
 
     def look(self) -> Look:
         """Return the look that is due."""
