@@ -120,7 +120,7 @@ OF_CONTAINERS = {
     "transports/listener/connection.py": {"_deferred": "replies that are not written yet"},
     "transports/listener/conversation.py": {
         "_out": "replies that are not written yet",
-        "_under_way": "seqs that a stream has sent and that are not seen yet",
+        "under_way": "seqs that a stream has sent and that are not seen yet",
     },
     "transports/listener/listener.py": {
         "_connections": "connections, each with a thread",

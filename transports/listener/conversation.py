@@ -18,27 +18,35 @@ Its states, and what each event does in them::
     waiting   a whole frame: a request                 nothing yet                working
               a whole frame that cannot be read        its error                  waiting
               a frame whose end cannot be found        its error                  ended
-              login or frame takes too long            nothing                    ended, cut
+              login takes too long                     nothing                    ended, cut
+              a frame takes too long                   nothing                    ended, cut
               end of input                             nothing                    ended
     working   the outcome of a request                 the reply                  waiting
               a look finds mail                        the reply, its last        waiting
               a look finds mail, the stream goes on    the reply, with ``more``   watching
+              a look finds mail that has no room left  the two last replies       waiting
               a look finds none                        nothing                    watching
+              a look finds none and is the last one    the last reply, empty      waiting
               a look is refused                        the error                  waiting
-    watching  the mail's wake                          nothing yet                working: a look
+    watching  the mail's wake                          nothing yet                working
               a whole frame, whatever it is            the last reply, empty      as waiting
               its time is up                           the last reply, empty      waiting
-              end of input                             the last reply, empty      ended
+              end of input                             nothing yet                working
               a frame takes too long                   nothing                    ended, cut
-    drain     in any state: an open watch and what has arrived are answered `shutting_down`, and
-              then it has ended
+
+    drain     in any state: an open watch and the requests that have arrived are answered
+              `shutting_down`, and then it has ended
     session's in any state: an open watch is answered `session_expired`, what has arrived is not
     end       answered, and then it has ended
-    unsent    whatever the state, the peer takes too long to read: ended, cut
+    unsent    in any state: the peer takes too long to read; it has ended, cut
+
+Where there is more mail than a look may bring, "watching" is left at once by another look. A look
+is the last one when the watch does not wait, its time is up, its window is full or its peer has
+ended its side.
 """
 
-from collections import deque
 from collections.abc import Callable
+from json.encoder import encode_basestring
 from typing import Final
 
 from twinline.core.errors import RESTART_MS, RequestError, SessionExpired, ShuttingDown
@@ -56,6 +64,9 @@ FLUSH_BYTES: Final = 64 * 1024
 """Replies are written together until there is about this much."""
 _STREAM_BYTES: Final = 64 * 1024
 """What a stream sends before its peer has said that it goes on."""
+_REPLY_BYTES: Final = 96
+_MESSAGE_BYTES: Final = 144
+"""What a reply has besides its messages, and a message besides its body: as JSON, at the most."""
 
 
 class Conversation:
@@ -141,7 +152,12 @@ class Conversation:
     # -- what happens -------------------------------------------------------------------
 
     def receive_data(self, data: bytes) -> None:
-        """Take in what has arrived."""
+        """Take in what has arrived, unless it comes too late.
+
+        So a peer that never ceases to send cannot keep its deadlines from being looked at.
+        """
+        if self._login_by is not None or self._frame_by is not None:
+            self.time_is_up()
         self._codec.receive_data(data)
 
     def receive_eof(self) -> None:
@@ -155,9 +171,11 @@ class Conversation:
         """Have an open watch look for mail: its session's ``on_mail`` was called."""
         if self._watch is not None:
             self._watch.looks = True
+            if self._frame_by is not None:
+                self.time_is_up()  # as in `receive_data`
 
     def time_is_up(self) -> None:
-        """Do what is due; `deadline` has passed."""
+        """Do what is due, if anything; `deadline` has passed."""
         now = self._clock()
         for by, late in (
             (self._login_by, "log in"),
@@ -168,7 +186,9 @@ class Conversation:
                 self.fault = self.fault or f"took too long to {late}"
                 self.ended = self.cut = True
                 return
-        if self._watch is not None and self._watch.until <= now:
+        watch = self._watch
+        # While a look is under way or due, the watch ends by what that finds.
+        if watch is not None and self.waits and not watch.looks and watch.until <= now:
             self._end_watch()
             self.urgent = True
 
@@ -203,19 +223,19 @@ class Conversation:
                 self._wait()
                 return None
             self._frame_by = None
-            renews = False
+            ends_stream = False
             if self._watch is not None:
-                renews = self._watch.stream is not None
+                ends_stream = self._watch.window > 0
                 self._end_watch()
-            if isinstance(event, RequestRefused):
+            if self._session_over and not self._drains:
+                self.ended = True
+            elif isinstance(event, RequestRefused):
                 self._refuse(event)
             elif self._drains:
                 self._reply(event.id, _shutting_down())
-            elif self._session_over:
-                self.ended = True
             else:
                 self._id, request = event
-                return self._open(request, renews) if type(request) is Watch else request
+                return self._open(request, ends_stream) if type(request) is Watch else request
         return None
 
     def finish(self, outcome: Reply | MailPage) -> None:
@@ -296,15 +316,16 @@ class Conversation:
     def _open(self, request: Watch, ends_stream: bool) -> Look:  # noqa: FBT001 - private
         """Begin a watch, and return its first look."""
         after, sent = request.after, self._sent
-        if sent is None or not (ends_stream or request.renew):
-            sent = _Sent()
-        else:
+        if sent is not None and (ends_stream or request.renew):
             # It was asked for when its peer had not seen all that the stream before it has sent.
+            sent.seen(after)
             after = max(after, sent.last)
-            sent.seen(request.after)
-        self._sent = stream = sent if request.window else None
+        elif request.window:
+            self._sent = sent = _Sent()
+        else:
+            sent = None  # what it brings is of no stream, and the last stream can still be renewed
         until = self._clock() + request.wait
-        self._watch = watch = _OpenWatch(self._id, request, after, until, stream)
+        self._watch = watch = _OpenWatch(self._id, request, after, until, sent)
         return watch.look()
 
     def _go_on(self) -> Look | None:
@@ -330,25 +351,34 @@ class Conversation:
                 self._end_watch()
                 self.urgent = True
             return
-        if stream is None:
+        before = self._out_bytes
+        if not watch.window:
             self._watch = None
             self._reply(watch.id, WatchReply(messages=messages, position=page.position))
+            if stream is not None:
+                stream.note(messages, self._out_bytes - before)
             return
-        watch.after = messages[-1].seq
-        watch.looks = page.more
-        more = watch.room > len(messages) and (page.more or not watch.is_late(self._clock))
-        before = self._out_bytes
+        assert stream is not None  # noqa: S101 - who has a window has a stream
+        others = page.more
+        if len(messages) > 1:  # for one always fits
+            fitting = _fitting(messages, _STREAM_BYTES - stream.bytes)
+            others = others or len(fitting) < len(messages)
+            messages = fitting
+        more = watch.room > len(messages) and (others or not watch.is_late(self._clock))
         self._reply(watch.id, WatchReply(messages=messages, position=page.position, more=more))
         stream.note(messages, self._out_bytes - before)
+        watch.after = stream.last
+        watch.looks = others
         if not more:
             self._watch = None
-        elif watch.room < 1:
+        elif stream.bytes >= _STREAM_BYTES:
             self._end_watch()
 
     def _end_watch(self) -> None:
         """Say the last reply of the open watch.
 
-        As it brings no news it is not urgent: whoever sends something else sends it along.
+        As it brings no news it is not urgent: whoever sends something else sends it along. It is
+        where there is so much of it that nothing else may be added.
         """
         watch = self._watch
         assert watch is not None  # noqa: S101 - only an open watch ends
@@ -360,7 +390,7 @@ class Conversation:
             self._reply(watch.id, SessionExpired().to_reply())
         else:
             self._reply(watch.id, WatchReply(messages=(), position=watch.position))
-            self.urgent = urgent
+            self.urgent = urgent or self.full
 
 
 class _OpenWatch:
@@ -373,13 +403,13 @@ class _OpenWatch:
         limit: of one reply.
         until: when its time is up, by the conversation's clock.
         looks: whether it is to look (again).
-        stream: what its stream has sent, or None: it has one reply.
+        stream: where what it sends is noted, or None: it neither is a stream nor renews one.
+        window: how many messages its stream may send, or 0: it has one reply.
     """
 
     __slots__ = (
         "_ack",
         "_wait",
-        "_window",
         "after",
         "id",
         "limit",
@@ -387,6 +417,7 @@ class _OpenWatch:
         "position",
         "stream",
         "until",
+        "window",
     )
 
     def __init__(
@@ -401,29 +432,33 @@ class _OpenWatch:
         self.stream = stream
         self._ack = request.ack
         self._wait = request.wait
-        self._window = request.window
+        self.window = request.window
 
     @property
     def room(self) -> int:
-        """How many messages the window has room for."""
+        """How many messages it may still send."""
         stream = self.stream
-        if stream is None:
+        if stream is None or not self.window:
             return self.limit
         if stream.bytes >= _STREAM_BYTES:
             return 0
-        return max(0, self._window - len(stream))  # more than it may be under way, if it shrank
+        # More than the window may be under way, if it shrank.
+        return max(0, self.window - len(stream.under_way))
 
     def look(self) -> Look:
         """Return the look that is due."""
         self.looks = False
         ack, self._ack = self._ack, None
         stream = self.stream
-        max_bytes = PAGE_BYTES if stream is None else _STREAM_BYTES - stream.bytes
+        max_bytes = PAGE_BYTES
+        if stream is not None and self.window:
+            max_bytes = _STREAM_BYTES - stream.bytes
         return Look(self.after, ack, min(self.limit, self.room), max_bytes, self._wait > 0)
 
     def hurry(self) -> None:
-        """Wait no more: end when there is no more to say."""
+        """Wait no more: look once more, and end when there is no more to say."""
         self._wait = 0
+        self.looks = True
 
     def is_late(self, clock: Callable[[], float]) -> bool:
         """Return whether its time is up."""
@@ -436,32 +471,50 @@ class _Sent:
     Attributes:
         last: the last seq that was sent.
         bytes: of the replies that brought what is under way.
+        under_way: the seqs that the peer has not said that it saw, each with the bytes of the
+            reply whose last message it is, or 0.
     """
 
-    __slots__ = ("_under_way", "bytes", "last")
+    __slots__ = ("bytes", "last", "under_way")
 
     def __init__(self) -> None:
         self.last = 0
         self.bytes = 0
-        # Seqs, each with the bytes of the reply whose last message it is, or 0.
-        self._under_way: deque[tuple[int, int]] = deque()
-
-    def __len__(self) -> int:
-        """Return how many messages are under way: the peer has not said that it saw them."""
-        return len(self._under_way)
+        # No deque: an empty one is ten times as large, and every idle watch would hold it.
+        self.under_way: list[tuple[int, int]] = []
 
     def note(self, messages: tuple[Message, ...], size: int) -> None:
         """Note that a reply was sent."""
         for message in messages[:-1]:
-            self._under_way.append((message.seq, 0))
+            self.under_way.append((message.seq, 0))
         self.last = messages[-1].seq
-        self._under_way.append((self.last, size))
+        self.under_way.append((self.last, size))
         self.bytes += size
 
     def seen(self, seq: int) -> None:
         """Note that the peer has seen everything up to a seq."""
-        while self._under_way and self._under_way[0][0] <= seq:
-            self.bytes -= self._under_way.popleft()[1]
+        count = 0
+        for sent, size in self.under_way:
+            if sent > seq:
+                break
+            count += 1
+            self.bytes -= size
+        del self.under_way[:count]
+
+
+def _fitting(messages: tuple[Message, ...], left: int) -> tuple[Message, ...]:
+    """Return the first messages that have so many bytes as JSON at most, and at least one.
+
+    The store has measured bodies, but a stream is bounded by what the transport writes. No built-in
+    one writes more than JSON, and none can be asked before: what a codec was given goes out.
+    """
+    left -= _REPLY_BYTES
+    for count, message in enumerate(messages):
+        body = encode_basestring(message.body)
+        left -= _MESSAGE_BYTES + (len(body) if body.isascii() else len(body.encode()))
+        if left < 0:
+            return messages[: count or 1]
+    return messages
 
 
 def _shutting_down() -> ErrorReply:
