@@ -244,13 +244,16 @@ class SqliteAccounts(Accounts):
         return self._ends.add(token_hash, wake)
 
     def _end(self, transaction: Transaction, tokens: list[bytes]) -> None:
+        wakes = transaction.wakes
         for token in tokens:
             self._invalidate(transaction, token)
             gone = transaction.connection.execute(
                 "DELETE FROM sessions WHERE token_hash = ?", (token,)
             ).rowcount
             if gone:
-                transaction.committed.append(lambda token=token: self._ends.end(token))  # type: ignore[misc]
+                transaction.committed.append(
+                    lambda token=token: wakes.extend(self._ends.end(token))  # type: ignore[misc]
+                )
 
     def _invalidate(self, transaction: Transaction, key: str | bytes) -> None:
         """Drop what is cached under an account's name or a session's token hash."""

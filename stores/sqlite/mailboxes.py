@@ -23,7 +23,7 @@ from twinline.core.store import (
     Standing,
     Unsubscribe,
 )
-from twinline.core.waiting import Wake, wake_after_reply, wake_all
+from twinline.core.waiting import Wake, wake_after_reply
 from twinline.stores.rules import fingerprint, fitting, history_ends
 from twinline.stores.sqlite.mailbox import AGED, NO_SUCH_SEQ, Mailbox, Tables, from_column
 from twinline.stores.sqlite.mailbox_rows import MailboxRows
@@ -78,20 +78,7 @@ class SqliteMailboxes(Mailboxes):
         self._writer.do(lambda transaction: self.drop_in(transaction, account_id))
 
     def append(self, account_id: str, draft: Draft) -> Receipt:
-        append = _Append(self, account_id, draft)
-        # The watchers are woken by the sender's thread, after its reply; not by the writer's, which
-        # all that write wait for.
-        try:
-            receipt = self._writer.do(append)
-            if append.committed:
-                wake_after_reply(self._mail.wakes(account_id))
-        except BaseException:
-            # It may yet be committed. Each thread says so first and then looks at the other.
-            append.abandoned = True
-            if append.committed:
-                wake_all(self._mail.wakes(account_id))
-            raise
-        return receipt
+        return self._writer.do(_Append(self, account_id, draft), wake=wake_after_reply)
 
     def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:
         values = (min(after, NO_SUCH_SEQ), account_id, _one_more(limit))
@@ -171,7 +158,8 @@ class SqliteMailboxes(Mailboxes):
         if box is None:
             return
         transaction.connection.execute("INSERT INTO dropped VALUES (?)", (box.number,))
-        transaction.committed.append(lambda: self._mail.end(account_id))
+        wakes = transaction.wakes
+        transaction.committed.append(lambda: wakes.extend(self._mail.end(account_id)))
         transaction.committed.append(self._sweep_soon)
 
     def _append(self, transaction: Transaction, append: "_Append") -> Receipt | MailboxFull:
@@ -190,13 +178,9 @@ class SqliteMailboxes(Mailboxes):
         except MailboxFull as error:
             return error  # what was trimmed stays trimmed
         self._sends.keep(transaction, box, draft, append.content)
-        transaction.committed.append(lambda: self._committed(append))
+        wakes = transaction.wakes
+        transaction.committed.append(lambda: wakes.extend(self._mail.wakes(append.account_id)))
         return Receipt(draft.message_id, draft.sent_at)
-
-    def _committed(self, append: "_Append") -> None:
-        append.committed = True
-        if append.abandoned:
-            wake_all(self._mail.wakes(append.account_id))
 
     def _send_ids_of(self, transaction: Transaction) -> Iterator[Key]:
         """Yield every send_id of a transaction's sends to mailboxes that are there."""
@@ -249,22 +233,15 @@ class SqliteMailboxes(Mailboxes):
 
 
 class _Append:
-    """A send, as a write that shows what it sends.
+    """A send, as a write that shows what it sends."""
 
-    Attributes:
-        committed: whether it has put a message into the mailbox; a repeat does not.
-        abandoned: whether its thread waits no more, and the writer has to wake the watchers.
-    """
-
-    __slots__ = ("abandoned", "account_id", "boxes", "committed", "content", "draft")
+    __slots__ = ("account_id", "boxes", "content", "draft")
 
     def __init__(self, boxes: SqliteMailboxes, account_id: str, draft: Draft) -> None:
         self.boxes = boxes
         self.account_id = account_id
         self.draft = draft
         self.content = b"" if draft.send_id is None else fingerprint(draft.body)
-        self.committed = False
-        self.abandoned = False
 
     def __call__(self, transaction: Transaction) -> Receipt:
         outcome = self.boxes._append(transaction, self)  # noqa: SLF001 - its other half

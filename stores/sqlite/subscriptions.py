@@ -5,13 +5,13 @@ from typing import Generic, TypeVar
 
 from twinline.core.locks import new_lock
 from twinline.core.store import Unsubscribe
-from twinline.core.waiting import Wake, wake_all
+from twinline.core.waiting import Wake
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 class Subscriptions(Generic[Key]):
-    """Wakes by key, under a lock of their own; they are called with no lock held."""
+    """Wakes by key, under a lock of their own; the caller calls them, with no lock held."""
 
     def __init__(self, name: str) -> None:
         self._lock = new_lock(name)
@@ -38,12 +38,10 @@ class Subscriptions(Generic[Key]):
         with self._lock:
             return tuple(self._wakes.get(key, {}).values())
 
-    def end(self, key: Key) -> None:
-        """Call the wakes of a key for the last time."""
+    def end(self, key: Key) -> tuple[Wake, ...]:
+        """Drop the wakes of a key, and return them: to be called for the last time."""
         with self._lock:
-            wakes = self._wakes.pop(key, {})
-            ended = tuple(wakes.values())
-        wake_all(ended)
+            return tuple(self._wakes.pop(key, {}).values())
 
     def discard(self, key: Key) -> None:
         """Drop the wakes of a key: what they were to wait for was gone when they came."""

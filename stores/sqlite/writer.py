@@ -16,15 +16,17 @@ the next transaction, while the ones after them gather (group commit: DeWitt et 
 4. While the trial fails, writes are refused at once, and it is tried again soon.
 5. A write that needs a damaged page is refused alone. What fails may be a statement for all writes
    of a transaction, so half of them are tried by themselves, and halves of that.
+6. Whom a write wakes is woken by the thread that asked for it, after its commit; by this one, which
+   all that write wait for, only where no thread asked or the one that did waits no more.
 """
 
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
@@ -32,7 +34,7 @@ from twinline.core.deadline import Deadline
 from twinline.core.errors import StoreUnavailable
 from twinline.core.interrupts import may_be_interrupted
 from twinline.core.locks import may_block, new_lock
-from twinline.core.waiting import Waiter
+from twinline.core.waiting import Waiter, Wake, wake_all
 from twinline.stores.sqlite.complaints import Complaints
 from twinline.stores.sqlite.file import BUSY_SECONDS
 from twinline.stores.sqlite.lock import FileLock
@@ -65,13 +67,15 @@ class Transaction:
     Attributes:
         connection: with a transaction open.
         writes: all that are made in it.
-        committed: what is called, in order, once it is committed; wakes, mostly.
+        committed: what is called, in order, once it is committed.
+        wakes: whom the present write wakes; to be filled by what it leaves in ``committed``.
         finishing: what still has to be written when all writes of it were made.
     """
 
     connection: sqlite3.Connection
     writes: list[Callable[["Transaction"], object]]
     committed: list[Callable[[], object]] = field(default_factory=list)
+    wakes: list[Wake] = field(default_factory=list)
     finishing: list[Callable[[sqlite3.Connection], object]] = field(default_factory=list)
 
 
@@ -88,10 +92,24 @@ class _Request:
     to wait for it.
     """
 
-    __slots__ = ("next", "notifies", "outcome", "value", "write")
+    __slots__ = (
+        "abandoned",
+        "committed",
+        "next",
+        "notifies",
+        "outcome",
+        "value",
+        "wakes",
+        "write",
+    )
 
     def __init__(self, write: Write[Any], *, notifies: bool) -> None:
         self.write = write
+        self.wakes: list[Wake] = []
+        # Whether its thread waits no more, and whether the writer is through with it. Each of the
+        # two says its own first and then looks at the other's, so one of them calls the wakes.
+        self.abandoned = False
+        self.committed = False
         self.value: Any = None
         self.outcome: SimpleQueue[Any] = SimpleQueue()
         self.next: _Request | None = None
@@ -149,12 +167,18 @@ class Writer:
         self._kept = kept
         self._thread.start()
 
-    def do(self, write: Write[Result], seconds: float = WAIT_SECONDS) -> Result:
+    def do(
+        self,
+        write: Write[Result],
+        seconds: float = WAIT_SECONDS,
+        wake: Callable[[Iterable[Wake]], None] = wake_all,
+    ) -> Result:
         """Make a write; when this returns, it is committed.
 
         Args:
             write: what to do, in the writer's thread.
             seconds: how long to wait.
+            wake: calls the wakes that the write leaves, in this thread.
 
         Raises:
             StoreUnavailable: it was not committed; or the time is up, and then a write that
@@ -165,7 +189,25 @@ class Writer:
         may_block("writing the store")
         if threading.get_ident() == self._thread.ident:
             raise RuntimeError("a wake must not write to the store: the store's writer called it")
-        request = self._queue(write, notifies=not may_be_interrupted())
+        request = _Request(write, notifies=not may_be_interrupted())
+        try:
+            value = self._outcome(request, seconds)
+            if request.wakes:
+                wake(request.wakes)
+        except BaseException:
+            # It may yet be committed.
+            request.abandoned = True
+            if request.committed:
+                wake_all(request.wakes)
+            raise
+        if isinstance(value, Exception):
+            raise value
+        result: Result = value
+        return result
+
+    def _outcome(self, request: _Request, seconds: float) -> Any:
+        """Queue a write and return its outcome."""
+        self._queue(request)
         try:
             value = request.outcome.get(timeout=seconds)
         except Empty:
@@ -173,15 +215,14 @@ class Writer:
             raise StoreUnavailable("the store does not answer in time") from None
         if request.next is not None and request.notifies:
             self._notify(request.next)
-        if isinstance(value, Exception):
-            raise value
-        result: Result = value
-        return result
+        return value
 
     def post(self, write: Write[object]) -> None:
         """Make a write soon, if nothing prevents it, and return at once."""
+        request = _Request(write, notifies=False)
+        request.abandoned = True
         with suppress(StoreUnavailable):
-            self._queue(write, notifies=False)
+            self._queue(request)
 
     def close(self, seconds: float = WAIT_SECONDS) -> bool:
         """Make the writes that wait, refuse others, and end.
@@ -198,14 +239,12 @@ class Writer:
             self._disconnect()
         return not self._thread.is_alive()
 
-    def _queue(self, write: Write[Any], *, notifies: bool) -> _Request:
-        request = _Request(write, notifies=notifies)
+    def _queue(self, request: _Request) -> None:
         with self._lock:
             if self._refusing or self._closed:
                 raise StoreUnavailable
             self._waiting.append(request)
         self._work.wake()
-        return request
 
     def _notify(self, request: _Request | None) -> None:
         """Notify requests up to the first whose thread notifies the next one."""
@@ -268,12 +307,12 @@ class Writer:
             return
         self._log_is_empty = False
         for call in transaction.committed:
-            try:
-                call()
-            except Exception:
-                log.exception("a wake raised")
-        for request, following in pairwise(batch):
+            _follow(call)
+        for request, following in zip(batch, [*batch[1:], None], strict=True):
             request.next = following
+            request.committed = True
+            if request.abandoned:
+                _follow(partial(wake_all, request.wakes))
         self._notify(batch[0])
         self._mark_log()
 
@@ -319,6 +358,7 @@ class Writer:
             if request in spoilt:
                 continue
             before = connection.total_changes
+            transaction.wakes = request.wakes
             try:
                 request.value = request.write(transaction)
             except Exception as error:
@@ -404,3 +444,11 @@ class Writer:
                 self._log_is_empty = not blocked
             finally:
                 connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+
+
+def _follow(call: Callable[[], object]) -> None:
+    """Call what follows a commit: it is done, whatever becomes of this."""
+    try:
+        call()
+    except Exception:
+        log.exception("what follows a commit failed")

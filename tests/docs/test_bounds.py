@@ -111,7 +111,10 @@ OF_CONTAINERS = {
     "stores/sqlite/subscriptions.py": {
         "_wakes": "subscriptions to mail and to the end of sessions"
     },
-    "stores/sqlite/writer.py": {"_waiting": "writes that wait for SQLite"},
+    "stores/sqlite/writer.py": {
+        "_waiting": "writes that wait for SQLite",
+        "wakes": "subscriptions to mail and to the end of sessions",
+    },
     "transports/contract.py": {
         "_received": "bytes of a frame that is not whole yet",
         "_out": "replies that are not written yet",

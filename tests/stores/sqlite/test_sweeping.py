@@ -161,7 +161,7 @@ def together(store: SqliteStore, drafts: list[Draft]) -> None:
     go = threading.Event()
     store._writer.post(lambda _transaction: wait_event(go, "the test lets the writer go"))
     for each in drafts:
-        store._writer._queue(_Append(store.mailboxes, "bob", each), notifies=False)
+        store._writer.post(_Append(store.mailboxes, "bob", each))
     go.set()
     store._writer.do(lambda _transaction: None)
 

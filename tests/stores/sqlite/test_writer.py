@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from twinline.core.waiting import deferred_wakes, wake_deferred
 from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite import writer as sqlite_writer
 from twinline.stores.sqlite.mailboxes import _Append
-from twinline.stores.sqlite.writer import Transaction, Write, _Request
+from twinline.stores.sqlite.writer import Transaction, _Request
 
 ALL = 10**9
 
@@ -35,6 +36,9 @@ def store(tmp_path: Path, faults: Faults) -> Iterator[SqliteStore]:
         store.mailboxes.create("bob")
         yield store
         faults.before = lambda _word: None
+
+
+Call = Callable[[], object]
 
 
 class Calls:
@@ -105,28 +109,73 @@ def test_the_watchers_of_a_message_are_woken_by_its_sender_after_its_reply(
         assert len(woken_by) == 2
 
 
-@pytest.mark.parametrize("late", ["commit", "thread"])
-def test_a_send_whose_thread_waits_no_more_wakes_all_the_same(
-    store: SqliteStore, faults: Faults, late: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    woken = threading.Event()
-    store.mailboxes.on_mail("bob", woken.set)
-    gate = faults.stop_at("COMMIT")
-    do = store._writer.do
+WAKING: dict[str, Callable[[SqliteStore], object]] = {
+    "send": lambda store: store.mailboxes.append("bob", draft()),
+    "drop": lambda store: store.mailboxes.drop("bob"),
+    "close": lambda store: store.accounts.close_session(b"ann's"),
+    "password": lambda store: store.accounts.change_password(
+        "id-ann", "$argon2id$new", instead_of="$argon2id$old", keep=b"another"
+    ),
+    "withdraw": lambda store: store.accounts.withdraw("id-ann", keep_name=True),
+    "one more": lambda store: store.accounts.open_session(session("one more"), most=1),
+}
 
-    def do_for_a_moment(write: Write[object], seconds: float = 0) -> object:
-        begun = Calls(lambda: do(write, 20))
-        wait_event(gate.reached, "the commit begins")
-        if late == "thread":  # it gives up when the message is committed, and does not know it
-            gate.let_go.set()
-            begun.outcome()
+
+@pytest.fixture(params=WAKING)
+def waking(store: SqliteStore, request: pytest.FixtureRequest) -> tuple[Call, list[str]]:
+    """Return a call that wakes somebody, and where the names of the threads that wake go."""
+    woken_by: list[str] = []
+
+    def wake() -> None:
+        woken_by.append(threading.current_thread().name)
+
+    store.accounts.create(account("ann"))
+    store.accounts.open_session(session("ann's"))
+    store.mailboxes.on_mail("bob", wake)
+    store.accounts.on_session_end(b"ann's", wake)
+    return partial(WAKING[request.param], store), woken_by
+
+
+def test_whoever_a_write_wakes_is_woken_by_the_thread_that_asked_for_it(
+    waking: tuple[Call, list[str]],
+) -> None:
+    """All that write wait for the writer's thread, so it wakes nobody."""
+    call, woken_by = waking
+    call()
+    assert woken_by == [threading.current_thread().name]
+
+
+def test_a_thread_that_waits_no_more_leaves_its_wakes_to_the_writer(
+    store: SqliteStore,
+    faults: Faults,
+    waking: tuple[Call, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    call, woken_by = waking
+    monkeypatch.setattr(store._writer, "do", partial(store._writer.do, seconds=0.05))
+    gate = faults.stop_at("COMMIT")
+    with pytest.raises(StoreUnavailable):
+        call()
+    assert woken_by == []
+    gate.let_go.set()
+    wait_until(lambda: woken_by, "a wake for what was committed")
+    assert woken_by == ["sqlite writer"]
+
+
+def test_a_thread_that_gives_up_when_its_write_is_committed_wakes_all_the_same(
+    store: SqliteStore, waking: tuple[Call, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, woken_by = waking
+    outcome = store._writer._outcome
+
+    def gives_up(request: _Request, seconds: float) -> object:
+        outcome(request, seconds)
         raise StoreUnavailable
 
-    monkeypatch.setattr(store._writer, "do", do_for_a_moment)
+    monkeypatch.setattr(store._writer, "_outcome", gives_up)
     with pytest.raises(StoreUnavailable):
-        send(store, "late")()
-    gate.let_go.set()
-    wait_event(woken, "a wake for a message that is there")
+        call()
+    assert woken_by == [threading.current_thread().name]
 
 
 def test_one_that_is_refused_does_not_spoil_the_others(store: SqliteStore, faults: Faults) -> None:
