@@ -158,6 +158,26 @@ def test_half_a_frame_leaves_a_watch_open_and_its_other_half_ends_it() -> None:
         assert peer.read_line() == PINGED
 
 
+def test_mail_and_half_a_frame_that_come_at_once_are_both_taken_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hold = Hold()
+    wait = connection_module.Connection._wait
+    with bob() as (server, peer, ann):
+        monkeypatch.setattr(
+            connection_module.Connection, "_wait", lambda owner: (hold(), wait(owner))
+        )
+        peer.send_line(op="watch", id=5, after=0, wait=30, window=10)
+        hold.wait_reached()
+        mail(server, ann, "a")
+        peer.send(PING[:5])
+        hold.release()
+        assert said(peer.read_line()) == (5, ["a"], True)
+        peer.send(PING[5:])
+        assert said(peer.read_line()) == (5, [], False)
+        assert peer.read_line() == PINGED
+
+
 def test_half_a_frame_is_cut_when_its_time_is_up_whatever_the_watch_brings() -> None:
     """Mail comes all the while, and none of it extends the time."""
     service = make_service(policy=MailboxPolicy(mailbox_messages=1_000_000))
