@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import Final
 
 _EVENTFD: Final = hasattr(os, "eventfd")
+DESCRIPTORS: Final = 1 if _EVENTFD else 2
+"""How many descriptors of the process one takes."""
 _READ_BYTES: Final = 4096  # more than the wakes that can race to be the first
 
 

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Final
 
 from twinline.cli.server.affinity import on_one
+from twinline.transports import wakeup
 
 log = logging.getLogger(__name__)
 
@@ -134,16 +135,25 @@ class Descriptors:
     now: int
 
     def log_for(self, connections: int) -> None:
-        """Log what it came to, and whether so many connections can be served."""
+        """Log what it came to, and whether so many connections can be served.
+
+        A connection takes a descriptor, and one that waits for mail those that wake it.
+        """
         if self.now != self.before:
             shown = [_shown(limit) for limit in (self.before, self.now)]
             log.info("the limit of descriptors is raised from %s to %s", *shown)
-        if self.now != resource.RLIM_INFINITY and self.now < connections + _SPARE_DESCRIPTORS:
+        # One of a user's two connections waits for mail. Where more than half do, those that come
+        # when there is no descriptor left are answered `busy`.
+        watching = connections // 2
+        needed = connections + watching * wakeup.DESCRIPTORS + _SPARE_DESCRIPTORS
+        if self.now != resource.RLIM_INFINITY and self.now < needed:
             log.warning(
-                "the limit of descriptors, %s, allows fewer connections than the setting, %s: "
-                "raise it (ulimit -n, LimitNOFILE) or lower `connections`",
+                "the limit of descriptors, %s, allows fewer connections than the setting, %s, half "
+                "of which wait for mail: raise it to %s (ulimit -n, LimitNOFILE) or lower "
+                "`connections`",
                 f"{self.now:,}",
                 f"{connections:,}",
+                f"{needed:,}",
             )
 
 

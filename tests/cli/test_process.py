@@ -16,8 +16,9 @@ from argon2.exceptions import VerifyMismatchError
 from waiting import Call, join
 
 from twinline.cli.server.hashing import BackgroundHasher
-from twinline.cli.server.process import STACK_BYTES
+from twinline.cli.server.process import STACK_BYTES, Descriptors
 from twinline.core.passwords import default_hasher
+from twinline.transports import wakeup
 from twinline.transports.client import Client
 
 _SERVE = """
@@ -53,7 +54,7 @@ def served(soft: int, hard: int, **settings: object) -> tuple[dict[str, object],
 
 
 def test_the_process_of_a_server() -> None:
-    found, log = served(1024, 2048, connections=1500)
+    found, log = served(1024, 2048, connections=1300)
     assert found == {
         "stack": STACK_BYTES,
         "interval": 0.05,
@@ -69,7 +70,20 @@ def test_too_few_descriptors_are_told() -> None:
     found, log = served(300, 300, connections=300)
     assert found["descriptors"] == [300, 300]
     assert "WARNING" in log
-    assert "300, allows fewer connections than the setting, 300: raise" in log
+    assert "300, allows fewer connections than the setting, 300, half of which" in log
+    assert "raise it to 514 (" in log
+
+
+@pytest.mark.parametrize(("eventfd", "needed"), [(True, 1_564), (False, 2_064)])
+def test_a_connection_that_watches_takes_more_descriptors(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, eventfd: bool, needed: int
+) -> None:
+    """The two of a user take three, or four where a pipe has to wake."""
+    monkeypatch.setattr(wakeup, "DESCRIPTORS", 1 if eventfd else 2)
+    for few in (needed, needed - 1):
+        assert not caplog.records
+        Descriptors(few, few).log_for(1_000)
+    assert f"raise it to {needed:,} (" in caplog.text
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities on Linux")
@@ -148,6 +162,7 @@ import sys, threading
 from pathlib import Path
 from twinline.cli.server.process import limit_malloc_arenas
 from twinline.core.passwords import default_hasher
+from twinline.transports import wakeup
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -22,7 +22,11 @@ class ListenerSettings(BaseModel):
     drain_seconds: Seconds = Field(
         default=4, ge=0, description="for replies in flight to finish when the server stops"
     )
-    connections: int = Field(default=10_000, ge=1, description="connections in all")
+    connections: int = Field(
+        default=10_000,
+        ge=1,
+        description="connections in all, each with a descriptor, and one more if it waits for mail",
+    )
     connections_per_address: int = Field(
         default=1_024, ge=1, description="connections from one address"
     )

@@ -8,13 +8,17 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from listening import TCP, Arrivals, Peer, Server, serving, socket_path
+from descriptors import nothing_left_open
+from listening import TCP, Arrivals, Peer, Server, mail, said, serving, socket_path
+from services import enter, make_service
 from waiting import wait_event, wait_until
 
 from twinline.core.protocol import ErrorReply, Ping
+from twinline.transports import wakeup
 from twinline.transports.contract import ReplyReceived
 from twinline.transports.listener import Listener
 from twinline.transports.listener import listener as listener_module
@@ -84,6 +88,86 @@ def test_accept_survives_running_out_of_descriptors(
         waiting.settimeout(5)
         assert peer.ask("ping")["ok"]
         peer.close()
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Leave this process so many descriptors to open while the block runs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as taken:
+        for _ in range(count):
+            last = taken.enter_context(socket.socket())
+        # Each took the lowest number that was free, so there is none below the last of them.
+        last = taken.enter_context(socket.socket())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno(), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+forms = pytest.mark.parametrize("eventfd", [True, False], ids=["eventfd", "pipe"])
+
+
+@forms
+def test_a_watch_that_finds_no_descriptor_is_busy_and_its_connection_goes_on(
+    monkeypatch: pytest.MonkeyPatch, eventfd: bool
+) -> None:
+    monkeypatch.setattr(wakeup, "_EVENTFD", eventfd and wakeup._EVENTFD)
+    with (
+        nothing_left_open(),
+        serving(service=make_service(watches_per_account=2)) as server,
+        server.peer() as bystander,
+        server.peer() as bob,
+        server.peer() as other,
+    ):
+        ann = enter(server.service, "ann")
+        bystander.enter("bob").send_line(op="watch", id=5, after=0, wait=30, window=10)
+        server.wait_watching()
+        bob.login("bob")
+        other.login("bob")
+        with descriptors_left(0 if eventfd else 1):  # and a pipe needs two
+            mail(server, ann, "a")
+            assert said(bystander.read_line()) == (5, ["a"], True)
+            for window in (0, 10):
+                reply = bob.ask("watch", after=1, ack=1, wait=30, window=window)
+                assert reply["error"]["code"] == "busy"
+                assert reply["error"]["retry_after_ms"] > 0
+            assert bob.ask("status")["position"] == 0  # it was not acknowledged
+            assert said(bob.ask("watch", after=0)) == (1, ["a"], False)  # who polls needs none
+        # Those that were refused do not count, and now there is one.
+        bob.send_line(op="watch", id=6, after=1, wait=30, window=10)
+        server.wait_watching(2)
+        reply = other.ask("watch", after=1, wait=30)
+        assert (reply["error"]["code"], "2 connections" in reply["error"]["message"]) == (
+            "busy",
+            True,
+        )
+        mail(server, ann, "b")
+        assert said(bob.read_line()) == (6, ["b"], True)
+        assert said(bystander.read_line()) == (5, ["b"], True)
+        bob.close()
+        server.wait_watching(1)
+        assert said(other.ask("watch", after=0, wait=30)) == (1, ["a", "b"], False)
+
+
+def test_watches_that_take_the_last_descriptors_leave_the_accept_loop_well(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with serving() as server, server.peer() as watcher, socket.socket() as late:
+        ann = enter(server.service, "ann")
+        watcher.enter("bob")
+        with descriptors_left(1):
+            watcher.send_line(op="watch", id=5, after=0, wait=30, window=10)
+            server.wait_watching()
+            late.connect(("127.0.0.1", server.endpoints[0].port))
+            wait_until(lambda: "cannot accept" in caplog.text, "there is no descriptor left")
+            mail(server, ann, "a")
+            assert said(watcher.read_line()) == (5, ["a"], True)
+            watcher.close()  # which gives back three: two of its connection's, and the waker's
+            late.settimeout(10)
+            late.sendall(PING)
+            assert late.recv(100) == b'{"id":7,"ok":true}\n'
 
 
 @pytest.fixture
