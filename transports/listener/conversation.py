@@ -40,9 +40,9 @@ Its states, and what each event does in them::
     end       answered, and then it has ended
     unsent    in any state: the peer takes too long to read; it has ended, cut
 
-Where there is more mail than a look may bring, "watching" is left at once by another look. A look
-is the last one when the watch does not wait, its time is up, its window is full or its peer has
-ended its side.
+Where there is more mail than a look may bring, "watching" is left at once by another look, whatever
+has arrived by then. A look is the last one when the watch does not wait, its time is up, its window
+is full or its peer has ended its side.
 """
 
 from collections.abc import Callable
@@ -215,12 +215,18 @@ class Conversation:
         # What happens to every request stands here in one piece. A thread that was just woken
         # finds nothing in the processor's caches, and each call costs it about a microsecond.
         self.waits = False
+        watch = self._watch
+        if watch is not None and watch.looks and self._may_look():
+            # First, even if a frame has arrived: what a stream brings before that frame ends it
+            # does not depend on when it arrived.
+            return watch.look()
         while not (self.ended or self.full):
             event = self._codec.next_event()
             if event is None:
-                if self._watch is not None or self._stops:
-                    return self._go_on()
-                self._wait()
+                if self._stops:
+                    self._stop()
+                else:
+                    self._wait()
                 return None
             self._frame_by = None
             ends_stream = False
@@ -328,19 +334,15 @@ class Conversation:
         self._watch = watch = _OpenWatch(self._id, request, after, until, sent)
         return watch.look()
 
-    def _go_on(self) -> Look | None:
-        """Go on with an open watch, or end, when all that has arrived is dealt with."""
-        watch = self._watch
-        if watch is not None and watch.looks and not (self._drains or self._session_over):
-            return watch.look()
-        if not self._stops:
-            self._wait()
-            return None
-        if watch is not None:
+    def _may_look(self) -> bool:
+        return not (self.ended or self.full or self._drains or self._session_over)
+
+    def _stop(self) -> None:
+        """End, now that all that has arrived is dealt with."""
+        if self._watch is not None:
             self._end_watch()
             self.urgent = True
         self.ended = True
-        return None
 
     def _found(self, watch: "_OpenWatch", page: MailPage) -> None:
         """Say what a look has found, if anything, and end the watch if that was its last."""
@@ -368,7 +370,8 @@ class Conversation:
         self._reply(watch.id, WatchReply(messages=messages, position=page.position, more=more))
         stream.note(messages, self._out_bytes - before)
         watch.after = stream.last
-        watch.looks = others
+        if others:  # else a wake may have come during the look
+            watch.looks = True
         if not more:
             self._watch = None
         elif stream.bytes >= _STREAM_BYTES:
