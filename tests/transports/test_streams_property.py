@@ -92,7 +92,7 @@ class Line:
             assert isinstance(newest, Watch)
             assert newest.wait
             assert self.seen == self.stored
-            assert not self.used_up(newest)
+            assert not (newest.window and self.used_up(newest))
 
     def ask(self, request: Watch | Ping | CreateAccount) -> None:
         self.number += 1
@@ -100,13 +100,18 @@ class Line:
         self.client.send(self.number, request)
         self.up += self.client.data_to_send()
 
-    def watch(self) -> None:
+    def watch_once(self) -> None:
+        """Have the stream go on by a single reply."""
+        if self.renew:
+            self.watch(window=0)
+
+    def watch(self, window: int | None = None) -> None:
         """Begin the stream, or renew it."""
         self.ask(
             Watch(
                 after=self.seen,
                 ack=self.seen if self.seen % 2 else None,
-                window=self.window,
+                window=self.window if window is None else window,
                 limit=self.limit,
                 wait=self.wait,
                 renew=self.renew,
@@ -152,14 +157,24 @@ class Line:
         assert len(seqs) <= request.limit
         if seqs:
             self.seen = seqs[-1]
-            assert self.seen - request.after <= request.window
-            assert self.bytes_beyond(request.after) < STREAM_BYTES
+            before = self.bytes_beyond(request.after)
+            if request.window:
+                assert self.seen - request.after <= request.window
+                assert before < STREAM_BYTES
+                assert before + self.size <= STREAM_BYTES or len(seqs) == 1
             self.frames.append((self.seen, self.size))
         if reply.more:
             assert seqs
+            assert request.window
             return
         self.asked.popleft()
-        reasons = (self.asked, self.used_up(request), number in self.time_is_up, not request.wait)
+        reasons = (
+            self.asked,
+            seqs and not request.window,
+            request.window and self.used_up(request),
+            number in self.time_is_up,
+            not request.wait,
+        )
         assert any(reasons), "it ended for no reason"
 
     def bytes_beyond(self, seq: int) -> int:
@@ -179,6 +194,7 @@ ACTIONS = st.lists(
         st.tuples(st.just("move_down"), st.sampled_from([1, 100, 20_000, ROOMY])),
         st.tuples(st.just("watch")),
         st.tuples(st.just("watch_at_once")),
+        st.tuples(st.just("watch_once")),
         st.tuples(st.just("ask"), st.just(Ping())),
         st.tuples(st.just("pass_time")),
         st.tuples(st.just("settle")),
