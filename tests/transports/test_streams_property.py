@@ -204,7 +204,7 @@ ACTIONS = st.lists(
 
 
 @pytest.mark.parametrize("name", ["jsonl", "binary"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @example(  # the renewal comes when all of its window is under way
     actions=[("watch_at_once",), ("deliver", "hi", 5), ("watch_at_once",), ("settle",)],
     window=2,
