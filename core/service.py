@@ -25,8 +25,10 @@ from twinline.core.errors import (
     BadRequest,
     InternalError,
     LockRuleError,
+    NoSuchUser,
     NotLoggedIn,
     RequestError,
+    SessionExpired,
     ShuttingDown,
     StoreUnavailable,
     UnsupportedVersion,
@@ -308,7 +310,8 @@ class ChatService:
             SendIdConflict, RateLimited.
         """
         now = self._clock()
-        receipt = self._messages.send(self._require(session, now), to, body, send_id, now)
+        record = self._record(session.token_hash, now)
+        receipt = self._messages.send(record, to, body, send_id, now)
         return SentReply(message_id=receipt.message_id, sent_at=receipt.sent_at)
 
     def watch(
@@ -333,18 +336,20 @@ class ChatService:
             raise BadRequest(f"wait is 0 to {MAX_WAIT_SECONDS} seconds")
         # From its first look to its last a watch is of one session, whatever becomes of the caller.
         token_hash = session.token_hash
+        look = Look(after, ack, limit, PAGE_BYTES, follow=False)
         if not wait or token_hash is None:
-            return _watched(self._look(token_hash, after, ack, limit))
+            return _watched(self._look(token_hash, look))
         waiter = Waiter()
         unsubscribe = self._subscribe(session, token_hash, waiter)
         try:
             # Subscribed, look, wait, look again: a message that comes in between is not missed,
             # nor is the end of the session or of the service.
-            page = self._look(token_hash, after, ack, limit)
+            page = self._look(token_hash, look)
             if not page.messages:
+                look.ack = None
                 deadline = Deadline.after(wait)
                 while not (page.messages or session.waiters.ended) and waiter.wait(deadline):
-                    page = self._look(token_hash, after, None, limit)
+                    page = self._look(token_hash, look)
         finally:
             unsubscribe()
         return _watched(page)
@@ -367,25 +372,22 @@ class ChatService:
             assert session.on_mail is not None  # noqa: S101 - who follows has one
             waiter = CallbackWaiter(session.on_mail)
             session.follow(token_hash, self._subscribe(session, token_hash, waiter))
-        return self._look(token_hash, look.after, look.ack, look.limit, look.max_bytes)
+        return self._look(token_hash, look)
 
-    def _look(
-        self,
-        token_hash: bytes | None,
-        after: int,
-        ack: int | None,
-        limit: int,
-        max_bytes: int = PAGE_BYTES,
-    ) -> MailPage:
+    def _look(self, token_hash: bytes | None, look: Look) -> MailPage:
+        # In one piece, for it is half of every delivery.
         now = self._clock()
-        record = self._record(token_hash, now)
-        if ack is not None:
-            standing = on_own_mailbox(self._mailboxes.ack, record, ack, now)
-        elif not limit:
-            standing = on_own_mailbox(self._mailboxes.standing, record)
-        if not limit:
-            return MailPage((), standing.position, more=False)
-        return on_own_mailbox(self._mailboxes.read, record, after, limit, max_bytes)
+        account_id = self._record(token_hash, now).account_id
+        try:
+            if look.ack is not None:
+                standing = self._mailboxes.ack(account_id, look.ack, now)
+            elif not look.limit:
+                standing = self._mailboxes.standing(account_id)
+            if not look.limit:
+                return MailPage((), standing.position, more=False)
+            return self._mailboxes.read(account_id, look.after, look.limit, look.max_bytes)
+        except NoSuchUser:
+            raise SessionExpired from None  # the account was deleted just now
 
     def _subscribe(self, session: Session, token_hash: bytes, waiter: Wakeable) -> Unsubscribe:
         record = self._record(token_hash, self._clock())

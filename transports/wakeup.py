@@ -4,12 +4,14 @@ Where the system has ``eventfd`` it is one descriptor, elsewhere the two of a pi
 """
 
 import os
+import sys
 from contextlib import suppress
 from typing import Final
 
 _EVENTFD: Final = hasattr(os, "eventfd")
 DESCRIPTORS: Final = 1 if _EVENTFD else 2
 """How many descriptors of the process one takes."""
+_ONE: Final = (1).to_bytes(8, sys.byteorder)  # what an eventfd takes; a pipe takes anything
 _READ_BYTES: Final = 4096  # more than the wakes that can race to be the first
 
 
@@ -48,21 +50,17 @@ class WakeDescriptor:
         if ends is None:
             return
         self._woken = True
-        with suppress(BlockingIOError):  # it is full, so it is readable
-            if _EVENTFD:
-                os.eventfd_write(ends.writing, 1)
-            else:
-                os.write(ends.writing, b"\0")
+        try:
+            os.write(ends.writing, _ONE)
+        except BlockingIOError:
+            return  # it is full, so it is readable
 
     def clear(self) -> None:
         """Drop the wakes of before; by the owner, which then looks at what they were about."""
         ends = self._ends
         if ends is not None:
             with suppress(BlockingIOError):  # there was none
-                if _EVENTFD:
-                    os.eventfd_read(ends.reading)
-                else:
-                    os.read(ends.reading, _READ_BYTES)
+                os.read(ends.reading, _READ_BYTES)
         # Not before the read, which would take away a wake that is never written again. A wake
         # that came in between was not written: the owner is about to look.
         self._woken = False

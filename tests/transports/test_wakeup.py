@@ -48,7 +48,7 @@ def test_it_is_readable_from_a_wake_until_it_is_cleared() -> None:
 
 def test_it_is_written_once_until_it_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[object] = []
-    name = "eventfd_write" if wakeup._EVENTFD else "write"
+    name = "write"
     write = getattr(os, name)
     monkeypatch.setattr(os, name, lambda *arguments: (written.append(1), write(*arguments))[1])
     descriptor = WakeDescriptor()
@@ -100,7 +100,7 @@ def test_wakes_around_the_read_do_not_keep_the_next_from_being_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     descriptor = WakeDescriptor()
-    name = "eventfd_read" if wakeup._EVENTFD else "read"
+    name = "read"
     read = getattr(os, name)
 
     def wake_read_wake(*arguments: int) -> object:
@@ -124,7 +124,7 @@ def test_a_wake_that_races_with_close_goes_into_no_other_file(
     descriptor = WakeDescriptor()
     number = descriptor.fileno()
     opened: list[int] = []
-    name = "eventfd_write" if wakeup._EVENTFD else "write"
+    name = "write"
     write = getattr(os, name)
 
     def close_and_write(*arguments: object) -> object:

@@ -76,12 +76,13 @@ class Connection:
             service,
             settings,
             address=address,
-            on_mail=self._wake_for_mail,
+            on_mail=None,
             on_end=partial(self._shutdown, socket.SHUT_RD),
             clock=monotonic,
         )
         self._receive_bytes = _IDLE_RECEIVE_BYTES
         self._wake: WakeDescriptor | None = None  # since the first watch that waits
+        self._woken = -1  # its number
         self._poll: poll | None = None  # on the socket and, since then, on that
         self._deferred = DeferredWakes()  # of watches that got mail, until the replies are written
         self._lock = new_lock("connection")
@@ -119,10 +120,6 @@ class Connection:
         """End now, whatever the peer does."""
         self._talk.drain()
         self._shutdown(socket.SHUT_RDWR)
-
-    def _wake_for_mail(self) -> None:
-        if self._wake is not None:
-            self._wake.wake()
 
     def _shutdown(self, how: int) -> None:
         with self._lock:
@@ -194,7 +191,9 @@ class Connection:
             self._wake = WakeDescriptor()
         except OSError:
             return Busy(_NO_DESCRIPTOR, retry_after_ms=_RETRY_AFTER_MS).to_reply()
+        self._woken = self._wake.fileno()
         self._poll = None
+        self._talk.session.on_mail = self._wake.wake
         return self._service.handle(self._talk.session, look)
 
     def _wait(self) -> None:
@@ -203,16 +202,8 @@ class Connection:
         if checking.on:
             may_block("receiving")
         deadline = talk.deadline
-        if deadline is not None:
-            ready = self._wait_until(deadline)
-            if not ready:
-                talk.time_is_up()
-                return
-            if self._wake is not None and self._wake.fileno() in ready:
-                self._wake.clear()
-                talk.look_again()
-                if len(ready) == 1:
-                    return
+        if deadline is not None and not self._wait_until(deadline):
+            return
         # Blocks, where there is no deadline.
         data = self._socket.recv(self._receive_bytes)
         if not data:
@@ -222,20 +213,28 @@ class Connection:
         self._receive_bytes = _RECEIVE_BYTES if full else _IDLE_RECEIVE_BYTES
         talk.receive_data(data)
 
-    def _wait_until(self, deadline: float) -> list[int]:
-        """Return the descriptors that can be read, or none when the time is up."""
-        milliseconds = _milliseconds(deadline)
-        if not milliseconds:
-            # Whatever there is to read: a peer that never stops sending extends nothing, nor does
-            # mail that never stops coming.
-            return []
+    def _wait_until(self, deadline: float) -> bool:
+        """Wait for bytes, for mail and until the deadline; return whether there are bytes."""
         waiting = self._poll
         if waiting is None:
             waiting = self._poll = poll()
             waiting.register(self._socket, POLLIN)
             if self._wake is not None:
                 waiting.register(self._wake, POLLIN)
-        return [descriptor for descriptor, _ in waiting.poll(milliseconds)]
+        milliseconds = _milliseconds(deadline)
+        # Too late, whatever there is to read: a peer that never stops sending extends nothing, nor
+        # does mail that never stops coming.
+        happened = waiting.poll(milliseconds) if milliseconds else ()
+        arrived = False
+        for descriptor, _ in happened:
+            if descriptor != self._woken:
+                arrived = True
+            elif self._wake is not None:
+                self._wake.clear()
+                self._talk.look_again()
+        if not happened:
+            self._talk.time_is_up()
+        return arrived
 
     def _flush(self) -> None:
         data = self._talk.data_to_send()

@@ -92,7 +92,7 @@ class Conversation:
         settings: ListenerSettings,
         *,
         address: str,
-        on_mail: Wake,
+        on_mail: Wake | None,
         on_end: Wake,
         clock: Callable[[], float],
     ) -> None:
@@ -103,7 +103,8 @@ class Conversation:
             service: carries the requests out.
             settings: the deadlines.
             address: where the peer comes from.
-            on_mail: called from any thread when the owner is to call `look_again`.
+            on_mail: called from any thread when the owner is to call `look_again`; None where
+                whoever carries out the first look that follows gives it to the session.
             on_end: called from any thread when the session has ended, and the owner is to go on.
             clock: seconds that never leap.
         """
@@ -225,13 +226,14 @@ class Conversation:
             if event is None:
                 if self._stops:
                     self._stop()
-                else:
-                    self._wait()
+                    return None
+                if self._frame_by is None and self._codec.mid_frame:
+                    self._frame_by = self._clock() + self._settings.frame_seconds
+                self.waits = True
                 return None
             self._frame_by = None
-            ends_stream = False
-            if self._watch is not None:
-                ends_stream = self._watch.window > 0
+            ended = self._watch
+            if ended is not None:
                 self._end_watch()
             if self._session_over and not self._drains:
                 self.ended = True
@@ -241,7 +243,11 @@ class Conversation:
                 self._reply(event.id, _shutting_down())
             else:
                 self._id, request = event
-                return self._open(request, ends_stream) if type(request) is Watch else request
+                if type(request) is not Watch:
+                    return request
+                look = self._open(request, ended)
+                if look is not None:
+                    return look
         return None
 
     def finish(self, outcome: Reply | MailPage) -> None:
@@ -268,10 +274,9 @@ class Conversation:
         The clock runs until login, and while a frame has begun; a peer that is logged in and has
         nothing to say may be silent.
         """
-        watch = self._watch
-        if watch is None and self._login_by is self._frame_by is self._sent_by is None:
-            return None
-        until = None if watch is None else watch.until
+        until = None if self._watch is None else self._watch.until
+        if self._login_by is self._frame_by is self._sent_by is None:
+            return until
         moments = (self._login_by, self._frame_by, self._sent_by, until)
         return min(moment for moment in moments if moment is not None)
 
@@ -290,11 +295,6 @@ class Conversation:
         asked = self._codec.next_event()
         self._reply(None if asked is None else asked.id, error.to_reply())
         self.ended = True
-
-    def _wait(self) -> None:
-        if self._codec.mid_frame and self._frame_by is None:
-            self._frame_by = self._clock() + self._settings.frame_seconds
-        self.waits = True
 
     # -- requests -----------------------------------------------------------------------
 
@@ -319,10 +319,11 @@ class Conversation:
 
     # -- watches ------------------------------------------------------------------------
 
-    def _open(self, request: Watch, ends_stream: bool) -> Look:  # noqa: FBT001 - private
-        """Begin a watch, and return its first look."""
+    def _open(self, request: Watch, ended: "_OpenWatch | None") -> Look | None:
+        """Begin a watch in the place of one that has ended for it, and return its first look."""
         after, sent = request.after, self._sent
-        if sent is not None and (ends_stream or request.renew):
+        ended_stream = ended is not None and ended.window > 0
+        if sent is not None and (ended_stream or request.renew):
             # It was asked for when its peer had not seen all that the stream before it has sent.
             sent.seen(after)
             after = max(after, sent.last)
@@ -332,6 +333,8 @@ class Conversation:
             sent = None  # what it brings is of no stream, and the last stream can still be renewed
         until = self._clock() + request.wait
         self._watch = watch = _OpenWatch(self._id, request, after, until, sent)
+        if ended is not None and ended.has_seen_all_beyond(after) and request.window and watch.room:
+            return watch.go_on_from(ended)
         return watch.look()
 
     def _may_look(self) -> bool:
@@ -457,6 +460,17 @@ class _OpenWatch:
         if stream is not None and self.window:
             max_bytes = _STREAM_BYTES - stream.bytes
         return Look(self.after, ack, min(self.limit, self.room), max_bytes, self._wait > 0)
+
+    def has_seen_all_beyond(self, after: int) -> bool:
+        """Return whether there was nothing beyond a seq, and no wake since that was found."""
+        return self.window > 0 and self.after == after and not self.looks and self._wait > 0
+
+    def go_on_from(self, ended: "_OpenWatch") -> Look | None:
+        """Be in the place of a stream that has seen all there is: acknowledge, if need be."""
+        self.looks = False
+        self.position = ended.position
+        ack, self._ack = self._ack, None
+        return None if ack is None else Look(self.after, ack, 0, 0, follow=True)
 
     def hurry(self) -> None:
         """Wait no more: look once more, and end when there is no more to say."""
