@@ -163,10 +163,11 @@ class SqliteMailboxes(Mailboxes):
         transaction.committed.append(self._sweep_soon)
 
     def _append(self, transaction: Transaction, append: "_Append") -> Receipt | MailboxFull:
-        draft = append.draft
+        draft, content = append.draft, append.content
         box = self._rows.get(transaction, append.account_id)
+        key = None if draft.send_id is None else key_of(box, draft, draft.send_id)
         first = self._sends.first(
-            transaction, box, draft, append.content, self._send_ids_of(transaction)
+            transaction, key, draft, content, self._send_ids_of
         ) or self._old_sends.first(transaction.connection, append.account_id, draft)
         if first is not None:
             return first
@@ -177,7 +178,8 @@ class SqliteMailboxes(Mailboxes):
             self._rows.append(transaction, box, draft, self._policy)
         except MailboxFull as error:
             return error  # what was trimmed stays trimmed
-        self._sends.keep(transaction, box, draft, append.content)
+        if key is not None:
+            self._sends.keep(transaction, key, draft, content, box.last)
         wakes = transaction.wakes
         transaction.committed.append(lambda: wakes.extend(self._mail.wakes(append.account_id)))
         return Receipt(draft.message_id, draft.sent_at)

@@ -5,7 +5,7 @@ Only the writer's thread uses what is in this file, inside its transaction.
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from twinline.core.errors import SendIdConflict
@@ -20,6 +20,8 @@ _COUNTED: Final = 10_000  # mailboxes whose send_ids are counted from one transa
 _AT_ONCE: Final = 8  # beyond a bound this part of it goes: finding the oldest reads all of them
 Key = tuple[int, str, str | bytes]
 """A mailbox's number, a sender's account id, and its send_id as its column has it."""
+_Row = tuple[int, str, str | bytes, bytes, str, int, int]
+"""A `Key`, and the content, the message's id, when it was sent, and its seq."""
 
 _FIND: Final = (
     "WITH wanted (wanted_box, wanted_sender, wanted_id) AS ({}) "
@@ -46,70 +48,76 @@ class SendIds:
         # By mailbox and sender, how many there are at the most: expired ones are not taken off.
         self._counts: dict[int, Counter[str]] = {}
         self._transaction: Transaction | None = None  # the one that these two belong to
-        self._known: dict[Key, tuple[bytes, Receipt]] = {}
-        self._new: dict[Key, tuple[bytes, Receipt, int]] = {}
+        self._known: dict[Key, tuple[bytes, str, int]] = {}
+        self._new: list[_Row] = []  # a key that counts no more may come again
 
     def first(
         self,
         transaction: Transaction,
-        box: Mailbox,
+        key: Key | None,
         draft: Draft,
         content: bytes,
-        wanted: Iterable[Key],
+        wanted: Callable[[Transaction], Iterable[Key]],
     ) -> Receipt | None:
         """Return the receipt of the first send under a draft's send_id, if it still counts.
 
         Args:
             transaction: the present one.
-            box: the recipient's.
+            key: what `key_of` gives for its send_id; None if it has none.
             draft: what is sent.
             content: its fingerprint.
-            wanted: all that is sent in this transaction, to be looked up at once.
+            wanted: returns all that is sent in a transaction, to be looked up at once.
 
         Raises:
             SendIdConflict: that send had another body.
         """
         if self._transaction is not transaction:
-            self._begin(transaction, wanted, draft.sent_at)
-        if draft.send_id is None:
-            return None
-        known = self._known.get(key_of(box, draft, draft.send_id))
+            self._begin(transaction, wanted(transaction), draft.sent_at)
+        known = None if key is None else self._known.get(key)
         if known is None:
             return None
+        first, message_id, sent_at = known
         begin, end = send_ids_count(self._policy, draft.sent_at)
-        if not begin < known[1].sent_at < end:
+        if not begin < sent_at < end:
             return None
-        if known[0] != content:
+        if first != content:
             raise SendIdConflict
-        return known[1]
+        return Receipt(message_id, sent_at)
 
-    def keep(self, transaction: Transaction, box: Mailbox, draft: Draft, content: bytes) -> None:
-        """Keep what a send_id stands for from now on: that of the mailbox's last message."""
-        if draft.send_id is None or self._policy.send_id_hours <= 0:
+    def keep(
+        self, transaction: Transaction, key: Key, draft: Draft, content: bytes, seq: int
+    ) -> None:
+        """Keep what a send_id stands for from now on.
+
+        Args:
+            transaction: the present one.
+            key: what `key_of` gives for it.
+            draft: what was sent.
+            content: its fingerprint.
+            seq: the message's.
+        """
+        if self._policy.send_id_hours <= 0:
             return
-        if box.number not in self._counts:
-            self._counts[box.number] = _count(transaction.connection, box.number)
+        box, sender_id, send_id = key
+        sent_at = draft.sent_at
+        counts = self._counts.get(box)
+        if counts is None:
+            counts = self._counts[box] = _count(transaction.connection, box)
         if not self._new:
             transaction.finishing.append(self.write)
-        key = key_of(box, draft, draft.send_id)
-        receipt = Receipt(draft.message_id, draft.sent_at)
-        self._known[key] = content, receipt
-        self._new[key] = content, receipt, box.last
-        self._counts[box.number][draft.sender_id] += 1
-        self._oldest = min(self._oldest, draft.sent_at)
-        self._newest = max(self._newest, draft.sent_at)
+        self._known[key] = content, draft.message_id, sent_at
+        self._new.append((box, sender_id, send_id, content, draft.message_id, sent_at, seq))
+        counts[sender_id] += 1
+        self._oldest = min(self._oldest, sent_at)
+        self._newest = max(self._newest, sent_at)
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Put what is new into the table, and no more in all than the policy allows."""
-        rows = [
-            (*key, content, receipt.message_id, receipt.sent_at, seq)
-            for key, (content, receipt, seq) in self._new.items()
-        ]
-        write_rows(connection, "INSERT OR REPLACE INTO send_ids", rows)
-        for number, sender_id in {key[:2] for key in self._new}:
+        write_rows(connection, "INSERT OR REPLACE INTO send_ids", self._new)
+        for number, sender_id in {row[:2] for row in self._new}:
             if self._counts[number][sender_id] > self._policy.send_ids_per_sender:
                 self._forget(connection, number, sender_id, self._policy.send_ids_per_sender)
-        for number in {key[0] for key in self._new}:
+        for number in {row[0] for row in self._new}:
             if self._counts[number].total() > self._policy.send_ids_per_mailbox:
                 self._forget(connection, number, None, self._policy.send_ids_per_mailbox)
         self._new.clear()
@@ -125,7 +133,7 @@ class SendIds:
 
     def _begin(self, transaction: Transaction, wanted: Iterable[Key], now: int) -> None:
         self._known = {
-            (box, sender_id, send_id): (content, Receipt(message_id, sent_at))
+            (box, sender_id, send_id): (content, message_id, sent_at)
             for box, sender_id, send_id, content, message_id, sent_at in read_rows(
                 transaction.connection, _FIND, list(set(wanted))
             )
@@ -169,7 +177,7 @@ class SendIds:
                 "SELECT (SELECT min(sent_at) FROM send_ids), (SELECT max(sent_at) FROM send_ids)"
             ).fetchone()
             # Those of this transaction may be written after this.
-            new = [receipt.sent_at for _, receipt, _ in self._new.values()]
+            new = [row[5] for row in self._new]
             self._oldest = min(NO_SUCH_SEQ if oldest is None else oldest, *new, NO_SUCH_SEQ)
             self._newest = max(LONG_AGO if newest is None else newest, *new, LONG_AGO)
 
