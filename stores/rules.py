@@ -17,9 +17,14 @@ _YIELD_SECONDS: Final = 0.00002
 _LONG: Final = 2**62  # "for ever", as milliseconds that fit the integers of a store
 
 
+def history_span(policy: MailboxPolicy) -> int:
+    """Return the milliseconds for which a message stays in the history after its ack."""
+    return min(math.ceil(policy.history_days * DAY_MS), _LONG)
+
+
 def history_ends(policy: MailboxPolicy, now: int) -> int:
     """Return the moment at or before which an ack has aged out of the history."""
-    return now - min(math.ceil(policy.history_days * DAY_MS), _LONG)
+    return now - history_span(policy)
 
 
 def send_id_span(policy: MailboxPolicy) -> int:

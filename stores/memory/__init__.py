@@ -5,6 +5,7 @@
     accounts     MemoryAccounts: accounts and sessions, under the user lock
     mailboxes    MemoryMailboxes: messages and positions, under the message lock
     mailbox      one mailbox
+    limits       the policy's numbers, as both look at them
     send_ids     which message each send_id stands for
 
 The halves do not import each other and neither has a reference to the other, so no call can take

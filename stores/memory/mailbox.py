@@ -11,10 +11,10 @@ from collections.abc import Collection
 from typing import Final
 
 from twinline.core.errors import CursorInvalid, MailboxFull
-from twinline.core.store import Draft, MailboxPolicy, Standing
+from twinline.core.store import Draft, Standing
 from twinline.core.waiting import Wake
+from twinline.stores.memory.limits import Limits
 from twinline.stores.memory.send_ids import SendIds
-from twinline.stores.rules import history_ends
 
 Kept = tuple[str, str, str, str, int, str | None]
 """A `Draft` as a plain tuple: Python's garbage collector looks at a plain tuple of texts and
@@ -42,8 +42,8 @@ class Mailbox:
     __slots__ = (
         "_acks",
         "_head",
+        "_limits",
         "_messages",
-        "_policy",
         "_seqs",
         "last",
         "position",
@@ -52,13 +52,13 @@ class Mailbox:
         "watchers",
     )
 
-    def __init__(self, policy: MailboxPolicy) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.position = 0
         self.last = 0
         self.unread = 0
-        self.send_ids = SendIds(policy)
+        self.send_ids = SendIds(limits)
         self.watchers: dict[object, Wake] = {}
-        self._policy = policy
+        self._limits = limits
         self._messages: dict[int, Kept] = {}
         # Seqs below index _head belong to messages that are gone: cutting the list at every
         # ack would move all the others, so it is cut when half of it is dead.
@@ -87,9 +87,9 @@ class Mailbox:
             MailboxFull: too many are not acked.
         """
         # An ack removes at once what is too much; the rest is removed when its time has come.
-        if self._acks and self._acks[0][1] <= history_ends(self._policy, draft.sent_at):
+        if self._acks and self._acks[0][1] <= draft.sent_at - self._limits.history_ms:
             self.trim(draft.sent_at)
-        if self.unread >= self._policy.mailbox_messages:
+        if self.unread >= self._limits.mailbox_messages:
             raise MailboxFull
         send_ids = self.send_ids
         if content is not None:
@@ -158,7 +158,7 @@ class Mailbox:
         if not self._acks:
             return False
         up_to, acked_at = self._acks[0]
-        if acked_at <= history_ends(self._policy, now):
+        if acked_at <= now - self._limits.history_ms:
             return True
         return self._head == len(self._seqs) or up_to < self._seqs[self._head]
 
@@ -168,10 +168,10 @@ class Mailbox:
         Each message and each ack is removed once, so the cost is constant for each of them.
         """
         acked = len(self._seqs) - self.unread
-        most = self._policy.history_messages
+        most = self._limits.history_messages
         if acked - self._head <= most and not self._is_old(now):
             return
-        aged, ends = 0, history_ends(self._policy, now)
+        aged, ends = 0, now - self._limits.history_ms
         while self._acks and self._acks[0][1] <= ends:
             aged = self._acks.popleft()[0]
         keep = bisect_right(self._seqs, aged, self._head)

@@ -18,6 +18,7 @@ from twinline.core.store import (
     Unsubscribe,
 )
 from twinline.core.waiting import Wake, wake_after_reply, wake_all
+from twinline.stores.memory.limits import limits_of
 from twinline.stores.memory.mailbox import Entry, Kept, Mailbox
 from twinline.stores.memory.send_ids import SendIds, content_of
 from twinline.stores.rules import fitting
@@ -31,8 +32,7 @@ class MemoryMailboxes(Mailboxes):
     """
 
     def __init__(self, policy: MailboxPolicy) -> None:
-        self._policy = policy
-        self._keeps_send_ids = policy.send_id_hours > 0
+        self._limits = limits_of(policy)
         self._lock = new_lock("message")
         # Both guarded by the message lock.
         self._boxes: dict[str, Mailbox] = {}  # by account id
@@ -42,7 +42,7 @@ class MemoryMailboxes(Mailboxes):
         with self._lock:
             if account_id in self._boxes:
                 raise ValueError(f"account id {account_id!r} is used twice")
-            self._boxes[account_id] = Mailbox(self._policy)
+            self._boxes[account_id] = Mailbox(self._limits)
 
     def drop(self, account_id: str) -> None:
         with self._lock:
@@ -53,7 +53,7 @@ class MemoryMailboxes(Mailboxes):
         wake_all(wakes)
 
     def append(self, account_id: str, draft: Draft) -> Receipt:
-        keeps = draft.send_id is not None and self._keeps_send_ids
+        keeps = draft.send_id is not None and self._limits.send_id_ms
         content = content_of(draft) if keeps else None
         receipt = Receipt(draft.message_id, draft.sent_at)
         wakes: tuple[Wake, ...] = ()

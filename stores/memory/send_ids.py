@@ -9,8 +9,8 @@ from itertools import islice
 from typing import Final
 
 from twinline.core.errors import SendIdConflict
-from twinline.core.store import Draft, MailboxPolicy, Receipt
-from twinline.stores.rules import send_id_span
+from twinline.core.store import Draft, Receipt
+from twinline.stores.memory.limits import Limits
 
 First = tuple[str, str | None, int, str, int]
 """The first send under a send_id: the sender's account id, the send_id, the hash of the body, the
@@ -43,14 +43,12 @@ class SendIds:
         queued: whether the store has it among those whose send_ids expire.
     """
 
-    __slots__ = ("_by_sender", "_most", "_most_of_sender", "_order", "_span", "count", "queued")
+    __slots__ = ("_by_sender", "_limits", "_order", "count", "queued")
 
-    def __init__(self, policy: MailboxPolicy) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.count = 0
         self.queued = False
-        self._most = policy.send_ids_per_mailbox
-        self._most_of_sender = policy.send_ids_per_sender
-        self._span = send_id_span(policy)
+        self._limits = limits
         self._by_sender: dict[str, dict[str | None, First]] = {}
         # None for as long as there is none, as in most mailboxes: an empty one has room for 64.
         self._order: deque[First] | None = None
@@ -70,7 +68,8 @@ class SendIds:
         if known is None:
             return None
         _, _, first, message_id, sent_at = known
-        if not -self._span < draft.sent_at - sent_at < self._span:
+        span = self._limits.send_id_ms
+        if not -span < draft.sent_at - sent_at < span:
             return None
         if first != content:
             raise SendIdConflict
@@ -91,13 +90,14 @@ class SendIds:
         if mine is not None and send_id in mine:  # it counts no more
             del mine[send_id]
             self.count -= 1
-        while self.count >= self._most and self._order:
+        while self.count >= self._limits.send_ids_per_mailbox and self._order:
             self._forget_first(self._order)
         if not mine:  # or it was just emptied, and may be gone
             mine = self._by_sender[sender] = {}
-        elif len(mine) >= self._most_of_sender:
+        elif len(mine) >= self._limits.send_ids_per_sender:
             # To take from the front of a dictionary is to walk over all that it lost before.
-            for oldest in tuple(islice(mine, 1 + min(self._most_of_sender // 8, _AT_ONCE - 1))):
+            surplus = 1 + min(self._limits.send_ids_per_sender // 8, _AT_ONCE - 1)
+            for oldest in tuple(islice(mine, surplus)):
                 del mine[oldest]
                 self.count -= 1
         first = (sender, send_id, content, draft.message_id, draft.sent_at)
@@ -111,8 +111,8 @@ class SendIds:
 
     def expire(self, now: int) -> bool:
         """Forget the first to come if it counts no more at ``now``; return whether it did."""
-        order = self._order
-        if not order or -self._span < now - order[0][4] < self._span:
+        order, span = self._order, self._limits.send_id_ms
+        if not order or -span < now - order[0][4] < span:
             return False
         self._forget_first(order)
         return True

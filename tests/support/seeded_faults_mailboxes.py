@@ -7,8 +7,8 @@ import threading
 import time
 from bisect import insort
 from contextlib import suppress
+from dataclasses import replace
 
-from twinline.core.clock import DAY_MS
 from twinline.core.errors import CursorInvalid, MailboxFull, NoSuchUser, StoreUnavailable
 from twinline.core.store import Receipt, Standing
 from twinline.core.waiting import wake_all
@@ -147,7 +147,7 @@ def looks_at_all_mailboxes(half: MemoryMailboxes, was, account_id, draft):
 def forgets_the_newest(half: MemoryMailboxes, was, account_id, draft):
     box = half._boxes.get(account_id)
     mine = {} if box is None else box.send_ids._by_sender.get(draft.sender_id, {})
-    if draft.send_id not in mine and len(mine) >= half._policy.send_ids_per_sender:
+    if draft.send_id not in mine and len(mine) >= half._limits.send_ids_per_sender:
         draft = draft._replace(send_id=None)
     return was(account_id, draft)
 
@@ -177,7 +177,7 @@ def keeps_refused_send_ids(half: MemoryMailboxes, was, account_id, draft):
 
 def counts_acked_mail(half: MemoryMailboxes, was, account_id, draft):
     box = half._boxes.get(account_id)
-    if box is not None and len(box) >= box._policy.mailbox_messages:
+    if box is not None and len(box) >= box._limits.mailbox_messages:
         raise MailboxFull
     return was(account_id, draft)
 
@@ -185,7 +185,7 @@ def counts_acked_mail(half: MemoryMailboxes, was, account_id, draft):
 def trims_by_sending_time(half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now):  # noqa: PLR0917 - as it is there
     """Count a message's age from when it was sent."""
     page = was(account_id, before, limit, max_bytes, now)
-    keep_ms = half._policy.history_days * DAY_MS
+    keep_ms = half._limits.history_ms
     fresh = [
         one
         for one in page.messages
@@ -218,7 +218,7 @@ def wakes_the_others(half: MemoryMailboxes, was, account_id, draft):
 
 
 def wakes_nobody(half: MemoryMailboxes, was, account_id, draft):
-    box = half._boxes.get(account_id, Mailbox(half._policy))
+    box = half._boxes.get(account_id, Mailbox(half._limits))
     own, box.watchers = box.watchers, {}
     try:
         return was(account_id, draft)
@@ -343,14 +343,14 @@ def looks_then_stores(half: MemoryMailboxes, was, account_id, draft):
 
 def counts_then_fills(half: MemoryMailboxes, was, account_id, draft):
     box = half._boxes[account_id]
-    most = box._policy.mailbox_messages
+    most = box._limits.mailbox_messages
     if box.unread >= most:
         raise MailboxFull
     a_moment()
     with half._lock:
-        box._policy = box._policy.model_copy(update={"mailbox_messages": 10**6})
+        box._limits = replace(box._limits, mailbox_messages=10**6)
         box.append(draft, None)
-        box._policy = box._policy.model_copy(update={"mailbox_messages": most})
+        box._limits = replace(box._limits, mailbox_messages=most)
     return Receipt(draft.message_id, draft.sent_at)
 
 

@@ -100,7 +100,7 @@ def reopened(
         setattr(again.accounts, name, getattr(store.accounts, name))
     sessions = store.accounts._sessions
     again.accounts._sessions = {token: _Session(one.record) for token, one in sessions.items()}
-    for name in ("_policy", "_boxes", "_expiring"):
+    for name in ("_limits", "_boxes", "_expiring"):
         setattr(again.mailboxes, name, getattr(store.mailboxes, name))
     boxes = again.mailboxes._boxes
     orphans = {each: boxes.pop(each) for each in boxes.keys() - again.accounts._by_id.keys()}
