@@ -80,8 +80,8 @@ class Mailbox:
 
         Args:
             draft: the message.
-            content: what its send_id stands for from now on (see `content_of`), or None if that
-                is not to be kept.
+            content: what its send_id stands for from now on: the hash of the body, or None if
+                that is not to be kept.
 
         Raises:
             MailboxFull: too many are not acked.

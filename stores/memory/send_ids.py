@@ -1,5 +1,12 @@
 """What each sender's send_ids stand for in one mailbox, in memory; its owner's lock guards it.
 
+Its *content* is the `hash` of the body that was sent under it: 64 bits, under a key that this
+process drew. That is enough, for it is compared with one other, that of the body which the same
+sender sends under the same send_id, and tells a sender of its own mistake: only its own second
+message can be taken for a repeat. The body itself would live for a day longer than its message.
+What is kept in a file or shared by processes needs `twinline.stores.rules.fingerprint`, which takes
+six times as long.
+
 The rule for interruptions is that of the mailbox. A send_id and its message are stored with no call
 between, so `SendIds.make_room` prepares all else, and `Mailbox.append` puts it in.
 """
@@ -13,22 +20,11 @@ from twinline.core.store import Draft, Receipt
 from twinline.stores.memory.limits import Limits
 
 First = tuple[str, str | None, int, str, int]
-"""The first send under a send_id: the sender's account id, the send_id, the hash of the body, the
-message's id and when it was sent. A plain tuple, as a message is; and it has not the message, which
-may be gone long before."""
+"""The first send under a send_id: the sender's account id, the send_id, the content, the message's
+id and when it was sent. A plain tuple, as a message is; and it has not the message, which may be
+gone long before."""
 _AT_ONCE: Final = 16  # beyond a sender's bound so many go, or an eighth of it if that is less
 _STALE: Final = 64  # fewer than this are not worth a new queue
-
-
-def content_of(draft: Draft) -> int:
-    """Return what stands for a draft's body: 64 bits, under a key that this process drew.
-
-    That is enough, for it is compared with one other, the body of the same sender and send_id, and
-    tells a sender of its own mistake: only its own second message can be taken for a repeat. The
-    body itself would live for a day longer than its message, and what is kept in a file or shared
-    by processes needs `twinline.stores.rules.fingerprint`, which takes seven times as long.
-    """
-    return hash(draft.body)
 
 
 class SendIds:
@@ -58,7 +54,7 @@ class SendIds:
 
         Args:
             draft: what is sent.
-            content: what `content_of` gives for it.
+            content: the hash of its body.
 
         Raises:
             SendIdConflict: that send had another body.
@@ -80,7 +76,7 @@ class SendIds:
 
         Args:
             draft: what is sent, under a send_id that stands for nothing that still counts.
-            content: what `content_of` gives for it.
+            content: the hash of its body.
 
         Returns:
             The dictionary of the sender, and what the caller puts into it and counts.
