@@ -60,7 +60,7 @@ def _talk_at_prompt(target: Target, session: KeptSession, to: str | None) -> Non
     from twinline.cli.chat.live import LiveTalk  # noqa: PLC0415 - nor for this
 
     live = LiveTalk(target.place)
-    with target.logged_in(session, watch=WatchMode.BLOCKING, on_state=live.on_state) as client:
+    with target.logged_in(session, watch=WatchMode.STREAMING, on_state=live.on_state) as client:
         folder = target.sessions.path.parent
         asyncio.run(live.hold(client, to=to, folder=folder, forget=lambda: target.forget(session)))
 
@@ -83,7 +83,7 @@ def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_j
 
     with target.logged_in(
         session,
-        watch=WatchMode.BLOCKING,
+        watch=WatchMode.STREAMING,
         on_message=screen.show,
         on_state=on_state,
         on_handler_error=not_shown,

@@ -98,7 +98,7 @@ def watch(
     target = Target.of(options)
     with (
         ended_by_sigterm(),
-        target.logged_in(watch=WatchMode.BLOCKING, on_state=StateTeller()) as client,
+        target.logged_in(watch=WatchMode.STREAMING, on_state=StateTeller()) as client,
     ):
         if shell_command is None:
             seen = _print_messages(client, count, idle_seconds, ack=ack, as_json=as_json)

@@ -54,7 +54,7 @@ class Participant:
         self._password = password
         self._endpoint = endpoint
         self._transport = transport
-        self.client = self._new_client(WatchMode.BLOCKING if watches else WatchMode.OFF)
+        self.client = self._new_client(WatchMode.STREAMING if watches else WatchMode.OFF)
 
     def create(self, deadline: Deadline, give_up: threading.Event) -> None:
         """Make the account, trying again while the server is not there or is busy.

@@ -12,7 +12,8 @@ from services import PASSWORD
 from waiting import wait_until
 
 from twinline.core.protocol import Message
-from twinline.transports.client import Client, ClientSettings, State, StateKind
+from twinline.transports.client import Client, ClientSettings, State, StateKind, WatchMode
+from twinline.transports.client.engine import paging, stream
 from twinline.transports.client.engine.inbox import Inbox
 from twinline.transports.client.engine.watcher import THREAD_NAME, Watcher
 from twinline.transports.endpoints import Endpoint
@@ -23,13 +24,16 @@ class Kind:
 
     Attributes:
         made: `Client`, or what drives an `AsyncClient` in its place.
+        watch: how it watches, unless the test says so.
     """
 
     made: type = Client
+    watch = WatchMode.STREAMING
 
 
 def make_client(*arguments: object, **options: object) -> Client:
     """Return a client of the present kind."""
+    options.setdefault("watch", Kind.watch)
     return Kind.made(*arguments, **options)
 
 
@@ -49,6 +53,16 @@ def both_clients(request: pytest.FixtureRequest) -> Iterator[None]:
         del LoopedClient.thread
 
 
+@pytest.fixture(params=["streaming", "blocking"])
+def both_modes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a test with clients that stream, and with clients that fetch a page at a time."""
+    Kind.watch = WatchMode(request.param)
+    yield
+    Kind.watch = WatchMode.STREAMING
+
+
+streaming_only = pytest.mark.parametrize("both_modes", ["streaming"], indirect=True)
+blocking_only = pytest.mark.parametrize("both_modes", ["blocking"], indirect=True)
 threads_only = pytest.mark.parametrize("both_clients", ["threads"], indirect=True)
 """For a test that reaches into what only threads have."""
 
@@ -67,6 +81,20 @@ FAST = ClientSettings(
 def fast(**changes: object) -> ClientSettings:
     """Return quick settings, with changes."""
     return FAST.model_validate({**FAST.model_dump(), **changes})
+
+
+MODES = pytest.mark.parametrize(
+    "watch",
+    [WatchMode.STREAMING, WatchMode.BLOCKING, WatchMode.POLLING],
+    ids=lambda mode: mode.value,
+)
+"""For a test of how a client watches."""
+
+
+def acking_after(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have what is dealt with be acked after so long, where the inbox is not empty before."""
+    monkeypatch.setattr(paging, "ACK_SECONDS", seconds)
+    monkeypatch.setattr(stream, "ACK_SECONDS", seconds)
 
 
 class States:
@@ -120,6 +148,15 @@ def watcher_of(client: Client) -> Watcher:
     watcher = client._engine._watcher
     assert watcher is not None
     return watcher
+
+
+def watches(client: Client) -> bool:
+    """Return whether a client's watcher waits for mail."""
+    watcher = watcher_of(client)
+    connection = watcher._connection
+    if connection is None or not connection.proved:
+        return False
+    return bool(connection.under_way or watcher._stop._wakes)
 
 
 def queued(client: Client) -> int:

@@ -1,5 +1,7 @@
 """What a scripted server answers a client that watches a mailbox."""
 
+from collections.abc import Callable
+
 from servers import HELLO, Answer, ScriptedServer
 
 from twinline.core.protocol import (
@@ -8,6 +10,7 @@ from twinline.core.protocol import (
     Done,
     Hello,
     Message,
+    Reply,
     Request,
     Resume,
     SessionReply,
@@ -16,19 +19,20 @@ from twinline.core.protocol import (
     Watch,
     WatchReply,
 )
+from twinline.transports.registry import transport
 
 
 class Mailbox:
     """A script: a server with one session, whose watch is answered as the test says.
 
     Attributes:
-        watches, acks: the answers to come.
+        watches, acks: the answers to come; a function makes its answer when it is asked for.
         always: what a watch is answered when there are none left; None is silence.
         others: the answers to requests of other kinds.
     """
 
     def __init__(self, server: ScriptedServer) -> None:
-        self.watches: list[Answer] = []
+        self.watches: list[Answer | Callable[[], Answer]] = []
         self.acks: list[Answer] = []
         self.always: Answer = None
         self.others: dict[type[Request], Answer] = {}
@@ -41,7 +45,8 @@ class Mailbox:
             case Resume():
                 return SessionReply(username="ann", session="token", position=0, unread=0)
             case Watch():
-                return self.watches.pop(0) if self.watches else self.always
+                answer = self.watches.pop(0) if self.watches else self.always
+                return answer() if callable(answer) else answer
             case Ack(up_to=up_to):
                 return self.acks.pop(0) if self.acks else AckReply(position=up_to, unread=0)
             case Status():
@@ -50,9 +55,19 @@ class Mailbox:
                 return self.others.get(type(request), Done())
 
 
-def page(*seqs: int, position: int = 0) -> WatchReply:
+def page(*seqs: int, position: int = 0, more: bool = False) -> WatchReply:
     """Return the answer to a watch with messages of these seqs, m1 and so on."""
-    return WatchReply(messages=messages(*seqs), position=position)
+    return WatchReply(messages=messages(*seqs), position=position, more=more)
+
+
+def reply_to(id: int, reply: Reply) -> bytes:
+    """Return the bytes of a reply to an earlier request.
+
+    Of a watch connection hello is 1, resume 2, the first look 3 and the first stream 4.
+    """
+    codec = transport("jsonl").server_codec(1 << 20)
+    codec.send(id, reply)
+    return codec.data_to_send()
 
 
 def messages(*seqs: int) -> tuple[Message, ...]:

@@ -73,7 +73,7 @@ class Site:
 
 SILENCE = None
 HANG_UP = b""
-Answer = Reply | bytes | None
+Answer = Reply | bytes | Iterator[Reply | bytes] | None
 Script = Callable[[Request], Answer]
 
 
@@ -88,8 +88,8 @@ HELLO = HelloReply(protocol=1, server="scripted", limits=ServiceSettings().limit
 class ScriptedServer:
     """Answers each request with what the script says, over JSON-lines.
 
-    A script returns a reply, bytes to be written as they are (none of them: hang up), or None
-    to stay silent.
+    A script returns a reply, bytes to be written as they are (none of them: hang up), an iterator
+    over several of these, or None to stay silent.
 
     Attributes:
         endpoint: where.
@@ -127,13 +127,13 @@ class ScriptedServer:
                     assert isinstance(event, RequestReceived)
                     self.requests.append(event.request)
                     answer = self.script(event.request)
-                    if answer == HANG_UP:
-                        return
-                    if isinstance(answer, Reply):
-                        codec.send(event.id, answer)
-                        answer = codec.data_to_send()
-                    if answer is not None:
-                        peer.sendall(answer)
+                    several = answer if isinstance(answer, Iterator) else iter([answer])
+                    for each in several:
+                        if each == HANG_UP:
+                            return
+                        if isinstance(each, Reply):
+                            codec.send(event.id, each)
+                        peer.sendall(each if isinstance(each, bytes) else codec.data_to_send())
 
     def asked(self, kind: type[Request]) -> int:
         """Return how many requests of a kind have come."""

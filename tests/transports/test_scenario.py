@@ -1,7 +1,8 @@
 """One scenario over every way to be connected; each must give the same transcript.
 
 The ways: JSON-lines and binary, a TCP and a Unix socket, a server that speaks that transport or
-recognises it (auto), a client that blocks for mail or polls, on threads or under asyncio.
+recognises it (auto), a client that is sent a stream, blocks for mail or polls, on threads or under
+asyncio.
 """
 
 import contextlib
@@ -9,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
-from client_kit import make_client
+from client_kit import MODES, make_client
 from listening import TCP, serving, socket_path
 from services import PASSWORD
 
@@ -196,7 +197,7 @@ def path() -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("both_clients")
-@pytest.mark.parametrize("watch", list(WatchMode)[:2], ids=lambda mode: mode.value)
+@MODES
 @pytest.mark.parametrize("server_transport", ["own", "auto"])
 @pytest.mark.parametrize("wire", ["tcp", "unix"])
 @pytest.mark.parametrize("transport", ["jsonl", "binary"])

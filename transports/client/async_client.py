@@ -77,7 +77,7 @@ class AsyncClient(ClientBase):
         *,
         transport: str | Transport | None = None,
         resume: bool = True,
-        watch: WatchMode = WatchMode.BLOCKING,
+        watch: WatchMode = WatchMode.STREAMING,
         on_message: Callable[[Message], Awaitable[None] | None] | None = None,
         on_state: Callable[[State], Awaitable[None] | None] | None = None,
         on_handler_error: Callable[[Message, Exception], Awaitable[None] | None] | None = None,
@@ -267,7 +267,11 @@ class Messages(AsyncIterator[Message]):
             raise StopAsyncIteration
         if self._waiting:
             raise ClientBusy("another task is in this loop")
-        if self._loop is None:
+        if self._loop is not None:
+            message = self._loop.next_nowait()
+            if message is not None:
+                return message
+        else:
             loop = self._engine.messages(self._timeout, ack=self._ack)
             loop.lasts.acquire()
             loop.enter()

@@ -8,9 +8,10 @@ Theory of operation: a client that is logged in has two connections to the serve
 * The *command connection* (`engine.commands`) carries one request at a time. Any number of threads
   may call; each waits for a FIFO lock with a deadline, and its holder owns the socket.
 * The *watch connection* (`engine.watcher`) belongs to a thread that is started by `login`,
-  `create_account` or `resume` and ends with the session. It is bound by ``resume``. It fetches a
-  batch, hands it to the `engine.inbox` or to ``on_message``, and fetches the next when that is
-  dealt with; the request that fetches also acks. The connections know nothing of each other.
+  `create_account` or `resume` and ends with the session. It is bound by ``resume``. Mail comes
+  there as a stream (`engine.streaming`), as much as there is room for in the `engine.inbox`, or a
+  page at a time (`engine.paging`); the request that asks for more also acks what the application
+  has dealt with. The connections know nothing of each other.
 * What they share is the `engine.link`: the session, the state as a table of transitions, the pace
   of attempts; no I/O. A command looks at it once.
 * A connection that is needed is opened by the thread that needs it (`engine.dialler`); others
@@ -89,7 +90,7 @@ class Client(ClientBase):
         *,
         transport: str | Transport | None = None,
         resume: bool = True,
-        watch: WatchMode = WatchMode.BLOCKING,
+        watch: WatchMode = WatchMode.STREAMING,
         on_message: Callable[[Message], None] | None = None,
         on_state: Callable[[State], None] | None = None,
         on_handler_error: Callable[[Message, Exception], None] | None = None,
@@ -308,7 +309,7 @@ class Client(ClientBase):
         loop = self._engine.messages(timeout, ack=ack)
         with loop.lasts:
             loop.enter()
-            while (message := run(loop.next())) is not None:
+            while (message := loop.next_nowait() or run(loop.next())) is not None:
                 yield message
 
     def ack(self, up_to: int) -> protocol.AckReply:

@@ -11,8 +11,10 @@ from twinline.core.protocol import MAX_PAGE, MAX_WAIT_SECONDS
 class WatchMode(Enum):
     """How the client watches its mailbox."""
 
+    STREAMING = "streaming"
+    """The server sends mail as it comes, as much as there is room for here."""
     BLOCKING = "blocking"
-    """A request waits at the server until there is mail."""
+    """A request waits at the server until there is mail, and the next one fetches the next page."""
     POLLING = "polling"
     """The client looks every ``poll_seconds``."""
     OFF = "off"
@@ -45,8 +47,18 @@ class ClientSettings(BaseModel):
     poll_seconds: Seconds = Field(
         default=1, gt=0, description="between two looks at the mailbox, when polling"
     )
+    window: int = Field(
+        default=256,
+        ge=1,
+        le=MAX_PAGE,
+        description="messages that are held here at most, when streaming; half as many are dealt "
+        "with before the server is told that there is room again",
+    )
     batch: int = Field(
-        default=64, ge=1, le=MAX_PAGE, description="messages that are held here at most"
+        default=64,
+        ge=1,
+        le=MAX_PAGE,
+        description="messages of one reply at most; when not streaming, all that are held here",
     )
     backoff_first: Seconds = Field(
         default=1, gt=0, description="the wait after the first failed attempt; it then doubles"

@@ -4,7 +4,7 @@ import time
 from itertools import islice
 
 import pytest
-from client_kit import States, failures, fast, inbox_of, make_client, receive
+from client_kit import MODES, States, failures, fast, inbox_of, make_client, receive
 from scripted_mailbox import Mailbox, messages, page
 from servers import HANG_UP, HELLO, Answer, ScriptedServer
 from waiting import wait_until
@@ -43,7 +43,7 @@ def limited(server: ScriptedServer, **limits: int) -> None:
 # -- how often it is asked ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("watch", [WatchMode.BLOCKING, WatchMode.POLLING])
+@MODES
 @pytest.mark.parametrize("answer", [page(), page(1), page(1, 2, position=2)])
 def test_a_watch_that_is_answered_at_once_is_repeated_at_the_pace_of_polling(
     watch: WatchMode, answer: WatchReply
@@ -210,17 +210,20 @@ def test_a_position_that_runs_ahead_or_back_loses_no_ack() -> None:
             client.resume("token")
             assert receive(client, 5) == ["m1", "m2", "m3", "m4", "m5"]
             wait_until(lambda: acks(server)[-1:] == [5], "the last ack")
-            assert acks(server) == [3, 4, 5]
+            # The server was said to know of the first two. How many acks the others take depends
+            # on how fast they come.
+            assert acks(server) == sorted(set(acks(server)))
+            assert acks(server)[0] > 2
 
 
 def test_of_more_messages_than_were_asked_for_the_rest_is_asked_for_again() -> None:
     with ScriptedServer() as server:
         mailbox = Mailbox(server)
-        mailbox.watches = [page(1, 2, 3, 4), page(3, 4)]
-        with make_client(server.endpoint, settings=fast(batch=2)) as client:
+        mailbox.watches = [page(1, 2, 3, 4), page(3), page(4)]
+        with make_client(server.endpoint, settings=fast(batch=2, window=2)) as client:
             client.resume("token")
             inbox = inbox_of(client)
-            wait_until(lambda: not inbox.is_empty(), "the first batch")
+            wait_until(lambda: not inbox.is_empty(), "the first page")
             assert inbox.cursor == 2
             assert receive(client, 4) == ["m1", "m2", "m3", "m4"]
 
@@ -281,6 +284,7 @@ def test_a_limit_that_no_request_fits_in_is_retried_and_said(
     with ScriptedServer() as server:
         mailbox = Mailbox(server)
         mailbox.watches = [page(MAX_INT)]  # to ack it takes more than a frame's slack
+        mailbox.always = page()
         limited(server, frame_bytes=0)
         options = {
             "settings": fast(backoff_first=0.1, backoff_max=0.1),

@@ -9,8 +9,10 @@ from contextlib import closing, contextmanager
 import pytest
 from client_kit import (
     FAST,
+    MODES,
     Received,
     States,
+    acking_after,
     fast,
     inbox_of,
     make_client,
@@ -19,6 +21,7 @@ from client_kit import (
     user,
     watcher_of,
     watchers,
+    watches,
 )
 from fault_proxy import Fault, FaultProxy
 from listening import socket_path
@@ -135,15 +138,10 @@ def test_while_a_request_cannot_be_written() -> None:
         peers[0].close()
 
 
-@pytest.mark.parametrize("watch", [WatchMode.BLOCKING, WatchMode.POLLING])
+@MODES
 def test_while_the_watcher_waits_for_mail(site: Site, watch: WatchMode) -> None:
     with user(site.endpoint, "ann", settings=SLOW, watch=watch) as ann:
-        watcher = watcher_of(ann)
-        assert watcher is not None
-        wait_until(
-            lambda: watcher._stop._wakes and watcher._connection and watcher._connection.proved,
-            "the watcher waits",
-        )
+        wait_until(lambda: watches(ann), "the watcher waits")
         call = Call(lambda: list(ann.messages()))
         wait_until(lambda: inbox_of(ann)._ended._wakes, "the consumer waits")
         quickly(ann)
@@ -183,7 +181,7 @@ def test_while_the_application_deals_with_a_message(site: Site) -> None:
         assert [message.body for message in ann.messages(0.05)] == ["two"]
 
 
-@pytest.mark.parametrize("watch", [WatchMode.BLOCKING, WatchMode.POLLING])
+@MODES
 def test_what_a_handler_has_dealt_with_is_acked_whenever_close_comes(
     site: Site, watch: WatchMode
 ) -> None:
@@ -206,14 +204,17 @@ def with_an_ack_that_does_not_arrive(site: Site, proxy: FaultProxy) -> Iterator[
     with (
         user(site.endpoint, "bob", watch=WatchMode.OFF) as bob,
         user(proxy.endpoint, "ann", settings=SLOW, on_message=received) as ann,
+        pytest.MonkeyPatch.context() as patch,
     ):
+        # A stream's connection can still be asked, and it does not answer.
+        patch.setattr(watcher_module, "FLUSH_SECONDS", 0.05)
         bob.send("ann", "one")
         wait_until(lambda: ann.status().position == 1, "the watch that acks it, and waits")
         proxy.wait_routes(2).up.fault = Fault(blackhole=True)
         bob.send("ann", "two")
         received.wait(2)
         wait_until(lambda: inbox_of(ann).unacked == 2, "it is dealt with")
-        wait_until(lambda: watcher_of(ann)._stop._wakes, "the next watch")
+        wait_until(lambda: watches(ann), "the next watch")
         yield ann
 
 
@@ -264,7 +265,7 @@ def test_a_handler_that_does_not_return_keeps_no_ack_of_those_before_it(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watcher_module, "FLUSH_SECONDS", 0.05)
-    monkeypatch.setattr(watcher_module, "ACK_SECONDS", 60)
+    acking_after(monkeypatch, 60)
     begun = threading.Event()
     go_on = threading.Event()
 
@@ -362,7 +363,7 @@ def test_a_dead_connection_does_not_hold_close_up(
     """The last ack gets no answer."""
     monkeypatch.setattr(watcher_module, "FLUSH_SECONDS", 0.05)
     monkeypatch.setattr(commands_module, "LAST_SECONDS", 0.05)
-    monkeypatch.setattr(watcher_module, "ACK_SECONDS", 60)
+    acking_after(monkeypatch, 60)
     with FaultProxy(site.endpoint) as proxy, user(proxy.endpoint, "ann", settings=SLOW) as ann:
         ann.send("ann", "one")
         ann.send("ann", "two")
@@ -380,9 +381,11 @@ def test_a_dead_connection_does_not_hold_close_up(
 def test_a_ping_that_gets_no_answer_is_cut(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher_module, "FLUSH_SECONDS", 0.05)
     with FaultProxy(site.endpoint) as proxy:
-        settings = fast(wait_seconds=0.05, reply_seconds=30)
+        # The window is full, so there is no stream to be kept alive by.
+        settings = fast(wait_seconds=0.05, reply_seconds=30, window=1)
         with user(proxy.endpoint, "ann", settings=settings) as ann:
             ann.send("ann", "one")
+            ann.send("ann", "two")
             loop = ann.messages()
             next(loop)
             watch = proxy.routes[1]

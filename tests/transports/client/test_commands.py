@@ -5,7 +5,7 @@ import time
 from itertools import islice
 
 import pytest
-from client_kit import FAST, States, again, fast, make_client, threads_only, user, watchers
+from client_kit import FAST, MODES, States, again, fast, make_client, threads_only, user, watchers
 from listening import socket_path
 from servers import HANG_UP, HELLO, SILENCE, ScriptedServer, Site
 from services import PASSWORD
@@ -39,7 +39,7 @@ from twinline.transports.registry import UnknownTransport, transport
 pytestmark = pytest.mark.usefixtures("both_clients")
 
 
-@pytest.mark.parametrize("watch", [WatchMode.BLOCKING, WatchMode.POLLING])
+@MODES
 @pytest.mark.parametrize("name", ["jsonl", "binary"])
 def test_every_command(name: str, watch: WatchMode) -> None:
     with socket_path() as path, Site(f"unix:{path}") as site:

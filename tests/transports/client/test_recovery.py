@@ -8,6 +8,7 @@ from itertools import islice, pairwise
 import pytest
 from client_kit import (
     FAST,
+    MODES,
     Received,
     States,
     again,
@@ -219,7 +220,7 @@ def scripted_session(server: ScriptedServer) -> dict[type, object]:
     return replies
 
 
-@pytest.mark.parametrize("watch", [WatchMode.BLOCKING, WatchMode.POLLING])
+@MODES
 def test_a_restart_with_the_store_kept_resumes_the_session(watch: WatchMode) -> None:
     seen = States()
     received = Received()
@@ -238,7 +239,9 @@ def test_a_restart_with_the_store_kept_resumes_the_session(watch: WatchMode) -> 
     kinds = [kind for kind in seen.kinds if kind is not RECONNECTING]
     assert kinds == [LOGGED_OUT, ONLINE, ONLINE, StateKind.CLOSED]
     waits = [state.retry_in for state in seen.seen if state.kind is RECONNECTING]
-    assert [seconds for seconds in waits if seconds is not None][:3] == [0.02, 0.04, 0.08]
+    first, *others = [seconds for seconds in waits if seconds is not None]
+    assert first in (0.02, 1.0)  # the second is what a server asks for that ends an open watch
+    assert others[:2] == [0.04, 0.08]
 
 
 def test_a_restart_with_the_store_lost_logs_out_and_says_so() -> None:

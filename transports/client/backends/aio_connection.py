@@ -81,6 +81,7 @@ class StreamConnection(Connection, asyncio.Protocol):
         self._channel: asyncio.Transport  # since `connection_made`, before it is used
         self._waiter = TaskWaiter()
         self._arrived = bytearray()
+        self._nudged = False
         self._ended = False  # nothing more will arrive
         self._error: OSError | None = None  # why, if it was no orderly end
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -126,6 +127,13 @@ class StreamConnection(Connection, asyncio.Protocol):
         self._ended = True
         self._waiter.wake()
 
+    def accept_nudges(self) -> None:
+        """Do nothing: a nudge wakes the task."""
+
+    def nudge(self) -> None:
+        self._nudged = True
+        self._waiter.wake()
+
     def _close(self) -> None:
         self._channel.abort()
 
@@ -133,8 +141,8 @@ class StreamConnection(Connection, asyncio.Protocol):
         deadline.timeout()
         if self._ended:
             raise self._error or ConnectionAbortedError("the connection has ended")
-        # One frame at a time is under way, so there is no more than one to be kept in memory,
-        # and a peer that does not take it is noticed by the reply that does not come.
+        # Few frames are under way, so there are no more than those to be kept in memory, and a peer
+        # that does not take them is noticed by the reply that does not come.
         self._channel.write(data)
 
     async def _receive(self, deadline: Deadline) -> bytes:
@@ -143,6 +151,23 @@ class StreamConnection(Connection, asyncio.Protocol):
                 raise self._error or EOFError
             deadline.timeout()
             await self._waiter.wait(deadline)
+        return self._take_arrived()
+
+    async def _receive_or_nudge(self, until: Deadline) -> bytes | None:
+        late = False
+        while not self._arrived:
+            if self._ended:
+                raise self._error or EOFError
+            if self._nudged or late:
+                break
+            late = until.passed  # the event loop runs at least once: it may have bytes to bring
+            await self._waiter.wait(until)
+        nudged, self._nudged = self._nudged, False
+        if not self._arrived and nudged:
+            return None
+        return self._take_arrived()
+
+    def _take_arrived(self) -> bytes:
         data = bytes(self._arrived)
         self._arrived.clear()
         self._channel.resume_reading()

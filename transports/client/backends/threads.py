@@ -1,7 +1,8 @@
 """The client engine on threads: its coroutines run to their end in the thread that calls.
 
 Sockets do not block. An exchange sends at once, polls for the reply with what is left of its
-deadline, and receives: with the look for an end that came before, four system calls.
+deadline, and receives: with the look for an end that came before, four system calls. The wait for a
+stream polls a `twinline.transports.wakeup.WakeDescriptor` besides, which other threads ring.
 """
 
 # ruff: noqa: D102 - `Backend`, `Worker` and `Connection` have what their methods do
@@ -24,6 +25,7 @@ from twinline.transports.connecting import connect
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.race import Address
+from twinline.transports.wakeup import WakeDescriptor
 
 _T = TypeVar("_T")
 
@@ -74,6 +76,8 @@ class SocketConnection(Connection):
         self._socket = connected
         self._readable = poll()
         self._readable.register(connected, POLLIN)
+        self._nudges: WakeDescriptor | None = None
+        self._readable_or_nudged = self._readable  # since `accept_nudges`: both
 
     def is_alive(self) -> bool:
         return not self.closed and not self._readable.poll(0)
@@ -84,13 +88,27 @@ class SocketConnection(Connection):
     def stop_reading(self) -> None:
         _shutdown(self._socket, socket.SHUT_RD)
 
+    def accept_nudges(self) -> None:
+        self._nudges = WakeDescriptor()
+        self._readable_or_nudged = poll()
+        self._readable_or_nudged.register(self._socket, POLLIN)
+        self._readable_or_nudged.register(self._nudges, POLLIN)
+
+    def nudge(self) -> None:
+        if self._nudges is not None:
+            self._nudges.wake()
+
     def forget(self) -> None:
         self._socket.close()
+        if self._nudges is not None:
+            self._nudges.close()
 
     def _close(self) -> None:
         # A child that was forked while this one was opened may have a copy of the socket.
         _shutdown(self._socket, socket.SHUT_RDWR)
         self._socket.close()
+        if self._nudges is not None:
+            self._nudges.close()
 
     def _send(self, data: bytes, deadline: Deadline) -> None:
         left = memoryview(data)
@@ -113,6 +131,22 @@ class SocketConnection(Connection):
             if not data:
                 raise EOFError
             return data
+
+    async def _receive_or_nudge(self, until: Deadline) -> bytes | None:
+        seconds = until.remaining()
+        ready = self._readable_or_nudged.poll(None if seconds is None else seconds * 1000)
+        nudged = False
+        for descriptor, _ in ready:
+            if self._nudges is not None and descriptor == self._nudges.fileno():
+                self._nudges.clear()
+                nudged = True
+        if len(ready) > nudged:  # the socket is among them
+            with suppress(BlockingIOError):
+                data = self._socket.recv(RECEIVE_BYTES)
+                if not data:
+                    raise EOFError
+                return data
+        return None if nudged else b""
 
 
 class ThreadWorker(Worker):

@@ -214,7 +214,7 @@ class Commands:
                 raise error
             # Nothing was done, and the server is about to hang up: as if it had.
             self._drop()
-            self._link.attempt_failed(connection.session, error.message)
+            self._link.attempt_failed(connection.session, error.message, error.retry_after())
             earlier = earlier or error
 
     def _in_doubt(

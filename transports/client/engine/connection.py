@@ -1,19 +1,30 @@
-"""One connection of a client: a codec and what it was opened for, one exchange at a time.
+"""One connection of a client: a codec, what it was opened for, and what is under way on it.
+
+Mostly that is one exchange at a time. A stream is a request that `Connection.send` has sent, and
+whose replies `Connection.receive` returns as they come; there may be several, in their order.
 
 The rules, without a socket: `backends` has the connections of threads and of asyncio.
 """
 
 from abc import ABC, abstractmethod
+from collections import deque
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import FrameTooLarge
 from twinline.core.locks import checking, may_block
-from twinline.core.protocol import MAX_REPLY_BYTES, ErrorReply, Limits, Reply, Request
+from twinline.core.protocol import (
+    MAX_REPLY_BYTES,
+    ErrorReply,
+    Limits,
+    Reply,
+    Request,
+    WatchReply,
+)
 from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.engine.link import ClientSession
-from twinline.transports.client.engine.replies import contradiction
+from twinline.transports.client.engine.replies import Asked, contradiction
 from twinline.transports.contract import RemoteProtocolError, Transport
 from twinline.transports.race import Address
 
@@ -31,11 +42,19 @@ class ReplyTimedOut(ConnectionBroken):
     """No reply came in time. A late one would be taken for the next: the connection is closed."""
 
 
+class Answer(NamedTuple):
+    """A reply, and what it answers."""
+
+    asked: Asked
+    reply: Reply
+
+
 class Connection(ABC):
     """A connection with a codec, used by one thread or task at a time, its owner.
 
     Only the owner sends, receives and closes. Others may call `shutdown` and `stop_reading`, and
     only from a wake that is registered with a `CancelToken`: the owner removes it before it closes.
+    `nudge` may be called by anybody at any time.
 
     Attributes:
         address: that was connected to.
@@ -44,6 +63,8 @@ class Connection(ABC):
         limits: what the server accepts; since its hello.
         proved: whether it has carried a request since it was opened.
         closed: whether `close` was called; an exchange that fails closes the connection itself.
+        under_way: the requests whose last reply has not come, in order.
+        received: how many bytes have come.
     """
 
     limits: Limits
@@ -60,6 +81,9 @@ class Connection(ABC):
         self.generation = 0
         self.proved = False
         self.closed = False
+        self.under_way: deque[Asked] = deque()
+        self.received = 0
+        self._early: list[Answer] = []
         self._codec = transport.client_codec(MAX_REPLY_BYTES)
         self._last_id = 0
         self._frame_bytes: float = inf  # the longest frame to send
@@ -91,6 +115,8 @@ class Connection(ABC):
     async def exchange(self, request: Request, deadline: Deadline) -> Reply:
         """Send a request and return its reply, an `ErrorReply` if it was refused.
 
+        Replies to what was under way before come first; `take_early` returns them.
+
         A failure of any kind closes the connection, a cancellation too: where the next reply
         begins would be unknown.
 
@@ -101,39 +127,115 @@ class Connection(ABC):
         """
         if checking.on:
             may_block("an exchange")
-        self._last_id += 1
         whole = False
         try:
-            self._codec.send(self._last_id, request)
-            frame = self._codec.data_to_send()
-            if len(frame) > self._frame_bytes + _FRAME_SLACK:
-                raise FrameTooLarge(f"the request is longer than {self._frame_bytes} bytes")
-            self._send(frame, deadline)
-            event = None
-            while event is None:
-                self._codec.receive_data(await self._receive(deadline))
-                event = self._codec.next_event()
-            if event.id not in (self._last_id, None):
-                raise ConnectionBroken("the server answered another request")
-            if not isinstance(event.reply, request.reply | ErrorReply):
-                raise ConnectionBroken("the server sent a reply of another kind")
-            wrong = contradiction(request, event.reply)
-            if wrong is not None:
-                raise ConnectionBroken(f"the server {wrong}")
-            # Without an id: the server could not read the frame, and will end the connection.
-            whole = event.id is not None
-        except TimeoutError:
-            raise ReplyTimedOut("the server did not answer in time") from None
-        except EOFError:
-            raise ConnectionBroken("the server ended the connection") from None
-        except OSError as error:
-            raise ConnectionBroken(error.strerror or str(error)) from error
-        except RemoteProtocolError as error:
-            raise ConnectionBroken(f"the server sent what is not a reply: {error}") from error
+            asked = self._put(request, deadline)
+            reply = None
+            while reply is None:
+                self._take_in(await self._receive(deadline))
+                reply = self._next_reply(asked)
+            whole = True
+        except (OSError, EOFError, RemoteProtocolError) as error:
+            raise _broken(error) from error
         finally:
             if not whole:
                 self.close()
-        return event.reply
+        return reply
+
+    def send(self, request: Request, deadline: Deadline) -> Asked:
+        """Send a request whose replies `receive` returns; as `exchange` otherwise."""
+        whole = False
+        try:
+            asked = self._put(request, deadline)
+            whole = True
+        except OSError as error:
+            raise _broken(error) from error
+        finally:
+            if not whole:
+                self.close()
+        return asked
+
+    def take_early(self) -> list[Answer]:
+        """Return the replies that came before that of an exchange, in order, and forget them."""
+        answers, self._early = self._early, []
+        return answers
+
+    async def receive(self, until: Deadline) -> list[Answer] | None:
+        """Return the replies that have come to what was sent, in order; wait for some if need be.
+
+        A failure of any kind closes the connection; the end of the time is none.
+
+        Args:
+            until: how long to wait. What is there already is returned even if the time is up.
+
+        Returns:
+            None when it was nudged before anything came, and no replies when the time was up.
+
+        Raises:
+            ConnectionBroken: the connection ended, or what came was not a reply.
+        """
+        if checking.on:
+            may_block("a stream")
+        if self.closed:
+            raise ConnectionBroken("the server ended the connection")
+        whole = False
+        try:
+            data = await self._receive_or_nudge(until)
+            if data:
+                self._take_in(data)
+                self._next_reply(None)
+            whole = True
+        except (OSError, EOFError, RemoteProtocolError) as error:
+            raise _broken(error) from error
+        finally:
+            if not whole:
+                self.close()
+        return None if data is None else self.take_early()
+
+    def _put(self, request: Request, deadline: Deadline) -> Asked:
+        self._last_id += 1
+        self._codec.send(self._last_id, request)
+        frame = self._codec.data_to_send()
+        if len(frame) > self._frame_bytes + _FRAME_SLACK:
+            raise FrameTooLarge(f"the request is longer than {self._frame_bytes} bytes")
+        self._send(frame, deadline)
+        asked = Asked(self._last_id, request)
+        self.under_way.append(asked)
+        return asked
+
+    def _take_in(self, data: bytes) -> None:
+        self.received += len(data)
+        self._codec.receive_data(data)
+
+    def _next_reply(self, wanted: Asked | None) -> Reply | None:
+        """Return the reply to a request, if it has come; what comes before is kept in `_early`.
+
+        Raises:
+            ConnectionBroken: what came is no reply to what is under way.
+            RemoteProtocolError: what came is no reply.
+        """
+        while (event := self._codec.next_event()) is not None:
+            if not self.under_way or event.id not in (self.under_way[0].id, None):
+                raise ConnectionBroken("the server answered another request")
+            asked, reply = self.under_way[0], event.reply
+            if not isinstance(reply, (asked.request.reply, ErrorReply)):
+                raise ConnectionBroken("the server sent a reply of another kind")
+            wrong = contradiction(asked, reply)
+            if wrong is not None:
+                raise ConnectionBroken(f"the server {wrong}")
+            if isinstance(reply, WatchReply) and reply.messages:
+                for each in self.under_way:
+                    each.count(reply.messages)
+            if event.id is None:
+                # The server could not read a frame, and will end the connection.
+                self.close()
+                asked = wanted or asked
+            elif not event.more:
+                self.under_way.popleft()
+            if asked is wanted:
+                return reply
+            self._early.append(Answer(asked, reply))
+        return None
 
     def close(self) -> None:
         """Close the connection; only the owner may, and it may twice."""
@@ -162,6 +264,21 @@ class Connection(ABC):
         """End the owner's wait for a reply; what it has sent still goes out."""
 
     @abstractmethod
+    def accept_nudges(self) -> None:
+        """Have `nudge` end the owner's `receive` from now on.
+
+        Raises:
+            OSError: there are no descriptors left.
+        """
+
+    @abstractmethod
+    def nudge(self) -> None:
+        """End the owner's `receive`, or the next one; it neither blocks nor raises.
+
+        It may come late, when the connection is closed, and with a lock held.
+        """
+
+    @abstractmethod
     def _close(self) -> None:
         """Close the socket; it may be closed already."""
 
@@ -183,3 +300,23 @@ class Connection(ABC):
             EOFError: the server has ended the connection.
             OSError: the connection broke.
         """
+
+    @abstractmethod
+    async def _receive_or_nudge(self, until: Deadline) -> bytes | None:
+        """Return what comes next, None when nudged first, or no bytes when the time is up.
+
+        Raises:
+            EOFError: the server has ended the connection.
+            OSError: the connection broke.
+        """
+
+
+def _broken(error: OSError | EOFError | RemoteProtocolError) -> ConnectionBroken:
+    match error:
+        case TimeoutError():
+            return ReplyTimedOut("the server did not answer in time")
+        case OSError():
+            return ConnectionBroken(error.strerror or str(error))
+        case EOFError():
+            return ConnectionBroken("the server ended the connection")
+    return ConnectionBroken(f"the server sent what is not a reply: {error}")

@@ -17,6 +17,8 @@ from twinline.transports.client.engine.connection import Connection
 from twinline.transports.client.engine.dialler import Dialler
 from twinline.transports.client.engine.inbox import MessageLoop
 from twinline.transports.client.engine.link import ClientSession, Link, LinkState, Snapshot
+from twinline.transports.client.engine.paging import PagingWatcher
+from twinline.transports.client.engine.streaming import StreamingWatcher
 from twinline.transports.client.engine.watcher import Watcher
 from twinline.transports.client.errors import ClientBusy, ClientError
 from twinline.transports.client.options import ClientOptions
@@ -210,7 +212,8 @@ class Engine:
             return
         with self._lock:
             before = self._watcher
-        watcher = Watcher(
+        streams = self._options.watch is WatchMode.STREAMING
+        watcher = (StreamingWatcher if streams else PagingWatcher)(
             self._backend, self._options, self._dialler, self.link, session, before=before
         )
         # Published before it starts: what ends the session from now on ends it as well.

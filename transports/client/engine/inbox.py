@@ -3,6 +3,8 @@
 import threading
 from collections import deque
 from collections.abc import Sequence
+from math import inf
+from typing import NamedTuple
 
 from twinline.core.deadline import Deadline
 from twinline.core.locks import new_lock
@@ -10,6 +12,26 @@ from twinline.core.protocol import Message
 from twinline.core.waiting import Wake
 from twinline.transports.client.engine.cancel import Cancelled, CancelToken, Waiter
 from twinline.transports.client.errors import ClientBusy
+
+
+class Progress(NamedTuple):
+    """Where an inbox stands, at one moment.
+
+    Attributes:
+        cursor: the last seq that was fetched.
+        unacked: the seq that the next ack should have, or None when the server knows it all.
+        held: how many messages are fetched and not dealt with.
+        held_bytes: of their bodies, in UTF-8.
+        taken: how many have ever been taken out.
+        done: how many of those may be acked.
+    """
+
+    cursor: int
+    unacked: int | None
+    held: int
+    held_bytes: int
+    taken: int
+    done: int
 
 
 class Inbox:
@@ -20,7 +42,8 @@ class Inbox:
         position ............ done ............... cursor
         acked at the server   dealt with here      fetched; what lies below is never taken twice
 
-    It holds one batch: the watcher fetches the next when this one is dealt with.
+    How much it holds is for the watcher to see to, which asks to be told when the application has
+    come so far that there is something to do: see `tell_at`.
     """
 
     def __init__(self, position: int) -> None:
@@ -35,15 +58,54 @@ class Inbox:
         self._done = position  # the last seq dealt with; guarded by _lock
         self._position = position  # the last seq known to be acked; guarded by _lock
         self._consumer: MessageLoop | None = None  # the last one; guarded by _lock
+        self._held_bytes = 0  # of the bodies of _pending; guarded by _lock
+        self._taken = 0  # how many were taken out; guarded by _lock
+        self._done_count = 0  # how many of those may be acked; guarded by _lock
         self._on_progress: Wake | None = None  # guarded by _lock
+        self._tell_taken = inf  # when to call it next; guarded by _lock
+        self._tell_done = inf  # the same; guarded by _lock
+        self._tell_below = 0  # the same; guarded by _lock
+        self._tell_empty = False  # the same; guarded by _lock
         self._ended = CancelToken("end of inbox")
 
     # -- for the watcher ----------------------------------------------------------------
 
     def on_progress(self, wake: Wake) -> None:
-        """Have this called whenever the application has dealt with a message."""
+        """Have this called when the application has come as far as `tell_at` says."""
         with self._lock:
             self._on_progress = wake
+
+    def tell_at(
+        self, *, taken: float = inf, done: float = inf, below: int = 0, empty: bool = False
+    ) -> bool:
+        """Say when the watcher is to be told of progress the next time, once.
+
+        Args:
+            taken: when so many messages have ever been taken out.
+            done: when so many of those may be acked.
+            below: when fewer bytes of bodies than this are held.
+            empty: when there is none left.
+
+        Returns:
+            Whether it has come so far already, so that nothing will be told.
+        """
+        with self._lock:
+            self._tell_taken, self._tell_done = taken, done
+            self._tell_below, self._tell_empty = below, empty
+            return self._has_come()
+
+    @property
+    def progress(self) -> Progress:
+        """Where it stands."""
+        with self._lock:
+            return Progress(
+                self._cursor,
+                self._done if self._done > self._position else None,
+                len(self._pending),
+                self._held_bytes,
+                self._taken,
+                self._done_count,
+            )
 
     @property
     def cursor(self) -> int:
@@ -62,17 +124,24 @@ class Inbox:
         with self._lock:
             return self._done if self._done > self._position else None
 
-    def put(self, messages: Sequence[Message]) -> bool:
-        """Take what was fetched, and return whether any is new; what was seen before is dropped."""
+    def put(self, messages: Sequence[Message], position: int = 0) -> bool:
+        """Take what was fetched, and return whether any is new; what was seen before is dropped.
+
+        Args:
+            messages: by rising seq.
+            position: as `acked` has it, of the same reply.
+        """
         with self._lock:
             before = self._cursor
             for message in messages:
                 if message.seq > self._cursor:
                     self._pending.append(message)
+                    self._held_bytes += _size(message)
                     self._cursor = message.seq
             any_new = self._cursor > before
+            self._position = max(self._position, min(position, self._cursor))
             consumer = self._consumer
-        if consumer is not None:
+        if any_new and consumer is not None:
             consumer.waiter.wake()
         return any_new
 
@@ -92,6 +161,7 @@ class Inbox:
         """Begin again from the server's position: its mailbox is another than it was."""
         with self._lock:
             self._pending.clear()
+            self._held_bytes = 0
             self._cursor = self._done = self._position = position
 
     # -- for the application ------------------------------------------------------------
@@ -123,29 +193,37 @@ class Inbox:
                 break
         return None
 
-    def pop(self, message: Message, *, done: bool) -> None:
-        """Take the first message out.
+    def pop(self, message: Message, *, done: bool) -> Message | None:
+        """Take the first message out, and return the next one, which stays.
 
         Args:
-            message: what `head` returned; nothing happens if it is not the first any more.
+            message: what `head` returned; nothing is taken out if it is not the first any more.
             done: whether it may be acked, with all before it.
         """
+        wake = None
         with self._lock:
-            if not self._pending or self._pending[0] is not message:
-                return
-            self._pending.popleft()
-            if done:
-                self._done = message.seq
-            on_progress = self._on_progress
-        if on_progress is not None:
-            on_progress()
+            pending = self._pending
+            if pending and pending[0] is message:
+                pending.popleft()
+                self._held_bytes -= _size(message)
+                self._taken += 1
+                if done:
+                    self._done = message.seq
+                    self._done_count += 1
+                if self._has_come():
+                    wake = self._on_progress
+            head = pending[0] if pending and not self._ended.is_set else None
+        if wake is not None:
+            wake()
+        return head
 
     def drop(self, up_to: int) -> None:
         """Take out what the application has acked by itself, handed over or not, fetched or not."""
         with self._lock:
             while self._pending and self._pending[0].seq <= up_to:
-                self._pending.popleft()
-            # The three move together. A batch that is under way may still bring what was acked:
+                self._held_bytes -= _size(self._pending.popleft())
+                self._taken += 1
+            # The three move together. A page that is under way may still bring what was acked:
             # it lies below the cursor.
             self._cursor = max(self._cursor, up_to)
             self._done = max(self._done, up_to)
@@ -168,6 +246,24 @@ class Inbox:
     def end(self) -> None:
         """End the consumer's wait, now and from now on: the session or the client has ended."""
         self._ended.set()
+
+    def _has_come(self) -> bool:
+        """Return whether the watcher is to be told, and have it told once; with the lock held."""
+        if (
+            self._taken < self._tell_taken
+            and self._done_count < self._tell_done
+            and self._held_bytes >= self._tell_below
+            and not (self._tell_empty and not self._pending)
+        ):
+            return False
+        self._tell_taken = self._tell_done = inf
+        self._tell_below, self._tell_empty = 0, False
+        return True
+
+
+def _size(message: Message) -> int:
+    body = message.body
+    return len(body) if body.isascii() else len(body.encode())
 
 
 class MessageLoop:
@@ -205,8 +301,16 @@ class MessageLoop:
 
     async def next(self) -> Message | None:
         """Deal with the message before, and return the next; None at the end."""
+        message = self.next_nowait()
+        if message is None:
+            deadline = Deadline.after(self._timeout)
+            message = self._message = await self._inbox.wait_head(self.waiter, deadline)
+        return message
+
+    def next_nowait(self) -> Message | None:
+        """Deal with the message before, and return the next if it is there already."""
         message, self._message = self._message, None
-        if message is not None:
-            self._inbox.pop(message, done=self._ack)
-        self._message = await self._inbox.wait_head(self.waiter, Deadline.after(self._timeout))
-        return self._message
+        if message is None:
+            return None
+        message = self._message = self._inbox.pop(message, done=self._ack)
+        return message

@@ -279,6 +279,8 @@ class Link:
 
     def watch_answered(self, session: ClientSession) -> None:
         """The watch connection carried a request."""
+        if self.snapshot.at is not LinkState.LOST:
+            return  # as with nearly every page of mail: nothing changes, and no lock is taken
         with self._lock:
             if self.snapshot.session is session:
                 self._move(Event.WATCH_ANSWERED)

@@ -1,7 +1,7 @@
 """Whether a reply can be the answer to its request: what a server that is broken would get wrong.
 
-A codec has checked its fields one by one. What lies between them is checked here, for the client
-goes on from it: to the next page, to an ack.
+A codec has checked its fields one by one. What lies between them is checked here, and what lies
+between the replies of a stream, for the client goes on from it: to the next page, to an ack.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,45 @@ from twinline.core.protocol import (
     Message,
     Reply,
     Request,
+    Watch,
     WatchReply,
 )
 
 _NOT_RISING: Final = "sent messages whose seqs do not rise"
 
 
-def contradiction(request: Request, reply: Reply) -> str | None:
+class Asked:
+    """A request whose last reply has not come.
+
+    Attributes:
+        id: that it was sent with.
+        request: what was asked.
+        left: how many messages its replies may still bring, if it is a watch with a window.
+    """
+
+    __slots__ = ("id", "left", "request")
+
+    def __init__(self, id: int, request: Request) -> None:
+        self.id = id
+        self.request = request
+        self.left = request.window if isinstance(request, Watch) else 0
+
+    def counted(self, messages: Sequence[Message]) -> int:
+        """Return how many of these messages its window counts: those beyond its ``after``."""
+        request = self.request
+        if not messages or not isinstance(request, Watch):
+            return 0
+        if messages[0].seq > request.after:
+            return len(messages)
+        return sum(message.seq > request.after for message in messages)
+
+    def count(self, messages: Sequence[Message]) -> None:
+        """Take messages off the window: also those that come with a watch before this one."""
+        if self.left:
+            self.left = max(0, self.left - self.counted(messages))
+
+
+def contradiction(asked: Asked, reply: Reply) -> str | None:
     """Return what is wrong with a reply, as the end of a sentence about the server, or None.
 
     Messages that do not rise would be acked unseen by the ack of one before them. A page that does
@@ -30,14 +62,26 @@ def contradiction(request: Request, reply: Reply) -> str | None:
     """
     match reply:
         case WatchReply():
-            return None if _rise(reply.messages) else _NOT_RISING
+            return _of_watch(asked, reply)
         case HistoryReply():
-            assert isinstance(request, History)  # noqa: S101 - a connection checks it
-            return _of_history(request, reply)
+            assert isinstance(asked.request, History)  # noqa: S101 - a connection checks it
+            return _of_history(asked.request, reply)
         case AccountsReply():
-            assert isinstance(request, ListAccounts)  # noqa: S101 - a connection checks it
-            return _of_accounts(request, reply)
+            assert isinstance(asked.request, ListAccounts)  # noqa: S101 - a connection checks it
+            return _of_accounts(asked.request, reply)
     return None
+
+
+def _of_watch(asked: Asked, page: WatchReply) -> str | None:
+    assert isinstance(asked.request, Watch)  # noqa: S101 - a connection checks it
+    if not asked.request.window:
+        if page.more:
+            return "sent one reply to a watch and says that others follow"
+    elif page.more and not page.messages:
+        return "sent no messages and says that others follow"
+    elif asked.counted(page.messages) > asked.left:
+        return "sent more messages than there was room for"
+    return None if _rise(page.messages) else _NOT_RISING
 
 
 def _rise(messages: Sequence[Message]) -> bool:

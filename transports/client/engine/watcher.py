@@ -1,18 +1,14 @@
 """The watch connection of a client: a worker that fetches mail, hands it over, and acks it.
 
-::
-
-    ┌─▶ Watch(after = cursor, ack = done) ──▶ messages ──▶ inbox ──▶ handler or messages()
-    └────────────── when the application has dealt with all of them ◀─────────────┘
-
-The worker is a thread or a task, and the connection belongs to it alone. While the application
-takes its time, it acks what is dealt with so far and sends a ping now and then, so that a dead
-connection is noticed.
+The worker is a thread or a task, and the connection belongs to it alone. What it does with the
+connection is for `paging` or `streaming` to say; this has what both share: the worker's life, its
+connection, and what becomes of refusals and of a handler's errors.
 """
 
 import logging
+from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from math import ceil, inf
+from math import inf
 from time import monotonic
 from typing import Final
 
@@ -24,22 +20,17 @@ from twinline.transports.client.engine.cancel import Cancelled, CancelToken
 from twinline.transports.client.engine.connection import Connection, ConnectionBroken
 from twinline.transports.client.engine.dialler import Dialler
 from twinline.transports.client.engine.link import ClientSession, Link
-from twinline.transports.client.options import ClientOptions, OnMessage
-from twinline.transports.client.settings import WatchMode
+from twinline.transports.client.options import ClientOptions
 
 log = logging.getLogger(__name__)
 
-ACK_SECONDS: Final = 0.2
-"""How long a message may be dealt with and not acked while others of its batch are not."""
-_LOOK_SECONDS: Final = 0.5
-"""How long what is dealt with may go unnoticed."""
 FLUSH_SECONDS: Final = 1.0
 """For the last ack, when the client ends."""
 THREAD_NAME: Final = "twinline watcher"
 """Of the thread, or of the task."""
 
 
-class Watcher:
+class Watcher(ABC):
     """The worker that watches for one session.
 
     Attributes:
@@ -71,7 +62,7 @@ class Watcher:
         self._link = link
         self._inbox = session.inbox
         self._settings = options.settings
-        self._blocking = options.watch is WatchMode.BLOCKING
+        self._mode = options.watch
         self._on_message = options.on_message
         self._on_handler_error = options.on_handler_error or _log_handler_error
         self._waiter = backend.waiter()
@@ -86,7 +77,7 @@ class Watcher:
 
     def start(self) -> None:
         """Start the worker."""
-        self._inbox.on_progress(self._waiter.wake)
+        self._inbox.on_progress(self._progressed)
         self._worker.start()
 
     @property
@@ -138,11 +129,7 @@ class Watcher:
             self._before = None
         try:
             while True:
-                if self._on_message is None:
-                    await self._wait_for_application()
-                else:
-                    await self._call_handler(self._on_message)
-                await self._fetch()
+                await self._round()
         except Cancelled:
             pass
         except errors.UnsupportedVersion as error:
@@ -161,69 +148,32 @@ class Watcher:
             finally:
                 self._drop()
 
-    async def _fetch(self) -> None:
-        """Ask once for what is beyond the cursor."""
-        connection = await self._have_connection()
-        limits = connection.limits
-        # The first look does not wait: it proves the connection, and brings what is there already.
-        first = self._blocking and not connection.proved
-        blocking = self._blocking and connection.proved
-        wait = min(ceil(self._settings.wait_seconds), limits.wait_seconds) if blocking else 0
-        batch = max(1, min(self._settings.batch, limits.page))
-        request = protocol.Watch(
-            after=self._inbox.cursor, ack=self._inbox.unacked, limit=batch, wait=wait
-        )
-        pace = Deadline.after(self._settings.poll_seconds)
-        reply = await self._ask(request, wait)
-        if isinstance(reply, protocol.ErrorReply):
-            await self._refused(errors.RequestError.from_reply(reply))
-        if not isinstance(reply, protocol.WatchReply):
-            return
-        self._backoff.reset()
-        # Of more than was asked for the rest is asked for again.
-        any_new = self._inbox.put(reply.messages[:batch])
-        self._inbox.acked(max(reply.position, request.ack or 0))
-        if not any_new and not first:
-            # A watch that waits takes longer: this polls a server that answers at once.
-            await self._rest(pace.remaining() or 0.0)
+    @abstractmethod
+    async def _round(self) -> None:
+        """Do what there is to do, and wait for what comes next.
 
-    async def _wait_for_application(self) -> None:
-        """Wait until the inbox is empty; meanwhile ack progress and keep the connection alive."""
-        progress: Deadline | None = None  # when what is dealt with has waited long enough
-        while not self._inbox.is_empty():
-            if self._inbox.unacked is None:
-                progress = None
-            elif progress is None:
-                progress = Deadline.after(ACK_SECONDS)
-            idle = self._last_exchange + self._settings.wait_seconds - monotonic()
-            due = Deadline.after(max(0.0, idle))
-            wake = due if progress is None else progress.sooner(idle)
-            # A signal's handler may keep the application from saying that it has dealt with one.
-            await self._stop.wait(self._waiter, wake.sooner(_LOOK_SECONDS))
-            if self._inbox.is_empty():
-                return  # the next watch carries the ack
-            if progress is not None and progress.passed:
-                await self._ack()
-                progress = None
-            elif due.passed:
-                await self._ask(protocol.Ping())
+        Raises:
+            Cancelled: the worker is to end.
+        """
 
-    async def _call_handler(self, on_message: OnMessage) -> None:
-        """Hand over each message in order; one that the handler fails on is handed over again."""
-        acked_at = monotonic()
-        while (message := self._inbox.head()) is not None:
-            self._stop.check()
-            try:
-                await self._worker.call(on_message, message)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the mail must not be lost
-                await self._report_handler_error(message, error)
-                await self._pause()
-                continue
-            self._backoff.reset()
-            self._inbox.pop(message, done=True)
-            if monotonic() - acked_at >= ACK_SECONDS and not self._inbox.is_empty():
-                await self._ack()
-                acked_at = monotonic()
+    @abstractmethod
+    def _progressed(self) -> None:
+        """Look at the inbox soon: the application has come as far as was asked; in its thread."""
+
+    async def _handle(self, message: protocol.Message) -> bool:
+        """Hand a message to the handler, and return whether it has dealt with it.
+
+        Raises:
+            Cancelled: the worker is to end.
+        """
+        self._stop.check()
+        assert self._on_message is not None  # noqa: S101 - else the application takes them itself
+        try:
+            await self._worker.call(self._on_message, message)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the mail must not be lost
+            await self._report_handler_error(message, error)
+            return False
+        return True
 
     async def _report_handler_error(self, message: protocol.Message, error: Exception) -> None:
         try:
@@ -258,22 +208,27 @@ class Watcher:
             Cancelled: the worker is to end, or the session has ended.
         """
         self._stop.check()
-        if self._connection is None:
+        while self._connection is None:
             connection = await self._dialler.dial(Deadline.after(None), self._stop)
             if connection.session is not self.session:
                 connection.close()
                 raise Cancelled
             connection.end_with(self._cut)
+            try:
+                self._connected(connection)
+            except OSError as error:
+                connection.close()
+                self._link.attempt_failed(self.session, error.strerror or str(error))
+                continue
             self._connection = connection
         return self._connection
 
-    async def _ack(self) -> None:
-        unacked = self._inbox.unacked
-        if unacked is None:
-            return  # another session of the account was faster
-        reply = await self._ask(protocol.Ack(up_to=unacked))
-        if isinstance(reply, protocol.AckReply):
-            self._inbox.acked(max(reply.position, unacked))
+    def _connected(self, connection: Connection) -> None:  # noqa: B027 - not all have a use for it
+        """Prepare for a new connection, which nobody else sees yet.
+
+        Raises:
+            OSError: it cannot be used; another one is opened, at the pace of the backoff.
+        """
 
     async def _flush(self) -> None:
         """Ack what was dealt with and not acked yet, as the last thing on this connection."""
@@ -307,39 +262,56 @@ class Watcher:
         try:
             with self._stop.waking(connection.stop_reading) if watching else nullcontext():
                 reply = await connection.exchange(request, deadline)
-        except ConnectionBroken as broken:
-            self._drop()
-            self._stop.check()
-            # One that has carried a request is replaced at once, but not again and again.
-            before, self._broke_at = self._broke_at, monotonic()
-            soon = self._broke_at - before < self._settings.backoff_first
-            self._lost(str(broken), failed=soon or not connection.proved)
-            return None
-        except errors.FrameTooLarge as refused:
-            # By the limits that the server told, which cannot be right.
-            self._lost(refused.message, failed=True)
+        except (ConnectionBroken, errors.FrameTooLarge) as error:
+            self._broke(connection, error)
             return None
         self._last_exchange = monotonic()
+        return reply if self._lasts(connection, reply) else None
+
+    def _lasts(self, connection: Connection, reply: protocol.Reply) -> bool:
+        """Note that a request was answered, and return whether the connection goes on.
+
+        Raises:
+            Cancelled: the session has ended.
+        """
         if isinstance(reply, protocol.ErrorReply):
             error = errors.RequestError.from_reply(reply)
             if isinstance(error, errors.SessionExpired | errors.NotLoggedIn):
                 self._link.session_ended(self.session, error.message)
                 raise Cancelled
             if isinstance(error, errors.ShuttingDown):
-                self._lost(error.message, failed=True)
-                return None
+                self._lost(error.message, failed=True, retry_after=error.retry_after())
+                return False
         if not connection.proved:
             connection.proved = True
             self._link.proved()
         self._link.watch_answered(self.session)
-        return reply
+        return True
 
-    def _lost(self, reason: str, *, failed: bool) -> None:
+    def _broke(
+        self, connection: Connection, error: ConnectionBroken | errors.FrameTooLarge
+    ) -> None:
+        """Drop a connection that broke, or whose server tells limits that cannot be right.
+
+        Raises:
+            Cancelled: the worker is to end.
+        """
+        self._drop()
+        if isinstance(error, errors.FrameTooLarge):
+            self._lost(error.message, failed=True)
+            return
+        self._stop.check()
+        # One that has carried a request is replaced at once, but not again and again.
+        before, self._broke_at = self._broke_at, monotonic()
+        soon = self._broke_at - before < self._settings.backoff_first
+        self._lost(str(error), failed=soon or not connection.proved)
+
+    def _lost(self, reason: str, *, failed: bool, retry_after: float = 0.0) -> None:
         """Replace the connection; at the pace of the backoff if it has failed to be of use."""
         self._drop()
         self._link.watch_broke(self.session, reason)
         if failed:
-            self._link.attempt_failed(self.session, reason)
+            self._link.attempt_failed(self.session, reason, retry_after)
 
     async def _refused(self, error: errors.RequestError) -> None:
         """Let time pass before the mailbox is read again."""
@@ -348,8 +320,12 @@ class Watcher:
             # It is another mailbox than it was: the server's store was put back to before.
             status = await self._ask(protocol.Status())
             if isinstance(status, protocol.StatusReply):
-                self._inbox.rewind(status.position)
+                self._rewind(status.position)
         await self._pause(error.retry_after())
+
+    def _rewind(self, position: int) -> None:
+        """Begin again from the server's position."""
+        self._inbox.rewind(position)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
