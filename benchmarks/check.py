@@ -194,7 +194,7 @@ def main() -> int:
     if options.rounds < 0 or options.processes < 1:
         parser.error("--rounds is 0 or more, --processes is 1 or more")
     if options.explain:
-        print("\n".join(f"{name:14} {build().what}" for name, build in BUILDERS.items()))
+        print("\n".join(f"{name:18} {build().what}" for name, build in BUILDERS.items()))
         return 0
     found = Found()
     # What is kept is compared with many times, so it is worth more processes.

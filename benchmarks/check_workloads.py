@@ -2,7 +2,8 @@
 
 A workload must stay what it is, or the figures that are kept for it mean nothing: one that is
 changed gets another name, and figures of its own. Nothing here touches more of twinline than
-the contracts of transports and stores and the methods of `ChatService`.
+the contracts of transports and stores, the methods of `ChatService` and those of `Conversation`,
+which is held here as the listener's thread holds it over a socket.
 
 The SQLite store is not among them: most of what it costs is another thread that collects a
 batch, and the system that writes and syncs it, and both figures are those of one thread alone.
@@ -12,6 +13,7 @@ batch, and the system that writes and syncs it, and both figures are those of on
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import Final
 
 from argon2 import PasswordHasher
@@ -20,10 +22,10 @@ from argon2.profiles import CHEAPEST
 from twinline.core.protocol import (
     MAX_REPLY_BYTES,
     MAX_WAIT_SECONDS,
-    ErrorReply,
     Message,
     Reply,
     Request,
+    Resume,
     Send,
     SentReply,
     Watch,
@@ -31,15 +33,19 @@ from twinline.core.protocol import (
 )
 from twinline.core.service import ChatService
 from twinline.core.session import Session
-from twinline.core.store import Account, Draft, MailboxPolicy, MailPage
+from twinline.core.store import Account, Draft, MailboxPolicy
 from twinline.stores.memory import MemoryStore
-from twinline.transports.contract import RequestRefused, ServerCodec, Transport
+from twinline.transports.contract import Transport
+from twinline.transports.listener.conversation import Conversation
+from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.registry import transport
 
 BODY: Final = "See you at the station at half past seven, platform 4."
 ACCOUNTS: Final = 16**3
 """How many accounts the prefix page has to find its own among; one for every three digits."""
 _NOW: Final = 1_700_000_000_000
+_FRAMES: Final = 400  # more than the operations of a slice: none is sent twice
+_SEND_PREFIX: Final = "bench-id"  # as long as a client's
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,51 +72,89 @@ class Site:
         store: in memory.
         service: over it.
         ann: a session that is logged in.
-        bob: another.
+        bob: the id of bob's account.
     """
 
-    def __init__(self, *, mail_comes_when_watched: bool = False) -> None:
+    def __init__(self) -> None:
         self.store = MemoryStore(MailboxPolicy(mailbox_messages=10**9, history_messages=0))
-        if mail_comes_when_watched:
-            self._let_mail_come()
         # The cheapest hash: it is paid once an account, and is no part of any workload.
         hasher = PasswordHasher.from_parameters(CHEAPEST)
         self.service = ChatService(self.store, hasher=hasher)
-        self.ann = self._enter("ann")
-        self.bob = self._enter("bob")
-
-    def _enter(self, name: str) -> Session:
-        session = self.service.session("127.0.0.1")
-        self.service.create_account(session, name, "correct horse")
-        return session
-
-    def _let_mail_come(self) -> None:
-        """Put a message into a mailbox at the moment when a watch has found it empty.
-
-        So a watch goes all the way of one that blocks, and only the blocking is left out.
-        """
-        mailboxes = self.store.mailboxes
-        read = mailboxes.read
-        draft = Draft(f"{1:024x}", "id-ann", "ann", BODY, _NOW)
-
-        def read_before_mail_comes(
-            account_id: str, after: int, limit: int, max_bytes: int
-        ) -> MailPage:
-            page = read(account_id, after, limit, max_bytes)
-            if not page.messages:
-                mailboxes.append(account_id, draft)
-            return page
-
-        mailboxes.read = read_before_mail_comes  # type: ignore[method-assign]
-
-    def empty_bob(self) -> None:
-        """Give bob a new mailbox: the next seq is 1."""
+        self.ann = self.service.session("127.0.0.1")
+        self._tokens = {"ann": self._enter(self.ann, "ann")}
+        self._tokens["bob"] = self._enter(self.service.session("127.0.0.1"), "bob")
         bob = self.store.accounts.find("bob")
         if bob is None:
-            raise AssertionError("bob is gone")
-        self.bob.unsubscribe()  # from the old one
-        self.store.mailboxes.drop(bob.account_id)
-        self.store.mailboxes.create(bob.account_id)
+            raise AssertionError("bob is not there")
+        self.bob = bob.account_id
+
+    def _enter(self, session: Session, name: str) -> str:
+        return self.service.create_account(session, name, "correct horse").session
+
+    def talk(self, name: str, wire: Transport) -> "Talk":
+        """Return a conversation that has resumed the session of ann or bob."""
+        talk = Talk(self.service, wire)
+        talk.exchange(_encoded(wire, Resume(session=self._tokens[name])))
+        if not talk.logged_in:
+            raise AssertionError(f"{name} is not logged in")
+        return talk
+
+    def empty_bob(self) -> None:
+        """Give bob a new mailbox: the next seq is 1, and no send_id is known."""
+        self.store.mailboxes.drop(self.bob)
+        self.store.mailboxes.create(self.bob)
+
+    def mail_comes(self) -> None:
+        """Put a message into bob's mailbox."""
+        draft = Draft(f"{1:024x}", "id-ann", "ann", BODY, _NOW)
+        self.store.mailboxes.append(self.bob, draft)
+
+
+class Talk:
+    """A conversation, and what the listener's thread does for it, with the socket left out."""
+
+    def __init__(self, service: ChatService, wire: Transport) -> None:
+        self._service = service
+        self._mail = False
+        self._talk = Conversation(
+            wire.server_codec(service.settings.frame_bytes),
+            service,
+            ListenerSettings(),
+            address="127.0.0.1",
+            on_mail=self._mail_has_come,
+            on_end=lambda: None,
+            clock=monotonic,
+        )
+
+    @property
+    def logged_in(self) -> bool:
+        """Whether it is bound to an account."""
+        return self._talk.session.logged_in
+
+    def exchange(self, data: bytes) -> bytes:
+        """Take in what has arrived, and return what there is to send at once."""
+        self._talk.receive_data(data)
+        return self._go_on()
+
+    def after_mail(self) -> bytes:
+        """Look again, if mail has come, and return what there is to send at once."""
+        if self._mail:
+            self._mail = False
+            self._talk.look_again()
+        return self._go_on()
+
+    def leave(self) -> None:
+        """Drop what it is subscribed to."""
+        self._service.leave(self._talk.session)
+
+    def _mail_has_come(self) -> None:
+        self._mail = True
+
+    def _go_on(self) -> bytes:
+        talk, service = self._talk, self._service
+        while (job := talk.next_job()) is not None:
+            talk.finish(service.handle(talk.session, job))
+        return talk.data_to_send() if talk.urgent else b""
 
 
 def _service_send() -> Workload:
@@ -124,33 +168,69 @@ def _service_send() -> Workload:
     return Workload("ChatService.send, no wire", 200, run, site.empty_bob)
 
 
-def _wire_send(wire: Transport) -> Workload:
+def _service_send_with_id() -> Workload:
     site = Site()
-    frame = _encoded(wire, Send(to="bob", body=BODY))
-    answer = _answering(site.service, site.ann, wire.server_codec(64 * 1024))
-    _must_be(SentReply, wire, Send(to="bob", body=BODY), answer(frame))
+    send = site.service.send
+    ids = [f"{_SEND_PREFIX}{number:x}" for number in range(_FRAMES)]
 
     def run(operations: int) -> None:
-        for _ in range(operations):
-            answer(frame)
+        for send_id in ids[:operations]:
+            send(site.ann, "bob", BODY, send_id)
 
-    what = f"a send, from {wire.name} bytes to {wire.name} bytes"
-    return Workload(what, 100, run, site.empty_bob)
+    return Workload("ChatService.send with a send_id, no wire", 200, run, site.empty_bob)
 
 
-def _wire_watch(wire: Transport) -> Workload:
-    site = Site(mail_comes_when_watched=True)
-    watches = [Watch(after=seq, ack=seq, wait=MAX_WAIT_SECONDS) for seq in range(200)]
-    frames = [_encoded(wire, watch) for watch in watches]
-    answer = _answering(site.service, site.bob, wire.server_codec(64 * 1024))
-    _must_be(WatchReply, wire, watches[0], answer(frames[0]))
+def _wire_send(wire: Transport, *, send_ids: bool) -> Workload:
+    site = Site()
+    sends = [
+        Send(to="bob", body=BODY, send_id=f"{_SEND_PREFIX}{number:x}" if send_ids else None)
+        for number in range(_FRAMES)
+    ]
+    frames = [_encoded(wire, send) for send in sends]
+    exchange = site.talk("ann", wire).exchange
+    _must_be(SentReply, wire, sends[0], exchange(frames[0]))
 
     def run(operations: int) -> None:
         for frame in frames[:operations]:
-            answer(frame)
+            exchange(frame)
 
-    what = f"a message that comes to a blocked watch, in {wire.name}"
-    return Workload(what, 50, run, site.empty_bob)
+    which = "a send with a send_id" if send_ids else "a send without one"
+    what = f"{which}, from {wire.name} bytes to {wire.name} bytes"
+    return Workload(what, 100, run, site.empty_bob)
+
+
+def _wire_delivery(wire: Transport, *, window: int) -> Workload:
+    """Return a delivery: a watch comes that acknowledges the one before, and then its message."""
+    site = Site()
+    watches = [
+        Watch(after=seq, ack=seq, wait=MAX_WAIT_SECONDS, window=window, renew=window > 0)
+        for seq in range(_FRAMES)
+    ]
+    frames = [_encoded(wire, watch) for watch in watches]
+    talk = site.talk("bob", wire)
+
+    def deliver(frame: bytes) -> bytes:
+        talk.exchange(frame)
+        site.mail_comes()
+        return talk.after_mail()
+
+    def run(operations: int) -> None:
+        for frame in frames[:operations]:
+            deliver(frame)
+
+    def reset() -> None:
+        nonlocal talk
+        talk.leave()
+        site.empty_bob()
+        talk = site.talk("bob", wire)
+        # What the first watch of a connection does once is not a delivery's.
+        talk.exchange(frames[0])
+
+    reset()
+    _must_be(WatchReply, wire, watches[0], deliver(frames[0]))
+    which = "an open stream that is renewed" if window else "a blocked watch"
+    what = f"a message that comes to {which}, in {wire.name}"
+    return Workload(what, 50, run, reset)
 
 
 def _client(wire: Transport) -> Workload:
@@ -201,24 +281,6 @@ def _prefix_page() -> Workload:
     return Workload(what, 40, run)
 
 
-def _answering(
-    service: ChatService, session: Session, codec: ServerCodec
-) -> Callable[[bytes], bytes]:
-    """Return what answers bytes as a connection does, with nothing but the socket left out."""
-
-    def answer(data: bytes) -> bytes:
-        codec.receive_data(data)
-        replies = b""
-        while (event := codec.next_event()) is not None:
-            if isinstance(event, RequestRefused):
-                raise event.error
-            codec.send(event.id, service.handle(session, event.request))
-            replies += codec.data_to_send()
-        return replies
-
-    return answer
-
-
 def _encoded(wire: Transport, request: Request) -> bytes:
     codec = wire.client_codec(MAX_REPLY_BYTES)
     codec.send(1, request)
@@ -229,18 +291,25 @@ def _must_be(kind: type[Reply], wire: Transport, request: Request, data: bytes) 
     """See to it that what is measured is the work and not its refusal."""
     codec = wire.client_codec(MAX_REPLY_BYTES)
     codec.send(1, request)
+    codec.send(1, request)  # where the last reply of another stands before it
     codec.receive_data(data)
-    event = codec.next_event()
-    if event is None or not isinstance(event.reply, kind) or isinstance(event.reply, ErrorReply):
-        raise AssertionError(f"expected a {kind.__name__}: {event}")
+    replies = []
+    while (event := codec.next_event()) is not None:
+        replies.append(event.reply)
+    last = replies[-1] if replies else None
+    if not isinstance(last, kind) or (isinstance(last, WatchReply) and len(last.messages) != 1):
+        raise AssertionError(f"expected a {kind.__name__}: {replies}")
 
 
 def _builders() -> Iterator[tuple[str, Callable[[], Workload]]]:
     yield "send", _service_send
+    yield "send, id", _service_send_with_id
     for name in ("jsonl", "binary"):
         wire = transport(name)
-        yield f"{name} send", partial(_wire_send, wire)
-        yield f"{name} watch", partial(_wire_watch, wire)
+        yield f"{name} send, id", partial(_wire_send, wire, send_ids=True)
+        yield f"{name} plain send", partial(_wire_send, wire, send_ids=False)
+        yield f"{name} stream", partial(_wire_delivery, wire, window=256)
+        yield f"{name} blocked", partial(_wire_delivery, wire, window=0)
         yield f"{name} client", partial(_client, wire)
     yield "prefix page", _prefix_page
 

@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # Of every ten operations three are done once more: 30 % more of the same work.
 SLOWED = """
 
-def _slowed(build=BUILDERS["jsonl send"]):
+def _slowed(build=BUILDERS["jsonl plain send"]):
     import dataclasses
 
     workload = build()
@@ -27,12 +27,12 @@ def _slowed(build=BUILDERS["jsonl send"]):
     return dataclasses.replace(workload, run=run)
 
 
-BUILDERS["jsonl send"] = _slowed
+BUILDERS["jsonl plain send"] = _slowed
 """
 # What C does is not among the instructions: a call for every second send, as long as many of them.
 SLOWED_IN_C = """
 
-def _slowed(build=BUILDERS["jsonl send"]):
+def _slowed(build=BUILDERS["jsonl plain send"]):
     import dataclasses
     import hashlib
 
@@ -47,7 +47,7 @@ def _slowed(build=BUILDERS["jsonl send"]):
     return dataclasses.replace(workload, run=run)
 
 
-BUILDERS["jsonl send"] = _slowed
+BUILDERS["jsonl plain send"] = _slowed
 """
 
 
@@ -85,7 +85,8 @@ def module() -> ModuleType:
 
 @pytest.mark.timeout(120)
 def test_instructions_are_the_same_in_every_run_and_a_slower_change_fails(tmp_path):
-    counted = ("--rounds", "0", "--only", "send", "--only", "jsonl send", "--only", "jsonl watch")
+    names = ("send", "send, id", "jsonl plain send", "jsonl send, id", "binary stream")
+    counted = ("--rounds", "0", *(word for name in names for word in ("--only", name)))
     kept = check(copied(tmp_path), "--update", *counted)
     assert kept.returncode == 0, kept.stderr
     figures = json.loads((tmp_path / "kept.json").read_text())
@@ -99,7 +100,7 @@ def test_instructions_are_the_same_in_every_run_and_a_slower_change_fails(tmp_pa
     assert slower.returncode == 1, slower.stdout + slower.stderr
     worse = [line for line in slower.stdout.splitlines() if "WORSE" in line]
     assert len(worse) == 1
-    assert worse[0].startswith("jsonl send")
+    assert worse[0].startswith("jsonl plain send")
     assert "1.30" in worse[0]
 
 
@@ -110,12 +111,12 @@ SLOWED_MUCH = SLOWED.replace("3 * operations // 10", "2 * operations")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("slowed", [SLOWED_MUCH, SLOWED_IN_C], ids=["in Python", "in C"])
 def test_time_sees_a_slower_change(tmp_path, slowed):
-    few = ("--rounds", "30", "--processes", "1", "--only", "jsonl send", "--only", "send")
+    few = ("--rounds", "30", "--processes", "1", "--only", "jsonl plain send", "--only", "send")
     assert check(copied(tmp_path), "--update", *few).returncode == 0
     slower = check(copied(tmp_path, slowed), *few)
     assert slower.returncode == 1, slower.stdout + slower.stderr
     assert [line for line in slower.stdout.splitlines() if "time" in line and "WORSE" in line]
-    assert "measuring again: jsonl send" in slower.stderr
+    assert "measuring again: jsonl plain send" in slower.stderr
 
 
 @pytest.mark.timeout(120)
@@ -138,6 +139,25 @@ def test_figures_are_kept_for_every_supported_python(module):
     for version in kept.values():
         assert set(version["figures"]) == names
         assert all(set(of) == {"instructions", "time"} for of in version["figures"].values())
+
+
+def test_every_send_is_stored_and_none_is_a_repeat(monkeypatch, module):
+    workloads = sys.modules["check_workloads"]
+    sites = []
+
+    class Watched(workloads.Site):
+        def __init__(self):
+            super().__init__()
+            sites.append(self)
+
+    monkeypatch.setattr(workloads, "Site", Watched)
+    for name in ("send", "send, id", "jsonl send, id", "jsonl plain send", "binary send, id"):
+        workload = module.BUILDERS[name]()
+        for _ in range(2):
+            workload.reset()
+            workload.run(50)
+            mailboxes = sites[-1].store.mailboxes
+            assert mailboxes.standing(sites[-1].bob).unread == 50, name
 
 
 @pytest.mark.parametrize(
