@@ -10,11 +10,13 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 
 from peer_contract import Server, TranslatingSocket, ask, broker, free_port
 
 from twinline.cli.bench.load import Caller, LoadError, Pair
+from twinline.cli.bench.watchers import AskingWatcher
 from twinline.cli.bench.wire import BODY
 
 
@@ -72,7 +74,7 @@ class MosquittoServer(Server):
         """Return a connection that publishes to a topic, one message at a time."""
         acknowledged = b"\x40\x02\x00\x01"
         publish = mqtt_publish(name, BODY, 1)
-        return Caller(self._open(socket.socket, f"to-{name}"), [publish], 4, acknowledged)
+        return Caller(self._open(socket.socket, f"to-{name}"), repeat(publish), 4, acknowledged)
 
     def watcher(self, name: str) -> socket.socket:
         """Return a subscriber."""
@@ -117,7 +119,7 @@ class NatsServer(Server):
     def sender(self, name: str) -> Caller:
         """Return a connection that publishes and flushes: the reply is the flush's."""
         publish = f"PUB {name} {len(BODY)}\r\n{BODY}\r\nPING\r\n".encode()
-        return Caller(self._open(), [publish], len(b"PONG\r\n"), b"PONG\r\n")
+        return Caller(self._open(), repeat(publish), len(b"PONG\r\n"), b"PONG\r\n")
 
     def watcher(self, name: str) -> socket.socket:
         """Return a subscriber."""
@@ -170,12 +172,13 @@ class RedisServer(Server):
 
     def sender(self, name: str) -> Caller:
         """Return a connection that appends to a list."""
-        return Caller(self.connect(NumberSocket), [resp("RPUSH", name, BODY)], 1, b":")
+        push = resp("RPUSH", name, BODY)
+        return Caller(self.connect(NumberSocket), repeat(push), 1, b":")
 
     def pair(self, name: str) -> Pair:
         """Return one that appends to a list and one that waits for its first."""
         wait = resp("BLPOP", name, "0")
-        return Pair(self.sender(name), self.connect(socket.socket), lambda _seen: wait)
+        return Pair(self.sender(name), AskingWatcher(self.connect(socket.socket), wait))
 
     def disconnect(self) -> None:
         """Close every connection, and empty the server."""

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from twinline.cli.bench.load import Caller, LoadError, Pair
 from twinline.cli.bench.sockets import PATIENCE_SECONDS
 from twinline.cli.bench.target import ServerProcess, running
+from twinline.cli.bench.watchers import Watcher
 from twinline.cli.bench.wire import BODY
 from twinline.core.deadline import Deadline
 from twinline.transports.connecting import connect
@@ -66,7 +67,7 @@ class Server:
 
     def pair(self, name: str) -> Pair:
         """Return a sender and the waiting watcher of its recipient."""
-        return Pair(self.sender(name), self.watcher(name), None)
+        return Pair(self.sender(name), Watcher(self.watcher(name)))
 
     def sender(self, name: str) -> Caller:
         """Return a connection that sends to a recipient; what `callers` and `pair` are made of."""
@@ -82,10 +83,11 @@ class Server:
         Raises:
             LoadError: it did not, so that what was measured is nothing.
         """
-        found = sum(data.count(BODY.encode()) for data in pair.received)
-        if found != len(pair.received):
-            raise LoadError(f"{found} messages came in {len(pair.received)} deliveries")
-        pair.received.clear()
+        watcher = pair.watcher
+        found = b"".join(watcher.received).count(BODY.encode())
+        if found != watcher.unchecked:
+            raise LoadError(f"{found} messages came in {watcher.unchecked} deliveries")
+        watcher.checked()
 
     def connect(self, kind: type[_Socket]) -> _Socket:
         """Return a new connection, which `disconnect` closes.

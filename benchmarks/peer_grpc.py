@@ -10,6 +10,7 @@ its server, and would be what is measured.
 
 # ruff: noqa: T201
 
+import itertools
 import json
 import socket
 import sys
@@ -143,7 +144,7 @@ class GrpcServer(Server):
         connected.send(message(json.dumps({"to": "first", "body": BODY}).encode()))
         reply = connected.recv(1 << 16)
         request = message(json.dumps({"to": name, "body": BODY}).encode())
-        return Caller(connected, [request], len(reply), message(ACKNOWLEDGED))
+        return Caller(connected, itertools.repeat(request), len(reply), message(ACKNOWLEDGED))
 
     def watcher(self, name: str) -> socket.socket:
         """Return a connection that waits for what is sent to a recipient."""

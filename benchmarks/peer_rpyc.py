@@ -11,6 +11,7 @@ for byte is a call, since the server echoes the sequence number and looks at it 
 
 # ruff: noqa: T201
 
+import itertools
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -86,7 +87,7 @@ class RpycServer(Server):
         stream.written = stream.was_read = b""
         send(name, BODY)
         reply = stream.was_read
-        return Caller(connected, [stream.written], len(reply), reply)
+        return Caller(connected, itertools.repeat(stream.written), len(reply), reply)
 
     def watcher(self, name: str) -> socket.socket:
         """Return a connection that waits for what is sent to a recipient."""

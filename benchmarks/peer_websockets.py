@@ -23,6 +23,7 @@ from peer_router import Router
 
 from twinline.cli.bench.load import Caller, Pair
 from twinline.cli.bench.target import ServerProcess
+from twinline.cli.bench.watchers import Watcher
 from twinline.cli.bench.wire import BODY
 from twinline.cli.server.affinity import on_one
 
@@ -65,14 +66,14 @@ class WebsocketServer(Server):
         """Return senders, each with the waiting watcher of its recipient."""
         # New names each time: what an earlier watcher did not acknowledge would come again.
         names = [f"watched-{next(self._numbers)}" for _ in range(count)]
-        ask_next = _acknowledge if self.acked else None
-        return [Pair(self.sender(name), self.watcher(name), ask_next) for name in names]
+        acknowledge = _acknowledge if self.acked else None
+        return [Pair(self.sender(name), Watcher(self.watcher(name), acknowledge)) for name in names]
 
     def sender(self, name: str) -> Caller:
         """Return a connection that sends to a recipient."""
         request = text_frame(json.dumps({"op": "send", "to": name, "body": BODY}), _MASK)
         reply = text_frame(ACKNOWLEDGED)
-        return Caller(self._open(), [request], len(reply), reply)
+        return Caller(self._open(), itertools.repeat(request), len(reply), reply)
 
     def watcher(self, name: str) -> socket.socket:
         """Return a connection that waits for what is sent to a recipient."""
@@ -89,8 +90,8 @@ class WebsocketServer(Server):
 
 @lru_cache(maxsize=65536)
 def _acknowledge(seen: int) -> bytes:
-    """Return the frame that acknowledges the last of so many messages; nothing for none."""
-    return text_frame(json.dumps({"op": "ack", "seq": seen}), _MASK) if seen else b""
+    """Return the frame that acknowledges the last of so many messages."""
+    return text_frame(json.dumps({"op": "ack", "seq": seen}), _MASK)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """Puts twinline beside what a Python user would pick instead, with the same work, in one run.
 
-    pip install -e '.[bench]'                # websockets, rpyc, grpcio
-    python benchmarks/peers.py               # about ten minutes
+    pip install -e '.[bench]'                # websockets, rpyc, grpcio, uvloop, orjson
+    python benchmarks/peers.py               # about twenty minutes
     python benchmarks/peers.py --quick       # a look
     python benchmarks/peers.py --only twinline-jsonl --only websockets
+    python benchmarks/peers.py --against ../old/bin/python --idle-users 500
 
 mosquitto, nats-server and redis-server take part where they are installed
 (`apt-get install mosquitto nats-server redis-server`).
@@ -15,8 +16,19 @@ one loop over raw sockets with frames that were encoded once; its share of a pro
 the column `load`. Near 1 it is the load that limits a server, whose µs are the figure then.
 Servers take turns in each round, and a ratio is the median of those within a round.
 
+A send to twinline has a ``send_id``, and a watcher watches by a stream that it renews, which also
+acknowledges: as a client does it. What a second table has of twinline alone is the same without a
+``send_id`` and by blocked watches, one pair with 32 messages under way, a lone ping beside 64
+senders, and what clients hand to an application.
+
 twinline and the floor keep their threads on one processor. The Python peers run as their
-documentation has it, and a second time in the same way as twinline, as `...-pinned`.
+documentation has it, and a second time in the same way as twinline, as `...-pinned`. Those with
+threads are what twinline's targets are about; the event loop on uvloop is the best that a Python
+user can write.
+
+With ``--against`` another installation of twinline takes part, as `against-...`: one from before
+a change, say. Its watchers are blocked, for it may know no streams. With ``--idle-users`` the
+memory of an idle user is measured after the rounds: of two connections, one with an open stream.
 """
 
 # A script: it prints, and starts what it measures.
@@ -28,33 +40,36 @@ import os
 import platform
 import signal
 import sys
-import time
-from collections.abc import Callable
+import tempfile
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
+from typing import Any
 
 import peer_brokers
 import peer_twinline
 from peer_contract import Peer, Server
-from peer_table import Figures, table, verdicts
+from peer_rounds import one_round
+from peer_table import ALONE, BEFORE, SQLITE, THREADED, Figures, Rounds, table, values, verdicts
 
-from twinline.cli.bench.load import (
-    LoadError,
-    Sample,
-    deliveries,
-    delivery_latency,
-    one_at_a_time,
-    percentile,
-)
+from twinline.cli.bench.figures import IDLE_BYTES, Part, Who
+from twinline.cli.bench.idle import room_for_users
+from twinline.cli.bench.plan import Place, Plan, Run
+from twinline.cli.bench.sockets import LoadError
+from twinline.cli.bench.target import ServerProcess, server_process
+from twinline.cli.console.progress import Progress
+from twinline.core.errors import TwinlineError
+from twinline.transports.registry import transport
 
-CONNECTIONS = 64
-_LATENCY_PAIRS = 8
 FLOOR = "floor"
-TWINLINE = ("twinline-jsonl", "twinline-binary")
+TRANSPORTS = ("jsonl", "binary")
+TWINLINE = tuple(f"twinline-{name}" for name in TRANSPORTS)
+ON_SQLITE = "twinline-jsonl-sqlite"
+_IDLE_SECONDS = 0.5
+AGAINST = tuple(f"against-{name}" for name in TRANSPORTS)
 
 
 def say(text: str) -> None:
@@ -65,15 +80,18 @@ def say(text: str) -> None:
 # --- who takes part
 
 
-def _python_peer(name: str, package: str, acknowledged: str, *flags: str) -> Peer:
-    module = package.replace("grpcio", "grpc")
-
+def _python_peer(
+    name: str, script: str, packages: tuple[str, ...], acknowledged: str, *flags: str
+) -> Peer:
     def serve() -> AbstractContextManager[Server]:
-        served: AbstractContextManager[Server] = import_module(f"peer_{module}").serve(*flags)
+        served: AbstractContextManager[Server] = import_module(f"peer_{script}").serve(*flags)
         return served
 
     def missing() -> str | None:
-        return None if find_spec(module) else f"{package} is not installed: pip install {package}"
+        absent = [each for each in packages if not find_spec(each.replace("grpcio", "grpc"))]
+        words = " and ".join(absent)
+        verb = "are" if len(absent) > 1 else "is"
+        return f"{words} {verb} not installed: pip install {' '.join(absent)}" if absent else None
 
     return Peer(name, acknowledged, serve, python=True, missing=missing)
 
@@ -81,21 +99,40 @@ def _python_peer(name: str, package: str, acknowledged: str, *flags: str) -> Pee
 def _python_peers() -> list[Peer]:
     routed = "the router has passed it on, and forgets it"
     kept = "the router (in memory) has it until the watcher acknowledged it"
+    loop = ("uvloop", "orjson")
     peers = []
     for suffix, flags in (("", ()), ("-pinned", ("--one-processor",))):
         peers += [
-            _python_peer(f"websockets{suffix}", "websockets", routed, *flags),
-            _python_peer(f"websockets-acked{suffix}", "websockets", kept, "--acked", *flags),
-            _python_peer(f"rpyc{suffix}", "rpyc", routed, *flags),
-            _python_peer(f"grpc{suffix}", "grpcio", routed, *flags),
+            _python_peer(f"{name}{suffix}", script, packages, acknowledged, *more, *flags)
+            for name, script, packages, acknowledged, more in (
+                ("websockets", "websockets", ("websockets",), routed, ()),
+                ("websockets-acked", "websockets", ("websockets",), kept, ("--acked",)),
+                ("rpyc", "rpyc", ("rpyc",), routed, ()),
+                ("grpc", "grpc", ("grpcio",), routed, ()),
+                ("uvloop", "uvloop", loop, routed, ()),
+                ("uvloop-acked", "uvloop", loop, kept, ("--acked",)),
+            )
         ]
     return peers
 
 
+_STORED = "the store ({}) has it until it is acked"
+
+
+def _twinline(name: str, spoken: str, **options: Any) -> Peer:
+    where = "a file, synced" if options.get("store") == "sqlite:" else "in memory"
+    return Peer(name, _STORED.format(where), peer_twinline.serve_twinline(spoken, **options))
+
+
 PEERS = [
     Peer(FLOOR, "nothing: bytes are echoed or relayed", peer_twinline.serve_floor),
-    Peer(TWINLINE[0], "the store (in memory) has it until it is acked", peer_twinline.serve_jsonl),
-    Peer(TWINLINE[1], "the store (in memory) has it until it is acked", peer_twinline.serve_binary),
+    Peer(
+        "floor-direct",
+        "nothing: the sender's thread writes to the watcher",
+        partial(peer_twinline.serve_floor, direct=True),
+    ),
+    *(_twinline(name, spoken) for name, spoken in zip(TWINLINE, TRANSPORTS, strict=True)),
+    _twinline(ON_SQLITE, "jsonl", store="sqlite:"),
     *_python_peers(),
     Peer(
         "mosquitto",
@@ -118,61 +155,7 @@ PEERS = [
 ]
 
 
-# --- what is measured
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A sample, and what it took.
-
-    Attributes:
-        sample: what was counted.
-        server: processor µs of the server for each operation, or None where nobody can tell.
-        load: the share of a processor that the load took.
-    """
-
-    sample: Sample
-    server: float | None
-    load: float
-
-
-def measured(server: Server, run: Callable[[], Sample]) -> Measured:
-    """Run a load, and count what it takes."""
-    before, own, began = server.target.processor_seconds(), time.process_time(), time.monotonic()
-    sample = run()
-    after, elapsed = server.target.processor_seconds(), time.monotonic() - began
-    load = (time.process_time() - own) / elapsed
-    took = None if before is None or after is None else 1e6 * (after - before) / sample.operations
-    return Measured(sample, took, load)
-
-
-def one_round(server: Server, seconds: float) -> Figures:
-    """Measure a server once; each load has connections of its own."""
-    try:
-        pairs = server.pairs(_LATENCY_PAIRS)
-        latency = measured(server, partial(delivery_latency, pairs, seconds))
-        for pair in pairs:
-            server.check(pair)
-        server.disconnect()
-        pairs = server.pairs(CONNECTIONS)
-        delivered = measured(server, partial(deliveries, pairs, seconds))
-        for pair in pairs:
-            server.check(pair)
-        server.disconnect()
-        callers = server.callers(CONNECTIONS)
-        sent = measured(server, partial(one_at_a_time, callers, seconds))
-    finally:
-        server.disconnect()
-    return Figures(
-        p50=1e6 * percentile(latency.sample.latencies, 50),
-        p99=1e6 * percentile(latency.sample.latencies, 99),
-        deliveries=delivered.sample.rate,
-        sends=sent.sample.rate,
-        delivery_cost=delivered.server,
-        send_cost=sent.server,
-        delivery_load=delivered.load,
-        send_load=sent.load,
-    )
+# --- a run
 
 
 def run(
@@ -198,7 +181,7 @@ def run(
                 say(f"  round {round_ + 1} of {rounds}: {name}")
                 try:
                     found.setdefault(name, []).append(one_round(server, seconds))
-                except (LoadError, OSError) as error:
+                except (LoadError, TwinlineError, OSError) as error:
                     # The others are still worth the time that they took.
                     left_out[name] = f"it failed in round {round_ + 1}: {error}"
                     say(f"  {name} is left out: {left_out[name]}")
@@ -207,10 +190,41 @@ def run(
     return found, left_out
 
 
+def idle_users(wanted: int, against: str | None) -> list[str]:
+    """Return a line for each store: the memory of an idle user, whose watch is an open stream."""
+    stores = ("memory:", "sqlite:")
+    lines = []
+    with tempfile.TemporaryDirectory(prefix="twinline-peers-") as folder:
+        places = []
+        for python in (None, *([against] if against else [])):
+            for number, store in enumerate(stores):
+                url = f"{store}{folder}/{bool(python)}-{number}.db" if store == "sqlite:" else store
+                name = f"{'against, ' if python else ''}{store}"
+                serve = partial(_serve, url, python)
+                places.append(Place(name, serve, keeps=False))
+        plan = Plan(
+            frozenset({Part.IDLE}), tuple(places), (transport("jsonl"),), 1, _IDLE_SECONDS, wanted
+        )
+        room = room_for_users(wanted, plan.descriptors)
+        if room < wanted:
+            return [f"  there are descriptors for {room:,} idle users only (ulimit -n)"]
+        run_ = Run(plan, Progress())
+        run_.measure()
+    for place in places:
+        for value in run_.book.values(Who(place.name, "jsonl"), IDLE_BYTES):
+            words = f"{place.name} memory of an idle user"
+            lines.append(f"  {words:<36} {value / 1024:.1f} KiB  (wanted: <= 64)")
+    return lines
+
+
+def _serve(url: str, python: str | None, connections: int) -> AbstractContextManager[ServerProcess]:
+    return server_process(url, max(10_000, connections), python=python)
+
+
 def versions() -> dict[str, str]:
     """Return what was measured, as far as Python knows it."""
     known = {"python": platform.python_version(), "machine": f"{os.cpu_count()} processors"}
-    for package in ("twinline", "websockets", "rpyc", "grpcio"):
+    for package in ("twinline", "websockets", "rpyc", "grpcio", "uvloop", "orjson"):
         if find_spec(package.replace("grpcio", "grpc")):
             known[package] = version(package)
     return known
@@ -227,6 +241,10 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help=f"repeatable; one of {', '.join(names)}",
     )
+    parser.add_argument("--against", metavar="PYTHON", help="an interpreter with another twinline")
+    parser.add_argument(
+        "--idle-users", type=int, default=0, help="whose memory is measured  [default: 0]"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="[default: 5]")
     parser.add_argument(
         "--seconds", type=float, default=2, help="of each measurement  [default: 2]"
@@ -238,33 +256,78 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
         chosen.rounds, chosen.seconds = 1, 0.5
     if chosen.rounds < 1 or chosen.seconds <= 0:
         parser.error("a run takes a round and some time")
+    if chosen.idle_users < 0:
+        parser.error("--idle-users is 0 or more")
     return chosen
+
+
+def taking_part(only: list[str] | None, against: str | None) -> list[Peer]:
+    """Return who is asked for; another installation always is where it is named."""
+    peers = [peer for peer in PEERS if not only or peer.name in only]
+    if against is not None:
+        others = [
+            _twinline(name, spoken, python=against, streams=False)
+            for name, spoken in zip(AGAINST, TRANSPORTS, strict=True)
+        ]
+        # Beside those that they are compared with: a machine changes its pace.
+        at = 1 + max((at for at, peer in enumerate(peers) if peer.name in TWINLINE), default=-1)
+        peers[at:at] = others
+    return peers
+
+
+def standing(found: Rounds) -> list[str]:
+    """Return the lines that say how twinline stands: heads, and figures under them."""
+    python = [peer.name for peer in PEERS if peer.python]
+    loops = [name for name in python if name.startswith("uvloop")]
+    threaded = [name for name in python if name not in loops]
+    before = dict(zip(TWINLINE, AGAINST, strict=True))
+    lines = []
+    for name in TWINLINE:
+        groups = {
+            "against the best Python peer with threads": (threaded, THREADED),
+            "against the best of those that promises the same": (_acked(threaded), THREADED),
+            "against an event loop on uvloop": (loops, THREADED),
+            "against one that promises the same": (_acked(loops), THREADED),
+            "against the other installation": ([before[name]], BEFORE),
+        }
+        for head, (others, wanted) in groups.items():
+            if found_lines := verdicts(found, name, others, wanted):
+                lines += [f"{name} {head}:", *found_lines]
+        if found_lines := values(found, name, ALONE):
+            lines += [f"{name}:", *found_lines]
+    if found_lines := verdicts(found, ON_SQLITE, TWINLINE[:1], SQLITE):
+        lines += ["On SQLite:", *found_lines]
+    return lines
+
+
+def _acked(names: list[str]) -> list[str]:
+    return [name for name in names if "acked" in name]
 
 
 def main() -> int:
     """Measure what was asked for, and print a table."""
     chosen = options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
-    peers = [peer for peer in PEERS if not chosen.only or peer.name in chosen.only]
+    peers = taking_part(chosen.only, chosen.against)
     try:
         found, left_out = run(peers, chosen.rounds, chosen.seconds)
+        idle = idle_users(chosen.idle_users, chosen.against) if chosen.idle_users else []
     except KeyboardInterrupt:
         return 130
     failed = [name for name, why in left_out.items() if why.startswith("it failed")]
     if chosen.json:
         rounds = {name: [asdict(each) for each in figures] for name, figures in found.items()}
-        print(json.dumps({"versions": versions(), "left_out": left_out, "rounds": rounds}))
+        said = {"versions": versions(), "left_out": left_out, "rounds": rounds, "idle": idle}
+        print(json.dumps(said))
         return bool(failed)
     print(", ".join(f"{name} {found_}" for name, found_ in versions().items()))
     print(f"medians of {chosen.rounds} rounds, {chosen.seconds:g} s a measurement\n")
-    print(table(found, {peer.name: peer.acknowledged for peer in PEERS}, TWINLINE[0], FLOOR))
+    print(table(found, {peer.name: peer.acknowledged for peer in peers}, TWINLINE[0], FLOOR))
     for name, why in left_out.items():
         print(f"{name} is left out: {why}")
-    python = [peer.name for peer in PEERS if peer.python]
-    print("Against the best Python peer:")
-    print(*verdicts(found, TWINLINE, python), sep="\n")
-    print("Against the best that promises the same:")
-    print(*verdicts(found, TWINLINE, [name for name in python if "acked" in name]), sep="\n")
+    print(
+        *standing(found), *([f"{chosen.idle_users:,} idle users:", *idle] if idle else []), sep="\n"
+    )
     return bool(failed)
 
 

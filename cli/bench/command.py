@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from twinline.cli.bench.figures import Machine, Part, Report
+from twinline.cli.bench.figures import DIRECT_FLOOR, Machine, Part, Report
 from twinline.cli.bench.idle import room_for_users
 from twinline.cli.bench.plan import Place, Plan, Run
 from twinline.cli.bench.report import table, warnings_of
@@ -75,7 +75,8 @@ class _Parts(_PartsType):
     details="""
     Without --connect, private servers are started on this machine. In the same rounds the floor
     is measured, a bare server of the same shape that only echoes and relays, and every figure
-    is set beside it. A whole run takes some minutes; Ctrl-C ends it and leaves nothing.
+    is set beside it. Sends carry a send_id and deliveries come by a stream, as with a client.
+    A whole run takes some minutes; Ctrl-C ends it and leaves nothing.
 
     The exit code is 3 when the server refuses what is sent, and 4 when it is not reached.
     """,
@@ -87,7 +88,7 @@ class _Parts(_PartsType):
     metavar="PARTS",
     help=f"<Of {','.join(Part)}|Measure only these, with commas between: {', '.join(Part)}>.",
 )
-@option("--quick", is_flag=True, help="A look in less than a minute: one short round.")
+@option("--quick", is_flag=True, help="A look in about a minute: one short round.")
 @option(
     "--rounds",
     type=click.IntRange(1, 100),
@@ -221,7 +222,7 @@ def _measure(plan: Plan, *, as_json: bool, plot_file: Path | None) -> None:
         rounds=plan.rounds,
         seconds=plan.seconds,
         idle_users=plan.idle_users,
-        results=run.book.results(plan.everybody),
+        results=run.book.results([DIRECT_FLOOR, *plan.everybody]),
         warnings=tuple(warnings),
     )
     if as_json:

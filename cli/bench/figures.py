@@ -17,6 +17,8 @@ class Part(StrEnum):
     SENDS = "sends"
     LATENCY = "latency"
     DELIVERIES = "deliveries"
+    FAIRNESS = "fairness"
+    CLIENTS = "clients"
     POLLING = "polling"
     BYTES = "bytes"
     IDLE = "idle"
@@ -105,13 +107,35 @@ def _sends(connections: int, window: int = 1) -> Load:
 
 
 SEND_LOADS: Final = (_sends(1), _sends(16), _sends(64), _sends(8, 32))
+PLAIN_LOAD: Final = Load("send", "sends", "64 connections, no send_id", "_64_plain", 64)
+"""What a send costs whose sender does not care for repeats; a client's always has a send_id."""
 PAIRS: Final = 64
 DELIVERIES: Final = Load("delivery", "deliveries", f"{PAIRS} pairs", "", PAIRS)
+BLOCKED_DELIVERIES: Final = Load(
+    "delivery", "deliveries", f"{PAIRS} pairs, blocked watches", "_blocked", PAIRS
+)
+"""By a watch for each message, where a client has a stream."""
+FLOW: Final = Load("message", "messages", "1 pair, 32 under way", "_1x32", 1, 32)
 IDLE_LOAD: Final = _sends(16)
 """What is sent while others are idle."""
 
 LATENCY_P50: Final = Figure("delivery_p50_us", "delivery µs, p50", Unit.MICROSECONDS)
 LATENCY_P99: Final = Figure("delivery_p99_us", "delivery µs, p99", Unit.MICROSECONDS)
+BLOCKED_P50: Final = Figure(
+    "delivery_p50_us_blocked", "delivery µs, p50, blocked watch", Unit.MICROSECONDS
+)
+BLOCKED_P99: Final = Figure(
+    "delivery_p99_us_blocked", "delivery µs, p99, blocked watch", Unit.MICROSECONDS
+)
+PING_P99: Final = Figure(
+    "ping_p99_us_beside_64", "a lone ping µs, p99, beside 64 senders", Unit.MICROSECONDS
+)
+CLIENT: Final = Figure(
+    "client_messages_per_second", "messages/s, received by a Client", Unit.PER_SECOND
+)
+ASYNC_CLIENT: Final = Figure(
+    "async_client_messages_per_second", "  by an AsyncClient", Unit.PER_SECOND
+)
 POLLED_P50: Final = Figure("polled_p50_ms", "delivery ms, polled, p50", Unit.MILLISECONDS)
 POLLED_P99: Final = Figure("polled_p99_ms", "delivery ms, polled, p99", Unit.MILLISECONDS)
 SEND_REQUEST: Final = Figure("bytes_send_request", "bytes, a send", Unit.BYTES)
@@ -127,19 +151,28 @@ CROWDED_P99: Final = Figure(
 )
 CROWDED_COST: Final = Figure("send_p99_crowded_ratio", "  the second to the first", Unit.SHARE)
 
+_SENDS: Final = (*SEND_LOADS, PLAIN_LOAD)
+_RECEIVED: Final = (DELIVERIES, BLOCKED_DELIVERIES, FLOW)
+LOADS: Final = (*_SENDS, *_RECEIVED)
+"""All loads whose operations are counted."""
 FIGURES: Final[tuple[Figure, ...]] = (
-    *(load.rate for load in SEND_LOADS),
-    *(load.server_time for load in SEND_LOADS),
-    *(load.load_time for load in SEND_LOADS),
-    *(load.load_share for load in SEND_LOADS),
+    *(load.rate for load in _SENDS),
+    *(load.server_time for load in _SENDS),
+    *(load.load_time for load in _SENDS),
+    *(load.load_share for load in _SENDS),
+    PING_P99,
     LATENCY_P50,
     LATENCY_P99,
+    BLOCKED_P50,
+    BLOCKED_P99,
     POLLED_P50,
     POLLED_P99,
-    DELIVERIES.rate,
-    DELIVERIES.server_time,
-    DELIVERIES.load_time,
-    DELIVERIES.load_share,
+    *(load.rate for load in _RECEIVED),
+    *(load.server_time for load in _RECEIVED),
+    *(load.load_time for load in _RECEIVED),
+    *(load.load_share for load in _RECEIVED),
+    CLIENT,
+    ASYNC_CLIENT,
     SEND_REQUEST,
     SEND_REPLY,
     WATCH_REQUEST,
@@ -157,7 +190,8 @@ class Who:
     """Whose figures they are.
 
     Attributes:
-        place: the store of a private server, or the endpoint of a deployment; "" for the floor.
+        place: the store of a private server, or the endpoint of a deployment; "" for the floor,
+            "floor" for its other form.
         transport: that was spoken; "" for the floor.
     """
 
@@ -169,6 +203,8 @@ class Who:
 
 
 FLOOR: Final = Who()
+DIRECT_FLOOR: Final = Who("floor", "direct")
+"""The floor whose sender's thread relays; it is shown beside the other, as a server is."""
 
 
 @dataclass(slots=True)
@@ -177,7 +213,7 @@ class Book:
 
     Attributes:
         rounds: each figure's values, in the order of the rounds.
-        latencies: of the deliveries to blocked watchers, in seconds.
+        latencies: of the deliveries by a stream, in seconds.
     """
 
     rounds: dict[tuple[Who, str], list[float]] = field(default_factory=dict)
@@ -226,8 +262,12 @@ def _result(who: Who, figure: Figure, values: Sequence[float], floor: Sequence[f
 class Result(Shape):
     """One figure of one server in one transport."""
 
-    place: str = Field(description="the store of a private server, or the endpoint of another")
-    transport: str = Field(description="the transport that was spoken")
+    place: str = Field(
+        description="the store of a private server, the endpoint of another, or `floor`"
+    )
+    transport: str = Field(
+        description="the transport that was spoken; `direct` is the floor's second form"
+    )
     figure: str = Field(description="what was measured")
     unit: Unit = Field(description="`1/s`, `us`, `ms`, `bytes`, or `share`, which is of 1")
     median: float = Field(description="of the rounds")

@@ -9,10 +9,15 @@ connection say what it is:
 ``E``       an echo: what is read is written back
 ``S`` *n*   a sender: what is read goes to the watcher of that number, and is answered
 ``W`` *n*   a watcher: each request is answered with the next message, when there is one
+``D`` *n*   a sender whose thread relays: it writes what it reads to the watcher's socket itself
+``R`` *n*   its watcher, which connects before it: its requests are read, and no more
 ==========  ===============================================================================
 
-A message that is relayed takes the same four transfers as one that is delivered by the server.
-It is passed from thread to thread because in this design a socket has one owner.
+There are two forms of a relay, each of the same four transfers as a delivery by the server. In
+the first a message is passed from thread to thread, because in this design a socket has one
+owner. In the second, the *direct* one, the sender's thread writes to the watcher's socket, so
+that no thread is woken for it; what two threads that write to one socket must see to, it leaves
+undone.
 """
 
 import socket
@@ -39,6 +44,7 @@ class Floor:
 
     def __init__(self) -> None:
         self._queues: dict[bytes, SimpleQueue[bytes]] = {}
+        self._direct: dict[bytes, socket.socket] = {}  # watchers, by number
 
     def serve_forever(self, listening: socket.socket) -> None:
         """Give each connection a thread."""
@@ -52,14 +58,22 @@ class Floor:
         with peer, suppress(ConnectionError):  # an interrupted load reads no further
             hello = peer.recv(HELLO_BYTES)
             kind, number = hello[:1], hello[1:]
-            queue = self._queues.setdefault(number, SimpleQueue())
+            if kind == b"R":
+                self._direct[number] = peer  # before it is answered: a sender may come then
             peer.sendall(hello)
             if kind == b"E":
                 _echo(peer)
             elif kind == b"S":
-                _send(peer, queue)
+                _send(peer, self._queue(number))
             elif kind == b"W":
-                _watch(peer, queue)
+                _watch(peer, self._queue(number))
+            elif kind == b"D":
+                _send_directly(peer, self._direct[number])
+            elif kind == b"R":
+                _read(peer)
+
+    def _queue(self, number: bytes) -> SimpleQueue[bytes]:
+        return self._queues.setdefault(number, SimpleQueue())
 
 
 def _echo(peer: socket.socket) -> None:
@@ -76,6 +90,17 @@ def _send(peer: socket.socket, queue: SimpleQueue[bytes]) -> None:
 def _watch(peer: socket.socket, queue: SimpleQueue[bytes]) -> None:
     while peer.recv(_RECEIVE_BYTES):
         peer.sendall(queue.get())
+
+
+def _send_directly(peer: socket.socket, watcher: socket.socket) -> None:
+    while data := peer.recv(_RECEIVE_BYTES):
+        watcher.sendall(data)
+        peer.sendall(REPLY)
+
+
+def _read(peer: socket.socket) -> None:
+    while peer.recv(_RECEIVE_BYTES):
+        pass
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The users of `twinline bench` that are connected and do nothing, two connections each.
 
-The command connection is silent. The watch connection is blocked in a watch, and asks again when
-the server answers that there is nothing, so that it stays blocked for as long as it is wanted.
+The command connection is silent. The watch connection has an open stream, and renews it when it
+has ended, so that there is one for as long as it is wanted.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from twinline.cli.bench.accounts import Member, OnDone, ignore
 from twinline.cli.bench.sockets import LoadError
-from twinline.cli.bench.wire import Wire, expect
+from twinline.cli.bench.wire import WINDOW, Wire, expect
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.core.errors import RequestError
 from twinline.core.protocol import Resume, SessionReply, Watch, WatchReply
@@ -119,10 +119,11 @@ class Crowd:
                 try:
                     reply = watching.take(watching.socket.recv(_RECEIVE_BYTES))
                     if reply is not None:
-                        messages = expect(reply, WatchReply).messages
-                        last = messages[-1].seq if messages else last
+                        watched = expect(reply, WatchReply)
+                        last = watched.messages[-1].seq if watched.messages else last
                         self._watching[descriptor] = watching, last
-                        _watch(watching, last)
+                        if not watched.more:
+                            _watch(watching, last)
                 except (LoadError, RequestError, OSError):
                     message = "the server ended the connection of an idle user"
                     self._failure = LoadError(message, ExitCode.UNREACHABLE)
@@ -130,4 +131,5 @@ class Crowd:
 
 
 def _watch(watching: Wire, last: int) -> None:
-    watching.socket.sendall(watching.frame(Watch(after=last, wait=_WAIT_SECONDS)))
+    stream = Watch(after=last, wait=_WAIT_SECONDS, window=WINDOW)
+    watching.socket.sendall(watching.frame(stream))

@@ -1,16 +1,16 @@
 """The load of `twinline bench`: raw sockets in one epoll loop, with frames that were encoded once.
 
 It must cost less than the server that it measures, so nothing is decoded while the clock runs.
-A reply to a send always has the same length, and so replies are counted by their bytes; what a
-watcher receives is kept, and read when the time is up. The loops bind what they call for every
-event beforehand, for in Python a look-up and a call cost as much as the work itself.
+A reply to a send always has the same length, and so replies are counted by their bytes; `watchers`
+count what is delivered. The loops bind what they call for every event beforehand, for in Python a
+look-up and a call cost as much as the work itself.
 """
 
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, cycle
+from itertools import cycle, islice
 from typing import Final
 
 from twinline.cli.bench.sockets import (
@@ -24,6 +24,7 @@ from twinline.cli.bench.sockets import (
     unblocked,
     wait_for,
 )
+from twinline.cli.bench.watchers import Watcher
 from twinline.cli.console.exit_codes import ExitCode
 
 _SETTLE_SECONDS: Final = 0.001
@@ -38,36 +39,23 @@ class Caller:
 
     Attributes:
         socket: connected and logged in; nothing else may read it.
-        frames: the requests, sent in turn for ever.
+        frames: the requests, without end.
         reply_bytes: the length of the reply that each of them gets.
         reply_start: what every good reply begins with, and no refusal does.
     """
 
     socket: socket.socket
-    frames: Sequence[bytes]
+    frames: Iterator[bytes]
     reply_bytes: int
     reply_start: bytes
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
-    """A sender and the watcher whom its messages reach.
-
-    Attributes:
-        sender: sends, one message at a time.
-        watcher: receives them, each in one piece, as they come from a server that writes a
-            reply at once.
-        ask: makes the frame that asks for what follows so many messages; None where the
-            server pushes.
-        seen: how many messages the watcher has received.
-        received: what the watcher read since the last check.
-    """
+    """A sender, and the watcher whom its messages reach and nobody else's."""
 
     sender: Caller
-    watcher: socket.socket
-    ask: Callable[[int], bytes] | None
-    seen: int = 0
-    received: list[bytes] = field(default_factory=list)
+    watcher: Watcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +96,7 @@ def one_at_a_time(callers: Sequence[Caller], seconds: float) -> Sample:
             caller,
             caller.socket.recv_into,
             caller.socket.send,
-            cycle(caller.frames).__next__,
+            caller.frames.__next__,
             caller.reply_bytes,
             caller.reply_start,
         )
@@ -143,37 +131,21 @@ def one_at_a_time(callers: Sequence[Caller], seconds: float) -> Sample:
     return Sample(len(latencies), now - started, sorted(latencies), spent)
 
 
-class _Stream:
-    """The frames of a caller, laid end to end, so that any run of them is one slice."""
-
-    def __init__(self, caller: Caller, window: int) -> None:
-        count = len(caller.frames)
-        frames = [caller.frames[number % count] for number in range(count + window)]
-        self._bytes = memoryview(b"".join(frames))
-        self._ends = [0, *accumulate(map(len, frames))]
-        self._count = count
-        self._next = 0
-        self._send = caller.socket.send
-
-    def send(self, count: int) -> None:
-        """Send the next so many frames, at most as many as the window has."""
-        first = self._next
-        begin, end = self._ends[first], self._ends[first + count]
-        if self._send(self._bytes[begin:end]) != end - begin:
-            raise LoadError("the server does not take what it is sent", ExitCode.TIMED_OUT)
-        self._next = (first + count) % self._count
-
-
-def pipelined(callers: Sequence[Caller], window: int, seconds: float) -> Sample:
+def pipelined(
+    callers: Sequence[Caller], window: int, seconds: float, most: int | None = None
+) -> Sample:
     """Let every connection have so many requests under way at any time.
+
+    Args:
+        callers: the connections.
+        window: requests under way on each.
+        seconds: how long.
+        most: end when so many are answered, and with them those that are under way; None does not.
 
     Raises:
         LoadError: as for `one_at_a_time`.
     """
-    lines = {
-        caller.socket.fileno(): (caller, caller.socket.recv_into, _Stream(caller, window).send)
-        for caller in callers
-    }
+    lines = {caller.socket.fileno(): (caller, caller.socket.recv_into) for caller in callers}
     read = dict.fromkeys(lines, 0)  # bytes of a reply that has not come altogether
     done = 0
     clock = time.perf_counter
@@ -182,19 +154,19 @@ def pipelined(callers: Sequence[Caller], window: int, seconds: float) -> Sample:
         spent = time.thread_time()
         started = now = clock()
         ends = started + seconds
-        for _, _, send in lines.values():
-            send(window)
+        for caller in callers:
+            _send(caller, window)
         under_way = window * len(lines)
         while under_way:
             for descriptor, _ in events(poll):
-                caller, take, send = lines[descriptor]
+                caller, take = lines[descriptor]
                 count = take(buffer)
                 _check_replies(caller, buffer, count, read[descriptor])
                 complete, read[descriptor] = divmod(read[descriptor] + count, caller.reply_bytes)
                 done += complete
-                if now < ends:
+                if now < ends and (most is None or done < most):
                     if complete:
-                        send(complete)
+                        _send(caller, complete)
                 else:
                     under_way -= complete
             now = clock()
@@ -202,30 +174,67 @@ def pipelined(callers: Sequence[Caller], window: int, seconds: float) -> Sample:
     return Sample(done, now - started, [], spent)
 
 
+def beside(callers: Sequence[Caller], lone: Caller, seconds: float) -> Sample:
+    """Load as `one_at_a_time` does, and time what one more connection asks beside that.
+
+    Returns:
+        The operations of the one, with their latencies.
+
+    Raises:
+        LoadError: as for `one_at_a_time`.
+    """
+    lines = {caller.socket.fileno(): caller for caller in (*callers, lone)}
+    timed = lone.socket.fileno()
+    latencies: list[float] = []
+    clock = time.perf_counter
+    with unblocked(caller.socket for caller in lines.values()), polling(lines) as poll:
+        spent = time.thread_time()
+        started = asked_at = now = clock()
+        ends = started + seconds
+        for caller in lines.values():
+            caller.socket.send(next(caller.frames))
+        under_way = len(lines)
+        while under_way:
+            ready = events(poll)
+            now = clock()
+            for descriptor, _ in ready:
+                caller = lines[descriptor]
+                _take_reply(caller)
+                if descriptor == timed:
+                    latencies.append(now - asked_at)
+                    asked_at = clock()
+                if now < ends:
+                    caller.socket.send(next(caller.frames))
+                else:
+                    under_way -= 1
+        spent = time.thread_time() - spent
+    return Sample(len(latencies), now - started, sorted(latencies), spent)
+
+
 def deliveries(pairs: Sequence[Pair], seconds: float) -> Sample:
     """Let every sender send as soon as its last message was answered and delivered.
 
-    A delivery is four transfers: the message and its reply, and the watcher's request, which
-    acknowledges the last message, and its reply.
+    A delivery is four transfers: the message and its reply, and the reply to the watcher and what
+    that sends then, which acknowledges the message.
 
     Raises:
         LoadError: as for `one_at_a_time`.
     """
     senders = {pair.sender.socket.fileno(): number for number, pair in enumerate(pairs)}
-    watchers = {pair.watcher.fileno(): number for number, pair in enumerate(pairs)}
+    watchers = {pair.watcher.socket.fileno(): number for number, pair in enumerate(pairs)}
     missing = [2] * len(pairs)
     asked = [True] * len(pairs)
     done = 0
     clock = time.perf_counter
     with unblocked(_sockets(pairs)), polling([*senders, *watchers]) as poll:
         for pair in pairs:
-            _ask(pair)
+            pair.watcher.begin()
         time.sleep(_SETTLE_SECONDS * 20)
         spent = time.thread_time()
         started = now = clock()
         ends = started + seconds
         for pair in pairs:
-            pair.sender.socket.send(pair.sender.frames[0])
+            _send(pair.sender, 1)
         under_way = len(pairs)
         while under_way:
             for descriptor, _ in events(poll):
@@ -233,21 +242,24 @@ def deliveries(pairs: Sequence[Pair], seconds: float) -> Sample:
                 if watching is None:
                     number = senders[descriptor]
                     _take_reply(pairs[number].sender)
+                    missing[number] -= 1
                 else:
                     number = watching
-                    _take_delivery(pairs[number])
-                    done += 1
+                    watcher = pairs[number].watcher
+                    came = watcher.take()
+                    if not came:
+                        continue  # the end of a stream that was renewed
+                    done += came
+                    missing[number] -= came
                     asked[number] = now < ends
                     if now < ends:
-                        _ask(pairs[number])
-                missing[number] -= 1
+                        watcher.go_on()
                 if missing[number]:
                     continue
                 # Whoever has asked gets an answer, or a request would be left behind.
                 if asked[number]:
                     missing[number] = 2
-                    sender = pairs[number].sender
-                    sender.socket.send(sender.frames[0])
+                    _send(pairs[number].sender, 1)
                 else:
                     under_way -= 1
             now = clock()
@@ -255,8 +267,53 @@ def deliveries(pairs: Sequence[Pair], seconds: float) -> Sample:
     return Sample(done, now - started, [], spent)
 
 
+def flow(pair: Pair, window: int, seconds: float) -> Sample:
+    """Let one sender have so many messages under way to its watcher at any time.
+
+    A message is under way until it was both answered and delivered.
+
+    Raises:
+        LoadError: as for `one_at_a_time`.
+    """
+    sender, watcher = pair.sender, pair.watcher
+    answering = sender.socket.fileno()
+    answered = delivered = sent = read = 0
+    clock = time.perf_counter
+    buffer = bytearray(RECEIVE_BYTES)
+    with unblocked(_sockets([pair])), polling([answering, watcher.socket.fileno()]) as poll:
+        watcher.begin()
+        time.sleep(_SETTLE_SECONDS * 20)
+        seen = watcher.seen
+        spent = time.thread_time()
+        started = now = clock()
+        ends = started + seconds
+        _send(sender, window)
+        sent = window
+        came = 0
+        while answered < sent or delivered < sent:
+            for descriptor, _ in events(poll):
+                if descriptor == answering:
+                    count = sender.socket.recv_into(buffer)
+                    _check_replies(sender, buffer, count, read)
+                    complete, read = divmod(read + count, sender.reply_bytes)
+                    answered += complete
+                else:
+                    came += watcher.take()
+                    delivered = watcher.seen - seen
+            now = clock()
+            free = window - sent + min(answered, delivered)
+            if free and now < ends:
+                _send(sender, free)
+                sent += free
+            if came and delivered < sent:  # else it would ask for what nobody has sent
+                watcher.go_on()
+                came = 0
+        spent = time.thread_time() - spent
+    return Sample(delivered, now - started, [], spent)
+
+
 def delivery_latency(pairs: Sequence[Pair], seconds: float) -> Sample:
-    """Send to one blocked watcher after another, and time each until the watcher has it.
+    """Send to one watcher after another, and time each until the watcher has it.
 
     Raises:
         LoadError: as for `one_at_a_time`.
@@ -267,7 +324,7 @@ def delivery_latency(pairs: Sequence[Pair], seconds: float) -> Sample:
         started = time.perf_counter()
         ends = started + seconds
         for pair in cycle(pairs):
-            _ask(pair)
+            pair.watcher.begin()
             time.sleep(_SETTLE_SECONDS)
             latencies.append(_deliver(pair))
             if time.perf_counter() >= ends:
@@ -279,7 +336,7 @@ def delivery_latency(pairs: Sequence[Pair], seconds: float) -> Sample:
 def polled_latency(pairs: Sequence[Pair], every: float) -> Sample:
     """Send to watchers that look every so often instead of waiting, and time each delivery.
 
-    Each pair's ``ask`` must make requests that are answered at once. The times between a
+    Each pair's watcher must ask what is answered at once. The times between a
     message and the watcher's next look are spread evenly over the interval. It takes twice as
     long as the interval, and gives a latency for each pair.
 
@@ -300,13 +357,13 @@ def polled_latency(pairs: Sequence[Pair], every: float) -> Sample:
             time.sleep(max(0.0, moment - clock()))
             if sending:
                 sent_at[id(pair)] = clock()
-                pair.sender.socket.send(pair.sender.frames[0])
+                _send(pair.sender, 1)
                 wait_for(pair.sender.socket)
                 _take_reply(pair.sender)
             else:
-                _ask(pair)
-                wait_for(pair.watcher)
-                _take_delivery(pair)
+                pair.watcher.begin()
+                wait_for(pair.watcher.socket)
+                pair.watcher.take()
                 latencies.append(clock() - sent_at[id(pair)])
     return Sample(len(latencies), clock() - started, sorted(latencies))
 
@@ -315,32 +372,30 @@ def _deliver(pair: Pair) -> float:
     """Send one message to a watcher that waits, and return the seconds until it had it."""
     clock = time.perf_counter
     sender = pair.sender.socket.fileno()
-    missing = {sender, pair.watcher.fileno()}
+    missing = {sender, pair.watcher.socket.fileno()}
     delivered_at = 0.0
     with polling(missing) as poll:
         sent_at = clock()
-        pair.sender.socket.send(pair.sender.frames[0])
+        _send(pair.sender, 1)
         while missing:
             ready = events(poll)
             now = clock()
             for descriptor, _ in ready:
-                missing.discard(descriptor)
                 if descriptor == sender:
                     _take_reply(pair.sender)
-                else:
+                elif pair.watcher.take():
                     delivered_at = now
-                    _take_delivery(pair)
+                else:
+                    continue  # the end of a stream that was renewed
+                missing.discard(descriptor)
     return delivered_at - sent_at
 
 
-def _ask(pair: Pair) -> None:
-    if pair.ask is not None:
-        pair.watcher.send(pair.ask(pair.seen))
-
-
-def _take_delivery(pair: Pair) -> None:
-    pair.received.append(receive(pair.watcher))
-    pair.seen += 1
+def _send(caller: Caller, count: int) -> None:
+    """Send the next so many requests, in one piece."""
+    frames = next(caller.frames) if count == 1 else b"".join(islice(caller.frames, count))
+    if caller.socket.send(frames) < len(frames):  # one that wraps them sends more
+        raise LoadError("the server does not take what it is sent", ExitCode.TIMED_OUT)
 
 
 def _take_reply(caller: Caller) -> None:
@@ -391,4 +446,4 @@ def _check_replies(caller: Caller, buffer: bytearray, count: int, read: int) -> 
 
 
 def _sockets(pairs: Sequence[Pair]) -> list[socket.socket]:
-    return [each for pair in pairs for each in (pair.sender.socket, pair.watcher)]
+    return [each for pair in pairs for each in (pair.sender.socket, pair.watcher.socket)]

@@ -10,10 +10,14 @@ from typing import Final
 from twinline.cli.bench import figures
 from twinline.cli.bench.accounts import Accounts, Member
 from twinline.cli.bench.figures import (
+    BLOCKED_DELIVERIES,
     DELIVERIES,
+    DIRECT_FLOOR,
     FLOOR,
+    FLOW,
     IDLE_LOAD,
     PAIRS,
+    PLAIN_LOAD,
     SEND_LOADS,
     Book,
     Load,
@@ -23,13 +27,16 @@ from twinline.cli.bench.figures import (
 from twinline.cli.bench.idle import Crowd
 from twinline.cli.bench.load import (
     Sample,
+    beside,
     deliveries,
     delivery_latency,
+    flow,
     one_at_a_time,
     percentile,
     pipelined,
     polled_latency,
 )
+from twinline.cli.bench.receivers import BACKLOG, by_async_client, by_client
 from twinline.cli.bench.sockets import Refused
 from twinline.cli.bench.subjects import FloorSubject, ServerSubject, Subject
 from twinline.cli.bench.target import ServerProcess, floor_server
@@ -38,6 +45,9 @@ from twinline.cli.console.progress import Progress
 from twinline.transports.contract import Transport
 
 CALLERS: Final = max(load.connections for load in SEND_LOADS)
+_FILLERS: Final = 8
+_FILLING: Final = 32
+"""The mailbox of a client that receives is filled over so many connections, so much under way."""
 _UNWATCHED: Final = 16
 """Accounts that callers send to: enough that none is full before its mail is acknowledged."""
 _UNWATCHED_BY_IDLE: Final = 8
@@ -92,12 +102,13 @@ class Plan:
     @property
     def in_rounds(self) -> frozenset[Part]:
         """The parts that are measured beside the floor."""
-        return self.parts & {Part.SENDS, Part.LATENCY, Part.DELIVERIES}
+        return self.parts - {Part.POLLING, Part.BYTES, Part.IDLE}
 
     @property
     def pairs(self) -> int:
         """How many pairs a server gets."""
-        return PAIRS if self.parts - {Part.SENDS, Part.IDLE} else 0
+        pairless = {Part.SENDS, Part.FAIRNESS, Part.CLIENTS, Part.IDLE}
+        return PAIRS if self.parts - pairless else 0
 
     @property
     def everybody(self) -> list[Who]:
@@ -111,7 +122,8 @@ class Plan:
     @property
     def descriptors(self) -> int:
         """How many connections this process has beside those of idle users."""
-        return (CALLERS + 2 * self.pairs) * (1 + len(self.everybody)) + RESERVED_DESCRIPTORS
+        each = CALLERS + 2 * self.pairs + 1
+        return each * (2 + len(self.everybody)) + RESERVED_DESCRIPTORS
 
 
 class Course:
@@ -179,8 +191,11 @@ class Run:
         servers: dict[Who, ServerSubject] = {}
         with ExitStack() as stack:
             if plan.in_rounds:
-                floor = FloorSubject(stack.enter_context(floor_server()))
-                subjects[FLOOR] = stack.enter_context(closing(floor))
+                floor = stack.enter_context(floor_server())
+                subjects[FLOOR] = stack.enter_context(closing(FloorSubject(floor)))
+                if plan.in_rounds & {Part.LATENCY, Part.DELIVERIES}:
+                    direct = FloorSubject(floor, direct=True)
+                    subjects[DIRECT_FLOOR] = stack.enter_context(closing(direct))
             for place in plan.places:
                 target = stack.enter_context(place.serve(plan.descriptors))
                 for transport in plan.transports:
@@ -205,23 +220,75 @@ class Run:
     def _take_turn(self, who: Who, subject: Subject, text: str) -> None:
         """Measure one subject for one round."""
         plan, book = self._plan, self.book
-        if Part.SENDS in plan.parts:
+        server = subject if isinstance(subject, ServerSubject) else None
+        if Part.SENDS in plan.parts and who != DIRECT_FLOOR:
             for load in SEND_LOADS:
-                if who == FLOOR and load.window > 1:
+                if server is None and load.window > 1:
                     continue  # an echo does not know messages: a read of many is one to it
                 self._course.step(f"{text}: {load.words}")
-                sample, used = self._loaded(subject, partial(_send, subject, load, plan.seconds))
-                self._note(who, load, sample, used)
+                self._count(who, load, subject, partial(_send, subject, load, plan.seconds))
+        if Part.SENDS in plan.parts and server is not None:
+            self._course.step(f"{text}: {PLAIN_LOAD.words}")
+            plain = server.without_send_ids(PLAIN_LOAD.connections)
+            self._count(who, PLAIN_LOAD, server, partial(one_at_a_time, plain, plan.seconds))
+        if Part.FAIRNESS in plan.parts and who != DIRECT_FLOOR:
+            self._course.step(f"{text}: a ping beside {CALLERS} senders")
+            load_ = partial(beside, subject.callers(CALLERS), subject.lone(), plan.seconds)
+            sample, _ = self._loaded(subject, load_)
+            book.add(who, figures.PING_P99, 1e6 * percentile(sample.latencies, 99))
+        self._take_deliveries(who, subject, text)
+        if server is not None:
+            if plan.parts & {Part.DELIVERIES, Part.LATENCY}:
+                server.watch(streams=False)
+                self._take_deliveries(who, server, f"{text}, blocked watches", blocked=True)
+                server.watch(streams=True)
+            if Part.DELIVERIES in plan.parts:
+                self._course.step(f"{text}: {FLOW.words}")
+                pair = server.pairs[0]
+                self._count(who, FLOW, server, partial(flow, pair, FLOW.window, plan.seconds))
+            if Part.CLIENTS in plan.parts:
+                self._receive(who, server, text)
+
+    def _take_deliveries(
+        self, who: Who, subject: Subject, text: str, *, blocked: bool = False
+    ) -> None:
+        """Measure deliveries, by a stream or by one blocked watch after another."""
+        plan, book, pairs = self._plan, self.book, subject.pairs
         if Part.DELIVERIES in plan.parts:
             self._course.step(f"{text}: {PAIRS} pairs")
-            sample, used = self._loaded(subject, lambda: deliveries(subject.pairs, plan.seconds))
-            self._note(who, DELIVERIES, sample, used)
+            load = BLOCKED_DELIVERIES if blocked else DELIVERIES
+            self._count(who, load, subject, partial(deliveries, pairs, plan.seconds))
         if Part.LATENCY in plan.parts:
-            self._course.step(f"{text}: one watcher after another")
-            sample, _ = self._loaded(subject, lambda: delivery_latency(subject.pairs, plan.seconds))
-            book.add(who, figures.LATENCY_P50, 1e6 * percentile(sample.latencies, 50))
-            book.add(who, figures.LATENCY_P99, 1e6 * percentile(sample.latencies, 99))
-            book.latencies.setdefault(who, []).extend(sample.latencies)
+            self._course.step(f"{text}: one message after another")
+            sample, _ = self._loaded(subject, partial(delivery_latency, pairs[:1], plan.seconds))
+            p50, p99 = (
+                (figures.BLOCKED_P50, figures.BLOCKED_P99)
+                if blocked
+                else (figures.LATENCY_P50, figures.LATENCY_P99)
+            )
+            book.add(who, p50, 1e6 * percentile(sample.latencies, 50))
+            book.add(who, p99, 1e6 * percentile(sample.latencies, 99))
+            if not blocked:
+                book.latencies.setdefault(who, []).extend(sample.latencies)
+
+    def _receive(self, who: Who, server: ServerSubject, text: str) -> None:
+        """Measure what clients hand to an application."""
+        for figure, receive in (
+            (figures.CLIENT, by_client),
+            (figures.ASYNC_CLIENT, by_async_client),
+        ):
+            self._course.step(f"{text}: {figure.label.strip()}")
+            filled = fill(server, self._plan.seconds)
+            endpoint, token = server.target.endpoint, server.receiver.token
+            sample = receive(endpoint, server.transport, token, filled)
+            self.book.add(who, figure, sample.rate)
+            self._course.passed(self._plan.seconds + _STEP_SECONDS)
+
+    def _count(
+        self, who: Who, load: Load, subject: Subject, carry_out: Callable[[], Sample]
+    ) -> None:
+        """Carry out a load whose operations are counted, and note what that found."""
+        self._note(who, load, *self._loaded(subject, carry_out))
 
     def _note(self, who: Who, load: Load, sample: Sample, used: float | None) -> None:
         each, spent = 1e6 / sample.operations, sample.processor_seconds
@@ -239,6 +306,7 @@ class Run:
             self._course.step(f"{who}: {PAIRS} watchers that look once a second")
             # Other watchers of the same accounts would be left behind by these.
             server.close()
+            server.watch(streams=False)
             server.open(0, PAIRS, wait=0)
             with _explained(server):
                 sample = polled_latency(server.pairs, _POLL_SECONDS)
@@ -340,19 +408,36 @@ class Run:
 def expected_seconds(plan: Plan) -> float:
     """Return about how long a run takes."""
     servers = len(plan.everybody)
-    loads = len(SEND_LOADS) * (Part.SENDS in plan.parts)
-    loads += len(plan.in_rounds - {Part.SENDS})
+    loads = (len(SEND_LOADS) + 1) * (Part.SENDS in plan.parts)
+    loads += 3 * (Part.DELIVERIES in plan.parts) + 2 * (Part.LATENCY in plan.parts)
+    loads += (Part.FAIRNESS in plan.parts) + 2 * (Part.CLIENTS in plan.parts)
     total = 0.0
     if plan.parts - {Part.IDLE}:
-        total += servers * (1 + _UNWATCHED + plan.pairs) * _ACCOUNT_SECONDS
+        total += servers * (2 + _UNWATCHED + plan.pairs) * _ACCOUNT_SECONDS
     total += (servers + 1) * plan.rounds * loads * (plan.seconds + _STEP_SECONDS)
     total += servers * 2 * _POLL_SECONDS * (Part.POLLING in plan.parts)
     if Part.IDLE in plan.parts and plan.idle_users:
-        made = plan.idle_users + len(plan.transports) * (1 + _UNWATCHED_BY_IDLE)
+        made = plan.idle_users + len(plan.transports) * (2 + _UNWATCHED_BY_IDLE)
         total += len(plan.places) * made * _ACCOUNT_SECONDS
         total += 2 * servers * plan.idle_users * _JOIN_SECONDS
         total += servers * 2 * plan.rounds * (plan.seconds + _STEP_SECONDS)
     return total
+
+
+def fill(server: ServerSubject, seconds: float) -> int:
+    """Put mail into the empty mailbox of the receiver, and return how many messages.
+
+    Args:
+        server: the server; it has callers.
+        seconds: that filling may take, where `BACKLOG` messages take longer.
+
+    Raises:
+        RequestError: it refused one.
+        LoadError: it does not answer, or ended a connection.
+    """
+    server.empty_receiver()
+    with _explained(server):
+        return pipelined(server.filling(_FILLERS), _FILLING, seconds, BACKLOG).operations
 
 
 def _send(subject: Subject, load: Load, seconds: float) -> Sample:

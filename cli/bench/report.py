@@ -5,10 +5,10 @@ from textwrap import wrap
 from typing import Final
 
 from twinline.cli.bench.figures import (
-    DELIVERIES,
+    DIRECT_FLOOR,
     FIGURES,
     FLOOR,
-    SEND_LOADS,
+    LOADS,
     Book,
     Figure,
     Report,
@@ -95,8 +95,8 @@ def warnings_of(book: Book, everybody: Sequence[Who]) -> Iterator[str]:
 
     A single connection keeps neither side busy, so there is nothing to compare.
     """
-    loads = [load for load in (*SEND_LOADS, DELIVERIES) if load.connections > 1]
-    for who in (FLOOR, *everybody):
+    loads = [load for load in LOADS if load.connections > 1]
+    for who in (FLOOR, DIRECT_FLOOR, *everybody):
         for load in loads:
             server, spent, share = (
                 middle(book.values(who, figure))

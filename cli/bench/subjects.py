@@ -1,9 +1,11 @@
 """What `twinline bench` loads: a server in one of its transports, and the floor, in one shape."""
 
 import itertools
+import secrets
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -19,14 +21,18 @@ from twinline.cli.bench.floor import HELLO_BYTES, REPLY
 from twinline.cli.bench.load import Caller, Pair, delivery_latency
 from twinline.cli.bench.sockets import PATIENCE_SECONDS, LoadError, Refused
 from twinline.cli.bench.target import ServerProcess
-from twinline.cli.bench.wire import BODY, Wire, decoded, encoded, expect
+from twinline.cli.bench.watchers import AskingWatcher, MailboxWatcher
+from twinline.cli.bench.wire import BODY, WINDOW, Wire, decoded, encoded, expect
 from twinline.core.deadline import Deadline
 from twinline.core.errors import RequestError
 from twinline.core.protocol import (
+    MAX_INT,
     MAX_REPLY_BYTES,
     MAX_WAIT_SECONDS,
     Ack,
+    Done,
     ErrorReply,
+    Ping,
     Reply,
     Resume,
     Send,
@@ -38,11 +44,12 @@ from twinline.core.protocol import (
     WatchReply,
 )
 from twinline.transports.connecting import connect
-from twinline.transports.contract import Transport
+from twinline.transports.contract import ClientCodec, RemoteProtocolError, Transport
 from twinline.transports.jsonl import JsonlTransport
 
 _TYPICAL_NAME: Final = "bench-01234567-89"
 _TYPICAL_SEQ: Final = 1000
+_TYPICAL_ID: Final = "bench-id12345678"
 _SHARED_FRAMES: Final = 4096
 
 
@@ -58,6 +65,7 @@ class Subject(ABC):
         self.target = target
         self.pairs: list[Pair] = []
         self._callers: list[Caller] = []
+        self._lone: Caller | None = None
         self._connections: list[Wire | socket.socket] = []
 
     @abstractmethod
@@ -82,6 +90,20 @@ class Subject(ABC):
         """Return so many of the callers."""
         return self._callers[:count]
 
+    def lone(self) -> Caller:
+        """Return a connection of its own for what asks the least there is to ask.
+
+        Raises:
+            RequestError: the server refused it.
+            LoadError: it does not answer, or ended a connection.
+        """
+        if self._lone is None:
+            self._lone = self._open_lone()
+        return self._lone
+
+    @abstractmethod
+    def _open_lone(self) -> Caller: ...
+
     def explain(self, refused: Refused) -> Exception:
         """Return the error that a refusal under load is."""
         return refused
@@ -92,6 +114,7 @@ class Subject(ABC):
             connected.close()
         for made in (self._connections, self._callers, self.pairs):
             made.clear()
+        self._lone = None
 
 
 class ServerSubject(Subject):
@@ -100,26 +123,43 @@ class ServerSubject(Subject):
     Callers send to accounts that have no watcher, and pairs have recipients of their own: else a
     watcher would get what it was not meant to count.
 
+    Every send has a ``send_id`` of its own, as `twinline.transports.client.Client` gives it one.
+
     Attributes:
         transport: that is spoken.
+        streams: whether watchers watch by a stream; `watch` says so.
+        receiver: an account that nothing else of the subject sends to or watches.
     """
 
-    def __init__(self, target: ServerProcess, transport: Transport, accounts: Accounts) -> None:
+    receiver: Member
+
+    def __init__(
+        self,
+        target: ServerProcess,
+        transport: Transport,
+        accounts: Accounts,
+        *,
+        streams: bool = True,
+    ) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
             target: the server.
             transport: to speak.
             accounts: where to make accounts; they can be shared.
+            streams: whether watchers watch by a stream, at first.
         """
         super().__init__(target)
         self.transport = transport
+        self.streams = streams
         self._accounts = accounts
         self._sender: Member
         self._unwatched: list[Member] = []
         self._watched: list[Member] = []
         self._good: tuple[int, bytes] | None = None  # the length and the beginning of a reply
-        self._checked: list[int] = []  # of each pair: the last seq that was checked
+        self._checks: list[_Check] = []  # of each pair
+        self._send_prefix = secrets.token_urlsafe(6)
+        self._sends = itertools.count()
 
     def make_accounts(self, unwatched: int, watched: int, on_done: OnDone = ignore) -> None:
         """Make the sender, those that callers send to, and those that have watchers.
@@ -128,13 +168,14 @@ class ServerSubject(Subject):
             RequestError: the server refused one.
             LoadError: it does not answer, or ended a connection.
         """
-        made = self._accounts.make(1 + unwatched + watched, on_done)
-        self.take_accounts(made[0], made[1 : 1 + unwatched], made[1 + unwatched :])
+        sender, receiver, *made = self._accounts.make(2 + unwatched + watched, on_done)
+        self.take_accounts(sender, made[:unwatched], made[unwatched:])
+        self.receiver = receiver
 
     def take_accounts(
         self, sender: Member, unwatched: Sequence[Member], watched: Sequence[Member] = ()
     ) -> None:
-        """Take accounts that are there already: as `make_accounts` makes them."""
+        """Take accounts that are there already: as `make_accounts` makes them, but no receiver."""
         self._sender = sender
         self._unwatched = list(unwatched)
         self._watched = list(watched)
@@ -152,39 +193,64 @@ class ServerSubject(Subject):
             LoadError: it does not answer, or ended a connection.
         """
         for number in range(callers):
-            # Each begins with another one, so that they do not all send to the same.
-            first = number % len(self._unwatched)
-            self._callers.append(self._caller(self._unwatched[first:] + self._unwatched[:first]))
-        asking = _watching(self.transport, wait)
+            self._callers.append(self._caller(self._recipients(number)))
+        encode = _watching(self.transport, wait)
+        last_reply = _last_reply(self.transport)
         for member in self._watched[:pairs]:
             sender = self._caller([member])
-            watcher = self.logged_in(member)
-            base = _caught_up(watcher)
-            self._checked.append(base)
-            self.pairs.append(Pair(sender, watcher.socket, _from(asking, base)))
+            wire = self.logged_in(member)
+            base = _caught_up(wire)
+            watcher = MailboxWatcher(
+                wire.socket, _from(encode, base), last_reply, streams=self.streams
+            )
+            self._checks.append(_Check(watcher, self.transport, base))
+            self.pairs.append(Pair(sender, watcher))
+
+    def watch(self, *, streams: bool) -> None:
+        """Say whether watchers watch by a stream from the next load on."""
+        self.streams = streams
+        for check in self._checks:
+            check.watcher.streams = streams
+
+    def without_send_ids(self, count: int) -> list[Caller]:
+        """Return so many of the callers, with frames that have no ``send_id``."""
+        return [
+            replace(caller, frames=itertools.cycle(self._frames(self._recipients(number))))
+            for number, caller in enumerate(self._callers[:count])
+        ]
+
+    def empty_receiver(self) -> None:
+        """Acknowledge what the receiver has."""
+        self._accounts.acknowledge([self.receiver])
+
+    def filling(self, count: int) -> list[Caller]:
+        """Return so many of the callers, with frames that are for the receiver."""
+        return [
+            replace(caller, frames=self._numbered([self.receiver]))
+            for caller in self._callers[:count]
+        ]
 
     def settle(self) -> None:
         """Check what was delivered, and acknowledge the mail that has no watcher."""
-        for number, pair in enumerate(self.pairs):
-            checked = self._checked[number]
-            self._checked[number] += len(pair.received)
-            self._check(pair, checked)
+        for check in self._checks:
+            check.settle(self._sender.name)
         self._accounts.acknowledge(self._unwatched)
 
     def lengths(self) -> dict[Figure, int]:
-        """Deliver a message to the first watcher, and return how many bytes each step took.
+        """Deliver messages to the first watcher, and return how many bytes each step takes.
 
         Raises:
-            LoadError: it was not delivered.
+            LoadError: they were not delivered.
         """
-        pair = self.pairs[0]
-        asked = b"" if pair.ask is None else pair.ask(pair.seen)
+        pair, watcher = self.pairs[0], self._checks[0].watcher
+        delivery_latency([pair], 0)
+        before = len(watcher.received)
         delivery_latency([pair], 0)
         return {
-            SEND_REQUEST: len(pair.sender.frames[0]),
+            SEND_REQUEST: len(next(pair.sender.frames)),
             SEND_REPLY: pair.sender.reply_bytes,
-            WATCH_REQUEST: len(asked),
-            WATCH_REPLY: len(pair.received[-1]),
+            WATCH_REQUEST: watcher.asked_bytes,
+            WATCH_REPLY: sum(map(len, watcher.received[before:])),
         }
 
     def explain(self, refused: Refused) -> Exception:
@@ -202,75 +268,140 @@ class ServerSubject(Subject):
     def close(self) -> None:
         """Close every connection; others can be opened then."""
         super().close()
-        self._checked.clear()
+        self._checks.clear()
 
-    def _check(self, pair: Pair, checked: int) -> None:
-        codec = self.transport.client_codec(MAX_REPLY_BYTES)
-        for received in pair.received:
-            codec.send(1, Watch(after=0))
-            codec.receive_data(received)
-        codec.data_to_send()
-        found: list[tuple[int, str, str]] = []
-        while (event := codec.next_event()) is not None:
-            messages = expect(event.reply, WatchReply).messages
-            found += [(message.seq, message.sender, message.body) for message in messages]
-        seqs = range(checked + 1, checked + len(pair.received) + 1)
-        if found != [(seq, self._sender.name, BODY) for seq in seqs]:
-            raise LoadError("a watcher did not receive each message once and in order")
-        pair.received.clear()
+    def _open_lone(self) -> Caller:
+        wire = self.logged_in(self._sender)
+        frame = encoded(self.transport, Ping())
+        pong, reply = wire.answer(wire.frame(Ping()))
+        expect(reply, Done)
+        return Caller(wire.socket, itertools.repeat(frame), len(pong), pong)
+
+    def _recipients(self, number: int) -> list[Member]:
+        """Return whom a caller sends to: each begins with another one than the callers beside."""
+        first = number % len(self._unwatched)
+        return self._unwatched[first:] + self._unwatched[:first]
 
     def _caller(self, to: Sequence[Member]) -> Caller:
         """Connect a sender that sends to these in turn."""
         wire = self.logged_in(self._sender)
         if self._good is None:
             self._good = self._learn(wire, to[0])
-        length, start = self._good
-        frames = [encoded(self.transport, Send(to=member.name, body=BODY)) for member in to]
-        return Caller(wire.socket, frames, length, start)
+        return Caller(wire.socket, self._numbered(to), *self._good)
+
+    def _frames(self, to: Sequence[Member], send_id: str | None = None) -> list[bytes]:
+        return [
+            encoded(self.transport, Send(to=member.name, body=BODY, send_id=send_id))
+            for member in to
+        ]
+
+    def _numbered(self, to: Sequence[Member]) -> Iterator[bytes]:
+        """Return sends to these in turn, each with a send_id that no other has."""
+        number = secrets.token_hex(4)  # where one goes; nothing else in a frame reads like it
+        frames = self._frames(to, self._send_prefix + number)
+        parts = [frame.partition(number.encode()) for frame in frames]
+        return _with_numbers([(head, tail) for head, _, tail in parts], self._sends)
 
     def _learn(self, wire: Wire, to: Member) -> tuple[int, bytes]:
         """Return how long a good reply to a send is, and with what only good ones begin."""
         good, reply = wire.answer(wire.frame(Send(to=to.name, body=BODY)))
         expect(reply, SentReply)
         bad, reply = wire.answer(wire.frame(Send(to=to.name, body="", send_id="")))
-        equal = itertools.takewhile(lambda both: both[0] == both[1], zip(good, bad, strict=False))
-        same = len(list(equal))
+        same = len(_shared(good, bad))
         if not isinstance(reply, ErrorReply) or same >= min(len(good), len(bad)):
             raise LoadError("good replies cannot be told from refusals")
         return len(good), good[: same + 1]
 
 
+class _Check:
+    """What one watcher received, read when the time is up.
+
+    Attributes:
+        watcher: that received it.
+    """
+
+    def __init__(self, watcher: MailboxWatcher, transport: Transport, base: int) -> None:
+        self.watcher = watcher
+        self._codec: ClientCodec = transport.client_codec(MAX_REPLY_BYTES)
+        self._last = base  # seq that was checked
+
+    def settle(self, sender: str) -> None:
+        """Return if each message came once and in order.
+
+        Raises:
+            LoadError: it did not.
+        """
+        watcher, codec = self.watcher, self._codec
+        for _ in range(watcher.asked):
+            codec.send(1, Watch(after=0))
+        codec.data_to_send()
+        codec.receive_data(b"".join(watcher.received))
+        found: list[tuple[int, str, str]] = []
+        try:
+            while (event := codec.next_event()) is not None:
+                messages = expect(event.reply, WatchReply).messages
+                found += [(message.seq, message.sender, message.body) for message in messages]
+        except RemoteProtocolError as error:
+            raise LoadError(f"a watcher received what it had not asked for: {error}") from error
+        if found != [(self._last + 1 + at, sender, BODY) for at in range(watcher.unchecked)]:
+            raise LoadError("a watcher did not receive each message once and in order")
+        self._last += len(found)
+        watcher.checked()
+
+
 class FloorSubject(Subject):
-    """The floor, with frames that are as long as those of JSON lines."""
+    """The floor, with frames that are as long as those of JSON lines.
+
+    Attributes:
+        direct: whether the thread of a sender writes to the watcher itself.
+    """
 
     _numbers = itertools.count()  # a relay that was used has a thread that may wait in it
 
-    def __init__(self, target: ServerProcess) -> None:
-        """Prepare; nothing is connected yet."""
+    def __init__(self, target: ServerProcess, *, direct: bool = False) -> None:
+        """Prepare; nothing is connected yet.
+
+        Args:
+            target: the floor.
+            direct: whether the thread of a sender writes to the watcher itself.
+        """
         super().__init__(target)
         spoken = JsonlTransport()
-        self._frame = encoded(spoken, Send(to=_TYPICAL_NAME, body=BODY))
-        watch = Watch(after=_TYPICAL_SEQ, ack=_TYPICAL_SEQ, wait=MAX_WAIT_SECONDS)
+        self.direct = direct
+        self._kinds = (b"R", b"D") if direct else (b"W", b"S")
+        self._frame = encoded(spoken, Send(to=_TYPICAL_NAME, body=BODY, send_id=_TYPICAL_ID))
+        watch = Watch(
+            after=_TYPICAL_SEQ,
+            ack=_TYPICAL_SEQ,
+            wait=MAX_WAIT_SECONDS,
+            window=WINDOW,
+            renew=True,
+        )
         self._request = encoded(spoken, watch)
 
     def open(self, callers: int, pairs: int) -> None:
         """Connect so many callers and pairs."""
         for _ in range(callers):
-            echo = self._connected(b"E")
-            self._callers.append(Caller(echo, [self._frame], len(self._frame), self._frame[:1]))
+            self._callers.append(self._open_lone())
+        watching, sending = self._kinds
         for _ in range(pairs):
             number = b"%d" % next(self._numbers)
-            sender = self._connected(b"S" + number)
-            watcher = self._connected(b"W" + number)
-            caller = Caller(sender, [self._frame], len(REPLY), REPLY[:1])
-            self.pairs.append(Pair(caller, watcher, lambda _: self._request))
+            watcher = AskingWatcher(self._connected(watching + number), self._request)
+            sender = self._connected(sending + number)
+            caller = Caller(sender, itertools.repeat(self._frame), len(REPLY), REPLY[:1])
+            self.pairs.append(Pair(caller, watcher))
 
     def settle(self) -> None:
         """Check that every message was relayed."""
         for pair in self.pairs:
-            if any(received != self._frame for received in pair.received):
+            watcher = pair.watcher
+            if any(received != self._frame for received in watcher.received):
                 raise LoadError("the floor did not relay each message once")
-            pair.received.clear()
+            watcher.checked()
+
+    def _open_lone(self) -> Caller:
+        echo = self._connected(b"E")
+        return Caller(echo, itertools.repeat(self._frame), len(self._frame), self._frame[:1])
 
     def _connected(self, hello: bytes) -> socket.socket:
         padded = hello.ljust(HELLO_BYTES)
@@ -296,15 +427,39 @@ def _caught_up(watcher: Wire) -> int:
     return last
 
 
-def _watching(transport: Transport, wait: int) -> Callable[[int], bytes]:
+def _watching(transport: Transport, wait: int) -> Callable[[int, bool], bytes]:
     """Return what makes a watch's bytes by the last seq; watchers that keep step share them."""
 
     @lru_cache(maxsize=_SHARED_FRAMES)
-    def encode(last: int) -> bytes:
-        return encoded(transport, Watch(after=last, ack=last, wait=wait))
+    def encode(last: int, streams: bool) -> bytes:
+        how = {"window": WINDOW, "renew": True} if streams else {}
+        return encoded(transport, Watch(after=last, ack=last, wait=wait, **how))
 
     return encode
 
 
-def _from(encode: Callable[[int], bytes], base: int) -> Callable[[int], bytes]:
-    return lambda seen: encode(base + seen)
+def _from(encode: Callable[[int, bool], bytes], base: int) -> Callable[[int, bool], bytes]:
+    return lambda seen, streams: encode(base + seen, streams)
+
+
+def _last_reply(transport: Transport) -> bytes:
+    """Return what the empty last reply of a stream begins with, wherever the mailbox stands."""
+    replies = []
+    for position in (0, MAX_INT):
+        codec = transport.server_codec(MAX_REPLY_BYTES)
+        codec.receive_data(encoded(transport, Watch(after=0, window=WINDOW)))
+        codec.next_event()
+        codec.send(1, WatchReply(messages=(), position=position))
+        replies.append(codec.data_to_send())
+    return _shared(*replies)
+
+
+def _shared(one: bytes, other: bytes) -> bytes:
+    """Return what both begin with."""
+    equal = itertools.takewhile(lambda both: both[0] == both[1], zip(one, other, strict=False))
+    return one[: len(list(equal))]
+
+
+def _with_numbers(parts: Sequence[tuple[bytes, bytes]], numbers: Iterator[int]) -> Iterator[bytes]:
+    for head, tail in itertools.cycle(parts):
+        yield b"%b%08x%b" % (head, next(numbers), tail)

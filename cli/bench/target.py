@@ -79,12 +79,15 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(store: str, connections: int = 10_000) -> Iterator[ServerProcess]:
+def server_process(
+    store: str, connections: int = 10_000, *, python: str | None = None
+) -> Iterator[ServerProcess]:
     """Run `twinline serve` on a free port, with default settings but room for all that is sent.
 
     Args:
         store: its URL.
         connections: how many it shall take.
+        python: an interpreter with another installation of twinline; None for this one.
 
     Raises:
         LoadError: it did not start; it has said why.
@@ -92,7 +95,7 @@ def server_process(store: str, connections: int = 10_000) -> Iterator[ServerProc
     arguments = ["-m", "twinline.cli", "serve", "--listen", "tcp://127.0.0.1:0", "--store", store]
     arguments += ["--mailbox-messages", "1000000000", "--log-level", "warning"]
     arguments += ["--connections", str(connections), "--config", os.devnull]
-    with _python(arguments) as (process, line):
+    with _python(arguments, python) as (process, line):
         words = line.split()
         if len(words) < 3:
             raise LoadError(f"no server could be started with the store {store}")
@@ -110,15 +113,17 @@ def floor_server(*, one_processor: bool = True) -> Iterator[ServerProcess]:
 
 
 @contextmanager
-def _python(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start this Python with arguments; yield the process and the first line that it prints."""
+def _python(
+    arguments: Sequence[str], python: str | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a Python with arguments; yield the process and the first line that it prints."""
     # Settings in variables are for the user's own server. In a process group of its own it does
     # not get a Ctrl-C at the terminal, and ends when the run has tidied up.
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)
     }
     with running(
-        [sys.executable, *arguments],
+        [python or sys.executable, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

@@ -14,6 +14,8 @@ from twinline.transports.endpoints import Endpoint
 
 BODY: Final = "See you at the station at half past seven, platform 4."
 """What is sent."""
+WINDOW: Final = 256
+"""Of a stream: as the client engine asks for it."""
 _Reply = TypeVar("_Reply", bound=Reply)
 _ANY: Final = Send(to="", body="")
 

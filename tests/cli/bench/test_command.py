@@ -37,7 +37,10 @@ pytestmark = [pytest.mark.measure, pytest.mark.timeout(300)]
 DOCS = Path(__file__).parents[3] / "docs"
 QUICK = ["--rounds", "1", "--seconds", "0.03"]
 NO_TIME = {name for name in (figure.name for figure in FIGURES) if name.startswith("server_us")}
-NO_FLOOR = ("polled", "bytes_", "idle_", "send_p99", "8x32")
+NO_FLOOR = (
+    *("polled", "bytes_", "idle_", "send_p99", "8x32", "1x32"),
+    *("plain", "blocked", "client"),
+)
 
 
 @pytest.fixture
@@ -87,7 +90,12 @@ def test_everything_is_measured_at_private_servers(tmp_path: Path, folder: Path)
     assert {(each.place, each.transport) for each in report.results} == {
         ("memory:", "jsonl"),
         ("memory:", "binary"),
+        ("floor", "direct"),
     }
+    relayed = by_figure(report, "direct")
+    assert {"deliveries_per_second", "delivery_p50_us"} < relayed.keys()
+    assert not [name for name in relayed if "send" in name or "ping" in name]
+    assert all(result.floor is not None for result in relayed.values())
     for name in ("jsonl", "binary"):
         found = by_figure(report, name)
         assert found.keys() == {figure.name for figure in FIGURES}
@@ -146,7 +154,7 @@ def test_a_deployment_is_measured_and_left_as_it_was(
     found = by_figure(report, "jsonl")
     unknown = NO_TIME | {"idle_user_bytes"}
     assert found.keys() == {figure.name for figure in FIGURES} - unknown
-    assert {each.place for each in report.results} == {place}
+    assert {each.place for each in report.results} == {place, "floor"}
     assert usernames(server) == []
     server.wait_connections(0)
 

@@ -8,31 +8,41 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from itertools import cycle, islice, repeat
+from types import SimpleNamespace
 
 import pytest
 from cli_server import running_server
 from listening import Server, serving
 from waiting import join, wait_until
 
-from twinline.cli.bench import sockets
+from twinline.cli.bench import receivers, sockets, watchers
 from twinline.cli.bench.accounts import Accounts
 from twinline.cli.bench.idle import Crowd
 from twinline.cli.bench.load import (
     Caller,
     Pair,
     Sample,
+    beside,
     deliveries,
     delivery_latency,
+    flow,
     one_at_a_time,
     percentile,
     pipelined,
     polled_latency,
 )
+from twinline.cli.bench.plan import fill
+from twinline.cli.bench.receivers import by_async_client, by_client
 from twinline.cli.bench.sockets import LoadError, Refused
 from twinline.cli.bench.subjects import FloorSubject, ServerSubject
 from twinline.cli.bench.target import ServerProcess, floor_server
+from twinline.cli.bench.watchers import AskingWatcher, MailboxWatcher, Watcher
+from twinline.cli.bench.wire import BODY, WINDOW
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.core.errors import RateLimited
+from twinline.core.protocol import Watch
+from twinline.transports.contract import RequestReceived
 from twinline.transports.registry import transport
 
 pytestmark = [pytest.mark.measure, pytest.mark.timeout(300)]
@@ -81,7 +91,8 @@ class Peer:
 def answering(answer: Callable[[int], list[bytes]]) -> Iterator[tuple[Pair, Peer]]:
     """Have a sender that is answered so, and a watcher that gets nothing."""
     with closing(Peer(answer)) as peer, closing(Peer(lambda _: [])) as silent:
-        yield Pair(Caller(peer.near, [REQUEST], len(GOOD), START), silent.near, None), peer
+        caller = Caller(peer.near, repeat(REQUEST), len(GOOD), START)
+        yield Pair(caller, Watcher(silent.near)), peer
 
 
 LOADS: dict[str, Callable[[Pair], Sample]] = {
@@ -89,6 +100,7 @@ LOADS: dict[str, Callable[[Pair], Sample]] = {
     "pipelined": lambda pair: pipelined([pair.sender], 8, SECONDS),
     "deliveries": lambda pair: deliveries([pair], SECONDS),
     "latency": lambda pair: delivery_latency([pair], SECONDS),
+    "flow": lambda pair: flow(pair, 8, SECONDS),
 }
 
 
@@ -131,7 +143,7 @@ def test_frames_are_sent_in_turn(frames: list[bytes]) -> None:
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     with near:
-        pipelined([Caller(near, frames, len(GOOD), START)], 8, SECONDS)
+        pipelined([Caller(near, cycle(frames), len(GOOD), START)], 8, SECONDS)
     join(thread)
     assert seen == [frames[number % len(frames)] for number in range(len(seen))]
 
@@ -169,21 +181,25 @@ def test_silence_is_found(load: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.exit_code is ExitCode.TIMED_OUT
 
 
-def test_no_request_to_watch_is_left_behind_when_the_time_is_up_in_the_middle() -> None:
+@pytest.mark.parametrize(("load", "messages"), [("deliveries", 2), ("flow", 1)])
+def test_no_request_to_watch_is_left_behind_when_the_time_is_up_in_the_middle(
+    load: str, messages: int
+) -> None:
     watcher, delivering = socket.socketpair()
     asked = b"ask\n"
 
     def answer(number: int) -> list[bytes]:
         if number == 1:
             threading.Event().wait(2 * SECONDS)  # the time is up before there is a delivery
-        delivering.sendall(b"message\n")
+        delivering.sendall(BODY.encode())
         if number == 1:
-            assert delivering.recv(2 * len(asked), socket.MSG_WAITALL) == asked * 2
+            assert delivering.recv(messages * len(asked), socket.MSG_WAITALL) == asked * messages
         return [GOOD]
 
     with watcher, delivering, answering(answer) as (silent, peer):
-        sample = deliveries([Pair(silent.sender, watcher, lambda _: asked)], SECONDS)
-        assert sample.operations == peer.requests == 2
+        pair = Pair(silent.sender, AskingWatcher(watcher, asked))
+        sample = deliveries([pair], SECONDS) if load == "deliveries" else flow(pair, 1, SECONDS)
+        assert sample.operations == peer.requests == messages
         delivering.setblocking(False)
         with pytest.raises(BlockingIOError):
             delivering.recv(1)
@@ -198,6 +214,139 @@ def test_percentiles() -> None:
     values = [float(number) for number in range(100)]
     assert (percentile(values, 50), percentile(values, 99), percentile(values, 100)) == (50, 99, 99)
     assert percentile([7.0], 99) == 7
+
+
+# -- watchers -----------------------------------------------------------------------------
+
+
+MESSAGE = b'{"messages":["' + BODY.encode() + b'"]}'
+LAST_REPLY = b'{"messages":[]'
+
+
+@contextmanager
+def watching(*, streams: bool = True) -> Iterator[tuple[MailboxWatcher, socket.socket]]:
+    """Have a watcher of a socket pair, whose frames say what they acknowledge and how."""
+    near, far = socket.socketpair()
+    far.setblocking(False)
+    with near, far:
+
+        def encode(seen: int, streams: bool) -> bytes:
+            return b"%d %s," % (seen, b"stream" if streams else b"blocked")
+
+        yield MailboxWatcher(near, encode, LAST_REPLY, streams=streams), far
+
+
+def said(far: socket.socket) -> bytes:
+    try:
+        return far.recv(1000)
+    except BlockingIOError:
+        return b""
+
+
+def bring(watcher: MailboxWatcher, far: socket.socket, data: bytes) -> int:
+    far.sendall(data)
+    return watcher.take()
+
+
+def test_a_stream_is_renewed_at_once_while_no_acknowledgement_is_under_way() -> None:
+    with watching() as (watcher, far):
+        watcher.begin()
+        assert said(far) == b"0 stream,"
+        assert bring(watcher, far, MESSAGE) == 1
+        watcher.go_on()
+        assert said(far) == b"1 stream,"
+        # The stream that was renewed has not ended yet, as far as the watcher knows.
+        assert bring(watcher, far, MESSAGE) == 1
+        watcher.go_on()
+        assert said(far) == b""
+        assert bring(watcher, far, LAST_REPLY) == 0
+        watcher.go_on()
+        assert said(far) == b"2 stream,"
+        # The end and the next message in one write, as a server does it.
+        assert bring(watcher, far, LAST_REPLY + MESSAGE) == 1
+        watcher.go_on()
+        assert said(far) == b"3 stream,"
+
+
+def test_while_one_is_under_way_32_messages_bring_the_next() -> None:
+    with watching() as (watcher, far):
+        watcher.begin()
+        bring(watcher, far, MESSAGE)
+        watcher.go_on()
+        said(far)
+        bring(watcher, far, 31 * MESSAGE)
+        watcher.go_on()
+        assert said(far) == b""
+        bring(watcher, far, MESSAGE)
+        watcher.go_on()
+        assert said(far) == b"33 stream,"
+
+
+def test_or_50_ms_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(watchers, "time", SimpleNamespace(monotonic=lambda: now))
+    with watching() as (watcher, far):
+        watcher.begin()
+        bring(watcher, far, MESSAGE)
+        watcher.go_on()
+        said(far)
+        for waited, expected in ((0.0, b""), (0.049, b""), (0.051, b"4 stream,"), (0.06, b"")):
+            now = 100 + waited
+            bring(watcher, far, MESSAGE)
+            watcher.go_on()
+            assert said(far) == expected
+
+
+def test_a_blocked_watch_is_asked_for_each_time() -> None:
+    with watching(streams=False) as (watcher, far):
+        watcher.begin()
+        bring(watcher, far, MESSAGE)
+        watcher.go_on()
+        bring(watcher, far, MESSAGE)
+        watcher.go_on()
+        assert said(far) == b"0 blocked,1 blocked,2 blocked,"
+        watcher.streams = True
+        bring(watcher, far, MESSAGE)
+        watcher.begin()
+        bring(watcher, far, MESSAGE)
+        watcher.go_on()
+        assert said(far) == b"3 stream,4 stream,"
+        # What is said blocked ends the stream, and has no acknowledgement be under way.
+        watcher.streams = False
+        watcher.begin()
+        bring(watcher, far, LAST_REPLY + MESSAGE)
+        watcher.streams = True
+        watcher.begin()
+        bring(watcher, far, MESSAGE)
+        watcher.go_on()
+        assert said(far) == b"4 blocked,5 stream,6 stream,"
+
+
+@pytest.mark.parametrize("cut", [1, len(MESSAGE) // 2, len(MESSAGE) + 20])
+def test_a_message_in_two_pieces_is_one(cut: int) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        watcher = Watcher(near)
+        data = 2 * MESSAGE
+        came = []
+        for piece in (data[:cut], data[cut:]):
+            far.sendall(piece)
+            came.append(watcher.take())
+        assert sum(came) == watcher.seen == watcher.unchecked == 2
+        assert b"".join(watcher.received) == data
+
+
+def test_what_a_server_pushes_is_acknowledged_once_if_at_all() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        far.setblocking(False)
+        watcher = Watcher(near, lambda seen: b"ack %d," % seen)
+        watcher.begin()
+        far.sendall(MESSAGE)
+        watcher.take()
+        watcher.go_on()
+        watcher.begin()
+        assert said(far) == b"ack 1,"
 
 
 # -- a real server ------------------------------------------------------------------------
@@ -217,11 +366,12 @@ def test_deliveries_are_counted_and_checked(name: str) -> None:
     with serving() as server, subject_at(server, name) as subject:
         subject.open(4, 4)
         done = 0
-        for _ in range(2):  # nothing is left behind that the second time would find
+        for streams in (True, False, True, True):  # nothing is left behind that the next would find
+            subject.watch(streams=streams)
             sample = deliveries(subject.pairs, SECONDS)
             assert sample.operations >= 4
             done += sample.operations
-            assert sum(len(pair.received) for pair in subject.pairs) == sample.operations
+            assert sum(pair.watcher.unchecked for pair in subject.pairs) == sample.operations
             subject.settle()
             sample = delivery_latency(subject.pairs, SECONDS)
             assert 0 < sample.latencies[0] <= sample.latencies[-1] < SECONDS * 10
@@ -229,13 +379,103 @@ def test_deliveries_are_counted_and_checked(name: str) -> None:
             subject.settle()
             assert one_at_a_time(subject.callers(4), SECONDS).operations >= 4
             assert pipelined(subject.callers(4), 8, SECONDS).operations >= 4 * 8
+            for window in (1, 32):
+                sample = flow(subject.pairs[0], window, SECONDS)
+                assert sample.operations >= window
+                done += sample.operations
             subject.settle()
-        assert sum(pair.seen for pair in subject.pairs) == done
+        assert sum(pair.watcher.seen for pair in subject.pairs) == done
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_watchers_watch_by_a_stream_unless_they_are_told(name: str) -> None:
+    with serving() as server, subject_at(server, name, pairs=1) as subject:
+        subject.open(0, 1)
+        asked: dict[bool, list[Watch]] = {}
+        for streams in (True, False):
+            subject.watch(streams=streams)
+            codec = transport(name).server_codec(64 * 1024)
+            codec.receive_data(watcher_of(subject)._encode(5, streams))
+            event = codec.next_event()
+            assert isinstance(event, RequestReceived)
+            asked[streams] = event.request
+            delivery_latency(subject.pairs, 0)
+            subject.settle()
+    assert (asked[True].window, asked[True].renew) == (WINDOW, True)
+    assert (asked[False].window, asked[False].renew) == (0, False)
+    assert asked[True].after == asked[True].ack == asked[False].ack
+
+
+def watcher_of(subject: ServerSubject) -> MailboxWatcher:
+    watcher = subject.pairs[0].watcher
+    assert isinstance(watcher, MailboxWatcher)
+    return watcher
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_every_send_has_an_id_of_its_own_unless_it_is_asked_for_without(name: str) -> None:
+    with serving() as server, subject_at(server, name) as subject:
+        subject.open(2, 0)
+        codec = transport(name).server_codec(64 * 1024)
+        for caller in [*subject.callers(2), *subject.filling(1), *subject.without_send_ids(2)]:
+            codec.receive_data(b"".join(islice(caller.frames, 3)))
+    sends = []
+    while (event := codec.next_event()) is not None:
+        assert isinstance(event, RequestReceived)
+        sends.append(event.request)
+    ids = [send.send_id for send in sends]
+    assert len(set(ids[:9])) == 9
+    assert None not in ids[:9]
+    assert {len(send_id) for send_id in ids[:9]} == {16}
+    assert ids[9:] == [None] * 6
+    assert {send.to for send in sends[6:9]} == {subject.receiver.name}
+    assert subject.receiver.name not in {send.to for send in sends[:6]}
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_a_lone_ping_is_timed_beside_senders(name: str) -> None:
+    with serving() as server, subject_at(server, name) as subject:
+        subject.open(4, 0)
+        sample = beside(subject.callers(4), subject.lone(), SECONDS)
+        assert 0 < sample.latencies[0] <= sample.latencies[-1] < SECONDS * 10
+        assert sample.operations == len(sample.latencies)
+        # More was sent meanwhile than asked: each of the four sends as often as the one asks.
+        unread = subject._accounts.acknowledge(subject._unwatched)
+        assert unread > sample.operations
+        assert subject.lone() is subject.lone()
+
+
+@pytest.mark.parametrize("receive", [by_client, by_async_client])
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_clients_receive_what_was_filled_in(name: str, receive: Callable[..., Sample]) -> None:
+    with serving() as server, subject_at(server, name) as subject:
+        subject.open(8, 0)
+        for _ in range(2):  # the second finds nothing of the first
+            filled = fill(subject, SECONDS)
+            assert filled >= 8 * 32
+            target, token = server.endpoints[0], subject.receiver.token
+            sample = receive(target, transport(name), token, filled)
+            assert sample.operations == filled - 1
+            assert 100 < sample.rate < 10_000_000
+
+
+@pytest.mark.parametrize("receive", [by_client, by_async_client])
+def test_a_client_that_receives_too_little_is_found(
+    receive: Callable[..., Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receivers, "PATIENCE_SECONDS", 0.2)
+    with serving() as server, subject_at(server, "jsonl") as subject:
+        subject.open(8, 0)
+        filled = fill(subject, 0)
+        token = subject.receiver.token
+        with pytest.raises(LoadError, match=f"{filled} of {filled + 1} messages"):
+            receive(server.endpoints[0], transport("jsonl"), token, filled + 1)
 
 
 @pytest.mark.parametrize("name", TRANSPORTS)
 def test_polling_finds_each_message_at_the_next_look(name: str) -> None:
     with serving() as server, subject_at(server, name, pairs=8) as subject:
+        subject.watch(streams=False)
         subject.open(0, 8, wait=0)
         sample = polled_latency(subject.pairs, 0.4)
         subject.settle()
@@ -273,8 +513,8 @@ def test_a_delivery_that_is_wrong_is_found(name: str, cheat: Callable[[list[byte
         subject.open(0, 1)
         for _ in range(3):
             delivery_latency(subject.pairs, 0)
-        cheat(subject.pairs[0].received)
-        with pytest.raises(LoadError, match="once and in order"):
+        cheat(subject.pairs[0].watcher.received)
+        with pytest.raises(LoadError, match=r"once and in order|had not asked for"):
             subject.settle()
 
 
@@ -345,18 +585,20 @@ def test_the_limit_on_open_files_is_raised_and_kept_to() -> None:
 # -- the floor, and what a process takes --------------------------------------------------
 
 
-def test_the_floor_echoes_and_relays() -> None:
-    with floor_server() as target, closing(FloorSubject(target)) as floor:
+@pytest.mark.parametrize("direct", [False, True])
+def test_the_floor_echoes_and_relays(direct: bool) -> None:
+    with floor_server() as target, closing(FloorSubject(target, direct=direct)) as floor:
         floor.open(4, 4)
         assert one_at_a_time(floor.callers(4), SECONDS).operations >= 4
+        assert beside(floor.callers(4), floor.lone(), SECONDS).operations >= 1
         sample = deliveries(floor.pairs, SECONDS)
-        assert sum(len(pair.received) for pair in floor.pairs) == sample.operations >= 4
+        assert sum(pair.watcher.unchecked for pair in floor.pairs) == sample.operations >= 4
         assert delivery_latency(floor.pairs, SECONDS).operations >= 1
         floor.settle()
         assert (target.processor_seconds() or 0) > 0
         pid = target.pid
         delivery_latency(floor.pairs, 0)
-        floor.pairs[0].received[0] += b"more"
+        floor.pairs[0].watcher.received[0] += b"more"
         with pytest.raises(LoadError, match="relay"):
             floor.settle()
     assert pid is not None
