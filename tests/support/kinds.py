@@ -13,6 +13,7 @@ KINDS = {
     "tests/docs/test_blocks.py::*": "docs",
     "tests/docs/test_example_*.py::*": "docs",
     "tests/benchmarks/*": "measure",
+    "tests/transports/listener/test_slow_readers.py::*_p99": "measure",
     "tests/cli/bench/test_command.py::*": "measure",
     "tests/cli/test_json.py::*[[]bench]": "measure",
     "tests/stores/crash/*": "crash",

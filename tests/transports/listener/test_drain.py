@@ -19,7 +19,8 @@ from twinline.transports.listener import Listener, ListenerSettings
 from twinline.transports.registry import transport
 
 
-def test_drain_with_a_thousand_watchers_and_a_request_in_flight() -> None:
+@pytest.mark.parametrize("window", [0, 1000])
+def test_drain_with_a_thousand_watchers_and_a_request_in_flight(window: int) -> None:
     server = Server(
         service=make_service(watches_per_account=1_000),
         settings=ListenerSettings(drain_seconds=30, login_seconds=60),
@@ -41,15 +42,17 @@ def test_drain_with_a_thousand_watchers_and_a_request_in_flight() -> None:
     for _ in range(1000):
         peer = server.peer()
         peer.send_line(op="resume", id=1, session=token)
-        peer.send_line(op="watch", id=2, after=0, wait=60)
+        peer.send_line(op="watch", id=2, after=0, wait=60, window=window)
         watchers.append(peer)
     server.wait_watching(1000, 30)
     first.send(b'{"op":"ping","id":5}\n{"op":"ping","id":6}\n')
     wait_event(in_flight, "the ping is under way")
+    started = time.monotonic()
     server.listener.stop()
     wait_until(lambda: server.connections < 500, "most waits have ended", 20)
     go_on.set()
     join(server.thread, 20)
+    assert time.monotonic() - started < 5
     assert first.read_line() == {"id": 5, "ok": True}
     assert first.read_line()["error"]["code"] == "shutting_down"
     assert first.rest() == b""
