@@ -56,6 +56,7 @@ class Session:
             `ChatService.look`.
         username: the account that it is logged in to, or None.
         token_hash: what the store knows the session by, or None.
+        follows: whether ``on_mail`` is subscribed to the mail of the account it is bound to.
         waiters: those of this session's threads that wait for mail.
     """
 
@@ -64,6 +65,7 @@ class Session:
         "_unfollow",
         "_unsubscribe",
         "address",
+        "follows",
         "on_end",
         "on_mail",
         "token_hash",
@@ -88,7 +90,8 @@ class Session:
         self.on_end = on_end
         self.on_mail = on_mail
         self._lock = new_lock("binding")
-        # These are guarded by _lock, as are the writes of username and token_hash: what is
+        self.follows = False
+        # These are guarded by _lock, as are the writes of username, token_hash and follows: what is
         # subscribed is always the session that it is bound to.
         self._unsubscribe: Unsubscribe | None = None  # of on_end
         self._unfollow: Unsubscribe | None = None  # of on_mail
@@ -138,12 +141,8 @@ class Session:
         with self._lock:
             subscriptions = (self._unsubscribe, self._unfollow)
             self._unsubscribe = self._unfollow = None
+            self.follows = False
         end_all(each for each in subscriptions if each is not None)
-
-    @property
-    def follows(self) -> bool:
-        """Whether ``on_mail`` is subscribed to the mail of the account that it is bound to."""
-        return self._unfollow is not None
 
     def follow(self, token_hash: bytes, unsubscribe: Unsubscribe) -> None:
         """Keep a subscription of ``on_mail`` for as long as it is bound; called by the service.
@@ -157,6 +156,7 @@ class Session:
             keep = self._unfollow is None and token_hash == self.token_hash
             if keep:
                 self._unfollow = unsubscribe
+                self.follows = True
         if not keep:
             unsubscribe()
         elif self.waiters.ended:

@@ -97,6 +97,8 @@ class JsonlServerCodec(_LineCodec, ServerCodec):
         self._fresh = True
 
     def next_event(self) -> RequestReceived | RequestRefused | None:
+        if not self._received:
+            return None  # as after nearly every request
         if self._fresh:
             greeting = foreign_greeting(bytes(self._received[:_LONGEST_START]))
             if greeting is not None:

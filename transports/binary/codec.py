@@ -67,6 +67,8 @@ class BinaryServerCodec(FrameCodec, ServerCodec):
     """The server's end of binary frames."""
 
     def next_event(self) -> RequestReceived | RequestRefused | None:
+        if not self._received:
+            return None  # as after nearly every request
         try:
             frame = self._take(_REQUEST_FLAGS)
             return None if frame is None else _read_request(*frame)

@@ -221,10 +221,10 @@ class Connection:
             waiting.register(self._socket, POLLIN)
             if self._wake is not None:
                 waiting.register(self._wake, POLLIN)
-        milliseconds = _milliseconds(deadline)
+        milliseconds = ceil((deadline - monotonic()) * 1000)
         # Too late, whatever there is to read: a peer that never stops sending extends nothing, nor
         # does mail that never stops coming.
-        happened = waiting.poll(milliseconds) if milliseconds else ()
+        happened = waiting.poll(milliseconds) if milliseconds > 0 else ()
         arrived = False
         for descriptor, _ in happened:
             if descriptor != self._woken:

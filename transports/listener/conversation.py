@@ -217,9 +217,13 @@ class Conversation:
         # finds nothing in the processor's caches, and each call costs it about a microsecond.
         self.waits = False
         watch = self._watch
-        if watch is not None and watch.looks and self._may_look():
-            # First, even if a frame has arrived: what a stream brings before that frame ends it
-            # does not depend on when it arrived.
+        # A due look comes first, even if a frame has arrived: what a stream brings before that
+        # frame ends it does not depend on when it arrived.
+        if (
+            watch is not None
+            and watch.looks
+            and not (self.ended or self.full or self._drains or self._session_over)
+        ):
             return watch.look()
         while not (self.ended or self.full):
             event = self._codec.next_event()
@@ -322,8 +326,8 @@ class Conversation:
     def _open(self, request: Watch, ended: "_OpenWatch | None") -> Look | None:
         """Begin a watch in the place of one that has ended for it, and return its first look."""
         after, sent = request.after, self._sent
-        ended_stream = ended is not None and ended.window > 0
-        if sent is not None and (ended_stream or request.renew):
+        continued = ended if ended is not None and ended.window > 0 else None  # a stream
+        if sent is not None and (continued is not None or request.renew):
             # It was asked for when its peer had not seen all that the stream before it has sent.
             sent.seen(after)
             after = max(after, sent.last)
@@ -333,12 +337,9 @@ class Conversation:
             sent = None  # what it brings is of no stream, and the last stream can still be renewed
         until = self._clock() + request.wait
         self._watch = watch = _OpenWatch(self._id, request, after, until, sent)
-        if ended is not None and ended.has_seen_all_beyond(after) and request.window and watch.room:
-            return watch.go_on_from(ended)
+        if continued is not None and continued.after == after and continued.waits and watch.waits:
+            return watch.take_over(continued)
         return watch.look()
-
-    def _may_look(self) -> bool:
-        return not (self.ended or self.full or self._drains or self._session_over)
 
     def _stop(self) -> None:
         """End, now that all that has arrived is dealt with."""
@@ -352,7 +353,7 @@ class Conversation:
         watch.position = page.position
         messages, stream = page.messages, watch.stream
         if not messages:
-            if watch.room < 1 or watch.is_late(self._clock):
+            if watch.room < 1 or not watch.waits or self._clock() >= watch.until:
                 self._end_watch()
                 self.urgent = True
             return
@@ -369,7 +370,9 @@ class Conversation:
             fitting = _fitting(messages, _STREAM_BYTES - stream.bytes)
             others = others or len(fitting) < len(messages)
             messages = fitting
-        more = watch.room > len(messages) and (others or not watch.is_late(self._clock))
+        more = watch.room > len(messages) and (
+            others or (watch.waits and self._clock() < watch.until)
+        )
         self._reply(watch.id, WatchReply(messages=messages, position=page.position, more=more))
         stream.note(messages, self._out_bytes - before)
         watch.after = stream.last
@@ -411,18 +414,21 @@ class _OpenWatch:
         looks: whether it is to look (again).
         stream: where what it sends is noted, or None: it neither is a stream nor renews one.
         window: how many messages its stream may send, or 0: it has one reply.
+        waits: whether it goes on when there is no more to say.
+        room: how many messages it might send when it looked last.
     """
 
     __slots__ = (
         "_ack",
-        "_wait",
         "after",
         "id",
         "limit",
         "looks",
         "position",
+        "room",
         "stream",
         "until",
+        "waits",
         "window",
     )
 
@@ -437,49 +443,40 @@ class _OpenWatch:
         self.looks = True
         self.stream = stream
         self._ack = request.ack
-        self._wait = request.wait
+        self.waits = request.wait > 0
         self.window = request.window
-
-    @property
-    def room(self) -> int:
-        """How many messages it may still send."""
-        stream = self.stream
-        if stream is None or not self.window:
-            return self.limit
-        if stream.bytes >= _STREAM_BYTES:
-            return 0
-        # More than the window may be under way, if it shrank.
-        return max(0, self.window - len(stream.under_way))
+        self.room = 0
 
     def look(self) -> Look:
-        """Return the look that is due."""
+        """Return the look that is due, with the room that there is now."""
         self.looks = False
         ack, self._ack = self._ack, None
-        stream = self.stream
-        max_bytes = PAGE_BYTES
-        if stream is not None and self.window:
-            max_bytes = _STREAM_BYTES - stream.bytes
-        return Look(self.after, ack, min(self.limit, self.room), max_bytes, self._wait > 0)
+        limit, stream = self.limit, self.stream
+        if stream is None or not self.window:
+            self.room = limit
+            return Look(self.after, ack, limit, PAGE_BYTES, self.waits)
+        left = _STREAM_BYTES - stream.bytes
+        # More than the window may be under way, if it shrank.
+        self.room = room = max(0, self.window - len(stream.under_way)) if left > 0 else 0
+        return Look(self.after, ack, min(limit, room), left, self.waits)
 
-    def has_seen_all_beyond(self, after: int) -> bool:
-        """Return whether there was nothing beyond a seq, and no wake since that was found."""
-        return self.window > 0 and self.after == after and not self.looks and self._wait > 0
+    def take_over(self, ended: "_OpenWatch") -> Look | None:
+        """Begin in the place of a stream that has seen all there is.
 
-    def go_on_from(self, ended: "_OpenWatch") -> Look | None:
-        """Be in the place of a stream that has seen all there is: acknowledge, if need be."""
-        self.looks = False
+        It needs no look, for mail that has come since has woken its connection; it may have to
+        acknowledge.
+        """
         self.position = ended.position
-        ack, self._ack = self._ack, None
-        return None if ack is None else Look(self.after, ack, 0, 0, follow=True)
+        look = self.look()
+        if look.ack is None and look.limit:
+            return None
+        look.limit = 0
+        return look
 
     def hurry(self) -> None:
         """Wait no more: look once more, and end when there is no more to say."""
-        self._wait = 0
+        self.waits = False
         self.looks = True
-
-    def is_late(self, clock: Callable[[], float]) -> bool:
-        """Return whether its time is up."""
-        return self._wait == 0 or clock() >= self.until
 
 
 class _Sent:
