@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 from forking import Child
-from listening import serving
+from listening import mail, said, serving
+from services import enter
+
+from twinline.transports import wakeup
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -47,3 +50,30 @@ def test_a_peer_sees_the_end_of_its_connection_before_the_childs() -> None:
     child.end()
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.parametrize("eventfd", [True, False], ids=["eventfd", "pipe"])
+def test_a_child_keeps_no_copy_of_what_wakes_an_open_stream(
+    monkeypatch: pytest.MonkeyPatch, eventfd: bool
+) -> None:
+    monkeypatch.setattr(wakeup, "_EVENTFD", eventfd and wakeup._EVENTFD)
+    with serving() as server, server.peer() as peer:
+        ann = enter(server.service, "ann")
+        peer.enter("bob").send_line(op="watch", id=5, after=0, wait=30, window=10)
+        server.wait_watching()
+        (owner,) = server.listener._connections
+        assert owner._wake is not None
+        ends = owner._wake._ends
+        assert ends is not None
+        numbers = {ends.reading, ends.writing}
+        del ends  # which would keep them open here, and in the child
+
+        def look() -> None:
+            owner._wake.wake()  # which is its parent's to do, and does nothing
+            for number in numbers:
+                with pytest.raises(OSError, match="Bad file descriptor"):
+                    os.fstat(number)
+
+        Child(look).end()
+        mail(server, ann, "a")
+        assert said(peer.read_line()) == (5, ["a"], True)
