@@ -8,6 +8,7 @@ from select import POLLIN, poll
 
 import pytest
 from descriptors import nothing_left_open
+from interrupting import each_place
 from waiting import Call
 
 from twinline.core.locks import new_lock
@@ -176,4 +177,17 @@ def test_a_wake_does_not_block_where_nobody_clears(monkeypatch: pytest.MonkeyPat
     thread.start()
     thread.join(20)
     assert not thread.is_alive()
+    descriptor.close()
+
+
+def test_a_wake_that_is_interrupted_wherever_it_is_leaves_the_next_one_to_be_seen() -> None:
+    """Whoever sends in its main thread may be interrupted in a wake by a signal's handler."""
+    descriptor = WakeDescriptor()
+    places = 0
+    for place in each_place(descriptor.wake):
+        descriptor.wake()
+        assert readable(descriptor), place
+        descriptor.clear()
+        places += 1
+    assert places
     descriptor.close()

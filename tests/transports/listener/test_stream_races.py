@@ -15,7 +15,8 @@ from listening import Hold, mail, said, serving, socket_path
 from services import PASSWORD, count_subscriptions, enter, make_service
 from waiting import Call, wait_event, wait_until
 
-from twinline.core.errors import NoSuchUser, ShuttingDown
+from twinline.core.errors import LockRuleError, NoSuchUser, ShuttingDown
+from twinline.core.locks import new_lock
 from twinline.core.protocol import (
     CreateAccount,
     Done,
@@ -444,3 +445,32 @@ def test_connections_that_come_watch_and_go_leave_nothing() -> None:
         writing.outcome()
         server.wait_connections(0)
         server.wait_watching(0)
+
+
+# -- the lock rule --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["_wait", "_flush"])
+def test_whoever_waits_for_a_peer_with_a_lock_held_is_refused(step: str) -> None:
+    """With an open stream too, when it waits for mail as well."""
+    with serving() as server, server.peer() as peer:
+        refused = threading.Event()
+        carry_out = getattr(Connection, step)
+
+        def locked(owner: Connection) -> None:
+            if armed.is_set() and not refused.is_set():
+                try:
+                    with new_lock("held"):
+                        carry_out(owner)
+                except LockRuleError:
+                    refused.set()
+            carry_out(owner)
+
+        armed = threading.Event()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Connection, step, locked)
+            peer.enter("bob").send_line(op="watch", id=5, after=0, wait=30, window=10)
+            server.wait_watching()
+            armed.set()
+            mail(server, enter(server.service, "ann"), "a")
+            wait_event(refused, "it is refused")
