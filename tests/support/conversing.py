@@ -1,6 +1,7 @@
 """A connection's conversation without a connection: no socket, no thread, a clock moved by hand."""
 
 from collections.abc import Iterable
+from functools import cache
 
 from services import PASSWORD, enter, make_service
 from streams import receive_replies
@@ -18,6 +19,9 @@ LIMIT = 1 << 20
 LOGIN = Login(username="bob", password=PASSWORD)
 SETTINGS = ListenerSettings(login_seconds=10, frame_seconds=8, write_seconds=6)
 _STEPS = 100_000
+# The same in every run, so that what is said can be compared to the byte.
+_MESSAGE_IDS = tuple(f"{number:024x}" for number in range(5_000, 0, -1))
+_transport = cache(transport)  # each look into the registry reads what is installed
 
 
 class Conversing:
@@ -47,19 +51,18 @@ class Conversing:
     ) -> None:
         self.now = 0.0
         self.service = service or make_service()
-        # The same in every run, so that what is said can be compared to the byte.
-        self.service._messages._ids = [f"{number:024x}" for number in range(5_000, 0, -1)]
+        self.service._messages._ids = list(_MESSAGE_IDS)
         self.ann, self.bob = enter(self.service, "ann"), enter(self.service, "bob")
         self.spoken = spoken
-        self.client = transport(spoken).client_codec(LIMIT)
-        self._encoder = transport(spoken).server_codec(LIMIT)
+        self.client = _transport(spoken).client_codec(LIMIT)
+        self._encoder = _transport(spoken).server_codec(LIMIT)
         self.job: Job | None = None
         self.woken = self.session_ended = False
         self.writes: list[bytes] = []
         self._read = 0  # of the writes
         self.received: list[ReplyReceived] = []
         self.talk = Conversation(
-            transport(served).server_codec(self.service.settings.frame_bytes_before_login),
+            _transport(served).server_codec(self.service.settings.frame_bytes_before_login),
             self.service,
             SETTINGS,
             address="127.0.0.1",

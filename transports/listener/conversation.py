@@ -176,12 +176,15 @@ class Conversation:
                 self.time_is_up()  # as in `receive_data`
 
     def time_is_up(self) -> None:
-        """Do what is due, if anything; `deadline` has passed."""
+        """Do what is due, if anything; `deadline` has passed.
+
+        While something is carried out only the peer's time to read runs: the rest is not its delay.
+        """
         now = self._clock()
         for by, late in (
-            (self._login_by, "log in"),
-            (self._frame_by, "finish a frame"),
             (self._sent_by, "read what it was sent"),
+            (self._login_by if self.waits else None, "log in"),
+            (self._frame_by if self.waits else None, "finish a frame"),
         ):
             if by is not None and by <= now:
                 self.fault = self.fault or f"took too long to {late}"

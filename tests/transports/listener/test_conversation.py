@@ -294,6 +294,18 @@ def test_an_unreadable_frame_behind_the_end_of_the_session_is_not_answered(serve
     assert talk.state == "ended"
 
 
+@pytest.mark.parametrize(
+    ("end", "code"), [("drain", "shutting_down"), ("end_session", "session_expired")]
+)
+def test_a_stream_that_has_more_to_bring_is_ended_all_the_same(end, code):
+    talk = prepared("waiting", "auto", "jsonl")
+    talk.mail("one", "two", "three")
+    talk.begin(talk.frame(4, Watch(after=0, wait=25, window=9, limit=1)))
+    getattr(talk.talk, end)()
+    talk.go_on()
+    assert shown(talk.replies()) == ["4:[1]+", f"4:{code}"]
+
+
 def test_a_session_that_is_revoked_ends_its_conversations():
     talk = prepared("watching", "auto", "jsonl")
     talk.service.change_password(login(talk.service, "bob"), PASSWORD, "battery staple")
@@ -465,6 +477,29 @@ def test_a_watch_whose_time_passes_while_it_looks_ends_by_what_it_finds(state, s
     assert talk.state == "waiting"
 
 
+@WAYS
+def test_a_login_that_is_being_carried_out_is_not_cut(served, spoken):
+    talk = prepared("waiting", served, spoken, logged_in=False)
+    talk.begin(talk.frame(4, LOGIN) + talk.frame(5, Ping())[:5])
+    talk.now = 100
+    talk.talk.time_is_up()
+    talk.go_on()
+    assert shown(talk.replies()) == ["4:SessionReply"]
+    assert talk.talk.deadline == 100 + SETTINGS.frame_seconds
+
+
+def test_a_frame_whose_time_passes_during_a_look_is_cut_when_that_has_ended():
+    talk = prepared("watching", "auto", "jsonl")
+    talk.feed(b"{")
+    is_woken(talk)
+    talk.now = SETTINGS.frame_seconds
+    talk.talk.time_is_up()
+    talk.go_on()
+    assert shown(talk.replies()) == ["4:[1]+"]
+    talk.wait(0)
+    assert talk.state == "ended, cut"
+
+
 def test_a_watch_that_was_woken_when_its_time_passed_looks_first():
     talk = prepared("watching", "auto", "jsonl")
     talk.mail("one")
@@ -527,6 +562,17 @@ def test_replies_are_sent_together_until_there_is_much(served, spoken):
     sizes = [len(data) for data in talk.writes]
     assert len(sizes) > 2
     assert all(FLUSH_BYTES <= size < FLUSH_BYTES + 100 for size in sizes[:-1])
+
+
+def test_the_pages_of_a_stream_are_not_added_to_what_is_full():
+    talk = prepared("waiting", "auto", "jsonl")
+    talk.mail(*["x" * 15_000] * 5)
+    talk.writes.clear()
+    talk._read = 0
+    requests = [Ping()] * 1_500 + [Watch(after=0, window=9, limit=1)]
+    talk.feed(b"".join(talk.frame(number, request) for number, request in enumerate(requests)))
+    assert len(talk.writes) == 2
+    assert FLUSH_BYTES <= len(talk.writes[0]) < FLUSH_BYTES + 15_500
 
 
 def test_nothing_is_added_to_what_is_full():
@@ -776,6 +822,22 @@ def test_a_look_asks_for_what_the_window_has_room_for():
     talk.talk.finish(talk.service.look(talk.talk.session, Look(0, 0, 2, 65_536, follow=True)))
     sent = len(talk.talk.data_to_send())
     assert talk.talk.next_job() == Look(2, None, 2, 65_536 - sent, follow=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "said"), [([], ["4:[1]+"]), (["one"], ["4:[1]+", "4:[2]+"])], ids=["none", "some"]
+)
+def test_a_wake_that_comes_while_a_look_is_under_way_is_kept(before, said):
+    talk = prepared("waiting", "auto", "jsonl")
+    talk.mail(*before)
+    talk.begin(talk.frame(4, STREAM))
+    page = talk.service.handle(talk.talk.session, talk.job)
+    talk.mail("comes too late for that look")
+    talk.talk.look_again()
+    talk.talk.finish(page)
+    talk.job = None
+    talk.go_on()
+    assert shown(talk.replies()) == said
 
 
 # -- however it is cut ----------------------------------------------------------------------
