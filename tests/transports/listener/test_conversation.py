@@ -695,7 +695,10 @@ def renew(after, window=4, **fields):
         ([Ping(), Ping(), renew(1), "d"], ["1:[]", "2:Done", "3:Done", "4:[4]+"]),
         # Its window counts what is under way, and may be full of that.
         ([renew(0), "de"], ["1:[]", "2:[4]"]),
+        ([renew(0, window=3)], ["1:[]", "2:[]"]),
         ([renew(0, window=3), "d"], ["1:[]", "2:[]"]),
+        # One that does not wait is answered at once.
+        ([Watch(after=3, window=4)], ["1:[]", "2:[]"]),
         ([renew(1, window=2), "d"], ["1:[]", "2:[]"]),
         ([renew(0, window=1), "d"], ["1:[]", "2:[]"]),
         ([renew(0, window=2, ack=2), Status()], ["1:[]", "2:[]", "3:StatusReply"]),
@@ -747,6 +750,19 @@ def test_the_ack_of_a_renewal_that_has_no_room_is_done():
     assert shown(talk.ask(3, renew(1, window=2, ack=1))) == ["2:[]", "3:[]"]
     assert talk.received[-1].reply.position == 1
     assert talk.service.status(talk.bob).position == 1
+
+
+def test_a_renewal_that_has_seen_all_only_acknowledges():
+    talk = Conversing()
+    talk.mail("a", "b", "c")
+    talk.ask(2, STREAM)
+    talk.begin(talk.frame(3, renew(3, ack=2)))
+    assert (talk.job.after, talk.job.ack, talk.job.limit) == (3, 2, 0)
+    talk.go_on()
+    talk.ask(4, renew(3))
+    said = talk.wait(25)
+    assert shown(said) == ["2:[]", "3:[]", "4:[]"]
+    assert [each.reply.position for each in said] == [0, 2, 2]
 
 
 def test_a_renewal_that_is_refused_for_want_of_a_place_has_ended_the_stream():
