@@ -234,6 +234,21 @@ def test_what_never_stops_coming_extends_no_deadline(
             flooding = False
 
 
+def test_thousands_of_watches_in_one_go_are_answered_in_order() -> None:
+    """Each looks once and is ended by the next, and what that says does not pile up."""
+    count = 5_000
+    watch = b'{"op":"watch","id":%d,"after":1,"ack":1,"wait":30,"window":10}\n'
+    with bob() as (server, peer, ann):
+        mail(server, ann, "a")
+        watches = b"".join(watch % number for number in range(count))
+        sending = Call(lambda: peer.send(watches + PING))
+        for number in range(count):
+            assert said(peer.read_line()) == (number, [], False)
+        assert peer.read_line() == PINGED
+        sending.outcome()
+        assert server.subscribed == 1
+
+
 # -- the end of input -----------------------------------------------------------------------
 
 
