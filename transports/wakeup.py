@@ -5,7 +5,6 @@ Where the system has ``eventfd`` it is one descriptor, elsewhere the two of a pi
 
 import os
 import sys
-from contextlib import suppress
 from typing import Final
 
 _EVENTFD: Final = hasattr(os, "eventfd")
@@ -58,12 +57,16 @@ class WakeDescriptor:
     def clear(self) -> None:
         """Drop the wakes of before; by the owner, which then looks at what they were about."""
         ends = self._ends
-        if ends is not None:
-            with suppress(BlockingIOError):  # there was none
-                os.read(ends.reading, _READ_BYTES)
-        # Not before the read, which would take away a wake that is never written again. A wake
-        # that came in between was not written: the owner is about to look.
-        self._woken = False
+        if ends is None:
+            return
+        # Read before it is unset, or a wake could be taken away that is never written again. A
+        # wake that comes in between is not written: the owner is about to look.
+        try:
+            os.read(ends.reading, _READ_BYTES)
+        except BlockingIOError:
+            return  # there was none
+        finally:
+            self._woken = False
 
     def close(self) -> None:
         """Close it; only the owner may, and it may twice."""

@@ -170,7 +170,12 @@ class Connection:
                     # Neither replies nor wakes are to wait for it.
                     if talk.urgent:
                         self._flush()
-                    if isinstance(job, Look) and job.follow and self._wake is None:
+                    if (
+                        isinstance(job, Look)
+                        and job.follow
+                        and self._wake is None
+                        and session.logged_in
+                    ):
                         talk.finish(self._first_look(job))
                         continue
                 talk.finish(service.handle(session, job))
