@@ -8,13 +8,14 @@ from twinline.cli.console.exit_codes import ExitCode
 from twinline.core.deadline import Deadline
 from twinline.core.errors import RequestError
 from twinline.core.protocol import MAX_REPLY_BYTES, ErrorReply, Reply, Request, Send
+from twinline.transports.client import ClientSettings
 from twinline.transports.connecting import connect
 from twinline.transports.contract import ClientCodec, RemoteProtocolError, Transport
 from twinline.transports.endpoints import Endpoint
 
 BODY: Final = "See you at the station at half past seven, platform 4."
 """What is sent."""
-WINDOW: Final = 256
+WINDOW: Final = ClientSettings().window
 """Of a stream: as the client engine asks for it."""
 _Reply = TypeVar("_Reply", bound=Reply)
 _ANY: Final = Send(to="", body="")

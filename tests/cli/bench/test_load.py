@@ -42,6 +42,8 @@ from twinline.cli.bench.wire import BODY, WINDOW
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.core.errors import RateLimited
 from twinline.core.protocol import Watch
+from twinline.transports.client import ClientSettings
+from twinline.transports.client.engine import stream
 from twinline.transports.contract import RequestReceived
 from twinline.transports.registry import transport
 
@@ -246,6 +248,12 @@ def said(far: socket.socket) -> bytes:
 def bring(watcher: MailboxWatcher, far: socket.socket, data: bytes) -> int:
     far.sendall(data)
     return watcher.take()
+
+
+def test_a_stream_is_what_the_client_engine_makes_it() -> None:
+    assert ClientSettings().window == WINDOW == 256
+    assert watchers.ACK_MESSAGES == stream.ACK_MESSAGES
+    assert watchers.ACK_SECONDS == stream.ACK_SECONDS
 
 
 def test_a_stream_is_renewed_at_once_while_no_acknowledgement_is_under_way() -> None:
