@@ -48,8 +48,10 @@ class WakeDescriptor:
         ends = self._ends  # kept open by this name for as long as it is written to
         if ends is None:
             return
-        self._woken = True
         try:
+            # Between the two no signal's handler runs, which may raise: a flag with nothing written
+            # would lose every wake from then on.
+            self._woken = True
             os.write(ends.writing, _ONE)
         except BlockingIOError:
             return  # it is full, so it is readable

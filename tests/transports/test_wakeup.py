@@ -165,6 +165,18 @@ def test_a_wake_may_be_called_with_a_lock_held() -> None:
     descriptor.close()
 
 
+def test_a_wake_that_a_signals_handler_interrupts_loses_no_later_one() -> None:
+    descriptor = WakeDescriptor()
+    places = 0
+    for place in each_place(descriptor.wake):
+        descriptor.wake()
+        assert readable(descriptor), place
+        descriptor.clear()
+        places += 1
+    assert places >= 2
+    descriptor.close()
+
+
 def test_a_wake_does_not_block_where_nobody_clears(monkeypatch: pytest.MonkeyPatch) -> None:
     descriptor = WakeDescriptor()
 

@@ -32,6 +32,7 @@ from twinline.core import errors
 from twinline.core.protocol import Ack, Message, Watch, WatchReply
 from twinline.transports import wakeup
 from twinline.transports.client import Client, StateKind, WatchMode
+from twinline.transports.client.engine import stream
 
 pytestmark = pytest.mark.usefixtures("both_clients")
 
@@ -300,6 +301,19 @@ def test_a_slow_application_is_told_apart_from_a_server_that_is_gone(
         assert next(loop).body == "two"
 
 
+def test_an_application_that_has_dealt_with_all_is_acked_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but its nudge ends the watcher's wait here."""
+    acking_after(monkeypatch, 60)
+    monkeypatch.setattr(stream, "LOOK_SECONDS", 60)
+    with user(site.endpoint, "bob", watch=OFF) as bob, user(site.endpoint, "ann") as ann:
+        for number in range(1, 4):
+            bob.send("ann", f"m{number}")
+            assert receive(ann, 1) == [f"m{number}"]
+            wait_until(lambda n=number: ann.status().position == n, "the ack", seconds=5)
+
+
 @threads_only
 def test_an_application_nudges_the_watcher_now_and_then(
     site: Site, monkeypatch: pytest.MonkeyPatch
@@ -375,6 +389,24 @@ def test_a_draining_servers_pause_is_kept() -> None:
             assert receive(client, 2) == ["m1", "m2"]
             assert time.monotonic() - begin >= 0.25
         assert 0.3 in [state.retry_in for state in seen.seen]
+
+
+def test_of_a_mailbox_that_was_put_back_nothing_is_passed_over() -> None:
+    """What comes to a watch that began where the mailbox was before is beyond what is missed."""
+    received = Received()
+    with ScriptedServer() as server:
+        mailbox = Mailbox(server)
+
+        def late() -> Iterator[Answer]:
+            wait_until(lambda: under_way(client) == 2, "the watch that acks it")
+            yield errors.CursorInvalid().to_reply()
+
+        mailbox.watches = [page(7), late, page(9)]
+        mailbox.always = page(1)
+        with make_client(server.endpoint, settings=FAST, on_message=received) as client:
+            client.resume("token")
+            assert received.wait(2) == ["m7", "m1"]
+            wait_until(lambda: watch_requests(server)[-1].ack == 1, "the ack of the second")
 
 
 @pytest.mark.parametrize("kind", [errors.SessionExpired, errors.NotLoggedIn])

@@ -220,12 +220,12 @@ class Connection(ABC):
             asked, reply = self.under_way[0], event.reply
             if not isinstance(reply, (asked.request.reply, ErrorReply)):
                 raise ConnectionBroken("the server sent a reply of another kind")
-            wrong = contradiction(asked, reply)
-            if wrong is not None:
-                raise ConnectionBroken(f"the server {wrong}")
             if isinstance(reply, WatchReply) and reply.messages:
                 for each in self.under_way:
                     each.count(reply.messages)
+            wrong = contradiction(asked, reply)
+            if wrong is not None:
+                raise ConnectionBroken(f"the server {wrong}")
             if event.id is None:
                 # The server could not read a frame, and will end the connection.
                 self.close()

@@ -29,33 +29,35 @@ class Asked:
     Attributes:
         id: that it was sent with.
         request: what was asked.
-        left: how many messages its replies may still bring, if it is a watch with a window.
+        left: how many messages its replies may still bring, if it is a watch with a window; below 0
+            when they have brought more.
     """
 
-    __slots__ = ("id", "left", "request")
+    __slots__ = ("_after", "id", "left", "request")
 
     def __init__(self, id: int, request: Request) -> None:
         self.id = id
         self.request = request
-        self.left = request.window if isinstance(request, Watch) else 0
-
-    def counted(self, messages: Sequence[Message]) -> int:
-        """Return how many of these messages its window counts: those beyond its ``after``."""
-        request = self.request
-        if not messages or not isinstance(request, Watch):
-            return 0
-        if messages[0].seq > request.after:
-            return len(messages)
-        return sum(message.seq > request.after for message in messages)
+        self._after, self.left = 0, 0
+        if isinstance(request, Watch):
+            self._after, self.left = request.after, request.window
 
     def count(self, messages: Sequence[Message]) -> None:
-        """Take messages off the window: also those that come with a watch before this one."""
-        if self.left:
-            self.left = max(0, self.left - self.counted(messages))
+        """Take messages off the window: also those that come with a watch before this one.
+
+        Args:
+            messages: by rising seq, at least one.
+        """
+        if messages[0].seq > self._after:
+            self.left -= len(messages)
+        else:
+            self.left -= sum(message.seq > self._after for message in messages)
 
 
 def contradiction(asked: Asked, reply: Reply) -> str | None:
     """Return what is wrong with a reply, as the end of a sentence about the server, or None.
+
+    The messages of a watch are counted before this, by `Asked.count`.
 
     Messages that do not rise would be acked unseen by the ack of one before them. A page that does
     not lead on, with others said to follow, would be asked for again without end.
@@ -79,13 +81,13 @@ def _of_watch(asked: Asked, page: WatchReply) -> str | None:
             return "sent one reply to a watch and says that others follow"
     elif page.more and not page.messages:
         return "sent no messages and says that others follow"
-    elif asked.counted(page.messages) > asked.left:
+    elif asked.left < 0:
         return "sent more messages than there was room for"
     return None if _rise(page.messages) else _NOT_RISING
 
 
 def _rise(messages: Sequence[Message]) -> bool:
-    return all(before.seq < after.seq for before, after in pairwise(messages))
+    return len(messages) < 2 or all(before.seq < after.seq for before, after in pairwise(messages))
 
 
 def _of_history(request: History, page: HistoryReply) -> str | None:

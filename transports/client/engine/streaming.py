@@ -165,7 +165,9 @@ class StreamingWatcher(Watcher):
             elif isinstance(reply, protocol.WatchReply):
                 self._backoff.reset()
                 acked = self._stream.answered(asked, ended=not reply.more)
-                self._put(reply.messages, max(reply.position, acked))
+                # Behind a cursor that is not of this mailbox others would be passed over.
+                if not isinstance(refusal, errors.CursorInvalid):
+                    self._put(reply.messages, max(reply.position, acked))
         if refusal is not None:
             await self._refused(refusal)
 
