@@ -26,7 +26,6 @@ from twinline.cli.bench.wire import BODY, WINDOW, Wire, decoded, encoded, expect
 from twinline.core.deadline import Deadline
 from twinline.core.errors import RequestError
 from twinline.core.protocol import (
-    MAX_INT,
     MAX_REPLY_BYTES,
     MAX_WAIT_SECONDS,
     Ack,
@@ -195,14 +194,11 @@ class ServerSubject(Subject):
         for number in range(callers):
             self._callers.append(self._caller(self._recipients(number)))
         encode = _watching(self.transport, wait)
-        last_reply = _last_reply(self.transport)
         for member in self._watched[:pairs]:
             sender = self._caller([member])
             wire = self.logged_in(member)
             base = _caught_up(wire)
-            watcher = MailboxWatcher(
-                wire.socket, _from(encode, base), last_reply, streams=self.streams
-            )
+            watcher = MailboxWatcher(wire.socket, _from(encode, base), streams=self.streams)
             self._checks.append(_Check(watcher, self.transport, base))
             self.pairs.append(Pair(sender, watcher))
 
@@ -440,18 +436,6 @@ def _watching(transport: Transport, wait: int) -> Callable[[int, bool], bytes]:
 
 def _from(encode: Callable[[int, bool], bytes], base: int) -> Callable[[int, bool], bytes]:
     return lambda seen, streams: encode(base + seen, streams)
-
-
-def _last_reply(transport: Transport) -> bytes:
-    """Return what the empty last reply of a stream begins with, wherever the mailbox stands."""
-    replies = []
-    for position in (0, MAX_INT):
-        codec = transport.server_codec(MAX_REPLY_BYTES)
-        codec.receive_data(encoded(transport, Watch(after=0, window=WINDOW)))
-        codec.next_event()
-        codec.send(1, WatchReply(messages=(), position=position))
-        replies.append(codec.data_to_send())
-    return _shared(*replies)
 
 
 def _shared(one: bytes, other: bytes) -> bytes:

@@ -2,6 +2,9 @@
 
 Nothing is decoded while the clock runs. What a watcher receives is kept, and read when the time
 is up; until then a message is known by its text, which stands in every transport as it is.
+
+Acknowledgements go as the client engine has them: at once if none went in the last 50 ms, and else
+after that time or with the 32nd message. So go those to servers that are measured beside.
 """
 
 import socket
@@ -14,9 +17,9 @@ from twinline.cli.bench.wire import BODY
 
 _MARK: Final = BODY.encode()
 ACK_MESSAGES: Final = 32
-"""While an acknowledgement is under way: so many messages bring the next one."""
+"""So many messages bring the next acknowledgement, however soon it follows the one before."""
 ACK_SECONDS: Final = 0.05
-"""Or so much time since the first of them."""
+"""How long after one the next goes with the first message."""
 
 
 class Watcher:
@@ -44,11 +47,13 @@ class Watcher:
         self._acknowledge = acknowledge
         self._checked = 0  # messages
         self._said = 0  # messages that were acknowledged
+        self._said_at = 0.0
         self._tail = b""
 
     def begin(self) -> None:
         """Acknowledge what was not yet, and have what is sent from now on come."""
-        self.go_on()
+        if self._acknowledge is not None and self._said < self.seen:
+            self._say()
 
     def take(self) -> int:
         """Read what has come; return how many messages that brought, perhaps none.
@@ -66,10 +71,19 @@ class Watcher:
         return came
 
     def go_on(self) -> None:
-        """Acknowledge what came, and ask for what comes next."""
-        if self._acknowledge is not None and self._said < self.seen:
-            self.socket.send(self._acknowledge(self.seen))
-            self._said = self.seen
+        """Acknowledge what came and ask for what comes next, unless that can wait."""
+        if self._acknowledge is not None and self._is_due():
+            self._say()
+
+    def _is_due(self) -> bool:
+        if self.seen - self._said >= ACK_MESSAGES:
+            return True
+        return time.monotonic() - self._said_at >= ACK_SECONDS and self._said < self.seen
+
+    def _say(self) -> None:
+        assert self._acknowledge is not None  # noqa: S101 - else there is nobody to tell
+        self.socket.send(self._acknowledge(self.seen))
+        self._said, self._said_at = self.seen, time.monotonic()
 
     @property
     def unchecked(self) -> int:
@@ -90,6 +104,10 @@ class AskingWatcher(Watcher):
         super().__init__(connected)
         self._request = request
 
+    def begin(self) -> None:
+        """Ask for the first message."""
+        self.go_on()
+
     def go_on(self) -> None:
         """Ask for the next message."""
         self.socket.send(self._request)
@@ -98,11 +116,10 @@ class AskingWatcher(Watcher):
 class MailboxWatcher(Watcher):
     """A connection that watches a mailbox, as a stream or by one blocked watch after another.
 
-    A stream is renewed as the client engine does it, with the acknowledgement of what came: at
-    once when none is under way, and else with every 32 messages, or after 50 ms. An
-    acknowledgement is under way until the last reply of the stream that it ended has come.
+    A stream is renewed by the watch that acknowledges what came.
 
     Attributes:
+        streams: whether it watches by a stream; may be set between two loads.
         asked: how many watches it has sent since the last check.
         asked_bytes: the length of the last of them.
     """
@@ -111,7 +128,6 @@ class MailboxWatcher(Watcher):
         self,
         connected: socket.socket,
         encode: Callable[[int, bool], bytes],
-        last_reply: bytes,
         *,
         streams: bool,
     ) -> None:
@@ -121,62 +137,31 @@ class MailboxWatcher(Watcher):
             connected: where messages come.
             encode: makes the watch that follows so many messages and acknowledges them, with
                 whether it opens a stream.
-            last_reply: what the last reply of a stream begins with, and no other.
             streams: whether it watches by a stream.
         """
         super().__init__(connected)
         self.asked = 0
         self.asked_bytes = 0
         self._encode = encode
-        self._last_reply = last_reply
-        self._streams = streams
-        self._open = 0  # watches whose last reply has not come
-        self._waiting_since: float | None = None  # when the first of those that were not came
+        self.streams = streams
 
     def checked(self) -> None:
         """Note that what was received is as it should be."""
         super().checked()
         self.asked = 0
 
-    @property
-    def streams(self) -> bool:
-        """Whether it watches by a stream; set between two loads."""
-        return self._streams
-
-    @streams.setter
-    def streams(self, streams: bool) -> None:
-        if streams != self._streams:
-            # What a blocked watch asked for has come. A stream's end comes before the next reply.
-            self._streams, self._open = streams, 0
-
     def begin(self) -> None:
         """Watch from the last message on, and acknowledge it."""
         self._watch()
 
-    def take(self) -> int:
-        """Read what has come; return how many messages that brought, perhaps none."""
-        came = super().take()
-        if self._open > 1:
-            self._open -= self.received[-1].count(self._last_reply)
-        return came
-
     def go_on(self) -> None:
         """Acknowledge what came and ask on, unless that can wait."""
-        if not self._streams or self._open <= 1 or self._is_due():
+        if not self.streams or self._is_due():
             self._watch()
 
-    def _is_due(self) -> bool:
-        if self.seen - self._said >= ACK_MESSAGES:
-            return True
-        now = time.monotonic()
-        if self._waiting_since is None:
-            self._waiting_since = now
-        return now - self._waiting_since >= ACK_SECONDS
-
     def _watch(self) -> None:
-        frame = self._encode(self.seen, self._streams)
+        frame = self._encode(self.seen, self.streams)
         self.socket.send(frame)
         self.asked += 1
         self.asked_bytes = len(frame)
-        self._open += self._streams
-        self._said, self._waiting_since = self.seen, None
+        self._said, self._said_at = self.seen, time.monotonic()

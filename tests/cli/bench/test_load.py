@@ -222,7 +222,6 @@ def test_percentiles() -> None:
 
 
 MESSAGE = b'{"messages":["' + BODY.encode() + b'"]}'
-LAST_REPLY = b'{"messages":[]'
 
 
 @contextmanager
@@ -235,7 +234,7 @@ def watching(*, streams: bool = True) -> Iterator[tuple[MailboxWatcher, socket.s
         def encode(seen: int, streams: bool) -> bytes:
             return b"%d %s," % (seen, b"stream" if streams else b"blocked")
 
-        yield MailboxWatcher(near, encode, LAST_REPLY, streams=streams), far
+        yield MailboxWatcher(near, encode, streams=streams), far
 
 
 def said(far: socket.socket) -> bytes:
@@ -245,7 +244,7 @@ def said(far: socket.socket) -> bytes:
         return b""
 
 
-def bring(watcher: MailboxWatcher, far: socket.socket, data: bytes) -> int:
+def bring(watcher: Watcher, far: socket.socket, data: bytes) -> int:
     far.sendall(data)
     return watcher.take()
 
@@ -253,56 +252,63 @@ def bring(watcher: MailboxWatcher, far: socket.socket, data: bytes) -> int:
 def test_a_stream_is_what_the_client_engine_makes_it() -> None:
     assert ClientSettings().window == WINDOW == 256
     assert watchers.ACK_MESSAGES == stream.ACK_MESSAGES
-    assert watchers.ACK_SECONDS == stream.ACK_SECONDS
+    assert watchers.ACK_SECONDS == stream.ACK_SECONDS == stream.QUIET_SECONDS
 
 
-def test_a_stream_is_renewed_at_once_while_no_acknowledgement_is_under_way() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Have the watchers' clock stand at ``now``."""
+    clock = SimpleNamespace(now=100.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(watchers, "time", clock)
+    return clock
+
+
+def test_a_message_is_acknowledged_at_once_unless_another_was_just_now(
+    clock: SimpleNamespace,
+) -> None:
     with watching() as (watcher, far):
         watcher.begin()
         assert said(far) == b"0 stream,"
-        assert bring(watcher, far, MESSAGE) == 1
-        watcher.go_on()
-        assert said(far) == b"1 stream,"
-        # The stream that was renewed has not ended yet, as far as the watcher knows.
-        assert bring(watcher, far, MESSAGE) == 1
-        watcher.go_on()
-        assert said(far) == b""
-        assert bring(watcher, far, LAST_REPLY) == 0
-        watcher.go_on()
-        assert said(far) == b"2 stream,"
-        # The end and the next message in one write, as a server does it.
-        assert bring(watcher, far, LAST_REPLY + MESSAGE) == 1
-        watcher.go_on()
-        assert said(far) == b"3 stream,"
+        for waited, expected in (
+            (0.049, b""),
+            (0.051, b"2 stream,"),
+            (0.1, b""),
+            (9, b"4 stream,"),
+        ):
+            clock.now = 100 + waited
+            bring(watcher, far, MESSAGE)
+            watcher.go_on()
+            assert said(far) == expected
 
 
-def test_while_one_is_under_way_32_messages_bring_the_next() -> None:
+def test_however_soon_32_messages_bring_the_next_acknowledgement(clock: SimpleNamespace) -> None:
     with watching() as (watcher, far):
         watcher.begin()
-        bring(watcher, far, MESSAGE)
-        watcher.go_on()
         said(far)
         bring(watcher, far, 31 * MESSAGE)
         watcher.go_on()
         assert said(far) == b""
         bring(watcher, far, MESSAGE)
         watcher.go_on()
-        assert said(far) == b"33 stream,"
+        assert said(far) == b"32 stream,"
+        assert clock.now == 100
 
 
-def test_or_50_ms_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(watchers, "time", SimpleNamespace(monotonic=lambda: now))
-    with watching() as (watcher, far):
+def test_a_server_beside_is_acknowledged_at_the_same_pace(clock: SimpleNamespace) -> None:
+    near, far = socket.socketpair()
+    far.setblocking(False)
+    with near, far:
+        watcher = Watcher(near, lambda seen: b"%d," % seen)
         watcher.begin()
-        bring(watcher, far, MESSAGE)
-        watcher.go_on()
-        said(far)
-        for waited, expected in ((0.0, b""), (0.049, b""), (0.051, b"4 stream,"), (0.06, b"")):
-            now = 100 + waited
+        assert said(far) == b""
+        for waited, expected in ((0, b"1,"), (0.049, b""), (0.051, b"3,"), (0.06, b"")):
+            clock.now = 100 + waited
             bring(watcher, far, MESSAGE)
             watcher.go_on()
             assert said(far) == expected
+        watcher.begin()
+        assert said(far) == b"4,"
 
 
 def test_a_blocked_watch_is_asked_for_each_time() -> None:
@@ -318,16 +324,7 @@ def test_a_blocked_watch_is_asked_for_each_time() -> None:
         watcher.begin()
         bring(watcher, far, MESSAGE)
         watcher.go_on()
-        assert said(far) == b"3 stream,4 stream,"
-        # What is said blocked ends the stream, and has no acknowledgement be under way.
-        watcher.streams = False
-        watcher.begin()
-        bring(watcher, far, LAST_REPLY + MESSAGE)
-        watcher.streams = True
-        watcher.begin()
-        bring(watcher, far, MESSAGE)
-        watcher.go_on()
-        assert said(far) == b"4 blocked,5 stream,6 stream,"
+        assert said(far) == b"3 stream,"
 
 
 @pytest.mark.parametrize("cut", [1, len(MESSAGE) // 2, len(MESSAGE) + 20])

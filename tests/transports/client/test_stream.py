@@ -12,6 +12,7 @@ from twinline.transports.client.engine.stream import (
     ACK_SECONDS,
     HALF_BYTES,
     LOOK_SECONDS,
+    QUIET_SECONDS,
     Step,
     Stream,
 )
@@ -217,6 +218,24 @@ def test_an_empty_inbox_is_acked_at_once() -> None:
     bench.deal(1)
     watch = bench.watch()
     assert (watch.after, watch.ack, watch.window) == (2, 2, WINDOW)
+
+
+def test_an_ack_soon_after_another_waits_for_more_to_say() -> None:
+    bench = open_stream()
+    bench.come(message(1))
+    bench.deal(1)
+    assert bench.watch().ack == 1
+    assert bench.come(message(2)) == 1  # no ack is under way any more
+    assert not bench.waits().empty
+    bench.deal(1)
+    assert bench.waits().until == bench.now + QUIET_SECONDS
+    bench.now += QUIET_SECONDS
+    assert bench.watch().ack == 2
+    bench.now += QUIET_SECONDS
+    assert bench.come(message(3)) == 2
+    assert bench.waits().empty
+    bench.deal(1)
+    assert bench.watch().ack == 3  # at once
 
 
 def test_while_an_ack_is_under_way_others_wait_and_none_is_said_twice() -> None:

@@ -10,8 +10,10 @@ watch that renews it tells the server of that room and acks on the way::
 A watch goes out when one of these is so, and there is room:
 
 1. the credit is half of the window, or 32 KiB have come since the last one;
-2. an ack is due: the inbox is empty and no ack is under way, or 32 messages are dealt with that no
-   ack has said, or 50 ms have passed since the first of them.
+2. an ack is due: the inbox is empty, no ack is under way and none was sent in the last 50 ms; or 32
+   messages are dealt with that no ack has said; or 50 ms have passed since the first of them. So
+   what comes now and then is acked at once, and what comes in a row many at a time: an ack costs
+   the server as much as a message.
 
 With 32 KiB or more of bodies held there is no room, whatever their number: an ack that is due then
 goes on its own, which ends the stream until there is room. So what is held is never more than the
@@ -31,6 +33,8 @@ from twinline.transports.client.engine.replies import Asked
 
 ACK_SECONDS: Final = 0.05
 """How long a message may be dealt with and not acked."""
+QUIET_SECONDS: Final = 0.05
+"""How soon after another an ack can wait for more to say."""
 ACK_MESSAGES: Final = 32
 """How many messages may be."""
 HALF_BYTES: Final = 32 * 1024
@@ -100,6 +104,7 @@ class Stream:
         self._no_ack_before = 0.0
         self._counted = 0  # the bytes that had come when the last watch was sent
         self._said = 0  # the greatest ack
+        self._said_at = -inf
         self._said_done = 0  # how many messages were dealt with then
         self._ack: Asked | None = None  # the watch whose ack is under way
         self._unsaid_since: float | None = None  # when a message may have been dealt with first
@@ -117,7 +122,7 @@ class Stream:
             unsaid > 0
             and now >= self._no_ack_before
             and (
-                (progress.held == 0 and self._ack is None)
+                (progress.held == 0 and self._ack is None and now >= self._quiet_at())
                 or unsaid >= ACK_MESSAGES
                 or now >= self._ack_at()
             )
@@ -151,6 +156,7 @@ class Stream:
     def said(self, up_to: int, progress: Progress) -> None:
         """Note that an ack was sent."""
         self._said = max(self._said, up_to)
+        self._said_at = self._clock()
         self._said_done = progress.done
         self._unsaid_since = self._clock() if progress.held else None
 
@@ -212,6 +218,9 @@ class Stream:
     def _ack_at(self) -> float:
         return inf if self._unsaid_since is None else self._unsaid_since + ACK_SECONDS
 
+    def _quiet_at(self) -> float:
+        return self._said_at + QUIET_SECONDS
+
     def _watch(self, progress: Progress, unsaid: int, room: int) -> Watch:
         return Watch(
             after=progress.cursor,
@@ -228,13 +237,15 @@ class Stream:
             until = min(until, self._not_before)
         if not progress.held and not unsaid:
             return Step(None, until)
-        until = min(until, max(self._ack_at(), self._no_ack_before), now + LOOK_SECONDS)
+        quiet = now >= self._quiet_at()
+        ack_at = self._ack_at() if quiet else min(self._ack_at(), self._quiet_at())
+        until = min(until, max(ack_at, self._no_ack_before), now + LOOK_SECONDS)
         step = Step(None, until)
         if now >= self._no_ack_before:
             done = (self._said_done if unsaid else progress.done) + ACK_MESSAGES
             if not unsaid and self._unsaid_since is None:
                 done = progress.done + 1  # the application is slow: it tells of the first
-            step = step._replace(done=done, empty=self._ack is None)
+            step = step._replace(done=done, empty=quiet and self._ack is None)
         if progress.held_bytes >= HALF_BYTES:
             return step._replace(below=HALF_BYTES)
         if now < self._not_before:
