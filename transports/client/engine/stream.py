@@ -59,6 +59,11 @@ class Step(NamedTuple):
     below: int = 0
     empty: bool = False
 
+    @property
+    def asks_to_be_told(self) -> bool:
+        """Whether there is progress to be told of; without a message held there is none."""
+        return self.empty or self.below > 0 or self.taken < inf or self.done < inf
+
 
 class Stream:
     """What is said and under way on one connection.

@@ -59,7 +59,10 @@ class StreamingWatcher(Watcher):
         step = self._stream.step(progress, connection.received)
         match step.request:
             case protocol.Watch() as watch:
-                self._send(connection, watch, progress)
+                if self._send(connection, watch, progress) and not progress.held:
+                    # Nobody has anything to tell before the next mail. So that is waited for at
+                    # once: whoever deals with the last one wants the interpreter now.
+                    await self._receive(connection, Step(None, self._stream.dead_at))
             case protocol.Ack() as ack:
                 await self._ack(ack, progress)
             case protocol.Ping() as ping:
@@ -77,6 +80,11 @@ class StreamingWatcher(Watcher):
         self._told = True
         if self._on_message is None:
             self._nudge()
+
+    def _tell_at(self, step: Step) -> bool:
+        return self._inbox.tell_at(
+            taken=step.taken, done=step.done, below=step.below, empty=step.empty
+        )
 
     def _nudge(self) -> None:
         # What it is about was changed before. So the worker has seen it if this is a connection of
@@ -121,13 +129,15 @@ class StreamingWatcher(Watcher):
             # Of more than was asked for the rest is asked for again.
             self._put(reply.messages[:limit], max(reply.position, request.ack or 0))
 
-    def _send(self, connection: Connection, watch: protocol.Watch, progress: Progress) -> None:
+    def _send(self, connection: Connection, watch: protocol.Watch, progress: Progress) -> bool:
+        """Send a watch, and return whether the connection has taken it."""
         try:
             asked = connection.send(watch, Deadline.after(self._settings.reply_seconds))
         except (ConnectionBroken, errors.FrameTooLarge) as error:
             self._broke(connection, error)
-            return
+            return False
         self._stream.sent(asked, progress, connection.received)
+        return True
 
     async def _ack(self, ack: protocol.Ack, progress: Progress) -> None:
         reply = await self._ask(ack)
@@ -140,9 +150,7 @@ class StreamingWatcher(Watcher):
 
     async def _receive(self, connection: Connection, step: Step) -> None:
         """Take in what comes, unless there is something else to do first."""
-        if self._inbox.tell_at(
-            taken=step.taken, done=step.done, below=step.below, empty=step.empty
-        ):
+        if step.asks_to_be_told and self._tell_at(step):
             return
         until = Deadline(step.until)
         try:
@@ -187,9 +195,7 @@ class StreamingWatcher(Watcher):
     async def _call_handler(self, step: Step) -> None:
         """Hand over messages in order until there is something else to do."""
         self._told = False
-        if self._inbox.tell_at(
-            taken=step.taken, done=step.done, below=step.below, empty=step.empty
-        ):
+        if self._tell_at(step):
             return
         message = self._inbox.head()
         while message is not None:
