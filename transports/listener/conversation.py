@@ -52,7 +52,15 @@ from typing import Final
 from twinline.core.errors import RESTART_MS, RequestError, SessionExpired, ShuttingDown
 from twinline.core.looks import Look
 from twinline.core.messages import PAGE_BYTES
-from twinline.core.protocol import ErrorReply, Message, Reply, Request, Watch, WatchReply
+from twinline.core.protocol import (
+    MAX_PAGE,
+    ErrorReply,
+    Message,
+    Reply,
+    Request,
+    Watch,
+    WatchReply,
+)
 from twinline.core.service import ChatService
 from twinline.core.store import MailPage
 from twinline.core.waiting import Wake
@@ -488,8 +496,8 @@ class _Sent:
     Attributes:
         last: the last seq that was sent.
         bytes: of the replies that brought what is under way.
-        under_way: the seqs that the peer has not said that it saw, each with the bytes of the
-            reply whose last message it is, or 0.
+        under_way: the seqs that the peer has not said that it saw, `MAX_PAGE` at most, each with
+            the bytes of the reply whose last message it is, or 0.
     """
 
     __slots__ = ("bytes", "last", "under_way")
@@ -507,14 +515,22 @@ class _Sent:
         self.last = messages[-1].seq
         self.under_way.append((self.last, size))
         self.bytes += size
+        if len(self.under_way) > MAX_PAGE:
+            # Only watches without a window send more than the largest one. With so many behind
+            # them the first need not be known: who has not seen them has no room in any window.
+            self._forget(len(self.under_way) - MAX_PAGE)
 
     def seen(self, seq: int) -> None:
         """Note that the peer has seen everything up to a seq."""
         count = 0
-        for sent, size in self.under_way:
+        for sent, _ in self.under_way:
             if sent > seq:
                 break
             count += 1
+        self._forget(count)
+
+    def _forget(self, count: int) -> None:
+        for _, size in self.under_way[:count]:
             self.bytes -= size
         del self.under_way[:count]
 

@@ -732,6 +732,19 @@ def test_a_renewal_goes_on_where_the_stream_before_it_is(steps, said):
     assert held(*steps) == said
 
 
+def test_what_is_under_way_beyond_the_largest_window_is_not_kept():
+    talk = Conversing(service=make_service(sends_per_second=0))
+    talk.mail(*["x"] * 1_600)
+    assert shown(talk.ask(2, Watch(after=0, window=1))) == ["2:[1]"]
+    for last in range(101, 1_502, 100):  # no watch says that anything was seen
+        (page,) = talk.ask(3, Watch(after=0, limit=100, renew=True))
+        assert page.reply.messages[-1].seq == last
+        assert len(talk.talk._sent.under_way) <= 1_000
+    assert shown(talk.ask(4, renew(0, window=1_000))) == ["4:[]"]
+    assert shown(talk.ask(5, renew(501, window=1_000))) == ["5:[]"]
+    assert shown(talk.ask(6, renew(1_499, window=4))) == ["6:[1502,1503]"]
+
+
 def test_a_first_watch_that_renews_begins_at_its_after():
     talk = Conversing()
     talk.mail("a", "b", "c")
