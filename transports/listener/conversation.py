@@ -30,6 +30,7 @@ Its states, and what each event does in them::
               a look is refused                        the error                  waiting
     watching  the mail's wake                          nothing yet                working
               a whole frame, whatever it is            the last reply, empty      as waiting
+              a renewal that has nothing to look for   the last reply, empty      watching
               its time is up                           the last reply, empty      waiting
               end of input                             nothing yet                working
               a frame takes too long                   nothing                    ended, cut
@@ -42,7 +43,8 @@ Its states, and what each event does in them::
 
 Where there is more mail than a look may bring, "watching" is left at once by another look, whatever
 has arrived by then. A look is the last one when the watch does not wait, its time is up, its window
-is full or its peer has ended its side.
+is full or its peer has ended its side. A renewal has nothing to look for where the stream that it
+ends has sent all there is, unless it is to acknowledge: mail that has come since wakes it.
 """
 
 from collections.abc import Callable

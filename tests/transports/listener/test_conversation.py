@@ -90,6 +90,10 @@ def asks(talk):
     talk.begin(talk.frame(5, Ping()))
 
 
+def renews(talk):
+    talk.feed(talk.frame(5, STREAM))
+
+
 def sends(data):
     def send(talk):
         talk.frame(5, Ping())  # what it would be, if it could be read
@@ -149,6 +153,7 @@ EVENTS = {  # each with what makes it happen
     ("working", "a look is refused"): looks_refused,
     ("watching", "the mail's wake"): is_woken,
     ("watching", "a whole frame, whatever it is"): asks,
+    ("watching", "a renewal that has nothing to look for"): renews,
     ("watching", "its time is up"): silent(25),
     ("watching", "end of input"): ends,
     ("watching", "a frame takes too long"): takes_too_long(SETTINGS.frame_seconds),
