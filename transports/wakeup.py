@@ -17,6 +17,9 @@ _READ_BYTES: Final = 4096  # more than the wakes that can race to be the first
 class WakeDescriptor:
     """A descriptor that is readable from a wake on, until it is cleared; it does not block.
 
+    Before `open` and after `close` it takes no descriptor, and wakes do nothing: one that waits
+    only now and then is opened when it first does, by a name that others may have by then.
+
     Its owner is the thread that waits on it. The owner clears it when it is readable and looks
     after that at whatever others may have changed; they change it first and wake then. So a wake
     is a hint that is never lost, and many before one look count as one.
@@ -29,20 +32,23 @@ class WakeDescriptor:
     __slots__ = ("_ends", "_woken")
 
     def __init__(self) -> None:
-        """Open it.
+        self._woken = False  # whether a wake was written that the owner has not cleared
+        self._ends: _Ends | None = None  # while it is open
+
+    def open(self) -> None:
+        """Open it; only the owner may, and once.
 
         Raises:
             OSError: there are no descriptors left.
         """
-        self._woken = False  # whether a wake was written that the owner has not cleared
-        self._ends: _Ends | None = _Ends.open()
+        self._ends = _Ends.open()
 
     def fileno(self) -> int:
-        """Return the number to poll for input, or -1 once it is closed."""
+        """Return the number to poll for input, or -1 while it is not open."""
         return -1 if self._ends is None else self._ends.reading
 
     def wake(self) -> None:
-        """Make it readable; from any thread. After `close` it does nothing."""
+        """Make it readable; from any thread."""
         if self._woken:
             return
         ends = self._ends  # kept open by this name for as long as it is written to

@@ -1,11 +1,14 @@
-"""Counts the descriptors of this process, for tests of what may be left open."""
+"""The descriptors of this process: what may be left open, and what wakes who polls."""
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from waiting import wait_until
+
+from twinline.transports import wakeup
 
 
 def descriptors() -> set[str]:
@@ -37,3 +40,14 @@ def nothing_left_open() -> Iterator[None]:
         )
     finally:
         gc.enable()
+
+
+@pytest.fixture(params=["eventfd", "pipe"])
+def wake_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have wakes go through the one kind of descriptor or the other, and leave none open."""
+    eventfd = request.param == "eventfd"
+    if eventfd and not wakeup._EVENTFD:
+        pytest.skip("this system has no eventfd")
+    monkeypatch.setattr(wakeup, "_EVENTFD", eventfd)
+    with nothing_left_open():
+        yield

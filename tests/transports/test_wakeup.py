@@ -2,12 +2,10 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from select import POLLIN, poll
 
 import pytest
-from descriptors import nothing_left_open
 from interrupting import each_place
 from waiting import Call
 
@@ -15,17 +13,13 @@ from twinline.core.locks import new_lock
 from twinline.transports import wakeup
 from twinline.transports.wakeup import WakeDescriptor
 
-forms = pytest.mark.parametrize("eventfd", [True, False], ids=["eventfd", "pipe"])
-pytestmark = [forms, pytest.mark.usefixtures("form")]
+pytestmark = pytest.mark.usefixtures("wake_form")
 
 
-@pytest.fixture
-def form(eventfd: bool, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    if eventfd and not wakeup._EVENTFD:
-        pytest.skip("this system has no eventfd")
-    monkeypatch.setattr(wakeup, "_EVENTFD", eventfd)
-    with nothing_left_open():
-        yield
+def opened() -> WakeDescriptor:
+    descriptor = WakeDescriptor()
+    descriptor.open()
+    return descriptor
 
 
 def readable(descriptor: WakeDescriptor, milliseconds: int = 0) -> bool:
@@ -35,7 +29,7 @@ def readable(descriptor: WakeDescriptor, milliseconds: int = 0) -> bool:
 
 
 def test_it_is_readable_from_a_wake_until_it_is_cleared() -> None:
-    descriptor = WakeDescriptor()
+    descriptor = opened()
     assert not readable(descriptor)
     for _ in range(2):
         descriptor.wake()
@@ -52,7 +46,7 @@ def test_it_is_written_once_until_it_is_cleared(monkeypatch: pytest.MonkeyPatch)
     name = "write"
     write = getattr(os, name)
     monkeypatch.setattr(os, name, lambda *arguments: (written.append(1), write(*arguments))[1])
-    descriptor = WakeDescriptor()
+    descriptor = opened()
     for rounds in (1, 2):
         for _ in range(100):
             descriptor.wake()
@@ -62,7 +56,7 @@ def test_it_is_written_once_until_it_is_cleared(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_wake_from_another_thread_ends_a_poll() -> None:
-    descriptor = WakeDescriptor()
+    descriptor = opened()
     waiting = Call(lambda: readable(descriptor, 20_000))
     descriptor.wake()
     assert waiting.outcome() is True
@@ -71,7 +65,7 @@ def test_a_wake_from_another_thread_ends_a_poll() -> None:
 
 def test_no_wake_is_lost_however_it_races_with_a_look() -> None:
     """Each step of the counter is seen, although the looker sleeps whenever there is none."""
-    descriptor = WakeDescriptor()
+    descriptor = opened()
     threads, steps = 4, 2_000
     counts = [0] * threads
 
@@ -100,7 +94,7 @@ def test_no_wake_is_lost_however_it_races_with_a_look() -> None:
 def test_wakes_around_the_read_do_not_keep_the_next_from_being_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    descriptor = WakeDescriptor()
+    descriptor = opened()
     name = "read"
     read = getattr(os, name)
 
@@ -122,34 +116,46 @@ def test_wakes_around_the_read_do_not_keep_the_next_from_being_written(
 def test_a_wake_that_races_with_close_goes_into_no_other_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    descriptor = WakeDescriptor()
+    descriptor = opened()
     number = descriptor.fileno()
-    opened: list[int] = []
+    others: list[int] = []
     name = "write"
     write = getattr(os, name)
 
     def close_and_write(*arguments: object) -> object:
         descriptor.close()  # the number of which would be free by now
-        opened.extend(os.pipe())
+        others.extend(os.pipe())
         return write(*arguments)
 
     monkeypatch.setattr(os, name, close_and_write)
     descriptor.wake()
     monkeypatch.undo()
-    reading, writing = opened
+    reading, writing = others
     os.set_blocking(reading, False)
     try:
         with suppress(BlockingIOError):
             assert not os.read(reading, 8)
-        assert number not in opened or not wakeup._EVENTFD
+        assert number not in others or not wakeup._EVENTFD
         assert descriptor.fileno() == -1
     finally:
         os.close(reading)
         os.close(writing)
 
 
-def test_once_closed_nothing_is_done() -> None:
+def test_before_it_is_open_nothing_is_done() -> None:
     descriptor = WakeDescriptor()
+    descriptor.wake()
+    descriptor.clear()
+    assert descriptor.fileno() == -1
+    descriptor.open()
+    assert not readable(descriptor)
+    descriptor.wake()
+    assert readable(descriptor)
+    descriptor.close()
+
+
+def test_once_closed_nothing_is_done() -> None:
+    descriptor = opened()
     descriptor.close()
     descriptor.close()
     descriptor.wake()
@@ -158,7 +164,7 @@ def test_once_closed_nothing_is_done() -> None:
 
 
 def test_a_wake_may_be_called_with_a_lock_held() -> None:
-    descriptor = WakeDescriptor()
+    descriptor = opened()
     with new_lock("of a token"):
         descriptor.wake()
     assert readable(descriptor)
@@ -166,7 +172,7 @@ def test_a_wake_may_be_called_with_a_lock_held() -> None:
 
 
 def test_a_wake_that_a_signals_handler_interrupts_loses_no_later_one() -> None:
-    descriptor = WakeDescriptor()
+    descriptor = opened()
     places = 0
     for place in each_place(descriptor.wake):
         descriptor.wake()
@@ -178,7 +184,7 @@ def test_a_wake_that_a_signals_handler_interrupts_loses_no_later_one() -> None:
 
 
 def test_a_wake_does_not_block_where_nobody_clears(monkeypatch: pytest.MonkeyPatch) -> None:
-    descriptor = WakeDescriptor()
+    descriptor = opened()
 
     def wake_again() -> None:
         for _ in range(70_000):  # more than a pipe holds
@@ -189,17 +195,4 @@ def test_a_wake_does_not_block_where_nobody_clears(monkeypatch: pytest.MonkeyPat
     thread.start()
     thread.join(20)
     assert not thread.is_alive()
-    descriptor.close()
-
-
-def test_a_wake_that_is_interrupted_wherever_it_is_leaves_the_next_one_to_be_seen() -> None:
-    """Whoever sends in its main thread may be interrupted in a wake by a signal's handler."""
-    descriptor = WakeDescriptor()
-    places = 0
-    for place in each_place(descriptor.wake):
-        descriptor.wake()
-        assert readable(descriptor), place
-        descriptor.clear()
-        places += 1
-    assert places
     descriptor.close()

@@ -19,9 +19,7 @@ from typing import Final
 from twinline.core.errors import Busy, RequestError
 from twinline.core.locks import checking, may_block, new_lock
 from twinline.core.looks import Look
-from twinline.core.protocol import Reply
 from twinline.core.service import ChatService
-from twinline.core.store import MailPage
 from twinline.core.waiting import DeferredWakes, deferred_wakes, wake_deferred
 from twinline.transports.contract import ServerCodec
 from twinline.transports.listener.conversation import Conversation
@@ -71,19 +69,19 @@ class Connection:
         self.limit_key = limit_key
         self._socket = peer
         self._service = service
+        self._wake = WakeDescriptor()  # opened for the first watch that waits
         self._talk = Conversation(
             codec,
             service,
             settings,
             address=address,
-            on_mail=None,
+            on_mail=self._wake.wake,
             on_end=partial(self._shutdown, socket.SHUT_RD),
             clock=monotonic,
         )
         self._receive_bytes = _IDLE_RECEIVE_BYTES
-        self._wake: WakeDescriptor | None = None  # since the first watch that waits
-        self._woken = -1  # its number
-        self._poll: poll | None = None  # on the socket and, since then, on that
+        self._woken = -1  # the number of what wakes it, once that is open
+        self._poll: poll | None = None  # on the socket, and on that
         self._deferred = DeferredWakes()  # of watches that got mail, until the replies are written
         self._lock = new_lock("connection")
         self._closed = False  # guarded by _lock: a shutdown never meets a reused number
@@ -158,8 +156,7 @@ class Connection:
     def forget(self) -> None:
         """Close a forked child's copies of the descriptors; the peer does not notice."""
         self._socket.close()
-        if self._wake is not None:
-            self._wake.close()
+        self._wake.close()
 
     def _converse(self) -> None:
         talk, session, service = self._talk, self._talk.session, self._service
@@ -173,10 +170,12 @@ class Connection:
                     if (
                         isinstance(job, Look)
                         and job.follow
-                        and self._wake is None
+                        and self._woken < 0
                         and session.logged_in
+                        and not self._open_wake()
                     ):
-                        talk.finish(self._first_look(job))
+                        error = Busy(_NO_DESCRIPTOR, retry_after_ms=_RETRY_AFTER_MS)
+                        talk.finish(error.to_reply())
                         continue
                 talk.finish(service.handle(session, job))
                 continue
@@ -190,16 +189,15 @@ class Connection:
             self._flush()
             self._linger()
 
-    def _first_look(self, look: Look) -> Reply | MailPage:
-        """Have something that mail can wake, and look for it."""
+    def _open_wake(self) -> bool:
+        """Have mail wake this thread from now on; return whether there is a descriptor for it."""
         try:
-            self._wake = WakeDescriptor()
+            self._wake.open()
         except OSError:
-            return Busy(_NO_DESCRIPTOR, retry_after_ms=_RETRY_AFTER_MS).to_reply()
+            return False
         self._woken = self._wake.fileno()
         self._poll = None
-        self._talk.session.on_mail = self._wake.wake
-        return self._service.handle(self._talk.session, look)
+        return True
 
     def _wait(self) -> None:
         """Wait for bytes, for mail if a watch is open, and for the deadline; take in what came."""
@@ -224,8 +222,8 @@ class Connection:
         if waiting is None:
             waiting = self._poll = poll()
             waiting.register(self._socket, POLLIN)
-            if self._wake is not None:
-                waiting.register(self._wake, POLLIN)
+            if self._woken >= 0:
+                waiting.register(self._woken, POLLIN)
         milliseconds = ceil((deadline - monotonic()) * 1000)
         # Too late, whatever there is to read: a peer that never stops sending extends nothing, nor
         # does mail that never stops coming.
@@ -234,7 +232,7 @@ class Connection:
         for descriptor, _ in happened:
             if descriptor != self._woken:
                 arrived = True
-            elif self._wake is not None:
+            else:
                 self._wake.clear()
                 self._talk.look_again()
         if not happened:

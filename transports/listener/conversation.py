@@ -102,7 +102,7 @@ class Conversation:
         settings: ListenerSettings,
         *,
         address: str,
-        on_mail: Wake | None,
+        on_mail: Wake,
         on_end: Wake,
         clock: Callable[[], float],
     ) -> None:
@@ -113,8 +113,7 @@ class Conversation:
             service: carries the requests out.
             settings: the deadlines.
             address: where the peer comes from.
-            on_mail: called from any thread when the owner is to call `look_again`; None where
-                whoever carries out the first look that follows gives it to the session.
+            on_mail: called from any thread when the owner is to call `look_again`.
             on_end: called from any thread when the session has ended, and the owner is to go on.
             clock: seconds that never leap.
         """

@@ -17,6 +17,7 @@ class Waker:
 
     A program that owns its process may make ``fileno()`` the interpreter's wakeup descriptor
     (`signal.set_wakeup_fd`), for as long as the waker is open: then every signal ends the wait.
+    It is a pair of sockets, because the interpreter writes single bytes, which an eventfd refuses.
     """
 
     def __init__(self) -> None:

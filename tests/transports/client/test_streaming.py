@@ -508,14 +508,14 @@ def test_without_descriptors_for_a_wake_it_is_tried_again(
 ) -> None:
     seen = States()
     tries = iter([True, True, False])
-    opened = wakeup.WakeDescriptor.__init__
+    opened = wakeup.WakeDescriptor.open
 
     def fail(descriptor: wakeup.WakeDescriptor) -> None:
         if threading.current_thread() in watchers() and next(tries, False):
             raise OSError(24, "Too many open files")
         opened(descriptor)
 
-    monkeypatch.setattr(wakeup.WakeDescriptor, "__init__", fail)
+    monkeypatch.setattr(wakeup.WakeDescriptor, "open", fail)
     with user(site.endpoint, "ann", on_state=seen) as ann:
         seen.wait(StateKind.RECONNECTING, 2)
         assert "Too many open files" in str(seen.wait(StateKind.RECONNECTING))

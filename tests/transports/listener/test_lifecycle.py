@@ -291,4 +291,4 @@ def test_a_watch_connection_that_outlives_the_drain_leaves_nothing(watches: str)
         go_on.set()
         wait_until(lambda: connection._socket.fileno() == -1, "its socket is closed")
         server.wait_connections(0)
-        assert connection._wake is None or connection._wake.fileno() == -1
+        assert connection._wake.fileno() == -1

@@ -5,12 +5,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
-from descriptors import nothing_left_open
 from listening import Hold, mail, said, serving, socket_path
 from services import PASSWORD, count_subscriptions, enter, make_service
 from waiting import Call, wait_event, wait_until
@@ -27,30 +25,18 @@ from twinline.core.protocol import (
     WatchReply,
 )
 from twinline.core.store import MailboxPolicy
-from twinline.transports import wakeup
 from twinline.transports.contract import ReplyReceived
 from twinline.transports.listener.connection import Connection
 from twinline.transports.wakeup import WakeDescriptor
 
-forms = pytest.mark.parametrize("eventfd", [True, False], ids=["eventfd", "pipe"])
+forms = pytest.mark.usefixtures("wake_form")  # which are two
 PING = b'{"op":"ping","id":90}\n'
-
-
-@pytest.fixture
-def form(eventfd: bool, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have wakes go through the one kind of descriptor or the other, and leave none open."""
-    if eventfd and not wakeup._EVENTFD:
-        pytest.skip("this system has no eventfd")
-    monkeypatch.setattr(wakeup, "_EVENTFD", eventfd)
-    with nothing_left_open():
-        yield
 
 
 # -- mail -----------------------------------------------------------------------------------
 
 
 @forms
-@pytest.mark.usefixtures("form")
 def test_mail_that_comes_between_the_empty_look_and_the_wait_is_brought() -> None:
     with serving() as server, server.peer() as peer:
         peer.enter("bob")
@@ -91,7 +77,6 @@ def test_mail_that_comes_between_the_subscription_and_the_first_look_is_brought_
     ["before _flush", "after _flush", "before _wait", "before clear", "after clear"],
 )
 @forms
-@pytest.mark.usefixtures("form")
 def test_a_wake_while_the_owner_is_busy_is_not_lost(
     monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -167,7 +152,6 @@ def test_a_wake_while_the_owner_waits_for_its_peer_to_read_is_not_lost(
 
 @pytest.mark.parametrize("spoken", ["jsonl", "binary"])
 @forms
-@pytest.mark.usefixtures("form")
 def test_renewals_at_full_speed_lose_and_repeat_nothing(spoken: str) -> None:
     """Thousands of them cross mail that is on its way, and many of them their stream's end."""
     messages, window = 6_000, 4
@@ -301,7 +285,7 @@ def test_an_open_watch_is_told_of_the_end_and_then_the_connection_ends(
             assert peer.send(PING).read_line()["error"]["code"] == "shutting_down"
             server.listener.stop()
         assert peer.rest() == b""
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 10  # far from the watch's 30
         server.wait_watching(0)
 
 
@@ -373,7 +357,6 @@ def test_an_end_against_a_stream_that_is_renewed_at_full_speed(end: str) -> None
 @pytest.mark.parametrize("leave", ["close", "reset", "half-close"])
 @pytest.mark.parametrize("when", ["before the wake", "after the look"])
 @forms
-@pytest.mark.usefixtures("form")
 def test_a_peer_that_is_gone_between_the_commit_and_its_mail_leaves_nothing(
     when: str, leave: str
 ) -> None:
@@ -420,7 +403,6 @@ def test_a_peer_that_is_gone_between_the_commit_and_its_mail_leaves_nothing(
 
 
 @forms
-@pytest.mark.usefixtures("form")
 def test_connections_that_come_watch_and_go_leave_nothing() -> None:
     """While mail comes at full speed, so that wakes race with the close of what they wake."""
     service = make_service(policy=MailboxPolicy(mailbox_messages=1_000_000))

@@ -76,7 +76,7 @@ class SocketConnection(Connection):
         self._socket = connected
         self._readable = poll()
         self._readable.register(connected, POLLIN)
-        self._nudges: WakeDescriptor | None = None
+        self._nudges = WakeDescriptor()
         self._readable_or_nudged = self._readable  # since `accept_nudges`: both
 
     def is_alive(self) -> bool:
@@ -89,26 +89,23 @@ class SocketConnection(Connection):
         _shutdown(self._socket, socket.SHUT_RD)
 
     def accept_nudges(self) -> None:
-        self._nudges = WakeDescriptor()
+        self._nudges.open()
         self._readable_or_nudged = poll()
         self._readable_or_nudged.register(self._socket, POLLIN)
         self._readable_or_nudged.register(self._nudges, POLLIN)
 
     def nudge(self) -> None:
-        if self._nudges is not None:
-            self._nudges.wake()
+        self._nudges.wake()
 
     def forget(self) -> None:
         self._socket.close()
-        if self._nudges is not None:
-            self._nudges.close()
+        self._nudges.close()
 
     def _close(self) -> None:
         # A child that was forked while this one was opened may have a copy of the socket.
         _shutdown(self._socket, socket.SHUT_RDWR)
         self._socket.close()
-        if self._nudges is not None:
-            self._nudges.close()
+        self._nudges.close()
 
     def _send(self, data: bytes, deadline: Deadline) -> None:
         left = memoryview(data)
@@ -137,7 +134,7 @@ class SocketConnection(Connection):
         ready = self._readable_or_nudged.poll(None if seconds is None else seconds * 1000)
         nudged = False
         for descriptor, _ in ready:
-            if self._nudges is not None and descriptor == self._nudges.fileno():
+            if descriptor == self._nudges.fileno():
                 self._nudges.clear()
                 nudged = True
         if len(ready) > nudged:  # the socket is among them
