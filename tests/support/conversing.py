@@ -148,6 +148,12 @@ class Conversing:
                 break
         raise AssertionError("there is nothing to do, to send or to wait for, and no end")
 
+    def flush(self) -> list[ReplyReceived]:
+        """Have what is kept back sent as well, and return what it brings."""
+        if not self.talk.cut:
+            self.writes.append(self.talk.data_to_send())
+        return self.replies()
+
     @property
     def state(self) -> str:
         """Where it is, in the words of the conversation's table."""

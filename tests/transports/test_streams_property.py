@@ -1,16 +1,18 @@
-"""A client that streams as `docs/protocol.md` says gets every message once, whatever crosses."""
+"""A client that streams as `docs/protocol.md` says gets every message once, whatever crosses.
+
+It knows no more than its end of the line. So this finds what only bytes under way can show: frames
+in halves, mail between the halves, replies that are kept back, and a watch that ends for no reason
+that its client can see. What else may be asked is in `listener/test_conversation_property.py`.
+"""
 
 from collections import deque
 
 import pytest
+from conversing import Conversing
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from services import PASSWORD, enter, make_service
 
-from twinline.core.protocol import CreateAccount, Done, Ping, SessionReply, Watch, WatchReply
-from twinline.transports.listener import ListenerSettings
-from twinline.transports.listener.conversation import Conversation
-from twinline.transports.registry import transport
+from twinline.core.protocol import Done, Ping, Watch, WatchReply
 
 ROOMY = 1 << 20
 STREAM_BYTES = 65_536
@@ -21,46 +23,29 @@ class Line:
     """A connection whose bytes arrive when the test says so, and both of its ends."""
 
     def __init__(self, name: str, window: int, limit: int, wait: int) -> None:
-        self.now = 0.0
-        self.service = make_service()
-        self.ann = enter(self.service, "ann")
+        self.server = Conversing(name, name)
+        self.client = self.server.client
         self.up, self.down = bytearray(), bytearray()
-        self.server = Conversation(
-            transport(name).server_codec(ROOMY),
-            self.service,
-            ListenerSettings(),
-            address="127.0.0.1",
-            on_mail=self.woken,
-            on_end=lambda: None,
-            clock=lambda: self.now,
-        )
-        self.client = transport(name).client_codec(ROOMY)
         self.window, self.limit, self.wait = window, limit, wait
-        self.number = 0
+        self.number = 1
         self.stored = 0
         self.seen = 0
-        self.asked: deque[tuple[int, Watch | Ping | CreateAccount]] = deque()
+        self.asked: deque[tuple[int, Watch | Ping]] = deque()
         self.renew = False
         self.time_is_up: set[int] = set()  # of these watches
         self.frames: list[tuple[int, int]] = []  # the last seq of each page, and its bytes
-        self.ask(CreateAccount(username="bob", password=PASSWORD))
-        self.move_up(ROOMY)
-        self.move_down(ROOMY)
-
-    def woken(self) -> None:
-        self.server.look_again()
+        self.server.writes.clear()
 
     # -- what can happen -----------------------------------------------------------------
 
     def deliver(self, body: str, count: int) -> None:
-        for _ in range(count):
-            self.service.send(self.ann, "bob", body)
-            self.stored += 1
+        self.server.mail(*[body] * count)
+        self.stored += count
         self.serve()
 
     def move_up(self, count: int) -> None:
         """Have some bytes arrive at the server."""
-        self.server.receive_data(bytes(self.up[:count]))
+        self.server.talk.receive_data(bytes(self.up[:count]))
         del self.up[:count]
         self.serve()
 
@@ -77,10 +62,12 @@ class Line:
 
     def pass_time(self) -> None:
         """Have the time of what the server waits for be up, but for half a frame's."""
-        if self.server.watches and not self.up:
-            self.now = self.server.deadline
+        talk = self.server.talk
+        if talk.watches and not self.up:
+            assert talk.deadline is not None
+            self.server.now = talk.deadline
             self.time_is_up.add(self.asked[-1][0])
-            self.server.time_is_up()
+            talk.time_is_up()
             self.serve()
 
     def settle(self) -> None:
@@ -94,11 +81,10 @@ class Line:
             assert self.seen == self.stored
             assert not (newest.window and self.used_up(newest))
 
-    def ask(self, request: Watch | Ping | CreateAccount) -> None:
+    def ask(self, request: Watch | Ping) -> None:
         self.number += 1
         self.asked.append((self.number, request))
-        self.client.send(self.number, request)
-        self.up += self.client.data_to_send()
+        self.up += self.server.frame(self.number, request)
 
     def watch_once(self) -> None:
         """Have the stream go on by a single reply."""
@@ -129,26 +115,20 @@ class Line:
     size = 0  # of the frame that is arriving
 
     def serve(self) -> None:
-        for _ in range(10_000):
-            job = self.server.next_job()
-            if job is not None:
-                self.server.finish(self.service.handle(self.server.session, job))
-                continue
-            urgent = self.server.urgent or self.server.full
-            # What is not urgent may be kept back.
-            if urgent:
-                self.down += self.server.data_to_send()
-            if self.server.waits:
-                return
-            assert urgent
-            assert not self.server.ended
-        pytest.fail("the server never waits")
+        """Have the server do what there is to do; what is not urgent it may keep back."""
+        if self.server.woken:
+            self.server.woken = False
+            self.server.talk.look_again()
+        self.server.go_on()
+        assert not self.server.talk.ended
+        self.down += b"".join(self.server.writes)
+        self.server.writes.clear()
 
     def hear(self, number: int | None, reply: object) -> None:
         asked, request = self.asked[0]
         assert number == asked
         if not isinstance(request, Watch):
-            assert isinstance(reply, (Done, SessionReply))
+            assert isinstance(reply, Done)
             self.asked.popleft()
             return
         assert isinstance(reply, WatchReply)

@@ -178,9 +178,7 @@ def prepared(state, served, spoken, *, logged_in=True):
 
 def happened(talk):
     """Return what was said, to the last byte that is to be sent now."""
-    if not talk.talk.cut:
-        talk.writes.append(talk.talk.data_to_send())
-    talk.replies()
+    talk.flush()
     return " ".join(shown(talk.received))
 
 

@@ -1,4 +1,10 @@
-"""Streams, whatever is asked and sent: a model of what a client may count on follows each step."""
+"""Streams, whatever is asked and sent: a model of what a client may count on follows each step.
+
+The model knows the mailbox and all that was said, so it tells each reply in advance. So this finds
+what no client that keeps to the rules would meet: windows and cursors that jump, messages that are
+deleted, cursors that are refused, mail whose wake comes late. Each request arrives whole here, and
+its replies at once; `tests/transports/test_streams_property.py` has lines on which they do not.
+"""
 
 from bisect import bisect_right
 from collections import deque
