@@ -84,7 +84,7 @@ def test_slow_readers_do_not_hold_up_the_drain(monkeypatch: pytest.MonkeyPatch) 
         started = time.monotonic()
         server.listener.stop()
         join(server.thread)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 5  # and not the 10 s that a peer may take to read
         server.wait_connections(0)
 
 

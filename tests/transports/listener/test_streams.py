@@ -204,13 +204,20 @@ def test_half_a_frame_is_cut_when_its_time_is_up_whatever_the_watch_brings() -> 
         assert not server.subscriptions
 
 
-@pytest.mark.parametrize(("flood", "late"), [(PING, "log in"), (b" ", "finish a frame")])
+@pytest.mark.parametrize(
+    ("flood", "late", "setting"),
+    [(PING, "log in", "login_seconds"), (b" ", "finish a frame", "frame_seconds")],
+)
 def test_what_never_stops_coming_extends_no_deadline(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, flood: bytes, late: str
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    flood: bytes,
+    late: str,
+    setting: str,
 ) -> None:
     """Whenever the server waits for it, there is something to read."""
     caplog.set_level("INFO")
-    with serving(login_seconds=0.3, frame_seconds=0.2) as server, server.peer() as peer:
+    with serving(**{setting: 0.3}) as server, server.peer() as peer:
         flooding = True
 
         class Flooded:
