@@ -33,10 +33,10 @@ from twinline.transports.client.engine.replies import Asked
 
 ACK_SECONDS: Final = 0.05
 """How long a message may be dealt with and not acked."""
-QUIET_SECONDS: Final = 0.05
-"""How soon after another an ack can wait for more to say."""
 ACK_MESSAGES: Final = 32
 """How many messages may be."""
+QUIET_SECONDS: Final = 0.05
+"""How long after another an ack waits for more to say, with nothing left to deal with."""
 HALF_BYTES: Final = 32 * 1024
 """Half of what the server sends for one watch."""
 LOOK_SECONDS: Final = 0.5
@@ -211,10 +211,8 @@ class Stream:
             # first message.
             if self._unsaid_since is not None and now >= self._ack_at():
                 self._unsaid_since = None
-            if progress.unacked is None:
-                self._said_done = (
-                    progress.done
-                )  # another session of the account may have been faster
+            if progress.unacked is None:  # another session of the account may have been faster
+                self._said_done = progress.done
             return 0
         if self._unsaid_since is None:
             self._unsaid_since = now
