@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from services import PASSWORD, make_service
-from waiting import fail_with_stacks, join, wait_event, wait_until
+from waiting import Call, fail_with_stacks, join, wait_event, wait_until
 
 from twinline.core.looks import Look
 from twinline.core.protocol import Reply, Request
@@ -343,6 +343,23 @@ def mail(server: Server, sender: Session, *bodies: str) -> None:
     """Send messages to bob, whose connection a test watches."""
     for body in bodies:
         server.service.send(sender, "bob", body)
+
+
+@contextmanager
+def mail_without_end(server: Server, sender: Session) -> Iterator[None]:
+    """Send one message after the other to bob, in a thread, while the block runs."""
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            mail(server, sender, "x")
+
+    writing = Call(write)
+    try:
+        yield
+    finally:
+        ended.set()
+    writing.outcome()
 
 
 def said(reply: dict[str, Any]) -> tuple[int, list[str], bool]:

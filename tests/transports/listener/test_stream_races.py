@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from listening import Hold, mail, said, serving, socket_path
+from listening import Hold, mail, mail_without_end, said, serving, socket_path
 from services import PASSWORD, count_subscriptions, enter, make_service
 from waiting import Call, wait_event, wait_until
 
@@ -409,22 +409,12 @@ def test_connections_that_come_watch_and_go_leave_nothing() -> None:
     with serving(service=service) as server:
         ann = enter(service, "ann")
         token = service.create_account(service.session(), "bob", PASSWORD).session
-        ended = threading.Event()
-
-        def write() -> None:
-            while not ended.is_set():
-                mail(server, ann, "x")
-
-        writing = Call(write)
-        try:
+        with mail_without_end(server, ann):
             for _ in range(150):
                 with server.peer() as peer:
                     there = peer.ask("resume", session=token)
                     peer.send_line(op="watch", id=5, after=there["unread"], wait=30, window=1000)
                     assert peer.read_line()["ok"]
-        finally:
-            ended.set()
-        writing.outcome()
         server.wait_connections(0)
         server.wait_watching(0)
 

@@ -3,14 +3,13 @@
 import json
 import select
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from listening import Hold, Peer, Server, mail, said, serving
+from listening import Hold, Peer, Server, mail, mail_without_end, said, serving
 from services import cheap_hasher, enter, make_service
 from waiting import Call, wait_until
 
@@ -186,18 +185,8 @@ def test_half_a_frame_is_cut_when_its_time_is_up_whatever_the_watch_brings() -> 
         server.wait_watching()
         started = time.monotonic()
         peer.send(b'{"op":')
-        ended = threading.Event()
-
-        def write() -> None:
-            while not ended.is_set():
-                mail(server, ann, "x")
-
-        writing = Call(write)
-        try:
+        with mail_without_end(server, ann):
             came = peer.rest(20)
-        finally:
-            ended.set()
-        writing.outcome()
         assert 0.5 <= time.monotonic() - started < 10
         assert came.startswith(b'{"id":5,"ok":true,"messages":[{"seq":1,')
         server.wait_connections(0)
