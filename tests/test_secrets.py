@@ -86,7 +86,6 @@ def test_the_records_with_secrets_are_found() -> None:
         "KeptSession",
         "SessionRecord",
         "SessionReply",
-        "Subscription",
     }
 
 

@@ -71,7 +71,7 @@ def test_it_serves_until_sigterm_drains_it(
         assert b'"ok":true' in replies.readline()
         server.send_signal(signal.SIGTERM)
         assert server.wait(5) == 0
-        assert b'"id":2,"ok":true' in replies.readline()
+        assert b'"id":2,"ok":false,"error":{"code":"shutting_down"' in replies.readline()
         assert replies.readline() == b""
         assert silent.recv(1) == b""
         assert server.stdout.read() == ""

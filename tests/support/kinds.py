@@ -19,6 +19,10 @@ KINDS = {
     "tests/stores/crash/*": "crash",
     "tests/cli/chat/test_prompt.py::*": "terminal",
     "tests/cli/chat/test_terminals.py::*": "terminal",
+    "tests/transports/listener/test_stream_races.py::*": "races",
+    "tests/transports/listener/test_conversation_property.py::*": "races",
+    "tests/transports/test_streams_property.py::*": "races",
+    "tests/transports/client/test_streaming.py::*once_on_the_wire*": "races",
     "tests/*/test_interrupts.py::*[[]20000]": "signals",
     "tests/*/test_interrupts.py::*[[]each place]": "signals",
 }
