@@ -23,6 +23,9 @@ KINDS = {
     "tests/transports/listener/test_conversation_property.py::*": "races",
     "tests/transports/test_streams_property.py::*": "races",
     "tests/transports/client/test_streaming.py::*once_on_the_wire*": "races",
+    "tests/transports/client/test_recovery.py::*": "races",
+    "tests/transports/client/test_async_recovery.py::*": "races",
+    "tests/transports/client/test_bad_server.py::*": "races",
     "tests/*/test_interrupts.py::*[[]20000]": "signals",
     "tests/*/test_interrupts.py::*[[]each place]": "signals",
 }
