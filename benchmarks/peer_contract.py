@@ -6,6 +6,7 @@ once, so that the load costs less than the server.
 
 # A script's part: it starts what it measures.
 
+import itertools
 import os
 import signal
 import socket
@@ -107,6 +108,42 @@ class Server:
         for connected in self._sockets:
             connected.close()
         self._sockets.clear()
+
+
+class RouterServer(Server):
+    """A router of ours, which may keep a message until its watcher has acknowledged it."""
+
+    def __init__(self, target: ServerProcess, acknowledge: Callable[[int], bytes] | None) -> None:
+        """Take a server that runs.
+
+        Args:
+            target: where it listens, and its process.
+            acknowledge: makes the frame that acknowledges so many messages; None where it
+                keeps none.
+        """
+        super().__init__(target)
+        self._acknowledge = acknowledge
+        self._numbers = itertools.count()
+
+    def pairs(self, count: int) -> list[Pair]:
+        """Return senders, each with the waiting watcher of its recipient."""
+        # New names each time: what an earlier watcher did not acknowledge would come again.
+        names = [f"watched-{next(self._numbers)}" for _ in range(count)]
+        return [
+            Pair(self.sender(name), Watcher(self.watcher(name), self._acknowledge))
+            for name in names
+        ]
+
+
+def forget(unacked: dict[int, str], up_to: int) -> None:
+    """Drop what a watcher has acknowledged: all up to a number. The numbers rise in their order.
+
+    Others may add to it meanwhile.
+    """
+    for number in list(unacked):
+        if number > up_to:
+            break
+        del unacked[number]
 
 
 @dataclass(frozen=True, slots=True)

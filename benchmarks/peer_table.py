@@ -138,21 +138,11 @@ ALONE = (
 
 def table(found: Rounds, acknowledged: Mapping[str, str], twinline: str, floor: str) -> str:
     """Return a row for each server: figures, ratios to twinline and to the floor, its promise."""
-    picks = dict(_PICKS)
-    heads = ["", *picks]
-    rows = [
-        [name, *(_shown(_middle(rounds, pick), form) for pick, form in picks.values())]
-        for name, rounds in found.items()
-    ]
-    parts = [_aligned([heads, *rows])]
-    more = [
-        [name, *(_shown(_middle(rounds, pick), form) for pick, form in _MORE.values())]
-        for name, rounds in found.items()
-        if any(_middle(rounds, pick) is not None for pick, _ in _MORE.values())
-    ]
-    if more:
+    heads = ["", *_PICKS]
+    parts = [_aligned([heads, *_medians(found, _PICKS)])]
+    if more := _medians(found, _MORE):
         parts.append(_aligned([["", *_MORE], *more]))
-    ratios: list[_Pick] = [pick for pick, _ in picks.values()][:-1]
+    ratios: list[_Pick] = [pick for pick, _ in _PICKS.values()][:-1]
     for base in (twinline, floor):
         if base in found:
             rows = [
@@ -164,6 +154,15 @@ def table(found: Rounds, acknowledged: Mapping[str, str], twinline: str, floor: 
         _aligned([["", "what is acknowledged"], *([n, acknowledged[n]] for n in found)], left=True)
     )
     return "\n".join(parts)
+
+
+def _medians(found: Rounds, picks: Mapping[str, tuple[_Pick, str]]) -> list[list[str]]:
+    """Return a row for each server that has any of these figures."""
+    return [
+        [name, *(_shown(_middle(rounds, pick), form) for pick, form in picks.values())]
+        for name, rounds in found.items()
+        if any(_middle(rounds, pick) is not None for pick, _ in picks.values())
+    ]
 
 
 def verdicts(

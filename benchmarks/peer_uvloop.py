@@ -5,7 +5,7 @@ can write who spares nothing. A connection is an `asyncio.Protocol`, not a pair 
 would be another task to be woken. It routes each line that it reads, writes the message to the
 watcher's transport, and then acknowledges it.
 
-With ``--acked`` the watcher acknowledges each message too, and the server keeps it until then and
+With ``--acked`` the watcher acknowledges what it got, and the server keeps that until then and
 sends it again to the next watcher: what twinline promises.
 """
 
@@ -21,11 +21,9 @@ from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 from typing import Any
 
-from peer_contract import Server, ask, end_with_parent, python_server
+from peer_contract import RouterServer, Server, ask, end_with_parent, forget, python_server
 
-from twinline.cli.bench.load import Caller, Pair
-from twinline.cli.bench.target import ServerProcess
-from twinline.cli.bench.watchers import Watcher
+from twinline.cli.bench.load import Caller
 from twinline.cli.bench.wire import BODY
 from twinline.cli.server.affinity import on_one
 
@@ -37,21 +35,8 @@ def line(**fields: object) -> bytes:
     return json.dumps(fields).encode() + b"\n"
 
 
-class UvloopServer(Server):
+class UvloopServer(RouterServer):
     """The server, and raw connections to it."""
-
-    acked = False
-
-    def __init__(self, target: ServerProcess) -> None:
-        super().__init__(target)
-        self._numbers = itertools.count()
-
-    def pairs(self, count: int) -> list[Pair]:
-        """Return senders, each with the waiting watcher of its recipient."""
-        # New names each time: what an earlier watcher did not acknowledge would come again.
-        names = [f"watched-{next(self._numbers)}" for _ in range(count)]
-        acknowledge = _acknowledge if self.acked else None
-        return [Pair(self.sender(name), Watcher(self.watcher(name), acknowledge)) for name in names]
 
     def sender(self, name: str) -> Caller:
         """Return a connection that sends to a recipient."""
@@ -76,9 +61,7 @@ def _acknowledge(seen: int) -> bytes:
 def serve(*flags: str) -> Iterator[Server]:
     """Run the server."""
     with python_server(__file__, *flags) as target:
-        server = UvloopServer(target)
-        server.acked = "--acked" in flags
-        yield server
+        yield UvloopServer(target, _acknowledge if "--acked" in flags else None)
 
 
 class Box:
@@ -141,7 +124,7 @@ def main() -> None:
                     self.transport.write(ACKNOWLEDGED)
                 elif op == "ack":
                     if self.watched is not None:
-                        self.watched.unacked.pop(request["seq"], None)
+                        forget(self.watched.unacked, request["seq"])
                 else:
                     self.transport.write(ACKNOWLEDGED)
                     self.watch(boxes.setdefault(request["name"], Box()))

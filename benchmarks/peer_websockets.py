@@ -4,7 +4,7 @@
 handler routes what it reads, sends the message on the watcher's connection, and then acknowledges
 it. Compression is off (a text of this size does not gain by it), the rest as it is by default.
 
-With ``--acked`` the watcher acknowledges each message too, and the server keeps it until then and
+With ``--acked`` the watcher acknowledges what it got, and the server keeps that until then and
 sends it again to the next watcher: what twinline promises.
 """
 
@@ -18,12 +18,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 
-from peer_contract import Server, ask, end_with_parent, python_server
+from peer_contract import RouterServer, Server, ask, end_with_parent, forget, python_server
 from peer_router import Router
 
-from twinline.cli.bench.load import Caller, Pair
-from twinline.cli.bench.target import ServerProcess
-from twinline.cli.bench.watchers import Watcher
+from twinline.cli.bench.load import Caller
 from twinline.cli.bench.wire import BODY
 from twinline.cli.server.affinity import on_one
 
@@ -53,21 +51,8 @@ def text_frame(text: str, mask: bytes = b"") -> bytes:
     return head + mask + payload
 
 
-class WebsocketServer(Server):
+class WebsocketServer(RouterServer):
     """The server, and raw connections to it."""
-
-    acked = False
-
-    def __init__(self, target: ServerProcess) -> None:
-        super().__init__(target)
-        self._numbers = itertools.count()
-
-    def pairs(self, count: int) -> list[Pair]:
-        """Return senders, each with the waiting watcher of its recipient."""
-        # New names each time: what an earlier watcher did not acknowledge would come again.
-        names = [f"watched-{next(self._numbers)}" for _ in range(count)]
-        acknowledge = _acknowledge if self.acked else None
-        return [Pair(self.sender(name), Watcher(self.watcher(name), acknowledge)) for name in names]
 
     def sender(self, name: str) -> Caller:
         """Return a connection that sends to a recipient."""
@@ -90,7 +75,7 @@ class WebsocketServer(Server):
 
 @lru_cache(maxsize=65536)
 def _acknowledge(seen: int) -> bytes:
-    """Return the frame that acknowledges the last of so many messages."""
+    """Return the frame that acknowledges so many messages."""
     return text_frame(json.dumps({"op": "ack", "seq": seen}), _MASK)
 
 
@@ -98,9 +83,7 @@ def _acknowledge(seen: int) -> bytes:
 def serve(*flags: str) -> Iterator[Server]:
     """Run the server."""
     with python_server(__file__, *flags) as target:
-        server = WebsocketServer(target)
-        server.acked = "--acked" in flags
-        yield server
+        yield WebsocketServer(target, _acknowledge if "--acked" in flags else None)
 
 
 def main() -> None:
@@ -132,7 +115,7 @@ def main() -> None:
                     router.send(request["to"], request["body"])
                     connection.send(ACKNOWLEDGED)
                 elif request["op"] == "ack":
-                    unacked.pop(request["seq"], None)
+                    forget(unacked, request["seq"])
                 else:
                     watched = request["name"]
                     connection.send(ACKNOWLEDGED)

@@ -368,7 +368,7 @@ class ChatService:
             NotLoggedIn, SessionExpired, ShuttingDown.
         """
         token_hash = session.token_hash
-        if look.follow and not session.follows and token_hash is not None:
+        if look.follow and session.unfollow is None and token_hash is not None:
             assert session.on_mail is not None  # noqa: S101 - who follows has one
             waiter = CallbackWaiter(session.on_mail)
             session.follow(token_hash, self._subscribe(session, token_hash, waiter))
@@ -389,7 +389,9 @@ class ChatService:
         except NoSuchUser:
             raise SessionExpired from None  # the account was deleted just now
 
-    def _subscribe(self, session: Session, token_hash: bytes, waiter: Wakeable) -> Unsubscribe:
+    def _subscribe(
+        self, session: Session, token_hash: bytes | None, waiter: Wakeable
+    ) -> Unsubscribe:
         record = self._record(token_hash, self._clock())
         subscriptions = subscribe(
             waiter, self.store, record, self._watches, self._waiters, session.waiters
@@ -410,11 +412,7 @@ class ChatService:
         Raises:
             Busy: as many watches and subscriptions of the account wait as may.
         """
-        token_hash = session.token_hash
-        if token_hash is None:
-            self._admit()
-            raise NotLoggedIn
-        return self._subscribe(session, token_hash, CallbackWaiter(wake))
+        return self._subscribe(session, session.token_hash, CallbackWaiter(wake))
 
     def ack(self, session: Session, up_to: int) -> AckReply:
         """Acknowledge every message up to a seq.

@@ -56,19 +56,18 @@ class Session:
             `ChatService.look`.
         username: the account that it is logged in to, or None.
         token_hash: what the store knows the session by, or None.
-        follows: whether ``on_mail`` is subscribed to the mail of the account it is bound to.
+        unfollow: what ends the subscription of ``on_mail``, or None.
         waiters: those of this session's threads that wait for mail.
     """
 
     __slots__ = (
         "_lock",
-        "_unfollow",
         "_unsubscribe",
         "address",
-        "follows",
         "on_end",
         "on_mail",
         "token_hash",
+        "unfollow",
         "username",
         "waiters",
     )
@@ -90,11 +89,10 @@ class Session:
         self.on_end = on_end
         self.on_mail = on_mail
         self._lock = new_lock("binding")
-        self.follows = False
-        # These are guarded by _lock, as are the writes of username, token_hash and follows: what is
+        # These are guarded by _lock, as are the writes of username and token_hash: what is
         # subscribed is always the session that it is bound to.
         self._unsubscribe: Unsubscribe | None = None  # of on_end
-        self._unfollow: Unsubscribe | None = None  # of on_mail
+        self.unfollow: Unsubscribe | None = None
 
     @property
     def logged_in(self) -> bool:
@@ -139,9 +137,8 @@ class Session:
     def unsubscribe(self) -> None:
         """Drop the subscriptions of ``on_end`` and ``on_mail``; called by the service."""
         with self._lock:
-            subscriptions = (self._unsubscribe, self._unfollow)
-            self._unsubscribe = self._unfollow = None
-            self.follows = False
+            subscriptions = (self._unsubscribe, self.unfollow)
+            self._unsubscribe = self.unfollow = None
         end_all(each for each in subscriptions if each is not None)
 
     def follow(self, token_hash: bytes, unsubscribe: Unsubscribe) -> None:
@@ -153,10 +150,9 @@ class Session:
                 session, or follows already.
         """
         with self._lock:
-            keep = self._unfollow is None and token_hash == self.token_hash
+            keep = self.unfollow is None and token_hash == self.token_hash
             if keep:
-                self._unfollow = unsubscribe
-                self.follows = True
+                self.unfollow = unsubscribe
         if not keep:
             unsubscribe()
         elif self.waiters.ended:

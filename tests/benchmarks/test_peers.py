@@ -15,7 +15,7 @@ import peer_uvloop
 import peer_websockets
 import peers
 import pytest
-from peer_contract import Peer, Server, ask
+from peer_contract import Peer, Server, ask, forget
 from peer_router import Router
 from peer_table import THREADED, Figures, table, verdicts
 
@@ -108,7 +108,17 @@ def test_the_router_keeps_what_nobody_watches_and_delivers_the_rest() -> None:
     assert second == ["three", "four"]
 
 
-# --- what the event loop keeps
+# --- what is kept until it is acknowledged
+
+
+def test_an_acknowledgement_is_of_all_up_to_its_number() -> None:
+    unacked = {2: "two", 3: "three", 5: "five"}
+    forget(unacked, 1)
+    assert list(unacked) == [2, 3, 5]
+    forget(unacked, 3)
+    assert list(unacked) == [5]
+    forget(unacked, 9)
+    assert unacked == {}
 
 
 @pytest.mark.parametrize(("acked", "again"), [(False, []), (True, [BODY, "two"])])

@@ -237,6 +237,17 @@ def behind(talk):
     talk.talk.receive_data(UNREADABLE[talk.spoken])
 
 
+def answered(state, code):
+    """Return what is said in a state when the open watch is ended by an error."""
+    return {
+        "waiting": [],
+        "asked": ["4:StatusReply"],
+        "looks": [f"4:{code}"],
+        "finds": ["4:[1,2]+", f"4:{code}"],
+        "watching": [f"4:{code}"],
+    }[state]
+
+
 @WAYS
 @IN_STATES
 @pytest.mark.parametrize("others", [False, True], ids=["alone", "requests behind"])
@@ -247,13 +258,7 @@ def test_a_drain_answers_the_watch_and_what_has_arrived(others, state, served, s
     talk.talk.drain()
     talk.go_on()
     said = shown(talk.replies())
-    first = {
-        "waiting": [],
-        "asked": ["4:StatusReply"],
-        "looks": ["4:shutting_down"],
-        "finds": ["4:[1,2]+", "4:shutting_down"],
-        "watching": ["4:shutting_down"],
-    }[state]
+    first = answered(state, "shutting_down")
     if others:
         assert said[-1] in ("5:unknown_op", "None:bad_request")  # what it is, as it is no request
         assert said[:-1] == [*first, "6:shutting_down", "7:shutting_down"]
@@ -274,16 +279,7 @@ def test_the_end_of_the_session_answers_the_watch_alone(others, state, served, s
         behind(talk)
     talk.talk.end_session()
     talk.go_on()
-    assert (
-        shown(talk.replies())
-        == {
-            "waiting": [],
-            "asked": ["4:StatusReply"],
-            "looks": ["4:session_expired"],
-            "finds": ["4:[1,2]+", "4:session_expired"],
-            "watching": ["4:session_expired"],
-        }[state]
-    )
+    assert shown(talk.replies()) == answered(state, "session_expired")
     assert talk.state == "ended"
 
 

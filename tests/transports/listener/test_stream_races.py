@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from listening import Hold, mail, mail_without_end, said, serving, socket_path
+from listening import Hold, Peer, Server, mail, mail_without_end, said, serving, socket_path
 from services import PASSWORD, count_subscriptions, enter, make_service
 from waiting import Call, wait_event, wait_until
 
@@ -24,6 +24,7 @@ from twinline.core.protocol import (
     Watch,
     WatchReply,
 )
+from twinline.core.session import Session
 from twinline.core.store import MailboxPolicy
 from twinline.transports.contract import ReplyReceived
 from twinline.transports.listener.connection import Connection
@@ -31,6 +32,17 @@ from twinline.transports.wakeup import WakeDescriptor
 
 forms = pytest.mark.usefixtures("wake_form")  # which are two
 PING = b'{"op":"ping","id":90}\n'
+
+
+def open_stream(server: Server, peer: Peer, *, window: int) -> Session:
+    """Have bob watch by a stream that has brought a message, and return its sender."""
+    peer.enter("bob")
+    ann = enter(server.service, "ann")
+    peer.send_line(op="watch", id=5, after=0, wait=30, window=window)
+    server.wait_watching()
+    mail(server, ann, "a")
+    assert said(peer.read_line()) == (5, ["a"], True)
+    return ann
 
 
 # -- mail -----------------------------------------------------------------------------------
@@ -95,12 +107,7 @@ def test_a_wake_while_the_owner_is_busy_is_not_lost(
 
     monkeypatch.setattr(owner, name, held)
     with serving() as server, server.peer() as peer:
-        peer.enter("bob")
-        ann = enter(server.service, "ann")
-        peer.send_line(op="watch", id=5, after=0, wait=30, window=10)
-        server.wait_watching()
-        mail(server, ann, "a")
-        assert said(peer.read_line()) == (5, ["a"], True)
+        ann = open_stream(server, peer, window=10)
         armed.set()
         mail(server, ann, "b")
         hold.wait_reached()
@@ -199,12 +206,7 @@ def test_renewals_at_full_speed_lose_and_repeat_nothing(spoken: str) -> None:
 
 def test_a_renewal_that_crosses_the_end_of_its_stream_gets_nothing_twice() -> None:
     with serving() as server, server.peer() as peer:
-        peer.enter("bob")
-        ann = enter(server.service, "ann")
-        peer.send_line(op="watch", id=5, after=0, wait=30, window=2)
-        server.wait_watching()
-        mail(server, ann, "a")
-        assert said(peer.read_line()) == (5, ["a"], True)
+        ann = open_stream(server, peer, window=2)
         hold = Hold()
         server.around_looks(before=lambda _: hold())
         mail(server, ann, "b")
