@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from importlib.metadata import version
 from typing import Any, Final, overload
 
@@ -33,6 +32,7 @@ from twinline.core.errors import (
     StoreUnavailable,
     UnsupportedVersion,
 )
+from twinline.core.locks import new_lock
 from twinline.core.looks import Look
 from twinline.core.messages import PAGE_BYTES, MessageRules, on_own_mailbox
 from twinline.core.names import NamePattern
@@ -53,10 +53,10 @@ from twinline.core.protocol import (
     StatusReply,
     WatchReply,
 )
-from twinline.core.session import Session, end_all, subscribe
+from twinline.core.session import Session, Subscription
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailPage, SessionRecord, Store, Unsubscribe
-from twinline.core.waiting import CallbackWaiter, Waiter, WaiterGroup, Wake, Wakeable
+from twinline.core.waiting import Waiter, Wake
 from twinline.core.watches import Watches
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class ChatService:
         )
         self._messages = MessageRules(store, self.settings)
         self._mailboxes = store.mailboxes
-        self._waiters = WaiterGroup("service")
+        self._binding = new_lock("binding")  # one for all sessions: it is held for a few lines
         self._watches = Watches(self.settings.watches_per_account)
         self._handlers: dict[type[Request | Look], Callable[[Session, Any], Any]] = {
             protocol.Hello: lambda s, r: self.hello(s, r.protocol, r.client),
@@ -141,7 +141,7 @@ class ChatService:
         self, address: str = "", on_end: Wake | None = None, on_mail: Wake | None = None
     ) -> Session:
         """Return a new, anonymous session; see `Session`."""
-        return Session(address, on_end, on_mail)
+        return Session(address, on_end, on_mail, lock=self._binding)
 
     def leave(self, session: Session) -> None:
         """End the waits of a caller that is gone, and drop its ``on_end`` and ``on_mail``.
@@ -155,12 +155,12 @@ class ChatService:
 
     def stop(self) -> None:
         """Wake every wait; from now on every request is `ShuttingDown`."""
-        self._waiters.end()
+        self._watches.end()
 
     @property
     def stopping(self) -> bool:
         """Whether `stop` was called."""
-        return self._waiters.ended
+        return self._watches.ended
 
     @overload
     def handle(self, session: Session, request: Request) -> Reply: ...
@@ -340,7 +340,7 @@ class ChatService:
         if not wait or token_hash is None:
             return _watched(self._look(token_hash, look))
         waiter = Waiter()
-        unsubscribe = self._subscribe(session, token_hash, waiter)
+        unsubscribe = self._subscribe(session, token_hash, waiter.wake)
         try:
             # Subscribed, look, wait, look again: a message that comes in between is not missed,
             # nor is the end of the session or of the service.
@@ -348,7 +348,7 @@ class ChatService:
             if not page.messages:
                 look.ack = None
                 deadline = Deadline.after(wait)
-                while not (page.messages or session.waiters.ended) and waiter.wait(deadline):
+                while not (page.messages or session.interrupted) and waiter.wait(deadline):
                     page = self._look(token_hash, look)
         finally:
             unsubscribe()
@@ -370,8 +370,7 @@ class ChatService:
         token_hash = session.token_hash
         if look.follow and session.unfollow is None and token_hash is not None:
             assert session.on_mail is not None  # noqa: S101 - who follows has one
-            waiter = CallbackWaiter(session.on_mail)
-            session.follow(token_hash, self._subscribe(session, token_hash, waiter))
+            session.follow(token_hash, self._subscribe(session, token_hash, session.on_mail))
         return self._look(token_hash, look)
 
     def _look(self, token_hash: bytes | None, look: Look) -> MailPage:
@@ -389,14 +388,9 @@ class ChatService:
         except NoSuchUser:
             raise SessionExpired from None  # the account was deleted just now
 
-    def _subscribe(
-        self, session: Session, token_hash: bytes | None, waiter: Wakeable
-    ) -> Unsubscribe:
+    def _subscribe(self, session: Session, token_hash: bytes | None, wake: Wake) -> Unsubscribe:
         record = self._record(token_hash, self._clock())
-        subscriptions = subscribe(
-            waiter, self.store, record, self._watches, self._waiters, session.waiters
-        )
-        return partial(end_all, subscriptions)
+        return Subscription(session, record, self.store, self._watches, wake)
 
     def subscribe(self, session: Session, wake: Wake) -> Unsubscribe:
         """Have ``wake`` called whenever a watch that waited would look again.
@@ -412,7 +406,7 @@ class ChatService:
         Raises:
             Busy: as many watches and subscriptions of the account wait as may.
         """
-        return self._subscribe(session, session.token_hash, CallbackWaiter(wake))
+        return self._subscribe(session, session.token_hash, wake)
 
     def ack(self, session: Session, up_to: int) -> AckReply:
         """Acknowledge every message up to a seq.
@@ -440,7 +434,7 @@ class ChatService:
     # -- sessions -----------------------------------------------------------------------
 
     def _admit(self) -> None:
-        if self._waiters.ended:
+        if self._watches.ended:
             raise ShuttingDown(retry_after_ms=RESTART_MS)
 
     def _admit_login(self, session: Session) -> None:
@@ -453,7 +447,7 @@ class ChatService:
         return self._record(session.token_hash, now)
 
     def _record(self, token_hash: bytes | None, now: int) -> SessionRecord:
-        if self._waiters.ended:
+        if self._watches.ended:
             raise ShuttingDown(retry_after_ms=RESTART_MS)
         if token_hash is None:
             raise NotLoggedIn

@@ -1,45 +1,65 @@
-"""What the service knows of one caller, and the subscriptions that wake its watches."""
+"""What the service knows of one caller, and the subscriptions that wake its watches.
 
-from collections.abc import Iterable
+An idle user is two connections, each with a session, and one of them with a subscription. So both
+are small: their parts are in slots, and what they do not have yet takes no room.
+"""
 
 from twinline.core.errors import AlreadyLoggedIn
-from twinline.core.locks import new_lock
+from twinline.core.locks import Lock, new_lock
 from twinline.core.store import SessionRecord, Store, Unsubscribe
-from twinline.core.waiting import WaiterGroup, Wake, Wakeable
-from twinline.core.watches import Watches
+from twinline.core.waiting import Wake, Wakeable, wake_all
+from twinline.core.watches import Watches, without
 
 
-def end_all(subscriptions: Iterable[Unsubscribe]) -> None:
-    """End subscriptions."""
-    for unsubscribe in subscriptions:
-        unsubscribe()
+class Subscription:
+    """Has a watch woken by all that ends it, until the subscription is called.
 
+    It is woken by mail, by the end of its session, by `Session.interrupt` and by `Watches.end`.
 
-def subscribe(
-    waiter: Wakeable,
-    store: Store,
-    record: SessionRecord,
-    watches: Watches,
-    *groups: WaiterGroup,
-) -> tuple[Unsubscribe, ...]:
-    """Have a waiter woken by all that ends a watch: mail, the end of the session or of a group.
-
-    Returns:
-        What ends the subscriptions.
-
-    Raises:
-        Busy: as many watches of the account wait as may.
+    Attributes:
+        wake: wakes the watch.
     """
-    subscriptions: tuple[Unsubscribe, ...] = (watches.enter(record.account_id),)
-    try:
-        subscriptions += (store.mailboxes.on_mail(record.account_id, waiter.wake),)
-        subscriptions += (store.accounts.on_session_end(record.token_hash, waiter.wake),)
-        for group in groups:
-            subscriptions += (group.join(waiter),)
-    except BaseException:
-        end_all(subscriptions)
-        raise
-    return subscriptions
+
+    __slots__ = ("_account_id", "_caller", "_of_end", "_of_mail", "_watches", "wake")
+
+    def __init__(
+        self, caller: "Session", record: SessionRecord, store: Store, watches: Watches, wake: Wake
+    ) -> None:
+        """Subscribe.
+
+        Args:
+            caller: whose watch it is.
+            record: the session that the watch is of.
+            store: where that is.
+            watches: those that wait.
+            wake: wakes the watch.
+
+        Raises:
+            Busy: as many watches of the account wait as may.
+        """
+        self.wake = wake
+        self._caller = caller
+        self._account_id = record.account_id
+        self._watches = watches
+        self._of_mail: Unsubscribe | None = None
+        self._of_end: Unsubscribe | None = None
+        watches.enter(record.account_id, self)
+        try:
+            self._of_mail = store.mailboxes.on_mail(record.account_id, wake)
+            self._of_end = store.accounts.on_session_end(record.token_hash, wake)
+            caller.join(self)
+        except BaseException:
+            self()
+            raise
+
+    def __call__(self) -> None:
+        """End it; harmless when repeated."""
+        self._watches.leave(self._account_id, self)
+        if self._of_mail is not None:
+            self._of_mail()
+        if self._of_end is not None:
+            self._of_end()
+        self._caller.part(self)
 
 
 class Session:
@@ -57,23 +77,29 @@ class Session:
         username: the account that it is logged in to, or None.
         token_hash: what the store knows the session by, or None.
         unfollow: what ends the subscription of ``on_mail``, or None.
-        waiters: those of this session's threads that wait for mail.
+        interrupted: whether `interrupt` was called.
     """
 
     __slots__ = (
         "_lock",
         "_unsubscribe",
+        "_watches",
         "address",
+        "interrupted",
         "on_end",
         "on_mail",
         "token_hash",
         "unfollow",
         "username",
-        "waiters",
     )
 
     def __init__(
-        self, address: str = "", on_end: Wake | None = None, on_mail: Wake | None = None
+        self,
+        address: str = "",
+        on_end: Wake | None = None,
+        on_mail: Wake | None = None,
+        *,
+        lock: Lock | None = None,
     ) -> None:
         """Make an anonymous session.
 
@@ -81,14 +107,16 @@ class Session:
             address: where the caller comes from.
             on_end: called when the session is revoked, from any thread; it must not block.
             on_mail: called when a watch of this caller is to look again, as `Wake` says.
+            lock: guards its state; it may be one for many sessions. None for one of its own.
         """
         self.address = address
         self.username: str | None = None
         self.token_hash: bytes | None = None
-        self.waiters = WaiterGroup("session")
         self.on_end = on_end
         self.on_mail = on_mail
-        self._lock = new_lock("binding")
+        self._lock = new_lock("binding") if lock is None else lock
+        self._watches: tuple[Wakeable, ...] = ()  # those that wait; guarded by _lock
+        self.interrupted = False  # written under _lock
         # These are guarded by _lock, as are the writes of username and token_hash: what is
         # subscribed is always the session that it is bound to.
         self._unsubscribe: Unsubscribe | None = None  # of on_end
@@ -104,7 +132,23 @@ class Session:
 
         A watch that is interrupted replies with what there is: nothing.
         """
-        self.waiters.end()
+        with self._lock:
+            self.interrupted = True
+            watches = self._watches
+        wake_all(watch.wake for watch in watches)
+
+    def join(self, watch: Wakeable) -> None:
+        """Let `interrupt` wake a watch from now on, or at once if it was called already."""
+        with self._lock:
+            self._watches = (*self._watches, watch)
+            interrupted = self.interrupted
+        if interrupted:
+            wake_all((watch.wake,))
+
+    def part(self, watch: Wakeable) -> None:
+        """Let `interrupt` wake a watch no more; harmless when repeated."""
+        with self._lock:
+            self._watches = without(watch, self._watches)
 
     def bind(self, record: SessionRecord, unsubscribe: Unsubscribe | None) -> None:
         """Log in; called by the service.
@@ -122,7 +166,7 @@ class Session:
             self.username = record.username
             self.token_hash = record.token_hash
             self._unsubscribe = unsubscribe
-        if self.waiters.ended:
+        if self.interrupted:
             self.unsubscribe()  # the caller left meanwhile, and nobody would do it later
 
     def unbind(self, token_hash: bytes) -> None:
@@ -139,7 +183,9 @@ class Session:
         with self._lock:
             subscriptions = (self._unsubscribe, self.unfollow)
             self._unsubscribe = self.unfollow = None
-        end_all(each for each in subscriptions if each is not None)
+        for unsubscribe in subscriptions:
+            if unsubscribe is not None:
+                unsubscribe()
 
     def follow(self, token_hash: bytes, unsubscribe: Unsubscribe) -> None:
         """Keep a subscription of ``on_mail`` for as long as it is bound; called by the service.
@@ -155,7 +201,7 @@ class Session:
                 self.unfollow = unsubscribe
         if not keep:
             unsubscribe()
-        elif self.waiters.ended:
+        elif self.interrupted:
             self.unsubscribe()  # the caller has left meanwhile, perhaps before it was kept
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import LockRuleError
-from twinline.core.locks import checking, may_block, new_lock
+from twinline.core.locks import checking, may_block
 
 log = logging.getLogger(__name__)
 
@@ -190,60 +190,8 @@ class Waiter:
 
 
 class Wakeable(Protocol):
-    """What can be woken: a thread's `Waiter`, or a `CallbackWaiter`."""
+    """What can be woken."""
 
-    def wake(self) -> None:
-        """Wake it; see `Wake`."""
-
-
-class CallbackWaiter:
-    """A waiter that is notified by a callback, for callers that block no thread.
-
-    Attributes:
-        wake: the callback.
-    """
-
-    __slots__ = ("wake",)
-
-    def __init__(self, wake: Wake) -> None:
-        self.wake = wake
-
-
-class WaiterGroup:
-    """Waiters that can be ended together: those of one session, or those of a whole service.
-
-    Attributes:
-        ended: whether `end` was called; waiters that join later are woken at once.
-    """
-
-    __slots__ = ("_lock", "_waiters", "ended")
-
-    def __init__(self, name: str) -> None:
-        self._lock = new_lock(name)
-        self._waiters: set[Wakeable] = set()  # guarded by _lock
-        self.ended = False  # written under _lock
-
-    def join(self, waiter: Wakeable) -> Callable[[], None]:
-        """Let `end` wake this waiter from now on, and at once if it was called already.
-
-        Returns:
-            What takes the waiter out again.
-        """
-        with self._lock:
-            self._waiters.add(waiter)
-            ended = self.ended
-        if ended:
-            _call(waiter.wake)
-
-        def leave() -> None:
-            with self._lock:
-                self._waiters.discard(waiter)
-
-        return leave
-
-    def end(self) -> None:
-        """Wake every waiter of the group, now and from now on."""
-        with self._lock:
-            self.ended = True
-            waiters = tuple(self._waiters)
-        wake_all(waiter.wake for waiter in waiters)
+    @property
+    def wake(self) -> Wake:
+        """Wakes it."""

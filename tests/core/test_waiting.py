@@ -1,29 +1,26 @@
-"""Waiters keep a hint, count many as one, and can be ended together."""
+"""Waiters keep a hint and count many as one; no wake keeps another from being called."""
 
-import gc
 import signal
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import pytest
-from waiting import join
+from waiting import Watching, join
 
 from twinline.core import waiting
 from twinline.core.deadline import Deadline
 from twinline.core.waiting import (
-    CallbackWaiter,
     Waiter,
-    WaiterGroup,
     Wake,
     deferred_wakes,
     wake_after_reply,
     wake_all,
     wake_deferred,
 )
+from twinline.core.watches import Watches
 
 NOW = 0.0
 SOON = 5.0  # long enough for any machine; a test that waits for it has failed
@@ -126,14 +123,14 @@ def wake_deferred_ones(wakes: list[Wake]) -> None:
         wake_after_reply(wakes)
 
 
-def wake_a_group(wakes: list[Wake]) -> None:
-    group = WaiterGroup("test")
+def end_watches(wakes: list[Wake]) -> None:
+    watches = Watches(len(wakes))
     for wake in wakes:
-        group.join(CallbackWaiter(wake))
-    group.end()
+        watches.enter("ann", Watching(wake))
+    watches.end()
 
 
-WAYS = [wake_all, wake_after_reply, wake_deferred_ones, wake_a_group]
+WAYS = [wake_all, wake_after_reply, wake_deferred_ones, end_watches]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -162,50 +159,6 @@ def test_an_interruption_while_waking_is_told_when_all_are_woken(
             ]
         )
     assert sorted(called) == ["a", "b"]
-
-
-def test_who_joins_an_ended_group_with_a_wake_that_raises_can_leave_it() -> None:
-    group = WaiterGroup("test")
-    group.end()
-    leave = group.join(CallbackWaiter(raises))
-    leave()
-    assert not group._waiters
-
-
-def test_the_end_of_a_group_wakes_who_is_in_it() -> None:
-    group = WaiterGroup("test")
-    inside, left = Waiter(), Waiter()
-    group.join(left)()
-    group.join(inside)
-    assert not group.ended
-    group.end()
-    assert group.ended
-    assert inside.wait(Deadline.after(NOW))
-    assert not left.wait(Deadline.after(NOW))
-
-
-def test_who_joins_a_group_that_has_ended_is_woken_at_once() -> None:
-    group = WaiterGroup("test")
-    group.end()
-    waiter = Waiter()
-    group.join(waiter)
-    assert waiter.wait(Deadline.after(NOW))
-
-
-def test_a_group_does_not_keep_who_left() -> None:
-    class Someone:
-        def wake(self) -> None:
-            raise AssertionError
-
-    group, someone = WaiterGroup("test"), Someone()
-    left = weakref.ref(someone)
-    leave = group.join(someone)
-    leave()
-    leave()  # harmless
-    group.end()
-    del someone, leave
-    gc.collect()
-    assert left() is None
 
 
 def test_wakes_that_may_come_later_are_kept_until_they_are_asked_for() -> None:

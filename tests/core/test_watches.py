@@ -1,22 +1,29 @@
 """An account has a bounded number of watches that wait, and waking many gives others a turn."""
 
 import threading
+import weakref
 from functools import partial
 from typing import Any
 
 import pytest
 from services import bodies, count_subscriptions, enter, login, make_service
-from waiting import Call, wait_until
+from waiting import Call, Watching, wait_until
 
 from twinline.core import waiting
+from twinline.core.deadline import Deadline
 from twinline.core.errors import Busy
 from twinline.core.protocol import ErrorReply, Watch, WatchReply
 from twinline.core.service import ChatService
 from twinline.core.settings import ServiceSettings
-from twinline.core.waiting import Wake, deferred_wakes, wake_after_reply, wake_deferred
+from twinline.core.waiting import Waiter, Wake, deferred_wakes, wake_after_reply, wake_deferred
 from twinline.core.watches import Watches
 
 MOST = 3
+NOW = Deadline.after(0.0)
+
+
+def raises() -> None:
+    raise ZeroDivisionError
 
 
 def full_service() -> tuple[ChatService, list[Call]]:
@@ -91,22 +98,68 @@ def test_of_many_at_once_exactly_as_many_enter_as_may() -> None:
     barrier = threading.Barrier(8)
 
     def enter_and_leave() -> int:
-        entered = 0
+        entered, mine = 0, Waiter()
         for _ in range(200):
             barrier.wait(10)
             try:
-                leave = watches.enter("ann")
+                watches.enter("ann", mine)
             except Busy:
-                leave = None
+                inside = False
+            else:
+                inside = True
             barrier.wait(10)
-            if leave is not None:
+            if inside:
                 entered += 1
-                leave()
+                watches.leave("ann", mine)
         return entered
 
     calls = [Call(enter_and_leave) for _ in range(8)]
     assert sum(int(str(call.outcome())) for call in calls) == MOST * 200
     assert watches._waiting == {}
+
+
+def test_the_end_of_all_wakes_who_is_among_them() -> None:
+    watches = Watches(MOST)
+    ann, bob, left = Waiter(), Waiter(), Waiter()
+    watches.enter("ann", left)
+    watches.enter("ann", ann)
+    watches.enter("bob", bob)
+    watches.leave("ann", left)
+    watches.leave("ann", left)  # harmless
+    assert not watches.ended
+    watches.end()
+    assert watches.ended
+    assert ann.wait(NOW)
+    assert bob.wait(NOW)
+    assert not left.wait(NOW)
+
+
+def test_who_enters_after_the_end_is_woken_at_once() -> None:
+    watches = Watches(MOST)
+    watches.end()
+    waiter = Waiter()
+    watches.enter("ann", waiter)
+    assert waiter.wait(NOW)
+
+
+def test_who_enters_after_the_end_with_a_wake_that_raises_can_leave() -> None:
+    watches = Watches(MOST)
+    watches.end()
+    watch = Watching(raises)
+    watches.enter("ann", watch)
+    watches.leave("ann", watch)
+    assert watches._waiting == {}
+
+
+def test_nobody_is_kept_who_left() -> None:
+    watches, watch = Watches(MOST), Watching(raises)
+    left = weakref.ref(watch)
+    watches.enter("ann", watch)
+    watches.enter("ann", Watching(lambda: None))
+    watches.leave("ann", watch)
+    watches.end()
+    del watch
+    assert left() is None
 
 
 def test_waking_many_gives_others_a_turn_after_every_eight(

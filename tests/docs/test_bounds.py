@@ -69,7 +69,7 @@ OF_CONTAINERS = {
         "_buckets": "rates of sends",
         "_events": "registrations",
     },
-    "core/waiting.py": {"_waiters": "subscriptions to mail and to the end of sessions"},
+    "core/session.py": {"_watches": "watches that wait"},
     "core/watches.py": {"_waiting": "watches that wait"},
     "stores/memory/accounts.py": {
         "_by_name": "accounts, each with a mailbox",
@@ -226,8 +226,8 @@ def _is_container(value: ast.expr | None) -> bool:
     if isinstance(value, ast.Call):
         made = value.func.value if isinstance(value.func, ast.Subscript) else value.func
         return ast.unparse(made).rpartition(".")[2] in MAKERS
-    if isinstance(value, ast.List | ast.Dict):
-        return ast.unparse(value) in {"[]", "{}"}
+    if isinstance(value, ast.List | ast.Dict | ast.Tuple):
+        return ast.unparse(value) in {"[]", "{}", "()"}  # a tuple is replaced by a longer one
     return isinstance(value, ast.ListComp | ast.DictComp | ast.SetComp)
 
 
@@ -261,6 +261,7 @@ def test_every_container_is_listed() -> None:
         "x.y = OrderedDict[str, int]()",
         "@lru_cache(maxsize=3)\ndef x(): ...",
         "self.x = [0 for _ in y]",
+        "self._x: tuple[int, ...] = ()",
     ],
 )
 def test_the_look_at_the_source_sees_a_container(source: str) -> None:

@@ -159,18 +159,18 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, int]]:
 
 def test_a_browser_that_leaves_frees_its_watcher(app: tuple[ModuleType, int]) -> None:
     module, port = app
-    watchers = module.service._waiters._waiters
+    watches = module.service._watches._waiting  # by account: all of them are ann's
     ann = Caller(port).enter("ann")
     streams = [Stream(Caller(port, ann.token), "/events") for _ in range(10)]
-    wait_until(lambda: len(watchers) == 10, "ten watchers", 10)
+    wait_until(lambda: [len(each) for each in watches.values()] == [10], "ten watches", 10)
     for stream in streams[1:]:
         stream.close()
     # Far sooner than the next heartbeat, which is due in 15 seconds: by the hang-up.
-    wait_until(lambda: len(watchers) == 1, "the end of nine", 5)
+    wait_until(lambda: [len(each) for each in watches.values()] == [1], "the end of nine", 5)
     ann.send("ann", "still here?")
     assert streams[0].event()[1]["body"] == "still here?"
     streams[0].close()
-    wait_until(lambda: not watchers, "the end of the last", 5)
+    wait_until(lambda: not watches, "the end of the last", 5)
     ann.close()
 
 

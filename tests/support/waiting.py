@@ -35,6 +35,13 @@ def join(thread: threading.Thread, seconds: float = 20.0) -> None:
         fail_with_stacks(f"{thread.name} has not ended", seconds)
 
 
+class Watching:
+    """A watch as those that wake it know it."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.wake = wake
+
+
 class Call:
     """A call in a thread of its own, and its outcome."""
 
