@@ -38,7 +38,7 @@ from twinline.stores.memory import MemoryStore
 from twinline.transports import registry
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import Listener
+from twinline.transports.listener import ThreadedListener
 
 BODY: Final = "See you at the station at half past seven, platform 4."
 FIGURES: Final = ("calls", "calls of twinline", "functions of twinline", "rooms")
@@ -111,7 +111,7 @@ class Peer:
 def listening(recorder: Recorder) -> Iterator[Endpoint]:
     """Serve while the block runs, with threads whose calls are recorded."""
     service = ChatService(MemoryStore(), hasher=PasswordHasher.from_parameters(CHEAPEST))
-    listener = Listener(
+    listener = ThreadedListener(
         service, [(Endpoint.parse("tcp://127.0.0.1:0"), registry.transport("auto"))]
     )
     threading.setprofile(recorder.profile)

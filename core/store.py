@@ -467,11 +467,14 @@ class Store(ABC):
         accounts: users, password hashes and sessions.
         mailboxes: messages and positions.
         durability: what an acknowledged write survives.
+        blocks: whether a call may wait for anything: a disk, a network, a thread. One that says
+            that it does not is called on an event loop, where all would wait with it.
     """
 
     accounts: Accounts
     mailboxes: Mailboxes
     durability: Durability
+    blocks: bool = True
 
     def close(self) -> None:  # noqa: B027 - a store in memory holds nothing to release
         """Release what the store holds; it must not be used afterwards."""

@@ -17,7 +17,8 @@ PACKAGES = ("core", "transports", "stores", "cli")
 FOLDERS = (*PACKAGES, "docs", "benchmarks", "examples", "support")
 LIBRARIES = {
     "core": {"pydantic", "pydantic_core", "argon2"},
-    "transports": {"pydantic", "pydantic_core"},
+    # uvloop is an extra: only the event loop's listener imports it, for a loop of its own.
+    "transports": {"pydantic", "pydantic_core", "uvloop"},
     "stores": {"pydantic", "sortedcontainers"},
     # matplotlib is an extra: only the plot of `bench` has it, and imports it when it draws.
     "cli": {
@@ -172,7 +173,7 @@ def test_imports_point_one_way(package: str) -> None:
         ("core.service", "def f():\n    from twinline import stores"),
         ("transports.listener", "from twinline.stores.memory import MemoryStore"),
         ("transports.jsonl", "from twinline.cli import main"),
-        ("transports.jsonl", "from twinline.transports.listener import Listener"),
+        ("transports.jsonl", "from twinline.transports.listener import ThreadedListener"),
         ("transports.binary.codec", "import twinline.transports.client.settings"),
         ("transports.listener.poller", "from twinline.transports.client import Client"),
         (

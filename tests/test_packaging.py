@@ -38,7 +38,7 @@ PUBLIC = {
     "transports.contract": "ServerCodec",
     "transports.endpoints": "Endpoint",
     "transports.jsonl": "",
-    "transports.listener": "Listener ListenerSettings",
+    "transports.listener": "ThreadedListener LoopListener ListenerSettings",
     "transports.registry": "transport transport_names",
     "stores.conformance": "check_store",
     "stores.conformance.history": "",

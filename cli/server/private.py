@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from twinline.core.service import ChatService
 from twinline.core.store import Store
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import Listener
+from twinline.transports.listener import ThreadedListener
 from twinline.transports.registry import AUTO, transport
 
 
@@ -21,7 +21,7 @@ def private_server(opened: Store) -> Iterator[Endpoint]:
     with opened as store:
         service = ChatService(store)
         wanted = Endpoint.parse("tcp://127.0.0.1:0")
-        listener = Listener(service, [(wanted, transport(AUTO))])
+        listener = ThreadedListener(service, [(wanted, transport(AUTO))])
         thread = threading.Thread(target=listener.serve_forever, name="private server", daemon=True)
         thread.start()
         try:

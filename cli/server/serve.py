@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from twinline.cli.console.command import command
 from twinline.cli.console.errors import SettingsError
@@ -20,7 +20,9 @@ from twinline.core.store import Store
 from twinline.stores.registry import UnknownStore, open_store
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import Listener, Waker
+from twinline.transports.listener import Listener, LoopListener, ThreadedListener, Waker
+
+_LISTENERS: Final = {"threads": ThreadedListener, "loop": LoopListener}
 
 
 @command(
@@ -79,9 +81,10 @@ def _serve(
     endpoints: Sequence[tuple[Endpoint, Transport]],
     on_ready: Callable[[Listener, Settings, str], None],
 ) -> None:
+    listens = _LISTENERS[settings.listener]
     with (
         Waker() as waker,
-        Listener(service, endpoints, settings, waker=waker) as listener,
+        listens(service, endpoints, settings, waker=waker) as listener,
         stopped_by_signals(listener.stop, waker.fileno()),
     ):
         on_ready(listener, settings, service.store.durability)

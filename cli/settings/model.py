@@ -70,6 +70,10 @@ class ServerSettings(BaseModel):
         default="auto",
         description="the transport of an endpoint that names none; `auto` serves all on one port",
     )
+    listener: Literal["threads", "loop"] = Field(
+        default="threads",
+        description="what drives the connections: `threads`, one for each; `loop`, one event loop",
+    )
     store: str = Field(default="memory:", description="where the state is kept, as a URL")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="how much the server logs, on stderr"

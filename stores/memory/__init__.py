@@ -26,6 +26,7 @@ class MemoryStore(Store):
     """Everything in this process: it survives all but the process's end."""
 
     durability = Durability.PROCESS
+    blocks = False  # its locks are held for a few lines, and across nothing that waits
 
     def __init__(self, policy: MailboxPolicy = _DEFAULT_POLICY) -> None:
         self.accounts: MemoryAccounts = MemoryAccounts()

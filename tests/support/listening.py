@@ -22,7 +22,7 @@ from twinline.core.store import MailPage, Unsubscribe
 from twinline.core.waiting import Wake
 from twinline.transports.contract import ReplyReceived
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import Listener, ListenerSettings
+from twinline.transports.listener import ListenerSettings, ThreadedListener
 from twinline.transports.registry import transport
 
 TCP = "tcp://127.0.0.1:0"
@@ -207,7 +207,7 @@ class Server:
         settings: ListenerSettings | None = None,
     ) -> None:
         self.service = service or make_service()
-        self.listener = Listener(
+        self.listener = ThreadedListener(
             self.service,
             [(Endpoint.parse(url), transport(name)) for url, name in endpoints],
             settings,

@@ -1,18 +1,29 @@
-"""The threaded listener: any transports, any endpoints, one service.
+"""The listeners: any transports, any endpoints, one service; on threads, or on an event loop.
 
 ::
 
-    listener       accepts, limits, and drains; owns the connections' threads
-    binding        the sockets that listen, and the file of a Unix socket
-    conversation   what is said on one connection, and when it ends: no socket, no thread
-    connection     one connection: moves the bytes of its conversation, in a thread
-    poller         what the accepting thread waits on: arrivals, a wake-up
-    threads        starts a thread without waiting for it
-    settings       deadlines and limits, as a typed model
+    base              what both do: binds, accepts, limits, drains
+    binding           the sockets that listen, and the file of a Unix socket
+    waker             ends the wait for connections, from a thread or a signal
+    conversation      what is said on one connection, and when it ends: no socket, no thread
+    settings          deadlines and limits, as a typed model
+
+    threaded          gives each connection a thread
+    connection        one connection: moves the bytes of its conversation, in a thread
+    poller            what the accepting thread waits on: arrivals, a wake-up
+    threads           starts a thread without waiting for it
+
+    loop              drives all connections by one event loop
+    loop_connection   one connection: moves the bytes of its conversation, in callbacks
+    turns             what the connections of a loop share: who goes on next, deadlines
+    workers           threads for what may block
+    holds             finds what holds the loop all the same
 """
 
-from twinline.transports.listener.listener import Listener
-from twinline.transports.listener.poller import Waker
+from twinline.transports.listener.base import Listener
+from twinline.transports.listener.loop import LoopListener
 from twinline.transports.listener.settings import ListenerSettings
+from twinline.transports.listener.threaded import ThreadedListener
+from twinline.transports.listener.waker import Waker
 
-__all__ = ["Listener", "ListenerSettings", "Waker"]
+__all__ = ["Listener", "ListenerSettings", "LoopListener", "ThreadedListener", "Waker"]

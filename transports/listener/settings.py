@@ -34,3 +34,15 @@ class ListenerSettings(BaseModel):
         default=False,
         description="count loopback addresses and Unix sockets in connections_per_address too",
     )
+    loop_workers: int = Field(
+        default=64,
+        ge=1,
+        le=1024,
+        description="threads of the event loop's listener for requests that may block, and as "
+        "many for those that take long: hashes, and listings",
+    )
+    loop_warn_seconds: Seconds = Field(
+        default=0,
+        ge=0,
+        description="log what holds the event loop for longer, 0.05 for instance; 0: nothing",
+    )

@@ -16,7 +16,7 @@ from services import make_service
 from waiting import Call
 
 from twinline.transports.endpoints import Endpoint, EndpointError
-from twinline.transports.listener import Listener, binding
+from twinline.transports.listener import ThreadedListener, binding
 from twinline.transports.listener.binding import listen
 from twinline.transports.registry import transport
 
@@ -30,7 +30,9 @@ def test_a_port_in_use() -> None:
         taken = server.endpoints[0]
         spare = Endpoint.parse(TCP)
         with pytest.raises(EndpointError, match=r"cannot listen on tcp://127\.0\.0\.1:\d+: Addr"):
-            Listener(make_service(), [(spare, transport("auto")), (taken, transport("auto"))])
+            ThreadedListener(
+                make_service(), [(spare, transport("auto")), (taken, transport("auto"))]
+            )
 
 
 def test_a_left_over_socket_file_is_replaced_and_a_live_one_is_not() -> None:

@@ -15,7 +15,7 @@ from twinline.core.errors import LockRuleError
 from twinline.core.protocol import REQUESTS, Ping, Reply, Request
 from twinline.core.session import Session
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import Listener, ListenerSettings
+from twinline.transports.listener import ListenerSettings, ThreadedListener
 from twinline.transports.registry import transport
 
 
@@ -182,7 +182,7 @@ def test_drain_cuts_what_does_not_finish(caplog: pytest.LogCaptureFixture) -> No
 
 def test_a_signal_is_noticed_whichever_thread_it_comes_to() -> None:
     """Or one that comes just before the main thread waits: it would be held up for ever."""
-    listener = Listener(make_service(), [(Endpoint.parse(TCP), transport("auto"))])
+    listener = ThreadedListener(make_service(), [(Endpoint.parse(TCP), transport("auto"))])
     before = signal.signal(signal.SIGUSR1, lambda *_: listener.stop())
     other = threading.Timer(
         0.05, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
@@ -213,7 +213,7 @@ def test_stop_from_a_signal_handler() -> None:
 
 
 def test_stop_during_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Listener, "_accept", lambda *_: False)
+    monkeypatch.setattr(ThreadedListener, "_accept", lambda *_: False)
     with serving() as server, server.peer():
         wait_until(server.thread.is_alive, "it runs")
         server.stop()
@@ -235,14 +235,14 @@ def test_a_hangup_during_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
             peers.enter_context(server.peer())
             return paused.wait(0.1)
 
-        monkeypatch.setattr(Listener, "_accept", exhausted)
+        monkeypatch.setattr(ThreadedListener, "_accept", exhausted)
         wait_until(arrive, "the listener pauses")
         leaving.close()
         server.wait_watching(0)
 
 
 def test_close_without_serving_and_after() -> None:
-    unused = Listener(make_service(), [(Endpoint.parse(TCP), transport("auto"))])
+    unused = ThreadedListener(make_service(), [(Endpoint.parse(TCP), transport("auto"))])
     (endpoint,) = unused.endpoints
     unused.close()
     with pytest.raises(ConnectionRefusedError):

@@ -18,7 +18,7 @@ from services import make_service
 from waiting import Call, wait_until
 
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import Listener
+from twinline.transports.listener import ThreadedListener
 from twinline.transports.registry import transport
 
 HAS_PRIORITY = hasattr(os, "sched_getaffinity")
@@ -79,7 +79,7 @@ def test_nothing_of_the_process_changes_before_during_and_after(host: socket.soc
 
     before = of_the_process()
     handler = signal.signal(signal.SIGUSR1, stop)
-    listener = Listener(make_service(), [(Endpoint.parse(TCP), transport("auto"))])
+    listener = ThreadedListener(make_service(), [(Endpoint.parse(TCP), transport("auto"))])
     rescue = threading.Timer(20, listener.stop)
     try:
         with serving():

@@ -19,20 +19,22 @@ from twinline.core.protocol import Reply, Request
 from twinline.core.service import ChatService
 from twinline.core.session import Session
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import Listener, ListenerSettings, Waker
+from twinline.transports.listener import ListenerSettings, ThreadedListener, Waker
 from twinline.transports.registry import transport
 
 AUTO = transport("auto")
-Step = Callable[[Listener], object]
+Step = Callable[[ThreadedListener], object]
 
 
-def new_listener(service: ChatService | None = None, waker: Waker | None = None) -> Listener:
+def new_listener(
+    service: ChatService | None = None, waker: Waker | None = None
+) -> ThreadedListener:
     settings = ListenerSettings(drain_seconds=0.05)
     places = [(Endpoint.parse(TCP), AUTO)]
-    return Listener(service or make_service(), places, settings, waker=waker)
+    return ThreadedListener(service or make_service(), places, settings, waker=waker)
 
 
-def assert_closed(listener: Listener) -> None:
+def assert_closed(listener: ThreadedListener) -> None:
     assert listener._running() == []
     (endpoint,) = listener.endpoints
     with pytest.raises(ConnectionRefusedError):
@@ -224,9 +226,9 @@ def test_a_thousand_random_interleavings(on_signal: OnSignal) -> None:
 def interleave(chance: random.Random, service: ChatService, on_signal: OnSignal) -> None:
     listener = new_listener(service)
     steps: dict[str, Step] = {
-        "serve": Listener.serve_forever,
-        "stop": Listener.stop,
-        "close": Listener.close,
+        "serve": ThreadedListener.serve_forever,
+        "stop": ThreadedListener.stop,
+        "close": ThreadedListener.close,
         "connect": connect,
         "interrupt": lambda _: interrupt(),
     }
@@ -256,7 +258,7 @@ def interleave(chance: random.Random, service: ChatService, on_signal: OnSignal)
     assert all(each.fileno() == -1 for bound in listener._bound for each in bound.sockets)
 
 
-def connect(listener: Listener) -> None:
+def connect(listener: ThreadedListener) -> None:
     with suppress(OSError), closing(Peer(listener.endpoints[0])) as peer:
         peer.socket.settimeout(0.02)
         peer.send(b'{"op":"ping","id":1}\n')

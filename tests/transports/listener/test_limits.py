@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,8 +21,7 @@ from waiting import wait_event, wait_until
 from twinline.core.protocol import ErrorReply, Ping
 from twinline.transports import wakeup
 from twinline.transports.contract import ReplyReceived
-from twinline.transports.listener import Listener
-from twinline.transports.listener import listener as listener_module
+from twinline.transports.listener import ThreadedListener, base, threaded
 from twinline.transports.listener.poller import Poller
 from twinline.transports.registry import transport
 
@@ -174,14 +174,14 @@ def test_watches_that_take_the_last_descriptors_leave_the_accept_loop_well(
 def short(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Let no connection's thread start while the event is set."""
     event = threading.Event()
-    start = listener_module.start_thread
+    start = threaded.start_thread
 
     def start_or_refuse(*arguments: Any) -> Callable[[], object | None]:
         if event.is_set():
             raise RuntimeError("can't start new thread")
         return start(*arguments)
 
-    monkeypatch.setattr(listener_module, "start_thread", start_or_refuse)
+    monkeypatch.setattr(threaded, "start_thread", start_or_refuse)
     return event
 
 
@@ -275,22 +275,22 @@ def test_accept_does_not_wait_for_a_thread_that_ended_before_it_ran(
 
 def test_a_thread_that_is_only_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """As among thousands that start at once."""
-    monkeypatch.setattr(listener_module, "_START_SECONDS", 0.01)
+    monkeypatch.setattr(threaded, "_START_SECONDS", 0.01)
     looked = threading.Semaphore(0)
-    look = Listener._refuse_stillborn
+    look = ThreadedListener._refuse_stillborn
 
-    def noted(listener: Listener) -> None:
+    def noted(listener: ThreadedListener) -> None:
         look(listener)
         looked.release()
 
-    def run_late(listener: Listener, connection: Any) -> None:
+    def run_late(listener: ThreadedListener, connection: Any) -> None:
         for _ in range(5):
             assert looked.acquire(timeout=20)
         run(listener, connection)
 
-    run = Listener._run
-    monkeypatch.setattr(Listener, "_refuse_stillborn", noted)
-    monkeypatch.setattr(Listener, "_run", run_late)
+    run = ThreadedListener._run
+    monkeypatch.setattr(ThreadedListener, "_refuse_stillborn", noted)
+    monkeypatch.setattr(ThreadedListener, "_run", run_late)
     with serving() as server, server.peer() as peer:
         assert peer.ask("ping")["ok"]
 
@@ -299,20 +299,20 @@ def test_a_connection_whose_thread_never_ran_is_closed_by_the_drain(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried = threading.Event()
-    monkeypatch.setattr(listener_module, "start_thread", lambda *_: tried.set() or object)
+    monkeypatch.setattr(threaded, "start_thread", lambda *_: tried.set() or object)
     with serving(drain_seconds=0.05) as server, server.peer() as peer:
         wait_event(tried, "it was accepted")
         server.stop()
         assert peer.rest() == b""
 
 
-@pytest.mark.parametrize("where", ["tune", "Connection"])
+@pytest.mark.parametrize(("module", "where"), [(base, "tune"), (threaded, "Connection")])
 @pytest.mark.parametrize("error", [ValueError, MemoryError])
 def test_a_step_that_fails_between_accepting_and_owning_costs_that_peer_alone(
-    monkeypatch: pytest.MonkeyPatch, where: str, error: type[Exception]
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, where: str, error: type[Exception]
 ) -> None:
     """And leaves no socket open; a warning of one that is collected fails the test."""
-    step, failed = getattr(listener_module, where), threading.Event()
+    step, failed = getattr(module, where), threading.Event()
 
     def fail_once(*arguments: Any, **options: Any) -> Any:
         if not failed.is_set():
@@ -320,7 +320,7 @@ def test_a_step_that_fails_between_accepting_and_owning_costs_that_peer_alone(
             raise error
         return step(*arguments, **options)
 
-    monkeypatch.setattr(listener_module, where, fail_once)
+    monkeypatch.setattr(module, where, fail_once)
     with serving() as server:
         with server.peer() as peer:
             assert peer.rest() == b""

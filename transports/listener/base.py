@@ -1,0 +1,366 @@
+"""What every listener does: binds, accepts, limits, and ends in an order that loses no reply.
+
+How a connection is driven is a subclass's: by a thread of its own, or by an event loop. What its
+peers and its owner see of a listener is here, and is the same for both.
+
+Its states, and what each call does in them::
+
+    state      serve_forever           stop             close
+    bound      -> serving              -> stopped       -> draining, returns when closed
+    stopped    -> draining             nothing          -> draining, returns when closed
+    serving    RuntimeError            -> draining      -> draining, returns when closed
+    draining   returns when closed     nothing          returns when closed
+    closed     returns                 nothing          returns
+
+The thread that drains is the one that serves, or, where there is none, the one that closes first.
+Called in that very thread, by a signal handler, `close` cannot wait for what it interrupts: there
+it is `stop`.
+"""
+
+import contextlib
+import errno
+import logging
+import socket
+import threading
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, Self
+
+from twinline.core.addresses import UNIX, canonical, is_loopback, limit_key
+from twinline.core.deadline import Deadline
+from twinline.core.errors import LockRuleError
+from twinline.core.forks import watch_forks
+from twinline.core.locks import new_lock
+from twinline.core.service import ChatService
+from twinline.core.waiting import Waiter
+from twinline.transports.contract import ServerCodec, Transport
+from twinline.transports.endpoints import Endpoint, tune
+from twinline.transports.listener.binding import BoundEndpoint, listen
+from twinline.transports.listener.settings import ListenerSettings
+from twinline.transports.listener.waker import Waker
+
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS: Final = 0.2
+"""How long nothing is accepted after the system had no descriptor, thread or memory to give."""
+CUT_SECONDS: Final = 0.2
+"""For a connection that was cut to end."""
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_ACCEPT_BATCH: Final = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drainer:
+    """Who drains: the first that serves or closes.
+
+    Attributes:
+        thread: its number.
+        serving: whether it serves before.
+    """
+
+    thread: int
+    serving: bool
+
+
+class ServedConnection(Protocol):
+    """A peer that was accepted, however it is driven.
+
+    Attributes:
+        address: where it comes from: an IP address, or "unix".
+        limit_key: what limits by address count it by.
+    """
+
+    address: str
+    limit_key: str
+
+    def drain(self) -> None:
+        """Let the request that is being carried out finish, and then end."""
+
+    def cut(self) -> None:
+        """End now, whatever the peer does."""
+
+    def close(self) -> None:
+        """Close the socket."""
+
+    def forget(self) -> None:
+        """Close a forked child's copies of the descriptors; the peer does not notice."""
+
+
+class Listener(ABC):
+    """Serves a `ChatService` on endpoints; each has a transport of its own.
+
+    The sockets listen as soon as the object exists; connections are accepted while
+    `serve_forever` runs. `serve_forever`, `stop` and `close` may be called in any order, from any
+    thread, and again; the module's text has the table. As a context manager it is closed at the
+    end.
+
+    It is a guest in its process: it sets no signal handler, no stack size, no limit.
+
+    Attributes:
+        endpoints: where it listens, with the ports that the system chose, in the order given.
+    """
+
+    def __init__(
+        self,
+        service: ChatService,
+        endpoints: Sequence[tuple[Endpoint, Transport]],
+        settings: ListenerSettings | None = None,
+        *,
+        waker: Waker | None = None,
+    ) -> None:
+        """Bind.
+
+        Args:
+            service: carries the requests out; it may serve other listeners as well.
+            endpoints: pairs of a place and the transport that is spoken there.
+            settings: None for the defaults.
+            waker: what ends the wait for connections; it stays the caller's, who may have signals
+                wake it, and is closed after the listener. None for one of the listener's own.
+
+        Raises:
+            EndpointError: one of them cannot be listened on; then none is.
+        """
+        self._service = service
+        self._settings = settings or ListenerSettings()
+        self._bound: list[BoundEndpoint] = []
+        self._transports: dict[int, tuple[socket.socket, Transport]] = {}  # of listening sockets
+        with contextlib.ExitStack() as undone_on_error:
+            for endpoint, transport in endpoints:
+                bound = listen(endpoint)
+                undone_on_error.callback(bound.close)
+                self._bound.append(bound)
+                for listening in bound.sockets:
+                    self._transports[listening.fileno()] = (listening, transport)
+            self._owns_waker = waker is None
+            self._waker = waker or Waker()
+            undone_on_error.pop_all()
+        self.endpoints = [bound.endpoint for bound in self._bound]
+        # Its one item is set by the first that comes, in one step and without a lock, which a
+        # signal handler could find taken by the thread that it interrupts.
+        self._drainer: dict[str, Drainer] = {}
+        self._stopping = False  # set by any thread or signal handler
+        self._drained = False  # set by the thread that drains
+        self._closing: list[Waiter] = []  # woken when it is; appended and popped, no more
+        self._short_of = ""  # what there was too little of, until a connection is served again
+        self._lock = new_lock("connections")
+        # In the order of their arrival, in which they are drained; guarded by _lock.
+        self._connections: dict[ServedConnection, None] = {}
+        self._by_address: Counter[str] = Counter()  # by `limit_key`; guarded by _lock
+        self._is_parents = False
+        watch_forks(self)
+
+    # -- its states ---------------------------------------------------------------------
+
+    def serve_forever(self) -> None:
+        """Accept and serve until `stop`, then drain; the calling thread does the accepting.
+
+        In the main thread a signal handler that calls `stop` is enough; unless signals wake the
+        waker, it may be noticed half a second late. One that was stopped or closed before
+        returns at once.
+
+        Raises:
+            RuntimeError: another call of it is under way, or this is a forked child.
+        """
+        self._refuse_child()
+        me = Drainer(threading.get_ident(), serving=True)
+        try:
+            # Here, and not before: an exception of a signal handler may come after any step.
+            first = self._drainer.setdefault("first", me)
+            if first is me:
+                self._serve()
+        finally:
+            if self._drainer.get("first") is me:
+                self._drain()
+        if first is not me:
+            self._refuse_another(first)
+            self._wait_drained(first)
+
+    def stop(self) -> None:
+        """Ask `serve_forever` to drain and return; from any thread or a signal handler."""
+        if self._is_parents:
+            return  # the waker is shared with it
+        self._stopping = True
+        self._waker.wake()
+
+    def close(self) -> None:
+        """Stop, and wait until it has drained; from any thread or a signal handler.
+
+        In a signal handler that interrupts the draining thread itself it does not wait.
+        """
+        if self._is_parents:
+            return
+        me = Drainer(threading.get_ident(), serving=False)
+        try:
+            self.stop()
+            first = self._drainer.setdefault("first", me)
+        finally:
+            if self._drainer.get("first") is me:
+                self._drain()
+        if first is not me:
+            self._wait_drained(first)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def forked(self) -> None:
+        """Be the parent's alone: close a forked child's copies of the sockets, and do no more.
+
+        The parent's peers would else see no end of a connection before the child's.
+        """
+        self._is_parents = True
+        for bound in self._bound:
+            for listening in bound.sockets:
+                listening.close()
+        for connection in self._connections:
+            connection.forget()
+
+    @abstractmethod
+    def _serve(self) -> None:
+        """Accept and serve until `_stopping` is set and the waker woken."""
+
+    @abstractmethod
+    def _end_connections(self) -> None:
+        """Let replies in flight finish, and cut what does not within the time for it."""
+
+    def _refuse_child(self) -> None:
+        if self._is_parents:
+            raise RuntimeError("this listener was inherited by a fork; make another one here")
+
+    def _refuse_another(self, first: Drainer) -> None:
+        if first.serving and not self._drained:
+            raise RuntimeError("this listener serves already")
+
+    def _drain(self) -> None:
+        """Accept no more, and end the connections; for the first that serves or closes."""
+        try:
+            self._stopping = True
+            self._stop_listening()
+            self._end_connections()
+        finally:
+            for connection in self._running():
+                connection.cut()  # again, or at last where an exception came between
+            if self._owns_waker:
+                self._waker.close()
+            self._drained = True
+            while self._closing:
+                self._closing.pop().wake()
+
+    def _stop_listening(self) -> None:
+        # Each once: the file of a Unix socket may be another server's when it is closed again.
+        while self._bound:
+            self._bound.pop().close()
+
+    def _wait_drained(self, drainer: Drainer) -> None:
+        if drainer.thread == threading.get_ident():
+            return
+        # One for each call: a handler may interrupt a wait at any step, and wait as well.
+        waiter = Waiter()
+        self._closing.append(waiter)
+        while not self._drained:
+            waiter.wait(Deadline.after(None))
+
+    # -- accepting ----------------------------------------------------------------------
+
+    @abstractmethod
+    def _connection(
+        self, peer: socket.socket, address: str, limit_key: str, codec: ServerCodec
+    ) -> ServedConnection:
+        """Return what is to drive a connection; nothing is read yet."""
+
+    @abstractmethod
+    def _start(self, connection: Any) -> bool:
+        """Begin to drive a connection that is admitted, and return False if it cannot be."""
+
+    def _accept(self, listening: socket.socket, transport: Transport) -> bool:
+        """Take what has arrived, and return False when the system has no more to give."""
+        enough = True
+        for _ in range(_ACCEPT_BATCH):
+            try:
+                peer, peer_address = listening.accept()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._is_short(f"cannot accept: {error.strerror}")
+                    return False
+                continue  # that peer was gone again
+            # Those behind one that is refused are told as well, before the pause.
+            enough = self._admit(peer, _host(peer_address), transport) and enough
+        return enough
+
+    def _admit(self, peer: socket.socket, address: str, transport: Transport) -> bool:
+        """Have a connection driven, and return False when there is nothing to drive it."""
+        try:
+            with contextlib.suppress(OSError):  # gone again; whoever reads it will see
+                tune(peer)
+            limits = self._service.settings
+            key = limit_key(address, limits.ipv6_prefix)
+            codec = transport.server_codec(limits.frame_bytes_before_login)
+            connection = self._connection(peer, address, key, codec)
+            admitted = self._register(connection)
+        except BaseException as error:
+            peer.close()
+            if not isinstance(error, Exception) or isinstance(error, MemoryError | LockRuleError):
+                raise
+            log.exception("the connection from %s cannot be served", address)
+            return True
+        if not admitted:
+            connection.close()
+            return True
+        return self._start(connection)
+
+    def _register(self, connection: ServedConnection) -> bool:
+        """Count a connection, unless there are too many."""
+        key = connection.limit_key
+        limit = self._settings.connections_per_address
+        if not self._settings.limit_local_connections and _is_local(connection.address):
+            limit = self._settings.connections
+        with self._lock:
+            if (
+                len(self._connections) >= self._settings.connections
+                or self._by_address[key] >= limit
+            ):
+                return False
+            self._by_address[key] += 1
+            try:
+                # Before it is driven, so that a drain that begins now includes it.
+                self._count_in(connection)
+            except MemoryError:
+                self._count_out(connection)
+                raise
+        return True
+
+    def _count_in(self, connection: Any) -> None:
+        """Note a connection; under the lock."""
+        self._connections[connection] = None
+
+    def _count_out(self, connection: Any) -> None:
+        """Count a connection no more; under the lock, and without taking memory."""
+        self._connections.pop(connection, None)
+        self._by_address[connection.limit_key] -= 1
+        if not self._by_address[connection.limit_key]:
+            del self._by_address[connection.limit_key]
+
+    def _is_short(self, of: str) -> None:
+        """Log that there is too little of something, once until there is enough again."""
+        if of != self._short_of:
+            self._short_of = of
+            log.warning("%s; trying again every %g s", of, PAUSE_SECONDS)
+
+    def _running(self) -> list[ServedConnection]:
+        with self._lock:
+            return list(self._connections)
+
+
+def _host(peer_address: object) -> str:
+    """Return where a peer comes from, as an address or "unix"."""
+    return canonical(str(peer_address[0])) if isinstance(peer_address, tuple) else UNIX
+
+
+def _is_local(address: str) -> bool:
+    return address == UNIX or is_loopback(address)

@@ -1,0 +1,286 @@
+"""The event loop's listener: drives all connections in one thread, by callbacks.
+
+::
+
+    asyncio, uvloop ── bytes ──▶ LoopConnection ── Conversation ── ChatService
+          ▲                        │        ▲
+          │                        ▼        │ outcome, mail, time: `Turns`
+          └──── writes ────────────┘     Workers: what may block
+
+No thread is woken for a message, and an idle connection costs no stack. In return nothing on the
+loop may block: hashes, listings of all names, and every request on a store that blocks are carried
+out by workers, one at a time for each connection, so that replies keep their order.
+"""
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from twinline.core.looks import Look
+from twinline.core.protocol import REQUESTS, Hello, Ping
+from twinline.core.service import ChatService
+from twinline.transports.contract import ServerCodec, Transport
+from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener.base import CUT_SECONDS, PAUSE_SECONDS, Drainer, Listener
+from twinline.transports.listener.conversation import Job
+from twinline.transports.listener.holds import HoldDetector
+from twinline.transports.listener.loop_connection import LoopConnection
+from twinline.transports.listener.settings import ListenerSettings
+from twinline.transports.listener.turns import Turns
+from twinline.transports.listener.waker import Waker
+from twinline.transports.listener.workers import Work, Workers
+
+log = logging.getLogger(__name__)
+
+_TICK_SECONDS: Final = 0.5
+"""How long a signal may go unnoticed by a main thread that no signal wakes, and how often a worker
+that never ran is replaced."""
+_ON_LOOP: Final[frozenset[type[Job]]] = frozenset({Hello, Ping})
+"""What no store has to do with."""
+
+
+class LoopListener(Listener):
+    """A listener that drives all connections by one event loop; see `Listener`.
+
+    `serve_forever` runs a loop of its own in the calling thread, uvloop's where that is installed;
+    `serve` runs in the asyncio loop that it is awaited in. One of the two is called, once.
+
+    Attributes:
+        service: carries requests out.
+        settings: its deadlines and limits.
+        turns: of its connections, once it serves.
+        elsewhere: the jobs that may block, and so are a worker's.
+        detector: logs what holds the loop, if the settings ask for it.
+    """
+
+    turns: Turns
+
+    def __init__(
+        self,
+        service: ChatService,
+        endpoints: Sequence[tuple[Endpoint, Transport]],
+        settings: ListenerSettings | None = None,
+        *,
+        waker: Waker | None = None,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> None:
+        """Bind; see `Listener`.
+
+        Args:
+            service: as there.
+            endpoints: as there.
+            settings: as there.
+            waker: as there.
+            loop_factory: makes the loop of `serve_forever`; None for uvloop's where that is
+                installed, else for asyncio's own.
+
+        Raises:
+            EndpointError: as there.
+        """
+        super().__init__(service, endpoints, settings, waker=waker)
+        self.service = service
+        self.settings = self._settings
+        blocks = service.store.blocks
+        self.elsewhere = frozenset(
+            job for job in (*REQUESTS, Look) if job not in _ON_LOOP and (blocks or _takes_long(job))
+        )
+        seconds = self._settings.loop_warn_seconds
+        self.detector = HoldDetector(service, seconds) if seconds else None
+        self._loop_factory = loop_factory or _new_loop
+        # Apart, or two hundred logins that wait for their hashes would keep mail waiting.
+        self._workers = Workers("worker", self._settings.loop_workers)
+        self._patient = Workers("patient worker", self._settings.loop_workers)
+        self._loop: asyncio.AbstractEventLoop | None = None  # while it serves
+        self._stopped: asyncio.Future[None] | None = None
+        self._all_ended: asyncio.Future[None] | None = None  # while it drains
+        self._opening: set[asyncio.Task[None]] = set()
+
+    # -- its life -----------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Accept and serve in the running loop until `stop`, then drain; as `serve_forever`.
+
+        If it is cancelled it drains and is then cancelled; if it is cancelled again while it
+        drains, the connections are cut.
+
+        Raises:
+            RuntimeError: another call of it is under way, or this is a forked child.
+        """
+        self._refuse_child()
+        me = Drainer(threading.get_ident(), serving=True)
+        try:
+            first = self._drainer.setdefault("first", me)
+            if first is me:
+                await self._serve_in_loop()
+        finally:
+            if self._drainer.get("first") is me:
+                self._drain()
+        if first is not me:
+            self._refuse_another(first)
+            await asyncio.to_thread(self._wait_drained, first)
+
+    def _serve(self) -> None:
+        loop = self._loop_factory()
+        try:
+            task = loop.create_task(self._serve_in_loop())
+            try:
+                loop.run_until_complete(task)
+            finally:
+                if not task.done():  # an exception of a signal's handler has stopped the loop
+                    task.cancel()
+                    with suppress(asyncio.CancelledError):
+                        loop.run_until_complete(task)
+        finally:
+            loop.close()
+
+    async def _serve_in_loop(self) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        self.turns = Turns(loop)
+        self._stopped = loop.create_future()
+        loop.add_reader(self._waker.woken, self._look_up)
+        self._tick()
+        try:
+            self._accept_again()
+            self._look_up()
+            await self._stopped
+        finally:
+            try:
+                await self._drain_in_loop()
+            finally:
+                loop.remove_reader(self._waker.woken)
+                self._workers.close()
+                self._patient.close()
+                self.turns.close()
+                self._loop = None
+
+    def _look_up(self) -> None:
+        """See whether it is to stop: something has woken it."""
+        self._waker.clear()
+        if self._stopping and self._stopped is not None and not self._stopped.done():
+            self._stopped.set_result(None)
+
+    def _tick(self) -> None:
+        """Do now and then what nothing calls for."""
+        if self._loop is None:
+            return
+        if self._owns_waker:
+            self._look_up()
+        self._workers.replace_stillborn()
+        self._patient.replace_stillborn()
+        self._loop.call_later(_TICK_SECONDS, self._tick)
+
+    # -- accepting ----------------------------------------------------------------------
+
+    def _accept_again(self) -> None:
+        assert self._loop is not None  # noqa: S101 - while it serves
+        if not self._stopping:
+            for listening, transport in self._transports.values():
+                self._loop.add_reader(listening, self._arrived, listening, transport)
+
+    def _pause(self) -> None:
+        """Accept nothing for a moment: a descriptor may become free."""
+        self._accept_no_more()
+        assert self._loop is not None  # noqa: S101 - while it serves
+        self._loop.call_later(PAUSE_SECONDS, self._accept_again)
+
+    def _accept_no_more(self) -> None:
+        assert self._loop is not None  # noqa: S101 - while it serves
+        for listening, _ in self._transports.values():
+            self._loop.remove_reader(listening)
+
+    def _arrived(self, listening: socket.socket, transport: Transport) -> None:
+        enough = False
+        with suppress(MemoryError):
+            enough = self._accept(listening, transport)
+        if not enough:
+            self._pause()
+
+    def _connection(
+        self, peer: socket.socket, address: str, limit_key: str, codec: ServerCodec
+    ) -> LoopConnection:
+        peer.setblocking(False)  # noqa: FBT003 - the name of the method says what it means
+        return LoopConnection(peer, address, codec, self, limit_key)
+
+    def _start(self, connection: LoopConnection) -> bool:
+        assert self._loop is not None  # noqa: S101 - while it serves
+        task = self._loop.create_task(self._open(connection))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        self._short_of = ""
+        return True
+
+    async def _open(self, connection: LoopConnection) -> None:
+        assert self._loop is not None  # noqa: S101 - while it serves
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, connection.socket)
+        except BaseException as error:
+            connection.close()
+            self.ended(connection)
+            if not isinstance(error, OSError):  # its peer was gone again
+                raise
+
+    # -- for its connections ------------------------------------------------------------
+
+    def submit(self, job: Job, work: Work) -> None:
+        """Have a worker carry out a job by calling ``work``.
+
+        Raises:
+            RuntimeError, MemoryError: there is none.
+        """
+        workers = self._patient if _takes_long(type(job)) else self._workers
+        workers.submit(work)
+
+    def ended(self, connection: LoopConnection) -> None:
+        """Count a connection no more."""
+        with self._lock:
+            self._count_out(connection)
+            others = bool(self._connections)
+        if not others and self._all_ended is not None and not self._all_ended.done():
+            self._all_ended.set_result(None)
+
+    # -- draining -----------------------------------------------------------------------
+
+    async def _drain_in_loop(self) -> None:
+        self._stopping = True
+        self._accept_no_more()
+        self._stop_listening()
+        try:
+            for connection in self._running():
+                connection.drain()
+            await self._wait_ended(self._settings.drain_seconds)
+        finally:
+            stuck = self._running()
+            if stuck:
+                log.warning("%d connections did not finish in time and are cut", len(stuck))
+            for connection in stuck:
+                connection.cut()
+            await self._wait_ended(CUT_SECONDS)
+
+    async def _wait_ended(self, seconds: float) -> None:
+        if self._running():
+            assert self._loop is not None  # noqa: S101 - while it serves
+            self._all_ended = self._loop.create_future()
+            await asyncio.wait([self._all_ended], timeout=seconds)
+
+    def _end_connections(self) -> None:
+        """Let go of those that the loop could not end, for it is no more."""
+        for connection in self._running():
+            connection.close()
+            with self._lock:
+                self._count_out(connection)
+
+
+def _takes_long(job: type[Job]) -> bool:
+    return job.may_take_long and job is not Look
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop  # noqa: PLC0415 - only where it is installed, and only for a loop of our own
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

@@ -1,0 +1,388 @@
+"""One connection of the event loop's listener: moves the bytes of its conversation, in callbacks.
+
+A connection rests until bytes arrive, mail wakes it, or its time is up; then `go_on` carries out
+what there is to do, so much in a turn, and it rests again. It does not go on while a worker carries
+out its request, nor while its peer does not read what it is written; nothing is read meanwhile
+either, beyond what has been read already::
+
+    resting ──bytes, mail, time──▶ going on ──nothing left to do──▶ resting
+       ▲                            │  │  ▲
+       │      may block: a worker ◀─┘  │  └── the next turn, marked in `Turns`
+       │      carries it out, marks it │
+       └── its peer reads ◀── the socket takes no more: `pause_writing`
+"""
+
+import asyncio
+import logging
+import socket
+from time import monotonic
+from typing import Any, Final, Protocol
+
+from twinline.core.errors import Busy, InternalError, LockRuleError
+from twinline.core.protocol import Reply
+from twinline.core.service import ChatService
+from twinline.core.store import MailPage
+from twinline.transports.contract import ServerCodec
+from twinline.transports.listener.conversation import Conversation, Job
+from twinline.transports.listener.holds import HoldDetector
+from twinline.transports.listener.settings import ListenerSettings
+from twinline.transports.listener.turns import Timer, Turns
+from twinline.transports.listener.workers import Work
+
+log = logging.getLogger(__name__)
+
+_JOBS_A_TURN: Final = 32
+_LINGER_SECONDS: Final = 0.5
+_LINGER_BYTES: Final = 1024 * 1024
+_NO_WORKER: Final = "the server has no thread for this; try again"
+_RETRY_AFTER_MS: Final = 1_000
+
+
+class Host(Protocol):
+    """What the connections of one loop share: its listener.
+
+    Attributes:
+        service: carries requests out.
+        settings: the deadlines.
+        turns: of the loop.
+        elsewhere: the jobs that may block, and so are a worker's.
+        detector: times what is carried out on the loop, or None.
+    """
+
+    service: ChatService
+    settings: ListenerSettings
+    turns: Turns
+    elsewhere: frozenset[type[Job]]
+    detector: HoldDetector | None
+
+    def submit(self, job: Job, work: Work) -> None:
+        """Have a worker carry out a job by calling ``work``.
+
+        Raises:
+            RuntimeError, MemoryError: there is none.
+        """
+
+    def ended(self, connection: "LoopConnection") -> None:
+        """Count a connection no more."""
+
+
+class LoopConnection(asyncio.BufferedProtocol):
+    """A peer, from its first byte to its last; all but `mark_mail` is called in the loop's thread.
+
+    Attributes:
+        address: where it comes from: an IP address, or "unix".
+        limit_key: what limits by address count it by.
+        socket: the connected one.
+        timer: of `Turns`.
+    """
+
+    __slots__ = (
+        "_held",
+        "_host",
+        "_job",
+        "_linger_bytes",
+        "_mail",
+        "_outcome",
+        "_reading",
+        "_resting",
+        "_sent_by",
+        "_talk",
+        "_transport",
+        "address",
+        "limit_key",
+        "socket",
+        "timer",
+    )
+
+    def __init__(
+        self, peer: socket.socket, address: str, codec: ServerCodec, host: Host, limit_key: str
+    ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            peer: the connected socket.
+            address: where it comes from.
+            codec: for this connection.
+            host: what it shares with the others of its loop.
+            limit_key: what limits by address count it by.
+        """
+        self.address = address
+        self.limit_key = limit_key
+        self.timer: Timer | None = None
+        self.socket = peer
+        self._host = host
+        self._transport: Any = None  # asyncio's, from `connection_made` to `connection_lost`
+        self._talk = Conversation(
+            codec,
+            host.service,
+            host.settings,
+            address=address,
+            on_mail=self.mark_mail,
+            on_end=self._mark,
+            clock=monotonic,
+        )
+        self._mail = False  # whether mail has woken it since it looked
+        self._resting = False
+        self._reading = True
+        self._held = False  # while its peer does not read
+        self._sent_by = 0.0  # until when it may be
+        self._job: Job | None = None  # that a worker carries out
+        self._outcome: Reply | MailPage | None = None  # of that
+        self._linger_bytes = 0  # that may still be read and dropped, once it has ended
+
+    @property
+    def codec(self) -> ServerCodec:
+        """What reads its requests."""
+        return self._talk._codec  # noqa: SLF001 - for the log alone
+
+    # -- called by other threads --------------------------------------------------------
+
+    def mark_mail(self) -> None:
+        """Have it look for mail in the loop's next turn."""
+        if not self._mail:
+            self._mail = True
+            self._host.turns.mark(self)
+
+    def _mark(self) -> None:
+        self._host.turns.mark(self)
+
+    # -- called by the listener ---------------------------------------------------------
+
+    def drain(self) -> None:
+        """Let the request that is being carried out finish, and then end."""
+        self._talk.drain()
+        try:
+            # What has arrived is read, and then the end: that ends one that rests.
+            self.socket.shutdown(socket.SHUT_RD)
+        except OSError:
+            return  # the peer was faster
+
+    def cut(self) -> None:
+        """End now, whatever the peer does."""
+        self._talk.drain()
+        if self._transport is not None:
+            self._transport.abort()
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Close a socket that the loop does not have (yet)."""
+        self.socket.close()
+
+    def forget(self) -> None:
+        """Close a forked child's copy of the socket; the peer does not notice."""
+        self.socket.close()
+
+    # -- called by asyncio --------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin."""
+        self._transport = transport
+        # Whatever the socket does not take at once stops the conversation until it is taken. So
+        # there is never more to be sent than what is written in one go.
+        transport.set_write_buffer_limits(high=0)
+        self._rest()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Return where to read to."""
+        return self._host.turns.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take in what has arrived."""
+        if self._linger_bytes:
+            self._linger_bytes -= nbytes
+            if self._linger_bytes <= 0:
+                self._transport.abort()
+            return
+        try:
+            self._talk.receive_data(bytes(self._host.turns.buffer[:nbytes]))
+        except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise any
+            self._fail(error)
+        self._arrived()
+
+    def eof_received(self) -> bool:
+        """Take in that nothing else will arrive; return whether there may be more to send."""
+        if self._linger_bytes:
+            return False
+        try:
+            self._talk.receive_eof()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail(error)
+        self._arrived()
+        return True
+
+    def pause_writing(self) -> None:
+        """Go on no more: the peer reads too slowly."""
+        self._held = True
+        self._sent_by = self._talk.cannot_send()
+        self._host.turns.call_at(self._sent_by, self)
+
+    def resume_writing(self) -> None:
+        """Go on: the peer has read."""
+        self._held = False
+        self._talk.has_sent()
+        self._mark()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._transport = None
+        self._resting = False
+        self._host.turns.forget(self)
+        try:
+            self._host.service.leave(self._talk.session)
+        finally:
+            fault = self._talk.fault
+            if fault is None and exc is not None and not self._linger_bytes:
+                fault = str(exc)
+            if fault is not None:
+                log.info("connection from %s: %s", self.address, fault)
+            self._host.ended(self)
+
+    # -- called by `Turns` --------------------------------------------------------------
+
+    def go_on(self) -> None:
+        """Carry out what there is to do, so much in a turn."""
+        if self._transport is None or self._linger_bytes:
+            return
+        detector = self._host.detector
+        try:
+            if detector is None:
+                self.take_turn()
+            else:
+                detector.turn(self)
+        except Exception as error:  # noqa: BLE001 - it is this connection's affair, and logged
+            self._fail(error)
+
+    def time_is_up(self) -> None:
+        """Do what is due."""
+        if self._transport is None:
+            return
+        if self._linger_bytes:
+            self._transport.abort()
+            return
+        self._talk.time_is_up()
+        if self._talk.cut:
+            self._transport.abort()
+        elif self._resting:
+            self.go_on()
+        elif self._held:
+            self._host.turns.call_at(self._sent_by, self)
+        # Else it is called again when it rests: nothing else is its peer's delay.
+
+    # -- going on -----------------------------------------------------------------------
+
+    def take_turn(self) -> None:
+        """As `go_on`, and raise what goes wrong."""
+        talk, host = self._talk, self._host
+        if self._job is not None:
+            if self._outcome is None:
+                return
+            outcome, self._job, self._outcome = self._outcome, None, None
+            talk.finish(outcome)
+        if self._held:
+            return
+        self._resting = False
+        if self._mail:
+            self._mail = False  # before it looks, so that no mail is missed
+            talk.look_again()
+        session, elsewhere = talk.session, host.elsewhere
+        handle = host.service.handle if host.detector is None else host.detector.handle
+        for _ in range(_JOBS_A_TURN):
+            job = talk.next_job()
+            while job is None:
+                if talk.urgent and not self._flush():
+                    return
+                if talk.waits:
+                    self._rest()
+                    return
+                if talk.ended:
+                    self._end()
+                    return
+                job = talk.next_job()
+            if type(job) in elsewhere:
+                if talk.urgent:
+                    self._flush()
+                self._hand_over(job)
+                return
+            talk.finish(handle(session, job))
+        if not talk.urgent or self._flush():
+            host.turns.mark(self)
+
+    def _arrived(self) -> None:
+        """Go on with what has arrived, or read no more until there is its turn."""
+        if self._resting:
+            self.go_on()
+        elif self._reading and self._transport is not None:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def _flush(self) -> bool:
+        """Write what there is to send, and return whether it was taken at once."""
+        self._transport.write(self._talk.data_to_send())
+        return not self._held
+
+    def _rest(self) -> None:
+        self._resting = True
+        self._read_on()
+        deadline = self._talk.deadline
+        if deadline is not None:
+            self._host.turns.call_at(deadline, self)
+
+    def _read_on(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def _hand_over(self, job: Job) -> None:
+        """Have a worker carry out what may block."""
+        self._job = job
+        try:
+            self._host.submit(job, self._work)
+        except (RuntimeError, MemoryError):
+            self._outcome = Busy(_NO_WORKER, retry_after_ms=_RETRY_AFTER_MS).to_reply()
+            self._mark()
+
+    def _work(self) -> None:
+        """Carry the job out; in a worker's thread."""
+        job = self._job
+        assert job is not None  # noqa: S101 - it stays until its outcome is there
+        outcome: Reply | MailPage = InternalError().to_reply()
+        try:
+            outcome = self._host.service.handle(self._talk.session, job)
+        finally:
+            self._outcome = outcome
+            self._mark()
+
+    # -- ending -------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """Say what is left and that there is no more, and read on for a moment.
+
+        Closing a socket with unread bytes resets the connection, and the reset can overtake
+        the last reply (RFC 1122 section 4.2.2.13).
+        """
+        talk = self._talk
+        if talk.cut:
+            self._transport.abort()
+            return
+        data = talk.data_to_send()
+        if data:
+            self._transport.write(data)
+            if self._held:
+                return  # it comes here again when that is sent, unless it is cut before
+        self._linger_bytes = _LINGER_BYTES
+        try:
+            self._transport.write_eof()
+        except OSError:
+            self._transport.abort()
+            return
+        self._read_on()
+        self._host.turns.call_at(monotonic() + _LINGER_SECONDS, self)
+
+    def _fail(self, error: Exception) -> None:
+        """End at once: its transport, or what carries it out, has raised what it may not."""
+        if self._transport is not None:
+            self._transport.abort()
+        if isinstance(error, LockRuleError):
+            raise error  # a bug here, and not one to carry on with
+        log.error("the connection from %s failed", self.address, exc_info=error)
