@@ -28,6 +28,8 @@ MAX_START_BYTES: Final = 256
 class AutoServerCodec(ServerCodec):
     """The server's end of a connection whose transport is not known yet, and then is."""
 
+    __slots__ = ("_asked", "_chosen", "_codec", "_early", "_ended", "_start", "_transports")
+
     def __init__(self, transports: Sequence[Transport], frame_limit: int) -> None:
         self._transports = transports
         self._start = bytearray()  # what has arrived, until a transport is chosen

@@ -103,6 +103,10 @@ class Codec(ABC):
             to 64 bytes of what stands around a frame need not count.
     """
 
+    # None, for a server holds many codecs; a subclass may have its own, or a dictionary. Not as a
+    # literal, from which mypy would conclude that `frame_limit` cannot be assigned.
+    __slots__ = tuple[str, ...]()
+
     frame_limit: int
 
     @abstractmethod
@@ -129,6 +133,8 @@ class Codec(ABC):
 
 class ServerCodec(Codec):
     """The server's end: requests in, replies out."""
+
+    __slots__ = tuple[str, ...]()
 
     @abstractmethod
     def next_event(self) -> RequestReceived | RequestRefused | None:
@@ -187,6 +193,8 @@ class BufferedCodec(Codec):
     A subclass takes frames out of `_received` in its ``next_event``, and appends what is to be
     sent to `_out`. When `_ended` is set and no whole frame is left, it calls `_drop`.
     """
+
+    __slots__ = ("_ended", "_out", "_received", "frame_limit")
 
     def __init__(self, frame_limit: int) -> None:
         self.frame_limit = frame_limit

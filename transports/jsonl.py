@@ -60,6 +60,8 @@ def foreign_greeting(start: bytes) -> BadRequest | None:
 class _LineCodec(BufferedCodec):
     """Cuts what arrives into lines, and searches every byte once."""
 
+    __slots__ = ("_searched",)
+
     def __init__(self, frame_limit: int) -> None:
         super().__init__(frame_limit)
         self._searched = 0
@@ -91,6 +93,8 @@ class _LineCodec(BufferedCodec):
 
 class JsonlServerCodec(_LineCodec, ServerCodec):
     """The server's end of JSON-lines."""
+
+    __slots__ = ("_fresh",)
 
     def __init__(self, frame_limit: int) -> None:
         super().__init__(frame_limit)

@@ -66,6 +66,8 @@ _WRITE_REPLY: Final = {
 class BinaryServerCodec(FrameCodec, ServerCodec):
     """The server's end of binary frames."""
 
+    __slots__ = ()
+
     def next_event(self) -> RequestReceived | RequestRefused | None:
         if not self._received:
             return None  # as after nearly every request

@@ -64,6 +64,8 @@ class Unreadable(Exception):
 class FrameCodec(BufferedCodec):
     """Cuts what arrives into frames, and judges each by its header first."""
 
+    __slots__ = ()
+
     def _take(self, known_flags: dict[int, int]) -> tuple[int, int, bytearray] | None:
         """Return the next frame's kind, its flags and all of it, or None until more arrives.
 
