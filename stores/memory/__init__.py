@@ -6,6 +6,7 @@
     mailboxes    MemoryMailboxes: messages and positions, under the message lock
     mailbox      one mailbox
     limits       the policy's numbers, as both look at them
+    subscribers  who is woken by mail and by the end of a session
     send_ids     which message each send_id stands for
 
 The halves do not import each other and neither has a reference to the other, so no call can take

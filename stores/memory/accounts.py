@@ -16,6 +16,7 @@ from twinline.core.names import NamePattern
 from twinline.core.passwords import profile_of
 from twinline.core.store import Account, Accounts, SessionRecord, Unsubscribe, UsernamePage
 from twinline.core.waiting import Wake, wake_all
+from twinline.stores.memory.subscribers import Subscription, wakes_of
 from twinline.stores.rules import page_of_names
 
 
@@ -43,9 +44,11 @@ class MemoryAccounts(Accounts):
         self._names: _Names = SortedList()
         self._reserved: set[str] = set()
         self._profiles: Counter[str] = Counter()  # accounts by their hash's profile
-        self._addresses: dict[str, dict[str, int]] = {}  # when they were noted, by account id
         self._sessions: dict[bytes, _Session] = {}  # by token hash
-        self._tokens: dict[str, set[bytes]] = {}  # token hashes by account id
+        # By account id: its addresses and when they were noted, and its token hashes. Tuples and
+        # lists, for most accounts have one of each.
+        self._addresses: dict[str, tuple[tuple[str, int], ...]] = {}
+        self._tokens: dict[str, list[bytes]] = {}
 
     def create(self, account: Account) -> None:
         with self._lock:
@@ -93,14 +96,15 @@ class MemoryAccounts(Accounts):
         with self._lock:
             if account_id not in self._by_id:
                 return
-            noted = self._addresses.setdefault(account_id, {})
+            noted = dict(self._addresses.get(account_id, ()))
             noted[address] = at
             if len(noted) > most:
                 del noted[min(noted, key=noted.__getitem__)]
+            self._addresses[account_id] = tuple(noted.items())
 
     def address_noted_at(self, account_id: str, address: str) -> int | None:
         with self._lock:
-            return self._addresses.get(account_id, {}).get(address)
+            return dict(self._addresses.get(account_id, ())).get(address)
 
     def change_password(
         self, account_id: str, password_hash: str, *, instead_of: str, keep: bytes
@@ -112,7 +116,7 @@ class MemoryAccounts(Accounts):
             if account.password_hash != instead_of:
                 return False
             self._set_hash(account, password_hash)
-            others = self._tokens.get(account_id, set()) - {keep}
+            others = [each for each in self._tokens.get(account_id, ()) if each != keep]
             wakes = [wake for token_hash in others for wake in self._end(token_hash)]
         wake_all(wakes)
         return True
@@ -147,11 +151,11 @@ class MemoryAccounts(Accounts):
                 raise NoSuchUser
             if session.token_hash in self._sessions:
                 raise ValueError("a session token is used twice")
-            tokens = self._tokens.setdefault(session.account_id, set())
+            tokens = self._tokens.setdefault(session.account_id, [])
             if most is not None and len(tokens) >= most:
                 wakes = self._end(min(tokens, key=self._used_at))
             self._sessions[session.token_hash] = _Session(session)
-            self._tokens.setdefault(session.account_id, set()).add(session.token_hash)
+            self._tokens.setdefault(session.account_id, []).append(session.token_hash)
         wake_all(wakes)
 
     def find_session(self, token_hash: bytes) -> SessionRecord | None:
@@ -171,17 +175,12 @@ class MemoryAccounts(Accounts):
         wake_all(wakes)
 
     def on_session_end(self, token_hash: bytes, wake: Wake) -> Unsubscribe:
-        key = object()
+        subscription = Subscription(wake, self._lock)
         with self._lock:
             session = self._sessions.get(token_hash)
-            watchers = {} if session is None else session.watchers
-            watchers[key] = wake
-
-        def unsubscribe() -> None:
-            with self._lock:
-                watchers.pop(key, None)
-
-        return unsubscribe
+            if session is not None:
+                subscription.join(session.watchers)
+        return subscription
 
     def _count_profile(self, password_hash: str, by: int) -> None:
         profile = profile_of(password_hash)
@@ -212,7 +211,7 @@ class MemoryAccounts(Accounts):
         tokens.remove(token_hash)
         if not tokens:
             del self._tokens[session.record.account_id]
-        return tuple(session.watchers.values())
+        return wakes_of(session.watchers)
 
 
 class _Session:
@@ -222,4 +221,4 @@ class _Session:
 
     def __init__(self, record: SessionRecord) -> None:
         self.record = record
-        self.watchers: dict[object, Wake] = {}
+        self.watchers: list[Subscription] = []

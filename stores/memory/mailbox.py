@@ -12,9 +12,9 @@ from typing import Final
 
 from twinline.core.errors import CursorInvalid, MailboxFull
 from twinline.core.store import Draft, Standing
-from twinline.core.waiting import Wake
 from twinline.stores.memory.limits import Limits
 from twinline.stores.memory.send_ids import SendIds
+from twinline.stores.memory.subscribers import Subscription
 
 Kept = tuple[str, str, str, str, int, str | None]
 """A `Draft` as a plain tuple: Python's garbage collector looks at a plain tuple of texts and
@@ -36,7 +36,7 @@ class Mailbox:
         last: the last seq that was given out; never lower, whatever is deleted.
         unread: how many messages lie beyond the position.
         send_ids: what the send_ids of its senders stand for.
-        watchers: the wakes to call when mail arrives, by a key of the subscription.
+        watchers: whom to wake when mail arrives; None until somebody has asked.
     """
 
     __slots__ = (
@@ -57,15 +57,16 @@ class Mailbox:
         self.last = 0
         self.unread = 0
         self.send_ids = SendIds(limits)
-        self.watchers: dict[object, Wake] = {}
+        self.watchers: list[Subscription] | None = None
         self._limits = limits
         self._messages: dict[int, Kept] = {}
         # Seqs below index _head belong to messages that are gone: cutting the list at every
         # ack would move all the others, so it is cut when half of it is dead.
         self._seqs: list[int] = []
         self._head = 0
-        # (position, when it was acked): history ages from its ack, not from its sending.
-        self._acks: deque[tuple[int, int]] = deque()
+        # (position, when it was acked): history ages from its ack, not from its sending. None
+        # until there is one: an empty deque has room for 64.
+        self._acks: deque[tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -135,9 +136,12 @@ class Mailbox:
         unread = len(self._seqs) - unacked
         self.position = up_to
         self.unread = unread
-        if self._acks and self._acks[-1][1] == now:
-            self._acks.pop()
-        self._acks.append((up_to, now))
+        acks = self._acks
+        if acks is None:
+            acks = self._acks = deque()
+        elif acks and acks[-1][1] == now:
+            acks.pop()
+        acks.append((up_to, now))
 
     def delete(self, seqs: Collection[int]) -> int:
         """Delete messages, and return how many of them there were."""
@@ -171,9 +175,9 @@ class Mailbox:
         most = self._limits.history_messages
         if acked - self._head <= most and not self._is_old(now):
             return
-        aged, ends = 0, now - self._limits.history_ms
-        while self._acks and self._acks[0][1] <= ends:
-            aged = self._acks.popleft()[0]
+        aged, ends, acks = 0, now - self._limits.history_ms, self._acks
+        while acks and acks[0][1] <= ends:
+            aged = acks.popleft()[0]
         keep = bisect_right(self._seqs, aged, self._head)
         keep = max(keep, acked - most)
         gone = self._seqs[self._head : keep]
@@ -182,8 +186,10 @@ class Mailbox:
             del self._messages[seq]
         # An ack whose messages are all gone has nothing left to age.
         oldest = self._seqs[keep] if keep < len(self._seqs) else self.last + 1
-        while self._acks and self._acks[0][0] < oldest:
-            self._acks.popleft()
+        while acks and acks[0][0] < oldest:
+            acks.popleft()
+        if not acks:
+            self._acks = None
         if self._head >= _DEAD_SEQS and self._head * 2 >= len(self._seqs):
             del self._seqs[: self._head]
             self._head = 0

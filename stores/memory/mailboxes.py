@@ -21,6 +21,7 @@ from twinline.core.waiting import Wake, wake_after_reply, wake_all
 from twinline.stores.memory.limits import limits_of
 from twinline.stores.memory.mailbox import Entry, Kept, Mailbox
 from twinline.stores.memory.send_ids import SendIds
+from twinline.stores.memory.subscribers import Subscription, wakes_of
 from twinline.stores.rules import fitting
 
 
@@ -47,7 +48,7 @@ class MemoryMailboxes(Mailboxes):
     def drop(self, account_id: str) -> None:
         with self._lock:
             box = self._boxes.pop(account_id, None)
-            wakes = () if box is None else tuple(box.watchers.values())
+            wakes = () if box is None else wakes_of(box.watchers)
             if box is not None:
                 box.send_ids.clear()  # they leave the queue when their turn comes
         wake_all(wakes)
@@ -67,7 +68,7 @@ class MemoryMailboxes(Mailboxes):
                     if first is not None:
                         return first
                 if box.watchers:
-                    wakes = tuple(box.watchers.values())
+                    wakes = wakes_of(box.watchers)
                 box.append(draft, content)
                 if content is not None and not box.send_ids.queued:
                     self._expiring.append(box.send_ids)
@@ -121,18 +122,15 @@ class MemoryMailboxes(Mailboxes):
             return self._box(account_id).standing
 
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
-        key = object()
+        subscription = Subscription(wake, self._lock)
         with self._lock:
             box = self._boxes.get(account_id)
-            # Not the mailbox: a subscription must not keep a dropped one's mail alive.
-            watchers = {} if box is None else box.watchers
-            watchers[key] = wake
-
-        def unsubscribe() -> None:
-            with self._lock:
-                watchers.pop(key, None)
-
-        return unsubscribe
+            if box is not None:
+                if box.watchers is None:
+                    box.watchers = []
+                # Not the mailbox: a subscription must not keep a dropped one's mail alive.
+                subscription.join(box.watchers)
+        return subscription
 
     def _expire(self, now: int) -> None:
         """Forget the oldest send_ids that count no more, under the message lock: two at the most.

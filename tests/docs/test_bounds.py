@@ -83,12 +83,12 @@ OF_CONTAINERS = {
         "watchers": "subscriptions to mail and to the end of sessions",
     },
     "stores/memory/mailbox.py": {
-        "watchers": "subscriptions to mail and to the end of sessions",
         "_messages": "unread messages",
         "_seqs": "unread messages",
         "_acks": "history",
     },
     "stores/memory/mailboxes.py": {
+        "watchers": "subscriptions to mail and to the end of sessions",
         "_boxes": "accounts, each with a mailbox",
         "_expiring": "accounts, each with a mailbox",
     },

@@ -81,7 +81,7 @@ def ignores_verified(half: MemoryAccounts, was, session, *, verified=None, most=
 
 
 def ends_the_newest(half: MemoryAccounts, was, session, *, verified=None, most=None):
-    tokens = half._tokens.get(session.account_id, set())
+    tokens = half._tokens.get(session.account_id, ())
     if most is not None and len(tokens) >= most:
         half.close_session(max(tokens, key=half._used_at))
     was(session, verified=verified)
@@ -104,7 +104,7 @@ def looks_then_touches(half: MemoryAccounts, was, token_hash, used_at):
     if session is not None:
         with half._lock:
             half._sessions[token_hash] = session
-            half._tokens.setdefault(session.record.account_id, set()).add(token_hash)
+            half._tokens.setdefault(session.record.account_id, []).append(token_hash)
     was(token_hash, used_at)
 
 
@@ -126,7 +126,7 @@ def ends_everybodys(half: MemoryAccounts, was, account_id, password_hash, *, ins
 
 
 def ends_before_it_looks(half: MemoryAccounts, was, account_id, password_hash, *, instead_of, keep):
-    for token_hash in half._tokens.get(account_id, set()) - {keep}:
+    for token_hash in set(half._tokens.get(account_id, ())) - {keep}:
         half.close_session(token_hash)
     return was(account_id, password_hash, instead_of=instead_of, keep=keep)
 
@@ -138,13 +138,13 @@ def changes_then_ends(half: MemoryAccounts, was, account_id, password_hash, *, i
     a_moment()
     if getattr(half, "failing", False):
         raise StoreUnavailable
-    for token_hash in half._tokens.get(account_id, set()) - {keep}:
+    for token_hash in set(half._tokens.get(account_id, ())) - {keep}:
         half.close_session(token_hash)
     return True
 
 
 def leaks_sessions(half: MemoryAccounts, was, account_id, *, keep_name, verified=None):
-    kept = {token: half._sessions.pop(token) for token in half._tokens.pop(account_id, set())}
+    kept = {token: half._sessions.pop(token) for token in half._tokens.pop(account_id, ())}
     withdrawn = was(account_id, keep_name=keep_name, verified=verified)
     half._sessions.update(kept)
     return withdrawn
@@ -170,11 +170,11 @@ def looks_then_opens(half: MemoryAccounts, was, session, *, verified=None, most=
     a_moment()
     with half._lock:
         half._sessions[session.token_hash] = _Session(session)
-        half._tokens.setdefault(session.account_id, set()).add(session.token_hash)
+        half._tokens.setdefault(session.account_id, []).append(session.token_hash)
 
 
 def counts_then_opens(half: MemoryAccounts, was, session, *, verified=None, most=None):
-    tokens = half._tokens.get(session.account_id, set())
+    tokens = half._tokens.get(session.account_id, ())
     room = most is None or len(tokens) < most
     a_moment()
     was(session, verified=verified, most=None if room else most)
@@ -188,13 +188,14 @@ def forgets_to_count(half: MemoryAccounts, was, account_id, password_hash, *, in
 
 
 def leaves_its_addresses(half: MemoryAccounts, was, account_id, address, at, *, most):
-    half._addresses.setdefault(account_id, {})[address] = at
+    half._addresses[account_id] = (*half._addresses.get(account_id, ()), (address, at))
 
 
 def keeps_the_first_addresses(half: MemoryAccounts, was, account_id, address, at, *, most):
-    if len(half._addresses.get(account_id, {})) < most:
+    if len(half._addresses.get(account_id, ())) < most:
         was(account_id, address, at, most=most)
 
 
 def knows_addresses_everywhere(half: MemoryAccounts, was, account_id, address):
-    return max((noted.get(address, 0) for noted in half._addresses.values()), default=0) or None
+    noted = [one for each in half._addresses.values() for one in each]
+    return max((at for known, at in noted if known == address), default=None)

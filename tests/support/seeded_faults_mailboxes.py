@@ -14,6 +14,7 @@ from twinline.core.store import Receipt, Standing
 from twinline.core.waiting import wake_all
 from twinline.stores.memory.mailbox import Mailbox
 from twinline.stores.memory.mailboxes import MemoryMailboxes
+from twinline.stores.memory.subscribers import wakes_of
 
 ALL = 10**9
 
@@ -202,23 +203,23 @@ def trims_what_is_unread(half: MemoryMailboxes, was, account_id, draft):
 
 def wakes_everyone(half: MemoryMailboxes, was, account_id, draft):
     receipt = was(account_id, draft)
-    wake_all(wake for box in half._boxes.values() for wake in tuple(box.watchers.values()))
+    wake_all(wake for box in half._boxes.values() for wake in wakes_of(box.watchers))
     return receipt
 
 
 def wakes_the_others(half: MemoryMailboxes, was, account_id, draft):
     box = half._boxes[account_id]
-    own, box.watchers = box.watchers, {}
+    own, box.watchers = box.watchers, None
     receipt = was(account_id, draft)
     box.watchers = own
     others = [other for other in half._boxes.values() if other is not box]
-    wake_all(wake for other in others[:1] for wake in other.watchers.values())
+    wake_all(wake for other in others[:1] for wake in wakes_of(other.watchers))
     return receipt
 
 
 def wakes_nobody(half: MemoryMailboxes, was, account_id, draft):
     box = half._boxes.get(account_id, Mailbox(half._limits))
-    own, box.watchers = box.watchers, {}
+    own, box.watchers = box.watchers, None
     try:
         return was(account_id, draft)
     finally:
@@ -227,7 +228,7 @@ def wakes_nobody(half: MemoryMailboxes, was, account_id, draft):
 
 def wakes_once(half: MemoryMailboxes, was, account_id, draft):
     receipt = was(account_id, draft)
-    half._boxes[account_id].watchers.clear()
+    half._boxes[account_id].watchers = None
     return receipt
 
 
@@ -239,8 +240,8 @@ def subscribes_each_wake_once(half: MemoryMailboxes, was, account_id, wake):
     box = half._boxes.get(account_id)
     if box is None:
         return lambda: None
-    box.watchers[wake] = wake
-    return lambda: box.watchers.pop(wake, None)
+    same = [each for each in box.watchers or () if each.wake == wake]
+    return same[0] if same else was(account_id, wake)
 
 
 def stays_subscribed(half: MemoryMailboxes, was, account_id, wake):
@@ -252,7 +253,7 @@ def wakes_under_its_lock(half: MemoryMailboxes, was, account_id, draft):
     box = half._boxes[account_id]
     receipt = was(account_id, draft)
     with half._lock:
-        for wake in tuple(box.watchers.values()):
+        for wake in wakes_of(box.watchers):
             wake()
     return receipt
 
@@ -260,7 +261,7 @@ def wakes_under_its_lock(half: MemoryMailboxes, was, account_id, draft):
 def wakes_until_one_raises(half: MemoryMailboxes, was, account_id, draft):
     box = half._boxes[account_id]
     receipt = wakes_nobody(half, was, account_id, draft)
-    for wake in tuple(box.watchers.values()):
+    for wake in wakes_of(box.watchers):
         with suppress(Exception):
             wake()
             continue
@@ -271,7 +272,7 @@ def wakes_until_one_raises(half: MemoryMailboxes, was, account_id, draft):
 def tells_what_a_wake_raised(half: MemoryMailboxes, was, account_id, draft):
     box = half._boxes[account_id]
     receipt = wakes_nobody(half, was, account_id, draft)
-    for wake in tuple(box.watchers.values()):
+    for wake in wakes_of(box.watchers):
         wake()
     return receipt
 
@@ -316,14 +317,14 @@ def stores_out_of_order(half: MemoryMailboxes, was, account_id, draft):
         insort(box._seqs, seq)
         box._messages[seq] = draft
         box.unread += 1
-        wakes = tuple(box.watchers.values())
+        wakes = wakes_of(box.watchers)
     wake_all(wakes)
     return Receipt(draft.message_id, draft.sent_at)
 
 
 def wakes_then_stores(half: MemoryMailboxes, was, account_id, draft):
     box = half._boxes[account_id]
-    wake_all(tuple(box.watchers.values()))
+    wake_all(wakes_of(box.watchers))
     time.sleep(0.05)
     return wakes_nobody(half, was, account_id, draft)
 

@@ -106,7 +106,7 @@ def reopened(
     orphans = {each: boxes.pop(each) for each in boxes.keys() - again.accounts._by_id.keys()}
     vars(again)["orphans"] = orphans
     for box in again.mailboxes._boxes.values():
-        box.watchers = {}
+        box.watchers = None
     forget(again)
     return again
 
@@ -170,7 +170,7 @@ def forgets_positions(store: MemoryStore) -> None:
 
 def forgets_when_it_was_acked(store: MemoryStore) -> None:
     for box in store.mailboxes._boxes.values():
-        box._acks.clear()
+        box._acks = None
 
 
 def counts_seqs_from_what_is_left(store: MemoryStore) -> None:
