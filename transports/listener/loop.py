@@ -30,15 +30,17 @@ from twinline.transports.listener.conversation import Job
 from twinline.transports.listener.holds import HoldDetector
 from twinline.transports.listener.loop_connection import LoopConnection
 from twinline.transports.listener.settings import ListenerSettings
+from twinline.transports.listener.threads import start_thread
 from twinline.transports.listener.turns import Turns
 from twinline.transports.listener.waker import Waker
 from twinline.transports.listener.workers import Work, Workers
 
 log = logging.getLogger(__name__)
 
-_TICK_SECONDS: Final = 0.5
-"""How long a signal may go unnoticed by a main thread that no signal wakes, and how often a worker
-that never ran is replaced."""
+_SIGNAL_SECONDS: Final = 0.5
+"""How long a signal may go unnoticed by a main thread that waits with a waker of its own."""
+_START_SECONDS: Final = 0.2
+"""How often to look whether a worker that was started and does not run yet is still there."""
 _ON_LOOP: Final[frozenset[type[Job]]] = frozenset({Hello, Ping})
 """What no store has to do with."""
 
@@ -98,6 +100,7 @@ class LoopListener(Listener):
         self._stopped: asyncio.Future[None] | None = None
         self._all_ended: asyncio.Future[None] | None = None  # while it drains
         self._opening: set[asyncio.Task[None]] = set()
+        self._checks = False  # whether it is about to look at workers that were started
 
     # -- its life -----------------------------------------------------------------------
 
@@ -142,7 +145,8 @@ class LoopListener(Listener):
         self.turns = Turns(loop)
         self._stopped = loop.create_future()
         loop.add_reader(self._waker.woken, self._look_up)
-        self._tick()
+        if self._owns_waker and threading.current_thread() is threading.main_thread():
+            self._tick()
         try:
             self._accept_again()
             self._look_up()
@@ -164,20 +168,15 @@ class LoopListener(Listener):
             self._stopped.set_result(None)
 
     def _tick(self) -> None:
-        """Do now and then what nothing calls for."""
-        if self._loop is None:
-            return
-        if self._owns_waker:
-            self._look_up()
-        self._workers.replace_stillborn()
-        self._patient.replace_stillborn()
-        self._loop.call_later(_TICK_SECONDS, self._tick)
+        """Look up now and then, where a signal may not wake the loop."""
+        self._look_up()
+        if self._loop is not None:
+            self._loop.call_later(_SIGNAL_SECONDS, self._tick)
 
     # -- accepting ----------------------------------------------------------------------
 
     def _accept_again(self) -> None:
-        assert self._loop is not None  # noqa: S101 - while it serves
-        if not self._stopping:
+        if self._loop is not None and not self._stopping:
             for listening, transport in self._transports.values():
                 self._loop.add_reader(listening, self._arrived, listening, transport)
 
@@ -233,6 +232,23 @@ class LoopListener(Listener):
         """
         workers = self._patient if _takes_long(type(job)) else self._workers
         workers.submit(work)
+        if workers.starting and not self._checks:
+            self._check_later()
+
+    def _check_later(self) -> None:
+        """See a moment later whether the workers that were started run."""
+        assert self._loop is not None  # noqa: S101 - while it serves
+        self._checks = True
+        self._loop.call_later(_START_SECONDS, self._check)
+
+    def _check(self) -> None:
+        self._checks = False
+        if self._loop is None:
+            return
+        for workers in (self._workers, self._patient):
+            workers.replace_stillborn()
+            if workers.starting and not self._checks:
+                self._check_later()
 
     def ended(self, connection: LoopConnection) -> None:
         """Count a connection no more."""
@@ -247,7 +263,7 @@ class LoopListener(Listener):
     async def _drain_in_loop(self) -> None:
         self._stopping = True
         self._accept_no_more()
-        self._stop_listening()
+        await self._in_thread(self._stop_listening)  # others may lock a Unix socket's directory
         try:
             for connection in self._running():
                 connection.drain()
@@ -259,6 +275,30 @@ class LoopListener(Listener):
             for connection in stuck:
                 connection.cut()
             await self._wait_ended(CUT_SECONDS)
+
+    async def _in_thread(self, work: Work) -> None:
+        """Carry out what may block, and is not a connection's."""
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+
+        def carry_out() -> None:
+            try:
+                work()
+            finally:
+                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    loop.call_soon_threadsafe(finish)
+
+        def finish() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        try:
+            # Not by a worker: all of them may be held up.
+            start_thread("listener", lambda _: carry_out(), None)
+        except (RuntimeError, MemoryError):
+            work()
+        else:
+            await done
 
     async def _wait_ended(self, seconds: float) -> None:
         if self._running():

@@ -15,6 +15,7 @@ either, beyond what has been read already::
 import asyncio
 import logging
 import socket
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, Protocol
 
@@ -77,6 +78,7 @@ class LoopConnection(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
+        "_at_end",
         "_held",
         "_host",
         "_job",
@@ -124,6 +126,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         self._mail = False  # whether mail has woken it since it looked
         self._resting = False
         self._reading = True
+        self._at_end = False  # of what its peer sends
         self._held = False  # while its peer does not read
         self._sent_by = 0.0  # until when it may be
         self._job: Job | None = None  # that a worker carries out
@@ -151,11 +154,9 @@ class LoopConnection(asyncio.BufferedProtocol):
     def drain(self) -> None:
         """Let the request that is being carried out finish, and then end."""
         self._talk.drain()
-        try:
+        with suppress(OSError):  # the peer may be faster
             # What has arrived is read, and then the end: that ends one that rests.
             self.socket.shutdown(socket.SHUT_RD)
-        except OSError:
-            return  # the peer was faster
 
     def cut(self) -> None:
         """End now, whatever the peer does."""
@@ -163,10 +164,11 @@ class LoopConnection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
         else:
-            self.close()
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)  # the loop is about to read from it
 
     def close(self) -> None:
-        """Close a socket that the loop does not have (yet)."""
+        """Close a socket that the loop does not have, or has no more."""
         self.socket.close()
 
     def forget(self) -> None:
@@ -204,6 +206,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         """Take in that nothing else will arrive; return whether there may be more to send."""
         if self._linger_bytes:
             return False
+        self._at_end = True
         try:
             self._talk.receive_eof()
         except Exception as error:  # noqa: BLE001 - as above
@@ -371,6 +374,9 @@ class LoopConnection(asyncio.BufferedProtocol):
             if self._held:
                 return  # it comes here again when that is sent, unless it is cut before
         self._linger_bytes = _LINGER_BYTES
+        if self._at_end:
+            self._transport.close()
+            return
         try:
             self._transport.write_eof()
         except OSError:
