@@ -24,6 +24,7 @@ CLIENT_FLAGS: Final[Mapping[str, str]] = {"client_transport": "--transport"}
 BRIEF: Final[Mapping[str, str]] = {
     "listen": "Where to listen. Repeatable.",
     "transport": "What is spoken there; auto is all, on one port.",
+    "listener": "threads, one a connection; or loop, for all.",
     "store": "Where the state is kept.",
     "log_level": "debug, info, warning or error.",
     "insecure": "Allow plain TCP beyond this machine.",
@@ -134,6 +135,7 @@ def _metavar(name: str, annotation: Any) -> str:
         "connect": "ENDPOINT",
         "store": "URL",
         "timeout": "SECONDS",
+        "listener": "KIND",
         "log_level": "LEVEL",
     }
     if name in known:

@@ -23,7 +23,9 @@ NO_BOUNDS = {
     "check_locks": "checks the program",
     "drain_seconds": "the end of the server",
     "listen": "the operator's",
+    "listener": "the operator's",
     "log_level": "the operator's",
+    "loop_warn_seconds": "what is logged",
     "one_processor": "the operator's",
     "store": "the operator's",
     "transport": "the operator's",
@@ -125,10 +127,19 @@ OF_CONTAINERS = {
         "_out": "replies that are not written yet",
         "under_way": "seqs that a stream has sent and that are not seen yet",
     },
-    "transports/listener/listener.py": {
-        "_connections": "connections, each with a thread",
-        "_starting": "connections, each with a thread",
-        "_by_address": "connections, each with a thread",
+    "transports/listener/base.py": {
+        "_connections": "connections",
+        "_by_address": "connections",
+    },
+    "transports/listener/threaded.py": {"_starting": "connections"},
+    "transports/listener/loop.py": {"_opening": "connections"},
+    "transports/listener/turns.py": {
+        "_marked": "turns and deadlines of the event loop",
+        "_timers": "turns and deadlines of the event loop",
+    },
+    "transports/listener/workers.py": {
+        "_threads": "workers of the event loop",
+        "_work": "requests that wait for such a worker",
     },
 }
 DO_NOT_GROW = {
@@ -142,12 +153,12 @@ DO_NOT_GROW = {
     ("stores/sqlite/writer.py", "on_rollback"): "the parts of the store",
     ("stores/sqlite/writer.py", "on_reopen"): "the parts of the store",
     ("stores/sqlite/writer.py", "outcome"): "of one write",
-    ("transports/listener/listener.py", "_bound"): "the endpoints that the server has",
-    ("transports/listener/listener.py", "endpoints"): "the same",
-    ("transports/listener/listener.py", "_transports"): "the same",
-    ("transports/listener/listener.py", "_drainer"): "one at most",
-    ("transports/listener/listener.py", "_closing"): "the program's calls of close",
-    ("transports/listener/listener.py", "_refused"): "what one round of accepting took",
+    ("transports/listener/base.py", "_bound"): "the endpoints that the server has",
+    ("transports/listener/base.py", "endpoints"): "the same",
+    ("transports/listener/base.py", "_transports"): "the same",
+    ("transports/listener/base.py", "_drainer"): "one at most",
+    ("transports/listener/base.py", "_closing"): "the program's calls of close",
+    ("transports/listener/threaded.py", "_refused"): "what one round of accepting took",
 }
 ROOMS = ("core", "stores", "stores/memory", "stores/sqlite", "transports", "transports/listener")
 CLIENTS = {  # what only a client, a kit or the program itself fills
