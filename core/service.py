@@ -52,6 +52,7 @@ from twinline.core.protocol import (
     SessionReply,
     StatusReply,
     WatchReply,
+    maker,
 )
 from twinline.core.session import Session, Subscription
 from twinline.core.settings import ServiceSettings
@@ -63,6 +64,7 @@ log = logging.getLogger(__name__)
 
 SERVER_NAME: Final = f"twinline/{version('twinline')}"
 """What the reply to `hello` says of the server."""
+_sent: Final = maker(SentReply)
 
 
 class ChatService:
@@ -312,7 +314,7 @@ class ChatService:
         now = self._clock()
         record = self._record(session.token_hash, now)
         receipt = self._messages.send(record, to, body, send_id, now)
-        return SentReply(message_id=receipt.message_id, sent_at=receipt.sent_at)
+        return _sent({"message_id": receipt.message_id, "sent_at": receipt.sent_at})
 
     def watch(
         self, session: Session, after: int, ack: int | None = None, limit: int = 64, wait: int = 0

@@ -33,12 +33,15 @@ class _Names(Protocol):
 class MemoryAccounts(Accounts):
     """Accounts and sessions in dictionaries.
 
-    Each method decides under the user lock, and wakes and matches names outside it.
+    Each method decides under the user lock, and wakes and matches names outside it. Only `find` and
+    `find_session`, which every request asks, take none: one look into one dictionary is whole by
+    itself, and what it finds is never changed but replaced. So while a method ends several sessions
+    one of them may be found and another not; once it has returned, none is.
     """
 
     def __init__(self) -> None:
         self._lock = new_lock("user")
-        # All of these are guarded by the user lock.
+        # Whoever writes to these, or looks into more than one of them, holds the user lock.
         self._by_name: dict[str, Account] = {}
         self._by_id: dict[str, Account] = {}
         self._names: _Names = SortedList()
@@ -62,8 +65,7 @@ class MemoryAccounts(Accounts):
             self._count_profile(account.password_hash, 1)
 
     def find(self, username: str) -> Account | None:
-        with self._lock:
-            return self._by_name.get(username)
+        return self._by_name.get(username)
 
     def is_free(self, username: str) -> bool:
         with self._lock:
@@ -159,9 +161,8 @@ class MemoryAccounts(Accounts):
         wake_all(wakes)
 
     def find_session(self, token_hash: bytes) -> SessionRecord | None:
-        with self._lock:
-            session = self._sessions.get(token_hash)
-            return None if session is None else session.record
+        session = self._sessions.get(token_hash)
+        return None if session is None else session.record
 
     def touch_session(self, token_hash: bytes, used_at: int) -> None:
         with self._lock:
@@ -215,7 +216,7 @@ class MemoryAccounts(Accounts):
 
 
 class _Session:
-    """An open session and who waits for its end; the user lock guards it."""
+    """An open session and who waits for its end; it is written to under the user lock."""
 
     __slots__ = ("record", "watchers")
 

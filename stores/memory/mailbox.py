@@ -11,14 +11,11 @@ from collections.abc import Collection
 from typing import Final
 
 from twinline.core.errors import CursorInvalid, MailboxFull
-from twinline.core.store import Draft, Standing
+from twinline.core.store import Standing
 from twinline.stores.memory.limits import Limits
-from twinline.stores.memory.send_ids import SendIds
+from twinline.stores.memory.send_ids import Kept, SendIds
 from twinline.stores.memory.subscribers import Subscription
 
-Kept = tuple[str, str, str, str, int, str | None]
-"""A `Draft` as a plain tuple: Python's garbage collector looks at a plain tuple of texts and
-numbers once and then never again, but at a named one for as long as it lives."""
 Entry = tuple[int, Kept]
 """A message and its seq."""
 _DEAD_SEQS: Final = 64  # fewer than this are not worth a move of the others
@@ -76,31 +73,32 @@ class Mailbox:
         """The position and how many messages lie beyond it."""
         return Standing(self.position, self.unread)
 
-    def append(self, draft: Draft, content: int | None) -> None:
+    def append(self, kept: Kept, content: int | None) -> None:
         """Add a message under the next seq, and remove what has aged by the time it was sent.
 
         Args:
-            draft: the message.
+            kept: the message.
             content: what its send_id stands for from now on: the hash of the body, or None if
                 that is not to be kept.
 
         Raises:
             MailboxFull: too many are not acked.
         """
+        _, _, _, _, sent_at, send_id = kept
         # An ack removes at once what is too much; the rest is removed when its time has come.
-        if self._acks and self._acks[0][1] <= draft.sent_at - self._limits.history_ms:
-            self.trim(draft.sent_at)
+        if self._acks and self._acks[0][1] <= sent_at - self._limits.history_ms:
+            self.trim(sent_at)
         if self.unread >= self._limits.mailbox_messages:
             raise MailboxFull
-        send_ids = self.send_ids
         if content is not None:
-            mine, first = send_ids.make_room(draft, content)
+            send_ids = self.send_ids
+            mine, first = send_ids.make_room(kept, content)
             # No call from here on but the last: the message is stored with its send_id or not.
-            mine[draft.send_id] = first
+            mine[send_id] = first
             send_ids.count += 1
         self.unread += 1
         self.last = seq = self.last + 1
-        self._messages[seq] = draft[:]  # a slice is a plain tuple
+        self._messages[seq] = kept
         self._seqs.append(seq)
 
     def after(self, seq: int, count: int) -> list[Entry]:

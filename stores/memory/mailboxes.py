@@ -4,10 +4,11 @@
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
+from typing import Final
 
 from twinline.core.errors import NoSuchUser, RequestError
 from twinline.core.locks import new_lock
-from twinline.core.protocol import Message
+from twinline.core.protocol import Message, maker
 from twinline.core.store import (
     Draft,
     Mailboxes,
@@ -19,10 +20,12 @@ from twinline.core.store import (
 )
 from twinline.core.waiting import Wake, wake_after_reply, wake_all
 from twinline.stores.memory.limits import limits_of
-from twinline.stores.memory.mailbox import Entry, Kept, Mailbox
-from twinline.stores.memory.send_ids import SendIds
+from twinline.stores.memory.mailbox import Entry, Mailbox
+from twinline.stores.memory.send_ids import Kept, SendIds
 from twinline.stores.memory.subscribers import Subscription, wakes_of
 from twinline.stores.rules import fitting
+
+_make_message: Final = maker(Message)
 
 
 class MemoryMailboxes(Mailboxes):
@@ -54,25 +57,27 @@ class MemoryMailboxes(Mailboxes):
         wake_all(wakes)
 
     def append(self, account_id: str, draft: Draft) -> Receipt:
-        keeps = draft.send_id is not None and self._limits.send_id_ms
-        content = hash(draft.body) if keeps else None
-        receipt = Receipt(draft.message_id, draft.sent_at)
+        kept = draft[:]  # a slice is a plain tuple
+        message_id, _, _, body, sent_at, send_id = kept
+        content = hash(body) if send_id is not None and self._limits.send_id_ms else None
+        receipt = Receipt(message_id, sent_at)
         wakes: tuple[Wake, ...] = ()
         try:
             with self._lock:
                 box = self._box(account_id)
                 if self._expiring:  # none for as long as no sender gives send_ids
-                    self._expire(draft.sent_at)
+                    self._expire(sent_at)
                 if content is not None:
-                    first = box.send_ids.first(draft, content)
+                    send_ids = box.send_ids
+                    first = send_ids.first(kept, content)
                     if first is not None:
                         return first
                 if box.watchers:
                     wakes = wakes_of(box.watchers)
-                box.append(draft, content)
-                if content is not None and not box.send_ids.queued:
-                    self._expiring.append(box.send_ids)
-                    box.send_ids.queued = True
+                box.append(kept, content)
+                if content is not None and not send_ids.queued:
+                    self._expiring.append(send_ids)
+                    send_ids.queued = True
             if wakes:
                 wake_after_reply(wakes)
         except RequestError:
@@ -162,4 +167,6 @@ def _messages(entries: Iterable[Entry]) -> Iterator[Message]:
 
 def _message(seq: int, kept: Kept) -> Message:
     message_id, _, sender, body, sent_at, _ = kept
-    return Message(seq=seq, message_id=message_id, sender=sender, body=body, sent_at=sent_at)
+    return _make_message(
+        {"seq": seq, "message_id": message_id, "sender": sender, "body": body, "sent_at": sent_at}
+    )

@@ -16,9 +16,12 @@ from itertools import islice
 from typing import Final
 
 from twinline.core.errors import SendIdConflict
-from twinline.core.store import Draft, Receipt
+from twinline.core.store import Receipt
 from twinline.stores.memory.limits import Limits
 
+Kept = tuple[str, str, str, str, int, str | None]
+"""A `Draft` as a plain tuple: Python's garbage collector looks at a plain tuple of texts and
+numbers once and then never again, but at a named one for as long as it lives."""
 First = tuple[str, str | None, int, str, int]
 """The first send under a send_id: the sender's account id, the send_id, the content, the message's
 id and when it was sent. A plain tuple, as a message is; and it has not the message, which may be
@@ -49,54 +52,55 @@ class SendIds:
         # None for as long as there is none, as in most mailboxes: an empty one has room for 64.
         self._order: deque[First] | None = None
 
-    def first(self, draft: Draft, content: int) -> Receipt | None:
-        """Return the receipt of the first send under this draft's send_id, if it still counts.
+    def first(self, kept: Kept, content: int) -> Receipt | None:
+        """Return the receipt of the first send under a message's send_id, if it still counts.
 
         Args:
-            draft: what is sent.
+            kept: what is sent.
             content: the hash of its body.
 
         Raises:
             SendIdConflict: that send had another body.
         """
-        mine = self._by_sender.get(draft.sender_id)
-        known = None if mine is None else mine.get(draft.send_id)
-        if known is None:
+        _, sender, _, _, now, send_id = kept
+        mine = self._by_sender.get(sender)
+        if mine is None or send_id not in mine:
             return None
-        _, _, first, message_id, sent_at = known
+        _, _, first, message_id, sent_at = mine[send_id]
         span = self._limits.send_id_ms
-        if not -span < draft.sent_at - sent_at < span:
+        if not -span < now - sent_at < span:
             return None
         if first != content:
             raise SendIdConflict
         return Receipt(message_id, sent_at)
 
-    def make_room(self, draft: Draft, content: int) -> tuple[dict[str | None, First], First]:
+    def make_room(self, kept: Kept, content: int) -> tuple[dict[str | None, First], First]:
         """Make room for what a send_id stands for from now on.
 
         Args:
-            draft: what is sent, under a send_id that stands for nothing that still counts.
+            kept: what is sent, under a send_id that stands for nothing that still counts.
             content: the hash of its body.
 
         Returns:
             The dictionary of the sender, and what the caller puts into it and counts.
         """
-        sender, send_id = draft.sender_id, draft.send_id
+        message_id, sender, _, _, sent_at, send_id = kept
+        limits = self._limits
         mine = self._by_sender.get(sender)
         if mine is not None and send_id in mine:  # it counts no more
             del mine[send_id]
             self.count -= 1
-        while self.count >= self._limits.send_ids_per_mailbox and self._order:
+        while self.count >= limits.send_ids_per_mailbox and self._order:
             self._forget_first(self._order)
         if not mine:  # or it was just emptied, and may be gone
             mine = self._by_sender[sender] = {}
-        elif len(mine) >= self._limits.send_ids_per_sender:
+        elif len(mine) >= limits.send_ids_per_sender:
             # To take from the front of a dictionary is to walk over all that it lost before.
-            surplus = 1 + min(self._limits.send_ids_per_sender // 8, _AT_ONCE - 1)
+            surplus = 1 + min(limits.send_ids_per_sender // 8, _AT_ONCE - 1)
             for oldest in tuple(islice(mine, surplus)):
                 del mine[oldest]
                 self.count -= 1
-        first = (sender, send_id, content, draft.message_id, draft.sent_at)
+        first = (sender, send_id, content, message_id, sent_at)
         order = self._order
         if order is None:
             order = self._order = deque()

@@ -47,8 +47,10 @@ is full or its peer has ended its side. A renewal has nothing to look for where 
 ends has sent all there is, unless it is to acknowledge: mail that has come since wakes it.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable
 from json.encoder import encode_basestring
+from operator import itemgetter
 from typing import Final
 
 from twinline.core.errors import RESTART_MS, RequestError, SessionExpired, ShuttingDown
@@ -62,6 +64,7 @@ from twinline.core.protocol import (
     Request,
     Watch,
     WatchReply,
+    maker,
 )
 from twinline.core.service import ChatService
 from twinline.core.store import MailPage
@@ -77,6 +80,9 @@ _STREAM_BYTES: Final = 64 * 1024
 _REPLY_BYTES: Final = 96
 _MESSAGE_BYTES: Final = 144
 """What a reply has besides its messages, and a message besides its body: as JSON, at the most."""
+_watched: Final = maker(WatchReply)
+_seq_of: Final = itemgetter(0)  # of what is under way, as the next
+_size_of: Final = itemgetter(1)
 
 
 class Conversation:
@@ -94,6 +100,32 @@ class Conversation:
         cut: whether not even that is sent: the peer took too long.
         fault: what was wrong with the peer, in a few words, or None.
     """
+
+    __slots__ = (
+        "_clock",
+        "_codec",
+        "_drains",
+        "_frame_by",
+        "_frame_bytes",
+        "_id",
+        "_login_by",
+        "_on_end",
+        "_out",
+        "_out_bytes",
+        "_sent",
+        "_sent_by",
+        "_session_over",
+        "_settings",
+        "_stops",
+        "_watch",
+        "cut",
+        "ended",
+        "fault",
+        "full",
+        "session",
+        "urgent",
+        "waits",
+    )
 
     def __init__(
         self,
@@ -315,12 +347,13 @@ class Conversation:
     # -- requests -----------------------------------------------------------------------
 
     def _reply(self, id: int | None, reply: Reply) -> None:
-        self._codec.send(id, reply)
-        data = self._codec.data_to_send()
+        codec = self._codec
+        codec.send(id, reply)
+        data = codec.data_to_send()
         self._out.append(data)
-        self._out_bytes += len(data)
+        self._out_bytes = waiting = self._out_bytes + len(data)
         self.urgent = True
-        if self._out_bytes >= FLUSH_BYTES:
+        if waiting >= FLUSH_BYTES:
             self.full = True
 
     def _refuse(self, event: RequestRefused) -> None:
@@ -385,7 +418,9 @@ class Conversation:
         more = watch.room > len(messages) and (
             others or (watch.waits and self._clock() < watch.until)
         )
-        self._reply(watch.id, WatchReply(messages=messages, position=page.position, more=more))
+        self._reply(
+            watch.id, _watched({"messages": messages, "position": page.position, "more": more})
+        )
         stream.note(messages, self._out_bytes - before)
         watch.after = stream.last
         if others:  # else a wake may have come during the look
@@ -468,9 +503,11 @@ class _OpenWatch:
             self.room = limit
             return Look(self.after, ack, limit, PAGE_BYTES, self.waits)
         left = _STREAM_BYTES - stream.bytes
-        # More than the window may be under way, if it shrank.
-        self.room = room = max(0, self.window - len(stream.under_way)) if left > 0 else 0
-        return Look(self.after, ack, min(limit, room), left, self.waits)
+        room = self.window - len(stream.under_way)
+        if left <= 0 or room < 0:  # more than the window may be under way, if it shrank
+            room = 0
+        self.room = room
+        return Look(self.after, ack, min(room, limit), left, self.waits)
 
     def take_over(self, ended: "_OpenWatch") -> Look | None:
         """Begin in the place of a stream that has seen all there is.
@@ -511,28 +548,23 @@ class _Sent:
 
     def note(self, messages: tuple[Message, ...], size: int) -> None:
         """Note that a reply was sent."""
+        under_way = self.under_way
         for message in messages[:-1]:
-            self.under_way.append((message.seq, 0))
-        self.last = messages[-1].seq
-        self.under_way.append((self.last, size))
+            under_way.append((message.seq, 0))
+        self.last = last = messages[-1].seq
+        under_way.append((last, size))
         self.bytes += size
-        if len(self.under_way) > MAX_PAGE:
+        if len(under_way) > MAX_PAGE:
             # Only watches without a window send more than the largest one. With so many behind
             # them the first need not be known: who has not seen them has no room in any window.
-            self._forget(len(self.under_way) - MAX_PAGE)
+            self._forget(len(under_way) - MAX_PAGE)
 
     def seen(self, seq: int) -> None:
         """Note that the peer has seen everything up to a seq."""
-        count = 0
-        for sent, _ in self.under_way:
-            if sent > seq:
-                break
-            count += 1
-        self._forget(count)
+        self._forget(bisect_right(self.under_way, seq, key=_seq_of))
 
     def _forget(self, count: int) -> None:
-        for _, size in self.under_way[:count]:
-            self.bytes -= size
+        self.bytes -= sum(map(_size_of, self.under_way[:count]))
         del self.under_way[:count]
 
 
