@@ -79,6 +79,7 @@ class LoopConnection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_at_end",
+        "_buffer",
         "_held",
         "_host",
         "_job",
@@ -113,6 +114,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         self.timer: Timer | None = None
         self.socket = peer
         self._host = host
+        self._buffer = host.turns.buffer
         self._transport: Any = None  # asyncio's, from `connection_made` to `connection_lost`
         self._talk = Conversation(
             codec,
@@ -187,7 +189,7 @@ class LoopConnection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Return where to read to."""
-        return self._host.turns.buffer
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take in what has arrived."""
@@ -197,10 +199,15 @@ class LoopConnection(asyncio.BufferedProtocol):
                 self._transport.abort()
             return
         try:
-            self._talk.receive_data(bytes(self._host.turns.buffer[:nbytes]))
+            self._talk.receive_data(bytes(self._buffer[:nbytes]))
         except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise any
             self._fail(error)
-        self._arrived()
+        if self._resting:
+            self.go_on()
+        elif self._reading and self._transport is not None:
+            # What it has read waits for its turn, and the rest in the socket.
+            self._reading = False
+            self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         """Take in that nothing else will arrive; return whether there may be more to send."""
@@ -211,7 +218,8 @@ class LoopConnection(asyncio.BufferedProtocol):
             self._talk.receive_eof()
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(error)
-        self._arrived()
+        if self._resting:
+            self.go_on()
         return True
 
     def pause_writing(self) -> None:
@@ -292,16 +300,9 @@ class LoopConnection(asyncio.BufferedProtocol):
         handle = host.service.handle if host.detector is None else host.detector.handle
         for _ in range(_JOBS_A_TURN):
             job = talk.next_job()
-            while job is None:
-                if talk.urgent and not self._flush():
-                    return
-                if talk.waits:
-                    self._rest()
-                    return
-                if talk.ended:
-                    self._end()
-                    return
-                job = talk.next_job()
+            if job is None:
+                self._rest()
+                return
             if type(job) in elsewhere:
                 if talk.urgent:
                     self._flush()
@@ -311,30 +312,31 @@ class LoopConnection(asyncio.BufferedProtocol):
         if not talk.urgent or self._flush():
             host.turns.mark(self)
 
-    def _arrived(self) -> None:
-        """Go on with what has arrived, or read no more until there is its turn."""
-        if self._resting:
-            self.go_on()
-        elif self._reading and self._transport is not None:
-            self._reading = False
-            self._transport.pause_reading()
+    def _rest(self) -> None:
+        """Send what there is, and wait for what comes, or for the next turn; or end."""
+        talk = self._talk
+        if talk.urgent and not self._flush():
+            return
+        if talk.ended:
+            self._end()
+        elif talk.waits:
+            self._resting = True
+            if not self._reading:
+                self._read_on()
+            deadline = talk.deadline
+            if deadline is not None:
+                self._host.turns.call_at(deadline, self)
+        else:  # there was as much to send as others may be kept waiting for
+            self._mark()
 
     def _flush(self) -> bool:
         """Write what there is to send, and return whether it was taken at once."""
         self._transport.write(self._talk.data_to_send())
         return not self._held
 
-    def _rest(self) -> None:
-        self._resting = True
-        self._read_on()
-        deadline = self._talk.deadline
-        if deadline is not None:
-            self._host.turns.call_at(deadline, self)
-
     def _read_on(self) -> None:
-        if not self._reading:
-            self._reading = True
-            self._transport.resume_reading()
+        self._reading = True
+        self._transport.resume_reading()
 
     def _hand_over(self, job: Job) -> None:
         """Have a worker carry out what may block."""
@@ -382,7 +384,8 @@ class LoopConnection(asyncio.BufferedProtocol):
         except OSError:
             self._transport.abort()
             return
-        self._read_on()
+        if not self._reading:
+            self._read_on()
         self._host.turns.call_at(monotonic() + _LINGER_SECONDS, self)
 
     def _fail(self, error: Exception) -> None:
