@@ -4,16 +4,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from twinline.cli.server.listeners import LISTENERS
 from twinline.core.service import ChatService
 from twinline.core.store import Store
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import ThreadedListener
 from twinline.transports.registry import AUTO, transport
 
 
 @contextmanager
-def private_server(opened: Store) -> Iterator[Endpoint]:
+def private_server(opened: Store, listener: str = "threads") -> Iterator[Endpoint]:
     """Serve a store on every transport while the block runs, and close it then.
+
+    Args:
+        opened: the store.
+        listener: what drives the connections, as the setting of that name says.
 
     Yields:
         Where it listens.
@@ -21,12 +25,12 @@ def private_server(opened: Store) -> Iterator[Endpoint]:
     with opened as store:
         service = ChatService(store)
         wanted = Endpoint.parse("tcp://127.0.0.1:0")
-        listener = ThreadedListener(service, [(wanted, transport(AUTO))])
-        thread = threading.Thread(target=listener.serve_forever, name="private server", daemon=True)
+        serving = LISTENERS[listener](service, [(wanted, transport(AUTO))])
+        thread = threading.Thread(target=serving.serve_forever, name="private server", daemon=True)
         thread.start()
         try:
-            yield listener.endpoints[0]
+            yield serving.endpoints[0]
         finally:
-            listener.stop()
+            serving.stop()
             thread.join()
             service.stop()

@@ -20,7 +20,6 @@ from types import FrameType
 from typing import Final
 
 from twinline.cli.server.affinity import on_one
-from twinline.transports import wakeup
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +41,20 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def server_process(*, one_processor: bool) -> Iterator["Descriptors"]:
+def server_process(*, one_processor: bool, many_threads: bool) -> Iterator["Descriptors"]:
     """Set up the process of a server; entered before it starts any thread.
 
     Args:
         one_processor: whether its threads stay on one processor while the block runs.
+        many_threads: whether each connection has a thread, and no thread drives many.
 
     Yields:
         How many descriptors it may have, for the log that starts after this.
     """
     limit_malloc_arenas()
     _keep_pages_small()
-    _raise_switch_interval()
+    if many_threads:
+        _raise_switch_interval()
     stack_bytes = threading.stack_size(STACK_BYTES)
     try:
         with _collecting_rarely(), on_one() if one_processor else nullcontext():
@@ -98,6 +99,9 @@ def _raise_switch_interval() -> None:
     the limit is hardly ever reached. But every thread that waits for its turn wakes up at the
     end of it, 5 ms by default: where thousands wait, they spend the processor on waking up. When
     9,000 connections broke at once, their threads were gone after 21 s, and are after 5 s now.
+
+    An event loop keeps the default: its connections all wait for the one thread that drives them,
+    and this is how long that would wait whenever a worker computes.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
 
@@ -134,10 +138,12 @@ class Descriptors:
     before: int
     now: int
 
-    def log_for(self, connections: int) -> None:
+    def log_for(self, connections: int, *, to_wake: int) -> None:
         """Log what it came to, and whether so many connections can be served.
 
-        A connection takes a descriptor, and one that waits for mail those that wake it.
+        Args:
+            connections: how many there may be; each takes a descriptor.
+            to_wake: how many more one takes that waits for mail.
         """
         if self.now != self.before:
             shown = [_shown(limit) for limit in (self.before, self.now)]
@@ -145,14 +151,14 @@ class Descriptors:
         # One of a user's two connections waits for mail. Where more than half do, those that come
         # when there is no descriptor left are answered `busy`.
         watching = connections // 2
-        needed = connections + watching * wakeup.DESCRIPTORS + _SPARE_DESCRIPTORS
+        needed = connections + watching * to_wake + _SPARE_DESCRIPTORS
         if self.now != resource.RLIM_INFINITY and self.now < needed:
             log.warning(
-                "the limit of descriptors, %s, allows fewer connections than the setting, %s, half "
-                "of which wait for mail: raise it to %s (ulimit -n, LimitNOFILE) or lower "
-                "`connections`",
+                "the limit of descriptors, %s, allows fewer connections than the setting, %s%s: "
+                "raise it to %s (ulimit -n, LimitNOFILE) or lower `connections`",
                 f"{self.now:,}",
                 f"{connections:,}",
+                ", half of which wait for mail" if to_wake else "",
                 f"{needed:,}",
             )
 

@@ -3,13 +3,14 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from twinline.cli.console.command import command
 from twinline.cli.console.errors import SettingsError
 from twinline.cli.console.output import OutputClosed, write_json, write_line
 from twinline.cli.console.shapes import Listening
 from twinline.cli.server.hashing import BackgroundHasher
+from twinline.cli.server.listeners import LISTENERS
 from twinline.cli.server.log import server_log
 from twinline.cli.server.process import server_process, stopped_by_signals
 from twinline.cli.settings.model import Settings, refuse_exposure
@@ -18,11 +19,10 @@ from twinline.core.locks import check_locks
 from twinline.core.service import ChatService
 from twinline.core.store import Store
 from twinline.stores.registry import UnknownStore, open_store
+from twinline.transports import wakeup
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import Listener, LoopListener, ThreadedListener, Waker
-
-_LISTENERS: Final = {"threads": ThreadedListener, "loop": LoopListener}
+from twinline.transports.listener import Listener, Waker
 
 
 @command(
@@ -64,12 +64,15 @@ def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str],
     if settings.check_locks:
         # Locks choose their kind when they are made, so before anything is built.
         check_locks(True)
+    threads = settings.listener == "threads"
     # First the process, whose threads are as they were started; then what has threads.
     with (
-        server_process(one_processor=settings.one_processor) as descriptors,
+        server_process(one_processor=settings.one_processor, many_threads=threads) as descriptors,
         server_log(settings.log_level, settings.log_queue),
     ):
-        descriptors.log_for(settings.connections)
+        # Mail wakes a thread by descriptors of its connection, and an event loop by its own.
+        to_wake = wakeup.DESCRIPTORS if threads else 0
+        descriptors.log_for(settings.connections, to_wake=to_wake)
         with _opened(settings) as store:
             service = ChatService(store, settings, hasher=BackgroundHasher())
             _serve(service, settings, endpoints, on_ready)
@@ -81,7 +84,7 @@ def _serve(
     endpoints: Sequence[tuple[Endpoint, Transport]],
     on_ready: Callable[[Listener, Settings, str], None],
 ) -> None:
-    listens = _LISTENERS[settings.listener]
+    listens = LISTENERS[settings.listener]
     with (
         Waker() as waker,
         listens(service, endpoints, settings, waker=waker) as listener,

@@ -16,6 +16,7 @@ from twinline.cli.console.interruption import defer_interrupt
 from twinline.cli.console.numbers import FiniteRange
 from twinline.cli.console.output import say, write_json, write_line
 from twinline.cli.console.progress import Progress
+from twinline.cli.server.listeners import LISTENERS
 from twinline.cli.server.private import private_server
 from twinline.cli.verify.messages import RuleFound, Verified
 from twinline.cli.verify.workload import Workload, WorkloadSettings
@@ -92,6 +93,14 @@ _TICK_SECONDS: Final = 0.2
     metavar="URL",
     help="<Of|Without --connect: the store of> the private server.  [<|default: >memory:]",
 )
+@option(
+    "--listener",
+    type=click.Choice(list(LISTENERS)),
+    metavar="KIND",
+    rare=True,
+    help="Without --connect: what drives the connections of the private server: threads, one for "
+    "each, or loop, one event loop.  [default: threads]",
+)
 @client_options_but("connect", "user")
 def verify(
     *,
@@ -102,6 +111,7 @@ def verify(
     history: Path | None,
     connect: str | None,
     store: str | None,
+    listener: str | None,
     as_json: bool,
     **options: Any,
 ) -> ExitCode:
@@ -115,7 +125,7 @@ def verify(
     recorder = Recorder([checker])
     with (
         _opened(history) as file,
-        _server(connect, store, options) as (endpoint, spoken),
+        _server(connect, store, listener, options) as (endpoint, spoken),
     ):
         if file is not None:
             # What is there already gives way to a run that begins, and to no other.
@@ -223,7 +233,7 @@ def verdict_table(judgement: Judgement) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _server(
-    connect: str | None, store: str | None, options: Mapping[str, Any]
+    connect: str | None, store: str | None, listener: str | None, options: Mapping[str, Any]
 ) -> Iterator[tuple[Endpoint, str | None]]:
     """Return the server that the command line names, or a private one, and what to speak there.
 
@@ -236,12 +246,15 @@ def _server(
             opened = open_store(url)
         except UnknownStore as error:
             raise CommandError(f"--store: {error}", ExitCode.USAGE) from None
-        with private_server(opened) as endpoint:
-            say(f"a private server at {endpoint}, store {url.partition(':')[0]}")
+        listener = listener or "threads"
+        with private_server(opened, listener) as endpoint:
+            scheme = url.partition(":")[0]
+            say(f"a private server at {endpoint}, store {scheme}, listener {listener}")
             yield endpoint, options["client_transport"]
         return
-    if store is not None:
-        raise CommandError("give --connect or --store, not both", ExitCode.USAGE)
+    for flag, value in (("--store", store), ("--listener", listener)):
+        if value is not None:
+            raise CommandError(f"give --connect or {flag}, not both", ExitCode.USAGE)
     target = Target.of({**options, "connect": connect})
     with target.anonymous():
         pass  # it is there

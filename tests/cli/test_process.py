@@ -8,19 +8,29 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
 import pytest
 from argon2.exceptions import VerifyMismatchError
-from waiting import Call, join
+from descriptors import descriptors
+from listening import Peer
+from services import make_service
+from waiting import Call, join, wait_until
 
 from twinline.cli.server.hashing import BackgroundHasher
 from twinline.cli.server.process import STACK_BYTES, Descriptors
 from twinline.core.passwords import default_hasher
+from twinline.core.store import Unsubscribe
+from twinline.core.waiting import Wake
 from twinline.transports import wakeup
 from twinline.transports.client import Client
+from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener import Listener, LoopListener, ThreadedListener
+from twinline.transports.registry import transport
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it, or tells")
 _SERVE = """
 import json, os, resource, signal, sys, threading
 from twinline.cli.server.serve import run_server
@@ -53,11 +63,13 @@ def served(soft: int, hard: int, **settings: object) -> tuple[dict[str, object],
     return json.loads(done.stdout), done.stderr
 
 
-def test_the_process_of_a_server() -> None:
-    found, log = served(1024, 2048, connections=1300)
+@pytest.mark.parametrize(("listener", "interval"), [("threads", 0.05), ("loop", 0.005)])
+def test_the_process_of_a_server(listener: str, interval: float) -> None:
+    """A worker that computes holds an event loop up for no longer than Python's own interval."""
+    found, log = served(1024, 2048, connections=1300, listener=listener)
     assert found == {
         "stack": STACK_BYTES,
-        "interval": 0.05,
+        "interval": interval,
         "descriptors": [2048, 2048],
         "wakeup": True,
         "handled": True,
@@ -66,27 +78,66 @@ def test_the_process_of_a_server() -> None:
     assert "WARNING" not in log
 
 
-def test_too_few_descriptors_are_told() -> None:
-    found, log = served(300, 300, connections=300)
+@pytest.mark.parametrize(
+    ("listener", "told", "needed"),
+    [
+        ("threads", "300, half of which wait for mail: ", 364 + 150 * wakeup.DESCRIPTORS),
+        ("loop", "300: ", 364),
+    ],
+)
+def test_too_few_descriptors_are_told(listener: str, told: str, needed: int) -> None:
+    found, log = served(300, 300, connections=300, listener=listener)
     assert found["descriptors"] == [300, 300]
     assert "WARNING" in log
-    assert "300, allows fewer connections than the setting, 300, half of which" in log
-    assert "raise it to 514 (" in log
+    assert f"300, allows fewer connections than the setting, {told}" in log
+    assert f"raise it to {needed} (" in log
 
 
-@pytest.mark.parametrize(("eventfd", "needed"), [(True, 1_564), (False, 2_064)])
-def test_a_connection_that_watches_takes_more_descriptors(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, eventfd: bool, needed: int
+def test_descriptors_that_are_just_enough_for_a_loop_are_no_warning() -> None:
+    """A watch on the loop takes none beside its socket."""
+    _, log = served(364, 364, connections=300, listener="loop")
+    assert "WARNING" not in log
+
+
+@linux
+@pytest.mark.parametrize(
+    ("kind", "each"), [(ThreadedListener, 1 + wakeup.DESCRIPTORS), (LoopListener, 1)]
+)
+def test_what_a_connection_takes_that_waits_for_mail(kind: type[Listener], each: int) -> None:
+    """So many descriptors, and its peer one more."""
+    service = make_service()
+    boxes = service.store.mailboxes
+    on_mail, subscribed = boxes.on_mail, []
+
+    def noted(account_id: str, wake: Wake) -> Unsubscribe:
+        subscribed.append(account_id)
+        return on_mail(account_id, wake)
+
+    boxes.on_mail = noted  # type: ignore[method-assign]
+    listener = kind(service, [(Endpoint.parse("tcp://127.0.0.1:0"), transport("jsonl"))])
+    serving = Call(listener.serve_forever)
+    with ExitStack() as stack:
+        stack.callback(serving.outcome)
+        stack.callback(listener.close)
+        peers = [stack.enter_context(Peer(listener.endpoints[0])) for _ in range(4)]
+        for number, peer in enumerate(peers):
+            peer.enter(f"user{number}")
+        before = len(descriptors())
+        for peer in peers[1:]:
+            peer.send_line(op="watch", id=2, after=0, wait=30)
+        wait_until(lambda: len(subscribed) == 3, "three wait for mail")
+        assert len(descriptors()) - before == 3 * (each - 1)
+
+
+@pytest.mark.parametrize(("to_wake", "needed"), [(0, 1_064), (1, 1_564), (2, 2_064)])
+def test_a_connection_that_watches_may_take_more_descriptors(
+    caplog: pytest.LogCaptureFixture, to_wake: int, needed: int
 ) -> None:
-    """The two of a user take three, or four where a pipe has to wake."""
-    monkeypatch.setattr(wakeup, "DESCRIPTORS", 1 if eventfd else 2)
+    """The two of a user take three, four where a pipe has to wake, and two on an event loop."""
     for few in (needed, needed - 1):
         assert not caplog.records
-        Descriptors(few, few).log_for(1_000)
+        Descriptors(few, few).log_for(1_000, to_wake=to_wake)
     assert f"raise it to {needed:,} (" in caplog.text
-
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities on Linux")
 
 
 def test_hashes_are_those_of_the_default_hasher() -> None:
@@ -200,7 +251,8 @@ from twinline.cli.server.process import server_process
 from twinline.transports.jsonl import JsonlTransport
 
 threshold, frozen = gc.get_threshold(), gc.get_freeze_count()  # 3.12 begins with some
-with server_process(one_processor=False) if sys.argv[1] == "serve" else nullcontext():
+serving = server_process(one_processor=False, many_threads=True)
+with serving if sys.argv[1] == "serve" else nullcontext():
     before = [generation["collections"] for generation in gc.get_stats()]
     flat = b",".join([b"[]"] * 1_300)
     deep = b",".join([b"[" * 60 + b"]" * 60] * 30)
@@ -297,7 +349,7 @@ import ctypes
 from twinline.cli.server.process import server_process
 prctl = ctypes.CDLL(None).prctl
 before = prctl(42, 0, 0, 0, 0)
-with server_process(one_processor=False):
+with server_process(one_processor=False, many_threads=True):
     print(before, prctl(42, 0, 0, 0, 0))
 """
     command = [sys.executable, "-c", script]

@@ -5,7 +5,7 @@ import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from cli_server import CommandLine, ended, running_server
@@ -25,6 +25,8 @@ from servers import Site
 from waiting import wait_until
 
 from twinline.cli.main import main
+from twinline.cli.server import private
+from twinline.cli.server.listeners import LISTENERS
 from twinline.cli.verify import accounts, command
 from twinline.cli.verify.messages import body_of, id_of, outcome_of
 from twinline.cli.verify.workload import Workload, WorkloadSettings
@@ -56,6 +58,7 @@ from twinline.stores.memory import MemoryStore
 from twinline.stores.memory.accounts import MemoryAccounts
 from twinline.stores.memory.mailboxes import MemoryMailboxes
 from twinline.transports.client import Client, ConnectionLost, NotConnected, TimedOut
+from twinline.transports.listener import Listener
 
 SETTINGS = WorkloadSettings(senders=4, mailboxes=2, rate=0, settle_seconds=15)
 
@@ -270,9 +273,25 @@ def wait_acknowledged(workload: Workload, goal: int) -> None:
 # -- the command ------------------------------------------------------------------------
 
 
-def test_the_verdict_on_a_private_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("store", ["memory:", "sqlite:{folder}/chat.db"])
+@pytest.mark.parametrize("listener", LISTENERS)
+def test_the_verdict_on_a_private_server(
+    listener: str, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    kind = LISTENERS[listener]
+
+    def noted(*arguments: Any) -> Listener:
+        made.append(listener)
+        return kind(*arguments)
+
+    monkeypatch.setattr(private, "LISTENERS", {listener: noted})
     user = CommandLine(tmp_path, "tcp://127.0.0.1:1")  # where nobody listens
-    result = user.run("verify", "--duration", "0.3", "--senders", "2", "--mailboxes", "1")
+    workload = ("--duration", "0.3", "--senders", "2", "--mailboxes", "1")
+    url = store.format(folder=tmp_path)
+    result = user.run("verify", *workload, "--listener", listener, "--store", url)
+    assert made == [listener]
+    assert f"listener {listener}\n" in result.stderr
     assert result.stdout.splitlines()[-1] == "verdict: ok"
     assert "lost              0" in result.stdout
     assert "with 95 % confidence" in result.stdout
@@ -396,10 +415,13 @@ def test_a_store_that_is_none_is_told(tmp_path: Path) -> None:
     assert "there is no store" in user.run("verify", "--store", "nothing:", code=2).stderr
 
 
-def test_connect_and_store_exclude_each_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flag", "value"), [("--store", "memory:"), ("--listener", "loop")])
+def test_what_is_of_a_private_server_does_not_go_with_connect(
+    flag: str, value: str, tmp_path: Path
+) -> None:
     user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
-    result = user.run("verify", "--connect", "tcp://127.0.0.1:1", "--store", "memory:", code=2)
-    assert "not both" in result.stderr
+    result = user.run("verify", "--connect", "tcp://127.0.0.1:1", flag, value, code=2)
+    assert f"give --connect or {flag}, not both" in result.stderr
 
 
 def test_ctrl_c_ends_the_sending_and_the_verdict_follows(tmp_path: Path) -> None:

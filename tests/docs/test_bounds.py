@@ -138,7 +138,7 @@ OF_CONTAINERS = {
         "_timers": "turns and deadlines of the event loop",
     },
     "transports/listener/workers.py": {
-        "_threads": "workers of the event loop",
+        "_starting": "workers of the event loop",
         "_work": "requests that wait for such a worker",
     },
 }
