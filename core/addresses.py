@@ -18,7 +18,7 @@ def canonical(address: str) -> str:
     2.5.5.2).
     """
     parsed = _parsed(address)
-    return address if parsed is None else str(parsed)
+    return address if parsed is None else _same(str(parsed), address)
 
 
 def is_loopback(address: str) -> bool:
@@ -37,7 +37,7 @@ def limit_key(address: str, ipv6_prefix: int) -> str:
     """
     parsed = _parsed(address)
     if parsed is None or isinstance(parsed, IPv4Address):
-        return address if parsed is None else str(parsed)
+        return address if parsed is None else _same(str(parsed), address)
     network = IPv6Network((int(parsed), ipv6_prefix), strict=False)
     # A link has the same local addresses as every other, so there the link is part of it.
     return f"{network}%{parsed.scope_id}" if parsed.scope_id else str(network)
@@ -51,3 +51,8 @@ def _parsed(address: str) -> IPv4Address | IPv6Address | None:
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
         return parsed.ipv4_mapped
     return parsed
+
+
+def _same(text: str, address: str) -> str:
+    """Return a text as the object that an equal address is, for each connection keeps both."""
+    return address if text == address else text

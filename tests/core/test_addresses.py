@@ -34,3 +34,9 @@ def test_a_network_counts_as_one_and_its_neighbour_as_another() -> None:
     assert limit_key("2001:db8:1:3::1", 64) not in keys
     assert limit_key("2001:db8:1:3::1", 48) == limit_key("2001:db8:1:2::1", 48)
     assert limit_key("2001:db8::1", 128) != limit_key("2001:db8::2", 128)
+
+
+def test_an_address_in_its_one_form_is_not_copied() -> None:
+    address = ".".join(["192", "0", "2", "1"])
+    assert canonical(address) is address
+    assert limit_key(address, 64) is address
