@@ -222,10 +222,7 @@ def _what_is_wrong_with(line: bytearray) -> str:
 
 
 def _read_request(line: bytearray) -> RequestReceived | RequestRefused:
-    try:
-        value = from_json(line, allow_inf_nan=False, cache_strings="keys")  # as in `_parse`
-    except ValueError:
-        value = None
+    value = _parse(line)
     if type(value) is not dict:
         return RequestRefused(None, BadRequest(_what_is_wrong_with(line)))
     line_id = value.get("id")

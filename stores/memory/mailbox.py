@@ -112,6 +112,9 @@ class Mailbox:
                 raise CursorInvalid
             return []
         start = bisect_right(self._seqs, seq, self._head)
+        if start == len(self._seqs) - 1 and count > 0:  # as for a watch that mail has woken
+            found = self._seqs[start]
+            return [(found, self._messages[found])]
         return [(found, self._messages[found]) for found in self._seqs[start : start + count]]
 
     def before(self, seq: int | None, count: int) -> list[Entry]:

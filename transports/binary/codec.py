@@ -72,8 +72,11 @@ class BinaryServerCodec(FrameCodec, ServerCodec):
         if not self._received:
             return None  # as after nearly every request
         try:
-            frame = self._take(_REQUEST_FLAGS)
-            return None if frame is None else _read_request(*frame)
+            taken = self._take(_REQUEST_FLAGS)
+            if taken is None:
+                return None
+            kind, flags, frame = taken
+            return _read_request(kind, flags, frame)
         except Unreadable as unreadable:
             self._drop()
             return RequestRefused(unreadable.id, unreadable.error, fatal=True)
@@ -113,8 +116,10 @@ class BinaryClientCodec(FrameCodec, BufferedClientCodec):
             if answered != expected or model not in (expected_model, ErrorReply):
                 raise Unreadable(BadRequest(f"it is not the reply to request {expected}"))
         try:
-            values = _read_fields(layout, answered, frame, at, flags)
+            values = layout.read_to_end(frame, at, flags)
             reply = model.__pydantic_validator__.validate_python(values)
+        except (IndexError, MalformedError) as error:
+            raise _unreadable(error, answered) from None
         except NotUtf8Error:
             raise Unreadable(BadRequest("a text is not UTF-8")) from None
         except ValidationError as error:
@@ -170,24 +175,11 @@ def _read_id(frame: bytearray) -> tuple[int, int]:
     return frame_id, at
 
 
-def _read_fields(
-    layout: Layout, id: int | None, frame: bytearray, at: int, flags: int
-) -> dict[str, object]:
-    """Return the fields of a frame, not validated yet.
-
-    Raises:
-        Unreadable: they are not laid out as they should be, or are not all of the frame.
-        NotUtf8Error: a text is not UTF-8.
-    """
-    try:
-        values, at = layout.read(frame, at, flags)
-    except IndexError:
-        raise Unreadable(BadRequest("a field runs beyond the end of its frame"), id) from None
-    except MalformedError as error:
-        raise Unreadable(BadRequest(str(error)), id) from None
-    if at != len(frame):
-        raise Unreadable(BadRequest("a frame is longer than its fields"), id)
-    return values
+def _unreadable(error: IndexError | MalformedError, id: int | None) -> Unreadable:
+    """Return what a frame is whose fields are not laid out as they should be."""
+    if isinstance(error, IndexError):
+        return Unreadable(BadRequest("a field runs beyond the end of its frame"), id)
+    return Unreadable(BadRequest(str(error)), id)
 
 
 def _read_request(kind: int, flags: int, frame: bytearray) -> RequestReceived | RequestRefused:
@@ -198,7 +190,9 @@ def _read_request(kind: int, flags: int, frame: bytearray) -> RequestReceived | 
         return RequestRefused(frame_id, UnknownOp(f"there is no request of kind {kind}"))
     validate, layout = _REQUESTS[kind]
     try:
-        return RequestReceived(frame_id, validate(_read_fields(layout, frame_id, frame, at, flags)))
+        return RequestReceived(frame_id, validate(layout.read_to_end(frame, at, flags)))
+    except (IndexError, MalformedError) as error:
+        raise _unreadable(error, frame_id) from None
     except NotUtf8Error:
         return RequestRefused(frame_id, BadRequest("a text is not UTF-8"))
     except ValidationError as error:

@@ -34,7 +34,7 @@ Write = Callable[[Any], bytes]
 Read = Callable[[bytearray, int], tuple[Any, int]]
 """Returns the value at a place, and the place behind it; IndexError is "beyond the end"."""
 
-_MAX_VARINT_SHIFT: Final = 7 * 7
+_SHIFTS: Final = range(7, 7 * 8, 7)  # of a varint's bytes behind its first
 _MESSAGE_ID_BYTES: Final = 12
 
 
@@ -67,17 +67,21 @@ def read_uint(payload: bytearray, at: int) -> tuple[int, int]:
         MalformedError: it is longer than 8 bytes, or not in its shortest form.
     """
     byte = payload[at]
+    at += 1
     if byte < 0x80:
-        return byte, at + 1
+        return byte, at
     value = byte & 0x7F
-    for shift in range(7, _MAX_VARINT_SHIFT + 1, 7):
-        at += 1
+    byte = payload[at]
+    if 0 < byte < 0x80:  # two bytes, as most ids have
+        return value | byte << 7, at + 1
+    for shift in _SHIFTS:
         byte = payload[at]
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             if byte == 0:
                 raise MalformedError("an integer is not in its shortest form")
             return value, at + 1
+        at += 1
     raise MalformedError("an integer is longer than 8 bytes")
 
 
@@ -162,10 +166,14 @@ class Layout:
             write, read = _field(annotations[name])
             self._fields.append((name, bit, field.default, write, read))
         self._writes = [(name, write) for name, _, _, write, _ in self._fields]
-        self._required = [(name, read) for name, bit, _, _, read in self._fields if not bit]
         self.known_flags = (1 << len(self.bits)) - 1
         if self.known_flags > 0xFF:
             raise TypeError(f"{model.__name__} has more than 8 fields with a default")
+        # The fields that stand in a frame, by its flags.
+        self._present = [
+            [(name, read) for name, bit, _, _, read in self._fields if not bit or flags & bit]
+            for flags in range(self.known_flags + 1)
+        ]
 
     def write(self, value: BaseModel) -> tuple[int, bytes]:
         """Return the presence bits of the fields that are written, and those fields."""
@@ -197,14 +205,36 @@ class Layout:
             NotUtf8Error: a text is not UTF-8.
         """
         values = {}
-        if flags:
-            for name, bit, _, _, read in self._fields:
-                if not bit or flags & bit:
-                    values[name], at = read(payload, at)
-        else:
-            for name, read in self._required:
-                values[name], at = read(payload, at)
+        for name, read in self._present[flags]:
+            values[name], at = read(payload, at)
         return values, at
+
+    def read_to_end(self, frame: bytearray, at: int, flags: int) -> dict[str, Any]:
+        """Return the fields from a place to the end of a frame, not validated yet.
+
+        Raises:
+            IndexError, NotUtf8Error: see `read`.
+            MalformedError: see `read`; or there is more behind the fields.
+        """
+        values = {}
+        size = len(frame)
+        for name, read in self._present[flags]:
+            # Most fields are short texts, and what reads those stands here as well: to call it for
+            # each would cost a send several percent.
+            if read is _read_text and (length := frame[at]) < 0x80:
+                start = at + 1
+                at = start + length
+                if at > size:
+                    raise IndexError
+                try:
+                    values[name] = frame[start:at].decode()
+                except UnicodeDecodeError:
+                    raise NotUtf8Error from None
+            else:
+                values[name], at = read(frame, at)
+        if at != size:
+            raise MalformedError("a frame is longer than its fields")
+        return values
 
 
 def _field(annotation: Any) -> tuple[Write, Read]:
