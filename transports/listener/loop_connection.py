@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from twinline.core.errors import Busy, InternalError, LockRuleError
+from twinline.core.looks import Look
 from twinline.core.protocol import Reply
 from twinline.core.service import ChatService
 from twinline.core.store import MailPage
@@ -308,6 +309,8 @@ class LoopConnection(asyncio.BufferedProtocol):
                     self._flush()
                 self._hand_over(job)
                 return
+            if talk.urgent and type(job) is Look:
+                self._flush()  # its peer can read this page while the next one is looked up
             talk.finish(handle(session, job))
         if not talk.urgent or self._flush():
             host.turns.mark(self)
