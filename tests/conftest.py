@@ -1,5 +1,6 @@
 """What every test runs under: the lock rule is checked from the first lock on."""
 
+import gc
 import signal
 import sys
 from collections.abc import Generator
@@ -39,6 +40,17 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow, before `-m` chooses."""
     kinds.mark(items)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Take what was imported and collected out of what the garbage collector looks at.
+
+    It stays until the end, and a full collection, of which some tests make two, would walk
+    through all of it.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
