@@ -1,4 +1,4 @@
-"""Every exit code for real: a process that ends with it, for each way to get there."""
+"""Every exit code for each way to get there, and a process that ends with it for each code."""
 
 import os
 import signal
@@ -45,65 +45,80 @@ def ann(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CommandLine
         yield twinline
 
 
-def ends(twinline: CommandLine, *arguments: str) -> tuple[int, str, str]:
-    """Run a process to its end, and return its exit code and what it wrote."""
-    with ended(twinline.start(*arguments, stdin=subprocess.DEVNULL)) as process:
-        stdout, stderr = process.communicate(timeout=40)
-    return process.returncode, stdout, stderr
-
-
 def is_one_line(stderr: str) -> bool:
     return stderr.startswith("twinline: ") and stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("words", every_command(), ids=" ".join)
 def test_usage(ann: CommandLine, words: tuple[str, ...]) -> None:
-    code, stdout, stderr = ends(ann, *words, "--nonsense")
-    assert (code, stdout) == (ExitCode.USAGE, "")
-    assert is_one_line(stderr)
-    assert "--nonsense" in stderr
+    refused = ann.run(*words, "--nonsense", code=ExitCode.USAGE)
+    assert refused.stdout == ""
+    assert is_one_line(refused.stderr)
+    assert "--nonsense" in refused.stderr
 
 
 @pytest.mark.parametrize("words", CLIENTS, ids=" ".join)
 def test_not_reachable(ann: CommandLine, words: tuple[str, ...]) -> None:
-    """There is a session for a server that is gone."""
+    gone = a_server_that_is_gone(ann)
+    arguments = [*words, *ARGUMENTS.get(words[0], []), "--connect", gone]
+    failed = ann.run(*arguments, code=ExitCode.UNREACHABLE)
+    assert failed.stdout == ""
+    assert is_one_line(failed.stderr)
+    assert "cannot reach" in failed.stderr
+
+
+def a_server_that_is_gone(twinline: CommandLine) -> str:
+    """Return where a server was for which there is a session."""
     with running_server() as endpoint:
-        ann.run("register", "ann", "--connect", str(endpoint))
-    arguments = ARGUMENTS.get(words[0], [])
-    code, stdout, stderr = ends(ann, *words, *arguments, "--connect", str(endpoint))
-    assert (code, stdout) == (ExitCode.UNREACHABLE, "")
-    assert is_one_line(stderr)
-    assert "cannot reach" in stderr
+        twinline.run("register", "ann", "--connect", str(endpoint))
+    return str(endpoint)
 
 
 @pytest.mark.parametrize("words", WITH_A_SESSION, ids=" ".join)
 def test_a_session_that_is_missing_is_refused(ann: CommandLine, words: tuple[str, ...]) -> None:
-    code, stdout, stderr = ends(ann, *words, *ARGUMENTS.get(words[0], []), "--user", "nobody")
-    assert (code, stdout) == (ExitCode.REFUSED, "")
-    assert is_one_line(stderr)
+    arguments = [*words, *ARGUMENTS.get(words[0], []), "--user", "nobody"]
+    refused = ann.run(*arguments, code=ExitCode.REFUSED)
+    assert refused.stdout == ""
+    assert is_one_line(refused.stderr)
 
 
 @pytest.mark.parametrize(
     ("code", "arguments"),
     [
         (ExitCode.REFUSED, ["register", "ann"]),
-        (ExitCode.REFUSED, ["send", "nobody", "hi"]),
-        (ExitCode.TIMED_OUT, ["watch", "--count", "1", "--timeout", "0.1"]),
         (ExitCode.TIMED_OUT, ["watch", "--exec", "true", "--count", "1", "--timeout", "0.1"]),
         (ExitCode.FAILURE, ["store", "stats", "nowhere.db"]),
-        (ExitCode.FAILURE, ["serve", "--listen", "unix:/nowhere/s"]),
         (ExitCode.USAGE, ["config", "check", "nowhere.toml"]),
         (ExitCode.USAGE, ["config", "show", "--store", "nowhere"]),
-        (ExitCode.USAGE, ["serve", "--listen", "nowhere"]),
         (ExitCode.USAGE, ["completion", "tcsh"]),
         (ExitCode.USAGE, ["send", "ann", ""]),
-        (ExitCode.OK, ["watch", "--timeout", "0.1"]),
         (ExitCode.OK, ["status"]),
     ],
 )
 def test_other_ways(ann: CommandLine, code: ExitCode, arguments: list[str]) -> None:
-    ended_with, _, stderr = ends(ann, *arguments)
-    assert ended_with == code
+    done = ann.run(*arguments, code=code)
+    assert is_one_line(done.stderr) == (code is not ExitCode.OK)
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        (ExitCode.OK, ["watch", "--timeout", "0.1"]),
+        (ExitCode.FAILURE, ["serve", "--listen", "unix:/nowhere/s"]),
+        (ExitCode.USAGE, ["serve", "--listen", "nowhere"]),
+        (ExitCode.USAGE, ["status", "--nonsense"]),
+        (ExitCode.REFUSED, ["send", "nobody", "hi"]),
+        (ExitCode.UNREACHABLE, ["status", "--user", "ann"]),
+        (ExitCode.TIMED_OUT, ["watch", "--count", "1", "--timeout", "0.1"]),
+    ],
+)
+def test_a_process_ends_with_it(ann: CommandLine, code: ExitCode, arguments: list[str]) -> None:
+    """That of an interrupted one is below."""
+    if code is ExitCode.UNREACHABLE:
+        arguments = [*arguments, "--connect", a_server_that_is_gone(ann)]
+    with ended(ann.start(*arguments, stdin=subprocess.DEVNULL)) as process:
+        stdout, stderr = process.communicate(timeout=40)
+    assert (process.returncode, stdout) == (code, "")
     assert is_one_line(stderr) == (code is not ExitCode.OK)
 
 
@@ -193,5 +208,4 @@ def test_a_completion_that_cannot_be_written_says_nothing() -> None:
 def test_a_group_is_no_failure() -> None:
     for words in every_command():
         if isinstance(command_of(words), click.Group):
-            twinline = CommandLine(Path("/nowhere"), "tcp://127.0.0.1:1")
-            assert ends(twinline, *words)[0] == ExitCode.OK
+            CommandLine(Path("/nowhere"), "tcp://127.0.0.1:1").run(*words, code=ExitCode.OK)
