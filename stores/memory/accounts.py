@@ -117,9 +117,11 @@ class MemoryAccounts(Accounts):
                 raise NoSuchUser
             if account.password_hash != instead_of:
                 return False
-            self._set_hash(account, password_hash)
             others = [each for each in self._tokens.get(account_id, ()) if each != keep]
             wakes = [wake for token_hash in others for wake in self._end(token_hash)]
+            # Last: who looks without the lock, at the one and then at the other, sees no new hash
+            # beside a session that has not ended.
+            self._set_hash(account, password_hash)
         wake_all(wakes)
         return True
 
