@@ -468,7 +468,8 @@ class Store(ABC):
         mailboxes: messages and positions.
         durability: what an acknowledged write survives.
         blocks: whether a call may wait for anything: a disk, a network, a thread. One that says
-            that it does not is called on an event loop, where all would wait with it.
+            that it does not is called on an event loop, where all would wait with it; but for
+            `Accounts.page`, which a loop leaves to another thread in any case.
     """
 
     accounts: Accounts

@@ -121,6 +121,10 @@ When a backup was put back under readers that go on (`restoring`):
 In a child of the process that opened it (`forking`):
 
 68. A forked child is refused, or stores what it says; the parent's store goes on.
+
+Called on an event loop, where all would wait with it (`blocking`):
+
+69. A store that says that it does not block waits for nothing where it is called.
 """
 
 from collections.abc import Collection
@@ -138,6 +142,7 @@ from twinline.core.conformance import (
 from twinline.stores.conformance import (
     account_races,
     accounts,
+    blocking,
     durable,
     forking,
     logins,
@@ -172,6 +177,7 @@ RULES: Final[tuple[Rule[StoreBench], ...]] = rules_of(
     logins,
     restoring,
     forking,
+    blocking,
 )
 """The rules, by number."""
 _PATIENCE_SECONDS: Final = 30.0  # for one rule; it takes one or two

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from seeded_faults_accounts import changes_then_ends
 from seeded_faults_stores import (
+    BLOCKING,
     FAULTS,
     FORGETFUL,
     RESTORED,
@@ -28,16 +29,18 @@ from sqlite_faults import Faults
 from waiting import join
 
 from twinline.core.conformance import check_rules, rule, rules_of
-from twinline.core.store import MailboxPolicy, Store
+from twinline.core.store import Accounts, Mailboxes, MailboxPolicy, Store
 from twinline.stores import conformance
 from twinline.stores.conformance import (
     RULES,
     ConformanceError,
     ConformanceReport,
     bench,
+    blocking,
     check_store,
     sending,
 )
+from twinline.stores.conformance.bench import StoreBench
 from twinline.stores.memory import MemoryStore
 from twinline.stores.registry import open_store, store_schemes
 from twinline.stores.sqlite import SqliteStore
@@ -206,6 +209,48 @@ def test_a_store_that_a_forked_child_cannot_use_is_found(broken, evidence: str) 
     with pytest.raises(ConformanceError, match=evidence) as caught:
         check_store(broken, only=[FORKING], wake_seconds=0.2)
     assert [failure.name for failure in caught.value.failures] == [FORKING]
+
+
+def test_a_call_that_waits_once_may_have_waited_for_the_interpreter() -> None:
+    waits = iter([True])
+
+    def waits_once(half, was, account_id, draft):
+        if next(waits, False):
+            threading.Event().wait(0.0001)  # which is announced to no hook
+        return was(account_id, draft)
+
+    assert check_store(mailboxes(append=waits_once), only=BLOCKING).rules == (BLOCKING,)
+    assert next(waits, None) is None
+
+
+@pytest.mark.parametrize(
+    ("blocks", "evidence"),
+    [
+        (False, "mailboxes.create waited for something in each of 5 calls"),
+        (None, "blocks should be a bool, is None"),
+    ],
+)
+def test_a_durable_store_that_says_it_does_not_block_is_found(
+    blocks: bool | None, evidence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SqliteStore, "blocks", blocks)
+    numbers = count()
+    with pytest.raises(ConformanceError, match=re.escape(evidence)):
+        check_store(
+            lambda policy: SqliteStore(tmp_path / f"{next(numbers)}", policy), only=BLOCKING
+        )
+
+
+def test_every_method_is_called_to_see_whether_it_blocks() -> None:
+    with MemoryStore() as store:
+        tried = StoreBench(lambda _policy: store, None, None, None, "0", wake_seconds=1, slow=False)
+        called = []
+        for name, call in blocking.calls(tried, store):
+            call()
+            called.append(name)
+    methods = {f"accounts.{name}" for name in Accounts.__abstractmethods__}
+    methods |= {f"mailboxes.{name}" for name in Mailboxes.__abstractmethods__}
+    assert methods - set(called) == {"accounts.page"}
 
 
 def test_every_rule_has_a_fault_that_breaks_it() -> None:

@@ -3,6 +3,9 @@
 Each gets the half that it is in, the method that it replaces, and the arguments.
 """
 
+import socket
+from pathlib import Path
+
 from seeded_faults_mailboxes import a_moment
 
 from twinline.core.errors import NoSuchUser, StoreUnavailable, UsernameTaken
@@ -199,3 +202,13 @@ def keeps_the_first_addresses(half: MemoryAccounts, was, account_id, address, at
 def knows_addresses_everywhere(half: MemoryAccounts, was, account_id, address):
     noted = [one for each in half._addresses.values() for one in each]
     return max((at for known, at in noted if known == address), default=None)
+
+
+def opens_a_file(half, was, username):
+    with Path(__file__).open(encoding="utf-8"):
+        return was(username)
+
+
+def asks_for_a_name(half, was, account_id, address, at, *, most):
+    socket.getaddrinfo("127.0.0.1", 1)
+    was(account_id, address, at, most=most)

@@ -373,3 +373,16 @@ def looks_then_acks(half: MemoryMailboxes, was, account_id, up_to, now):
         box.position = position
         box.unread = sum(seq > position for seq in box._messages)
         return box.standing
+
+
+def sleeps_a_moment(half, was, account_id, draft):
+    time.sleep(0.0001)
+    return was(account_id, draft)
+
+
+def asks_another_thread(half, was, account_id):
+    found = []
+    other = threading.Thread(target=lambda: found.append(was(account_id)))
+    other.start()
+    other.join()
+    return found[0]

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import seeded_faults_accounts as by_accounts
@@ -14,6 +15,7 @@ from twinline.stores.memory.accounts import _Session
 from twinline.stores.memory.mailbox import Mailbox
 
 Open = Callable[[MailboxPolicy], MemoryStore]
+BLOCKING = "a_store_that_does_not_block_waits_for_nothing"
 
 
 def accounts(**faults: Callable[..., Any]) -> Open:
@@ -78,6 +80,22 @@ def without_quota(policy: MailboxPolicy) -> MemoryStore:
 
 def without_history_size(policy: MailboxPolicy) -> MemoryStore:
     return MemoryStore(policy.model_copy(update={"history_messages": 10**6}))
+
+
+def with_a_file_beside_it(policy: MailboxPolicy) -> MemoryStore:
+    """Open a store that goes on reading a file that it has opened before."""
+    store = MemoryStore(policy)
+    find = store.accounts.find_session
+    file = Path(__file__).open("rb", buffering=0)  # noqa: SIM115 - the kit closes the store
+    vars(store)["close"] = file.close
+
+    def reads(token_hash: bytes):
+        file.seek(0)
+        file.read(1)
+        return find(token_hash)
+
+    store.accounts.find_session = reads  # type: ignore[method-assign]
+    return store
 
 
 def without_history_age(policy: MailboxPolicy) -> MemoryStore:
@@ -289,6 +307,11 @@ FAULTS: tuple[tuple[Open, str], ...] = (
     (mailboxes(append=by_mailboxes.looks_then_revives), "dropped_mail_is_gone"),
     (mailboxes(append=by_mailboxes.wakes_then_stores), "no_wake_is_lost"),
     (mailboxes(ack=by_mailboxes.looks_then_acks), "counts_stay_right_at_once"),
+    (accounts(find=by_accounts.opens_a_file), BLOCKING),
+    (with_a_file_beside_it, BLOCKING),
+    (accounts(note_address=by_accounts.asks_for_a_name), BLOCKING),
+    (mailboxes(append=by_mailboxes.sleeps_a_moment), BLOCKING),
+    (mailboxes(standing=by_mailboxes.asks_another_thread), BLOCKING),
 )
 """What opens a store with a fault, and the rule that must say so."""
 

@@ -1,0 +1,174 @@
+"""Rule 69 of the store kit: a store that says that it does not block does not.
+
+What a call does is seen in three ways, in the thread that makes it: what Python announces to audit
+hooks (files, sockets, processes, directories), how often the thread read or wrote a descriptor, and
+how often it gave the processor away, as whoever waits for anything does. The last two are counted
+by the system, where it is Linux; and since a thread may be kept waiting by others of its process,
+for the interpreter, they are evidence only where every one of several calls did so.
+
+A page of usernames is let off: a loop leaves listings to a worker, whatever the store, and one that
+looks at a million names had better let other threads go on meanwhile.
+"""
+
+import os
+import resource
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from twinline.core.conformance import Checks, rule, shown
+from twinline.core.store import Store
+from twinline.stores.conformance.bench import ALL, HOUR, NOW, StoreBench, password_hash
+
+_ROUNDS: Final = 5
+_ANNOUNCED: Final = ("open", "os.", "shutil.", "socket.", "sqlite3.", "subprocess.", "time.sleep")
+_COUNTS: Final = Path("/proc/thread-self/io")
+_COUNTS_BYTES: Final = 4096  # more than they are
+_COUNTED: Final = (b"syscr", b"syscw")
+
+
+@rule(69, "A store that says that it does not block waits for nothing where it is called.")
+def a_store_that_does_not_block_waits_for_nothing(checks: Checks, bench: StoreBench) -> None:
+    """Call every method but `Accounts.page` a few times, and see what its thread did."""
+    store = bench.store()
+    checks.that(isinstance(store.blocks, bool), f"blocks should be a bool, is {store.blocks!r}")
+    if store.blocks:
+        return
+    announced: dict[str, list[str]] = {}
+    waited: Counter[str] = Counter()
+    moved: Counter[str] = Counter()
+    with ExitStack() as stack:
+        counts = _Counts(stack)
+        for _ in range(_ROUNDS):
+            for name, call in calls(bench, store):
+                with _announced() as events:
+                    waits, moves = counts.around(call)
+                announced.setdefault(name, []).extend(events)
+                waited[name] += waits
+                moved[name] += moves
+    often = f"in each of {_ROUNDS} calls"
+    for name, events in announced.items():
+        if not checks.that(not events, f"{name} may block: {', '.join(dict.fromkeys(events))}"):
+            continue
+        if checks.that(moved[name] < _ROUNDS, f"{name} read or wrote a descriptor {often}"):
+            checks.that(waited[name] < _ROUNDS, f"{name} waited for something {often}")
+
+
+def calls(bench: StoreBench, store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield a call of every method but one, each to be made before the next one is asked for."""
+    accounts, boxes = store.accounts, store.mailboxes
+    account = bench.account(f"u{bench.id()}")
+    session, mine, name = bench.session(account), account.account_id, account.username
+    token, first, second = session.token_hash, account.password_hash, password_hash("second")
+    unsubscribes: list[Callable[[], None]] = []
+    draft = bench.draft(send_id="once")
+
+    def wake() -> None:
+        pass
+
+    yield "mailboxes.create", lambda: boxes.create(mine)
+    yield "accounts.is_free", lambda: accounts.is_free(name)
+    yield "accounts.create", lambda: accounts.create(account)
+    yield "accounts.find", lambda: accounts.find(name)
+    yield "accounts.hash_profiles", accounts.hash_profiles
+    yield "accounts.note_address", lambda: accounts.note_address(mine, "::1", NOW, most=3)
+    yield "accounts.address_noted_at", lambda: accounts.address_noted_at(mine, "::1")
+    yield "accounts.open_session", lambda: accounts.open_session(session, verified=first, most=3)
+    yield "accounts.find_session", lambda: accounts.find_session(token)
+    yield "accounts.touch_session", lambda: accounts.touch_session(token, NOW + 2 * HOUR)
+    yield (
+        "accounts.on_session_end",
+        lambda: unsubscribes.append(accounts.on_session_end(token, wake)),
+    )
+    yield "unsubscribing from a session's end", unsubscribes.pop()
+    yield (
+        "accounts.set_password_hash",
+        lambda: accounts.set_password_hash(mine, second, instead_of=first),
+    )
+    yield (
+        "accounts.change_password",
+        lambda: accounts.change_password(mine, first, instead_of=second, keep=token),
+    )
+    yield "accounts.close_session", lambda: accounts.close_session(token)
+    yield "mailboxes.on_mail", lambda: unsubscribes.append(boxes.on_mail(mine, wake))
+    yield "mailboxes.append", lambda: boxes.append(mine, draft)
+    yield "mailboxes.append of a repeat", lambda: boxes.append(mine, draft)
+    yield "unsubscribing from mail", unsubscribes.pop()
+    yield "mailboxes.read", lambda: boxes.read(mine, 0, ALL, ALL)
+    yield "mailboxes.ack", lambda: boxes.ack(mine, 1, NOW)
+    yield "mailboxes.standing", lambda: boxes.standing(mine)
+    yield "mailboxes.history", lambda: boxes.history(mine, None, ALL, ALL, NOW)
+    yield "mailboxes.delete", lambda: boxes.delete(mine, [1])
+    yield "accounts.withdraw", lambda: accounts.withdraw(mine, keep_name=True)
+    yield "mailboxes.drop", lambda: boxes.drop(mine)
+
+
+class _Counts:
+    """What the system counts of the thread that makes this, and that alone uses it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(_COUNTS, os.O_RDONLY)
+        except OSError:
+            return  # this system does not count, or does not tell
+        stack.callback(os.close, self._descriptor)
+
+    def around(self, call: Callable[[], object]) -> tuple[bool, bool]:
+        """Make a call; return whether it gave the processor away, and whether it read or wrote."""
+        # In this order: to read the second count may make the thread wait for the interpreter.
+        moves = self._moves()
+        waits = _waits()
+        call()
+        waits = _waits() - waits
+        moves = self._moves() - moves
+        return waits > 0, moves > 1  # to read the count is one
+
+    def _moves(self) -> int:
+        if self._descriptor < 0:
+            return 0
+        lines = os.pread(self._descriptor, _COUNTS_BYTES, 0).splitlines()
+        counted = dict(line.split(b": ") for line in lines)
+        return sum(int(counted[key]) for key in _COUNTED)
+
+
+def _waits() -> int:
+    if not hasattr(resource, "RUSAGE_THREAD"):
+        return 0
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
+class _Heard(threading.local):
+    events: list[str] | None = None  # that were announced in this thread, while it listens
+
+
+class _hook:  # noqa: N801 - a namespace, and never called
+    installed = False
+
+
+_heard = _Heard()
+
+
+@contextmanager
+def _announced() -> Iterator[list[str]]:
+    """Note what Python announces in this thread while the block runs."""
+    if not _hook.installed:
+        _hook.installed = True  # for the life of the process: a hook cannot be taken away
+        sys.addaudithook(_note)
+    events: list[str] = []
+    _heard.events = events
+    try:
+        yield events
+    finally:
+        _heard.events = None
+
+
+# Python does not trace audit hooks, so no coverage tool sees this one run.
+def _note(event: str, arguments: tuple[Any, ...]) -> None:  # pragma: no cover
+    events = _heard.events
+    if events is not None and event.startswith(_ANNOUNCED):
+        events.append(f"{event} {shown(arguments[0])}" if arguments else event)
