@@ -44,11 +44,13 @@ def send_until_stuck(peer: socket.socket) -> None:
         peer.send(b'{"op":"ping","id":1}\n' * 100)
 
 
+@pytest.mark.parametrize("listener", ["threads", "loop"])
 def test_it_serves_until_sigterm_drains_it(
-    twinline: CommandLine, tmp_path: Path, linger: list[IO[bytes] | socket.socket]
+    twinline: CommandLine, tmp_path: Path, linger: list[IO[bytes] | socket.socket], listener: str
 ) -> None:
     unix = f"unix:{tmp_path}/s?transport=binary"
-    server = twinline.start("serve", "--listen", "tcp://127.0.0.1:0", "--listen", unix)
+    places = ("--listen", "tcp://127.0.0.1:0", "--listen", unix)
+    server = twinline.start("serve", "--listener", listener, *places)
     with ended(server):
         assert server.stdout is not None
         first, second = (READY.fullmatch(server.stdout.readline()) for _ in range(2))
@@ -84,12 +86,14 @@ def test_it_serves_until_sigterm_drains_it(
     twinline.run("ping", "--connect", first[1], code=4)
 
 
+@pytest.mark.parametrize("listener", ["threads", "loop"])
 def test_a_second_signal_ends_it_at_once(
-    twinline: CommandLine, linger: list[IO[bytes] | socket.socket]
+    twinline: CommandLine, linger: list[IO[bytes] | socket.socket], listener: str
 ) -> None:
     # A peer that does not read keeps the drain waiting; the second Ctrl-C does not wait.
+    patience = ("--drain-seconds", "60", "--write-seconds", "60")
     server = twinline.start(
-        "serve", "--listen", "tcp://127.0.0.1:0", "--drain-seconds", "60", "--write-seconds", "60"
+        "serve", "--listen", "tcp://127.0.0.1:0", "--listener", listener, *patience
     )
     with ended(server):
         assert server.stdout is not None

@@ -93,6 +93,7 @@ class Conversation:
 
     Attributes:
         session: whose requests these are.
+        codec: reads its requests.
         waits: whether there is nothing to do until more arrives, a wake comes or time passes.
         urgent: whether there is something to send that the peer waits for.
         full: whether there is so much to send that nothing may be added before it is sent.
@@ -103,7 +104,6 @@ class Conversation:
 
     __slots__ = (
         "_clock",
-        "_codec",
         "_drains",
         "_frame_by",
         "_frame_bytes",
@@ -118,6 +118,7 @@ class Conversation:
         "_settings",
         "_stops",
         "_watch",
+        "codec",
         "cut",
         "ended",
         "fault",
@@ -155,7 +156,7 @@ class Conversation:
         self.ended = False
         self.cut = False
         self.fault: str | None = None
-        self._codec = codec
+        self.codec = codec
         self._settings = settings
         self._frame_bytes = service.settings.frame_bytes
         self._clock = clock
@@ -200,11 +201,11 @@ class Conversation:
         """
         if self._login_by is not None or self._frame_by is not None:
             self.time_is_up()
-        self._codec.receive_data(data)
+        self.codec.receive_data(data)
 
     def receive_eof(self) -> None:
         """Take in that nothing else will arrive."""
-        self._codec.receive_eof()
+        self.codec.receive_eof()
         self._stops = True
         if self._watch is not None:
             self._watch.hurry()
@@ -270,12 +271,12 @@ class Conversation:
         ):
             return watch.look()
         while not (self.ended or self.full):
-            event = self._codec.next_event()
+            event = self.codec.next_event()
             if event is None:
                 if self._stops:
                     self._stop()
                     return None
-                if self._frame_by is None and self._codec.mid_frame:
+                if self._frame_by is None and self.codec.mid_frame:
                     self._frame_by = self._clock() + self._settings.frame_seconds
                 self.waits = True
                 return None
@@ -339,15 +340,15 @@ class Conversation:
 
     def refuse(self, data: bytes, error: RequestError) -> None:
         """Answer what has arrived with an error, and end: there is nobody to hold this."""
-        self._codec.receive_data(data)  # read first, for its bytes choose the transport
-        asked = self._codec.next_event()
+        self.codec.receive_data(data)  # read first, for its bytes choose the transport
+        asked = self.codec.next_event()
         self._reply(None if asked is None else asked.id, error.to_reply())
         self.ended = True
 
     # -- requests -----------------------------------------------------------------------
 
     def _reply(self, id: int | None, reply: Reply) -> None:
-        codec = self._codec
+        codec = self.codec
         codec.send(id, reply)
         data = codec.data_to_send()
         self._out.append(data)
@@ -363,8 +364,8 @@ class Conversation:
 
     def _logged_in(self) -> None:
         self._login_by = None
-        self._codec = self._codec.resolve()
-        self._codec.frame_limit = self._frame_bytes
+        self.codec = self.codec.resolve()
+        self.codec.frame_limit = self._frame_bytes
 
     # -- watches ------------------------------------------------------------------------
 

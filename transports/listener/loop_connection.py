@@ -139,7 +139,7 @@ class LoopConnection(asyncio.BufferedProtocol):
     @property
     def codec(self) -> ServerCodec:
         """What reads its requests."""
-        return self._talk._codec  # noqa: SLF001 - for the log alone
+        return self._talk.codec
 
     # -- called by other threads --------------------------------------------------------
 

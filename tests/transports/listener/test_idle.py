@@ -145,6 +145,6 @@ def test_a_buffer_that_was_large_once_is_not_kept(name: str) -> None:
         assert watch.ask(STREAM) == []
     for peer in (commands, watch):
         talk = peer.connection.talk
-        codec = talk._codec
+        codec = talk.codec
         assert isinstance(codec, BufferedCodec)
         assert sum(map(getsizeof, (codec._received, codec._out, talk._out))) < 512
