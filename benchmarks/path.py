@@ -1,6 +1,7 @@
 """Counts what lies on a server's path: the calls and the rooms of a send and of a delivery.
 
     python benchmarks/path.py                                # some seconds
+    python benchmarks/path.py --listener loop                # the event loop's path
     python benchmarks/path.py --rooms                        # and which rooms these are
     ../old/bin/python benchmarks/path.py --blocked           # an installation that has no streams
 
@@ -38,9 +39,10 @@ from twinline.stores.memory import MemoryStore
 from twinline.transports import registry
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import ThreadedListener
+from twinline.transports.listener import LoopListener, ThreadedListener
 
 BODY: Final = "See you at the station at half past seven, platform 4."
+LISTENERS: Final = {"threads": ThreadedListener, "loop": LoopListener}
 FIGURES: Final = ("calls", "calls of twinline", "functions of twinline", "rooms")
 REPEATED: Final = 25
 _WARM_UP: Final = 5
@@ -108,10 +110,10 @@ class Peer:
 
 
 @contextmanager
-def listening(recorder: Recorder) -> Iterator[Endpoint]:
+def listening(recorder: Recorder, listener_name: str) -> Iterator[Endpoint]:
     """Serve while the block runs, with threads whose calls are recorded."""
     service = ChatService(MemoryStore(), hasher=PasswordHasher.from_parameters(CHEAPEST))
-    listener = ThreadedListener(
+    listener = LISTENERS[listener_name](
         service, [(Endpoint.parse("tcp://127.0.0.1:0"), registry.transport("auto"))]
     )
     threading.setprofile(recorder.profile)
@@ -125,18 +127,19 @@ def listening(recorder: Recorder) -> Iterator[Endpoint]:
         threading.setprofile(None)
 
 
-def counted(name: str, *, blocked: bool) -> dict[str, list[list[tuple[str, str]]]]:
+def counted(name: str, listener: str, *, blocked: bool) -> dict[str, list[list[tuple[str, str]]]]:
     """Return the calls of every repetition of a send and of a delivery, in one transport.
 
     Args:
         name: of the transport.
+        listener: ``threads`` or ``loop``.
         blocked: whether the watcher watches by blocked watches, not by a stream.
     """
     wire, recorder = registry.transport(name), Recorder()
     found: dict[str, list[list[tuple[str, str]]]] = {}
     how: dict[str, Any] = {} if blocked else {"window": 256, "renew": True}
     with ExitStack() as stack:
-        endpoint = stack.enter_context(listening(recorder))
+        endpoint = stack.enter_context(listening(recorder, listener))
         ann, bob, eve = (stack.enter_context(closing(Peer(endpoint, wire))) for _ in range(3))
         for peer, username in ((ann, "ann"), (bob, "bob"), (eve, "eve")):
             peer.enter(username)
@@ -188,13 +191,16 @@ def rooms(rows: list[list[tuple[str, str]]]) -> list[str]:
 def main() -> None:
     """Count and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--listener", choices=list(LISTENERS), default="threads", help="[default: threads]"
+    )
     parser.add_argument("--blocked", action="store_true", help="watch by blocked watches")
     parser.add_argument("--rooms", action="store_true", help="list the rooms")
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
     options = parser.parse_args()
     said: dict[str, dict[str, dict[str, int]]] = {}
     for name in ("jsonl", "binary"):
-        for operation, rows in counted(name, blocked=options.blocked).items():
+        for operation, rows in counted(name, options.listener, blocked=options.blocked).items():
             usual = mode(figures(row) for row in rows)
             named = dict(zip(FIGURES, usual, strict=True))
             said.setdefault(name, {})[operation] = named

@@ -9,7 +9,7 @@ from peer_contract import Server
 from peer_table import Figures
 from peer_twinline import SubjectServer
 
-from twinline.cli.bench.figures import FLOW
+from twinline.cli.bench.figures import FLOW, PIPELINED
 from twinline.cli.bench.load import (
     Sample,
     beside,
@@ -18,6 +18,7 @@ from twinline.cli.bench.load import (
     flow,
     one_at_a_time,
     percentile,
+    pipelined,
 )
 from twinline.cli.bench.plan import fill
 from twinline.cli.bench.receivers import by_async_client, by_client
@@ -121,6 +122,10 @@ def more_sent(server: Server, seconds: float) -> dict[str, float | None]:
         plain = subject.without_send_ids(CONNECTIONS)
         sent = measured(server, partial(one_at_a_time, plain, seconds))
         found |= {"plain_sends": sent.sample.rate, "plain_send_cost": sent.server}
+        callers = subject.callers(PIPELINED.connections)
+        found["pipelined_cost"] = measured(
+            server, partial(pipelined, callers, PIPELINED.window, seconds)
+        ).server
         if subject.streams:
             for name, receive in (("client", by_client), ("async_client", by_async_client)):
                 filled = fill(subject, seconds)

@@ -25,6 +25,7 @@ class Figures:
         ping_p99: of a lone ping beside 64 senders, in µs.
         plain_sends: a second, of sends without a ``send_id``.
         plain_send_cost: the server's processor µs for each of them.
+        pipelined_cost: the same for each send of 8 connections with 32 under way on each.
         blocked_p50: as `p50`, by blocked watches.
         blocked_deliveries: as `deliveries`, by blocked watches.
         blocked_cost: as `delivery_cost`, by blocked watches.
@@ -45,6 +46,7 @@ class Figures:
     ping_p99: float | None = None
     plain_sends: float | None = None
     plain_send_cost: float | None = None
+    pipelined_cost: float | None = None
     blocked_p50: float | None = None
     blocked_deliveries: float | None = None
     blocked_cost: float | None = None
@@ -71,6 +73,7 @@ _MORE: dict[str, tuple[_Pick, str]] = {
     "ping p99 µs": (lambda of: of.ping_p99, ".0f"),
     "plain sends/s": (lambda of: of.plain_sends, ",.0f"),
     "µs": (lambda of: of.plain_send_cost, ".1f"),
+    "8x32 µs/send": (lambda of: of.pipelined_cost, ".1f"),
     "blocked: p50 µs": (lambda of: of.blocked_p50, ".0f"),
     "deliveries/s": (lambda of: of.blocked_deliveries, ",.0f"),
     "µs/delivery": (lambda of: of.blocked_cost, ".1f"),
@@ -126,6 +129,19 @@ BEFORE = (
     Wanted("p99 of a lone ping", lambda of: of.ping_p99, most=1.0),
 )
 """Over another installation of twinline, in the same transport."""
+LOOP = (
+    Wanted("delivery p50", lambda of: of.p50, most=1.4),
+    Wanted("server µs a delivery", lambda of: of.delivery_cost, most=1.5),
+    Wanted("deliveries/s", lambda of: of.deliveries, least=0.65),
+    Wanted("sends/s", lambda of: of.sends, least=0.6),
+)
+"""The event loop's listener over a router on uvloop that keeps a message until it is acked."""
+LOOP_THREADED = (Wanted("deliveries/s", lambda of: of.deliveries, least=1.5),)
+"""The same over the best Python peer with threads."""
+LOOP_BROKER = (Wanted("delivery p50", lambda of: of.p50, most=1.0),)
+"""The same over a broker."""
+LOOP_SQLITE = (Wanted("sends/s", lambda of: of.sends, least=1.0),)
+"""The same on SQLite, over the threads."""
 SQLITE = (Wanted("deliveries/s", lambda of: of.deliveries, least=0.6),)
 """Over the store in memory."""
 ALONE = (

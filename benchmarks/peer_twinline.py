@@ -49,13 +49,19 @@ class SubjectServer(Server):
 
 
 def serve_twinline(
-    name: str, store: str = "memory:", *, python: str | None = None, streams: bool = True
+    name: str,
+    store: str = "memory:",
+    *,
+    listener: str = "threads",
+    python: str | None = None,
+    streams: bool = True,
 ) -> Callable[[], AbstractContextManager[Server]]:
     """Return what runs `twinline serve`.
 
     Args:
         name: of the transport to speak.
         store: its URL; ``sqlite:`` is a file of its own.
+        listener: that serves, ``threads`` or ``loop``.
         python: another interpreter, with an installation of its own; None for this one.
         streams: whether watchers watch by a stream, which the installation must know.
     """
@@ -65,7 +71,7 @@ def serve_twinline(
     def serve() -> Iterator[Server]:
         with tempfile.TemporaryDirectory(prefix="twinline-peers-") as folder:
             url = f"sqlite:{folder}/store.db" if store == "sqlite:" else store
-            with server_process(url, python=python) as target:
+            with server_process(url, listener=listener, python=python) as target:
                 accounts = Accounts(target.endpoint, spoken)
                 subject = ServerSubject(target, spoken, accounts, streams=streams)
                 subject.make_accounts(_UNWATCHED, _WATCHED)

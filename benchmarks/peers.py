@@ -47,15 +47,31 @@ from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import product
 from typing import Any
 
 import peer_brokers
 import peer_twinline
 from peer_contract import Peer, Server
 from peer_rounds import one_round
-from peer_table import ALONE, BEFORE, SQLITE, THREADED, Figures, Rounds, table, values, verdicts
+from peer_table import (
+    ALONE,
+    BEFORE,
+    LOOP,
+    LOOP_BROKER,
+    LOOP_SQLITE,
+    LOOP_THREADED,
+    SQLITE,
+    THREADED,
+    Figures,
+    Rounds,
+    Wanted,
+    table,
+    values,
+    verdicts,
+)
 
-from twinline.cli.bench.figures import IDLE_BYTES, Part, Who
+from twinline.cli.bench.figures import IDLE_BYTES, Part
 from twinline.cli.bench.idle import room_for_users
 from twinline.cli.bench.plan import Place, Plan, Run
 from twinline.cli.bench.sockets import LoadError
@@ -67,7 +83,9 @@ from twinline.transports.registry import transport
 FLOOR = "floor"
 TRANSPORTS = ("jsonl", "binary")
 TWINLINE = tuple(f"twinline-{name}" for name in TRANSPORTS)
+ON_LOOP = tuple(f"{name}-loop" for name in TWINLINE)
 ON_SQLITE = "twinline-jsonl-sqlite"
+LOOP_ON_SQLITE = "twinline-jsonl-loop-sqlite"
 _IDLE_SECONDS = 0.5
 AGAINST = tuple(f"against-{name}" for name in TRANSPORTS)
 
@@ -132,7 +150,12 @@ PEERS = [
         partial(peer_twinline.serve_floor, direct=True),
     ),
     *(_twinline(name, spoken) for name, spoken in zip(TWINLINE, TRANSPORTS, strict=True)),
+    *(
+        _twinline(name, spoken, listener="loop")
+        for name, spoken in zip(ON_LOOP, TRANSPORTS, strict=True)
+    ),
     _twinline(ON_SQLITE, "jsonl", store="sqlite:"),
+    _twinline(LOOP_ON_SQLITE, "jsonl", store="sqlite:", listener="loop"),
     *_python_peers(),
     Peer(
         "mosquitto",
@@ -196,12 +219,14 @@ def idle_users(wanted: int, against: str | None) -> list[str]:
     lines = []
     with tempfile.TemporaryDirectory(prefix="twinline-peers-") as folder:
         places = []
-        for python in (None, *([against] if against else [])):
-            for number, store in enumerate(stores):
-                url = f"{store}{folder}/{bool(python)}-{number}.db" if store == "sqlite:" else store
-                name = f"{'against, ' if python else ''}{store}"
-                serve = partial(_serve, url, python)
-                places.append(Place(name, serve, keeps=False))
+        served: list[tuple[str | None, str]] = [(None, kind) for kind in ("threads", "loop")]
+        if against:
+            served.append((against, "threads"))
+        for number, ((python, kind), store) in enumerate(product(served, stores)):
+            url = f"{store}{folder}/{number}.db" if store == "sqlite:" else store
+            name = f"{'against, ' if python else ''}{store}"
+            serve = partial(_serve, url, kind, python)
+            places.append(Place(name, serve, keeps=False, listener=kind))
         plan = Plan(
             frozenset({Part.IDLE}), tuple(places), (transport("jsonl"),), 1, _IDLE_SECONDS, wanted
         )
@@ -211,14 +236,17 @@ def idle_users(wanted: int, against: str | None) -> list[str]:
         run_ = Run(plan, Progress())
         run_.measure()
     for place in places:
-        for value in run_.book.values(Who(place.name, "jsonl"), IDLE_BYTES):
-            words = f"{place.name} memory of an idle user"
-            lines.append(f"  {words:<36} {value / 1024:.1f} KiB  (wanted: <= 64)")
+        for value in run_.book.values(place.who(transport("jsonl")), IDLE_BYTES):
+            words = f"{place.name} {place.listener}, memory of an idle user"
+            most = 20 if place.listener == "loop" else 64
+            lines.append(f"  {words:<44} {value / 1024:.1f} KiB  (wanted: <= {most})")
     return lines
 
 
-def _serve(url: str, python: str | None, connections: int) -> AbstractContextManager[ServerProcess]:
-    return server_process(url, max(10_000, connections), python=python)
+def _serve(
+    url: str, listener: str, python: str | None, connections: int
+) -> AbstractContextManager[ServerProcess]:
+    return server_process(url, max(10_000, connections), listener=listener, python=python)
 
 
 def versions() -> dict[str, str]:
@@ -295,6 +323,20 @@ def standing(found: Rounds) -> list[str]:
                 lines += [f"{name} {head}:", *found_lines]
         if found_lines := values(found, name, ALONE):
             lines += [f"{name}:", *found_lines]
+    for name, most in zip(ON_LOOP, (9, 8), strict=True):
+        groups = {
+            "against one on uvloop that promises the same": (_acked(loops), LOOP),
+            "against the best Python peer with threads": (threaded, LOOP_THREADED),
+            "against a broker": (["nats"], LOOP_BROKER),
+        }
+        for head, (others, wanted) in groups.items():
+            if found_lines := verdicts(found, name, others, wanted):
+                lines += [f"{name} {head}:", *found_lines]
+        pipelined = Wanted("µs a pipelined send, 8 x 32", lambda of: of.pipelined_cost, most=most)
+        if found_lines := values(found, name, (pipelined,)):
+            lines += [f"{name}:", *found_lines]
+    if found_lines := verdicts(found, LOOP_ON_SQLITE, [ON_SQLITE], LOOP_SQLITE):
+        lines += ["The event loop on SQLite:", *found_lines]
     if found_lines := verdicts(found, ON_SQLITE, TWINLINE[:1], SQLITE):
         lines += ["On SQLite:", *found_lines]
     return lines

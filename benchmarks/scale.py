@@ -1,13 +1,13 @@
-"""Measures how twinline grows: a million accounts, full mailboxes, 200 logins at once.
+"""Measures how twinline grows: a million accounts, full mailboxes, 200 logins, 20,000 connections.
 
 The server is `twinline serve` with its default settings and the store in memory, which is filled
-before it listens; the load comes from this process, over TCP, in JSON-lines. Beside it stands
-what a send costs without any wire. What is compared comes from the same run, in turns; medians
-are printed.
+before it listens, once with each listener; the load comes from this process and those that it
+starts, over TCP, in JSON-lines. Beside it stands what a send costs without any wire. What is
+compared comes from the same run, in turns; medians are printed.
 
-    python benchmarks/scale.py                 # about five minutes, and 3 GB of memory
+    python benchmarks/scale.py                 # about ten minutes, and 3 GB of memory
     python benchmarks/scale.py --quick         # a look, at a tenth of the size
-    python benchmarks/scale.py --only growth
+    python benchmarks/scale.py --only growth --listener loop
 """
 
 # ruff: noqa: T201 - a script prints
@@ -17,11 +17,9 @@ import json
 import os
 import platform
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from statistics import median
 from typing import Final
@@ -29,11 +27,12 @@ from typing import Final
 import scale_store
 from check_workloads import BODY
 from check_workloads import Site as WithoutWire
+from scale_connections import BROKEN, measure_connections, users_at_the_most
+from scale_fairness import listing, measure_fairness
 from scale_logins import measure_logins
 from scale_site import CONNECTIONS, Cost, Row, Site, Sites, in_ms
 
 from twinline.cli.bench.load import one_at_a_time, percentile
-from twinline.cli.bench.wire import Wire
 from twinline.core.protocol import AccountsReply, ListAccounts
 
 _SENDS_A_SLICE: Final = 1_000
@@ -42,7 +41,6 @@ _TURNS: Final = 20
 """So many turns of the growth are in one round of the others: a machine that others use changes
 its pace within a second, and with short turns each of those compared meets the same."""
 _QUIET: Final = 20  # percent of them count as quiet
-_LISTING_SECONDS: Final = 120.0  # that one listing may take before the run is given up
 
 
 def say(text: str) -> None:
@@ -117,7 +115,7 @@ def measure_accounts(site: Site, rounds: int, seconds: float) -> list[Row]:
     for round_ in range(rounds):
         say(f"  accounts, round {round_ + 1} of {rounds}")
         quiet += one_at_a_time(callers, seconds).latencies
-        with _listing(lister, listings):
+        with listing(lister, listings):
             beside += one_at_a_time(callers, seconds).latencies
     page_ms, without, with_it = in_ms(pages), in_ms(quiet), in_ms(beside)
     what = f"sends from {CONNECTIONS} connections"
@@ -149,37 +147,6 @@ def measure_accounts(site: Site, rounds: int, seconds: float) -> list[Row]:
             {"ms": with_it.p99 - without.p99},
         ),
     ]
-
-
-@contextmanager
-def _listing(lister: Wire, taken: list[float]) -> Iterator[None]:
-    """Read all names again and again while the block runs, and once at least."""
-    enough = threading.Event()
-    errors: list[Exception] = []
-    found: list[str] = []
-    lister.socket.settimeout(_LISTING_SECONDS)
-
-    def read() -> None:
-        try:
-            while not enough.is_set():
-                began = time.perf_counter()
-                page = lister.ask(ListAccounts(pattern="*x*"), AccountsReply)
-                taken.append(time.perf_counter() - began)
-                found.extend(page.usernames)
-        except Exception as error:  # noqa: BLE001 - raised below
-            errors.append(error)
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
-        yield
-    finally:
-        enough.set()
-        thread.join()
-    if errors:
-        raise errors[0]
-    if found:
-        raise AssertionError("a name has an x")
 
 
 # --- growth
@@ -245,49 +212,111 @@ def _quiet(costs: list[Cost]) -> float:
     return percentile(sorted(each.microseconds for each in costs), _QUIET)
 
 
+LISTENERS: Final = ("threads", "loop")
+
+
+def _measured(listener: str, options: argparse.Namespace, sizes: "Sizes") -> list[Row]:
+    """Measure what was asked for at servers with one listener."""
+    rounds, seconds, most = sizes.rounds, sizes.seconds, sizes.accounts
+    rows: list[Row] = []
+    with Sites(listener, say) as sites:
+        growing = sorted({*(size for size in (10, 1_000, 100_000) if size < most), most})
+        parts: dict[str, Callable[[], list[Row]]] = {
+            "connections": lambda: measure_connections(
+                sites.site(scale_store.SESSIONS),
+                options.users or min(sizes.users, users_at_the_most(listener)),
+                sizes.broken,
+                seconds,
+                say,
+            ),
+            "accounts": lambda: measure_accounts(sites.site(most), rounds, seconds),
+            "logins": lambda: measure_logins(sites.site(1_000), rounds, seconds, say),
+            "fairness": lambda: measure_fairness(
+                sites.site(1_000), sites.site(most), rounds, seconds, say
+            ),
+            "growth": lambda: measure_growth(sites, growing, sizes.queued, rounds, seconds),
+        }
+        for part, measure in parts.items():
+            if not options.only or part in options.only:
+                say(f"{part}, {listener}")
+                rows += measure()
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        rounds: of each measurement.
+        seconds: of each round.
+        accounts: at the most.
+        queued: messages in a full mailbox.
+        users: who are connected and idle, at the most.
+        broken: connections that break at once.
+    """
+
+    rounds: int
+    seconds: float
+    accounts: int
+    queued: int
+    users: int
+    broken: int
+
+
+_FULL: Final = Sizes(5, 2, 1_000_000, 10_000, scale_store.SESSIONS, BROKEN)
+_QUICK: Final = Sizes(1, 0.5, 100_000, 1_000, 200, 200)
+
+
 def main() -> None:
     """Measure what was asked for and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one short round, a tenth of the size")
     parser.add_argument(
         "--only",
-        choices=["send", "accounts", "logins", "growth"],
+        choices=["send", "connections", "accounts", "logins", "fairness", "growth"],
         action="append",
         help="repeatable",
     )
+    parser.add_argument(
+        "--listener", choices=LISTENERS, action="append", help="repeatable  [default: both]"
+    )
     parser.add_argument("--accounts", type=int, help="at the most  [default: 1,000,000]")
-    parser.add_argument("--rounds", type=int, default=5, help="of each measurement  [default: 5]")
-    parser.add_argument("--seconds", type=float, default=2, help="of each round  [default: 2]")
+    parser.add_argument("--users", type=int, help="idle  [default: as many as there can be]")
+    parser.add_argument("--rounds", type=int, help="of each measurement  [default: 5]")
+    parser.add_argument("--seconds", type=float, help="of each round  [default: 2]")
     parser.add_argument("--json", action="store_true", help="print every figure as JSON")
     options = parser.parse_args()
-    rounds, seconds = (1, 0.5) if options.quick else (options.rounds, options.seconds)
-    most, queued = (100_000, 1_000) if options.quick else (1_000_000, 10_000)
-    most = options.accounts or most
-    sizes = sorted({*(size for size in (10, 1_000, 100_000) if size < most), most})
-    rows: list[Row] = []
-    with Sites(say) as sites:
-        parts: dict[str, Callable[[], list[Row]]] = {
-            "send": lambda: measure_send(rounds, seconds),
-            "accounts": lambda: measure_accounts(sites.site(most), rounds, seconds),
-            "logins": lambda: measure_logins(sites.site(1_000), rounds, seconds, say),
-            "growth": lambda: measure_growth(sites, sizes, queued, rounds, seconds),
-        }
-        for part, measure in parts.items():
-            if not options.only or part in options.only:
-                say(part)
-                rows += measure()
+    given = {
+        name: value
+        for name in ("accounts", "rounds", "seconds")
+        if (value := getattr(options, name)) is not None
+    }
+    sizes = replace(_QUICK if options.quick else _FULL, **given)
+    tables: dict[str, list[Row]] = {}
+    if not options.only or "send" in options.only:
+        say("send")
+        tables["no listener"] = measure_send(sizes.rounds, sizes.seconds)
+    if not options.only or set(options.only) - {"send"}:
+        for listener in options.listener or LISTENERS:
+            tables[listener] = _measured(listener, options, sizes)
     if options.json:
         machine = {
             "python": platform.python_version(),
             "system": platform.platform(),
             "cores": os.cpu_count(),
         }
-        print(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=2))
+        rows = [
+            {"listener": name, **asdict(row)} for name, found in tables.items() for row in found
+        ]
+        print(json.dumps({"machine": machine, "rows": rows}, indent=2))
         return
-    width = max(len(row.what) for row in rows)
-    for row in rows:
-        wanted = f"   (wanted: {row.wanted})" if row.wanted else ""
-        print(f"{row.what:{width}}  {row.found}{wanted}")
+    width = max(len(row.what) for rows in tables.values() for row in rows)
+    for name, found in tables.items():
+        print(f"{name}:")
+        for row in found:
+            wanted = f"   (wanted: {row.wanted})" if row.wanted else ""
+            print(f"  {row.what:{width}}  {row.found}{wanted}")
 
 
 if __name__ == "__main__":

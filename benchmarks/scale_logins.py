@@ -136,7 +136,7 @@ def measure_logins(
         try:
             bases.append(_memory(site, "VmRSS"))
             _forget_peak(site)
-            sent = _beside(storm, callers)
+            sent = sent_beside(storm, callers)
             beside += sent
             peaks.append(_memory(site, "VmHWM"))
             mail.append(a_message * len(sent))
@@ -201,7 +201,7 @@ def measure_logins(
     ]
 
 
-def _beside(storm: Storm, callers: list[Caller]) -> list[float]:
+def sent_beside(storm: Storm, callers: list[Caller]) -> list[float]:
     """Send while a storm lasts; return what each send took."""
     thread = threading.Thread(target=storm.run)
     thread.start()

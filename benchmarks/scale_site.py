@@ -21,6 +21,8 @@ from twinline.transports.registry import transport
 
 WIRE: Final = transport("jsonl")
 CONNECTIONS: Final = 16
+_TAKEN: Final = {"threads": 10_000, "loop": 20_000}
+"""Connections that a server takes, by its listener."""
 _SPREAD: Final = 1_024  # recipients: more than fit in a processor's nearest caches
 
 
@@ -50,18 +52,26 @@ class Site:
         """Return an account that has a session, by its number."""
         return Member(scale_store.username(number), scale_store.token(number))
 
-    def callers(self) -> list[Caller]:
+    def callers(self, connections: int = CONNECTIONS) -> list[Caller]:
         """Return connections that send to accounts all over the store."""
         step = max(1, (self.accounts - 1) // _SPREAD)
-        return self.callers_to(range(1, self.accounts, step)[:_SPREAD])
+        return self.callers_to(range(1, self.accounts, step)[:_SPREAD], connections)
 
-    def callers_to(self, numbers: range) -> list[Caller]:
+    def callers_to(self, numbers: range, connections: int = CONNECTIONS) -> list[Caller]:
         """Return connections that send to these accounts."""
+        subject = self._subject(numbers)
+        subject.open(connections, 0)
+        return subject.callers(connections)
+
+    def lone(self) -> Caller:
+        """Return a connection that pings."""
+        return self._subject(range(1)).lone()
+
+    def _subject(self, numbers: range) -> ServerSubject:
         subject = ServerSubject(self.target, WIRE, self._members)
         self._subjects.append(subject)
         subject.take_accounts(self.member(0), [self.member(number) for number in numbers])
-        subject.open(CONNECTIONS, 0)
-        return subject.callers(CONNECTIONS)
+        return subject
 
     def empty(self, numbers: range) -> None:
         """Let these accounts acknowledge all their mail."""
@@ -95,7 +105,8 @@ class Site:
 class Sites:
     """The sites of a run; each is filled once, when it is asked for first."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, listener: str, say: Callable[[str], None]) -> None:
+        self._listener = listener
         self._say = say
         self._open = ExitStack()
         self._sites: dict[tuple[int, int], Site] = {}
@@ -113,7 +124,8 @@ class Sites:
             self._say(f"  filling {accounts:,} accounts, {queued:,} messages queued")
             began = time.monotonic()
             store = f"filled:accounts={accounts},queued={queued}"
-            site = Site(self._open.enter_context(server_process(store)), accounts)
+            served = server_process(store, _TAKEN[self._listener], listener=self._listener)
+            site = Site(self._open.enter_context(served), accounts)
             self._open.callback(site.close)
             self._sites[accounts, queued] = site
             self._say(f"  ... in {time.monotonic() - began:.0f} s")

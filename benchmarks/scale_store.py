@@ -16,7 +16,7 @@ from twinline.stores.memory import MemoryStore
 
 PASSWORD: Final = "correct horse"  # noqa: S105 - of accounts that live as long as a measurement
 BODY: Final = "See you at the station at half past seven, platform 4."
-SESSIONS: Final = 256
+SESSIONS: Final = 10_000
 """So many of the first accounts have a session."""
 QUEUES: Final = 64
 """So many of the first accounts, after the very first, have the queued messages."""

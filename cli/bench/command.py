@@ -29,6 +29,7 @@ from twinline.cli.console.interruption import ended_by_sigterm
 from twinline.cli.console.numbers import FiniteRange
 from twinline.cli.console.output import say, write_line
 from twinline.cli.console.progress import Progress
+from twinline.cli.server.listeners import LISTENERS
 from twinline.core.errors import Busy, MailboxFull, RateLimited, RequestError
 from twinline.stores.registry import store_schemes
 from twinline.transports.contract import Transport
@@ -39,6 +40,7 @@ _STORES: Final = ("memory:", "sqlite:")
 _IDLE_USERS: Final = 4_000
 _ROUNDS: Final = 5
 _SECONDS: Final = 1.0
+_QUICK_STORES: Final = ("memory:",)
 _QUICK_IDLE_USERS: Final = 50
 _QUICK_SECONDS: Final = 0.3
 _LIMITS: Final = {
@@ -73,7 +75,8 @@ class _Parts(_PartsType):
 @command(
     example="twinline bench --store memory: --only sends,latency --plot bench.png",
     details="""
-    Without --connect, private servers are started on this machine. In the same rounds the floor
+    Without --connect, private servers are started on this machine, with either listener. In the
+    same rounds the floor
     is measured, a bare server of the same shape that only echoes and relays, and every figure
     is set beside it. Sends carry a send_id and deliveries come by a stream, as with a client.
     A whole run takes some minutes; Ctrl-C ends it and leaves nothing.
@@ -88,7 +91,7 @@ class _Parts(_PartsType):
     metavar="PARTS",
     help=f"<Of {','.join(Part)}|Measure only these, with commas between: {', '.join(Part)}>.",
 )
-@option("--quick", is_flag=True, help="A look in about a minute: one short round.")
+@option("--quick", is_flag=True, help="A look in a minute or two: one short round, in memory.")
 @option(
     "--rounds",
     type=click.IntRange(1, 100),
@@ -123,6 +126,13 @@ class _Parts(_PartsType):
     help="Of a private server. Repeatable.  "
     "[<|default: >memory:<|, and a file of its own for> sqlite:]",
 )
+@option(
+    "--listener",
+    type=click.Choice(list(LISTENERS)),
+    metavar="KIND",
+    help="Of a private server: <threads, one for each connection, or loop, one event loop|threads "
+    "or loop>.  [<|default: >both<|; on a store of yours threads>]",
+)
 @option("--connect", metavar="ENDPOINT", help="Measure this server, not a private one.")
 @option(
     "--pid",
@@ -148,6 +158,7 @@ def bench(
     idle_users: int | None,
     transports: tuple[str, ...],
     stores: tuple[str, ...],
+    listener: str | None,
     connect: str | None,
     pid: int | None,
     plot_file: Path | None,
@@ -173,11 +184,14 @@ def bench(
         if connect is None:
             if pid is not None:
                 raise CommandError("--pid is for --connect", ExitCode.USAGE)
-            places = stack.enter_context(_private(stores or _STORES))
+            places = stack.enter_context(
+                _private(stores or (_QUICK_STORES if quick else _STORES), listener)
+            )
             names = transports or _TRANSPORTS
         else:
-            if stores:
-                raise CommandError("give --connect or --store, not both", ExitCode.USAGE)
+            for flag, value in (("--store", stores), ("--listener", listener)):
+                if value:
+                    raise CommandError(f"give --connect or {flag}, not both", ExitCode.USAGE)
             place, spoken = _deployment({**options, "connect": connect}, pid)
             places = (place,)
             names = transports or ((spoken,) if spoken else _TRANSPORTS)
@@ -248,8 +262,8 @@ def _known(names: Sequence[str]) -> tuple[Transport, ...]:
 
 
 @contextmanager
-def _private(urls: Sequence[str]) -> Iterator[tuple[Place, ...]]:
-    """Yield a place for each store; what is kept for the run only goes with it."""
+def _private(urls: Sequence[str], listener: str | None) -> Iterator[tuple[Place, ...]]:
+    """Yield a place for each store and listener; what is kept for the run only goes with it."""
     for url in urls:
         scheme, colon, _ = url.partition(":")
         if not colon or scheme not in store_schemes():
@@ -258,13 +272,21 @@ def _private(urls: Sequence[str]) -> Iterator[tuple[Place, ...]]:
     numbers = iter(range(1_000_000))
     with tempfile.TemporaryDirectory(prefix="twinline-bench-") as folder:
 
-        def serve(url: str, connections: int) -> Any:
+        def serve(url: str, kind: str, connections: int) -> Any:
             # A fresh file each time: what an earlier part left in it would be measured too.
             real = f"sqlite:{folder}/{next(numbers)}.db" if url == "sqlite:" else url
-            return server_process(real, max(10_000, connections))
+            return server_process(real, max(10_000, connections), listener=kind)
+
+        def kinds(url: str) -> tuple[str, ...]:
+            if listener is not None:
+                return (listener,)
+            # A store of the user's own may be open in one server only.
+            return tuple(LISTENERS) if url in _STORES else ("threads",)
 
         yield tuple(
-            Place(url, partial(serve, url), keeps=url not in _STORES) for url in dict.fromkeys(urls)
+            Place(url, partial(serve, url, kind), keeps=url not in _STORES, listener=kind)
+            for url in dict.fromkeys(urls)
+            for kind in kinds(url)
         )
 
 

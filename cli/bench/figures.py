@@ -106,7 +106,10 @@ def _sends(connections: int, window: int = 1) -> Load:
     return Load("send", "sends", words, suffix, connections, window)
 
 
-SEND_LOADS: Final = (_sends(1), _sends(16), _sends(64), _sends(8, 32))
+PIPELINED: Final = _sends(8, 32)
+SEND_LOADS: Final = (_sends(1), _sends(16), _sends(64), PIPELINED)
+HOGS: Final = Load("send", "sends", "8 that have 256 under way", "_8x256", 8, 256)
+"""Those that a ping is timed beside; what they get done is no figure."""
 PLAIN_LOAD: Final = Load("send", "sends", "64 connections, no send_id", "_64_plain", 64)
 """What a send costs whose sender does not care for repeats; a client's always has a send_id."""
 PAIRS: Final = 64
@@ -129,6 +132,9 @@ BLOCKED_P99: Final = Figure(
 )
 PING_P99: Final = Figure(
     "ping_p99_us_beside_64", "a lone ping µs, p99, beside 64 senders", Unit.MICROSECONDS
+)
+HOGGED_PING_P99: Final = Figure(
+    "ping_p99_us_beside_hogs", f"  beside {HOGS.words}", Unit.MICROSECONDS
 )
 CLIENT: Final = Figure(
     "client_messages_per_second", "messages/s, received by a Client", Unit.PER_SECOND
@@ -161,6 +167,7 @@ FIGURES: Final[tuple[Figure, ...]] = (
     *(load.load_time for load in _SENDS),
     *(load.load_share for load in _SENDS),
     PING_P99,
+    HOGGED_PING_P99,
     LATENCY_P50,
     LATENCY_P99,
     BLOCKED_P50,
@@ -193,13 +200,20 @@ class Who:
         place: the store of a private server, or the endpoint of a deployment; "" for the floor,
             "floor" for its other form.
         transport: that was spoken; "" for the floor.
+        listener: of a private server, ``threads`` or ``loop``; "" for all others.
     """
 
     place: str = ""
     transport: str = ""
+    listener: str = ""
 
     def __str__(self) -> str:
-        return f"{self.place} {self.transport}" if self.place else "the floor"
+        return f"{self.place} {self.column}" if self.place else "the floor"
+
+    @property
+    def column(self) -> str:
+        """The transport, and the listener if that is not the default."""
+        return f"{self.transport} loop" if self.listener == "loop" else self.transport
 
 
 FLOOR: Final = Who()
@@ -250,6 +264,7 @@ def _result(who: Who, figure: Figure, values: Sequence[float], floor: Sequence[f
     return Result(
         place=who.place,
         transport=who.transport,
+        listener=who.listener,
         figure=figure.name,
         unit=figure.unit,
         median=median(values),
@@ -267,6 +282,10 @@ class Result(Shape):
     )
     transport: str = Field(
         description="the transport that was spoken; `direct` is the floor's second form"
+    )
+    listener: str = Field(
+        description="what drove the connections of a private server, `threads` or `loop`; else "
+        "empty"
     )
     figure: str = Field(description="what was measured")
     unit: Unit = Field(description="`1/s`, `us`, `ms`, `bytes`, or `share`, which is of 1")

@@ -7,6 +7,8 @@ has ended, so that there is one for as long as it is wanted.
 import os
 import resource
 import select
+import socket
+import struct
 import threading
 from collections.abc import Sequence
 from typing import Final, Self
@@ -47,7 +49,11 @@ def room_for_users(wanted: int, reserved: int) -> int:
 
 
 class Crowd:
-    """Users that are connected and idle, until the end of the context."""
+    """Users that are connected and idle, until the end of the context.
+
+    Attributes:
+        received: how many messages have come for them.
+    """
 
     def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
         """Prepare; nothing is connected yet.
@@ -58,6 +64,7 @@ class Crowd:
         """
         self._endpoint = endpoint
         self._transport = transport
+        self.received = 0  # written by the thread alone
         self._wires: list[Wire] = []
         self._watching: dict[int, tuple[Wire, int]] = {}  # by descriptor: connection and cursor
         self._poll = select.epoll()
@@ -105,6 +112,11 @@ class Crowd:
         if self._failure is not None:
             raise self._failure
 
+    def reset_at_the_end(self) -> None:
+        """Have the connections be reset when they are closed, as if the network had failed."""
+        for wire in self._wires:
+            wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
     def _connect(self) -> Wire:
         wire = Wire(self._endpoint, self._transport)
         self._wires.append(wire)
@@ -121,6 +133,7 @@ class Crowd:
                     if reply is not None:
                         watched = expect(reply, WatchReply)
                         last = watched.messages[-1].seq if watched.messages else last
+                        self.received += len(watched.messages)
                         self._watching[descriptor] = watching, last
                         if not watched.more:
                             _watch(watching, last)

@@ -174,8 +174,14 @@ def pipelined(
     return Sample(done, now - started, [], spent)
 
 
-def beside(callers: Sequence[Caller], lone: Caller, seconds: float) -> Sample:
-    """Load as `one_at_a_time` does, and time what one more connection asks beside that.
+def beside(callers: Sequence[Caller], lone: Caller, seconds: float, window: int = 1) -> Sample:
+    """Let every connection have requests under way, and time what one more asks beside that.
+
+    Args:
+        callers: the connections that load.
+        lone: the one that is timed; it has one request under way.
+        seconds: how long.
+        window: requests under way on each of the others.
 
     Returns:
         The operations of the one, with their latencies.
@@ -185,28 +191,33 @@ def beside(callers: Sequence[Caller], lone: Caller, seconds: float) -> Sample:
     """
     lines = {caller.socket.fileno(): caller for caller in (*callers, lone)}
     timed = lone.socket.fileno()
+    read = dict.fromkeys(lines, 0)  # bytes of a reply that has not come altogether
     latencies: list[float] = []
     clock = time.perf_counter
+    buffer = bytearray(RECEIVE_BYTES)
     with unblocked(caller.socket for caller in lines.values()), polling(lines) as poll:
         spent = time.thread_time()
         started = asked_at = now = clock()
         ends = started + seconds
-        for caller in lines.values():
-            caller.socket.send(next(caller.frames))
-        under_way = len(lines)
+        for caller in callers:
+            _send(caller, window)
+        _send(lone, 1)
+        under_way = window * len(callers) + 1
         while under_way:
             ready = events(poll)
             now = clock()
             for descriptor, _ in ready:
                 caller = lines[descriptor]
-                _take_reply(caller)
-                if descriptor == timed:
+                count = caller.socket.recv_into(buffer)
+                _check_replies(caller, buffer, count, read[descriptor])
+                complete, read[descriptor] = divmod(read[descriptor] + count, caller.reply_bytes)
+                if descriptor == timed and complete:
                     latencies.append(now - asked_at)
                     asked_at = clock()
-                if now < ends:
-                    caller.socket.send(next(caller.frames))
-                else:
-                    under_way -= 1
+                if now >= ends:
+                    under_way -= complete
+                elif complete:
+                    _send(caller, complete)
         spent = time.thread_time() - spent
     return Sample(len(latencies), now - started, sorted(latencies), spent)
 

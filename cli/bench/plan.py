@@ -15,6 +15,7 @@ from twinline.cli.bench.figures import (
     DIRECT_FLOOR,
     FLOOR,
     FLOW,
+    HOGS,
     IDLE_LOAD,
     PAIRS,
     PLAIN_LOAD,
@@ -72,11 +73,17 @@ class Place:
         serve: runs it, or only says where it is, for the time of the context; called with
             how many connections it will get.
         keeps: whether the accounts would outlive the run, so that they must be deleted.
+        listener: of a private server, ``threads`` or ``loop``.
     """
 
     name: str
     serve: Callable[[int], AbstractContextManager[ServerProcess]]
     keeps: bool
+    listener: str = ""
+
+    def who(self, transport: Transport) -> Who:
+        """Return whose figures those are that it has in a transport."""
+        return Who(self.name, transport.name, self.listener)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +120,7 @@ class Plan:
     @property
     def everybody(self) -> list[Who]:
         """Whom to measure, but for the floor."""
-        return [
-            Who(place.name, transport.name)
-            for place in self.places
-            for transport in self.transports
-        ]
+        return [place.who(transport) for place in self.places for transport in self.transports]
 
     @property
     def descriptors(self) -> int:
@@ -199,7 +202,7 @@ class Run:
             for place in plan.places:
                 target = stack.enter_context(place.serve(plan.descriptors))
                 for transport in plan.transports:
-                    who = Who(place.name, transport.name)
+                    who = place.who(transport)
                     accounts = stack.enter_context(self._accounts(place, target, transport))
                     server = ServerSubject(target, transport, accounts)
                     self._course.step(f"{who}: making accounts")
@@ -236,6 +239,12 @@ class Run:
             load_ = partial(beside, subject.callers(CALLERS), subject.lone(), plan.seconds)
             sample, _ = self._loaded(subject, load_)
             book.add(who, figures.PING_P99, 1e6 * percentile(sample.latencies, 99))
+        if Part.FAIRNESS in plan.parts and server is not None:
+            self._course.step(f"{text}: a ping beside {HOGS.words}")
+            hogs = server.callers(HOGS.connections)
+            load_ = partial(beside, hogs, server.lone(), plan.seconds, HOGS.window)
+            sample, _ = self._loaded(server, load_)
+            book.add(who, figures.HOGGED_PING_P99, 1e6 * percentile(sample.latencies, 99))
         self._take_deliveries(who, subject, text)
         if server is not None:
             if plan.parts & {Part.DELIVERIES, Part.LATENCY}:
@@ -339,7 +348,7 @@ class Run:
                 server = stack.enter_context(closing(ServerSubject(target, transport, accounts)))
                 server.make_accounts(_UNWATCHED_BY_IDLE, 0, self._one_account)
                 server.open(IDLE_LOAD.connections, 0)
-                servers[Who(place.name, transport.name)] = server
+                servers[place.who(transport)] = server
             self._course.step(f"{place.name} making the accounts of {plan.idle_users:,} idle users")
             members = accounts.make(plan.idle_users, self._one_account)
             target.settle()
@@ -410,7 +419,7 @@ def expected_seconds(plan: Plan) -> float:
     servers = len(plan.everybody)
     loads = (len(SEND_LOADS) + 1) * (Part.SENDS in plan.parts)
     loads += 3 * (Part.DELIVERIES in plan.parts) + 2 * (Part.LATENCY in plan.parts)
-    loads += (Part.FAIRNESS in plan.parts) + 2 * (Part.CLIENTS in plan.parts)
+    loads += 2 * (Part.FAIRNESS in plan.parts) + 2 * (Part.CLIENTS in plan.parts)
     total = 0.0
     if plan.parts - {Part.IDLE}:
         total += servers * (2 + _UNWATCHED + plan.pairs) * _ACCOUNT_SECONDS

@@ -21,7 +21,7 @@ _ENDINGS: Final = (".png", ".svg", ".pdf")
 # Okabe and Ito's colours, which most colour-blind people can tell apart: one for each transport.
 _COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _STYLES: Final = ("-", "--", ":", "-.")
-"""One for each place."""
+"""One for each place with a listener."""
 _MARKERS: Final = ("o", "s", "^", "D")
 _TIMES: Final = " \N{MULTIPLICATION SIGN} "
 _FLOOR_COLOUR: Final = "#555555"
@@ -77,19 +77,19 @@ def draw(book: Book, everybody: Sequence[Who], path: Path) -> None:
 
 
 def _looks(everybody: Sequence[Who]) -> dict[Who, dict[str, Any]]:
-    """Return how each is drawn: transports differ in colour, places in line and marker."""
+    """Return how each is drawn: transports differ in colour, servers in line and marker."""
     transports = list(dict.fromkeys(who.transport for who in everybody))
-    places = list(dict.fromkeys(who.place for who in everybody))
+    places = list(dict.fromkeys((who.place, who.listener) for who in everybody))
     looks: dict[Who, dict[str, Any]] = {
         FLOOR: {"color": _FLOOR_COLOUR, "linestyle": "-", "marker": "x", "label": "the floor"}
     }
     for who in everybody:
-        place = places.index(who.place)
+        place = places.index((who.place, who.listener))
         looks[who] = {
             "color": _COLOURS[transports.index(who.transport) % len(_COLOURS)],
             "linestyle": _STYLES[place % len(_STYLES)],
             "marker": _MARKERS[place % len(_MARKERS)],
-            "label": f"{who.transport}, {who.place.removesuffix(':')}",
+            "label": f"{who.column}, {who.place.removesuffix(':')}",
         }
     return looks
 

@@ -19,11 +19,11 @@ from twinline.cli.bench.figures import (
 )
 
 _LABEL: Final = 42
-_VALUE: Final = 10
+_VALUE: Final = 12
 _RATIO: Final = 7
 _WIDTH: Final = 100
 _COLUMNS: Final = (_WIDTH - _LABEL - _VALUE) // (_VALUE + _RATIO)
-"""Transports side by side."""
+"""Transports side by side, each with one listener and then the other."""
 _BUSY_SHARE: Final = 0.95
 
 
@@ -43,9 +43,12 @@ def table(report: Report) -> Iterator[str]:
     for place in dict.fromkeys(result.place for result in report.results):
         mine = [result for result in report.results if result.place == place]
         transports = list(dict.fromkeys(result.transport for result in mine))
-        for first in range(0, len(transports), _COLUMNS):
+        columns = sorted(
+            dict.fromkeys(map(_who, mine)), key=lambda who: transports.index(who.transport)
+        )
+        for first in range(0, len(columns), _COLUMNS):
             yield ""
-            yield from _table_of(place, mine, transports[first : first + _COLUMNS])
+            yield from _table_of(place, mine, columns[first : first + _COLUMNS])
     remarks = [*_notes(report), *(f"warning: {warning}" for warning in report.warnings)]
     for number, remark in enumerate(remarks):
         if not number:
@@ -53,15 +56,19 @@ def table(report: Report) -> Iterator[str]:
         yield from wrap(remark, _WIDTH, subsequent_indent="  ")
 
 
-def _table_of(place: str, results: Sequence[Result], transports: Sequence[str]) -> Iterator[str]:
+def _who(result: Result) -> Who:
+    return Who(result.place, result.transport, result.listener)
+
+
+def _table_of(place: str, results: Sequence[Result], columns: Sequence[Who]) -> Iterator[str]:
     head = f"{place:<{_LABEL}}{'floor':>{_VALUE}}"
-    yield head + "".join(f"{name:>{_VALUE}}{'ratio':>{_RATIO}}" for name in transports)
+    yield head + "".join(f"{who.column:>{_VALUE}}{'ratio':>{_RATIO}}" for who in columns)
     for figure in FIGURES:
-        found = {result.transport: result for result in results if result.figure == figure.name}
+        found = {_who(result): result for result in results if result.figure == figure.name}
         if not figure.shown or not found:
             continue
         floor = next(iter(found.values())).floor
-        cells = [_cell(found.get(name), figure) for name in transports]
+        cells = [_cell(found.get(who), figure) for who in columns]
         least = "" if floor is None else _shown(floor, figure.unit)
         yield f"{figure.label:<{_LABEL}}{least:>{_VALUE}}{''.join(cells)}".rstrip()
 

@@ -51,6 +51,10 @@ class ServerProcess:
         """Return how many threads the process has, or None where it is not known."""
         return self._read(lambda pid: len(list(Path(f"/proc/{pid}/task").iterdir())))
 
+    def descriptors(self) -> int | None:
+        """Return how many descriptors the process has open, or None where it is not known."""
+        return self._read(lambda pid: len(list(Path(f"/proc/{pid}/fd").iterdir())))
+
     def _read(self, what: Callable[[int], _Read]) -> _Read | None:
         try:
             return None if self.pid is None else what(self.pid)
@@ -80,13 +84,18 @@ class ServerProcess:
 
 @contextmanager
 def server_process(
-    store: str, connections: int = 10_000, *, python: str | None = None
+    store: str,
+    connections: int = 10_000,
+    *,
+    listener: str = "threads",
+    python: str | None = None,
 ) -> Iterator[ServerProcess]:
     """Run `twinline serve` on a free port, with default settings but room for all that is sent.
 
     Args:
         store: its URL.
         connections: how many it shall take.
+        listener: which one serves them, ``threads`` or ``loop``.
         python: an interpreter with another installation of twinline; None for this one.
 
     Raises:
@@ -95,6 +104,8 @@ def server_process(
     arguments = ["-m", "twinline.cli", "serve", "--listen", "tcp://127.0.0.1:0", "--store", store]
     arguments += ["--mailbox-messages", "1000000000", "--log-level", "warning"]
     arguments += ["--connections", str(connections), "--config", os.devnull]
+    if listener != "threads":  # another installation may have no other, and no such option
+        arguments += ["--listener", listener]
     with _python(arguments, python) as (process, line):
         words = line.split()
         if len(words) < 3:

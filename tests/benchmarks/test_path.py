@@ -31,6 +31,15 @@ def test_calls_and_rooms_are_the_same_in_every_run() -> None:
     assert found["jsonl"] != found["binary"]
 
 
+def test_the_loop_has_a_path_of_its_own() -> None:
+    found = counted("--listener", "loop")
+    threads = counted()
+    for name in ("jsonl", "binary"):
+        assert found[name] != threads[name]
+        send, delivery = found[name]["a send"], found[name]["a delivery"]
+        assert 10 < send["rooms"] < send["calls of twinline"] < delivery["calls of twinline"] < 300
+
+
 def test_blocked_watches_are_another_path_to_the_same_sends() -> None:
     stream, blocked = counted(), counted("--blocked")
     assert blocked["jsonl"]["a send"] == stream["jsonl"]["a send"]

@@ -166,7 +166,8 @@ def test_ratios_are_medians_of_those_within_a_round() -> None:
     medians, more, ratios, promises = printed.split("\n\n")
     assert medians.splitlines()[2].split()[:2] == ["other", "200"]
     assert (
-        more.splitlines()[2].split() == ["other"] + ["1"] * 2 + ["1.0", "1", "1", "1.0"] + ["1"] * 3
+        more.splitlines()[2].split()
+        == ["other"] + ["1"] * 2 + ["1.0", "1.0", "1", "1", "1.0"] + ["1"] * 3
     )
     assert ratios.splitlines()[2].split()[:2] == ["other", "3.00"]
     assert promises.splitlines()[2].split() == ["other", "a", "lot"]
@@ -198,7 +199,11 @@ def test_how_twinline_stands_is_said_of_all_that_was_measured() -> None:
     known = {"ping_p99": 900, "flow": 31_000, "client": 19_000, "async_client": None}
     found = {
         "twinline-jsonl": [figures(p50=50, deliveries=9000, delivery_cost=50, **known)],
-        "twinline-jsonl-sqlite": [figures(deliveries=6300)],
+        "twinline-jsonl-sqlite": [figures(deliveries=6300, sends=2)],
+        "twinline-jsonl-loop": [
+            figures(p50=52, deliveries=9600, sends=0.5, delivery_cost=1.25, pipelined_cost=9.5)
+        ],
+        "twinline-jsonl-loop-sqlite": [figures(sends=3)],
         "against-jsonl": [figures(p50=100, delivery_cost=100, ping_p99=1000)],
         "rpyc-pinned": [figures(p50=60, deliveries=6000)],
         "uvloop": [figures(p50=25, deliveries=18_000)],
@@ -212,6 +217,10 @@ def test_how_twinline_stands_is_said_of_all_that_was_measured() -> None:
         "twinline-jsonl against one that promises the same:",
         "twinline-jsonl against the other installation:",
         "twinline-jsonl:",
+        "twinline-jsonl-loop against one on uvloop that promises the same:",
+        "twinline-jsonl-loop against the best Python peer with threads:",
+        "twinline-jsonl-loop:",
+        "The event loop on SQLite:",
         "On SQLite:",
     ]
     for line in (
@@ -224,6 +233,12 @@ def test_how_twinline_stands_is_said_of_all_that_was_measured() -> None:
         "messages/s, one pair, 32 under way 31,000 (wanted: >= 30,000)",
         "messages/s, a Client 19,000 (wanted: >= 20,000)",
         "deliveries/s over twinline-jsonl's 0.70 (wanted: >= 0.6)",
+        "delivery p50 over uvloop-acked's 1.30 (wanted: <= 1.4)",
+        "server µs a delivery over uvloop-acked's 1.25 (wanted: <= 1.5)",
+        "deliveries/s over uvloop-acked's 0.80 (wanted: >= 0.65)",
+        "sends/s over uvloop-acked's 0.50 (wanted: >= 0.6)",
+        "deliveries/s over rpyc-pinned's 1.60 (wanted: >= 1.5)",
+        "sends/s over twinline-jsonl-sqlite's 1.50 (wanted: >= 1)",
     ):
         assert line in said
     assert not [line for line in said if "AsyncClient" in line]
@@ -246,10 +261,11 @@ def test_another_installation_takes_part_where_it_is_named() -> None:
 def test_the_memory_of_an_idle_user_is_told_of_each_store() -> None:
     lines = [" ".join(line.split()) for line in peers.idle_users(4, None)]
     assert [line.partition(" memory of an idle user")[0] for line in lines] == [
-        "memory:",
-        "sqlite:",
+        f"{store} {kind}," for kind in ("threads", "loop") for store in ("memory:", "sqlite:")
     ]
-    assert all(line.endswith("KiB (wanted: <= 64)") for line in lines)
+    assert [line.rpartition("(")[2] for line in lines] == 2 * ["wanted: <= 64)"] + 2 * [
+        "wanted: <= 20)"
+    ]
 
 
 def test_a_run_takes_a_round_and_some_time(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """`twinline bench` as its user has it: what it prints and draws, and that it leaves nothing."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -39,7 +40,7 @@ QUICK = ["--rounds", "1", "--seconds", "0.03"]
 NO_TIME = {name for name in (figure.name for figure in FIGURES) if name.startswith("server_us")}
 NO_FLOOR = (
     *("polled", "bytes_", "idle_", "send_p99", "8x32", "1x32"),
-    *("plain", "blocked", "client"),
+    *("plain", "blocked", "client", "hogs"),
 )
 
 
@@ -72,8 +73,11 @@ def bench(tmp_path: Path, *arguments: str, code: int = 0) -> Report:
     return Report.model_validate_json(result.stdout)
 
 
-def by_figure(report: Report, transport: str) -> dict[str, Result]:
-    return {each.figure: each for each in report.results if each.transport == transport}
+def by_figure(report: Report, transport: str, listener: str = "") -> dict[str, Result]:
+    which = (transport, listener)
+    return {
+        each.figure: each for each in report.results if (each.transport, each.listener) == which
+    }
 
 
 # -- private servers ----------------------------------------------------------------------
@@ -87,17 +91,16 @@ def test_everything_is_measured_at_private_servers(tmp_path: Path, folder: Path)
     assert plot.read_bytes().startswith(b"\x89PNG\r\n")
     assert (report.rounds, report.seconds, report.idle_users) == (1, 0.03, 8)
     assert report.machine.processors >= 1
-    assert {(each.place, each.transport) for each in report.results} == {
-        ("memory:", "jsonl"),
-        ("memory:", "binary"),
-        ("floor", "direct"),
+    assert {(each.place, each.transport, each.listener) for each in report.results} == {
+        *(("memory:", name, kind) for name in ("jsonl", "binary") for kind in ("threads", "loop")),
+        ("floor", "direct", ""),
     }
     relayed = by_figure(report, "direct")
     assert {"deliveries_per_second", "delivery_p50_us"} < relayed.keys()
     assert not [name for name in relayed if "send" in name or "ping" in name]
     assert all(result.floor is not None for result in relayed.values())
-    for name in ("jsonl", "binary"):
-        found = by_figure(report, name)
+    for name, kind in itertools.product(("jsonl", "binary"), ("threads", "loop")):
+        found = by_figure(report, name, kind)
         assert found.keys() == {figure.name for figure in FIGURES}
         for figure, result in found.items():
             assert result.rounds == (result.median,)
@@ -113,17 +116,16 @@ def test_everything_is_measured_at_private_servers(tmp_path: Path, folder: Path)
         assert 0 < found["polled_p50_ms"].median <= found["polled_p99_ms"].median
         assert 0 < found["load_share_sends_64"].median < 1.5
         assert found["bytes_watch_reply"].median > found["bytes_watch_request"].median
-    assert by_figure(report, "jsonl")["bytes_send_reply"].median == 83
-    assert (
-        by_figure(report, "binary")["bytes_send_request"].median
-        < by_figure(report, "jsonl")["bytes_send_request"].median
-    )
+    jsonl, binary = (by_figure(report, name, "loop") for name in ("jsonl", "binary"))
+    assert jsonl["bytes_send_reply"].median == 83
+    assert binary["bytes_send_request"].median < jsonl["bytes_send_request"].median
 
 
 def test_a_store_of_the_user_s_own_is_left_without_accounts(tmp_path: Path, folder: Path) -> None:
     store = f"sqlite:{tmp_path / 'mine.db'}"
     report = bench(tmp_path, "--store", store, "--only", "bytes", "--transport", "binary")
-    assert {(each.place, each.transport) for each in report.results} == {(store, "binary")}
+    found = {(each.place, each.transport, each.listener) for each in report.results}
+    assert found == {(store, "binary", "threads")}
     assert report.idle_users == 0
     stats = CommandLine(tmp_path, "").json("store", "stats", str(tmp_path / "mine.db"))[0]
     assert stats["accounts"] == 0
@@ -204,6 +206,7 @@ def test_a_server_that_is_not_there(tmp_path: Path, folder: Path) -> None:
     [
         (["--pid", "1"], "--connect"),
         (["--connect", "tcp://127.0.0.1:1", "--store", "memory:"], "not both"),
+        (["--connect", "tcp://127.0.0.1:1", "--listener", "loop"], "not both"),
         (["--only", "sends,speed"], "'speed'"),
         (["--only", "idle", "--connect", "tcp://127.0.0.1:1"], "--idle-users"),
         (["--transport", "auto"], "auto"),
@@ -317,7 +320,11 @@ def test_ctrl_c_leaves_no_account(tmp_path: Path, server: Server) -> None:
 def made_up() -> tuple[Book, list[Who]]:
     """Return a book of two rounds in which everybody is slower in the second."""
     book = Book()
-    everybody = [Who("memory:", "jsonl"), Who("memory:", "binary"), Who("sqlite:", "jsonl")]
+    everybody = [
+        *(Who("memory:", name, "threads") for name in ("jsonl", "binary")),
+        Who("memory:", "jsonl", "loop"),
+        Who("sqlite:", "jsonl", "threads"),
+    ]
     for at, who in enumerate([FLOOR, *everybody], 1):
         for slowness in (1, 2):
             for load in SEND_LOADS:
@@ -351,8 +358,8 @@ def test_a_figure_is_compared_with_the_floor_of_its_own_round() -> None:
         for each in book.results(everybody)
         if each.figure == "server_us_per_send_64" and each.place == "sqlite:"
     ]
-    assert result.rounds == (40, 80)
-    assert (result.median, result.floor, result.ratio) == (60, 15, 4)
+    assert result.rounds == (50, 100)
+    assert (result.median, result.floor, result.ratio) == (75, 15, 5)
 
 
 def test_what_one_side_was_not_asked_for_has_no_ratio() -> None:
@@ -362,15 +369,20 @@ def test_what_one_side_was_not_asked_for_has_no_ratio() -> None:
     assert ratios == {None}
 
 
+def columns(label: str, *cells: str) -> str:
+    widths = (12, 12, 7, 12, 7)
+    return f"{label:42}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True))
+
+
 def test_the_table() -> None:
     book, everybody = made_up()
     lines = list(table(report_of(book, everybody)))
     assert max(map(len, lines)) <= 100
     assert [line.rstrip() for line in lines[2:6]] == [
         "",
-        "memory:                                        floor     jsonl  ratio    binary  ratio",
-        "sends/s, 1 connection                          7,500     3,750   0.50     2,500   0.33",
-        "sends/s, 16 connections                      120,000    60,000   0.50    40,000   0.33",
+        columns("memory:", "floor", "jsonl", "ratio", "jsonl loop", "ratio"),
+        columns("sends/s, 1 connection", "7,500", "3,750", "0.50", "1,875", "0.25"),
+        columns("sends/s, 16 connections", "120,000", "60,000", "0.50", "30,000", "0.25"),
     ]
     assert "sqlite:" in "".join(lines)
     assert not any("load µs" in line for line in lines)
@@ -388,7 +400,7 @@ def test_a_load_that_costs_more_than_the_server_is_warned_of() -> None:
     assert len(list(warnings_of(book, everybody))) == len(SEND_LOADS) - 1  # with one there is none
     assert all("the floor" in warning for warning in warnings_of(book, everybody))
     book.rounds[everybody[0], SEND_LOADS[2].load_share.name] = [0.99]
-    (warning,) = [each for each in warnings_of(book, everybody) if "memory: jsonl" in each]
+    (warning,) = [each for each in warnings_of(book, everybody) if "memory: jsonl," in each]
     assert "64 connections" in warning
     assert "99%" in warning
 
