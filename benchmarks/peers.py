@@ -1,7 +1,7 @@
 """Puts twinline beside what a Python user would pick instead, with the same work, in one run.
 
     pip install -e '.[bench]'                # websockets, rpyc, grpcio, uvloop, orjson
-    python benchmarks/peers.py               # about twenty minutes
+    python benchmarks/peers.py               # about half an hour
     python benchmarks/peers.py --quick       # a look
     python benchmarks/peers.py --only twinline-jsonl --only websockets
     python benchmarks/peers.py --against ../old/bin/python --idle-users 500
