@@ -207,7 +207,8 @@ class Conversation:
         """Take in that nothing else will arrive."""
         self.codec.receive_eof()
         self._stops = True
-        if self._watch is not None:
+        # In a drain it is not its peer that has ended its side, and the watch is told why it ends.
+        if self._watch is not None and not self._drains:
             self._watch.hurry()
 
     def look_again(self) -> None:
