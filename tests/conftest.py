@@ -24,6 +24,7 @@ import time_limit  # noqa: E402
 from cli_server import ann  # noqa: E402, F401
 from client_kit import both_clients, both_modes, proxy, site  # noqa: E402, F401
 from descriptors import wake_form  # noqa: E402, F401
+from listening import each_listener, signal_pipe_of_uvloop  # noqa: E402, F401
 
 # A shell that starts a suite in the background without job control has it ignore SIGINT, and so
 # would every process that a test starts and then interrupts.

@@ -7,9 +7,10 @@ from fnmatch import fnmatch
 
 import pytest
 
-# By the names of the tests; one may have the marker in its file too. The rest is run for every
-# change, on every Python.
+# By the names of the tests, the first that fits; one may have the marker in its file too. The rest
+# is run for every change, on every Python.
 KINDS = {
+    "tests/transports/*::*[[]*uvloop*]": "uvloop",
     "tests/docs/test_blocks.py::*": "docs",
     "tests/docs/test_example_*.py::*": "docs",
     "tests/benchmarks/*": "measure",
@@ -39,6 +40,7 @@ def mark(items: Iterable[pytest.Item]) -> None:
         for pattern, kind in KINDS.items():
             if fnmatch(item.nodeid, pattern):
                 item.add_marker(kind)
+                break
         if any(map(item.get_closest_marker, set(KINDS.values()))):
             item.add_marker("slow")
 

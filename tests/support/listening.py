@@ -1,5 +1,6 @@
 """A real server for tests: a listener in a thread, and peers that speak to it byte by byte."""
 
+import asyncio
 import json
 import socket
 import tempfile
@@ -7,25 +8,99 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from services import PASSWORD, make_service
 from waiting import Call, fail_with_stacks, join, wait_event, wait_until
 
 from twinline.core.looks import Look
-from twinline.core.protocol import Reply, Request
+from twinline.core.protocol import REQUESTS, Reply, Request
 from twinline.core.service import ChatService
 from twinline.core.session import Session
 from twinline.core.store import MailPage, Unsubscribe
 from twinline.core.waiting import Wake
 from twinline.transports.contract import ReplyReceived
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import ListenerSettings, ThreadedListener
+from twinline.transports.listener import (
+    Listener,
+    ListenerSettings,
+    LoopListener,
+    ThreadedListener,
+    Waker,
+)
+from twinline.transports.listener.connection import Connection
+from twinline.transports.listener.loop_connection import LoopConnection
 from twinline.transports.registry import transport
 
 TCP = "tcp://127.0.0.1:0"
+
+
+class Kind:
+    """Which listener the present test is about.
+
+    Attributes:
+        made: what makes one: given a service, pairs of an endpoint and a transport, settings, and a
+            waker by its name.
+        loop: whether it drives its connections by an event loop.
+        uvloop: whether that is uvloop's.
+    """
+
+    made: Callable[..., Listener] = ThreadedListener
+    loop = uvloop = False
+
+
+def _uvloop() -> asyncio.AbstractEventLoop:
+    import uvloop  # noqa: PLC0415 - only where a test is about it
+
+    return uvloop.new_event_loop()
+
+
+_KINDS: dict[str, Callable[..., Listener]] = {
+    "threads": ThreadedListener,
+    "loop": partial(LoopListener, loop_factory=asyncio.new_event_loop),
+    "uvloop": partial(LoopListener, loop_factory=_uvloop),
+}
+
+
+@pytest.fixture(scope="session")
+def signal_pipe_of_uvloop() -> None:
+    """Have uvloop open the pipe that it keeps for the process, before a test counts descriptors."""
+    with suppress(ImportError), closing(_uvloop()) as loop:
+        loop.run_until_complete(asyncio.sleep(0))
+
+
+@pytest.fixture(params=_KINDS)
+def each_listener(request: pytest.FixtureRequest, signal_pipe_of_uvloop: None) -> Iterator[None]:
+    """Run a test over each listener; it makes them with `Server`, `serving` or `make_listener`."""
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+    Kind.made, Kind.loop = _KINDS[request.param], request.param != "threads"
+    Kind.uvloop = request.param == "uvloop"
+    try:
+        yield
+    finally:
+        Kind.made, Kind.loop, Kind.uvloop = ThreadedListener, False, False
+
+
+threads_only = pytest.mark.parametrize("each_listener", ["threads"], indirect=True)
+"""For a test of what only a thread for each connection has."""
+loops_only = pytest.mark.parametrize("each_listener", ["loop", "uvloop"], indirect=True)
+"""For a test of what only an event loop has."""
+
+
+def make_listener(
+    service: ChatService | None = None,
+    settings: ListenerSettings | None = None,
+    endpoints: Sequence[tuple[str, str]] = ((TCP, "auto"),),
+    waker: Waker | None = None,
+) -> Listener:
+    """Return a listener of the present kind."""
+    places = [(Endpoint.parse(url), transport(name)) for url, name in endpoints]
+    return Kind.made(service or make_service(), places, settings, waker=waker)
 
 
 class Peer:
@@ -189,7 +264,7 @@ class Hold:
 
 
 class Server:
-    """A running listener.
+    """A running listener, of the present kind.
 
     Attributes:
         service: what it serves.
@@ -207,11 +282,7 @@ class Server:
         settings: ListenerSettings | None = None,
     ) -> None:
         self.service = service or make_service()
-        self.listener = ThreadedListener(
-            self.service,
-            [(Endpoint.parse(url), transport(name)) for url, name in endpoints],
-            settings,
-        )
+        self.listener: Any = make_listener(self.service, settings, endpoints)
         self.endpoints = self.listener.endpoints
         self.subscriptions: set[object] = set()
         self.subscribed = 0
@@ -227,24 +298,46 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """How many connections have a thread."""
+        """How many connections are served."""
         return len(self.listener._connections)
 
     def speaker(self, spoken: str, index: int = 0) -> Speaker:
         """Connect, and speak a transport."""
         return Speaker(self.endpoints[index], spoken)
 
+    def let_requests_wait(self) -> None:
+        """From now on, have each be carried out where it may wait for the test: in a thread."""
+        if isinstance(self.listener, LoopListener):
+            self.listener.elsewhere = frozenset((*REQUESTS, Look))
+
+    def accept(self, listening: socket.socket, spoken: str) -> bool:
+        """Have the listener accept what has arrived at a socket, as it does at its own."""
+        accept = partial(self.listener._accept, listening, transport(spoken))
+        if not Kind.loop:
+            return bool(accept())
+        return bool(self.in_loop(accept))
+
+    def in_loop(self, function: Callable[[], object]) -> object:
+        """Return what a function returns, called in the thread of the listener's event loop."""
+        wait_until(lambda: self.listener._loop is not None, "the loop runs")
+
+        async def called() -> object:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(called(), self.listener._loop).result(20)
+
     def around_looks(
         self,
         before: Callable[[Look], object] = lambda _: None,
         after: Callable[[Look, Reply | MailPage], object] = lambda *_: None,
     ) -> None:
-        """Call functions before and after each look of a connection at its mailbox, in its thread.
+        """Call functions before and after each look of a connection at its mailbox.
 
         Args:
             before: given the look.
             after: given the look and what came of it.
         """
+        self.let_requests_wait()
         handle = self.service.handle
 
         def noted(session: Session, job: Any) -> Any:
@@ -285,6 +378,22 @@ class Server:
         """Drain."""
         self.listener.stop()
         join(self.thread, 30)
+
+
+def note_unsent(monkeypatch: pytest.MonkeyPatch, note: Callable[[int], object]) -> None:
+    """Have noted how many bytes a connection holds whenever its socket takes no more of them."""
+    send_slowly, pause = Connection._send_slowly, LoopConnection.pause_writing
+
+    def sends_slowly(connection: Connection, rest: memoryview) -> None:
+        note(len(rest) + connection._talk._out_bytes)
+        send_slowly(connection, rest)
+
+    def pauses(connection: LoopConnection) -> None:
+        note(connection._transport.get_write_buffer_size() + connection._talk._out_bytes)
+        pause(connection)
+
+    monkeypatch.setattr(Connection, "_send_slowly", sends_slowly)
+    monkeypatch.setattr(LoopConnection, "pause_writing", pauses)
 
 
 class Arrivals(socket.socket):

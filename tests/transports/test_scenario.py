@@ -2,20 +2,23 @@
 
 The ways: JSON-lines and binary, a TCP and a Unix socket, a server that speaks that transport or
 recognises it (auto), a client that is sent a stream, blocks for mail or polls, on threads or under
-asyncio.
+asyncio; and over every store, a listener on threads or on an event loop.
 """
 
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from client_kit import MODES, make_client
-from listening import TCP, serving, socket_path
-from services import PASSWORD
+from listening import TCP, Server, serving, socket_path
+from services import PASSWORD, cheap_hasher
 
 from twinline.core.errors import NotLoggedIn, RequestError
 from twinline.core.protocol import Message
+from twinline.core.service import ChatService
+from twinline.stores.registry import open_store
 from twinline.transports.client import Client, ClientSettings, WatchMode
 
 OTHER = "battery staple"
@@ -207,15 +210,31 @@ def test_the_same_transcript_over_every_wire(
     url = TCP if wire == "tcp" else f"unix:{path}"
     spoken = transport if server_transport == "own" else "auto"
     with serving([(url, spoken)]) as server:
-        settings = ClientSettings(poll_seconds=0.02)
-        scenario = Scenario(
-            lambda: make_client(
-                server.endpoints[0], transport=transport, watch=watch, settings=settings
-            )
+        assert transcript(server, transport, watch) == TRANSCRIPT
+
+
+@pytest.mark.usefixtures("each_listener")
+@pytest.mark.parametrize("store", ["memory:", "sqlite:{}/scenario.db"])
+@pytest.mark.parametrize("transport", ["jsonl", "binary"])
+def test_the_same_transcript_over_every_store_and_listener(
+    transport: str, store: str, tmp_path: Path
+) -> None:
+    with contextlib.closing(open_store(store.format(tmp_path))) as opened:
+        service = ChatService(opened, hasher=cheap_hasher())
+        with serving(service=service) as server:
+            assert transcript(server, transport, WatchMode.STREAMING) == TRANSCRIPT
+
+
+def transcript(server: Server, transport: str, watch: WatchMode) -> str:
+    settings = ClientSettings(poll_seconds=0.02)
+    scenario = Scenario(
+        lambda: make_client(
+            server.endpoints[0], transport=transport, watch=watch, settings=settings
         )
-        try:
-            scenario.play()
-        finally:
-            for client in scenario.clients:
-                client.close()
-    assert "\n".join(scenario.lines) + "\n" == TRANSCRIPT
+    )
+    try:
+        scenario.play()
+    finally:
+        for client in scenario.clients:
+            client.close()
+    return "\n".join(scenario.lines) + "\n"

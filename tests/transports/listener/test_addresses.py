@@ -8,8 +8,8 @@ from listening import Arrivals, Peer, serving
 from services import make_service
 
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.registry import transport
 
+pytestmark = pytest.mark.usefixtures("each_listener")
 needs_ipv6 = pytest.mark.skipif(
     not socket.has_dualstack_ipv6(), reason="this system has no socket for both families"
 )
@@ -31,7 +31,7 @@ def test_connections_of_one_network_count_together(prefix: int, let_in: list[boo
     with serving(service=service, connections_per_address=2) as server:
         addresses = ["2001:db8::1", "2001:db8::2", "2001:db8::ffff:3", "2001:db8:0:1::1"]
         with Arrivals(addresses) as listening:
-            assert server.listener._accept(listening, transport("jsonl"))
+            assert server.accept(listening, "jsonl")
             assert [answers(peer) for peer in listening.peers] == let_in
         server.wait_connections(0)
         assert not server.listener._by_address

@@ -11,30 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from listening import TCP, Peer, serving, socket_path
-from services import make_service
+from listening import TCP, Peer, make_listener, serving, socket_path
 from waiting import Call
 
 from twinline.transports.endpoints import Endpoint, EndpointError
-from twinline.transports.listener import ThreadedListener, binding
+from twinline.transports.listener import binding
 from twinline.transports.listener.binding import listen
-from twinline.transports.registry import transport
 
+over_each = pytest.mark.usefixtures("each_listener")
 needs_ipv6 = pytest.mark.skipif(
     not socket.has_dualstack_ipv6(), reason="this system has no socket for both families"
 )
 
 
+@over_each
 def test_a_port_in_use() -> None:
     with serving() as server:
         taken = server.endpoints[0]
-        spare = Endpoint.parse(TCP)
         with pytest.raises(EndpointError, match=r"cannot listen on tcp://127\.0\.0\.1:\d+: Addr"):
-            ThreadedListener(
-                make_service(), [(spare, transport("auto")), (taken, transport("auto"))]
-            )
+            make_listener(endpoints=[(TCP, "auto"), (str(taken), "auto")])
 
 
+@over_each
 def test_a_left_over_socket_file_is_replaced_and_a_live_one_is_not() -> None:
     with socket_path() as path:
         with socket.socket(socket.AF_UNIX) as left_over:
@@ -72,6 +70,7 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Resolve:
     return set_to
 
 
+@over_each
 @needs_ipv6
 def test_every_address_of_a_name_under_one_port(
     resolve: Resolve, monkeypatch: pytest.MonkeyPatch
@@ -154,6 +153,7 @@ def left_over() -> Iterator[str]:
         yield path
 
 
+@over_each
 def test_a_server_that_stops_leaves_the_socket_of_its_successor(left_over: str) -> None:
     endpoint = Endpoint.parse(f"unix:{left_over}")
     with serving([(str(endpoint), "auto")]) as old:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from listening import Peer, Server, serving, socket_path
+from listening import Peer, Server, note_unsent, serving, socket_path
 from services import make_service
 from waiting import wait_event
 
-from twinline.transports.listener.connection import Connection
+pytestmark = pytest.mark.usefixtures("each_listener")
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"op":'], ids=["silence", "half a frame"])
@@ -37,9 +37,9 @@ def test_pings_do_not_extend_the_time_to_log_in() -> None:
 
 
 def test_who_is_logged_in_may_be_silent() -> None:
-    with serving(login_seconds=1, frame_seconds=0.1) as server, server.peer() as peer:
+    with serving(login_seconds=0.5, frame_seconds=0.1) as server, server.peer() as peer:
         peer.enter("ann")
-        peer.socket.settimeout(1.1)
+        peer.socket.settimeout(0.6)
         with pytest.raises(TimeoutError):
             peer.socket.recv(1)
         peer.socket.settimeout(10)
@@ -67,12 +67,12 @@ def test_the_deadline_is_the_whole_frames() -> None:
 
 
 def test_a_new_frame_has_a_new_deadline() -> None:
-    with serving(frame_seconds=1) as server, server.peer() as peer:
+    with serving(frame_seconds=0.5) as server, server.peer() as peer:
         peer.enter("ann")
         # Each read ends a frame and begins the next one: never is nothing pending.
         peer.send(b'{"op":"ping"')
         started = time.monotonic()
-        while time.monotonic() < started + 1.5:
+        while time.monotonic() < started + 0.8:
             peer.send(b',"id":1}\n{"op":"ping"')
             assert peer.read_line()["ok"]
             wait = threading.Event()
@@ -124,13 +124,7 @@ def test_the_deadline_for_writing_is_the_whole_write() -> None:
 
 def test_a_peer_that_reads_late_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     blocked = threading.Event()
-    send_slowly = Connection._send_slowly
-
-    def noted(connection: Connection, rest: memoryview) -> None:
-        blocked.set()
-        send_slowly(connection, rest)
-
-    monkeypatch.setattr(Connection, "_send_slowly", noted)
+    note_unsent(monkeypatch, lambda _: blocked.set())
     with narrow() as (_, ann):
         ann.send(b"".join(b'{"op":"watch","id":%d,"after":0}\n' % n for n in range(100)))
         wait_event(blocked, "the server cannot write for now")

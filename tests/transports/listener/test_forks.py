@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from forking import Child
-from listening import mail, said, serving
+from listening import mail, said, serving, threads_only
 from services import enter
 
 from twinline.transports import wakeup
+
+pytestmark = pytest.mark.usefixtures("each_listener")
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -52,6 +54,7 @@ def test_a_peer_sees_the_end_of_its_connection_before_the_childs() -> None:
     os.close(writing)
 
 
+@threads_only
 @pytest.mark.parametrize("eventfd", [True, False], ids=["eventfd", "pipe"])
 def test_a_child_keeps_no_copy_of_what_wakes_an_open_stream(
     monkeypatch: pytest.MonkeyPatch, eventfd: bool

@@ -22,6 +22,7 @@ from malformed_samples import MALFORMED_BINARY, MALFORMED_JSONL, Malformed, line
 from services import PASSWORD, make_service
 from waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("each_listener")
 LIMIT = 64 * 1024
 MIB = 1024 * 1024
 

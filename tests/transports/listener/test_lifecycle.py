@@ -9,32 +9,27 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from functools import partial
+from typing import Any
 
 import pytest
-from listening import TCP, Peer, Server, serving
+from listening import Peer, Server, loops_only, make_listener, serving, threads_only
 from services import make_service
 from waiting import Call, join, wait_event, wait_until
 
 from twinline.core.protocol import Reply, Request
 from twinline.core.service import ChatService
 from twinline.core.session import Session
-from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import ListenerSettings, ThreadedListener, Waker
-from twinline.transports.registry import transport
+from twinline.transports.listener import Listener, ListenerSettings, LoopListener, Waker
 
-AUTO = transport("auto")
-Step = Callable[[ThreadedListener], object]
+pytestmark = pytest.mark.usefixtures("each_listener")
+Step = Callable[[Listener], object]
 
 
-def new_listener(
-    service: ChatService | None = None, waker: Waker | None = None
-) -> ThreadedListener:
-    settings = ListenerSettings(drain_seconds=0.05)
-    places = [(Endpoint.parse(TCP), AUTO)]
-    return ThreadedListener(service or make_service(), places, settings, waker=waker)
+def new_listener(service: ChatService | None = None, waker: Waker | None = None) -> Listener:
+    return make_listener(service, ListenerSettings(drain_seconds=0.05), waker=waker)
 
 
-def assert_closed(listener: ThreadedListener) -> None:
+def assert_closed(listener: Listener) -> None:
     assert listener._running() == []
     (endpoint,) = listener.endpoints
     with pytest.raises(ConnectionRefusedError):
@@ -141,6 +136,7 @@ def test_a_handler_that_closes_while_its_thread_closes(on_signal: OnSignal) -> N
             wait_event(go_on, "the test lets it go on")
             return handle(session, request)
 
+        server.let_requests_wait()
         server.service.handle = held  # type: ignore[method-assign]
         peer.send_line(op="ping", id=1)
         wait_event(under_way, "the ping is under way")
@@ -170,10 +166,34 @@ def test_an_exception_of_a_handler_leaves_the_listener_closed(on_signal: OnSigna
     listener.close()
 
 
+@loops_only
+def test_signals_that_wake_the_waker_are_noticed_by_a_loop_that_does_not_look(
+    on_signal: OnSignal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the loop of an idle server rests: nothing is called now and then."""
+    ticks: list[object] = []
+    monkeypatch.setattr(LoopListener, "_tick", ticks.append)
+    with Waker() as waker:
+        listener = new_listener(waker=waker)
+        on_signal(listener.stop)
+        before = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        rescue = threading.Timer(20, os.abort)
+        rescue.start()
+        try:
+            threading.Timer(0.05, interrupt).start()
+            listener.serve_forever()
+        finally:
+            rescue.cancel()
+            signal.set_wakeup_fd(before)
+        assert waker.fileno() != -1  # it stays the caller's
+    assert ticks == []
+
+
+@threads_only
 def test_signals_that_wake_the_waker_are_noticed_at_once(on_signal: OnSignal) -> None:
     """So the wait needs no end of its own: this is what `serve` does."""
     with Waker() as waker:
-        listener = new_listener(waker=waker)
+        listener: Any = new_listener(waker=waker)
         waits: list[float | None] = []
         poll = listener._poller._poll
 
@@ -226,9 +246,9 @@ def test_a_thousand_random_interleavings(on_signal: OnSignal) -> None:
 def interleave(chance: random.Random, service: ChatService, on_signal: OnSignal) -> None:
     listener = new_listener(service)
     steps: dict[str, Step] = {
-        "serve": ThreadedListener.serve_forever,
-        "stop": ThreadedListener.stop,
-        "close": ThreadedListener.close,
+        "serve": Listener.serve_forever,
+        "stop": Listener.stop,
+        "close": Listener.close,
         "connect": connect,
         "interrupt": lambda _: interrupt(),
     }
@@ -258,7 +278,7 @@ def interleave(chance: random.Random, service: ChatService, on_signal: OnSignal)
     assert all(each.fileno() == -1 for bound in listener._bound for each in bound.sockets)
 
 
-def connect(listener: ThreadedListener) -> None:
+def connect(listener: Listener) -> None:
     with suppress(OSError), closing(Peer(listener.endpoints[0])) as peer:
         peer.socket.settimeout(0.02)
         peer.send(b'{"op":"ping","id":1}\n')
@@ -268,6 +288,7 @@ def connect(listener: ThreadedListener) -> None:
 # -- what outlives the drain ----------------------------------------------------------------
 
 
+@threads_only
 @pytest.mark.parametrize("watches", ["before", "after"])
 def test_a_watch_connection_that_outlives_the_drain_leaves_nothing(watches: str) -> None:
     server = Server(settings=ListenerSettings(drain_seconds=0.05))

@@ -14,16 +14,29 @@ from typing import Any
 
 import pytest
 from descriptors import nothing_left_open
-from listening import TCP, Arrivals, Peer, Server, mail, said, serving, socket_path
+from listening import (
+    TCP,
+    Arrivals,
+    Kind,
+    Peer,
+    Server,
+    mail,
+    said,
+    serving,
+    socket_path,
+    threads_only,
+)
 from services import enter, make_service
 from waiting import wait_event, wait_until
 
 from twinline.core.protocol import ErrorReply, Ping
 from twinline.transports import wakeup
 from twinline.transports.contract import ReplyReceived
-from twinline.transports.listener import ThreadedListener, base, threaded
+from twinline.transports.listener import ThreadedListener, base, loop, threaded
 from twinline.transports.listener.poller import Poller
 from twinline.transports.registry import transport
+
+pytestmark = pytest.mark.usefixtures("each_listener")
 
 
 def test_connections_from_one_address() -> None:
@@ -109,6 +122,7 @@ def descriptors_left(count: int) -> Iterator[None]:
 forms = pytest.mark.parametrize("eventfd", [True, False], ids=["eventfd", "pipe"])
 
 
+@threads_only
 @forms
 def test_a_watch_that_finds_no_descriptor_is_busy_and_its_connection_goes_on(
     monkeypatch: pytest.MonkeyPatch, eventfd: bool
@@ -151,6 +165,7 @@ def test_a_watch_that_finds_no_descriptor_is_busy_and_its_connection_goes_on(
         assert said(other.ask("watch", after=0, wait=30)) == (1, ["a", "b"], False)
 
 
+@threads_only
 def test_watches_that_take_the_last_descriptors_leave_the_accept_loop_well(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -189,6 +204,7 @@ PING = b'{"op":"ping","id":7}\n'
 BINARY_PING = bytes.fromhex("b7010f000000000107")
 
 
+@threads_only
 @pytest.mark.parametrize(("said", "id"), [(b"", None), (PING[:5], None), (PING, 7)])
 @pytest.mark.parametrize("name", ["auto", "jsonl"])
 def test_who_finds_no_thread_is_told_that_the_server_is_busy(
@@ -196,7 +212,7 @@ def test_who_finds_no_thread_is_told_that_the_server_is_busy(
 ) -> None:
     with serving() as server, Arrivals(["192.0.2.1"], said) as listening:
         short.set()
-        assert not server.listener._accept(listening, transport(name))
+        assert not server.accept(listening, name)
         (peer,) = listening.peers
         reply = json.loads(read_all(peer))
         assert (reply["id"], reply["error"]["code"]) == (id, "busy")
@@ -204,10 +220,11 @@ def test_who_finds_no_thread_is_told_that_the_server_is_busy(
         assert not server.listener._by_address
 
 
+@threads_only
 def test_who_is_refused_is_answered_in_the_transport_it_speaks(short: threading.Event) -> None:
     with serving() as server, Arrivals(["192.0.2.1"], BINARY_PING) as listening:
         short.set()
-        assert not server.listener._accept(listening, transport("auto"))
+        assert not server.accept(listening, "auto")
         codec = transport("binary").client_codec(1 << 20)
         codec.send(7, Ping())
         assert codec.data_to_send() == BINARY_PING
@@ -223,6 +240,7 @@ def read_all(peer: socket.socket) -> bytes:
     return b"".join(iter(lambda: peer.recv(4096), b""))
 
 
+@threads_only
 def test_accept_survives_a_thread_that_cannot_start(
     short: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -242,6 +260,7 @@ def is_served(server: Server) -> bool:
         return peer.send(PING).read_line() == {"id": 7, "ok": True}
 
 
+@threads_only
 def test_accept_does_not_wait_for_a_thread_that_ended_before_it_ran(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -273,6 +292,7 @@ def test_accept_does_not_wait_for_a_thread_that_ended_before_it_ran(
         server.wait_connections(0)
 
 
+@threads_only
 def test_a_thread_that_is_only_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """As among thousands that start at once."""
     monkeypatch.setattr(threaded, "_START_SECONDS", 0.01)
@@ -295,6 +315,7 @@ def test_a_thread_that_is_only_late_is_waited_for(monkeypatch: pytest.MonkeyPatc
         assert peer.ask("ping")["ok"]
 
 
+@threads_only
 def test_a_connection_whose_thread_never_ran_is_closed_by_the_drain(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -306,12 +327,15 @@ def test_a_connection_whose_thread_never_ran_is_closed_by_the_drain(
         assert peer.rest() == b""
 
 
-@pytest.mark.parametrize(("module", "where"), [(base, "tune"), (threaded, "Connection")])
+@pytest.mark.parametrize("where", ["tune", "Connection"])
 @pytest.mark.parametrize("error", [ValueError, MemoryError])
 def test_a_step_that_fails_between_accepting_and_owning_costs_that_peer_alone(
-    monkeypatch: pytest.MonkeyPatch, module: ModuleType, where: str, error: type[Exception]
+    monkeypatch: pytest.MonkeyPatch, where: str, error: type[Exception]
 ) -> None:
     """And leaves no socket open; a warning of one that is collected fails the test."""
+    module: ModuleType = base
+    if where == "Connection":
+        module, where = (loop, "LoopConnection") if Kind.loop else (threaded, "Connection")
     step, failed = getattr(module, where), threading.Event()
 
     def fail_once(*arguments: Any, **options: Any) -> Any:
@@ -328,6 +352,7 @@ def test_a_step_that_fails_between_accepting_and_owning_costs_that_peer_alone(
             assert peer.ask("ping")["ok"]
 
 
+@threads_only
 def test_memory_that_fails_the_accept_loop_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
     wait, failing = Poller.wait, threading.Event()
     failures: list[bool] = []
@@ -363,5 +388,5 @@ def test_an_accept_that_fails_for_that_peer_alone() -> None:
             raise BlockingIOError
 
     with serving() as server, Flaky([]) as flaky:
-        assert server.listener._accept(flaky, transport("auto"))
+        assert server.accept(flaky, "auto")
         assert flaky.failed

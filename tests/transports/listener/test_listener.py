@@ -1,12 +1,15 @@
-"""The threaded listener over real sockets: endpoints, transports, order, small stacks, faults."""
+"""The listeners over real sockets: endpoints, transports, order, limits."""
 
 import json
 import threading
 from pathlib import Path
 
+import pytest
 from listening import TCP, serving, socket_path
 from services import PASSWORD
 from waiting import join
+
+pytestmark = pytest.mark.usefixtures("each_listener")
 
 
 def test_a_request_goes_from_a_socket_to_the_store_and_back() -> None:

@@ -1,4 +1,4 @@
-"""Hang-ups free a waiting thread at once, and the end of a session ends its connections."""
+"""Hang-ups end what waits at once, and the end of a session ends its connections."""
 
 import socket
 import struct
@@ -14,9 +14,11 @@ from waiting import wait_event
 from twinline.core.service import ChatService
 from twinline.stores.memory import MemoryStore
 
+pytestmark = pytest.mark.usefixtures("each_listener")
+
 
 @pytest.mark.parametrize("leave", ["close", "reset", "half-close"])
-def test_a_peer_that_leaves_while_it_waits_frees_its_thread_at_once(leave: str) -> None:
+def test_a_peer_that_leaves_while_it_waits_frees_all_it_had_at_once(leave: str) -> None:
     with serving() as server, server.peer() as peer:
         peer.enter("ann")
         peer.send_line(op="watch", id=1, after=0, wait=60)

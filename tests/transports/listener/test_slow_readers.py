@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 from cli_server import ended
-from listening import Peer, Server, mail, said, serving, socket_path
+from listening import Peer, Server, mail, note_unsent, said, serving, socket_path
 from services import PASSWORD, enter, make_service
 from waiting import join, wait_until
 
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener.connection import Connection
 
+over_each = pytest.mark.usefixtures("each_listener")
 SLOW = 50
 # Every character of a control kind is six in JSON, so this is as long as a body can be.
 LONGEST = "\x01" * 60_000
@@ -36,13 +36,7 @@ def slow_readers(
     And how many bytes were held for each, once for each time that it could not be written to.
     """
     held: list[int] = []
-    send_slowly = Connection._send_slowly
-
-    def noted(connection: Connection, rest: memoryview) -> None:
-        held.append(len(rest) + connection._talk._out_bytes)
-        send_slowly(connection, rest)
-
-    monkeypatch.setattr(Connection, "_send_slowly", noted)
+    note_unsent(monkeypatch, held.append)
     service = make_service(body_bytes=64 * 1024, watches_per_account=1_000)
     token = service.create_account(service.session(), "bob", PASSWORD).session
     with (
@@ -58,6 +52,7 @@ def slow_readers(
         yield server, slow, held
 
 
+@over_each
 def test_what_a_slow_reader_holds_is_bounded_and_it_is_cut(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -78,6 +73,7 @@ def test_what_a_slow_reader_holds_is_bounded_and_it_is_cut(
     assert server.service.login(again, "bob", PASSWORD).unread == 4
 
 
+@over_each
 def test_slow_readers_do_not_hold_up_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     with slow_readers(monkeypatch, drain_seconds=0.5) as (server, _, held):
         wait_until(lambda: len(held) >= SLOW, "none of them can be written to")

@@ -9,7 +9,19 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from listening import Hold, Peer, Server, mail, mail_without_end, said, serving, socket_path
+from listening import (
+    Hold,
+    Kind,
+    Peer,
+    Server,
+    mail,
+    mail_without_end,
+    note_unsent,
+    said,
+    serving,
+    socket_path,
+    threads_only,
+)
 from services import PASSWORD, count_subscriptions, enter, make_service
 from waiting import Call, wait_event, wait_until
 
@@ -28,8 +40,10 @@ from twinline.core.session import Session
 from twinline.core.store import MailboxPolicy
 from twinline.transports.contract import ReplyReceived
 from twinline.transports.listener.connection import Connection
+from twinline.transports.listener.loop_connection import LoopConnection
 from twinline.transports.wakeup import WakeDescriptor
 
+pytestmark = pytest.mark.usefixtures("each_listener")
 forms = pytest.mark.usefixtures("wake_form")  # which are two
 PING = b'{"op":"ping","id":90}\n'
 
@@ -84,6 +98,7 @@ def test_mail_that_comes_between_the_subscription_and_the_first_look_is_brought_
         assert said(peer.read_line()) == (5, ["b"], True)
 
 
+@threads_only
 @pytest.mark.parametrize(
     "step",
     ["before _flush", "after _flush", "before _wait", "before clear", "after clear"],
@@ -126,13 +141,7 @@ def test_a_wake_while_the_owner_waits_for_its_peer_to_read_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     blocked = threading.Event()
-    send_slowly = Connection._send_slowly
-
-    def noted(connection: Connection, rest: memoryview) -> None:
-        blocked.set()
-        send_slowly(connection, rest)
-
-    monkeypatch.setattr(Connection, "_send_slowly", noted)
+    note_unsent(monkeypatch, lambda _: blocked.set())
     service = make_service(body_bytes=64 * 1024)
     with (
         socket_path() as path,
@@ -242,8 +251,9 @@ def test_an_open_watch_is_told_of_the_end_and_then_the_connection_ends(
         if armed.is_set() and moment == at:
             hold()
 
-    flush = Connection._flush
-    monkeypatch.setattr(Connection, "_flush", lambda owner: (held("writing"), flush(owner)))
+    owner_kind: Any = LoopConnection if Kind.loop else Connection
+    flush = owner_kind._flush
+    monkeypatch.setattr(owner_kind, "_flush", lambda owner: (held("writing"), flush(owner))[1])
     with serving() as server, server.peer() as peer, server.peer() as command:
         reply = peer.ask("create_account", username="bob", password=PASSWORD)
         if end == "logout":
@@ -264,15 +274,8 @@ def test_an_open_watch_is_told_of_the_end_and_then_the_connection_ends(
         if moment != "waiting":
             mail(server, ann, "a")
             hold.wait_reached()
-        (owner, *_) = server.listener._connections
-        if end == "the service's":
-            server.service.stop()
-        else:
-            if end == "the listener's":
-                server.listener.stop()
-            else:
-                assert command.ask(end, **ENDS[end])["ok"]
-            wait_until(lambda: owner._talk._stops, "the connection is told")
+        # A loop that is held up while it writes carries nothing else out.
+        bring_about(server, end, reply["session"], None if moment == "writing" else command)
         started = time.monotonic()
         hold.release()
         found = moment in ("found", "writing") or (moment == "looking" and end == "the listener's")
@@ -289,6 +292,28 @@ def test_an_open_watch_is_told_of_the_end_and_then_the_connection_ends(
         assert peer.rest() == b""
         assert time.monotonic() - started < 10  # far from the watch's 30
         server.wait_watching(0)
+
+
+def bring_about(server: Server, end: str, token: str, command: Peer | None) -> None:
+    """Bring an end about, by a connection of bob's or else in this thread, until it is known."""
+    (owner, *_) = server.listener._connections
+    if end == "the service's":
+        server.service.stop()
+        return
+    if end == "the listener's":
+        server.listener.stop()
+        if command is None and Kind.loop:
+            return  # it is told when the loop goes on
+    elif command is not None:
+        assert command.ask(end, **ENDS[end])["ok"]
+    else:
+        session = server.service.session()
+        if end == "logout":
+            server.service.resume(session, token)
+        else:
+            server.service.login(session, "bob", PASSWORD)
+        getattr(server.service, end)(session, **ENDS[end])
+    wait_until(lambda: owner._talk._stops, "the connection is told")
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -424,6 +449,7 @@ def test_connections_that_come_watch_and_go_leave_nothing() -> None:
 # -- the lock rule --------------------------------------------------------------------------
 
 
+@threads_only
 @pytest.mark.parametrize("step", ["_wait", "_flush"])
 def test_whoever_waits_for_a_peer_with_a_lock_held_is_refused(step: str) -> None:
     """With an open stream too, when it waits for mail as well."""

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from listening import Hold, Peer, Server, mail, mail_without_end, said, serving
+from listening import Hold, Peer, Server, mail, mail_without_end, said, serving, threads_only
 from services import cheap_hasher, enter, make_service
 from waiting import Call, wait_until
 
@@ -19,6 +19,7 @@ from twinline.core.store import MailboxPolicy
 from twinline.stores.registry import open_store
 from twinline.transports.listener import connection as connection_module
 
+pytestmark = pytest.mark.usefixtures("each_listener")
 PING = b'{"op":"ping","id":90}\n'
 PINGED = {"id": 90, "ok": True}
 
@@ -157,6 +158,7 @@ def test_half_a_frame_leaves_a_watch_open_and_its_other_half_ends_it() -> None:
         assert peer.read_line() == PINGED
 
 
+@threads_only
 def test_mail_and_half_a_frame_that_come_at_once_are_both_taken_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -193,6 +195,7 @@ def test_half_a_frame_is_cut_when_its_time_is_up_whatever_the_watch_brings() -> 
         assert not server.subscriptions
 
 
+@threads_only
 @pytest.mark.parametrize(
     ("flood", "late", "setting"),
     [(PING, "log in", "login_seconds"), (b" ", "finish a frame", "frame_seconds")],
