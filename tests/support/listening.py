@@ -382,18 +382,20 @@ class Server:
 
 def note_unsent(monkeypatch: pytest.MonkeyPatch, note: Callable[[int], object]) -> None:
     """Have noted how many bytes a connection holds whenever its socket takes no more of them."""
-    send_slowly, pause = Connection._send_slowly, LoopConnection.pause_writing
+    send_slowly, turn = Connection._send_slowly, LoopConnection.take_turn
 
     def sends_slowly(connection: Connection, rest: memoryview) -> None:
         note(len(rest) + connection._talk._out_bytes)
         send_slowly(connection, rest)
 
-    def pauses(connection: LoopConnection) -> None:
-        note(connection._transport.get_write_buffer_size() + connection._talk._out_bytes)
-        pause(connection)
+    def takes_turn(connection: LoopConnection) -> None:
+        turn(connection)
+        transport = connection._transport
+        if transport is not None and connection._held:
+            note(transport.get_write_buffer_size() + connection._talk._out_bytes)
 
     monkeypatch.setattr(Connection, "_send_slowly", sends_slowly)
-    monkeypatch.setattr(LoopConnection, "pause_writing", pauses)
+    monkeypatch.setattr(LoopConnection, "take_turn", takes_turn)
 
 
 class Arrivals(socket.socket):

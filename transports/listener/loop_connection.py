@@ -312,6 +312,8 @@ class LoopConnection(asyncio.BufferedProtocol):
             if talk.urgent and type(job) is Look:
                 self._flush()  # its peer can read this page while the next one is looked up
             talk.finish(handle(session, job))
+            if self._held:
+                return  # by the page before: what is said beyond this waits for its peer
         if not talk.urgent or self._flush():
             host.turns.mark(self)
 

@@ -1,6 +1,7 @@
 """Watchers that never read cost a bounded number of bytes, and nobody else any time."""
 
 import fcntl
+import json
 import logging
 import statistics
 import subprocess
@@ -25,11 +26,15 @@ SLOW = 50
 # Every character of a control kind is six in JSON, so this is as long as a body can be.
 LONGEST = "\x01" * 60_000
 STREAMS = b"".join(b'{"op":"watch","id":%d,"after":0,"window":1000}\n' % n for n in range(100))
+PAGES = STREAMS.replace(b',"window":1000', b"")
 
 
 @contextmanager
 def slow_readers(
-    monkeypatch: pytest.MonkeyPatch, **settings: float
+    monkeypatch: pytest.MonkeyPatch,
+    asked: bytes = STREAMS,
+    bodies: Sequence[str] = (LONGEST,) * 4,
+    **settings: float,
 ) -> Iterator[tuple[Server, list[Peer], list[int]]]:
     """Yield a server with peers who ask for much more than their sockets hold, and read nothing.
 
@@ -44,20 +49,28 @@ def slow_readers(
         serving([(f"unix:{path}", "auto")], service, **settings) as server,
         ExitStack() as peers,
     ):
-        mail(server, enter(service, "ann"), *[LONGEST] * 4)
+        mail(server, enter(service, "ann"), *bodies)
         slow = [peers.enter_context(server.peer()) for _ in range(SLOW)]
         for peer in slow:
             assert peer.ask("resume", session=token)["ok"]
-            peer.send(STREAMS)
+            peer.send(asked)
         yield server, slow, held
 
 
 @over_each
+@pytest.mark.parametrize(
+    ("asked", "bodies"),
+    [(STREAMS, [LONGEST] * 4), (PAGES, ["x" * 60_000])],
+    ids=["streams of the longest", "pages of less than is sent at once"],
+)
 def test_what_a_slow_reader_holds_is_bounded_and_it_is_cut(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    asked: bytes,
+    bodies: list[str],
 ) -> None:
     caplog.set_level(logging.INFO)
-    with slow_readers(monkeypatch, write_seconds=1) as (server, _, held):
+    with slow_readers(monkeypatch, asked, bodies, write_seconds=1) as (server, _, held):
         wait_until(lambda: len(held) >= SLOW, "none of them can be written to")
         with server.peer() as carol, server.peer() as dave:
             carol.enter("carol").send_line(op="watch", id=5, after=0, wait=30, window=10)
@@ -67,10 +80,11 @@ def test_what_a_slow_reader_holds_is_bounded_and_it_is_cut(
                 assert said(carol.read_line()) == (5, [f"{number}"], True)
         server.wait_connections(0)
         assert not server.subscriptions
-    assert max(held) < 512 * 1024  # the longest body in JSON, and some
+    # What is said before the next look, the longest body in JSON, and some for the rest of it.
+    assert max(held) < 64 * 1024 + len(json.dumps(bodies[0])) + 1024
     assert caplog.text.count("took too long to read what it was sent") == SLOW
     again = server.service.session()
-    assert server.service.login(again, "bob", PASSWORD).unread == 4
+    assert server.service.login(again, "bob", PASSWORD).unread == len(bodies)
 
 
 @over_each
