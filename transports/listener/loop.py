@@ -41,8 +41,8 @@ _SIGNAL_SECONDS: Final = 0.5
 """How long a signal may go unnoticed by a main thread that waits with a waker of its own."""
 _START_SECONDS: Final = 0.2
 """How often to look whether a worker that was started and does not run yet is still there."""
-_ON_LOOP: Final[frozenset[type[Job]]] = frozenset({Hello, Ping})
-"""What no store has to do with."""
+_ON_STORE: Final[frozenset[type[Job]]] = frozenset({*REQUESTS, Look} - {Hello, Ping})
+"""All jobs but those that have nothing to do with a store."""
 
 
 class LoopListener(Listener):
@@ -56,6 +56,7 @@ class LoopListener(Listener):
         settings: its deadlines and limits.
         turns: of its connections, once it serves.
         elsewhere: the jobs that may block, and so are a worker's.
+        long: of those, the ones that take more than moments; they have workers of their own.
         detector: logs what holds the loop, if the settings ask for it.
     """
 
@@ -86,10 +87,8 @@ class LoopListener(Listener):
         super().__init__(service, endpoints, settings, waker=waker)
         self.service = service
         self.settings = self._settings
-        blocks = service.store.blocks
-        self.elsewhere = frozenset(
-            job for job in (*REQUESTS, Look) if job not in _ON_LOOP and (blocks or _takes_long(job))
-        )
+        self.long: frozenset[type[Job]] = frozenset(job for job in REQUESTS if job.may_take_long)
+        self.elsewhere = _ON_STORE if service.store.blocks else self.long
         seconds = self._settings.loop_warn_seconds
         self.detector = HoldDetector(service, seconds) if seconds else None
         self._loop_factory = loop_factory or _new_loop
@@ -230,7 +229,7 @@ class LoopListener(Listener):
         Raises:
             RuntimeError, MemoryError: there is none.
         """
-        workers = self._patient if _takes_long(type(job)) else self._workers
+        workers = self._patient if type(job) in self.long else self._workers
         workers.submit(work)
         if workers.starting and not self._checks:
             self._check_later()
@@ -312,10 +311,6 @@ class LoopListener(Listener):
             connection.close()
             with self._lock:
                 self._count_out(connection)
-
-
-def _takes_long(job: type[Job]) -> bool:
-    return job.may_take_long and job is not Look
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -19,11 +19,9 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from twinline.core.errors import Busy, InternalError, LockRuleError
+from twinline.core.errors import Busy, LockRuleError
 from twinline.core.looks import Look
-from twinline.core.protocol import Reply
 from twinline.core.service import ChatService
-from twinline.core.store import MailPage
 from twinline.transports.contract import ServerCodec
 from twinline.transports.listener.conversation import Conversation, Job
 from twinline.transports.listener.holds import HoldDetector
@@ -33,7 +31,7 @@ from twinline.transports.listener.workers import Work
 
 log = logging.getLogger(__name__)
 
-_JOBS_A_TURN: Final = 32
+_JOBS_A_TURN: Final = 16
 _LINGER_SECONDS: Final = 0.5
 _LINGER_BYTES: Final = 1024 * 1024
 _NO_WORKER: Final = "the server has no thread for this; try again"
@@ -48,6 +46,7 @@ class Host(Protocol):
         settings: the deadlines.
         turns: of the loop.
         elsewhere: the jobs that may block, and so are a worker's.
+        long: of those, the ones that take more than moments; they have workers of their own.
         detector: times what is carried out on the loop, or None.
     """
 
@@ -55,6 +54,7 @@ class Host(Protocol):
     settings: ListenerSettings
     turns: Turns
     elsewhere: frozenset[type[Job]]
+    long: frozenset[type[Job]]
     detector: HoldDetector | None
 
     def submit(self, job: Job, work: Work) -> None:
@@ -81,17 +81,20 @@ class LoopConnection(asyncio.BufferedProtocol):
     __slots__ = (
         "_at_end",
         "_buffer",
+        "_early",
+        "_failure",
+        "_fault",
         "_held",
         "_host",
         "_job",
         "_linger_bytes",
         "_mail",
-        "_outcome",
         "_reading",
         "_resting",
         "_sent_by",
         "_talk",
         "_transport",
+        "_working",
         "address",
         "limit_key",
         "socket",
@@ -132,8 +135,12 @@ class LoopConnection(asyncio.BufferedProtocol):
         self._at_end = False  # of what its peer sends
         self._held = False  # while its peer does not read
         self._sent_by = 0.0  # until when it may be
-        self._job: Job | None = None  # that a worker carries out
-        self._outcome: Reply | MailPage | None = None  # of that
+        # While a worker carries out what there is to do, the conversation is the worker's.
+        self._working = False
+        self._job: Job | None = None  # that is to be carried out next, if it is known already
+        self._early: list[bytes] = []  # what has arrived meanwhile; an empty piece is the end
+        self._failure: BaseException | None = None  # what a worker has met
+        self._fault: str | None = None  # of its peer, if the conversation knows none
         self._linger_bytes = 0  # that may still be read and dropped, once it has ended
 
     @property
@@ -199,10 +206,7 @@ class LoopConnection(asyncio.BufferedProtocol):
             if self._linger_bytes <= 0:
                 self._transport.abort()
             return
-        try:
-            self._talk.receive_data(bytes(self._buffer[:nbytes]))
-        except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise any
-            self._fail(error)
+        self._take_in(bytes(self._buffer[:nbytes]))
         if self._resting:
             self.go_on()
         elif self._reading and self._transport is not None:
@@ -215,10 +219,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         if self._linger_bytes:
             return False
         self._at_end = True
-        try:
-            self._talk.receive_eof()
-        except Exception as error:  # noqa: BLE001 - as above
-            self._fail(error)
+        self._take_in(b"")
         if self._resting:
             self.go_on()
         return True
@@ -243,7 +244,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         try:
             self._host.service.leave(self._talk.session)
         finally:
-            fault = self._talk.fault
+            fault = self._talk.fault or self._fault
             if fault is None and exc is not None and not self._linger_bytes:
                 fault = str(exc)
             if fault is not None:
@@ -254,7 +255,7 @@ class LoopConnection(asyncio.BufferedProtocol):
 
     def go_on(self) -> None:
         """Carry out what there is to do, so much in a turn."""
-        if self._transport is None or self._linger_bytes:
+        if self._transport is None or self._linger_bytes or self._working:
             return
         detector = self._host.detector
         try:
@@ -272,6 +273,13 @@ class LoopConnection(asyncio.BufferedProtocol):
         if self._linger_bytes:
             self._transport.abort()
             return
+        if self._working:
+            if self._held and self._sent_by <= monotonic():
+                self._fault = "took too long to read what it was sent"
+                self._transport.abort()
+            elif self._held:
+                self._host.turns.call_at(self._sent_by, self)
+            return
         self._talk.time_is_up()
         if self._talk.cut:
             self._transport.abort()
@@ -286,12 +294,13 @@ class LoopConnection(asyncio.BufferedProtocol):
     def take_turn(self) -> None:
         """As `go_on`, and raise what goes wrong."""
         talk, host = self._talk, self._host
-        if self._job is not None:
-            if self._outcome is None:
-                return
-            outcome, self._job, self._outcome = self._outcome, None, None
-            talk.finish(outcome)
-        if self._held:
+        if self._failure is not None:
+            raise self._failure
+        if self._early:
+            early, self._early = self._early, []
+            for data in early:
+                self._take_in(data)
+        if self._held or self._transport is None:
             return
         self._resting = False
         if self._mail:
@@ -299,8 +308,9 @@ class LoopConnection(asyncio.BufferedProtocol):
             talk.look_again()
         session, elsewhere = talk.session, host.elsewhere
         handle = host.service.handle if host.detector is None else host.detector.handle
+        job = self._job or talk.next_job()
+        self._job = None
         for _ in range(_JOBS_A_TURN):
-            job = talk.next_job()
             if job is None:
                 self._rest()
                 return
@@ -309,11 +319,14 @@ class LoopConnection(asyncio.BufferedProtocol):
                     self._flush()
                 self._hand_over(job)
                 return
-            if talk.urgent and type(job) is Look:
-                self._flush()  # its peer can read this page while the next one is looked up
+            # What was found before is sent before more is looked for: its peer can read it
+            # meanwhile, and if it does not, the rest stays in the store.
+            if type(job) is Look and talk.urgent and not self._flush():
+                self._job = job
+                return
             talk.finish(handle(session, job))
-            if self._held:
-                return  # by the page before: what is said beyond this waits for its peer
+            job = talk.next_job()
+        self._job = job
         if not talk.urgent or self._flush():
             host.turns.mark(self)
 
@@ -343,24 +356,51 @@ class LoopConnection(asyncio.BufferedProtocol):
         self._reading = True
         self._transport.resume_reading()
 
+    def _take_in(self, data: bytes) -> None:
+        """Take in what has arrived, nothing being the end, unless a worker has the conversation."""
+        if self._working or self._early:
+            self._early.append(data)
+            return
+        try:
+            if data:
+                self._talk.receive_data(data)
+            else:
+                self._talk.receive_eof()
+        except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise any
+            self._fail(error)
+
     def _hand_over(self, job: Job) -> None:
-        """Have a worker carry out what may block."""
-        self._job = job
+        """Have a worker carry out what may block, and what comes after it."""
+        self._job, self._working = job, True
         try:
             self._host.submit(job, self._work)
         except (RuntimeError, MemoryError):
-            self._outcome = Busy(_NO_WORKER, retry_after_ms=_RETRY_AFTER_MS).to_reply()
+            self._job, self._working = None, False
+            self._talk.finish(Busy(_NO_WORKER, retry_after_ms=_RETRY_AFTER_MS).to_reply())
             self._mark()
 
     def _work(self) -> None:
-        """Carry the job out; in a worker's thread."""
-        job = self._job
-        assert job is not None  # noqa: S101 - it stays until its outcome is there
-        outcome: Reply | MailPage = InternalError().to_reply()
+        """Carry out what a worker may; in its thread."""
+        talk, host = self._talk, self._host
+        job, self._job = self._job, None
+        session, mine = talk.session, host.elsewhere
+        if type(job) not in host.long:
+            mine = mine - host.long
         try:
-            outcome = self._host.service.handle(self._talk.session, job)
+            for _ in range(_JOBS_A_TURN):
+                if type(job) not in mine or self._transport is None:
+                    break
+                if type(job) is Look and talk.urgent:
+                    break  # as in the loop: what was found before is sent first
+                talk.finish(host.service.handle(session, job))  # type: ignore[arg-type] # not None
+                job = talk.next_job()
+            self._job = job
+        except BaseException as error:
+            self._failure = error
+            if not isinstance(error, Exception):
+                raise
         finally:
-            self._outcome = outcome
+            self._working = False
             self._mark()
 
     # -- ending -------------------------------------------------------------------------
