@@ -89,7 +89,8 @@ class _Parts(_PartsType):
     type=_Parts(),
     default=frozenset(Part),
     metavar="PARTS",
-    help=f"<Of {','.join(Part)}|Measure only these, with commas between: {', '.join(Part)}>.",
+    help="<Of sends,latency,deliveries,fairness,idle and others|"
+    f"Measure only these, with commas between: {', '.join(Part)}>.",
 )
 @option("--quick", is_flag=True, help="A look in a minute or two: one short round, in memory.")
 @option(
@@ -130,8 +131,8 @@ class _Parts(_PartsType):
     "--listener",
     type=click.Choice(list(LISTENERS)),
     metavar="KIND",
-    help="Of a private server: <threads, one for each connection, or loop, one event loop|threads "
-    "or loop>.  [<|default: >both<|; on a store of yours threads>]",
+    help="<threads|Of a private server: threads> or loop.  "
+    "[<|default: >both<|; on a store of yours threads>]",
 )
 @option("--connect", metavar="ENDPOINT", help="Measure this server, not a private one.")
 @option(
