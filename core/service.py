@@ -371,8 +371,9 @@ class ChatService:
         """
         token_hash = session.token_hash
         if look.follow and session.unfollow is None and token_hash is not None:
-            assert session.on_mail is not None  # noqa: S101 - who follows has one
-            session.follow(token_hash, self._subscribe(session, token_hash, session.on_mail))
+            on_mail = session.on_mail
+            if on_mail is not None:  # else the caller has left meanwhile
+                session.follow(token_hash, self._subscribe(session, token_hash, on_mail))
         return self._look(token_hash, look)
 
     def _look(self, token_hash: bytes | None, look: Look) -> MailPage:
