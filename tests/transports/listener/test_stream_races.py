@@ -14,6 +14,7 @@ from listening import (
     Kind,
     Peer,
     Server,
+    loops_only,
     mail,
     mail_without_end,
     note_unsent,
@@ -36,10 +37,12 @@ from twinline.core.protocol import (
     Watch,
     WatchReply,
 )
+from twinline.core.service import ChatService
 from twinline.core.session import Session
 from twinline.core.store import MailboxPolicy
 from twinline.transports.contract import ReplyReceived
 from twinline.transports.listener.connection import Connection
+from twinline.transports.listener.conversation import Conversation
 from twinline.transports.listener.loop_connection import LoopConnection
 from twinline.transports.wakeup import WakeDescriptor
 
@@ -108,20 +111,41 @@ def test_a_wake_while_the_owner_is_busy_is_not_lost(
     monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """While it writes a page, is about to wait, or takes the wake before."""
+    owner = WakeDescriptor if step.endswith("clear") else Connection
+    assert_no_wake_is_lost(monkeypatch, owner, step)
+
+
+@loops_only
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("step", ["go_on", "look_again", "handle", "_flush", "_rest"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_wake_while_the_loop_is_busy_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, when: str, step: str, blocks: bool
+) -> None:
+    """While it, or a worker, is at any step from the mark to the rest."""
+    owner: type = {"look_again": Conversation, "handle": ChatService}.get(step, LoopConnection)
+    assert_no_wake_is_lost(monkeypatch, owner, f"{when} {step}", blocks=blocks)
+
+
+def assert_no_wake_is_lost(
+    monkeypatch: pytest.MonkeyPatch, owner: type, step: str, *, blocks: bool = False
+) -> None:
     hold, armed = Hold(), threading.Event()
     when, name = step.split()
-    owner = WakeDescriptor if name == "clear" else Connection
     carry_out = getattr(owner, name)
 
-    def held(*arguments: object) -> None:
+    def held(*arguments: object) -> object:
         if armed.is_set() and when == "before":
             hold()
-        carry_out(*arguments)
+        outcome = carry_out(*arguments)
         if armed.is_set() and when == "after":
             hold()
+        return outcome
 
     monkeypatch.setattr(owner, name, held)
-    with serving() as server, server.peer() as peer:
+    service = make_service()
+    service.store.blocks = blocks
+    with serving(service=service) as server, server.peer() as peer:
         ann = open_stream(server, peer, window=10)
         armed.set()
         mail(server, ann, "b")

@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from listening import Hold, Peer, Server, mail, mail_without_end, said, serving, threads_only
+from listening import Hold, Kind, Peer, Server, mail, mail_without_end, said, serving
 from services import cheap_hasher, enter, make_service
 from waiting import Call, wait_until
 
@@ -18,6 +19,7 @@ from twinline.core.session import Session
 from twinline.core.store import MailboxPolicy
 from twinline.stores.registry import open_store
 from twinline.transports.listener import connection as connection_module
+from twinline.transports.listener.loop_connection import LoopConnection
 
 pytestmark = pytest.mark.usefixtures("each_listener")
 PING = b'{"op":"ping","id":90}\n'
@@ -158,16 +160,15 @@ def test_half_a_frame_leaves_a_watch_open_and_its_other_half_ends_it() -> None:
         assert peer.read_line() == PINGED
 
 
-@threads_only
 def test_mail_and_half_a_frame_that_come_at_once_are_both_taken_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hold = Hold()
-    wait = connection_module.Connection._wait
+    owner_kind: Any = LoopConnection if Kind.loop else connection_module.Connection
+    step = "_rest" if Kind.loop else "_wait"
+    wait = getattr(owner_kind, step)
     with bob() as (server, peer, ann):
-        monkeypatch.setattr(
-            connection_module.Connection, "_wait", lambda owner: (hold(), wait(owner))
-        )
+        monkeypatch.setattr(owner_kind, step, lambda owner: (hold(), wait(owner)))
         peer.send_line(op="watch", id=5, after=0, wait=30, window=10)
         hold.wait_reached()
         mail(server, ann, "a")
@@ -195,7 +196,6 @@ def test_half_a_frame_is_cut_when_its_time_is_up_whatever_the_watch_brings() -> 
         assert not server.subscriptions
 
 
-@threads_only
 @pytest.mark.parametrize(
     ("flood", "late", "setting"),
     [(PING, "log in", "login_seconds"), (b" ", "finish a frame", "frame_seconds")],
@@ -212,18 +212,27 @@ def test_what_never_stops_coming_extends_no_deadline(
     with serving(**{setting: 0.3}) as server, server.peer() as peer:
         flooding = True
 
+        def send_more() -> None:
+            if flooding:
+                with suppress(OSError):
+                    peer.socket.send(flood, socket.MSG_DONTWAIT)
+
         class Flooded:
             def __init__(self) -> None:
                 self._poll = select.poll()
                 self.register = self._poll.register
 
             def poll(self, milliseconds: int) -> object:
-                if flooding:
-                    with suppress(OSError):
-                        peer.socket.send(flood, socket.MSG_DONTWAIT)
+                send_more()
                 return self._poll.poll(milliseconds)
 
+        read = LoopConnection.buffer_updated
         monkeypatch.setattr(connection_module, "poll", Flooded)
+        monkeypatch.setattr(
+            LoopConnection,
+            "buffer_updated",
+            lambda owner, nbytes: (read(owner, nbytes), send_more())[0],
+        )
         if late == "finish a frame":
             peer.enter("bob")
         peer.send(flood)
