@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -94,15 +95,29 @@ def test_threads_that_are_idle_end(monkeypatch: pytest.MonkeyPatch, workers: Wor
         wait_until(lambda: workers._threads == 0, "it has ended")
 
 
-def test_work_that_comes_while_threads_end_is_not_lost(
-    monkeypatch: pytest.MonkeyPatch, workers: Workers
-) -> None:
-    """The time that they wait is as long as that between two pieces."""
-    monkeypatch.setattr(workers_module, "_IDLE_SECONDS", 0.0002)
-    done = threading.Semaphore(0)
-    for _ in range(2_000):
-        workers.submit(done.release)
-        assert done.acquire(timeout=20)
+def test_work_that_comes_while_a_thread_gives_up_is_not_lost(workers: Workers) -> None:
+    """It was counted as one that waits, so no other was started."""
+    first, second = threading.Semaphore(0), threading.Semaphore(0)
+    queue = workers._work
+
+    class GivenUp:
+        """Has nothing, the second time that it is asked, and gets it a moment later."""
+
+        put = queue.put
+        asked = 0
+
+        def get(self, timeout: float) -> object:
+            self.asked += 1
+            if self.asked == 2:
+                workers.submit(second.release)
+                raise Empty
+            return queue.get(timeout=timeout)
+
+    workers._work = GivenUp()  # type: ignore[assignment]
+    workers.submit(first.release)
+    assert first.acquire(timeout=20)
+    assert second.acquire(timeout=20)
+    assert workers._started == 1
 
 
 @pytest.fixture
