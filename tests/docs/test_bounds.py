@@ -133,6 +133,9 @@ OF_CONTAINERS = {
     },
     "transports/listener/threaded.py": {"_starting": "connections"},
     "transports/listener/loop.py": {"_opening": "connections"},
+    "transports/listener/loop_connection.py": {
+        "_early": "bytes that have come while a worker has the connection",
+    },
     "transports/listener/turns.py": {
         "_marked": "turns and deadlines of the event loop",
         "_timers": "turns and deadlines of the event loop",
