@@ -18,7 +18,8 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from twinline.core.looks import Look
 from twinline.core.protocol import REQUESTS, Hello, Ping
@@ -98,7 +99,7 @@ class LoopListener(Listener):
         self._loop: asyncio.AbstractEventLoop | None = None  # while it serves
         self._stopped: asyncio.Future[None] | None = None
         self._all_ended: asyncio.Future[None] | None = None  # while it drains
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[Any]] = set()
         self._checks = False  # whether it is about to look at workers that were started
 
     # -- its life -----------------------------------------------------------------------
@@ -132,10 +133,12 @@ class LoopListener(Listener):
             try:
                 loop.run_until_complete(task)
             finally:
-                if not task.done():  # an exception of a signal's handler has stopped the loop
-                    task.cancel()
-                    with suppress(asyncio.CancelledError):
-                        loop.run_until_complete(task)
+                # An exception of a signal's handler may have stopped the loop: then it drains, and
+                # if another one comes meanwhile, it cuts the connections.
+                try:
+                    _cancel(loop, task)
+                finally:
+                    _cancel(loop, task)
         finally:
             loop.close()
 
@@ -181,9 +184,9 @@ class LoopListener(Listener):
 
     def _pause(self) -> None:
         """Accept nothing for a moment: a descriptor may become free."""
-        self._accept_no_more()
         assert self._loop is not None  # noqa: S101 - while it serves
-        self._loop.call_later(PAUSE_SECONDS, self._accept_again)
+        self._loop.call_later(PAUSE_SECONDS, self._accept_again)  # first: it may find no memory
+        self._accept_no_more()
 
     def _accept_no_more(self) -> None:
         assert self._loop is not None  # noqa: S101 - while it serves
@@ -205,21 +208,23 @@ class LoopListener(Listener):
 
     def _start(self, connection: LoopConnection) -> bool:
         assert self._loop is not None  # noqa: S101 - while it serves
-        task = self._loop.create_task(self._open(connection))
+        task = self._loop.create_task(
+            self._loop.connect_accepted_socket(lambda: connection, connection.socket)
+        )
         self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        task.add_done_callback(partial(self._opened, connection))
         self._short_of = ""
         return True
 
-    async def _open(self, connection: LoopConnection) -> None:
-        assert self._loop is not None  # noqa: S101 - while it serves
-        try:
-            await self._loop.connect_accepted_socket(lambda: connection, connection.socket)
-        except BaseException as error:
+    def _opened(self, connection: LoopConnection, task: asyncio.Task[Any]) -> None:
+        """Count a connection no more that the loop did not take; it may have been cancelled."""
+        self._opening.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error is not None:
             connection.close()
             self.ended(connection)
-            if not isinstance(error, OSError):  # its peer was gone again
-                raise
+        if error is not None and not isinstance(error, OSError):  # its peer was gone again
+            log.error("the connection from %s failed", connection.address, exc_info=error)
 
     # -- for its connections ------------------------------------------------------------
 
@@ -250,9 +255,10 @@ class LoopListener(Listener):
                 self._check_later()
 
     def ended(self, connection: LoopConnection) -> None:
-        """Count a connection no more."""
+        """Count a connection no more; harmless when repeated."""
         with self._lock:
-            self._count_out(connection)
+            if connection in self._connections:
+                self._count_out(connection)
             others = bool(self._connections)
         if not others and self._all_ended is not None and not self._all_ended.done():
             self._all_ended.set_result(None)
@@ -262,8 +268,9 @@ class LoopListener(Listener):
     async def _drain_in_loop(self) -> None:
         self._stopping = True
         self._accept_no_more()
-        await self._in_thread(self._stop_listening)  # others may lock a Unix socket's directory
         try:
+            # Others may lock a Unix socket's directory.
+            await self._in_thread(self._stop_listening)
             for connection in self._running():
                 connection.drain()
             await self._wait_ended(self._settings.drain_seconds)
@@ -311,6 +318,13 @@ class LoopListener(Listener):
             connection.close()
             with self._lock:
                 self._count_out(connection)
+
+
+def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    if not task.done():
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -14,6 +14,7 @@ either, beyond what has been read already::
 
 import asyncio
 import logging
+import os
 import socket
 from contextlib import suppress
 from time import monotonic
@@ -83,7 +84,6 @@ class LoopConnection(asyncio.BufferedProtocol):
         "_buffer",
         "_early",
         "_failure",
-        "_fault",
         "_held",
         "_host",
         "_job",
@@ -91,7 +91,6 @@ class LoopConnection(asyncio.BufferedProtocol):
         "_mail",
         "_reading",
         "_resting",
-        "_sent_by",
         "_talk",
         "_transport",
         "_working",
@@ -134,13 +133,11 @@ class LoopConnection(asyncio.BufferedProtocol):
         self._reading = True
         self._at_end = False  # of what its peer sends
         self._held = False  # while its peer does not read
-        self._sent_by = 0.0  # until when it may be
         # While a worker carries out what there is to do, the conversation is the worker's.
         self._working = False
         self._job: Job | None = None  # that is to be carried out next, if it is known already
         self._early: list[bytes] = []  # what has arrived meanwhile; an empty piece is the end
         self._failure: BaseException | None = None  # what a worker has met
-        self._fault: str | None = None  # of its peer, if the conversation knows none
         self._linger_bytes = 0  # that may still be read and dropped, once it has ended
 
     @property
@@ -172,18 +169,21 @@ class LoopConnection(asyncio.BufferedProtocol):
         """End now, whatever the peer does."""
         self._talk.drain()
         if self._transport is not None:
-            self._transport.abort()
+            self._abort()
         else:
             with suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RDWR)  # the loop is about to read from it
 
     def close(self) -> None:
         """Close a socket that the loop does not have, or has no more."""
+        self._host.service.leave(self._talk.session)
         self.socket.close()
 
     def forget(self) -> None:
         """Close a forked child's copy of the socket; the peer does not notice."""
-        self.socket.close()
+        # By its number: uvloop has the socket put off its close until its parent's loop is done.
+        with suppress(OSError):  # it was closed before
+            os.close(self.socket.detach())
 
     # -- called by asyncio --------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         # Whatever the socket does not take at once stops the conversation until it is taken. So
         # there is never more to be sent than what is written in one go.
         transport.set_write_buffer_limits(high=0)
-        self._rest()
+        self.go_on()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Return where to read to."""
@@ -204,9 +204,9 @@ class LoopConnection(asyncio.BufferedProtocol):
         if self._linger_bytes:
             self._linger_bytes -= nbytes
             if self._linger_bytes <= 0:
-                self._transport.abort()
+                self._abort()
             return
-        self._take_in(bytes(self._buffer[:nbytes]))
+        self._arrived(bytes(self._buffer[:nbytes]))
         if self._resting:
             self.go_on()
         elif self._reading and self._transport is not None:
@@ -219,7 +219,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         if self._linger_bytes:
             return False
         self._at_end = True
-        self._take_in(b"")
+        self._arrived(b"")
         if self._resting:
             self.go_on()
         return True
@@ -227,8 +227,7 @@ class LoopConnection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """Go on no more: the peer reads too slowly."""
         self._held = True
-        self._sent_by = self._talk.cannot_send()
-        self._host.turns.call_at(self._sent_by, self)
+        self._host.turns.call_at(self._talk.cannot_send(), self)
 
     def resume_writing(self) -> None:
         """Go on: the peer has read."""
@@ -244,7 +243,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         try:
             self._host.service.leave(self._talk.session)
         finally:
-            fault = self._talk.fault or self._fault
+            fault = self._talk.fault
             if fault is None and exc is not None and not self._linger_bytes:
                 fault = str(exc)
             if fault is not None:
@@ -257,6 +256,9 @@ class LoopConnection(asyncio.BufferedProtocol):
         """Carry out what there is to do, so much in a turn."""
         if self._transport is None or self._linger_bytes or self._working:
             return
+        if self._failure is not None:
+            self._fail(self._failure)
+            return
         detector = self._host.detector
         try:
             if detector is None:
@@ -265,28 +267,30 @@ class LoopConnection(asyncio.BufferedProtocol):
                 detector.turn(self)
         except Exception as error:  # noqa: BLE001 - it is this connection's affair, and logged
             self._fail(error)
+        except BaseException:
+            # An exception of a signal's handler is not, but this turn was not finished.
+            self._abort()
+            raise
 
     def time_is_up(self) -> None:
         """Do what is due."""
-        if self._transport is None:
-            return
+        if self._transport is None or self._working:
+            return  # a worker's delay is not its peer's; it is called again when it rests
         if self._linger_bytes:
-            self._transport.abort()
+            self._abort()
             return
-        if self._working:
-            if self._held and self._sent_by <= monotonic():
-                self._fault = "took too long to read what it was sent"
-                self._transport.abort()
-            elif self._held:
-                self._host.turns.call_at(self._sent_by, self)
+        talk = self._talk
+        try:
+            talk.time_is_up()
+        except Exception as error:  # noqa: BLE001 - as in `go_on`
+            self._fail(error)
             return
-        self._talk.time_is_up()
-        if self._talk.cut:
-            self._transport.abort()
+        if talk.cut:
+            self._abort()
         elif self._resting:
             self.go_on()
-        elif self._held:
-            self._host.turns.call_at(self._sent_by, self)
+        elif self._held and talk.deadline is not None:
+            self._host.turns.call_at(talk.deadline, self)
         # Else it is called again when it rests: nothing else is its peer's delay.
 
     # -- going on -----------------------------------------------------------------------
@@ -294,13 +298,11 @@ class LoopConnection(asyncio.BufferedProtocol):
     def take_turn(self) -> None:
         """As `go_on`, and raise what goes wrong."""
         talk, host = self._talk, self._host
-        if self._failure is not None:
-            raise self._failure
         if self._early:
             early, self._early = self._early, []
             for data in early:
                 self._take_in(data)
-        if self._held or self._transport is None:
+        if self._held:
             return
         self._resting = False
         if self._mail:
@@ -314,15 +316,15 @@ class LoopConnection(asyncio.BufferedProtocol):
             if job is None:
                 self._rest()
                 return
-            if type(job) in elsewhere:
-                if talk.urgent:
-                    self._flush()
-                self._hand_over(job)
-                return
-            # What was found before is sent before more is looked for: its peer can read it
-            # meanwhile, and if it does not, the rest stays in the store.
-            if type(job) is Look and talk.urgent and not self._flush():
+            away = type(job) in elsewhere
+            # What there is to send does not wait for a worker. And what was found before is sent
+            # before more is looked for: its peer can read it meanwhile, and if it does not, the
+            # rest stays in the store.
+            if talk.urgent and (away or type(job) is Look) and not self._flush():
                 self._job = job
+                return
+            if away:
+                self._hand_over(job)
                 return
             talk.finish(handle(session, job))
             job = talk.next_job()
@@ -356,18 +358,21 @@ class LoopConnection(asyncio.BufferedProtocol):
         self._reading = True
         self._transport.resume_reading()
 
+    def _arrived(self, data: bytes) -> None:
+        """As `_take_in`, and end where that goes wrong."""
+        try:
+            self._take_in(data)
+        except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise any
+            self._fail(error)
+
     def _take_in(self, data: bytes) -> None:
         """Take in what has arrived, nothing being the end, unless a worker has the conversation."""
         if self._working or self._early:
             self._early.append(data)
-            return
-        try:
-            if data:
-                self._talk.receive_data(data)
-            else:
-                self._talk.receive_eof()
-        except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise any
-            self._fail(error)
+        elif data:
+            self._talk.receive_data(data)
+        else:
+            self._talk.receive_eof()
 
     def _hand_over(self, job: Job) -> None:
         """Have a worker carry out what may block, and what comes after it."""
@@ -395,10 +400,8 @@ class LoopConnection(asyncio.BufferedProtocol):
                 talk.finish(host.service.handle(session, job))  # type: ignore[arg-type] # not None
                 job = talk.next_job()
             self._job = job
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the loop ends the connection, and logs it
             self._failure = error
-            if not isinstance(error, Exception):
-                raise
         finally:
             self._working = False
             self._mark()
@@ -413,7 +416,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         """
         talk = self._talk
         if talk.cut:
-            self._transport.abort()
+            self._abort()
             return
         data = talk.data_to_send()
         if data:
@@ -427,16 +430,24 @@ class LoopConnection(asyncio.BufferedProtocol):
         try:
             self._transport.write_eof()
         except OSError:
-            self._transport.abort()
+            self._abort()
             return
         if not self._reading:
             self._read_on()
-        self._host.turns.call_at(monotonic() + _LINGER_SECONDS, self)
+        turns = self._host.turns
+        turns.forget(self)  # a deadline from before comes sooner, and is none any more
+        turns.call_at(monotonic() + _LINGER_SECONDS, self)
 
-    def _fail(self, error: Exception) -> None:
+    def _abort(self) -> None:
+        """End at once, and do no more until `connection_lost` is called."""
+        transport, self._transport = self._transport, None
+        self._resting = False
+        if transport is not None:
+            transport.abort()
+
+    def _fail(self, error: BaseException) -> None:
         """End at once: its transport, or what carries it out, has raised what it may not."""
-        if self._transport is not None:
-            self._transport.abort()
+        self._abort()
         if isinstance(error, LockRuleError):
             raise error  # a bug here, and not one to carry on with
         log.error("the connection from %s failed", self.address, exc_info=error)

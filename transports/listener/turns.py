@@ -88,13 +88,12 @@ class Turns:
             raise
 
     def _call(self) -> None:
-        if get_ident() == self._thread:
-            self._loop.call_soon(self._go_on)
-            return
+        loop = self._loop
+        here = get_ident() == self._thread
         try:
-            self._loop.call_soon_threadsafe(self._go_on)
+            (loop.call_soon if here else loop.call_soon_threadsafe)(self._go_on)
         except RuntimeError:
-            if not self._loop.is_closed():
+            if not loop.is_closed():
                 raise
 
     def _go_on(self) -> None:
