@@ -15,7 +15,7 @@ from twinline.core.store import MailboxPolicy
 from twinline.stores.sqlite import accounts as sqlite_accounts
 from twinline.stores.sqlite import mailbox_rows, send_ids
 from twinline.stores.sqlite.schema import TABLES
-from twinline.transports.listener import ListenerSettings
+from twinline.transports.listener import ListenerSettings, turns
 
 MODELS = (ServiceSettings, MailboxPolicy, ListenerSettings, ServerSettings)
 SETTINGS = {name: field for model in MODELS for name, field in model.model_fields.items()}
@@ -42,6 +42,7 @@ FIXED = {
     "accounts and sessions read from SQLite": (sqlite_accounts._CACHED,),
     "mailbox rows read from SQLite": (mailbox_rows._CACHED,),
     "counts of send_ids read from SQLite": (send_ids._COUNTED,),
+    "bytes that have come while a worker has the connection": (turns.RECEIVE_BYTES // 1024,),
 }
 OF_TABLES = {
     "accounts": "accounts, each with a mailbox",

@@ -151,7 +151,11 @@ class LoopConnection(asyncio.BufferedProtocol):
         """Have it look for mail in the loop's next turn."""
         if not self._mail:
             self._mail = True
-            self._host.turns.mark(self)
+            try:
+                self._host.turns.mark(self)
+            except BaseException:
+                self._mail = False  # or no later mail would mark it
+                raise
 
     def _mark(self) -> None:
         self._host.turns.mark(self)
@@ -388,12 +392,12 @@ class LoopConnection(asyncio.BufferedProtocol):
         """Carry out what a worker may; in its thread."""
         talk, host = self._talk, self._host
         job, self._job = self._job, None
-        session, mine = talk.session, host.elsewhere
-        if type(job) not in host.long:
-            mine = mine - host.long
+        session, mine, others = talk.session, host.elsewhere, host.long
+        if type(job) in others:
+            others = frozenset()  # who has the time for those has it for all
         try:
             for _ in range(_JOBS_A_TURN):
-                if type(job) not in mine or self._transport is None:
+                if type(job) not in mine or type(job) in others or self._transport is None:
                     break
                 if type(job) is Look and talk.urgent:
                     break  # as in the loop: what was found before is sent first

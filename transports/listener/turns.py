@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 _A_TURN: Final = 64
 """So many connections go on before the loop looks again at what has arrived."""
-_RECEIVE_BYTES: Final = 16 * 1024
+RECEIVE_BYTES: Final = 16 * 1024
+"""So much is read in one go."""
 _DROPPED: Final = 1024
 """Once so many timers are of no use, and most are, they are thrown out."""
 _NEVER: Final = float("inf")
@@ -60,7 +61,7 @@ class Turns:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Prepare to drive connections in the running loop of the calling thread."""
-        self.buffer = memoryview(bytearray(_RECEIVE_BYTES))
+        self.buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._loop = loop
         self._thread = get_ident()
         self._marked: deque[Driven] = deque()
