@@ -179,7 +179,7 @@ def test_requests_of_many_connections_reach_a_store_that_blocks_side_by_side() -
 
 def test_mail_is_not_held_up_by_logins_that_wait_for_their_hashes() -> None:
     hold = Hold()
-    service = make_service()
+    service = blocking_service()
     verify = service._accounts.log_in
 
     def held(*arguments: Any, **options: Any) -> Any:
