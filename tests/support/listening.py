@@ -470,7 +470,7 @@ def mail_without_end(server: Server, sender: Session) -> Iterator[None]:
         yield
     finally:
         ended.set()
-    writing.outcome()
+        writing.outcome()  # whose error is the reason where there is no mail
 
 
 def said(reply: dict[str, Any]) -> tuple[int, list[str], bool]:

@@ -322,9 +322,13 @@ class LoopConnection(asyncio.BufferedProtocol):
                 return
             away = type(job) in elsewhere
             # What there is to send does not wait for a worker. And what was found before is sent
-            # before more is looked for: its peer can read it meanwhile, and if it does not, the
-            # rest stays in the store.
-            if talk.urgent and (away or type(job) is Look) and not self._flush():
+            # before more is looked for: its peer can read it meanwhile, and if it does not, or has
+            # gone, the rest stays in the store.
+            if (
+                talk.urgent
+                and (away or type(job) is Look)
+                and (not self._flush() or self._transport.is_closing())
+            ):
                 self._job = job
                 return
             if away:

@@ -346,6 +346,30 @@ def test_a_worker_that_ended_before_it_ran_is_replaced(monkeypatch: pytest.Monke
     assert died.is_set()
 
 
+def test_nothing_more_is_written_to_a_peer_that_has_reset_its_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of which asyncio would warn, a page each, in the log of whoever is attacked."""
+    with serving() as server, server.peer() as peer:
+        peer.enter("bob")
+        mail(server, enter(server.service, "ann"), *["x"] * 100)
+        hold, handle = Hold(), server.service.handle
+
+        def held(session: Any, job: Any) -> Any:
+            hold()
+            return handle(session, job)
+
+        server.service.handle = held  # type: ignore[method-assign]
+        peer.send_line(op="watch", id=5, after=0, limit=1, window=100, wait=30)
+        hold.wait_reached()  # in the loop itself
+        linger = struct.pack("ii", 1, 0)
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        peer.close()
+        hold.release()
+        server.wait_connections(0)
+    assert not [each for each in caplog.records if each.name == "asyncio"]
+
+
 # -- mail against the end -------------------------------------------------------------------
 
 
