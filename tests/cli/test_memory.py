@@ -58,10 +58,12 @@ def test_a_server_without_memory_is_busy_and_serves_again_when_there_is_some() -
                 for _ in range(6):
                     silent.enter_context(contextlib.suppress(OSError))
                     silent.enter_context(Peer(endpoint))
-                if room < STACK_BYTES:
-                    # One that has not even room for its objects is closed without a word, and
-                    # leaves that much to the next.
-                    wait_until(lambda: answer(endpoint) == "busy", "it says that it is busy", 10)
+                if not room:
+                    # Whether there is room for so much as a connection's objects, and so for the
+                    # answer, depends on what the interpreter has left over.
+                    assert answer(endpoint) in {"busy", "nothing"}
+                elif room < STACK_BYTES:
+                    assert answer(endpoint) == "busy"
                 started = time.monotonic()
                 resource.prlimit(server.pid, resource.RLIMIT_AS, _NO_LIMIT)
                 wait_until(lambda: answer(endpoint) == "True", "it serves again", 10)
