@@ -99,6 +99,8 @@ class Listener(ABC):
     It is a guest in its process: it sets no signal handler, no stack size, no limit.
 
     Attributes:
+        service: carries requests out.
+        settings: its deadlines and limits.
         endpoints: where it listens, with the ports that the system chose, in the order given.
     """
 
@@ -122,8 +124,8 @@ class Listener(ABC):
         Raises:
             EndpointError: one of them cannot be listened on; then none is.
         """
-        self._service = service
-        self._settings = settings or ListenerSettings()
+        self.service = service
+        self.settings = settings or ListenerSettings()
         self._bound: list[BoundEndpoint] = []
         self._transports: dict[int, tuple[socket.socket, Transport]] = {}  # of listening sockets
         with contextlib.ExitStack() as undone_on_error:
@@ -298,7 +300,7 @@ class Listener(ABC):
         try:
             with contextlib.suppress(OSError):  # gone again; whoever reads it will see
                 tune(peer)
-            limits = self._service.settings
+            limits = self.service.settings
             key = limit_key(address, limits.ipv6_prefix)
             codec = transport.server_codec(limits.frame_bytes_before_login)
             connection = self._connection(peer, address, key, codec)
@@ -317,12 +319,12 @@ class Listener(ABC):
     def _register(self, connection: ServedConnection) -> bool:
         """Count a connection, unless there are too many."""
         key = connection.limit_key
-        limit = self._settings.connections_per_address
-        if not self._settings.limit_local_connections and _is_local(connection.address):
-            limit = self._settings.connections
+        limit = self.settings.connections_per_address
+        if not self.settings.limit_local_connections and _is_local(connection.address):
+            limit = self.settings.connections
         with self._lock:
             if (
-                len(self._connections) >= self._settings.connections
+                len(self._connections) >= self.settings.connections
                 or self._by_address[key] >= limit
             ):
                 return False

@@ -53,8 +53,6 @@ class LoopListener(Listener):
     `serve` runs in the asyncio loop that it is awaited in. One of the two is called, once.
 
     Attributes:
-        service: carries requests out.
-        settings: its deadlines and limits.
         turns: of its connections, once it serves.
         elsewhere: the jobs that may block, and so are a worker's.
         long: of those, the ones that take more than moments; they have workers of their own.
@@ -86,16 +84,14 @@ class LoopListener(Listener):
             EndpointError: as there.
         """
         super().__init__(service, endpoints, settings, waker=waker)
-        self.service = service
-        self.settings = self._settings
         self.long: frozenset[type[Job]] = frozenset(job for job in REQUESTS if job.may_take_long)
         self.elsewhere = _ON_STORE if service.store.blocks else self.long
-        seconds = self._settings.loop_warn_seconds
+        seconds = self.settings.loop_warn_seconds
         self.detector = HoldDetector(service, seconds) if seconds else None
         self._loop_factory = loop_factory or _new_loop
         # Apart, or two hundred logins that wait for their hashes would keep mail waiting.
-        self._workers = Workers("worker", self._settings.loop_workers)
-        self._patient = Workers("patient worker", self._settings.loop_workers)
+        self._workers = Workers("worker", self.settings.loop_workers)
+        self._patient = Workers("patient worker", self.settings.loop_workers)
         self._loop: asyncio.AbstractEventLoop | None = None  # while it serves
         self._stopped: asyncio.Future[None] | None = None
         self._all_ended: asyncio.Future[None] | None = None  # while it drains
@@ -273,7 +269,7 @@ class LoopListener(Listener):
             await self._in_thread(self._stop_listening)
             for connection in self._running():
                 connection.drain()
-            await self._wait_ended(self._settings.drain_seconds)
+            await self._wait_ended(self.settings.drain_seconds)
         finally:
             stuck = self._running()
             if stuck:

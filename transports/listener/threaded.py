@@ -115,7 +115,7 @@ class ThreadedListener(Listener):
     def _connection(
         self, peer: socket.socket, address: str, limit_key: str, codec: ServerCodec
     ) -> Connection:
-        return Connection(peer, address, codec, self._service, self._settings, limit_key=limit_key)
+        return Connection(peer, address, codec, self.service, self.settings, limit_key=limit_key)
 
     def _count_in(self, connection: Connection) -> None:
         super()._count_in(connection)
@@ -197,7 +197,7 @@ class ThreadedListener(Listener):
 
     def _end_connections(self) -> None:
         self._close_refused()
-        deadline = Deadline.after(self._settings.drain_seconds)
+        deadline = Deadline.after(self.settings.drain_seconds)
         for connection in self._running():
             connection.drain()
         self._wait_ended(deadline)
