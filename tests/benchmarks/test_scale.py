@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,8 @@ pytestmark = pytest.mark.timeout(300)
 SCALE = Path(__file__).parents[2] / "benchmarks" / "scale.py"
 
 
-@pytest.mark.timeout(120)
-def test_a_small_run_gives_every_figure_of_the_servers():
-    parts = ["--only", "accounts", "--only", "growth", "--listener", "threads"]
+def rows_of(*parts: str) -> list[Any]:
+    """Return the rows of a small run of some parts."""
     run = subprocess.run(
         [sys.executable, SCALE, "--quick", "--accounts", "5000", "--json", *parts],
         capture_output=True,
@@ -23,7 +23,13 @@ def test_a_small_run_gives_every_figure_of_the_servers():
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    rows = json.loads(run.stdout)["rows"]
+    rows: list[Any] = json.loads(run.stdout)["rows"]
+    return rows
+
+
+@pytest.mark.timeout(120)
+def test_a_small_run_gives_every_figure_of_the_servers():
+    rows = rows_of("--only", "accounts", "--only", "growth", "--listener", "threads")
     assert {row["listener"] for row in rows} == {"threads"}
     whats = [row["what"] for row in rows]
     for size in ("10 accounts", "1,000 accounts", "5,000 accounts", "1,000 messages queued"):
@@ -37,16 +43,8 @@ def test_a_small_run_gives_every_figure_of_the_servers():
 
 @pytest.mark.timeout(120)
 def test_idle_users_are_held_reached_and_gone_and_a_ping_is_timed_beside_others():
-    parts = ["--only", "connections", "--only", "fairness", "--listener", "loop"]
-    run = subprocess.run(
-        [sys.executable, SCALE, "--quick", "--accounts", "5000", "--json", *parts],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    found = {row["what"]: row["figures"] for row in json.loads(run.stdout)["rows"]}
+    rows = rows_of("--only", "connections", "--only", "fairness", "--listener", "loop")
+    found = {row["what"]: row["figures"] for row in rows}
     held = next(figures for figures in found.values() if "connections" in figures)
     # With the event loop a connection has one descriptor, whether it waits for mail or not.
     assert held == {"connections": 400, "descriptors": 400}
