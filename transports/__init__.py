@@ -7,7 +7,8 @@
     binary/        binary frames: cut by their header in frames.py, laid out in fields.py
     auto           every transport on one port, chosen by a connection's first bytes
     registry       transports by name, the built-in and the installed ones
-    endpoints      what to listen on and connect to: TCP and Unix sockets
+    endpoints      what to listen on and connect to: TCP, TLS, WebSocket and Unix sockets
+    tls/           TLS as a layer under a codec, and what it is made from
     resolver       the addresses of an endpoint, looked up where that may be given up
     race           the race between those addresses: the first to connect wins
     connecting     how a thread connects: the resolver and the race, and the waits between

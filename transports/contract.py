@@ -31,7 +31,7 @@ either, `Request.reply` is the model of what answers a request, and
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from twinline.core.errors import RequestError, TwinlineError
 from twinline.core.protocol import MAX_INT, Reply, Request
@@ -103,6 +103,13 @@ class Codec(ABC):
             to 64 bytes of what stands around a frame need not count.
     """
 
+    unprompted: ClassVar[bool] = False
+    """Whether it may have bytes to send that no message put in, or end the connection by itself.
+
+    Such are a handshake and pings. Its owner then takes what `data_to_send` has whenever
+    ``next_event`` has returned None, and looks whether it has `ended`.
+    """
+
     # None, for a server holds many codecs; a subclass may have its own, or a dictionary. Not as a
     # literal, from which mypy would conclude that `frame_limit` cannot be assigned.
     __slots__ = tuple[str, ...]()
@@ -129,6 +136,20 @@ class Codec(ABC):
     @abstractmethod
     def data_to_send(self) -> bytes:
         """Return the bytes that are to go to the peer, and forget them."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the transport has ended the connection: what there is to send is the last of it.
+
+        Meaningful once ``next_event`` has returned None.
+        """
+        return False
+
+    def end(self) -> None:  # noqa: B027 - most transports have no such words
+        """Put in the transport's own words for the end of a connection, if it has any.
+
+        Called once, when no other message will be put in; not every connection ends so orderly.
+        """
 
 
 class ServerCodec(Codec):
@@ -161,6 +182,15 @@ class ServerCodec(Codec):
         """
         return self
 
+    @property
+    def forwarded_for(self) -> tuple[str, ...]:
+        """Where the peer comes from, as proxies said in the transport's handshake; () if none did.
+
+        The last one is what the nearest proxy said. Any peer may write this: it is believed only
+        of a proxy that is trusted. Meaningful from the first event on.
+        """
+        return ()
+
 
 class ClientCodec(Codec):
     """The client's end: requests out, replies in, in the same order.
@@ -168,6 +198,14 @@ class ClientCodec(Codec):
     A request is answered by one reply, or by a stream of them. All of a stream come before the
     reply to the next request, and only its last is not `ReplyReceived.more`.
     """
+
+    @property
+    def opened(self) -> bool:
+        """Whether requests may be put in: the handshake, if the transport has one, is over.
+
+        Until then its owner sends what `data_to_send` has, and feeds and asks it in turn.
+        """
+        return True
 
     @abstractmethod
     def next_event(self) -> ReplyReceived | None:

@@ -44,7 +44,7 @@ def test_endpoints_are_read_and_written(text: str, shown: str, local: bool) -> N
         "",
         "127.0.0.1:80",
         "http://x",
-        "tls://x",
+        "tls:/x",
         "tcp://",
         "tcp://:80",
         "tcp://x:99999",

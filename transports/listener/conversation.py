@@ -39,12 +39,18 @@ Its states, and what each event does in them::
               `shutting_down`, and then it has ended
     session's in any state: an open watch is answered `session_expired`, what has arrived is not
     end       answered, and then it has ended
+    codec's   in any state: nothing is answered any more, and it has ended; so ends a WebSocket
+    end
     unsent    in any state: the peer takes too long to read; it has ended, cut
 
 Where there is more mail than a look may bring, "watching" is left at once by another look, whatever
 has arrived by then. A look is the last one when the watch does not wait, its time is up, its window
 is full or its peer has ended its side. A renewal has nothing to look for where the stream that it
 ends has sent all there is, unless it is to acknowledge: mail that has come since wakes it.
+
+Where the endpoint is one of TLS a layer lies between these bytes and the codec's. What a state says
+above is put in by the codec, sealed by the layer when it is taken out, and so never in clear text;
+a drain, or the end of the session, in the middle of a handshake is said by closing alone.
 """
 
 from bisect import bisect_right
@@ -71,6 +77,7 @@ from twinline.core.store import MailPage
 from twinline.core.waiting import Wake
 from twinline.transports.contract import RequestRefused, ServerCodec
 from twinline.transports.listener.settings import ListenerSettings
+from twinline.transports.tls.layer import TlsError, TlsLayer
 
 Job = Request | Look
 FLUSH_BYTES: Final = 64 * 1024
@@ -108,6 +115,7 @@ class Conversation:
         "_frame_by",
         "_frame_bytes",
         "_id",
+        "_layer",
         "_login_by",
         "_on_end",
         "_out",
@@ -138,6 +146,7 @@ class Conversation:
         on_mail: Wake,
         on_end: Wake,
         clock: Callable[[], float],
+        layer: TlsLayer | None = None,
     ) -> None:
         """Begin: the time to log in runs.
 
@@ -149,6 +158,7 @@ class Conversation:
             on_mail: called from any thread when the owner is to call `look_again`.
             on_end: called from any thread when the session has ended, and the owner is to go on.
             clock: seconds that never leap.
+            layer: of TLS, through which all bytes go; None where they travel in plain.
         """
         self.waits = False
         self.urgent = False
@@ -157,6 +167,7 @@ class Conversation:
         self.cut = False
         self.fault: str | None = None
         self.codec = codec
+        self._layer = layer
         self._settings = settings
         self._frame_bytes = service.settings.frame_bytes
         self._clock = clock
@@ -201,10 +212,30 @@ class Conversation:
         """
         if self._login_by is not None or self._frame_by is not None:
             self.time_is_up()
-        self.codec.receive_data(data)
+        if self._layer is None:
+            self.codec.receive_data(data)
+        else:
+            self._open_seal(self._layer, data)
+
+    def _open_seal(self, layer: TlsLayer, data: bytes) -> None:
+        """Take in what has arrived through TLS."""
+        try:
+            opened = layer.receive_data(data)
+        except TlsError as error:
+            self.fault = self.fault or str(error)
+            self.ended = self.urgent = True  # an alert may be left to send
+            return
+        if layer.has_to_send:
+            self.urgent = True
+        if opened:
+            self.codec.receive_data(opened)
+        if layer.ended:
+            self.receive_eof()
 
     def receive_eof(self) -> None:
         """Take in that nothing else will arrive."""
+        if self._layer is not None and not self._layer.ended and not self._stops:
+            self.fault = self.fault or "the TLS connection was cut off, and not closed"
         self.codec.receive_eof()
         self._stops = True
         # In a drain it is not its peer that has ended its side, and the watch is told why it ends.
@@ -274,12 +305,7 @@ class Conversation:
         while not (self.ended or self.full):
             event = self.codec.next_event()
             if event is None:
-                if self._stops:
-                    self._stop()
-                    return None
-                if self._frame_by is None and self.codec.mid_frame:
-                    self._frame_by = self._clock() + self._settings.frame_seconds
-                self.waits = True
+                self._exhausted()
                 return None
             self._frame_by = None
             ended = self._watch
@@ -299,6 +325,24 @@ class Conversation:
                 if look is not None:
                     return look
         return None
+
+    def _exhausted(self) -> None:
+        """Take in that all that has arrived is dealt with: wait for more, or end."""
+        codec = self.codec
+        if codec.unprompted:
+            self._say(codec.data_to_send())
+            if codec.ended:
+                self._watch = None  # whatever it could be told, nothing may be said any more
+                self.ended = True
+                return
+        if self._stops:
+            self._stop()
+            return
+        if not (codec.mid_frame or (self._layer is not None and self._layer.mid_record)):
+            self._frame_by = None
+        elif self._frame_by is None:
+            self._frame_by = self._clock() + self._settings.frame_seconds
+        self.waits = not self.full
 
     def finish(self, outcome: Reply | MailPage) -> None:
         """Take what came of the job that was returned last."""
@@ -333,11 +377,16 @@ class Conversation:
     def data_to_send(self) -> bytes:
         """Return what is to be sent, and forget it."""
         out = self._out
+        if self.ended and self.codec.unprompted:
+            self.codec.end()
+            out.append(self.codec.data_to_send())
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         self._out_bytes = 0
         self.urgent = self.full = False
-        return data
+        if self._layer is None:
+            return data
+        return self._layer.send(data, last=self.ended)
 
     def refuse(self, data: bytes, error: RequestError) -> None:
         """Answer what has arrived with an error, and end: there is nobody to hold this."""
@@ -351,12 +400,15 @@ class Conversation:
     def _reply(self, id: int | None, reply: Reply) -> None:
         codec = self.codec
         codec.send(id, reply)
-        data = codec.data_to_send()
-        self._out.append(data)
-        self._out_bytes = waiting = self._out_bytes + len(data)
-        self.urgent = True
-        if waiting >= FLUSH_BYTES:
-            self.full = True
+        self._say(codec.data_to_send())
+
+    def _say(self, data: bytes) -> None:
+        if data:
+            self._out.append(data)
+            self._out_bytes = waiting = self._out_bytes + len(data)
+            self.urgent = True
+            if waiting >= FLUSH_BYTES:
+                self.full = True
 
     def _refuse(self, event: RequestRefused) -> None:
         self.fault = self.fault or f"{event.error.code}: {event.error.message}"
