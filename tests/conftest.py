@@ -4,7 +4,9 @@ import gc
 import signal
 import sys
 from collections.abc import Generator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 # `python -m pytest` puts the folder that it is started in on the path, and there `core` is no
 # name of ours: it is `twinline.core`, as it is installed.
@@ -67,3 +69,10 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     kinds.fail_if_something_is_missing(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the `certificates.Certificates` of this session; what makes them loads slowly."""
+    pytest.importorskip("cryptography")
+    return import_module("certificates").Certificates(tmp_path_factory.mktemp("certificates"))
