@@ -159,7 +159,7 @@ DO_NOT_GROW = {
     ("stores/sqlite/writer.py", "outcome"): "of one write",
     ("transports/listener/base.py", "_bound"): "the endpoints that the server has",
     ("transports/listener/base.py", "endpoints"): "the same",
-    ("transports/listener/base.py", "_transports"): "the same",
+    ("transports/listener/base.py", "_served"): "the same",
     ("transports/listener/base.py", "_drainer"): "one at most",
     ("transports/listener/base.py", "_closing"): "the program's calls of close",
     ("transports/listener/threaded.py", "_refused"): "what one round of accepting took",

@@ -26,6 +26,7 @@ its own, state after state; it may await `AsyncClient.close` but no command.
 
 # ruff: noqa: D102 - a method that is as in `Client` has its docstring
 
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Self, TypeVar
@@ -81,6 +82,7 @@ class AsyncClient(ClientBase):
         on_message: Callable[[Message], Awaitable[None] | None] | None = None,
         on_state: Callable[[State], Awaitable[None] | None] | None = None,
         on_handler_error: Callable[[Message, Exception], Awaitable[None] | None] | None = None,
+        tls: ssl.SSLContext | None = None,
         settings: ClientSettings | None = None,
     ) -> None:
         """Prepare; nothing is connected yet, and no event loop is needed yet.
@@ -95,6 +97,8 @@ class AsyncClient(ClientBase):
                 messages to `messages`.
             on_state: called with each state, in order.
             on_handler_error: called when ``on_message`` has raised; None logs it.
+            tls: for ``tls://`` and ``wss://``, as `twinline.transports.tls.client_context` makes
+                it; None for one that trusts what the system does.
             settings: None for the defaults.
 
         Raises:
@@ -105,6 +109,7 @@ class AsyncClient(ClientBase):
             endpoint,
             transport,
             settings,
+            tls=tls,
             watch=watch,
             resume=resume,
             on_message=on_message,

@@ -50,6 +50,7 @@ the one that it has interrupted.
 """
 
 import inspect
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -94,6 +95,7 @@ class Client(ClientBase):
         on_message: Callable[[Message], None] | None = None,
         on_state: Callable[[State], None] | None = None,
         on_handler_error: Callable[[Message, Exception], None] | None = None,
+        tls: ssl.SSLContext | None = None,
         settings: ClientSettings | None = None,
     ) -> None:
         """Prepare; nothing is connected yet.
@@ -108,6 +110,8 @@ class Client(ClientBase):
                 the messages to `messages`.
             on_state: called with each state, in order, outside every lock.
             on_handler_error: called when ``on_message`` has raised; None logs it.
+            tls: for ``tls://`` and ``wss://``, as `twinline.transports.tls.client_context` makes
+                it; None for one that trusts what the system does.
             settings: None for the defaults.
 
         Raises:
@@ -118,6 +122,7 @@ class Client(ClientBase):
             endpoint,
             transport,
             settings,
+            tls=tls,
             watch=watch,
             resume=resume,
             on_message=on_message,

@@ -1,5 +1,6 @@
 """What a client is made with, in one object for the whole engine."""
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -10,6 +11,7 @@ from twinline.transports.client.settings import ClientSettings, WatchMode
 from twinline.transports.client.state import State
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
+from twinline.transports.tls import TlsLayer, client_context
 
 DEFAULT_TRANSPORT: Final = "jsonl"
 OnMessage = Callable[[Message], object]
@@ -23,6 +25,7 @@ class ClientOptions:
 
     endpoint: Endpoint
     transport: Transport
+    tls: ssl.SSLContext | None
     settings: ClientSettings
     watch: WatchMode
     resume: bool
@@ -36,6 +39,8 @@ class ClientOptions:
         endpoint: str | Endpoint,
         transport: str | Transport | None,
         settings: ClientSettings | None,
+        *,
+        tls: ssl.SSLContext | None = None,
         **others: Any,
     ) -> Self:
         """Return the options, with the defaults of what is None.
@@ -51,4 +56,12 @@ class ClientOptions:
             transport = endpoint.transport or DEFAULT_TRANSPORT
         if isinstance(transport, str):
             transport = registry.transport(transport)
-        return cls(endpoint, transport, settings or ClientSettings(), **others)
+        if tls is None and endpoint.scheme.is_tls:
+            tls = client_context()
+        return cls(endpoint, transport, tls, settings or ClientSettings(), **others)
+
+    def new_layer(self) -> TlsLayer | None:
+        """Return the layer of a new connection's TLS, or None: the endpoint is one in plain."""
+        if self.tls is None or not self.endpoint.scheme.is_tls:
+            return None
+        return TlsLayer(self.tls, self.endpoint.host)

@@ -40,6 +40,8 @@ from twinline.transports.endpoints import Endpoint, tune
 from twinline.transports.listener.binding import BoundEndpoint, listen
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.listener.waker import Waker
+from twinline.transports.tls.contexts import ServerTls, TlsFiles, TlsFilesError
+from twinline.transports.tls.layer import TlsLayer
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,21 @@ class Drainer:
 
     thread: int
     serving: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """What is served at an endpoint.
+
+    Attributes:
+        endpoint: where it listens.
+        transport: what is spoken there.
+        tls: makes the layer of TLS, or None: in plain.
+    """
+
+    endpoint: Endpoint
+    transport: Transport
+    tls: ServerTls | None
 
 
 class ServedConnection(Protocol):
@@ -123,18 +140,20 @@ class Listener(ABC):
 
         Raises:
             EndpointError: one of them cannot be listened on; then none is.
+            TlsFilesError: what one of them needs for TLS cannot be used.
         """
         self.service = service
         self.settings = settings or ListenerSettings()
         self._bound: list[BoundEndpoint] = []
-        self._transports: dict[int, tuple[socket.socket, Transport]] = {}  # of listening sockets
+        self._served: dict[int, tuple[socket.socket, Served]] = {}  # by listening sockets
         with contextlib.ExitStack() as undone_on_error:
             for endpoint, transport in endpoints:
+                served = Served(endpoint, transport, _tls(endpoint, self.settings))
                 bound = listen(endpoint)
                 undone_on_error.callback(bound.close)
                 self._bound.append(bound)
                 for listening in bound.sockets:
-                    self._transports[listening.fileno()] = (listening, transport)
+                    self._served[listening.fileno()] = (listening, served)
             self._owns_waker = waker is None
             self._waker = waker or Waker()
             undone_on_error.pop_all()
@@ -221,6 +240,19 @@ class Listener(ABC):
         for connection in self._connections:
             connection.forget()
 
+    def reload(self) -> None:
+        """Read again what TLS is made of, for the connections that come from now on.
+
+        Those that are open stay as they are. It may be called from any thread; it reads files.
+
+        Raises:
+            TlsFilesError: one of the files cannot be used; the endpoints of that one go on with
+                what they had.
+        """
+        for tls in {served.tls for _, served in self._served.values()} - {None}:
+            assert tls is not None  # noqa: S101 - it was taken out
+            tls.reload()
+
     @abstractmethod
     def _serve(self) -> None:
         """Accept and serve until `_stopping` is set and the waker woken."""
@@ -270,7 +302,12 @@ class Listener(ABC):
 
     @abstractmethod
     def _connection(
-        self, peer: socket.socket, address: str, limit_key: str, codec: ServerCodec
+        self,
+        peer: socket.socket,
+        address: str,
+        limit_key: str,
+        codec: ServerCodec,
+        layer: TlsLayer | None,
     ) -> ServedConnection:
         """Return what is to drive a connection; nothing is read yet."""
 
@@ -278,7 +315,7 @@ class Listener(ABC):
     def _start(self, connection: Any) -> bool:
         """Begin to drive a connection that is admitted, and return False if it cannot be."""
 
-    def _accept(self, listening: socket.socket, transport: Transport) -> bool:
+    def _accept(self, listening: socket.socket, served: Served) -> bool:
         """Take what has arrived, and return False when the system has no more to give."""
         enough = True
         for _ in range(_ACCEPT_BATCH):
@@ -292,18 +329,19 @@ class Listener(ABC):
                     return False
                 continue  # that peer was gone again
             # Those behind one that is refused are told as well, before the pause.
-            enough = self._admit(peer, _host(peer_address), transport) and enough
+            enough = self._admit(peer, _host(peer_address), served) and enough
         return enough
 
-    def _admit(self, peer: socket.socket, address: str, transport: Transport) -> bool:
+    def _admit(self, peer: socket.socket, address: str, served: Served) -> bool:
         """Have a connection driven, and return False when there is nothing to drive it."""
         try:
             with contextlib.suppress(OSError):  # gone again; whoever reads it will see
                 tune(peer)
             limits = self.service.settings
             key = limit_key(address, limits.ipv6_prefix)
-            codec = transport.server_codec(limits.frame_bytes_before_login)
-            connection = self._connection(peer, address, key, codec)
+            codec = served.transport.server_codec(limits.frame_bytes_before_login)
+            layer = None if served.tls is None else served.tls.layer()
+            connection = self._connection(peer, address, key, codec, layer)
             admitted = self._register(connection)
         except BaseException as error:
             peer.close()
@@ -366,3 +404,29 @@ def _host(peer_address: object) -> str:
 
 def _is_local(address: str) -> bool:
     return address == UNIX or is_loopback(address)
+
+
+def _tls(endpoint: Endpoint, settings: ListenerSettings) -> ServerTls | None:
+    """Return what makes the layers of an endpoint's connections, or None: it is in plain.
+
+    Raises:
+        TlsFilesError: one of the files cannot be used, or there is no certificate.
+    """
+    if not endpoint.scheme.is_tls:
+        return None
+    own = endpoint.listening
+    certificate, key = own.certificate, own.key
+    if certificate is None:
+        certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None:
+        raise TlsFilesError(
+            f"{endpoint.place} needs a certificate: set tls_certificate and tls_key"
+        )
+    files = TlsFiles(
+        certificate,
+        key,
+        own.client_ca or settings.tls_client_ca,
+        own.crl or settings.tls_crl,
+        own.minimum or settings.tls_minimum,
+    )
+    return ServerTls(files)

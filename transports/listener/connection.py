@@ -24,6 +24,7 @@ from twinline.core.waiting import DeferredWakes, deferred_wakes, wake_deferred
 from twinline.transports.contract import ServerCodec
 from twinline.transports.listener.conversation import Conversation
 from twinline.transports.listener.settings import ListenerSettings
+from twinline.transports.tls.layer import TlsLayer
 from twinline.transports.wakeup import WakeDescriptor
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Connection:
         settings: ListenerSettings,
         *,
         limit_key: str,
+        layer: TlsLayer | None = None,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -64,6 +66,7 @@ class Connection:
             service: carries the requests out.
             settings: the deadlines.
             limit_key: what limits by address count it by.
+            layer: of TLS; None where the bytes travel in plain.
         """
         self.address = address
         self.limit_key = limit_key
@@ -78,6 +81,7 @@ class Connection:
             on_mail=self._wake.wake,
             on_end=partial(self._shutdown, socket.SHUT_RD),
             clock=monotonic,
+            layer=layer,
         )
         self._receive_bytes = _IDLE_RECEIVE_BYTES
         self._woken = -1  # the number of what wakes it, once that is open
@@ -132,8 +136,7 @@ class Connection:
     def handle_connection(self) -> None:
         """Answer requests until the peer leaves, breaks the rules, or takes too long.
 
-        A transport with a handshake of its own (TLS) does it here, in the connection's thread
-        and under the login deadline.
+        The handshakes of TLS and of a WebSocket are made here too, under the login deadline.
         """
         fault: str | None = None
         try:

@@ -234,8 +234,14 @@ class Conversation:
 
     def receive_eof(self) -> None:
         """Take in that nothing else will arrive."""
-        if self._layer is not None and not self._layer.ended and not self._stops:
-            self.fault = self.fault or "the TLS connection was cut off, and not closed"
+        layer = self._layer
+        # Where a frame ends is known, so that a cut between two of them takes nothing away.
+        if (
+            layer is not None
+            and not (layer.ended or self._stops)
+            and (layer.mid_record or self.codec.mid_frame)
+        ):
+            self.fault = self.fault or "the TLS connection was cut off in the middle of a frame"
         self.codec.receive_eof()
         self._stops = True
         # In a drain it is not its peer that has ended its side, and the watch is told why it ends.

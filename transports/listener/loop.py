@@ -26,7 +26,7 @@ from twinline.core.protocol import REQUESTS, Hello, Ping
 from twinline.core.service import ChatService
 from twinline.transports.contract import ServerCodec, Transport
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener.base import CUT_SECONDS, PAUSE_SECONDS, Drainer, Listener
+from twinline.transports.listener.base import CUT_SECONDS, PAUSE_SECONDS, Drainer, Listener, Served
 from twinline.transports.listener.conversation import Job
 from twinline.transports.listener.holds import HoldDetector
 from twinline.transports.listener.loop_connection import LoopConnection
@@ -35,6 +35,7 @@ from twinline.transports.listener.threads import start_thread
 from twinline.transports.listener.turns import Turns
 from twinline.transports.listener.waker import Waker
 from twinline.transports.listener.workers import Work, Workers
+from twinline.transports.tls.layer import TlsLayer
 
 log = logging.getLogger(__name__)
 
@@ -175,8 +176,8 @@ class LoopListener(Listener):
 
     def _accept_again(self) -> None:
         if self._loop is not None and not self._stopping:
-            for listening, transport in self._transports.values():
-                self._loop.add_reader(listening, self._arrived, listening, transport)
+            for listening, served in self._served.values():
+                self._loop.add_reader(listening, self._arrived, listening, served)
 
     def _pause(self) -> None:
         """Accept nothing for a moment: a descriptor may become free."""
@@ -186,21 +187,26 @@ class LoopListener(Listener):
 
     def _accept_no_more(self) -> None:
         assert self._loop is not None  # noqa: S101 - while it serves
-        for listening, _ in self._transports.values():
+        for listening, _ in self._served.values():
             self._loop.remove_reader(listening)
 
-    def _arrived(self, listening: socket.socket, transport: Transport) -> None:
+    def _arrived(self, listening: socket.socket, served: Served) -> None:
         enough = False
         with suppress(MemoryError):
-            enough = self._accept(listening, transport)
+            enough = self._accept(listening, served)
         if not enough:
             self._pause()
 
     def _connection(
-        self, peer: socket.socket, address: str, limit_key: str, codec: ServerCodec
+        self,
+        peer: socket.socket,
+        address: str,
+        limit_key: str,
+        codec: ServerCodec,
+        layer: TlsLayer | None,
     ) -> LoopConnection:
         peer.setblocking(False)  # noqa: FBT003 - the name of the method says what it means
-        return LoopConnection(peer, address, codec, self, limit_key)
+        return LoopConnection(peer, address, codec, self, limit_key, layer=layer)
 
     def _start(self, connection: LoopConnection) -> bool:
         assert self._loop is not None  # noqa: S101 - while it serves

@@ -29,6 +29,7 @@ from twinline.transports.listener.holds import HoldDetector
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.listener.turns import Timer, Turns
 from twinline.transports.listener.workers import Work
+from twinline.transports.tls.layer import TlsLayer
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,14 @@ class LoopConnection(asyncio.BufferedProtocol):
     )
 
     def __init__(
-        self, peer: socket.socket, address: str, codec: ServerCodec, host: Host, limit_key: str
+        self,
+        peer: socket.socket,
+        address: str,
+        codec: ServerCodec,
+        host: Host,
+        limit_key: str,
+        *,
+        layer: TlsLayer | None = None,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -111,6 +119,7 @@ class LoopConnection(asyncio.BufferedProtocol):
             codec: for this connection.
             host: what it shares with the others of its loop.
             limit_key: what limits by address count it by.
+            layer: of TLS; None where the bytes travel in plain.
         """
         self.address = address
         self.limit_key = limit_key
@@ -127,6 +136,7 @@ class LoopConnection(asyncio.BufferedProtocol):
             on_mail=self.mark_mail,
             on_end=self._mark,
             clock=monotonic,
+            layer=layer,
         )
         self._mail = False  # whether mail has woken it since it looked
         self._resting = False

@@ -1,5 +1,7 @@
 """The settings of the listener, as a typed model that any front end can fill in."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from twinline.core.deadline import Seconds
@@ -45,4 +47,24 @@ class ListenerSettings(BaseModel):
         default=0,
         ge=0,
         description="log what holds the event loop for longer, 0.05 for instance; 0: nothing",
+    )
+    tls_certificate: str | None = Field(
+        default=None,
+        description="the file with the server's certificate, and behind it its chain, as PEM, for "
+        "`tls://` and `wss://`",
+    )
+    tls_key: str | None = Field(
+        default=None,
+        description="the file with the certificate's key; unset: in the certificate's file",
+    )
+    tls_client_ca: str | None = Field(
+        default=None,
+        description="the file with those who sign clients' certificates; unset: clients are not "
+        "asked for any",
+    )
+    tls_crl: str | None = Field(
+        default=None, description="the file with what those have revoked, as PEM or DER"
+    )
+    tls_minimum: Literal["1.2", "1.3"] = Field(
+        default="1.2", description="the lowest version of TLS that is spoken"
     )

@@ -31,6 +31,7 @@ from twinline.transports.listener.poller import Poller
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.listener.threads import start_thread
 from twinline.transports.listener.waker import Waker
+from twinline.transports.tls.layer import TlsLayer
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class ThreadedListener(Listener):
         if self._resume is not None and self._resume.passed:
             self._accept_again()
         for fd in self._poller.wait(self._patience()):
-            if not self._accept(*self._transports[fd]):
+            if not self._accept(*self._served[fd]):
                 self._pause()
                 break
         self._refuse_stillborn()
@@ -99,7 +100,7 @@ class ThreadedListener(Listener):
 
     def _accept_again(self) -> None:
         self._close_refused()
-        for listening, _ in self._transports.values():
+        for listening, _ in self._served.values():
             self._poller.add(listening)
         self._resume = None
 
@@ -109,13 +110,20 @@ class ThreadedListener(Listener):
         The pending connections would otherwise wake the loop again at once, for ever.
         """
         self._resume = Deadline.after(PAUSE_SECONDS)
-        for listening, _ in self._transports.values():
+        for listening, _ in self._served.values():
             self._poller.remove(listening)
 
     def _connection(
-        self, peer: socket.socket, address: str, limit_key: str, codec: ServerCodec
+        self,
+        peer: socket.socket,
+        address: str,
+        limit_key: str,
+        codec: ServerCodec,
+        layer: TlsLayer | None,
     ) -> Connection:
-        return Connection(peer, address, codec, self.service, self.settings, limit_key=limit_key)
+        return Connection(
+            peer, address, codec, self.service, self.settings, limit_key=limit_key, layer=layer
+        )
 
     def _count_in(self, connection: Connection) -> None:
         super()._count_in(connection)

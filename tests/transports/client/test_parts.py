@@ -440,7 +440,7 @@ def test_a_reply_that_does_not_fit_breaks_the_connection(event: ReplyReceived, r
         with pytest.raises(ConnectionBroken, match=reason):
             run(connection.exchange(Ping(), NEVER))
         assert connection.closed
-        assert not connection.is_alive()
+        assert not run(connection.is_alive())
 
 
 def test_an_exchange_after_its_deadline_sends_nothing() -> None:

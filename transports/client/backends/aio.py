@@ -25,6 +25,7 @@ from twinline.transports.client.state import State, StateReport
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.resolver import Resolver
+from twinline.transports.tls.layer import TlsLayer
 
 
 class _Call:
@@ -186,10 +187,15 @@ class AsyncioBackend(Backend):
         return TaskStateReport(on_state)
 
     async def connect(
-        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, cancel: CancelToken
+        self,
+        endpoint: Endpoint,
+        transport: Transport,
+        layer: TlsLayer | None,
+        deadline: Deadline,
+        cancel: CancelToken,
     ) -> StreamConnection:
         connected = await connect(endpoint, deadline, self.resolver, cancel)
-        connection = await adopt(connected, transport)
+        connection = await adopt(connected, transport, layer)
         self._open.add(connection)
         connection.lost.add_done_callback(lambda _: self._open.discard(connection))
         return connection

@@ -15,6 +15,7 @@ from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.race import Address, Connected, Race
 from twinline.transports.resolver import Resolver
+from twinline.transports.tls.layer import TlsLayer
 
 
 class TaskWaiter:
@@ -66,7 +67,11 @@ class StreamConnection(Connection, asyncio.Protocol):
     """
 
     def __init__(
-        self, connected: socket.socket, transport: Transport, address: Address | None = None
+        self,
+        connected: socket.socket,
+        transport: Transport,
+        address: Address | None = None,
+        layer: TlsLayer | None = None,
     ) -> None:
         """Prepare; `connection_made` completes it.
 
@@ -74,8 +79,9 @@ class StreamConnection(Connection, asyncio.Protocol):
             connected: owned by the asyncio transport, once there is one.
             transport: makes the codec.
             address: that was connected to.
+            layer: of TLS; None where the bytes travel in plain.
         """
-        super().__init__(transport, address)
+        super().__init__(transport, address, layer)
         self._readable = poll()
         self._readable.register(connected, POLLIN)
         self._channel: asyncio.Transport  # since `connection_made`, before it is used
@@ -111,11 +117,11 @@ class StreamConnection(Connection, asyncio.Protocol):
 
     # -- what `Connection` has ----------------------------------------------------------
 
-    def is_alive(self) -> bool:
-        if self.closed or self._ended or self._arrived:
-            return False
+    def _has_arrived(self) -> bool:
+        if self._ended or self._arrived:
+            return True
         # The socket itself is asked, for the event loop may not have had the time to look.
-        return not self._readable.poll(0)
+        return bool(self._readable.poll(0))
 
     def shutdown(self) -> None:
         self.stop_reading()
@@ -210,11 +216,13 @@ def _waking_when_writable(sockets: Iterable[socket.socket], waiter: TaskWaiter) 
             loop.remove_writer(descriptor)
 
 
-async def adopt(connected: Connected, transport: Transport) -> StreamConnection:
+async def adopt(
+    connected: Connected, transport: Transport, layer: TlsLayer | None = None
+) -> StreamConnection:
     """Return a connection that owns the socket; it is closed if there will be none."""
     loop = asyncio.get_running_loop()
     try:
-        connection = StreamConnection(connected.socket, transport, connected.address)
+        connection = StreamConnection(connected.socket, transport, connected.address, layer)
         await loop.create_connection(lambda: connection, sock=connected.socket)
     except BaseException:  # the transport is anybody's, and the task may be cancelled
         connected.socket.close()

@@ -25,6 +25,7 @@ from twinline.transports.connecting import connect
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.race import Address
+from twinline.transports.tls.layer import TlsLayer
 from twinline.transports.wakeup import WakeDescriptor
 
 _T = TypeVar("_T")
@@ -62,7 +63,11 @@ class SocketConnection(Connection):
     """A connection over a socket that does not block."""
 
     def __init__(
-        self, connected: socket.socket, transport: Transport, address: Address | None = None
+        self,
+        connected: socket.socket,
+        transport: Transport,
+        address: Address | None = None,
+        layer: TlsLayer | None = None,
     ) -> None:
         """Take over a socket.
 
@@ -70,8 +75,9 @@ class SocketConnection(Connection):
             connected: owned by the connection from now on; it stays the caller's if this raises.
             transport: makes the codec.
             address: that was connected to.
+            layer: of TLS; None where the bytes travel in plain.
         """
-        super().__init__(transport, address)
+        super().__init__(transport, address, layer)
         connected.setblocking(False)  # noqa: FBT003 - the name of the method says what it means
         self._socket = connected
         self._readable = poll()
@@ -79,8 +85,8 @@ class SocketConnection(Connection):
         self._nudges = WakeDescriptor()
         self._readable_or_nudged = self._readable  # since `accept_nudges`: both
 
-    def is_alive(self) -> bool:
-        return not self.closed and not self._readable.poll(0)
+    def _has_arrived(self) -> bool:
+        return bool(self._readable.poll(0))
 
     def shutdown(self) -> None:
         _shutdown(self._socket, socket.SHUT_RDWR)
@@ -186,11 +192,16 @@ class ThreadBackend(Backend):
         return StateReport(on_state)
 
     async def connect(
-        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, cancel: CancelToken
+        self,
+        endpoint: Endpoint,
+        transport: Transport,
+        layer: TlsLayer | None,
+        deadline: Deadline,
+        cancel: CancelToken,
     ) -> SocketConnection:
         connected = connect(endpoint, deadline, self.resolver, cancel.waking)
         try:
-            return SocketConnection(connected.socket, transport, connected.address)
+            return SocketConnection(connected.socket, transport, connected.address, layer)
         except BaseException:  # the transport is anybody's
             connected.socket.close()
             raise

@@ -28,6 +28,7 @@ from twinline.transports.client.state import StateReport
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.resolver import Resolver
+from twinline.transports.tls.layer import TlsLayer
 
 Run = Callable[[], Coroutine[Any, Any, None]]
 
@@ -98,13 +99,19 @@ class Backend(ABC):
 
     @abstractmethod
     async def connect(
-        self, endpoint: Endpoint, transport: Transport, deadline: Deadline, cancel: CancelToken
+        self,
+        endpoint: Endpoint,
+        transport: Transport,
+        layer: TlsLayer | None,
+        deadline: Deadline,
+        cancel: CancelToken,
     ) -> Connection:
         """Return a new connection; whatever this raises, no socket is left open.
 
         Args:
             endpoint: where to.
             transport: what to speak there.
+            layer: of TLS, which begins; None to speak in plain.
             deadline: for being connected.
             cancel: ends the attempt early.
 

@@ -150,7 +150,7 @@ class Commands:
         deadline = Deadline.after(LAST_SECONDS)
         connection = self._connection
         try:
-            if connection is None or not connection.is_alive():
+            if connection is None or not await connection.is_alive():
                 if not dial:
                     return False
                 self._drop()
@@ -243,7 +243,7 @@ class Commands:
             if (
                 connection.session is now.session
                 and connection.generation == now.generation
-                and connection.is_alive()
+                and await connection.is_alive()
             ):
                 return connection
             self._drop()

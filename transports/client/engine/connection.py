@@ -8,11 +8,12 @@ The rules, without a socket: `backends` has the connections of threads and of as
 
 from abc import ABC, abstractmethod
 from collections import deque
+from contextlib import suppress
 from math import inf
 from typing import Final, NamedTuple
 
 from twinline.core.deadline import Deadline
-from twinline.core.errors import FrameTooLarge
+from twinline.core.errors import FrameTooLarge, TwinlineError
 from twinline.core.locks import checking, may_block
 from twinline.core.protocol import (
     MAX_REPLY_BYTES,
@@ -25,13 +26,18 @@ from twinline.core.protocol import (
 from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.engine.link import ClientSession
 from twinline.transports.client.engine.replies import Asked, contradiction
-from twinline.transports.contract import RemoteProtocolError, Transport
+from twinline.transports.contract import RemoteProtocolError, Transport, TransportError
 from twinline.transports.race import Address
+from twinline.transports.tls.layer import TlsError, TlsLayer
 
 RECEIVE_BYTES: Final = 64 * 1024
 """How much is taken in at once."""
 _FRAME_SLACK: Final = 64
 """What a transport may put around a frame without counting it; the server decides within it."""
+_UNPROMPTED_SECONDS: Final = 5.0
+"""For what the transport says by itself, which is little, to be taken or to be read."""
+_LAST_SECONDS: Final = 0.1
+"""For the last words, which the server does not need."""
 
 
 class ConnectionBroken(Exception):
@@ -69,12 +75,18 @@ class Connection(ABC):
 
     limits: Limits
 
-    def __init__(self, transport: Transport, address: Address | None = None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        address: Address | None = None,
+        layer: TlsLayer | None = None,
+    ) -> None:
         """Begin with an empty codec.
 
         Args:
             transport: makes the codec.
             address: that was connected to; None where that is not known.
+            layer: of TLS, through which all bytes go; None where they travel in plain.
         """
         self.address = address
         self.session: ClientSession | None = None
@@ -85,9 +97,39 @@ class Connection(ABC):
         self.received = 0
         self._early: list[Answer] = []
         self._codec = transport.client_codec(MAX_REPLY_BYTES)
+        self._layer = layer
         self._last_id = 0
         self._frame_bytes: float = inf  # the longest frame to send
         self._cancel: CancelToken | None = None
+
+    async def establish(self, deadline: Deadline) -> None:
+        """Make the handshakes, of TLS and of the transport, if there are any.
+
+        A failure of any kind closes the connection.
+
+        Raises:
+            ReplyTimedOut: the deadline passed.
+            ConnectionBroken: the server ended the connection, is not who it has to be, or speaks
+                something else.
+        """
+        layer, codec = self._layer, self._codec
+        whole = False
+        try:
+            if layer is not None:
+                layer.begin()
+                while not layer.established:
+                    self._say_unprompted(deadline)
+                    self._take_in(await self._receive(deadline))
+            while not codec.opened:
+                self._say_unprompted(deadline)
+                self._take_in(await self._receive(deadline))
+                codec.next_event()
+            whole = True
+        except (OSError, EOFError, RemoteProtocolError, TlsError) as error:
+            raise self._broken(error) from error
+        finally:
+            if not whole:
+                self.close()
 
     def greeted(self, limits: Limits) -> None:
         """Keep to what the server accepts before a login."""
@@ -134,9 +176,10 @@ class Connection(ABC):
             while reply is None:
                 self._take_in(await self._receive(deadline))
                 reply = self._next_reply(asked)
+                self._say_unprompted(deadline)
             whole = True
-        except (OSError, EOFError, RemoteProtocolError) as error:
-            raise _broken(error) from error
+        except (OSError, EOFError, RemoteProtocolError, TlsError) as error:
+            raise self._broken(error) from error
         finally:
             if not whole:
                 self.close()
@@ -148,8 +191,8 @@ class Connection(ABC):
         try:
             asked = self._put(request, deadline)
             whole = True
-        except OSError as error:
-            raise _broken(error) from error
+        except (OSError, EOFError) as error:
+            raise self._broken(error) from error
         finally:
             if not whole:
                 self.close()
@@ -184,28 +227,53 @@ class Connection(ABC):
             if data:
                 self._take_in(data)
                 self._next_reply(None)
+                self._say_unprompted(Deadline.after(_UNPROMPTED_SECONDS))
             whole = True
-        except (OSError, EOFError, RemoteProtocolError) as error:
-            raise _broken(error) from error
+        except (OSError, EOFError, RemoteProtocolError, TlsError) as error:
+            raise self._broken(error) from error
         finally:
             if not whole:
                 self.close()
         return None if data is None else self.take_early()
 
     def _put(self, request: Request, deadline: Deadline) -> Asked:
+        self._say_unprompted(deadline)
         self._last_id += 1
         self._codec.send(self._last_id, request)
         frame = self._codec.data_to_send()
         if len(frame) > self._frame_bytes + _FRAME_SLACK:
             raise FrameTooLarge(f"the request is longer than {self._frame_bytes} bytes")
-        self._send(frame, deadline)
+        self._send(frame if self._layer is None else self._layer.send(frame), deadline)
         asked = Asked(self._last_id, request)
         self.under_way.append(asked)
         return asked
 
     def _take_in(self, data: bytes) -> None:
         self.received += len(data)
+        layer = self._layer
+        if layer is not None:
+            data = layer.receive_data(data)
+            if layer.ended and not data:
+                raise EOFError
         self._codec.receive_data(data)
+
+    def _say_unprompted(self, deadline: Deadline) -> None:
+        """Send what the layer and the transport say by themselves.
+
+        Raises:
+            EOFError: the transport has ended the connection.
+            OSError: it broke.
+        """
+        codec, layer = self._codec, self._layer
+        if layer is None and not codec.unprompted:
+            return
+        data = codec.data_to_send() if layer is None or layer.established else b""
+        if layer is not None:
+            data = layer.send(data)
+        if data:
+            self._send(data, deadline)
+        if codec.ended:
+            raise EOFError
 
     def _next_reply(self, wanted: Asked | None) -> Reply | None:
         """Return the reply to a request, if it has come; what comes before is kept in `_early`.
@@ -243,17 +311,46 @@ class Connection(ABC):
         cancel, self._cancel = self._cancel, None
         if cancel is not None:
             cancel.remove(self.shutdown)
+        if self._layer is not None or self._codec.unprompted:
+            self._say_last()
         self._close()
+
+    def _say_last(self) -> None:
+        """Say that there is no more, as the transport and TLS do, if the socket takes it now."""
+        with suppress(OSError, TwinlineError):
+            self._codec.end()
+            data = self._codec.data_to_send()
+            if self._layer is not None:
+                data = self._layer.send(data, last=True)
+            self._send(data, Deadline.after(_LAST_SECONDS))
 
     def forget(self) -> None:  # noqa: B027 - there is nothing to do where a loop has the socket
         """Close a forked child's copy of the socket, without a word to the server."""
 
-    @abstractmethod
-    def is_alive(self) -> bool:
-        """Return whether nothing has come since the last reply: neither an end nor a byte.
+    async def is_alive(self) -> bool:
+        """Return whether nothing has come since the last reply: neither an end nor a reply.
 
-        It finds a server that has ended before a request is entrusted to the connection.
+        It finds a server that has ended before a request is entrusted to the connection. What the
+        transport or TLS says by itself, a ping or a ticket, is no sign of that.
         """
+        if self.closed:
+            return False
+        while self._has_arrived():
+            if self._layer is None and not self._codec.unprompted:
+                return False
+            try:
+                deadline = Deadline.after(_UNPROMPTED_SECONDS)
+                self._take_in(await self._receive(deadline))
+                if self._codec.next_event() is not None:
+                    return False
+                self._say_unprompted(deadline)
+            except (OSError, EOFError, RemoteProtocolError, TlsError):
+                return False
+        return True
+
+    @abstractmethod
+    def _has_arrived(self) -> bool:
+        """Return whether there is something to receive, or an end; it does not wait."""
 
     @abstractmethod
     def shutdown(self) -> None:
@@ -310,13 +407,16 @@ class Connection(ABC):
             OSError: the connection broke.
         """
 
-
-def _broken(error: OSError | EOFError | RemoteProtocolError) -> ConnectionBroken:
-    match error:
-        case TimeoutError():
-            return ReplyTimedOut("the server did not answer in time")
-        case OSError():
-            return ConnectionBroken(error.strerror or str(error))
-        case EOFError():
-            return ConnectionBroken("the server ended the connection")
-    return ConnectionBroken(f"the server sent what is not a reply: {error}")
+    def _broken(self, error: OSError | EOFError | TransportError) -> ConnectionBroken:
+        match error:
+            case TimeoutError():
+                return ReplyTimedOut("the server did not answer in time")
+            case OSError():
+                return ConnectionBroken(error.strerror or str(error))
+            case EOFError():
+                if self._layer is not None and not self._layer.ended:
+                    return ConnectionBroken("the connection was cut off: TLS was not closed")
+                return ConnectionBroken("the server ended the connection")
+            case TlsError():
+                return ConnectionBroken(str(error))
+        return ConnectionBroken(f"the server sent what is not a reply: {error}")

@@ -94,11 +94,13 @@ class Dialler:
         """
         options = self._options
         generation = self._link.snapshot.generation
+        until = deadline.sooner(options.settings.connect_seconds)
         try:
             connection = await self._backend.connect(
                 options.endpoint,
                 options.transport,
-                deadline.sooner(options.settings.connect_seconds),
+                options.new_layer(),
+                until,
                 cancel,
             )
         except TimeoutError:
@@ -108,6 +110,7 @@ class Dialler:
         try:
             connection.generation = generation
             with cancel.waking(connection.shutdown):
+                await connection.establish(until)
                 greeting = protocol.Hello(protocol=protocol.PROTOCOL_VERSION, client=CLIENT_NAME)
                 hello = await self._ask(connection, greeting, protocol.HelloReply, deadline)
                 connection.greeted(hello.limits)
