@@ -136,6 +136,6 @@ def test_a_port_in_use_is_one_clear_line(twinline: CommandLine) -> None:
     assert result.stderr == f"twinline: cannot listen on {place}: Address already in use\n"
 
 
-def test_tls_is_an_unknown_scheme(twinline: CommandLine) -> None:
-    result = twinline.run("serve", "--listen", "tls://127.0.0.1:0", code=2)
-    assert "use tcp://host:port or unix:/path" in result.stderr
+def test_a_scheme_that_there_is_not(twinline: CommandLine) -> None:
+    result = twinline.run("serve", "--listen", "udp://127.0.0.1:0", code=2)
+    assert "wss://host:port or unix:/path" in result.stderr

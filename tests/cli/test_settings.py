@@ -129,7 +129,7 @@ def test_several_endpoints_by_each_source(nowhere: Path, monkeypatch: pytest.Mon
         ("insecure = 'perhaps'", "insecure: expected true or false"),
         ("log_level = 'loud'", "log_level: expected one of debug, info, warning, error"),
         ("listen = []", "listen: expected one or more endpoints"),
-        ("listen = 'nowhere'", "listen: 'nowhere' is not an endpoint: use tcp://host:port or unix"),
+        ("listen = 'nowhere'", "listen: 'nowhere' is not an endpoint: use tcp://host:port, tls"),
         ("connect = 'tcp://h:1?transport=jsnl'", "connect: there is no transport 'jsnl'; did you"),
         ("transport = 'binry'", "transport: there is no transport 'binry'; did you mean binary?"),
         ("store = 'nothing:'", "store: expected the URL of a store, which begins with one of"),

@@ -32,6 +32,7 @@ from twinline.transports.listener import (
     ThreadedListener,
     Waker,
 )
+from twinline.transports.listener.base import Served
 from twinline.transports.listener.connection import Connection
 from twinline.transports.listener.loop_connection import LoopConnection
 from twinline.transports.registry import transport
@@ -312,7 +313,8 @@ class Server:
 
     def accept(self, listening: socket.socket, spoken: str) -> bool:
         """Have the listener accept what has arrived at a socket, as it does at its own."""
-        accept = partial(self.listener._accept, listening, transport(spoken))
+        served = Served(self.listener.endpoints[0], transport(spoken), None)
+        accept = partial(self.listener._accept, listening, served)
         if not Kind.loop:
             return bool(accept())
         return bool(self.in_loop(accept))

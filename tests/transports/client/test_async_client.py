@@ -153,9 +153,9 @@ def test_another_event_loop_is_refused(site: Site) -> None:
     asyncio.run(use_again())
 
 
-def test_tls_is_refused_as_by_the_synchronous_client() -> None:
-    with pytest.raises(EndpointError, match="use tcp://host:port or unix:/path"):
-        AsyncClient("tls://127.0.0.1:1", settings=FAST)
+def test_an_unknown_scheme_is_refused_as_by_the_synchronous_client() -> None:
+    with pytest.raises(EndpointError, match="wss://host:port or unix:/path"):
+        AsyncClient("udp://127.0.0.1:1", settings=FAST)
 
 
 def test_the_loop_is_never_held_up(site: Site, caplog: pytest.LogCaptureFixture) -> None:

@@ -180,8 +180,8 @@ def test_what_a_client_can_be_made_of() -> None:
     assert "binary" in repr(make_client("tcp://127.0.0.1:1?transport=binary"))
     assert "jsonl" in repr(make_client("tcp://127.0.0.1:1?transport=binary", transport="jsonl"))
     assert "binary" in repr(make_client("tcp://127.0.0.1:1", transport=transport("binary")))
-    with pytest.raises(EndpointError, match="use tcp://host:port or unix:/path"):
-        make_client("tls://127.0.0.1:1")
+    with pytest.raises(EndpointError, match="wss://host:port or unix:/path"):
+        make_client("udp://127.0.0.1:1")
 
 
 def test_a_repr_shows_no_secret(site: Site) -> None:

@@ -375,7 +375,7 @@ def test_an_attempt_to_connect_can_be_ended_by_another_thread() -> None:
             with pytest.raises((Cancelled, OSError)):
                 run(
                     ThreadBackend().connect(
-                        endpoint, registry.transport("jsonl"), Deadline.after(5), cancel
+                        endpoint, registry.transport("jsonl"), None, Deadline.after(5), cancel
                     )
                 )
 
