@@ -120,6 +120,7 @@ class Conversation:
         "_on_end",
         "_out",
         "_out_bytes",
+        "_said_end",
         "_sent",
         "_sent_by",
         "_session_over",
@@ -178,6 +179,7 @@ class Conversation:
         self._sent_by: float | None = None  # while the peer reads more slowly than it is written to
         self._out: list[bytes] = []
         self._out_bytes = 0
+        self._said_end = False
         self._id = 0  # of the request that is being carried out
         self._watch: _OpenWatch | None = None
         self._sent: _Sent | None = None  # by the last stream
@@ -383,7 +385,8 @@ class Conversation:
     def data_to_send(self) -> bytes:
         """Return what is to be sent, and forget it."""
         out = self._out
-        if self.ended and self.codec.unprompted:
+        if self.ended and not self._said_end:
+            self._said_end = True
             self.codec.end()
             out.append(self.codec.data_to_send())
         data = out[0] if len(out) == 1 else b"".join(out)
@@ -395,11 +398,15 @@ class Conversation:
         return self._layer.send(data, last=self.ended)
 
     def refuse(self, data: bytes, error: RequestError) -> None:
-        """Answer what has arrived with an error, and end: there is nobody to hold this."""
-        self.codec.receive_data(data)  # read first, for its bytes choose the transport
-        asked = self.codec.next_event()
-        self._reply(None if asked is None else asked.id, error.to_reply())
+        """Answer what has arrived with an error, and end: there is nobody to hold this.
+
+        Over TLS nothing can be said before a handshake, and the connection just ends.
+        """
         self.ended = True
+        if self._layer is None:
+            self.codec.receive_data(data)  # read first, for its bytes choose the transport
+            asked = self.codec.next_event()
+            self._reply(None if asked is None else asked.id, error.to_reply())
 
     # -- requests -----------------------------------------------------------------------
 
