@@ -8,6 +8,7 @@
     protocol       every request and reply, as a frozen model
     errors         the tree of errors, a leaf for each error code
     accounts       the rules for accounts and sessions
+    certificates   sessions that a client's certificate opens
     settling       what creating or deleting an account left open
     messages       the rules for messages
     looks          what a watch does at once

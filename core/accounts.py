@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final, cast
 
 from twinline.core.addresses import UNIX, is_loopback, limit_key
+from twinline.core.certificates import Certificate, CertificateSessions, stamp_of, stamped
 from twinline.core.clock import DAY_MS, HOUR_MS, Clock
 from twinline.core.errors import (
     BadCredentials,
@@ -44,7 +45,11 @@ _NOTED_AGAIN_MS: Final = DAY_MS  # precise enough for days, and spares a write a
 
 
 class AccountRules:
-    """Creates, authenticates and deletes accounts, and opens and ends their sessions."""
+    """Creates, authenticates and deletes accounts, and opens and ends their sessions.
+
+    Attributes:
+        certificates: which have opened sessions, and which are revoked.
+    """
 
     def __init__(
         self,
@@ -59,6 +64,8 @@ class AccountRules:
         """Follow settings; sessions go idle by a clock of their own, throttles by seconds."""
         self._accounts = store.accounts
         self._mailboxes = store.mailboxes
+        self.certificates = CertificateSessions(store.accounts)
+        self._stamps = self.certificates.held
         self._settling = Settling(store, monotonic)
         self._passwords = passwords
         self._clock = clock
@@ -201,16 +208,46 @@ class AccountRules:
                 raise
         return self.open_session(self.authenticate(username, password, address), address)
 
-    def open_session(self, account: Account, address: str) -> tuple[str, SessionRecord]:
+    def log_in_by_certificate(
+        self, certificate: Certificate | None, address: str
+    ) -> tuple[str, SessionRecord]:
+        """Open a session for who has shown a certificate, and return its token.
+
+        Nothing is guessed here, so nothing is slowed: whoever signs the certificates has decided.
+
+        Raises:
+            BadCredentials: there is none, or it opens nothing, with why.
+        """
+        if certificate is None:
+            raise BadCredentials("this line has no client certificate that names an account")
+        if certificate.expires_at <= self._clock():
+            raise BadCredentials("the client certificate has expired")
+        if self.certificates.is_revoked(certificate.identity):
+            raise BadCredentials("the client certificate is revoked")
+        account = self._accounts.find(certificate.username)
+        if account is None:
+            raise BadCredentials("the account that the client certificate names is not there")
+        return self.open_session(account, address, certificate)
+
+    def open_session(
+        self, account: Account, address: str, certificate: Certificate | None = None
+    ) -> tuple[str, SessionRecord]:
         """Open a session and return its token, which is kept nowhere else.
 
         The address is known to the account from now on.
 
+        Args:
+            account: whose session it is.
+            address: where that is opened from.
+            certificate: what has authenticated the account; None for its password.
+
         Raises:
             BadCredentials: the account was deleted, or its password changed, since it was
-                authenticated.
+                authenticated by that.
         """
         token = secrets.token_urlsafe(32)
+        if certificate is not None:
+            token = stamped(token, certificate)
         now = self._idle_clock()
         record = SessionRecord(
             token_hash=hash_token(token),
@@ -222,10 +259,13 @@ class AccountRules:
         self._note_address(account.account_id, address)
         try:
             self._accounts.open_session(
-                record, verified=account.password_hash, most=self._most_sessions
+                record,
+                verified=account.password_hash if certificate is None else None,
+                most=self._most_sessions,
             )
         except NoSuchUser:
             raise BadCredentials from None
+        self._hold(token, record)
         self._settling.settle()
         return token, record
 
@@ -248,7 +288,14 @@ class AccountRules:
         # that decides, for every store, takes the same time wherever two hashes differ.
         if not hmac.compare_digest(record.token_hash, token_hash):
             raise SessionExpired
+        self._hold(token, record)
         return record
+
+    def _hold(self, token: str, record: SessionRecord) -> None:
+        """Have a session end with the certificate that opened it, if one did."""
+        stamp = stamp_of(token)
+        if stamp is not None:
+            self.certificates.hold(record.token_hash, stamp)
 
     def session(self, token_hash: bytes, now: int) -> SessionRecord:
         """Return a session that is alive, and note that it is in use; asked for every request.
@@ -258,15 +305,30 @@ class AccountRules:
             now: in ms.
 
         Raises:
-            SessionExpired: it was revoked, is idle for too long, or never was.
+            SessionExpired: it was revoked, is idle for too long, or never was; or the certificate
+                that opened it has expired or was revoked.
         """
         record = self._accounts.find_session(token_hash)
         if record is None:
+            self.certificates.forget(token_hash)
             raise SessionExpired
+        if self._stamps:
+            self._check_certificate(token_hash, now)
         # A use in the future was noted by a clock that was wrong.
         if abs(now - record.used_at) > self._touch_ms:
             self._note_use(record)
         return record
+
+    def _check_certificate(self, token_hash: bytes, now: int) -> None:
+        """End a session with the certificate that opened it, if one did."""
+        stamp = self._stamps.get(token_hash)
+        if stamp is None:
+            return
+        # A clock that has leapt ahead for a while ends nothing, as with what is idle for too long.
+        expired = stamp.expires_at <= now and stamp.expires_at <= self._idle_clock()
+        if expired or self.certificates.is_revoked(stamp.identity):
+            self._accounts.close_session(token_hash)
+            raise SessionExpired
 
     def _note_use(self, session: SessionRecord) -> None:
         """Note that a session is in use, unless it was idle for too long: then it ends."""

@@ -156,7 +156,7 @@ class AlreadyLoggedIn(RequestError):
 
 
 class BadCredentials(RequestError):
-    """No such user, or another password: deliberately the same."""
+    """No such user, or another password, deliberately the same; or no certificate that logs in."""
 
     code = "bad_credentials"
     default_message = "the username or the password is wrong"

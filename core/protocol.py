@@ -243,6 +243,15 @@ class Login(Request):
     password: Secret = Field(repr=False, description="its password")
 
 
+class LoginCertificate(Request):
+    """Open a session of the account that the client's certificate names, over TLS."""
+
+    op = "login_certificate"
+    reply = SessionReply
+    before_login = True
+    repeatable = False
+
+
 class Resume(Request):
     """Bind this connection to a session that is open already."""
 
@@ -384,6 +393,7 @@ REQUESTS: Final[tuple[type[Request], ...]] = (
     Hello,
     CreateAccount,
     Login,
+    LoginCertificate,
     Resume,
     Logout,
     ListAccounts,

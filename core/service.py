@@ -7,7 +7,7 @@ into replies.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Final, overload
@@ -117,6 +117,7 @@ class ChatService:
             protocol.Hello: lambda s, r: self.hello(s, r.protocol, r.client),
             protocol.CreateAccount: lambda s, r: self.create_account(s, r.username, r.password),
             protocol.Login: lambda s, r: self.login(s, r.username, r.password),
+            protocol.LoginCertificate: lambda s, _: self.login_certificate(s),
             protocol.Resume: lambda s, r: self.resume(s, r.session),
             protocol.Logout: lambda s, _: self.logout(s),
             protocol.ListAccounts: lambda s, r: self.list_accounts(s, r.pattern, r.after, r.limit),
@@ -227,6 +228,23 @@ class ChatService:
         account = self._accounts.create(username, password)
         log.info("account %s was added", account.username)
 
+    def revoke_certificates(self, identities: Iterable[bytes], source: str = "") -> int:
+        """End the sessions that these certificates have opened, and open none with them.
+
+        No request does this. A session that is not in use here now is refused, and ends, when it
+        is resumed. The list is kept in memory: it has to be told again to a service that is made
+        anew.
+
+        Args:
+            identities: of the certificates, as `Certificate.identity` has them.
+            source: whose list this is. A later one from the same source takes its place, so what
+                is not in that any more may log in again.
+
+        Returns:
+            How many sessions ended at once.
+        """
+        return self._accounts.certificates.revoke(identities, source)
+
     def login(self, session: Session, username: str, password: str) -> SessionReply:
         """Open a session.
 
@@ -235,6 +253,21 @@ class ChatService:
         """
         self._admit_login(session)
         opened = self._accounts.log_in(username, password, session.address)
+        return self._bind_new(session, *opened)
+
+    def login_certificate(self, session: Session) -> SessionReply:
+        """Open a session of the account that the caller's certificate names.
+
+        It lasts no longer than the certificate, and ends when that is revoked; see
+        `Session.certificate` and `revoke_certificates`.
+
+        Raises:
+            AlreadyLoggedIn.
+            BadCredentials: the caller has no certificate that names an account, there is no such
+                account, or the certificate has expired or is revoked.
+        """
+        self._admit_login(session)
+        opened = self._accounts.log_in_by_certificate(session.certificate, session.address)
         return self._bind_new(session, *opened)
 
     def resume(self, session: Session, token: str) -> SessionReply:

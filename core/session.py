@@ -4,6 +4,7 @@ An idle user is two connections, each with a session, and one of them with a sub
 are small: their parts are in slots, and what they do not have yet takes no room.
 """
 
+from twinline.core.certificates import Certificate
 from twinline.core.errors import AlreadyLoggedIn
 from twinline.core.locks import Lock, new_lock
 from twinline.core.store import SessionRecord, Store, Unsubscribe
@@ -71,6 +72,8 @@ class Session:
 
     Attributes:
         address: where the caller comes from, for the throttle; "" when that is unknown.
+        certificate: the caller's, that names an account, or None. Whoever has verified it sets it,
+            for `ChatService.login_certificate`.
         on_end: called when the session that it is bound to is revoked, or None.
         on_mail: called when a watch of this caller is to look again, or None; see
             `ChatService.look`.
@@ -85,6 +88,7 @@ class Session:
         "_unsubscribe",
         "_watches",
         "address",
+        "certificate",
         "interrupted",
         "on_end",
         "on_mail",
@@ -110,6 +114,7 @@ class Session:
             lock: guards its state; it may be one for many sessions. None for one of its own.
         """
         self.address = address
+        self.certificate: Certificate | None = None
         self.username: str | None = None
         self.token_hash: bytes | None = None
         self.on_end = on_end

@@ -8,6 +8,7 @@ import pytest
 from argon2 import PasswordHasher
 from services import (
     PASSWORD,
+    START_MS,
     FakeClock,
     bodies,
     cheap_hasher,
@@ -19,6 +20,7 @@ from services import (
 from waiting import Call, wait_event, wait_until
 
 from twinline.core import errors, protocol
+from twinline.core.certificates import Certificate
 from twinline.core.errors import LockRuleError
 from twinline.core.protocol import Reply, WatchReply
 from twinline.core.service import ChatService
@@ -311,8 +313,11 @@ def test_handle_carries_out_every_request() -> None:
         protocol.ChangePassword(password=PASSWORD, new_password="battery staple"),
         protocol.Logout(),
         protocol.Login(username="bob", password=PASSWORD),
+        protocol.Logout(),
+        protocol.LoginCertificate(),
         protocol.DeleteAccount(password=PASSWORD),
     ]
+    session.certificate = Certificate("bob", b"b" * 32, 2 * START_MS)
     for request in requests:
         reply = service.handle(session, request)
         assert type(reply) is request.reply, reply

@@ -59,6 +59,10 @@ OF_TABLES = {
 ONE_ROW = {"store"}
 OF_CONTAINERS = {
     "cli/server/log.py": {"_lines": "lines of the log"},
+    "core/certificates.py": {
+        "held": "sessions in use that a certificate opened",
+        "_lists": "certificates that are revoked",
+    },
     "core/guesses.py": {"_lines": "turns at accounts", "turns": "turns at accounts"},
     "core/hash_queue.py": {
         "_waiting": "threads that wait for a hash",

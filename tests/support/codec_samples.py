@@ -21,6 +21,7 @@ from twinline.core.protocol import (
     Limits,
     ListAccounts,
     Login,
+    LoginCertificate,
     Logout,
     Message,
     Ping,
@@ -66,6 +67,7 @@ REQUESTS: tuple[tuple[str, int, Request], ...] = (
     ("create_account, not ASCII", 128, CreateAccount(username="Änn", password=WORLD)),
     ("login", 1, Login(username="ann", password="correct horse")),
     ("login, empty texts", 16_383, Login(username="", password="")),
+    ("login_certificate", 16_385, LoginCertificate()),
     ("resume", 16_384, Resume(session=TOKEN)),
     ("logout", 3, Logout()),
     ("list_accounts, defaults", 4, ListAccounts()),
@@ -134,6 +136,12 @@ REPLIES: tuple[tuple[str, int | None, str, Reply], ...] = (
         SessionReply(username="ann", session=TOKEN, position=0, unread=0),
     ),
     ("login", 1, "login", SessionReply(username="ann", session=TOKEN, position=41, unread=2)),
+    (
+        "login_certificate, a token with what it says of the certificate",
+        4,
+        "login_certificate",
+        SessionReply(username="ann", session=f"{TOKEN}.{TOKEN}.{SENT_AT}", position=41, unread=2),
+    ),
     (
         "resume, the largest numbers",
         3,

@@ -21,6 +21,7 @@ KIND_BY_REQUEST: Final[dict[type[Request], int]] = {
     protocol.Hello: 1,
     protocol.CreateAccount: 2,
     protocol.Login: 3,
+    protocol.LoginCertificate: 16,
     protocol.Resume: 4,
     protocol.Logout: 5,
     protocol.ListAccounts: 6,

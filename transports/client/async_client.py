@@ -171,6 +171,9 @@ class AsyncClient(ClientBase):
             build(protocol.Login, username=username, password=password)
         )
 
+    async def login_certificate(self) -> protocol.SessionReply:
+        return await self._engine.log_in(protocol.LoginCertificate())
+
     async def resume(self, token: str) -> protocol.SessionReply:
         return await self._engine.log_in(build(protocol.Resume, session=token))
 

@@ -202,6 +202,18 @@ class Client(ClientBase):
         """
         return run(self._engine.log_in(build(protocol.Login, username=username, password=password)))
 
+    def login_certificate(self) -> protocol.SessionReply:
+        """Open a session of the account that the client's certificate names.
+
+        The certificate is the one in ``tls``. The session lasts no longer than it.
+
+        Raises:
+            AlreadyLoggedIn.
+            BadCredentials: the server was shown no certificate that names an account, there is no
+                such account, or the certificate is revoked.
+        """
+        return run(self._engine.log_in(protocol.LoginCertificate()))
+
     def resume(self, token: str) -> protocol.SessionReply:
         """Go on with a session that is open at the server, and begin to watch the mailbox.
 
