@@ -17,8 +17,9 @@ PACKAGES = ("core", "transports", "stores", "cli")
 FOLDERS = (*PACKAGES, "docs", "benchmarks", "examples", "support")
 LIBRARIES = {
     "core": {"pydantic", "pydantic_core", "argon2"},
-    # uvloop is an extra: only the event loop's listener imports it, for a loop of its own.
-    "transports": {"pydantic", "pydantic_core", "uvloop"},
+    # Two are extras: only the event loop's listener imports uvloop, for a loop of its own, and only
+    # who has a revocation list imports cryptography.
+    "transports": {"pydantic", "pydantic_core", "uvloop", "cryptography"},
     "stores": {"pydantic", "sortedcontainers"},
     # matplotlib is an extra: only the plot of `bench` has it, and imports it when it draws.
     "cli": {

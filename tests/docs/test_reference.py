@@ -40,6 +40,7 @@ INTERNAL = (
     "transports.binary.*",
     "transports.client.*",
     "transports.conformance.*",
+    "transports.tls.*",
     "transports.connecting",
     "transports.listener.*",
     "transports.race",

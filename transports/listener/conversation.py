@@ -77,6 +77,7 @@ from twinline.core.store import MailPage
 from twinline.core.waiting import Wake
 from twinline.transports.contract import RequestRefused, ServerCodec
 from twinline.transports.listener.settings import ListenerSettings
+from twinline.transports.tls.certificates import client_certificate
 from twinline.transports.tls.layer import TlsError, TlsLayer
 
 Job = Request | Look
@@ -221,12 +222,15 @@ class Conversation:
 
     def _open_seal(self, layer: TlsLayer, data: bytes) -> None:
         """Take in what has arrived through TLS."""
+        established = layer.established
         try:
             opened = layer.receive_data(data)
         except TlsError as error:
             self.fault = self.fault or str(error)
             self.ended = self.urgent = True  # an alert may be left to send
             return
+        if layer.established and not established:
+            self.session.certificate = client_certificate(layer)
         if layer.has_to_send:
             self.urgent = True
         if opened:

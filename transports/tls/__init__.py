@@ -4,9 +4,38 @@
 
     layer          seals and opens the bytes of one connection; no socket
     contexts       what a connection begins with: a server's certificates, a client's trust
+    certificates   which account a client's certificate names
+    revocation     which certificates are revoked
 """
 
+from twinline.transports.tls.certificates import (
+    NamesNoAccount,
+    account_of,
+    client_certificate,
+    identity_of,
+)
 from twinline.transports.tls.contexts import ServerTls, TlsFiles, TlsFilesError, client_context
 from twinline.transports.tls.layer import TlsError, TlsLayer
+from twinline.transports.tls.revocation import (
+    RevocationListError,
+    RevocationLists,
+    read_revocation_lists,
+    revoked_identities,
+)
 
-__all__ = ["ServerTls", "TlsError", "TlsFiles", "TlsFilesError", "TlsLayer", "client_context"]
+__all__ = [
+    "NamesNoAccount",
+    "RevocationListError",
+    "RevocationLists",
+    "ServerTls",
+    "TlsError",
+    "TlsFiles",
+    "TlsFilesError",
+    "TlsLayer",
+    "account_of",
+    "client_certificate",
+    "client_context",
+    "identity_of",
+    "read_revocation_lists",
+    "revoked_identities",
+]

@@ -113,6 +113,12 @@ class TlsLayer:
         """What the two have agreed to speak (ALPN), or None."""
         return self._tls.selected_alpn_protocol()
 
+    @property
+    def certificate_expires_at(self) -> int:
+        """When the peer's certificate, which is checked, expires, in ms since 1970 UTC."""
+        shown = self._tls.getpeercert() or {}
+        return ssl.cert_time_to_seconds(str(shown["notAfter"])) * 1000
+
     def names(self) -> tuple[tuple[str, str], ...]:
         """Return the kinds and values of the names in the peer's certificate, which is checked."""
         shown = self._tls.getpeercert() or {}
