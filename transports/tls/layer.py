@@ -3,6 +3,21 @@
 The socket itself stays plain (`ssl.MemoryBIO`; Python's documentation, "Memory BIO Support"). So a
 connection over TLS has the deadlines, wakes and shutdowns of any other, and whatever shuts the
 socket down, nothing can leave it in clear text: only what this layer has sealed is ever written.
+
+Its states, and what each event does in them::
+
+    state          what happens                    what is to be sent         next state
+    shaking hands  a part of the peer's handshake  the next part of our own   as before, or
+                                                                              established
+                   what is no such part            an alert, or nothing       over
+                   our last words                  nothing                    over
+    established    records                         nothing, or new keys       established
+                   the peer's end                  nothing                    established, ended
+                   a record that is not as it      an alert                   over
+                   must be
+                   our words                       them                       established
+                   our last words                  them, and our end          over
+    over           anything                        nothing                    over
 """
 
 import ssl
@@ -12,7 +27,12 @@ from twinline.transports.contract import TransportError
 
 _HEADER_BYTES: Final = 5
 """Of a record: its type, its version, and in the last two its length (RFC 8446 section 5.1)."""
-_READ_BYTES: Final = 64 * 1024
+_RECORD_BYTES: Final = 1 << 14
+"""What a record brings, at the most.
+
+A `ssl.MemoryBIO` keeps the room for the most that it has ever held, as long as the connection
+lasts. So it is never given more than this at once.
+"""
 
 
 class TlsError(TransportError):
@@ -25,18 +45,19 @@ class TlsLayer:
     Attributes:
         established: whether the handshake is over.
         ended: whether the peer has closed the connection as TLS does (``close_notify``).
-        has_to_send: whether `send` has something even if it is given nothing.
+        mid_record: whether a record has begun and its end has not arrived.
     """
 
     __slots__ = (
         "_arrived",
-        "_closing",
         "_header",
         "_left",
+        "_over",
         "_tls",
         "_to_send",
         "ended",
         "established",
+        "mid_record",
     )
 
     def __init__(self, context: ssl.SSLContext, host: str | None = None) -> None:
@@ -49,12 +70,13 @@ class TlsLayer:
         """
         self.established = False
         self.ended = False
+        self.mid_record = False
         self._arrived = ssl.MemoryBIO()
         self._to_send = ssl.MemoryBIO()
         self._tls = context.wrap_bio(
             self._arrived, self._to_send, server_side=host is None, server_hostname=host
         )
-        self._closing = False
+        self._over = False
         self._left = 0  # of the record that has begun, so many bytes have not arrived
         self._header = b""  # the first bytes of a record, as long as they are not all there
 
@@ -67,40 +89,41 @@ class TlsLayer:
         """Whether there is something to send: of a handshake, or an alert."""
         return self._to_send.pending > 0
 
-    @property
-    def mid_record(self) -> bool:
-        """Whether a record has begun and its end has not arrived."""
-        return self._left > 0 or bool(self._header)
-
     def receive_data(self, data: bytes) -> bytes:
         """Take in what the socket brought, and return what it says, which may be nothing.
 
         Raises:
             TlsError: the connection is to end, when what there is to send is sent: an alert.
+                It is raised once; what arrives later is not looked at.
         """
-        if self.ended or self._closing:
+        if self.ended or self._over:
             return b""
         self._follow(data)
-        self._arrived.write(data)
-        if not self.established and not self._shake_hands():
-            return b""
-        return self._read()
+        size = len(data)
+        if size <= _RECORD_BYTES and self.established:
+            return self._read(data)
+        said = [
+            self._take_in(data[at : at + _RECORD_BYTES]) for at in range(0, size, _RECORD_BYTES)
+        ]
+        return said[0] if len(said) == 1 else b"".join(said)
 
     def send(self, data: bytes, *, last: bool = False) -> bytes:
         """Seal bytes, and return all that the socket is to take.
 
-        Before the handshake is over there is no way to seal anything: it is dropped then.
+        Before the handshake is over there is no way to seal anything: it is dropped then, as it is
+        when the connection is over.
 
         Args:
             data: what to say; it may be nothing.
             last: whether nothing else follows.
         """
-        if data and self.established and not self._closing:
-            self._tls.write(data)
-        if last and not self._closing:
-            self._closing = True
-            if self.established:
-                self._say_end()
+        if not self._over:
+            if data and self.established:
+                if len(data) > _RECORD_BYTES:
+                    return self._send_much(data, last=last)
+                self._tls.write(data)
+            if last:
+                self._end()
         return self._to_send.read()
 
     @property
@@ -130,50 +153,74 @@ class TlsLayer:
         except ssl.SSLWantReadError:
             return False
         except (ssl.SSLError, ValueError) as error:
+            self._over = True
             raise TlsError(_reason(error)) from error
         self.established = True
         return True
 
-    def _read(self) -> bytes:
-        pieces = []
+    def _take_in(self, data: bytes) -> bytes:
+        """As `receive_data`, of one piece."""
+        if self.established:
+            return self._read(data)
+        self._arrived.write(data)
+        return self._read(b"") if self._shake_hands() else b""
+
+    def _read(self, data: bytes) -> bytes:
+        arrived, read = self._arrived, self._tls.read
+        arrived.write(data)
+        said = b""
         try:
-            # Another read that finds nothing would raise, which costs as much as a read.
-            while self._arrived.pending or self._tls.pending():
-                piece = self._tls.read(_READ_BYTES)
+            # Each brings one record. Another one that finds nothing would raise, which costs as
+            # much as a read.
+            while arrived.pending:
+                piece = read(_RECORD_BYTES)
                 if not piece:
                     self.ended = True
                     break
-                pieces.append(piece)
+                said = said + piece if said else piece
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
             self.ended = True
         except ssl.SSLError as error:
+            self._over = True
             raise TlsError(_reason(error)) from error
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return said
 
-    def _say_end(self) -> None:
-        try:
-            self._tls.unwrap()
-        except ssl.SSLError:
-            return  # it has said so, and waits for the peer's; or the peer broke off before
+    def _send_much(self, data: bytes, *, last: bool) -> bytes:
+        sealed = []
+        for at in range(0, len(data), _RECORD_BYTES):
+            self._tls.write(data[at : at + _RECORD_BYTES])
+            sealed.append(self._to_send.read())
+        sealed.append(self.send(b"", last=last))
+        return b"".join(sealed)
+
+    def _end(self) -> None:
+        self._over = True
+        if self.established:
+            try:
+                self._tls.unwrap()
+            except ssl.SSLError:
+                return  # it has said so, and waits for the peer's; or the peer broke off before
 
     def _follow(self, data: bytes) -> None:
         """Note where the last record that has begun will end."""
-        at, size, left = 0, len(data), self._left
+        at, size, left, begun = 0, len(data), self._left, self._header
         while True:
             if left > size - at:
-                self._left = left - (size - at)
-                return
+                left -= size - at
+                break
             at += left
             left = 0
-            header = self._header + data[at : at + _HEADER_BYTES - len(self._header)]
-            at += len(header) - len(self._header)
+            header = begun + data[at : at + _HEADER_BYTES - len(begun)]
+            at += len(header) - len(begun)
+            begun = b""
             if len(header) < _HEADER_BYTES:
-                self._header, self._left = header, 0
-                return
-            self._header = b""
+                begun = header
+                break
             left = int.from_bytes(header[3:])
+        self._left, self._header = left, begun
+        self.mid_record = left > 0 or begun != b""
 
 
 def _reason(error: ssl.SSLError | ValueError) -> str:
