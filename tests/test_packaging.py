@@ -40,6 +40,7 @@ PUBLIC = {
     "transports.jsonl": "",
     "transports.listener": "ThreadedListener LoopListener ListenerSettings",
     "transports.registry": "transport transport_names",
+    "transports.web": "ChatPage",
     "stores.conformance": "check_store",
     "stores.conformance.history": "",
     "stores.memory": "MemoryStore",
@@ -133,6 +134,7 @@ def test_a_wheel_holds_the_modules_of_the_tree_and_nothing_older(tree: Path, whe
     assert {name for name in names if not name.endswith(".py")} == {
         "twinline-0.1.0.data/data/share/man/man1/twinline.1",
         *(f"twinline/{package}/py.typed" for package in PACKAGES),
+        *(f"twinline/{path.relative_to(tree)}" for path in tree.glob("transports/web/files/*")),
     }
     assert about["top_level.txt"].split() == ["twinline"]
     assert "Project-URL: " in about["METADATA"]

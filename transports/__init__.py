@@ -6,6 +6,7 @@
     jsonl          JSON-lines; cuts the stream at line feeds
     binary/        binary frames: cut by their header in frames.py, laid out in fields.py
     websocket/     either of them over WebSocket: its frames, and the HTTP before them
+    web/           the chat page that a WebSocket endpoint serves to a browser
     auto           every transport on one port, chosen by a connection's first bytes
     registry       transports by name, the built-in and the installed ones
     endpoints      what to listen on and connect to: TCP, TLS, WebSocket and Unix sockets

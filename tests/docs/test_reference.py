@@ -41,6 +41,7 @@ INTERNAL = (
     "transports.client.*",
     "transports.conformance.*",
     "transports.tls.*",
+    "transports.web.*",
     "transports.connecting",
     "transports.listener.*",
     "transports.race",

@@ -1,0 +1,947 @@
+/**
+ * A client of a twinline server: for a page, and for Node.
+ *
+ *   const client = new Client("wss://chat.example.org/", {
+ *     onMessage: (message) => console.log(message.sender, message.body),
+ *   });
+ *   await client.login("ann", "correct horse");
+ *   await client.send("bob", "hello");
+ *
+ * It speaks the JSON-lines messages of docs/protocol.md over WebSocket, one message a text frame.
+ * It has two connections: one carries commands, in the order of the calls, the other one brings
+ * mail. When either breaks, both are opened anew, at the pace of an exponential backoff; commands
+ * wait meanwhile, and what was on its way and may be repeated is sent again. Every send has a
+ * `send_id`, so that a repeat stores nothing twice. Mail is handed to `onMessage` in order, each
+ * message once, and is acknowledged when that has returned: what was not comes again.
+ *
+ * Errors:
+ *
+ *   TwinlineError
+ *   ├── RequestError            the server refused; has `code`, `retryable`, `retryAfter`, `count`
+ *   ├── RemoteProtocolError     what the server sent is no reply
+ *   ├── NotConnected            there was no connection in time; nothing was sent
+ *   ├── ConnectionLost          it broke before the reply; unknown whether the request was done
+ *   ├── TimedOut                no reply in time; unknown whether the request was done
+ *   └── ClientClosed            `close` was called
+ */
+
+/** The version of the protocol that this client speaks. */
+export const PROTOCOL = 1;
+/** What the client asks a WebSocket server to speak. */
+export const SUBPROTOCOL = "twinline.jsonl";
+
+/** The base of all errors of this module. */
+export class TwinlineError extends Error {
+  constructor(message) {
+    super(message);
+    this.name = new.target.name;
+  }
+}
+
+/** What the server sent is no reply; the connection is of no more use. */
+export class RemoteProtocolError extends TwinlineError {}
+/** There was no connection in time; nothing was sent. */
+export class NotConnected extends TwinlineError {}
+/** The connection broke before the reply: the request may or may not have been done. */
+export class ConnectionLost extends TwinlineError {}
+/** No reply came in time: the request may or may not have been done. */
+export class TimedOut extends TwinlineError {}
+/** The client is closed, or was while this waited. */
+export class ClientClosed extends TwinlineError {}
+
+/** The server refused a request; nothing was done, unless `code` says that it is not known. */
+export class RequestError extends TwinlineError {
+  /**
+   * @param {string} code one of the error codes, or one of a later version
+   * @param {string} message a sentence for a person
+   * @param {{retryable?: boolean, retryAfter?: number, count?: number | null}} more whether the
+   *   same request may succeed later, in how many milliseconds, and the count of
+   *   `undelivered_messages`
+   */
+  constructor(code, message, { retryable = false, retryAfter = 0, count = null } = {}) {
+    super(message);
+    this.code = code;
+    this.retryable = retryable;
+    this.retryAfter = retryAfter;
+    this.count = count;
+  }
+}
+
+// -- messages: requests to text, text to replies ----------------------------------------------
+
+const REQUIRED = Symbol("required");
+
+/**
+ * Every request: its fields with their defaults, in the protocol's order, and its reply.
+ * `beforeLogin`: it needs no session. `repeatable`: a repeat does no harm; a `send` has a
+ * `send_id` here, and so is.
+ */
+export const REQUESTS = Object.freeze({
+  hello: {
+    fields: { protocol: 1, client: null },
+    reply: "HelloReply", beforeLogin: true, repeatable: true,
+  },
+  create_account: {
+    fields: { username: REQUIRED, password: REQUIRED },
+    reply: "SessionReply", beforeLogin: true, repeatable: false,
+  },
+  login: {
+    fields: { username: REQUIRED, password: REQUIRED },
+    reply: "SessionReply", beforeLogin: true, repeatable: false,
+  },
+  resume: {
+    fields: { session: REQUIRED },
+    reply: "SessionReply", beforeLogin: true, repeatable: true,
+  },
+  logout: { fields: {}, reply: "Done", beforeLogin: false, repeatable: false },
+  list_accounts: {
+    fields: { pattern: "*", after: null, limit: 100 },
+    reply: "AccountsReply", beforeLogin: false, repeatable: true,
+  },
+  send: {
+    fields: { to: REQUIRED, body: REQUIRED, send_id: null },
+    reply: "SentReply", beforeLogin: false, repeatable: true,
+  },
+  watch: {
+    fields: { after: REQUIRED, ack: null, limit: 64, wait: 0, window: 0, renew: false },
+    reply: "WatchReply", beforeLogin: false, repeatable: true,
+  },
+  ack: { fields: { up_to: REQUIRED }, reply: "AckReply", beforeLogin: false, repeatable: true },
+  history: {
+    fields: { before: null, limit: 50 },
+    reply: "HistoryReply", beforeLogin: false, repeatable: true,
+  },
+  delete_messages: {
+    fields: { seqs: REQUIRED },
+    reply: "DeletedReply", beforeLogin: false, repeatable: true,
+  },
+  status: { fields: {}, reply: "StatusReply", beforeLogin: false, repeatable: true },
+  change_password: {
+    fields: { password: REQUIRED, new_password: REQUIRED },
+    reply: "Done", beforeLogin: false, repeatable: false,
+  },
+  delete_account: {
+    fields: { password: REQUIRED, force: false },
+    reply: "Done", beforeLogin: false, repeatable: false,
+  },
+  ping: { fields: {}, reply: "Done", beforeLogin: true, repeatable: true },
+});
+
+const integer = (value) => Number.isSafeInteger(value) && value >= 0;
+const text = (value) => typeof value === "string";
+const truth = (value) => typeof value === "boolean";
+const messageId = (value) => text(value) && /^[0-9a-f]{24}$/.test(value);
+const listOf = (kind) => (value) => Array.isArray(value) && value.every(kind);
+const object = (fields) => (value) =>
+  value !== null && typeof value === "object" && !Array.isArray(value) &&
+  Object.entries(fields).every(([name, kind]) => kind(value[name]));
+const orNull = (kind) => (value) => value === undefined || value === null || kind(value);
+
+const MESSAGE = object({
+  seq: integer, message_id: messageId, sender: text, body: text, sent_at: integer,
+});
+const LIMITS = object({
+  body_bytes: integer, frame_bytes: integer, frame_bytes_before_login: integer,
+  reply_bytes: integer, page: integer, wait_seconds: integer,
+});
+const REPLIES = {
+  Done: object({}),
+  HelloReply: object({ protocol: integer, server: text, limits: LIMITS }),
+  SessionReply: object({ username: text, session: text, position: integer, unread: integer }),
+  AccountsReply: object({ usernames: listOf(text), more: truth }),
+  SentReply: object({ message_id: messageId, sent_at: integer }),
+  WatchReply: object({
+    messages: listOf(MESSAGE), position: integer,
+    more: (value) => value === undefined || truth(value),
+  }),
+  AckReply: object({ position: integer, unread: integer }),
+  HistoryReply: object({ messages: listOf(MESSAGE), more: truth }),
+  DeletedReply: object({ deleted: integer }),
+  StatusReply: object({ username: text, position: integer, unread: integer }),
+};
+const ERROR = object({
+  code: text, message: text, retryable: truth,
+  retry_after_ms: orNull(integer), count: orNull(integer),
+});
+
+/**
+ * Return a request as the text of its frame; fields that equal their default are left out.
+ *
+ * @throws {RequestError} `bad_request`: there is no such request, or a field is missing or unknown
+ */
+export function encodeRequest(id, op, fields = {}) {
+  const known = REQUESTS[op]?.fields;
+  if (known === undefined) throw new RequestError("unknown_op", `there is no request ${op}`);
+  const request = { op, id };
+  for (const [name, otherwise] of Object.entries(known)) {
+    const value = fields[name] === undefined ? otherwise : fields[name];
+    if (value === REQUIRED) throw new RequestError("bad_request", `${op} needs ${name}`);
+    if (value !== otherwise) request[name] = value;
+  }
+  const unknown = Object.keys(fields).find((name) => !Object.hasOwn(known, name));
+  if (unknown !== undefined) throw new RequestError("bad_request", `${op} has no ${unknown}`);
+  return JSON.stringify(request);
+}
+
+/**
+ * Return what the text of a frame says in reply to a request.
+ *
+ * @param {string} line the text
+ * @param {string} op the request that it has to answer
+ * @returns {{id: number | null, reply?: object, error?: RequestError}} the id is null for an error
+ *   about a request whose id the server could not read
+ * @throws {RemoteProtocolError} it is no reply to such a request
+ */
+export function decodeReply(line, op) {
+  let read;
+  try {
+    read = JSON.parse(line);
+  } catch {
+    throw new RemoteProtocolError("the server sent what is not JSON");
+  }
+  if (!object({ ok: truth })(read) || !(read.id === null || integer(read.id))) {
+    throw new RemoteProtocolError("the server sent what is not a reply");
+  }
+  const { id, ok, error, ...reply } = read;
+  if (!ok) {
+    if (!ERROR(error)) throw new RemoteProtocolError("the server sent an error without its fields");
+    return {
+      id,
+      error: new RequestError(error.code, error.message, {
+        retryable: error.retryable,
+        retryAfter: error.retry_after_ms ?? 0,
+        count: error.count ?? null,
+      }),
+    };
+  }
+  const { reply: kind } = REQUESTS[op];
+  if (id === null || !REPLIES[kind](read)) {
+    throw new RemoteProtocolError(`the server sent what does not answer ${op}`);
+  }
+  return { id, reply };
+}
+
+const encoder = new TextEncoder();
+const bytesOf = (line) => encoder.encode(line).length;
+
+// -- the pace of attempts ---------------------------------------------------------------------
+
+/** The waits between attempts: `first`, twice that, ... `maximum`, each varied at random. */
+export class Backoff {
+  #next;
+
+  /** Seconds of the first and of the longest wait, and the part by which each is varied. */
+  constructor(first = 1, maximum = 30, jitter = 0.2, random = Math.random) {
+    Object.assign(this, { first, maximum, jitter, random });
+    this.#next = first;
+  }
+
+  /** Return the seconds to wait now, and make the next wait twice as long. */
+  next() {
+    const seconds = Math.min(this.#next, this.maximum);
+    this.#next = seconds * 2;
+    return seconds * (1 + this.jitter * (2 * this.random() - 1));
+  }
+
+  /** Begin again with the first wait: something has succeeded. */
+  reset() {
+    this.#next = this.first;
+  }
+}
+
+/** Return a new id for a send: 24 hexadecimal digits at random. */
+export function newSendId() {
+  // Not `randomUUID`, which a page has only over https.
+  const bytes = crypto.getRandomValues(new Uint8Array(12));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// -- a connection -----------------------------------------------------------------------------
+
+const BROKE = "the connection to the server broke";
+
+/**
+ * One WebSocket: requests out, replies in, in the same order.
+ *
+ * `broken` is a promise of the error that ended it; what is unanswered then fails with it too.
+ */
+class Connection {
+  #socket;
+  #pending = []; // of {id, op, onReply, resolve, reject, seconds, timer}, the oldest first
+  #nextId = 1;
+  #ended = null; // the error that ended it
+  #end;
+
+  constructor(socket) {
+    this.#socket = socket;
+    this.frameLimit = 4096; // what every server takes before login, until `hello` tells
+    this.limits = null;
+    this.broken = new Promise((resolve) => (this.#end = resolve));
+    socket.onmessage = (event) => this.#receive(event.data);
+    socket.onclose = (event) => this.fail(new ConnectionLost(event.reason || BROKE));
+    socket.onerror = null; // `close` always follows
+  }
+
+  /** Open one, and say hello. */
+  static async open(url, { WebSocket, connectSeconds, replySeconds, name }) {
+    const socket = new WebSocket(url, SUBPROTOCOL);
+    await new Promise((resolve, reject) => {
+      const refuse = () => {
+        clearTimeout(timer);
+        socket.onopen = socket.onclose = socket.onerror = null;
+        // A socket that is closed before it is open reports an error; nobody is to be told.
+        socket.addEventListener("error", () => {});
+        socket.close();
+        reject(new NotConnected("the server cannot be reached"));
+      };
+      const timer = setTimeout(refuse, 1000 * connectSeconds);
+      socket.onopen = () => (clearTimeout(timer), resolve());
+      socket.onclose = socket.onerror = refuse;
+    });
+    const connection = new Connection(socket);
+    connection.replySeconds = replySeconds;
+    // Not awaited: what the caller asks next goes out at once. Should it fail, that fails too.
+    connection.ask("hello", { client: name }).then(
+      ({ limits }) => {
+        connection.limits = limits;
+        connection.frameLimit = limits.frame_bytes;
+      },
+      (error) => connection.fail(error),
+    );
+    return connection;
+  }
+
+  /** Whether requests can be sent. */
+  get isOpen() {
+    return this.#ended === null;
+  }
+
+  /**
+   * Send a request.
+   *
+   * @param {(reply: object, bytes: number) => void} [onReply] told of each reply, with its size;
+   *   for a stream, which has several
+   * @param {number} [seconds] until the first reply, and from one to the next
+   * @returns {Promise<object>} the last reply
+   */
+  ask(op, fields, { onReply = () => {}, seconds = this.replySeconds } = {}) {
+    return new Promise((resolve, reject) => {
+      if (this.#ended !== null) throw this.#ended;
+      const id = this.#nextId;
+      const line = encodeRequest(id, op, fields);
+      if (bytesOf(line) > this.frameLimit) {
+        throw new RequestError("frame_too_large", "this is longer than the server takes");
+      }
+      this.#nextId += 1;
+      const asked = { id, op, onReply, resolve, reject, seconds };
+      this.#pending.push(asked);
+      this.#startClock(asked);
+      this.#socket.send(line);
+    });
+  }
+
+  #startClock(asked) {
+    clearTimeout(asked.timer);
+    asked.timer = setTimeout(
+      () => this.fail(new TimedOut("the server does not answer")),
+      1000 * asked.seconds,
+    );
+  }
+
+  #receive(line) {
+    if (this.#ended !== null) return;
+    const asked = this.#pending[0];
+    try {
+      if (typeof line !== "string") throw new RemoteProtocolError("the server sent bytes");
+      if (asked === undefined) throw new RemoteProtocolError("the server sent what nobody asked");
+      const { id, reply, error } = decodeReply(line, asked.op);
+      if (id !== null && id !== asked.id) {
+        throw new RemoteProtocolError(`the server answered request ${id}, not ${asked.id}`);
+      }
+      if (error === undefined) {
+        asked.onReply(reply, bytesOf(line));
+        if (asked.op === "watch" && reply.more) return this.#startClock(asked);
+      }
+      clearTimeout(asked.timer);
+      this.#pending.shift();
+      if (error === undefined) asked.resolve(reply);
+      else asked.reject(error);
+    } catch (failure) {
+      this.fail(failure);
+    }
+  }
+
+  /** End it because of an error; the first one counts. */
+  fail(error) {
+    if (this.#ended !== null) return;
+    this.#ended = error;
+    this.#socket.onmessage = this.#socket.onclose = null;
+    this.#socket.close();
+    for (const asked of this.#pending) {
+      clearTimeout(asked.timer);
+      asked.reject(error);
+    }
+    this.#pending = [];
+    this.#end(error);
+  }
+}
+
+// -- the mail stream --------------------------------------------------------------------------
+
+const QUIET_MS = 50; // after the last message, before it is acked by a watch of its own
+const HALF_BYTES = 32768; // of the 65,536 that a server sends for one watch
+
+/**
+ * Keeps a stream open on a connection, and hands its messages on, one after the other.
+ *
+ * It renews the stream, and acks by that, when half of the window was dealt with, when the stream
+ * has ended, and when all that came is dealt with and nothing more comes for a while.
+ */
+class Stream {
+  #open = 0; // watches whose last reply has not come
+  #begun = false; // whether there was a watch on this connection
+  #began = 0; // when the newest watch was sent
+  #acked; // by the newest watch
+  #count = 0; // messages dealt with since the newest watch
+  #bytes = 0; // of replies since then
+  #held = []; // messages that have come and are not dealt with
+  #working = false;
+  #timer;
+
+  /**
+   * @param connection on which nothing else is asked
+   * @param mailbox has `seen`, the last seq that was dealt with, which this moves on
+   * @param settings the client's
+   * @param deal handles a message; what it throws, or a promise that fails, has it called again
+   */
+  constructor(connection, mailbox, settings, deal) {
+    Object.assign(this, { connection, mailbox, settings, deal });
+    this.backoff = settings.newBackoff();
+    connection.broken.then(() => clearTimeout(this.#timer));
+    // A message that the stream before was dealing with is not to be dealt with twice.
+    Promise.resolve(mailbox.dealing).then(() => this.#renew());
+  }
+
+  #renew() {
+    clearTimeout(this.#timer);
+    if (!this.connection.isOpen) return;
+    const { seen } = this.mailbox;
+    const { waitSeconds, replySeconds, window, batch } = this.settings;
+    const fields = {
+      after: seen, ack: seen, limit: batch, wait: waitSeconds, window, renew: this.#begun,
+    };
+    this.#begun = true;
+    this.#began = performance.now();
+    this.#acked = seen;
+    this.#count = this.#bytes = 0;
+    this.#open += 1;
+    let brought = 0;
+    const onReply = (reply, bytes) => {
+      brought += reply.messages.length;
+      this.#bytes += bytes;
+      this.#held.push(...reply.messages);
+      this.#work();
+    };
+    this.connection
+      .ask("watch", fields, { onReply, seconds: waitSeconds + replySeconds })
+      .then(() => this.#ended(brought), (error) => this.#refused(error));
+  }
+
+  #ended(brought) {
+    this.#open -= 1;
+    if (this.#open > 0 || this.#held.length > 0 || this.#working) return;
+    // A server that ends empty watches at once is not to be asked in a circle.
+    const rest = brought ? 0 : this.#began + 1000 - performance.now();
+    this.#renewIn(Math.max(0, rest));
+  }
+
+  #renewIn(ms) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#renew(), ms);
+  }
+
+  async #refused(error) {
+    this.#open -= 1;
+    if (!this.connection.isOpen) return;
+    if (!(error instanceof RequestError)) return this.connection.fail(error);
+    switch (error.code) {
+      case "session_expired": case "not_logged_in": case "shutting_down": case "cursor_invalid":
+        return this.connection.fail(error);
+      default:
+        this.#renewIn(Math.max(1000 * this.backoff.next(), error.retryAfter));
+    }
+  }
+
+  async #work() {
+    if (this.#working) return;
+    this.#working = true;
+    while (this.#held.length > 0 && this.connection.isOpen) {
+      const message = this.#held[0];
+      if (message.seq > this.mailbox.seen && !(await this.#dealt(message))) continue;
+      this.#held.shift();
+      this.#count += 1;
+      this.mailbox.seen = Math.max(this.mailbox.seen, message.seq);
+      if (2 * this.#count >= this.settings.window || this.#bytes >= HALF_BYTES) this.#renew();
+    }
+    this.#working = false;
+    if (!this.connection.isOpen) return;
+    if (this.#open === 0) this.#renew();
+    else if (this.mailbox.seen > this.#acked) this.#renewIn(QUIET_MS);
+  }
+
+  async #dealt(message) {
+    try {
+      const promise = this.deal(message);
+      if (promise !== undefined) {
+        this.mailbox.dealing = Promise.resolve(promise).catch(() => {});
+        await promise;
+      }
+      this.backoff.reset();
+      return true;
+    } catch (error) {
+      console.error(`onMessage failed for message ${message.message_id}; it is called again`, error);
+      await new Promise((resolve) => setTimeout(resolve, 1000 * this.backoff.next()));
+      return false;
+    }
+  }
+}
+
+// -- the client -------------------------------------------------------------------------------
+
+/**
+ * Where a client stands; `kind` is one of
+ *
+ *   logged out      there is no session; nothing is connected
+ *   connecting      the first attempt of a session is under way
+ *   online          connected; mail comes in
+ *   reconnecting    the connection broke, or an attempt failed; commands wait
+ *   closed          `close` was called; the last state
+ *
+ * `reason` is a sentence for a person or null, `retryAt` the moment of the next attempt on the
+ * clock of `performance.now()`, in milliseconds, or null while there is none to wait for.
+ */
+const newState = (kind, reason = null, retryAt = null) => Object.freeze({ kind, reason, retryAt });
+
+const ENDS_SESSION = new Set(["session_expired", "not_logged_in", "unsupported_version"]);
+
+/** Two connections to a server and the account behind them; see the top of this file. */
+export class Client {
+  #settings;
+  #session = null; // {token, username, seen, position}, or null
+  #lines = null; // {commands, mail} while online
+  #queue = []; // commands, in the order of the calls: {op, fields, line, resolve, reject, ...}
+  #state = newState("logged out");
+  #wake = () => {}; // ends the wait for the next attempt
+  #closed = false;
+
+  /**
+   * @param {string | URL} url where the server is: `wss://host/`
+   * @param {object} options
+   * @param {(message: {seq: number, message_id: string, sender: string, body: string,
+   *   sent_at: number}) => void | Promise<void>} [options.onMessage] called with each message, in
+   *   order; the message is acknowledged when it has returned, or its promise is fulfilled, and
+   *   comes again when it failed. Without it mail is neither fetched nor acknowledged
+   * @param {(state: object) => void} [options.onState] called with every state
+   * @param {(position: number) => void} [options.onRewind] the server's mailbox was put back to
+   *   an earlier one; mail goes on behind that seq
+   * @param {typeof WebSocket} [options.WebSocket] where there is no global one
+   * @param {string} [options.name] how the client calls itself in `hello`
+   * @param {number} [options.connectSeconds] for one attempt to open a connection
+   * @param {number} [options.replySeconds] for a reply; then the connection is taken for dead
+   * @param {number} [options.commandSeconds] for a command with all its waits and repeats
+   * @param {number} [options.waitSeconds] how long a watch waits for mail
+   * @param {number} [options.window] messages that are under way at most
+   * @param {number} [options.batch] messages of one reply at most
+   * @param {number} [options.backoffFirst] seconds to wait after the first failed attempt
+   * @param {number} [options.backoffMax] seconds to wait at most
+   * @param {number} [options.backoffJitter] the part by which a wait is varied at random
+   */
+  constructor(url, options = {}) {
+    this.url = String(url);
+    const defaults = {
+      onMessage: null, onState: () => {}, onRewind: () => {},
+      WebSocket: globalThis.WebSocket, name: "twinline.js",
+      connectSeconds: 5, replySeconds: 10, commandSeconds: 30, waitSeconds: 25,
+      window: 256, batch: 64, backoffFirst: 1, backoffMax: 30, backoffJitter: 0.2,
+    };
+    const unknown = Object.keys(options).find((name) => !Object.hasOwn(defaults, name));
+    if (unknown !== undefined) throw new TypeError(`there is no option ${unknown}`);
+    const settings = { ...defaults, ...options };
+    if (typeof settings.WebSocket !== "function") {
+      throw new TypeError("there is no global WebSocket here: give one as the option WebSocket");
+    }
+    settings.newBackoff = () =>
+      new Backoff(settings.backoffFirst, settings.backoffMax, settings.backoffJitter);
+    this.#settings = settings;
+  }
+
+  /** Where the client stands: `{kind, reason, retryAt}`. */
+  get state() {
+    return this.#state;
+  }
+
+  /** The account, as the server spells it; null without a session. */
+  get username() {
+    return this.#session?.username ?? null;
+  }
+
+  /** The session's token, a secret that `resume` takes; null without a session. */
+  get token() {
+    return this.#session?.token ?? null;
+  }
+
+  /** What the server accepts, as `hello` tells it; null before the first connection. */
+  limits = null;
+
+  // -- sessions ---------------------------------------------------------------------------
+
+  /**
+   * Log in. Tries once: a person who waits for it can try again.
+   *
+   * @returns {Promise<{username: string, session: string, position: number, unread: number}>}
+   */
+  login(username, password) {
+    return this.#begin("login", { username, password });
+  }
+
+  /** Create an account, and be logged in; like `login`. */
+  createAccount(username, password) {
+    return this.#begin("create_account", { username, password });
+  }
+
+  /**
+   * Go on with a session. Tries until there is an answer; `onState` tells of the attempts.
+   *
+   * @param {string} token as `token` or the reply to a login has it
+   * @throws {RequestError} `session_expired`: the server does not know it any more
+   */
+  async resume(token) {
+    this.#requireNoSession();
+    const session = { token, username: null, seen: null, position: null };
+    this.#session = session;
+    this.#enter(newState("connecting"));
+    const resumed = new Promise((resolve, reject) => Object.assign(session, { resolve, reject }));
+    this.#keep(session, null);
+    return resumed;
+  }
+
+  /** Revoke the session; both connections end. `seconds`: how long to try. */
+  async logout({ seconds } = {}) {
+    await this.#leave("logout", {}, { seconds });
+  }
+
+  /** Set another password; every other session of the account is revoked. */
+  async changePassword(password, newPassword) {
+    await this.request("change_password", { password, new_password: newPassword });
+  }
+
+  /** Delete the account with its mail; `force`: even with mail that was not acknowledged. */
+  async deleteAccount(password, { force = false } = {}) {
+    await this.#leave("delete_account", { password, force });
+  }
+
+  // -- commands ---------------------------------------------------------------------------
+
+  /**
+   * Send a message. The promise is fulfilled when the server's store has it.
+   *
+   * @param {{sendId?: string, seconds?: number}} [options] an id under which a repeat of this
+   *   send stores nothing twice, and how long to try, Infinity for as long as the session lasts
+   * @returns {Promise<{message_id: string, sent_at: number}>}
+   */
+  send(to, body, { sendId = newSendId(), seconds } = {}) {
+    return this.request("send", { to, body, send_id: sendId }, { seconds });
+  }
+
+  /** Return a page of usernames: `{usernames, more}`; `*` and `?` in the pattern, `\` escapes. */
+  listAccounts({ pattern, after, limit } = {}) {
+    return this.request("list_accounts", { pattern, after, limit });
+  }
+
+  /** Return a page of the mailbox, going back in time: `{messages, more}`, the newest last. */
+  history({ before, limit } = {}) {
+    return this.request("history", { before, limit });
+  }
+
+  /** Delete messages of the own mailbox; return how many there were. */
+  async deleteMessages(seqs) {
+    return (await this.request("delete_messages", { seqs: [...seqs] })).deleted;
+  }
+
+  /** Return `{username, position, unread}`. */
+  status() {
+    return this.request("status");
+  }
+
+  /** Ask whether the server answers. */
+  async ping() {
+    await this.request("ping");
+  }
+
+  /**
+   * Carry out any request of the protocol, behind those before it.
+   *
+   * While there is no connection it waits for one. When the connection breaks before the reply, it
+   * is repeated if that does no harm, else it fails with `ConnectionLost`.
+   *
+   * @param {string} op but for those that open a session, and `watch`
+   * @param {object} [fields] as the protocol has them
+   * @param {{seconds?: number}} [options] for all of it; Infinity for as long as the session lasts
+   * @returns {Promise<object>} the reply's fields
+   */
+  request(op, fields = {}, { seconds = this.#settings.commandSeconds } = {}) {
+    return new Promise((resolve, reject) => {
+      if (this.#closed) throw new ClientClosed("the client is closed");
+      if (this.#session === null) throw new RequestError("not_logged_in", "log in first");
+      encodeRequest(0, op, fields); // what cannot be sent is refused now
+      const command = { op, fields, line: null, sent: false, resolve, reject };
+      if (seconds !== Infinity) {
+        command.timer = setTimeout(() => this.#giveUp(command), 1000 * seconds);
+      }
+      this.#queue.push(command);
+      this.#flush();
+    });
+  }
+
+  /** Make the next attempt now, if one is waited for: the network is back, say. */
+  retryNow() {
+    this.#wake();
+  }
+
+  /** Acknowledge what is dealt with, and end; the session goes on at the server. */
+  async close() {
+    if (this.#closed) return;
+    const { seen, position } = this.#session ?? {};
+    const commands = this.#lines?.commands;
+    this.#closed = true;
+    if (commands?.isOpen && this.#settings.onMessage !== null && seen > position) {
+      await commands.ask("ack", { up_to: seen }, { seconds: 1 }).catch(() => {});
+    }
+    this.#drop(new ClientClosed("the client is closed"));
+    this.#enter(newState("closed"));
+  }
+
+  // -- the session's life -----------------------------------------------------------------
+
+  /** Carry out a request that ends the session. */
+  async #leave(op, fields, options) {
+    const reply = this.request(op, fields, options);
+    const session = this.#session;
+    // The watch is told of the end before this is answered.
+    if (session !== null) session.leaving = reply.catch(() => {});
+    try {
+      await reply;
+    } finally {
+      if (session !== null) session.leaving = null;
+    }
+    this.#end(null);
+  }
+
+  #requireNoSession() {
+    if (this.#closed) throw new ClientClosed("the client is closed");
+    if (this.#session !== null) {
+      throw new RequestError("already_logged_in", "there is a session: log out first");
+    }
+  }
+
+  async #begin(op, fields) {
+    this.#requireNoSession();
+    const session = { token: null, username: null, seen: null, position: null };
+    this.#session = session;
+    this.#enter(newState("connecting"));
+    let commands;
+    try {
+      commands = await Connection.open(this.url, this.#settings);
+      const reply = await commands.ask(op, fields, { seconds: this.#settings.commandSeconds });
+      if (this.#session !== session) throw new ClientClosed("the client is closed");
+      this.#bind(session, reply, commands);
+      this.#keep(session, commands);
+      return reply;
+    } catch (error) {
+      commands?.fail(error);
+      if (this.#session === session) {
+        this.#session = null;
+        this.#enter(newState("logged out"));
+      }
+      throw error;
+    }
+  }
+
+  #bind(session, reply, connection) {
+    Object.assign(session, { token: reply.session, username: reply.username });
+    session.seen ??= reply.position;
+    session.position = reply.position;
+    session.unread = reply.unread;
+    this.limits = connection.limits;
+  }
+
+  /** Keep both connections open for as long as the session lasts. */
+  async #keep(session, commands) {
+    const backoff = this.#settings.newBackoff();
+    const lasts = () => this.#session === session && !this.#closed;
+    while (lasts()) {
+      let since = null;
+      let broke;
+      try {
+        commands ??= await this.#resumed(session);
+        const mail = this.#settings.onMessage && (await this.#resumed(session));
+        if (!lasts()) {
+          commands.fail(new ClientClosed("the session has ended"));
+          mail?.fail(new ClientClosed("the session has ended"));
+          return;
+        }
+        since = performance.now();
+        this.#online(session, commands, mail);
+        broke = await Promise.race([commands.broken, mail?.broken ?? new Promise(() => {})]);
+        mail?.fail(broke);
+        if (ENDS_SESSION.has(broke.code) && session.leaving) {
+          await Promise.race([session.leaving, commands.broken]);
+        }
+      } catch (error) {
+        broke = error;
+      }
+      commands?.fail(broke);
+      commands = this.#lines = null;
+      if (!lasts()) return;
+      if (ENDS_SESSION.has(broke.code)) return this.#end(broke);
+      this.#interrupt(broke);
+      if (broke.code === "cursor_invalid") session.seen = null; // it begins at the new position
+      // One that was of use is replaced at once, but not again and again.
+      const useful = since !== null && performance.now() - since > 1000 * backoff.first;
+      if (useful) backoff.reset();
+      if (useful && !(broke instanceof RequestError)) {
+        this.#enter(newState("reconnecting", broke.message));
+      } else {
+        await this.#pause(Math.max(1000 * backoff.next(), broke.retryAfter ?? 0), broke.message);
+      }
+    }
+  }
+
+  /** Return a new connection that is bound to the session. */
+  async #resumed(session) {
+    const connection = await Connection.open(this.url, this.#settings);
+    try {
+      const rewound = session.seen === null && session.username !== null;
+      const reply = await connection.ask("resume", { session: session.token });
+      this.#bind(session, reply, connection);
+      if (rewound) this.#settings.onRewind(reply.position);
+      return connection;
+    } catch (error) {
+      connection.fail(error);
+      throw error;
+    }
+  }
+
+  #online(session, commands, mail) {
+    this.#lines = { commands, mail };
+    if (mail !== null) new Stream(mail, session, this.#settings, this.#settings.onMessage);
+    else this.#tryNowAndThen(commands);
+    this.#enter(newState("online"));
+    const { username, token, position, unread } = session;
+    session.resolve?.({ username, session: token, position, unread });
+    this.#flush();
+  }
+
+  /** Find out when a connection breaks on which nothing else is asked. */
+  #tryNowAndThen(connection) {
+    const timer = setInterval(
+      () => connection.ask("ping", {}).catch(() => {}),
+      1000 * this.#settings.waitSeconds,
+    );
+    connection.broken.then(() => clearInterval(timer));
+  }
+
+  async #pause(ms, reason) {
+    this.#enter(newState("reconnecting", reason, performance.now() + ms));
+    await new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#wake = () => (clearTimeout(timer), resolve());
+    });
+    this.#wake = () => {};
+    if (!this.#closed && this.#session !== null) {
+      this.#enter(newState("reconnecting", reason));
+    }
+  }
+
+  /** End the session: the server does not know it, or it was logged out. */
+  #end(error) {
+    if (this.#session === null) return;
+    this.#drop(error ?? new RequestError("not_logged_in", "the session was logged out"));
+    this.#enter(newState("logged out", error?.message ?? null));
+  }
+
+  #drop(error) {
+    const session = this.#session;
+    this.#session = null;
+    this.#wake();
+    this.#lines?.commands.fail(error);
+    this.#lines?.mail?.fail(error);
+    this.#lines = null;
+    for (const command of this.#queue.splice(0)) this.#settle(command, "reject", error);
+    session?.reject?.(error);
+  }
+
+  #enter(state) {
+    if (this.#state.kind === "closed") return;
+    this.#state = state;
+    try {
+      this.#settings.onState(state);
+    } catch (error) {
+      console.error("onState failed", error);
+    }
+  }
+
+  // -- the queue of commands --------------------------------------------------------------
+
+  /** Send what was not sent on the present connection. */
+  #flush() {
+    const line = this.#lines?.commands;
+    if (!line?.isOpen) return;
+    for (const command of [...this.#queue]) {
+      if (command.line === line) continue;
+      command.line = line;
+      command.sent = true;
+      line.ask(command.op, command.fields).then(
+        (reply) => this.#settle(command, "resolve", reply),
+        (error) => this.#failed(command, line, error),
+      );
+    }
+  }
+
+  #failed(command, line, error) {
+    if (!(error instanceof RequestError)) return; // the connection broke: `#interrupt` decides
+    const { repeatable } = REQUESTS[command.op];
+    if (ENDS_SESSION.has(error.code) || (error.code === "shutting_down" && repeatable)) {
+      line.fail(error);
+    } else {
+      this.#settle(command, "reject", error);
+    }
+  }
+
+  /** The connection broke: what may be repeated waits for the next one, in its place. */
+  #interrupt(error) {
+    for (const command of [...this.#queue]) {
+      if (command.line === null) continue;
+      command.line = null;
+      if (!REQUESTS[command.op].repeatable) {
+        const what = `${command.op} may or may not have been done: ${error.message}`;
+        const Kind = error instanceof TimedOut ? TimedOut : ConnectionLost;
+        this.#settle(command, "reject", new Kind(what));
+      }
+    }
+  }
+
+  #giveUp(command) {
+    const error = command.sent
+      ? new TimedOut(`${command.op} may or may not have been done: there was no reply in time`)
+      : new NotConnected("there was no connection in time; nothing was sent");
+    this.#settle(command, "reject", error);
+  }
+
+  #settle(command, how, value) {
+    clearTimeout(command.timer);
+    const at = this.#queue.indexOf(command);
+    if (at >= 0) this.#queue.splice(at, 1);
+    command[how](value);
+  }
+}
