@@ -149,7 +149,7 @@ class _Parts(_PartsType):
     metavar="FILE",
     help="Draw <them|latency and throughput; the ending says how>: .png, .svg or .pdf.",
 )
-@client_options_but("connect", "user", "client_transport")
+@client_options_but("connect", "user", "client_transport", rare=("ca_file",))
 def bench(
     *,
     only: frozenset[Part],

@@ -1,15 +1,17 @@
 """How a client command gets from its flags to a client that is connected, and logged in."""
 
 import contextlib
+import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self, TypeVar
 
 from twinline.cli.client.sessions import KeptSession, SessionFile
 from twinline.cli.console.command import option
-from twinline.cli.console.errors import CommandError
+from twinline.cli.console.errors import CommandError, SettingsError
 from twinline.cli.console.exit_codes import ExitCode
+from twinline.cli.console.output import say
 from twinline.cli.settings.model import (
     ClientCommandSettings,
     SafetySettings,
@@ -23,6 +25,7 @@ from twinline.cli.settings.options import (
     load_from,
     settings_options,
 )
+from twinline.cli.settings.sources import Loaded, flag_name
 from twinline.core.errors import NotLoggedIn, RequestError, SessionExpired
 from twinline.core.protocol import SessionReply
 from twinline.transports.client import (
@@ -36,9 +39,18 @@ from twinline.transports.client import (
     TimedOut,
     WatchMode,
 )
-from twinline.transports.endpoints import Endpoint
+from twinline.transports.endpoints import Endpoint, Scheme
+from twinline.transports.tls import (
+    ALPN,
+    ALPN_WEB,
+    UNKNOWN_AUTHORITY,
+    TlsFilesError,
+    client_context,
+)
 
+_TLS_SETTINGS: Final = ("ca_file", "client_cert", "client_key", "insecure_skip_verify")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+_KEEP_TRYING: Final = "--wait keeps trying"
 _wait_option = option(
     "--wait",
     is_flag=True,
@@ -51,12 +63,19 @@ def client_options(function: Decorated) -> Decorated:
     return client_options_but()(function)
 
 
-def client_options_but(*without: str) -> Callable[[Decorated], Decorated]:
-    """Do the same for a command that has a flag of its own for some of these settings."""
+def client_options_but(
+    *without: str, rare: Collection[str] = ()
+) -> Callable[[Decorated], Decorated]:
+    """Do the same for a command that has a flag of its own for some of these settings.
+
+    Args:
+        without: those settings.
+        rare: settings whose flags only the long help shows.
+    """
 
     def decorate(function: Decorated) -> Decorated:
         settings = settings_options(
-            ClientCommandSettings, SafetySettings, names=CLIENT_FLAGS, without=without
+            ClientCommandSettings, SafetySettings, names=CLIENT_FLAGS, without=without, rare=rare
         )
         for give in (_wait_option, settings, config_option, json_option):
             function = give(function)
@@ -76,6 +95,8 @@ class Target:
         timeout: seconds to wait for the server.
         wait: whether to keep trying so long when it cannot be reached, or to give up at once.
         sessions: where sessions are kept.
+        tls: what connections over TLS begin with; None where the endpoint is one in plain.
+        tls_settings: the settings that it is made from, as variables have them.
     """
 
     endpoint: Endpoint
@@ -84,13 +105,20 @@ class Target:
     timeout: float
     wait: bool
     sessions: SessionFile
+    tls: ssl.SSLContext | None = None
+    tls_settings: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Self:
+    def of(cls, options: Mapping[str, Any], *, warn: bool = True) -> Self:
         """Return the target that a command's flags, variables and file name.
 
+        Args:
+            options: the command's parameters.
+            warn: whether to say on stderr what is allowed and not safe.
+
         Raises:
-            SettingsError: a setting is unknown, cannot be, or asks for what is not safe.
+            SettingsError: a setting is unknown, cannot be, or asks for what is not safe; or a file
+                of certificates cannot be used.
         """
         loaded = load_from(options, CLIENT_FLAGS)
         settings: Settings = loaded.settings
@@ -105,6 +133,10 @@ class Target:
             timeout=settings.timeout,
             wait=bool(options.get("wait")),
             sessions=SessionFile(),
+            tls=_tls(loaded, endpoint, warn=warn),
+            tls_settings={
+                name: str(value) for name in _TLS_SETTINGS if (value := getattr(settings, name))
+            },
         )
 
     @property
@@ -145,6 +177,7 @@ class Target:
         with Client(
             self.endpoint,
             transport=self.transport,
+            tls=self.tls,
             on_state=take_in,
             settings=settings,
             **handlers,
@@ -154,8 +187,9 @@ class Target:
             except ClientClosed:
                 if not refusal:
                     raise
-                reason = f"{refusal[0].reason} (--wait keeps trying)"
-                raise NotConnected(f"cannot reach {self.place}: {reason}") from None
+                reason = refusal[0].reason or ""
+                what = "trust it with --ca-file" if UNKNOWN_AUTHORITY in reason else _KEEP_TRYING
+                raise NotConnected(f"cannot reach {self.place}: {reason} ({what})") from None
             yield client
 
     @contextlib.contextmanager
@@ -202,6 +236,38 @@ class Target:
     def forget(self, session: KeptSession) -> None:
         """Drop a session that has ended."""
         self.sessions.forget(self.endpoint, session)
+
+
+def _tls(loaded: Loaded, endpoint: Endpoint, *, warn: bool) -> ssl.SSLContext | None:
+    """Return what the settings say about TLS, or None: the endpoint is one in plain.
+
+    Raises:
+        SettingsError: a flag is for TLS and the endpoint is not, a key has no certificate, or a
+            file cannot be used.
+    """
+    settings = loaded.settings
+    if not endpoint.scheme.is_tls:
+        for name in filter(loaded.from_flag, _TLS_SETTINGS):
+            schemes = f"{Scheme.TLS} and {Scheme.WSS}"
+            raise SettingsError(f"{flag_name(name)} is for {schemes} endpoints, not {endpoint}")
+        return None
+    if settings.client_key is not None and settings.client_cert is None:
+        raise SettingsError("client_key: the key comes with its certificate, client_cert")
+    if settings.insecure_skip_verify and warn:
+        say(
+            f"twinline: warning: nobody checks who answers at {endpoint.place}: others on the way "
+            "could read and change everything (insecure_skip_verify)"
+        )
+    try:
+        return client_context(
+            ca_file=settings.ca_file,
+            certificate=settings.client_cert,
+            key=settings.client_key,
+            insecure_skip_verify=settings.insecure_skip_verify,
+            protocols=[ALPN_WEB if endpoint.scheme.is_web else ALPN],
+        )
+    except TlsFilesError as error:
+        raise SettingsError(str(error)) from None
 
 
 def acked(client: Client, seq: int) -> bool:

@@ -117,6 +117,7 @@ class MessageCommand:
             variable_name("connect"): str(self._target.endpoint),
             variable_name("client_transport"): self._target.transport,
             variable_name("user"): client.username or "",
+            **{variable_name(name): text for name, text in self._target.tls_settings.items()},
             # A variable cannot hold every character that a strange server may send.
             **{
                 name: visible(str(value))

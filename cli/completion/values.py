@@ -57,11 +57,11 @@ def values(
     return None
 
 
-_SCHEMES: Final = (f"tcp://127.0.0.1:{DEFAULT_PORT}", "unix:/")
+_SCHEMES: Final = (f"tcp://127.0.0.1:{DEFAULT_PORT}", "tls://", "wss://", "unix:/")
 
 
 def _kept_usernames(context: click.Context) -> list[str]:
-    return SessionFile().usernames(Target.of(context.params).endpoint)
+    return SessionFile().usernames(Target.of(context.params, warn=False).endpoint)
 
 
 def _accounts(context: click.Context, incomplete: str) -> list[str]:
@@ -71,7 +71,7 @@ def _accounts(context: click.Context, incomplete: str) -> list[str]:
             incomplete = parse_username(incomplete)
         except InvalidUsername:
             return []
-    target = replace(Target.of(context.params), timeout=_SECONDS, wait=False)
+    target = replace(Target.of(context.params, warn=False), timeout=_SECONDS, wait=False)
     found: list[str] = []
 
     def ask() -> None:

@@ -138,6 +138,25 @@ class ClientCommandSettings(BaseModel):
     timeout: Seconds = Field(
         default=10, gt=0, description="how many seconds a client command waits for the server"
     )
+    ca_file: str | None = Field(
+        default=None,
+        description="the file with the certificates to trust at a `tls://` or `wss://` server, as "
+        "PEM; unset: those that the system trusts",
+    )
+    client_cert: str | None = Field(
+        default=None,
+        description="the file with the certificate that client commands show to a `tls://` or "
+        "`wss://` server, and behind it its chain, as PEM",
+    )
+    client_key: str | None = Field(
+        default=None,
+        description="the file with that certificate's key; unset: in the certificate's file",
+    )
+    insecure_skip_verify: bool = Field(
+        default=False,
+        description="take a `tls://` or `wss://` server's word for who it is: anybody on the way "
+        "can pass for it, and read and change everything",
+    )
 
 
 GROUPS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (

@@ -24,7 +24,7 @@ CLIENT_FLAGS: Final[Mapping[str, str]] = {"client_transport": "--transport"}
 BRIEF: Final[Mapping[str, str]] = {
     "listen": "Where to listen. Repeatable.",
     "transport": "What is spoken there; auto is all, on one port.",
-    "listener": "threads, one a connection; or loop, for all.",
+    "listener": "threads, one each; or loop, one for all.",
     "store": "Where the state is kept.",
     "log_level": "debug, info, warning or error.",
     "insecure": "Allow plain TCP beyond this machine.",
@@ -32,6 +32,7 @@ BRIEF: Final[Mapping[str, str]] = {
     "client_transport": "What to speak, unless ENDPOINT says.",
     "user": "The account to act as, not the last to log in.",
     "timeout": "Wait so long for the server.",
+    "ca_file": "Trust these in TLS, not the system's.",
 }
 
 config_option: Final = option(
@@ -49,6 +50,7 @@ def settings_options(
     *models: type[BaseModel],
     names: Mapping[str, str] | None = None,
     without: Collection[str] = (),
+    rare: Collection[str] = (),
     grouped: bool = False,
 ) -> Callable[[Decorated], Decorated]:
     """Return a decorator that gives a command a flag for every setting of these models.
@@ -57,6 +59,7 @@ def settings_options(
         models: parts of `Settings`.
         names: how a flag is written, where it is not the setting's name.
         without: settings that the command has another use for.
+        rare: settings that the command's short help leaves out.
         grouped: whether the long help shows them under the headings of the documentation.
     """
 
@@ -66,7 +69,9 @@ def settings_options(
             if name in without:
                 continue
             flag = (names or {}).get(name, flag_name(name))
-            function = _option(name, field, flag, _TITLES[name] if grouped else None)(function)
+            title = _TITLES[name] if grouped else None
+            brief = None if name in rare else BRIEF.get(name)
+            function = _option(name, field, flag, title, brief)(function)
         return function
 
     return decorate
@@ -80,7 +85,8 @@ def server_options(function: Decorated) -> Decorated:
 
 def all_options(function: Decorated) -> Decorated:
     """Give a command a flag for every setting."""
-    return settings_options(*(model for _, model in GROUPS), grouped=True)(function)
+    models = [model for _, model in GROUPS]
+    return settings_options(*models, rare=("ca_file",), grouped=True)(function)
 
 
 def load_from(options: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Loaded:
@@ -108,13 +114,12 @@ def help_words(field: FieldInfo) -> str:
 
 
 def _option(
-    name: str, field: FieldInfo, flag: str, group: str | None
+    name: str, field: FieldInfo, flag: str, group: str | None, brief: str | None
 ) -> Callable[[Decorated], Decorated]:
     # No default and no type of click's: an absent flag must leave room for the other sources,
     # and the model says what a value can be, in the same words for every source.
     several = isinstance(field.default, tuple)
     is_switch = field.annotation is bool
-    brief = BRIEF.get(name)
     if brief is not None and not is_switch:
         brief += _default(field, brief=True)
     attributes: dict[str, Any] = {
@@ -136,6 +141,9 @@ def _metavar(name: str, annotation: Any) -> str:
         "store": "URL",
         "timeout": "SECONDS",
         "listener": "KIND",
+        "ca_file": "FILE",
+        "client_cert": "FILE",
+        "client_key": "FILE",
         "log_level": "LEVEL",
     }
     if name in known:

@@ -101,7 +101,7 @@ _TICK_SECONDS: Final = 0.2
     help="Without --connect: what drives the connections of the private server: threads, one for "
     "each, or loop, one event loop.  [default: threads]",
 )
-@client_options_but("connect", "user")
+@client_options_but("connect", "user", rare=("ca_file",))
 def verify(
     *,
     duration: float,

@@ -10,7 +10,12 @@ from settings_page import inserted
 
 from twinline.cli.console.errors import SettingsError
 from twinline.cli.main import main
-from twinline.cli.settings.model import GROUPS, Settings, refuse_exposure
+from twinline.cli.settings.model import (
+    GROUPS,
+    ClientCommandSettings,
+    Settings,
+    refuse_exposure,
+)
 from twinline.cli.settings.sources import load, variable_name
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
@@ -267,7 +272,7 @@ def test_config_check_names_the_file_it_checked(nowhere: Path) -> None:
 @pytest.mark.parametrize("command", ["serve", "config show"])
 def test_every_setting_has_a_flag_that_tells_its_meaning_and_default(command: str) -> None:
     text = " ".join(twinline(*command.split(), "--help-all").stdout.split())
-    client = {"connect", "client_transport", "user", "timeout"}
+    client = set(ClientCommandSettings.model_fields)
     for name, field in Settings.model_fields.items():
         if command == "serve" and name in client:
             continue

@@ -11,7 +11,7 @@ from twinline.transports.client.settings import ClientSettings, WatchMode
 from twinline.transports.client.state import State
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.tls import TlsLayer, client_context
+from twinline.transports.tls import ALPN, ALPN_WEB, TlsLayer, client_context
 
 DEFAULT_TRANSPORT: Final = "jsonl"
 OnMessage = Callable[[Message], object]
@@ -57,11 +57,12 @@ class ClientOptions:
         if isinstance(transport, str):
             transport = registry.transport(transport)
         if tls is None and endpoint.scheme.is_tls:
-            tls = client_context()
+            tls = client_context(protocols=[ALPN_WEB if endpoint.scheme.is_web else ALPN])
         return cls(endpoint, transport, tls, settings or ClientSettings(), **others)
 
     def new_layer(self) -> TlsLayer | None:
         """Return the layer of a new connection's TLS, or None: the endpoint is one in plain."""
         if self.tls is None or not self.endpoint.scheme.is_tls:
             return None
-        return TlsLayer(self.tls, self.endpoint.host)
+        # The dot at the end of a name is the resolver's alone (RFC 6066 section 3).
+        return TlsLayer(self.tls, self.endpoint.host.removesuffix("."))

@@ -14,8 +14,15 @@ from twinline.transports.tls.certificates import (
     client_certificate,
     identity_of,
 )
-from twinline.transports.tls.contexts import ServerTls, TlsFiles, TlsFilesError, client_context
-from twinline.transports.tls.layer import TlsError, TlsLayer
+from twinline.transports.tls.contexts import (
+    ALPN,
+    ALPN_WEB,
+    ServerTls,
+    TlsFiles,
+    TlsFilesError,
+    client_context,
+)
+from twinline.transports.tls.layer import UNKNOWN_AUTHORITY, TlsError, TlsLayer
 from twinline.transports.tls.revocation import (
     RevocationListError,
     RevocationLists,
@@ -24,6 +31,9 @@ from twinline.transports.tls.revocation import (
 )
 
 __all__ = [
+    "ALPN",
+    "ALPN_WEB",
+    "UNKNOWN_AUTHORITY",
     "NamesNoAccount",
     "RevocationListError",
     "RevocationLists",

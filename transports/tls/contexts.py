@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from twinline.transports.contract import TransportError
@@ -96,6 +97,7 @@ def client_context(
     certificate: str | None = None,
     key: str | None = None,
     insecure_skip_verify: bool = False,
+    protocols: Sequence[str] = (ALPN, ALPN_WEB),
 ) -> ssl.SSLContext:
     """Return what a client's connections over TLS begin with.
 
@@ -104,14 +106,60 @@ def client_context(
         certificate: the file with the client's own certificate, and its chain, or None.
         key: the file with its key; None if that is in the file of the certificate.
         insecure_skip_verify: talk to whoever answers: anybody on the way can read and change all.
+        protocols: what is asked for (ALPN); `ALPN_WEB` alone for a WebSocket, `ALPN` alone for
+            everything else. A server that knows neither may end the connection.
 
     Raises:
         TlsFilesError: one of the files cannot be used.
     """
-    context = ssl.create_default_context(cafile=ca_file)
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # what ssl raises is one, too
+        raise TlsFilesError(f"{ca_file}: {_why_unread(error)}") from error
+    context.set_alpn_protocols(list(protocols))
     if insecure_skip_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if certificate is not None:
-        context.load_cert_chain(certificate, key)
+        _load_pair(context, certificate, key)
     return context
+
+
+def _load_pair(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
+    """Read a certificate and its key into a context.
+
+    Raises:
+        TlsFilesError: one of the files cannot be used.
+    """
+
+    def no_password() -> str:
+        # OpenSSL would ask for it at the terminal.
+        raise TlsFilesError(f"{key or certificate}: the key is encrypted; keep it in plain")
+
+    for path in filter(None, (certificate, key)):
+        try:
+            Path(path).open("rb").close()  # which of the two it is, ssl does not tell
+        except OSError as error:
+            raise TlsFilesError(f"{path}: {_why_unread(error)}") from error
+    try:
+        context.load_cert_chain(certificate, key, no_password)
+    except OSError as error:
+        which = certificate if key is None else f"{certificate} and {key}"
+        raise TlsFilesError(f"{which}: {_why_unread(error)}") from error
+
+
+def _why_unread(error: OSError) -> str:
+    """Return why a file of certificates or keys cannot be used."""
+    if not isinstance(error, ssl.SSLError):
+        return error.strerror or str(error)
+    reason = error.reason or "PEM_LIB"  # which has none of its own in some versions
+    return _UNREAD.get(reason) or reason.lower().replace("_", " ")
+
+
+_UNREAD: Final = {
+    "NO_CERTIFICATE_OR_CRL_FOUND": "there is no certificate in PEM in it",
+    "PEM_LIB": "what is needed is not there in PEM: a certificate, and its key",
+    "NO_START_LINE": "what is needed is not there in PEM: a certificate, and its key",
+    "KEY_VALUES_MISMATCH": "the key is not that of the certificate",
+}
+"""Of what OpenSSL finds, what it has no plain words for."""

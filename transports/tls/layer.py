@@ -154,7 +154,7 @@ class TlsLayer:
             return False
         except (ssl.SSLError, ValueError) as error:
             self._over = True
-            raise TlsError(_reason(error)) from error
+            raise TlsError(self._reason(error)) from error
         self.established = True
         return True
 
@@ -184,7 +184,7 @@ class TlsLayer:
             self.ended = True
         except ssl.SSLError as error:
             self._over = True
-            raise TlsError(_reason(error)) from error
+            raise TlsError(self._reason(error)) from error
         return said
 
     def _send_much(self, data: bytes, *, last: bool) -> bytes:
@@ -222,12 +222,42 @@ class TlsLayer:
         self._left, self._header = left, begun
         self.mid_record = left > 0 or begun != b""
 
+    def _reason(self, error: ssl.SSLError | ValueError) -> str:
+        """Return what went wrong, as a sentence about the peer."""
+        peer = "client" if self._tls.server_side else "server"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            unknown = error.verify_code in _UNKNOWN_AUTHORITY_CODES
+            words = UNKNOWN_AUTHORITY if unknown else error.verify_message.rstrip(".")
+            return f"the {peer}'s certificate is refused: {words}"
+        reason = getattr(error, "reason", None)
+        if reason is None:
+            return f"TLS failed: {error}"
+        if reason in _REASONS:
+            return f"the {peer} {_REASONS[reason]}"
+        return f"TLS failed: {reason.lower().replace('_', ' ')}"
 
-def _reason(error: ssl.SSLError | ValueError) -> str:
-    """Return what went wrong, as a sentence about the peer."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the peer's certificate is refused: {error.verify_message}"
-    reason = getattr(error, "reason", None)
-    if reason is None:
-        return f"TLS failed: {error}"
-    return f"TLS failed: {reason.lower().replace('_', ' ')}"
+
+UNKNOWN_AUTHORITY: Final = "who has signed it is not trusted here"
+"""Of a certificate that is refused; which authorities are trusted is a matter of settings."""
+_UNKNOWN_AUTHORITY_CODES: Final = (18, 19, 20, 21)
+"""What X509_V_ERR_* calls a chain that ends in nobody who is known, or in itself."""
+_NO_TLS: Final = "does not speak TLS"
+_OTHER_VERSION: Final = "speaks no version of TLS that is spoken here"
+_REFUSES: Final = "refuses the certificate that it was shown"
+_REASONS: Final = {
+    "WRONG_VERSION_NUMBER": _NO_TLS,
+    "PACKET_LENGTH_TOO_LONG": _NO_TLS,
+    "RECORD_LAYER_FAILURE": _NO_TLS,
+    "HTTP_REQUEST": _NO_TLS,
+    "HTTPS_PROXY_REQUEST": _NO_TLS,
+    "UNSUPPORTED_PROTOCOL": _OTHER_VERSION,
+    "TLSV1_ALERT_PROTOCOL_VERSION": _OTHER_VERSION,
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "wants to be shown a certificate",
+    "TLSV1_ALERT_UNKNOWN_CA": f"{_REFUSES}: it does not trust who has signed it",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": f"{_REFUSES}: its time is over",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": f"{_REFUSES}: it was revoked",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": _REFUSES,
+    "SSLV3_ALERT_BAD_CERTIFICATE": _REFUSES,
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": f"{_REFUSES}: it is not for this use",
+}
+"""OpenSSL's names for what happens in practice, as what the peer does; alerts are the peer's."""
