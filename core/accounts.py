@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, cast
 
-from twinline.core.addresses import UNIX, is_loopback, limit_key
+from twinline.core.addresses import is_local, limit_key
 from twinline.core.certificates import Certificate, CertificateSessions, stamp_of, stamped
 from twinline.core.clock import DAY_MS, HOUR_MS, Clock
 from twinline.core.errors import (
@@ -110,8 +110,8 @@ class AccountRules:
         return self._create(username, password, "", lambda: None)
 
     def _count_registration(self, address: str) -> None:
-        local = address in ("", UNIX) or is_loopback(address)
-        if self._registrations is not None and not local:
+        exempt = address == "" or is_local(address)
+        if self._registrations is not None and not exempt:
             self._registrations.take(
                 limit_key(address, self._ipv6_prefix),
                 "too many new accounts from this address; try again later",

@@ -222,6 +222,13 @@ def refuse_exposure(settings: Settings, endpoints: Iterable[Endpoint]) -> None:
             )
 
 
+_EXPECTED: Final = {
+    "connect": "an endpoint",
+    "listen": "one or more endpoints",
+    "trusted_proxies": "addresses, networks and unix",
+}
+
+
 def describe_expected(name: str) -> str:
     """Return what a setting's value must be, for the docs and for errors: ``a number, at least 0``.
 
@@ -235,10 +242,9 @@ def describe_expected(name: str) -> str:
         "integer": "a whole number",
         "number": "a number",
         "boolean": "true or false",
-        "array": "one or more endpoints",
     }
-    if name == "connect":
-        return "an endpoint"
+    if name in _EXPECTED:
+        return _EXPECTED[name]
     words = [kinds.get(schema.get("type", ""), "text")]
     for key, phrase in (
         ("minimum", "at least"),

@@ -138,6 +138,7 @@ def _metavar(name: str, annotation: Any) -> str:
     known = {
         "listen": "ENDPOINT",
         "connect": "ENDPOINT",
+        "trusted_proxies": "NETWORK",
         "store": "URL",
         "timeout": "SECONDS",
         "listener": "KIND",
@@ -157,7 +158,7 @@ def _metavar(name: str, annotation: Any) -> str:
 
 def _default(field: FieldInfo, *, brief: bool = False) -> str:
     value: Any = field.default
-    if value is None:
+    if value is None or value == ():
         return ""
     if isinstance(value, bool):
         value = "on" if value else "off"

@@ -37,7 +37,7 @@ def inserted(document: str) -> str:
 
 
 def _shown(default: Any) -> str:
-    if default is None:
+    if default is None or default == ():
         return "unset"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"

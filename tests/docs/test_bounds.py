@@ -15,7 +15,7 @@ from twinline.core.store import MailboxPolicy
 from twinline.stores.sqlite import accounts as sqlite_accounts
 from twinline.stores.sqlite import mailbox_rows, send_ids
 from twinline.stores.sqlite.schema import TABLES
-from twinline.transports.listener import ListenerSettings, turns
+from twinline.transports.listener import ListenerSettings, proxy, turns
 
 MODELS = (ServiceSettings, MailboxPolicy, ListenerSettings, ServerSettings)
 SETTINGS = {name: field for model in MODELS for name, field in model.model_fields.items()}
@@ -29,6 +29,7 @@ NO_BOUNDS = {
     "one_processor": "the operator's",
     "store": "the operator's",
     "transport": "the operator's",
+    "trusted_proxies": "the operator's",
 }
 OPEN = "accounts of which a failing store left it open whether they are there"
 FIXED = {
@@ -42,6 +43,9 @@ FIXED = {
     "accounts and sessions read from SQLite": (sqlite_accounts._CACHED,),
     "mailbox rows read from SQLite": (mailbox_rows._CACHED,),
     "counts of send_ids read from SQLite": (send_ids._COUNTED,),
+    "bytes of a proxy's header that is not whole yet": (
+        proxy._BINARY_HEAD_BYTES + proxy._UNIX_BYTES,
+    ),
     "bytes that have come while a worker has the connection": (turns.RECEIVE_BYTES // 1024,),
 }
 OF_TABLES = {
@@ -136,6 +140,7 @@ OF_CONTAINERS = {
         "_connections": "connections",
         "_by_address": "connections",
     },
+    "transports/listener/proxy.py": {"_start": "bytes of a proxy's header that is not whole yet"},
     "transports/listener/threaded.py": {"_starting": "connections"},
     "transports/listener/loop.py": {"_opening": "connections"},
     "transports/listener/loop_connection.py": {

@@ -6,6 +6,8 @@
     binding           the sockets that listen, and the file of a Unix socket
     waker             ends the wait for connections, from a thread or a signal
     conversation      what is said on one connection, and when it ends: no socket, no thread
+    introduction      where a peer comes from that proxies stand before
+    proxy             reads the header of the PROXY protocol
     settings          deadlines and limits, as a typed model
 
     threaded          gives each connection a thread

@@ -26,9 +26,10 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol, Self
 
-from twinline.core.addresses import UNIX, canonical, is_loopback, limit_key
+from twinline.core.addresses import UNIX, AddressSet, canonical, is_local, limit_key
 from twinline.core.deadline import Deadline
 from twinline.core.errors import LockRuleError
 from twinline.core.forks import watch_forks
@@ -36,8 +37,9 @@ from twinline.core.locks import new_lock
 from twinline.core.service import ChatService
 from twinline.core.waiting import Waiter
 from twinline.transports.contract import ServerCodec, Transport
-from twinline.transports.endpoints import Endpoint, tune
+from twinline.transports.endpoints import Endpoint, EndpointError, tune
 from twinline.transports.listener.binding import BoundEndpoint, listen
+from twinline.transports.listener.introduction import Introduction
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.listener.waker import Waker
 from twinline.transports.tls.contexts import ServerTls, TlsFiles, TlsFilesError
@@ -86,7 +88,7 @@ class ServedConnection(Protocol):
 
     Attributes:
         address: where it comes from: an IP address, or "unix".
-        limit_key: what limits by address count it by.
+        limit_key: what limits by address count it by; "" while it is counted by none.
     """
 
     address: str
@@ -139,15 +141,18 @@ class Listener(ABC):
                 wake it, and is closed after the listener. None for one of the listener's own.
 
         Raises:
-            EndpointError: one of them cannot be listened on; then none is.
+            EndpointError: one of them cannot be listened on, then none is; or proxies are to name
+                the peers there, and the settings trust none.
             TlsFilesError: what one of them needs for TLS cannot be used.
         """
         self.service = service
         self.settings = settings or ListenerSettings()
         self._bound: list[BoundEndpoint] = []
         self._served: dict[int, tuple[socket.socket, Served]] = {}  # by listening sockets
+        self._proxies = AddressSet(self.settings.trusted_proxies)
         with contextlib.ExitStack() as undone_on_error:
             for endpoint, transport in endpoints:
+                check_proxies(endpoint, self.settings)
                 served = Served(endpoint, transport, _tls(endpoint, self.settings))
                 bound = listen(endpoint)
                 undone_on_error.callback(bound.close)
@@ -308,6 +313,8 @@ class Listener(ABC):
         limit_key: str,
         codec: ServerCodec,
         layer: TlsLayer | None,
+        *,
+        introduction: Introduction | None,
     ) -> ServedConnection:
         """Return what is to drive a connection; nothing is read yet."""
 
@@ -334,14 +341,26 @@ class Listener(ABC):
 
     def _admit(self, peer: socket.socket, address: str, served: Served) -> bool:
         """Have a connection driven, and return False when there is nothing to drive it."""
+        header, introduction, key = served.endpoint.listening.proxy, None, ""
         try:
+            limits = self.service.settings
+            if self._proxies and address in self._proxies:
+                introduction = Introduction(address, self._proxies, header=header)
+            elif header:
+                peer.close()
+                log.info("connection from %s: it is none of trusted_proxies", address)
+                return True
+            else:
+                key = limit_key(address, limits.ipv6_prefix)
             with contextlib.suppress(OSError):  # gone again; whoever reads it will see
                 tune(peer)
-            limits = self.service.settings
-            key = limit_key(address, limits.ipv6_prefix)
             codec = served.transport.server_codec(limits.frame_bytes_before_login)
             layer = None if served.tls is None else served.tls.layer()
-            connection = self._connection(peer, address, key, codec, layer)
+            connection = self._connection(
+                peer, address, key, codec, layer, introduction=introduction
+            )
+            if introduction is not None:
+                introduction.on_address = partial(self._introduce, connection)
             admitted = self._register(connection)
         except BaseException as error:
             peer.close()
@@ -356,23 +375,53 @@ class Listener(ABC):
 
     def _register(self, connection: ServedConnection) -> bool:
         """Count a connection, unless there are too many."""
-        key = connection.limit_key
-        limit = self.settings.connections_per_address
-        if not self.settings.limit_local_connections and _is_local(connection.address):
-            limit = self.settings.connections
+        key, connection.limit_key = connection.limit_key, ""
         with self._lock:
-            if (
-                len(self._connections) >= self.settings.connections
-                or self._by_address[key] >= limit
+            if len(self._connections) >= self.settings.connections or not self._count_address(
+                connection, key
             ):
                 return False
-            self._by_address[key] += 1
             try:
                 # Before it is driven, so that a drain that begins now includes it.
                 self._count_in(connection)
             except MemoryError:
                 self._count_out(connection)
                 raise
+        return True
+
+    def _introduce(self, connection: ServedConnection, introduction: Introduction) -> bool:
+        """Go by the address that a proxy has named; from any thread.
+
+        Args:
+            connection: counted by no address so far.
+            introduction: what is known of it; once that is all, the connection is counted by it.
+
+        Returns:
+            False if there are too many from there.
+        """
+        prefix = self.service.settings.ipv6_prefix
+        key = limit_key(introduction.address, prefix) if introduction.known else ""
+        with self._lock:
+            if connection not in self._connections:
+                return False  # it has ended meanwhile
+            connection.address = introduction.address
+            return self._count_address(connection, key)
+
+    def _count_address(self, connection: ServedConnection, key: str) -> bool:
+        """Count a connection by an address too, unless there are too many; under the lock.
+
+        Args:
+            connection: counted by none so far.
+            key: what to count it by; "" for none as yet.
+        """
+        if key:
+            limit = self.settings.connections_per_address
+            if not self.settings.limit_local_connections and is_local(connection.address):
+                limit = self.settings.connections
+            if self._by_address[key] >= limit:
+                return False
+            self._by_address[key] += 1
+            connection.limit_key = key
         return True
 
     def _count_in(self, connection: Any) -> None:
@@ -382,9 +431,11 @@ class Listener(ABC):
     def _count_out(self, connection: Any) -> None:
         """Count a connection no more; under the lock, and without taking memory."""
         self._connections.pop(connection, None)
-        self._by_address[connection.limit_key] -= 1
-        if not self._by_address[connection.limit_key]:
-            del self._by_address[connection.limit_key]
+        key = connection.limit_key
+        if key:
+            self._by_address[key] -= 1
+            if not self._by_address[key]:
+                del self._by_address[key]
 
     def _is_short(self, of: str) -> None:
         """Log that there is too little of something, once until there is enough again."""
@@ -402,8 +453,17 @@ def _host(peer_address: object) -> str:
     return canonical(str(peer_address[0])) if isinstance(peer_address, tuple) else UNIX
 
 
-def _is_local(address: str) -> bool:
-    return address == UNIX or is_loopback(address)
+def check_proxies(endpoint: Endpoint, settings: ListenerSettings) -> None:
+    """Refuse an endpoint where proxies are to name the peers, and none is trusted.
+
+    Raises:
+        EndpointError: so it is.
+    """
+    if endpoint.listening.proxy and not settings.trusted_proxies:
+        raise EndpointError(
+            f"{endpoint}: proxy=yes needs trusted_proxies: the addresses of the proxies whose word "
+            "is believed there"
+        )
 
 
 def _tls(endpoint: Endpoint, settings: ListenerSettings) -> ServerTls | None:

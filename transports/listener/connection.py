@@ -23,6 +23,7 @@ from twinline.core.service import ChatService
 from twinline.core.waiting import DeferredWakes, deferred_wakes, wake_deferred
 from twinline.transports.contract import ServerCodec
 from twinline.transports.listener.conversation import Conversation
+from twinline.transports.listener.introduction import Introduction
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.tls.layer import TlsLayer
 from twinline.transports.wakeup import WakeDescriptor
@@ -43,7 +44,7 @@ class Connection:
 
     Attributes:
         address: where it comes from: an IP address, or "unix".
-        limit_key: what limits by address count it by.
+        limit_key: what limits by address count it by; "" while it is counted by none.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Connection:
         *,
         limit_key: str,
         layer: TlsLayer | None = None,
+        introduction: Introduction | None = None,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -67,6 +69,7 @@ class Connection:
             settings: the deadlines.
             limit_key: what limits by address count it by.
             layer: of TLS; None where the bytes travel in plain.
+            introduction: finds out who the peer is; None where the address says that already.
         """
         self.address = address
         self.limit_key = limit_key
@@ -82,6 +85,7 @@ class Connection:
             on_end=partial(self._shutdown, socket.SHUT_RD),
             clock=monotonic,
             layer=layer,
+            introduction=introduction,
         )
         self._receive_bytes = _IDLE_RECEIVE_BYTES
         self._woken = -1  # the number of what wakes it, once that is open

@@ -39,6 +39,8 @@ Its states, and what each event does in them::
               `shutting_down`, and then it has ended
     session's in any state: an open watch is answered `session_expired`, what has arrived is not
     end       answered, and then it has ended
+    unnamed   the header of a proxy cannot be read, or its peer has too many connections: nothing is
+              said, and it has ended, cut
     codec's   in any state: nothing is answered any more, and it has ended; so ends a WebSocket
     end
     unsent    in any state: the peer takes too long to read; it has ended, cut
@@ -51,6 +53,9 @@ ends has sent all there is, unless it is to acknowledge: mail that has come sinc
 Where the endpoint is one of TLS a layer lies between these bytes and the codec's. What a state says
 above is put in by the codec, sealed by the layer when it is taken out, and so never in clear text;
 a drain, or the end of the session, in the middle of a handshake is said by closing alone.
+
+Where the peer is a proxy, an `Introduction` finds out who is behind it, before TLS by a header and
+after it by what the transport's handshake says; no request is carried out before that is known.
 """
 
 from bisect import bisect_right
@@ -76,6 +81,8 @@ from twinline.core.service import ChatService
 from twinline.core.store import MailPage
 from twinline.core.waiting import Wake
 from twinline.transports.contract import RequestRefused, ServerCodec
+from twinline.transports.listener.introduction import Introduction
+from twinline.transports.listener.proxy import ProxyHeaderError
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.tls.certificates import client_certificate
 from twinline.transports.tls.layer import TlsError, TlsLayer
@@ -116,6 +123,7 @@ class Conversation:
         "_frame_by",
         "_frame_bytes",
         "_id",
+        "_introduction",
         "_layer",
         "_login_by",
         "_on_end",
@@ -149,6 +157,7 @@ class Conversation:
         on_end: Wake,
         clock: Callable[[], float],
         layer: TlsLayer | None = None,
+        introduction: Introduction | None = None,
     ) -> None:
         """Begin: the time to log in runs.
 
@@ -161,6 +170,7 @@ class Conversation:
             on_end: called from any thread when the session has ended, and the owner is to go on.
             clock: seconds that never leap.
             layer: of TLS, through which all bytes go; None where they travel in plain.
+            introduction: finds out who the peer is; None where the address says that already.
         """
         self.waits = False
         self.urgent = False
@@ -170,6 +180,7 @@ class Conversation:
         self.fault: str | None = None
         self.codec = codec
         self._layer = layer
+        self._introduction = introduction  # until all is known
         self._settings = settings
         self._frame_bytes = service.settings.frame_bytes
         self._clock = clock
@@ -215,10 +226,46 @@ class Conversation:
         """
         if self._login_by is not None or self._frame_by is not None:
             self.time_is_up()
+        if self._introduction is not None and self._introduction.awaits_header:
+            data = self._behind_header(self._introduction, data)
+            if not data:
+                return
         if self._layer is None:
             self.codec.receive_data(data)
         else:
             self._open_seal(self._layer, data)
+
+    def _behind_header(self, introduction: Introduction, data: bytes) -> bytes:
+        """Take in what has arrived of a proxy's header, and return what lies behind it."""
+        if self.ended:
+            return b""
+        try:
+            data = introduction.receive_data(data)
+        except ProxyHeaderError as error:
+            self._cut_off(str(error))
+            return b""
+        if not introduction.awaits_header and not self._introduced(introduction):
+            return b""
+        return data
+
+    def _hear(self, introduction: Introduction) -> bool:
+        """Take in what the transport's handshake has said, and return whether to go on."""
+        introduction.hear(self.codec.forwarded_for)
+        return self._introduced(introduction)
+
+    def _introduced(self, introduction: Introduction) -> bool:
+        """Go by the address that has become known, unless it has too many connections."""
+        self.session.address = introduction.address
+        if introduction.known:
+            self._introduction = None
+        accepted = introduction.tell()
+        if not accepted:
+            self._cut_off("there are too many connections from this address")
+        return accepted
+
+    def _cut_off(self, fault: str) -> None:
+        self.fault = self.fault or fault
+        self.ended = self.cut = True
 
     def _open_seal(self, layer: TlsLayer, data: bytes) -> None:
         """Take in what has arrived through TLS."""
@@ -248,6 +295,8 @@ class Conversation:
             and (layer.mid_record or self.codec.mid_frame)
         ):
             self.fault = self.fault or "the TLS connection was cut off in the middle of a frame"
+        if self._introduction is not None and self._introduction.mid_header:
+            self.fault = self.fault or "the connection ended in the middle of its PROXY header"
         self.codec.receive_eof()
         self._stops = True
         # In a drain it is not its peer that has ended its side, and the watch is told why it ends.
@@ -269,18 +318,25 @@ class Conversation:
         now = self._clock()
         for by, late in (
             (self._sent_by, "read what it was sent"),
-            (self._login_by if self.waits else None, "log in"),
+            (self._login_by if self.waits else None, self._late_login),
             (self._frame_by if self.waits else None, "finish a frame"),
         ):
             if by is not None and by <= now:
-                self.fault = self.fault or f"took too long to {late}"
-                self.ended = self.cut = True
+                self._cut_off(f"took too long to {late}")
                 return
         watch = self._watch
         # While a look is under way or due, the watch ends by what that finds.
         if watch is not None and self.waits and not watch.looks and watch.until <= now:
             self._end_watch()
             self.urgent = True
+
+    @property
+    def _late_login(self) -> str:
+        """What a peer has not done that is not logged in."""
+        introduction = self._introduction
+        if introduction is not None and introduction.awaits_header:
+            return "say by a PROXY header who it is"
+        return "log in"
 
     def cannot_send(self) -> float:
         """Have the peer's time to read run: what there was to send could not be sent yet.
@@ -319,6 +375,8 @@ class Conversation:
             if event is None:
                 self._exhausted()
                 return None
+            if self._introduction is not None and not self._hear(self._introduction):
+                return None
             self._frame_by = None
             ended = self._watch
             if ended is not None:
@@ -343,6 +401,9 @@ class Conversation:
         codec = self.codec
         if codec.unprompted:
             self._say(codec.data_to_send())
+            introduction = self._introduction
+            if introduction and codec.forwarded_for and not self._hear(introduction):
+                return
             if codec.ended:
                 self._watch = None  # whatever it could be told, nothing may be said any more
                 self.ended = True
@@ -406,6 +467,10 @@ class Conversation:
 
         Over TLS nothing can be said before a handshake, and the connection just ends.
         """
+        if self._introduction is not None and self._introduction.awaits_header:
+            data = self._behind_header(self._introduction, data)
+            if self.ended:
+                return
         self.ended = True
         if self._layer is None:
             self.codec.receive_data(data)  # read first, for its bytes choose the transport

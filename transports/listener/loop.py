@@ -29,6 +29,7 @@ from twinline.transports.endpoints import Endpoint
 from twinline.transports.listener.base import CUT_SECONDS, PAUSE_SECONDS, Drainer, Listener, Served
 from twinline.transports.listener.conversation import Job
 from twinline.transports.listener.holds import HoldDetector
+from twinline.transports.listener.introduction import Introduction
 from twinline.transports.listener.loop_connection import LoopConnection
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.listener.threads import start_thread
@@ -204,9 +205,13 @@ class LoopListener(Listener):
         limit_key: str,
         codec: ServerCodec,
         layer: TlsLayer | None,
+        *,
+        introduction: Introduction | None,
     ) -> LoopConnection:
         peer.setblocking(False)  # noqa: FBT003 - the name of the method says what it means
-        return LoopConnection(peer, address, codec, self, limit_key, layer=layer)
+        return LoopConnection(
+            peer, address, codec, self, limit_key, layer=layer, introduction=introduction
+        )
 
     def _start(self, connection: LoopConnection) -> bool:
         assert self._loop is not None  # noqa: S101 - while it serves

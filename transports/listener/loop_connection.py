@@ -26,6 +26,7 @@ from twinline.core.service import ChatService
 from twinline.transports.contract import ServerCodec
 from twinline.transports.listener.conversation import Conversation, Job
 from twinline.transports.listener.holds import HoldDetector
+from twinline.transports.listener.introduction import Introduction
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.listener.turns import Timer, Turns
 from twinline.transports.listener.workers import Work
@@ -75,7 +76,7 @@ class LoopConnection(asyncio.BufferedProtocol):
 
     Attributes:
         address: where it comes from: an IP address, or "unix".
-        limit_key: what limits by address count it by.
+        limit_key: what limits by address count it by; "" while it is counted by none.
         socket: the connected one.
         timer: of `Turns`.
     """
@@ -110,6 +111,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         limit_key: str,
         *,
         layer: TlsLayer | None = None,
+        introduction: Introduction | None = None,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -120,6 +122,7 @@ class LoopConnection(asyncio.BufferedProtocol):
             host: what it shares with the others of its loop.
             limit_key: what limits by address count it by.
             layer: of TLS; None where the bytes travel in plain.
+            introduction: finds out who the peer is; None where the address says that already.
         """
         self.address = address
         self.limit_key = limit_key
@@ -137,6 +140,7 @@ class LoopConnection(asyncio.BufferedProtocol):
             on_end=self._mark,
             clock=monotonic,
             layer=layer,
+            introduction=introduction,
         )
         self._mail = False  # whether mail has woken it since it looked
         self._resting = False

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from twinline.core.addresses import AddressSet
 from twinline.core.deadline import Seconds
 
 
@@ -68,3 +69,20 @@ class ListenerSettings(BaseModel):
     tls_minimum: Literal["1.2", "1.3"] = Field(
         default="1.2", description="the lowest version of TLS that is spoken"
     )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=(),
+        description="an address or a network, as `10.0.0.0/8`, of proxies that are believed where "
+        "their peers come from; `unix` for those on Unix sockets",
+    )
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split_proxies(cls, value: object) -> object:
+        # One variable holds several, as it does for endpoints.
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _known_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        AddressSet(value)
+        return value

@@ -27,6 +27,7 @@ from twinline.transports.listener.base import (
     Listener,
 )
 from twinline.transports.listener.connection import Connection
+from twinline.transports.listener.introduction import Introduction
 from twinline.transports.listener.poller import Poller
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.listener.threads import start_thread
@@ -120,9 +121,18 @@ class ThreadedListener(Listener):
         limit_key: str,
         codec: ServerCodec,
         layer: TlsLayer | None,
+        *,
+        introduction: Introduction | None,
     ) -> Connection:
         return Connection(
-            peer, address, codec, self.service, self.settings, limit_key=limit_key, layer=layer
+            peer,
+            address,
+            codec,
+            self.service,
+            self.settings,
+            limit_key=limit_key,
+            layer=layer,
+            introduction=introduction,
         )
 
     def _count_in(self, connection: Connection) -> None:
