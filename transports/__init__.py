@@ -9,6 +9,7 @@
     web/           the chat page that a WebSocket endpoint serves to a browser
     auto           every transport on one port, chosen by a connection's first bytes
     registry       transports by name, the built-in and the installed ones
+    foreign        peers that speak HTTP or TLS where something else is spoken
     endpoints      what to listen on and connect to: TCP, TLS, WebSocket and Unix sockets
     tls/           TLS as a layer under a codec, and what it is made from
     resolver       the addresses of an endpoint, looked up where that may be given up

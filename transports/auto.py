@@ -19,7 +19,8 @@ from twinline.transports.contract import (
     ServerCodec,
     Transport,
 )
-from twinline.transports.jsonl import JsonlServerCodec, JsonlTransport, foreign_greeting
+from twinline.transports.foreign import is_http, is_tls
+from twinline.transports.jsonl import JsonlServerCodec, JsonlTransport
 
 MAX_START_BYTES: Final = 256
 """A transport that has not decided after so many bytes is not asked again."""
@@ -27,6 +28,8 @@ MAX_START_BYTES: Final = 256
 
 class AutoServerCodec(ServerCodec):
     """The server's end of a connection whose transport is not known yet, and then is."""
+
+    unprompted = True  # as what is chosen may be
 
     __slots__ = ("_asked", "_chosen", "_codec", "_early", "_ended", "_start", "_transports")
 
@@ -83,7 +86,7 @@ class AutoServerCodec(ServerCodec):
             else:
                 self._ended = True
                 self._start = bytearray()
-                return RequestRefused(None, self._not_recognised(start), fatal=True)
+                return self._not_recognised(start)
         if self._ended:
             self._start = bytearray()
         return None
@@ -98,21 +101,40 @@ class AutoServerCodec(ServerCodec):
         self._codec = chosen
         self._chosen = True
 
-    def _not_recognised(self, start: bytes) -> BadRequest:
+    def _not_recognised(self, start: bytes) -> RequestRefused:
+        if is_http(start) or is_tls(start):
+            # It says so, and answers HTTP in HTTP.
+            self._codec.receive_data(start)
+            refused = self._codec.next_event()
+            assert isinstance(refused, RequestRefused)  # noqa: S101 - no line begins so
+            return refused
         names = ", ".join(sorted(transport.name for transport in self._transports))
-        return foreign_greeting(start) or BadRequest(
-            f"these bytes begin none of the transports spoken here: {names}"
+        return RequestRefused(
+            None,
+            BadRequest(f"these bytes begin none of the transports spoken here: {names}"),
+            fatal=True,
         )
 
     def send(self, id: int | None, reply: Reply) -> None:
         self._codec.send(id, reply)
+
+    @property
+    def ended(self) -> bool:
+        return self._codec.ended
+
+    def end(self) -> None:
+        self._codec.end()
+
+    @property
+    def forwarded_for(self) -> tuple[str, ...]:
+        return self._codec.forwarded_for
 
     def resolve(self) -> ServerCodec:
         return self._codec.resolve() if self._chosen else self
 
     def data_to_send(self) -> bytes:
         early, self._early = self._early, b""
-        return early + self._codec.data_to_send()
+        return early + self._codec.data_to_send() if early else self._codec.data_to_send()
 
 
 class AutoTransport(Transport):

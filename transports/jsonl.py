@@ -32,29 +32,23 @@ from twinline.transports.contract import (
     ServerCodec,
     Transport,
 )
+from twinline.transports.foreign import (
+    LONGEST_START,
+    http_refusal,
+    is_http,
+    is_tls,
+    speaks_http,
+    speaks_tls,
+)
 
+Text = bytes | bytearray
+"""A line, without its line feed."""
 _VALIDATE: Final = {
     request.op: request.__pydantic_validator__.validate_python for request in REQUESTS
 }
-_TLS_START: Final = b"\x16\x03"
-_HTTP_METHODS: Final = b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PRI"
-_HTTP_STARTS: Final = tuple(method + b" " for method in _HTTP_METHODS.split())
-_LONGEST_START: Final = max(map(len, _HTTP_STARTS))
-
-
-def foreign_greeting(start: bytes) -> BadRequest | None:
-    """Return what to answer to a connection that begins as HTTP or TLS does, or None.
-
-    No line of this protocol begins in either way, and neither peer would ever send one.
-    """
-    if start.startswith(_TLS_START):
-        return BadRequest("this looks like TLS, but plain text is spoken here; connect without it")
-    if start.startswith(_HTTP_STARTS):
-        return BadRequest(
-            "this looks like HTTP, but twinline is not a web server; send one JSON object a line, "
-            'such as {"op":"hello","id":1}'
-        )
-    return None
+_SPOKEN: Final = (
+    'send one JSON object a line, such as {"op":"hello","id":1}; a client needs tcp:// here'
+)
 
 
 class _LineCodec(BufferedCodec):
@@ -91,19 +85,24 @@ class _LineCodec(BufferedCodec):
 class JsonlServerCodec(_LineCodec, ServerCodec):
     """The server's end of JSON-lines."""
 
-    __slots__ = ("_fresh",)
+    __slots__ = ("_fresh", "_in_http")
 
     def __init__(self, frame_limit: int) -> None:
         super().__init__(frame_limit)
         self._fresh = True
+        self._in_http = False  # whether the peer is answered in HTTP
 
     def next_event(self) -> RequestReceived | RequestRefused | None:
         if not self._received:
             return None  # as after nearly every request
         if self._fresh:
-            greeting = foreign_greeting(bytes(self._received[:_LONGEST_START]))
-            if greeting is not None:
-                return self._end(greeting)
+            # No line of this protocol begins so, and neither peer would ever send one.
+            start = bytes(self._received[:LONGEST_START])
+            if is_tls(start):
+                return self._end(speaks_tls())
+            if is_http(start):
+                self._in_http = True
+                return self._end(speaks_http(_SPOKEN))
         try:
             line = self._take()
         except FrameTooLarge as error:
@@ -111,7 +110,7 @@ class JsonlServerCodec(_LineCodec, ServerCodec):
         if line is None:
             return None
         self._fresh = False
-        return _read_request(line)
+        return read_request(line)
 
     def _end(self, error: RequestError) -> RequestRefused:
         self._drop()
@@ -119,16 +118,10 @@ class JsonlServerCodec(_LineCodec, ServerCodec):
         return RequestRefused(None, error, fatal=True)
 
     def send(self, id: int | None, reply: Reply) -> None:
-        fields = _to_json(reply)
-        if type(reply) is ErrorReply:
-            shown = b"null" if id is None else b"%d" % id
-            self._out.append(b'{"id":%b,"ok":false,"error":%b}\n' % (shown, fields))
-        elif id is None:
-            raise LocalProtocolError("only an error can answer a line without an id")
-        elif fields != b"{}":
-            self._out.append(b'{"id":%d,"ok":true,%b\n' % (id, fields[1:]))
+        if self._in_http and isinstance(reply, ErrorReply):
+            self._out.append(http_refusal(reply))
         else:
-            self._out.append(b'{"id":%d,"ok":true}\n' % id)
+            self._out.append(write_reply(id, reply))
 
 
 class JsonlClientCodec(_LineCodec, BufferedClientCodec):
@@ -137,15 +130,24 @@ class JsonlClientCodec(_LineCodec, BufferedClientCodec):
     def next_event(self) -> ReplyReceived | None:
         try:
             line = self._take()
-            return None if line is None else self._read_reply(line)
         except FrameTooLarge as error:
             self._drop()
             raise RemoteProtocolError(f"the server's reply cannot be read: {error}") from None
+        return None if line is None else self.read_message(line)
+
+    def read_message(self, message: Text) -> ReplyReceived:
+        """Read a reply that has arrived by itself, without its line feed.
+
+        Raises:
+            RemoteProtocolError: as `next_event`.
+        """
+        try:
+            return self._read_reply(message)
         except RemoteProtocolError:
             self._drop()
             raise
 
-    def _read_reply(self, line: bytearray) -> ReplyReceived:
+    def _read_reply(self, line: Text) -> ReplyReceived:
         value = _parse(line)
         if not isinstance(value, dict):
             raise RemoteProtocolError("the server sent a line that is not a JSON object")
@@ -181,9 +183,10 @@ class JsonlTransport(Transport):
         Any text will do, not only ``{``: a person who types something else by hand gets a line
         back that says what is wrong.
         """
-        if foreign_greeting(start) is not None:
+        foreign = is_http(start), is_tls(start)
+        if True in foreign:
             return False
-        if any(foreign.startswith(start) for foreign in (_TLS_START, *_HTTP_STARTS)):
+        if None in foreign:
             return None
         first = start[0]
         # Text begins neither with a control character nor in the middle of a UTF-8 sequence.
@@ -196,6 +199,23 @@ class JsonlTransport(Transport):
         return JsonlClientCodec(frame_limit)
 
 
+def write_reply(id: int | None, reply: Reply) -> bytes:
+    """Return a reply as a line, as `ServerCodec.send` puts it in.
+
+    Raises:
+        LocalProtocolError: as that.
+    """
+    fields = _to_json(reply)
+    if type(reply) is ErrorReply:
+        shown = b"null" if id is None else b"%d" % id
+        return b'{"id":%b,"ok":false,"error":%b}\n' % (shown, fields)
+    if id is None:
+        raise LocalProtocolError("only an error can answer a line without an id")
+    if fields != b"{}":
+        return b'{"id":%d,"ok":true,%b\n' % (id, fields[1:])
+    return b'{"id":%d,"ok":true}\n' % id
+
+
 def _to_json(model: Request | Reply) -> bytes:
     try:
         return model.__pydantic_serializer__.to_json(model, exclude_defaults=True)
@@ -203,7 +223,7 @@ def _to_json(model: Request | Reply) -> bytes:
         raise LocalProtocolError("a text with half a surrogate pair has no UTF-8") from None
 
 
-def _parse(line: bytearray) -> Any:
+def _parse(line: Text) -> Any:
     """Return the JSON value of a line, or None for what is not JSON (or is ``null``)."""
     try:
         # Only keys are cached: the parser's cache would keep passwords for as long as it likes.
@@ -212,7 +232,7 @@ def _parse(line: bytearray) -> Any:
         return None
 
 
-def _what_is_wrong_with(line: bytearray) -> str:
+def _what_is_wrong_with(line: Text) -> str:
     try:
         from_json(line, allow_inf_nan=False)
     except ValueError as error:
@@ -221,7 +241,8 @@ def _what_is_wrong_with(line: bytearray) -> str:
     return "this line is not one JSON object in UTF-8"
 
 
-def _read_request(line: bytearray) -> RequestReceived | RequestRefused:
+def read_request(line: Text) -> RequestReceived | RequestRefused:
+    """Return the request of a line, without its line feed, or why it is none."""
     value = _parse(line)
     if type(value) is not dict:
         return RequestRefused(None, BadRequest(_what_is_wrong_with(line)))

@@ -6,13 +6,16 @@ the transport's, its value a `Transport` subclass that needs no arguments, or an
 
 import difflib
 import logging
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final
+from typing import Any, Final
 
 from twinline.transports.auto import AutoTransport
 from twinline.transports.binary import BinaryTransport
-from twinline.transports.contract import Transport, TransportError
+from twinline.transports.contract import LocalProtocolError, Transport, TransportError
+from twinline.transports.endpoints import Endpoint
 from twinline.transports.jsonl import JsonlTransport
+from twinline.transports.websocket import Pages, WebSocketTransport
 
 ENTRY_POINTS: Final = "twinline.transports"
 """The group of entry points that is read."""
@@ -21,6 +24,7 @@ AUTO: Final = AutoTransport.name
 _BUILT_IN: Final[dict[str, type[Transport]]] = {
     JsonlTransport.name: JsonlTransport,
     BinaryTransport.name: BinaryTransport,
+    WebSocketTransport.name: WebSocketTransport,
 }
 _log = logging.getLogger(__name__)
 
@@ -60,6 +64,66 @@ def transport(name: str) -> Transport:
     return _load(entry_point)
 
 
+def listening_transport(
+    endpoint: Endpoint, name: str, *, origins: Iterable[str] = (), page: Pages | None = None
+) -> Transport:
+    """Return what a server speaks at an endpoint.
+
+    Args:
+        endpoint: where it listens. One of WebSocket speaks that, and its transport says what
+            travels in it.
+        name: the transport of an endpoint that names none.
+        origins: the sites besides the server's own whose pages may connect by WebSocket.
+        page: what a browser is served where WebSocket is spoken, and nothing else.
+
+    Raises:
+        UnknownTransport: there is none of that name, or it does not travel over WebSocket.
+        BrokenTransport: as `transport`.
+    """
+    name = endpoint.transport or name
+    if endpoint.scheme.is_web:
+        return _over_websocket(_inner(name), origins=origins, page=page)
+    if name == WebSocketTransport.name:
+        return WebSocketTransport(origins=origins, page=page)
+    if name == AUTO:
+        return AutoTransport(_all_but_auto(WebSocketTransport(origins=origins)))
+    return transport(name)
+
+
+def connecting_transport(endpoint: Endpoint, spoken: Transport | str | None) -> Transport:
+    """Return what a client speaks at an endpoint.
+
+    Args:
+        endpoint: where it connects. One of WebSocket speaks that, and asks for its path.
+        spoken: the transport, or the one that travels in WebSocket, or its name; None where the
+            endpoint says it, or JSON-lines.
+
+    Raises:
+        UnknownTransport: there is none of that name, or it does not travel over WebSocket.
+        BrokenTransport: as `transport`.
+    """
+    if spoken is None:
+        spoken = endpoint.transport or JsonlTransport.name
+    if isinstance(spoken, WebSocketTransport):
+        return spoken
+    if endpoint.scheme.is_web:
+        inner = _inner(spoken) if isinstance(spoken, str) else [spoken]
+        return _over_websocket(inner, host=endpoint.authority, path=endpoint.path or "/")
+    return transport(spoken) if isinstance(spoken, str) else spoken
+
+
+def _inner(name: str) -> list[Transport] | None:
+    """Return what a name means that stands at an endpoint of WebSocket: one, or all of them."""
+    return None if name in (AUTO, WebSocketTransport.name) else [transport(name)]
+
+
+def _over_websocket(inner: list[Transport] | None, **options: Any) -> WebSocketTransport:
+    try:
+        return WebSocketTransport(inner, **options)
+    except LocalProtocolError as error:
+        raise UnknownTransport(str(error)) from None
+
+
 def _installed() -> dict[str, EntryPoint]:
     return {entry_point.name: entry_point for entry_point in entry_points(group=ENTRY_POINTS)}
 
@@ -79,8 +143,17 @@ def _load(entry_point: EntryPoint) -> Transport:
     return made
 
 
-def _all_but_auto() -> list[Transport]:
-    found = [make() for make in _BUILT_IN.values()]
+def _all_but_auto(websocket: WebSocketTransport | None = None) -> list[Transport]:
+    """Return what is served on one port.
+
+    Args:
+        websocket: with its settings.
+    """
+    found: list[Transport] = [
+        JsonlTransport(),
+        BinaryTransport(),
+        websocket or WebSocketTransport(),
+    ]
     for name, entry_point in sorted(_installed().items()):
         if name == AUTO or name in _BUILT_IN:
             continue

@@ -4,6 +4,7 @@ The settings of the service, the mailboxes and the listener are declared where t
 here they become one model, with those of the command line beside them. `load` fills it in.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
@@ -18,7 +19,7 @@ from twinline.stores.registry import store_schemes
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import DEFAULT_PORT, Endpoint, EndpointError, Scheme
 from twinline.transports.listener import ListenerSettings
-from twinline.transports.registry import UnknownTransport, transport
+from twinline.transports.registry import UnknownTransport, listening_transport, transport
 
 ENVIRONMENT_PREFIX: Final = "TWINLINE_"
 _HERE: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
@@ -42,6 +43,12 @@ def _connectable(text: str) -> str:
     return text
 
 
+def _origin(text: str) -> str:
+    if re.fullmatch(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?", text.lower()) is None:
+        raise ValueError("expected the origin of a page, as in https://chat.example.org")
+    return text.lower()
+
+
 def _known_transport(name: str) -> str:
     try:
         transport(name)
@@ -53,6 +60,9 @@ def _known_transport(name: str) -> str:
 _EndpointText = Annotated[str, AfterValidator(_known_endpoint)]
 _ServerText = Annotated[_EndpointText, AfterValidator(_connectable)]
 _TransportName = Annotated[str, AfterValidator(_known_transport)]
+
+
+_OriginText = Annotated[str, AfterValidator(_origin)]
 
 
 class ServerSettings(BaseModel):
@@ -69,6 +79,11 @@ class ServerSettings(BaseModel):
     transport: _TransportName = Field(
         default="auto",
         description="the transport of an endpoint that names none; `auto` serves all on one port",
+    )
+    web_origins: tuple[_OriginText, ...] = Field(
+        default=(),
+        description="a site whose pages may connect by WebSocket, such as "
+        "`https://chat.example.org`; the server's own pages always may",
     )
     listener: Literal["threads", "loop"] = Field(
         default="threads",
@@ -93,10 +108,10 @@ class ServerSettings(BaseModel):
         default=False, description="check the lock rule while running, at some cost"
     )
 
-    @field_validator("listen", mode="before")
+    @field_validator("listen", "web_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        # One variable holds several endpoints; one string in the file means one endpoint.
+        # One variable holds several of them; one string in the file means one.
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
     @field_validator("store")
@@ -204,7 +219,10 @@ class Settings(
     def endpoints(self) -> list[tuple[Endpoint, Transport]]:
         """Return where to listen, and the transport spoken there."""
         parsed = (Endpoint.parse(text) for text in self.listen)
-        return [(endpoint, transport(endpoint.transport or self.transport)) for endpoint in parsed]
+        return [
+            (endpoint, listening_transport(endpoint, self.transport, origins=self.web_origins))
+            for endpoint in parsed
+        ]
 
 
 def refuse_exposure(settings: Settings, endpoints: Iterable[Endpoint]) -> None:

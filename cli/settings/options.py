@@ -140,6 +140,7 @@ def _metavar(name: str, annotation: Any) -> str:
         "connect": "ENDPOINT",
         "trusted_proxies": "NETWORK",
         "store": "URL",
+        "web_origins": "ORIGIN",
         "timeout": "SECONDS",
         "listener": "KIND",
         "ca_file": "FILE",

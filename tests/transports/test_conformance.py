@@ -15,6 +15,7 @@ from twinline.transports.conformance.samples import replies, requests
 from twinline.transports.contract import Transport
 from twinline.transports.jsonl import JsonlServerCodec
 from twinline.transports.registry import transport, transport_names
+from twinline.transports.websocket import WebSocketTransport
 
 
 class AutoInBinary(AutoTransport):
@@ -28,8 +29,10 @@ class AutoInBinary(AutoTransport):
 
 
 BUILT_IN: dict[str, tuple[Transport, list[str]]] = {
-    "jsonl": (transport("jsonl"), ["binary"]),
-    "binary": (transport("binary"), ["jsonl"]),
+    "jsonl": (transport("jsonl"), ["binary", "websocket"]),
+    "binary": (transport("binary"), ["jsonl", "websocket"]),
+    "websocket": (transport("websocket"), ["jsonl", "binary"]),
+    "websocket, in binary": (WebSocketTransport([transport("binary")]), ["jsonl", "binary"]),
     "auto": (transport("auto"), []),
     "auto, in binary": (AutoInBinary(), []),
 }

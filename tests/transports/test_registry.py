@@ -32,8 +32,8 @@ def installed(monkeypatch):
 
 
 def test_the_built_in_transports():
-    assert {"auto", "binary", "jsonl"} <= set(transport_names())
-    for name in ("auto", "binary", "jsonl"):
+    assert {"auto", "binary", "jsonl", "websocket"} <= set(transport_names())
+    for name in ("auto", "binary", "jsonl", "websocket"):
         assert transport(name).name == name
         assert isinstance(transport(name), Transport)
 
@@ -43,11 +43,14 @@ def test_an_unknown_name_gets_the_nearest_and_all(installed):
     with pytest.raises(UnknownTransport) as caught:
         transport("jsnl")
     assert str(caught.value) == (
-        "there is no transport 'jsnl'; did you mean jsonl? known: auto, binary, jsonl, worded"
+        "there is no transport 'jsnl'; did you mean jsonl? known: auto, binary, jsonl, websocket, "
+        "worded"
     )
     with pytest.raises(UnknownTransport) as caught:
         transport("???")
-    assert str(caught.value) == ("there is no transport '???'; known: auto, binary, jsonl, worded")
+    assert str(caught.value) == (
+        "there is no transport '???'; known: auto, binary, jsonl, websocket, worded"
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,7 @@ def test_an_unknown_name_gets_the_nearest_and_all(installed):
 )
 def test_a_class_or_an_instance_can_be_installed(installed, value):
     installed["worded"] = value
-    assert transport_names() == ["auto", "binary", "jsonl", "worded"]
+    assert transport_names() == ["auto", "binary", "jsonl", "websocket", "worded"]
     assert isinstance(transport("worded"), JsonlTransport)
 
 

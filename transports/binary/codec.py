@@ -23,6 +23,7 @@ from twinline.transports.binary.fields import (
     Layout,
     MalformedError,
     NotUtf8Error,
+    Payload,
     read_uint,
     write_uint,
 )
@@ -35,6 +36,7 @@ from twinline.transports.binary.frames import (
     VERSION,
     FrameCodec,
     Unreadable,
+    read_header,
 )
 from twinline.transports.contract import (
     BufferedClientCodec,
@@ -46,7 +48,12 @@ from twinline.transports.contract import (
     ServerCodec,
     Transport,
 )
+from twinline.transports.foreign import LONGEST_START, http_refusal, is_http, speaks_http
 
+_SPOKEN: Final = (
+    f"binary frames are spoken, which begin with the byte 0x{MAGIC:02X}; a client needs tcp:// "
+    "here, and the transport binary"
+)
 _REQUESTS: Final = {
     kind: (model.__pydantic_validator__.validate_python, Layout(model))
     for model, kind in KIND_BY_REQUEST.items()
@@ -66,11 +73,27 @@ _WRITE_REPLY: Final = {
 class BinaryServerCodec(FrameCodec, ServerCodec):
     """The server's end of binary frames."""
 
-    __slots__ = ()
+    __slots__ = ("_fresh", "_in_http")
+
+    def __init__(self, frame_limit: int) -> None:
+        super().__init__(frame_limit)
+        self._fresh = True
+        self._in_http = False  # whether the peer is answered in HTTP
 
     def next_event(self) -> RequestReceived | RequestRefused | None:
         if not self._received:
             return None  # as after nearly every request
+        if self._fresh:
+            http = is_http(bytes(self._received[:LONGEST_START]))
+            if http:
+                self._in_http = True
+                self._drop()
+                return RequestRefused(None, speaks_http(_SPOKEN), fatal=True)
+            if http is None:
+                if self._ended:
+                    self._drop()
+                return None
+            self._fresh = False
         try:
             taken = self._take(_REQUEST_FLAGS)
             if taken is None:
@@ -82,13 +105,10 @@ class BinaryServerCodec(FrameCodec, ServerCodec):
             return RequestRefused(unreadable.id, unreadable.error, fatal=True)
 
     def send(self, id: int | None, reply: Reply) -> None:
-        kind, write = _WRITE_REPLY[type(reply)]
-        if id is not None:
-            self._out.append(_frame(kind, write_uint(id), write, reply))
-        elif isinstance(reply, ErrorReply):
-            self._out.append(_frame(ERROR_WITHOUT_ID, b"", write, reply))
+        if self._in_http and isinstance(reply, ErrorReply):
+            self._out.append(http_refusal(reply))
         else:
-            raise LocalProtocolError("only an error can answer a frame without an id")
+            self._out.append(write_reply(id, reply))
 
 
 class BinaryClientCodec(FrameCodec, BufferedClientCodec):
@@ -99,10 +119,24 @@ class BinaryClientCodec(FrameCodec, BufferedClientCodec):
             frame = self._take(_REPLY_FLAGS)
             return None if frame is None else self._read_reply(*frame)
         except Unreadable as unreadable:
-            self._drop()
-            raise RemoteProtocolError(f"the server's reply cannot be read: {unreadable}") from None
+            raise self._unreadable(unreadable) from None
 
-    def _read_reply(self, kind: int, flags: int, frame: bytearray) -> ReplyReceived:
+    def read_message(self, message: Payload) -> ReplyReceived:
+        """Read a frame that has arrived as a message of its own.
+
+        Raises:
+            RemoteProtocolError: as `next_event`; or it is not one whole frame.
+        """
+        try:
+            return self._read_reply(*read_header(message, _REPLY_FLAGS), message)
+        except Unreadable as unreadable:
+            raise self._unreadable(unreadable) from None
+
+    def _unreadable(self, unreadable: Unreadable) -> RemoteProtocolError:
+        self._drop()
+        return RemoteProtocolError(f"the server's reply cannot be read: {unreadable}")
+
+    def _read_reply(self, kind: int, flags: int, frame: Payload) -> ReplyReceived:
         if kind not in _REPLIES:
             raise Unreadable(BadRequest(f"there is no reply of kind {kind}"))
         model, layout = _REPLIES[kind]
@@ -149,6 +183,32 @@ class BinaryTransport(Transport):
         return BinaryClientCodec(frame_limit)
 
 
+def write_reply(id: int | None, reply: Reply) -> bytes:
+    """Return a reply as a frame, as `ServerCodec.send` puts it in.
+
+    Raises:
+        LocalProtocolError: as that.
+    """
+    kind, write = _WRITE_REPLY[type(reply)]
+    if id is not None:
+        return _frame(kind, write_uint(id), write, reply)
+    if isinstance(reply, ErrorReply):
+        return _frame(ERROR_WITHOUT_ID, b"", write, reply)
+    raise LocalProtocolError("only an error can answer a frame without an id")
+
+
+def read_request(message: Payload) -> RequestReceived | RequestRefused:
+    """Return the request of a frame that has arrived as a message of its own, or why it is none.
+
+    A refusal is fatal where a frame's would be.
+    """
+    try:
+        kind, flags = read_header(message, _REQUEST_FLAGS)
+        return _read_request(kind, flags, message)
+    except Unreadable as unreadable:
+        return RequestRefused(unreadable.id, unreadable.error, fatal=True)
+
+
 def _frame(
     kind: int,
     id: bytes,
@@ -164,7 +224,7 @@ def _frame(
     return HEADER.pack(MAGIC, VERSION, kind, flags, size) + id + fields
 
 
-def _read_id(frame: bytearray) -> tuple[int, int]:
+def _read_id(frame: Payload) -> tuple[int, int]:
     """Return the id that a frame's payload begins with, and the place behind it."""
     try:
         frame_id, at = read_uint(frame, HEADER.size)
@@ -182,7 +242,7 @@ def _unreadable(error: IndexError | MalformedError, id: int | None) -> Unreadabl
     return Unreadable(BadRequest(str(error)), id)
 
 
-def _read_request(kind: int, flags: int, frame: bytearray) -> RequestReceived | RequestRefused:
+def _read_request(kind: int, flags: int, frame: Payload) -> RequestReceived | RequestRefused:
     frame_id, at = frame[HEADER.size], HEADER.size + 1
     if frame_id >= 0x80:  # it has more bytes
         frame_id, at = _read_id(frame)

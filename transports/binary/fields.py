@@ -31,7 +31,9 @@ from twinline.core.protocol import MessageId
 
 Write = Callable[[Any], bytes]
 """Returns the bytes of a value."""
-Read = Callable[[bytearray, int], tuple[Any, int]]
+Payload = bytes | bytearray
+"""A frame, or what is left of one."""
+Read = Callable[[Payload, int], tuple[Any, int]]
 """Returns the value at a place, and the place behind it; IndexError is "beyond the end"."""
 
 _SHIFTS: Final = range(7, 7 * 8, 7)  # of a varint's bytes behind its first
@@ -59,7 +61,7 @@ def write_uint(value: int) -> bytes:
     return bytes(out)
 
 
-def read_uint(payload: bytearray, at: int) -> tuple[int, int]:
+def read_uint(payload: Payload, at: int) -> tuple[int, int]:
     """Return the varint at a place, and the place behind it.
 
     Raises:
@@ -90,7 +92,7 @@ def _write_text(value: str) -> bytes:
     return write_uint(len(text)) + text
 
 
-def _read_text(payload: bytearray, at: int) -> tuple[str, int]:
+def _read_text(payload: Payload, at: int) -> tuple[str, int]:
     size = payload[at]
     if size < 0x80:
         at += 1
@@ -109,7 +111,7 @@ def _write_flag(value: bool) -> bytes:  # noqa: FBT001 - it is the value itself
     return b"\1" if value else b"\0"
 
 
-def _read_flag(payload: bytearray, at: int) -> tuple[bool, int]:
+def _read_flag(payload: Payload, at: int) -> tuple[bool, int]:
     byte = payload[at]
     if byte > 1:
         raise MalformedError("a truth value is neither 0 nor 1")
@@ -119,7 +121,7 @@ def _read_flag(payload: bytearray, at: int) -> tuple[bool, int]:
 _write_message_id: Final = bytes.fromhex
 
 
-def _read_message_id(payload: bytearray, at: int) -> tuple[str, int]:
+def _read_message_id(payload: Payload, at: int) -> tuple[str, int]:
     end = at + _MESSAGE_ID_BYTES
     if end > len(payload):
         raise IndexError
@@ -130,7 +132,7 @@ def _list_of(write_item: Write, read_item: Read) -> tuple[Write, Read]:
     def write(value: tuple[Any, ...]) -> bytes:
         return write_uint(len(value)) + b"".join(map(write_item, value))
 
-    def read(payload: bytearray, at: int) -> tuple[list[Any], int]:
+    def read(payload: Payload, at: int) -> tuple[list[Any], int]:
         count, at = read_uint(payload, at)
         # Every item has a byte at least: a count beyond the frame is refused before the loop.
         if count > len(payload) - at:
@@ -196,7 +198,7 @@ class Layout:
         values = value.__dict__
         return b"".join([write(values[name]) for name, write in self._writes])
 
-    def read(self, payload: bytearray, at: int, flags: int = 0) -> tuple[dict[str, Any], int]:
+    def read(self, payload: Payload, at: int, flags: int = 0) -> tuple[dict[str, Any], int]:
         """Return the fields at a place, not validated yet, and the place behind them.
 
         Raises:
@@ -209,7 +211,7 @@ class Layout:
             values[name], at = read(payload, at)
         return values, at
 
-    def read_to_end(self, frame: bytearray, at: int, flags: int) -> dict[str, Any]:
+    def read_to_end(self, frame: Payload, at: int, flags: int) -> dict[str, Any]:
         """Return the fields from a place to the end of a frame, not validated yet.
 
         Raises:

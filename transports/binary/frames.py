@@ -82,13 +82,7 @@ class FrameCodec(BufferedCodec):
         if len(buffer) < HEADER.size:
             _check_start(buffer)
         else:
-            magic, version, kind, flags, length = HEADER.unpack_from(buffer)
-            if magic != MAGIC or version != VERSION:
-                _check_start(buffer)
-            if flags & ~known_flags.get(kind, 0xFF):
-                raise Unreadable(BadRequest(f"a flag is set that kind {kind} does not have"))
-            if length == 0:
-                raise Unreadable(BadRequest("a frame is empty; there is no id in it"))
+            kind, flags, length = _judge(buffer, known_flags)
             size = HEADER.size + length
             if size > self.frame_limit:
                 raise Unreadable(FrameTooLarge(f"a frame is longer than {self.frame_limit} bytes"))
@@ -102,7 +96,42 @@ class FrameCodec(BufferedCodec):
         return None
 
 
-def _check_start(start: bytearray) -> None:
+def read_header(message: bytes | bytearray, known_flags: dict[int, int]) -> tuple[int, int]:
+    """Return the kind and the flags of a frame that has arrived as a message of its own.
+
+    Args:
+        message: all of it.
+        known_flags: as those of `FrameCodec`.
+
+    Raises:
+        Unreadable: it is not one frame.
+    """
+    if len(message) < HEADER.size:
+        _check_start(message)
+        raise Unreadable(BadRequest("a message is shorter than the header of a frame"))
+    kind, flags, length = _judge(message, known_flags)
+    if len(message) != HEADER.size + length:
+        raise Unreadable(BadRequest("a message is not exactly one frame"))
+    return kind, flags
+
+
+def _judge(frame: bytes | bytearray, known_flags: dict[int, int]) -> tuple[int, int, int]:
+    """Return what a header says: the kind, the flags and the length of the payload.
+
+    Raises:
+        Unreadable: no frame has such a header.
+    """
+    magic, version, kind, flags, length = HEADER.unpack_from(frame)
+    if magic != MAGIC or version != VERSION:
+        _check_start(frame)
+    if flags & ~known_flags.get(kind, 0xFF):
+        raise Unreadable(BadRequest(f"a flag is set that kind {kind} does not have"))
+    if length == 0:
+        raise Unreadable(BadRequest("a frame is empty; there is no id in it"))
+    return kind, flags, length
+
+
+def _check_start(start: bytes | bytearray) -> None:
     """Judge the first bytes of a header, as many as there are.
 
     Raises:

@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from twinline.core.protocol import Message
 from twinline.transports import registry
@@ -13,7 +13,6 @@ from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.tls import ALPN, ALPN_WEB, TlsLayer, client_context
 
-DEFAULT_TRANSPORT: Final = "jsonl"
 OnMessage = Callable[[Message], object]
 OnState = Callable[[State], object]
 OnHandlerError = Callable[[Message, Exception], object]
@@ -47,18 +46,16 @@ class ClientOptions:
 
         Raises:
             EndpointError: the endpoint cannot be understood, or not be connected to.
-            UnknownTransport: there is no transport of that name.
+            UnknownTransport: there is no transport of that name, or it does not travel over
+                WebSocket.
         """
         if not isinstance(endpoint, Endpoint):
             endpoint = Endpoint.parse(endpoint)
         endpoint.check_connectable()
-        if transport is None:
-            transport = endpoint.transport or DEFAULT_TRANSPORT
-        if isinstance(transport, str):
-            transport = registry.transport(transport)
+        spoken = registry.connecting_transport(endpoint, transport)
         if tls is None and endpoint.scheme.is_tls:
             tls = client_context(protocols=[ALPN_WEB if endpoint.scheme.is_web else ALPN])
-        return cls(endpoint, transport, tls, settings or ClientSettings(), **others)
+        return cls(endpoint, spoken, tls, settings or ClientSettings(), **others)
 
     def new_layer(self) -> TlsLayer | None:
         """Return the layer of a new connection's TLS, or None: the endpoint is one in plain."""
