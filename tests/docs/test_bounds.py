@@ -30,6 +30,7 @@ NO_BOUNDS = {
     "store": "the operator's",
     "transport": "the operator's",
     "trusted_proxies": "the operator's",
+    "web_origins": "the operator's",
 }
 OPEN = "accounts of which a failing store left it open whether they are there"
 FIXED = {
