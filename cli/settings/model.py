@@ -20,6 +20,8 @@ from twinline.transports.contract import Transport
 from twinline.transports.endpoints import DEFAULT_PORT, Endpoint, EndpointError, Scheme
 from twinline.transports.listener import ListenerSettings
 from twinline.transports.registry import UnknownTransport, listening_transport, transport
+from twinline.transports.web import ChatPage
+from twinline.transports.websocket import WebSocketTransport
 
 ENVIRONMENT_PREFIX: Final = "TWINLINE_"
 _HERE: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
@@ -218,9 +220,15 @@ class Settings(
 
     def endpoints(self) -> list[tuple[Endpoint, Transport]]:
         """Return where to listen, and the transport spoken there."""
-        parsed = (Endpoint.parse(text) for text in self.listen)
+        parsed = [Endpoint.parse(text) for text in self.listen]
+        names = [endpoint.transport or self.transport for endpoint in parsed]
+        pages = WebSocketTransport.name in names or any(each.scheme.is_web for each in parsed)
+        page = ChatPage() if pages else None
         return [
-            (endpoint, listening_transport(endpoint, self.transport, origins=self.web_origins))
+            (
+                endpoint,
+                listening_transport(endpoint, self.transport, origins=self.web_origins, page=page),
+            )
             for endpoint in parsed
         ]
 
@@ -244,6 +252,7 @@ _EXPECTED: Final = {
     "connect": "an endpoint",
     "listen": "one or more endpoints",
     "trusted_proxies": "addresses, networks and unix",
+    "web_origins": "any number of origins",
 }
 
 
