@@ -61,7 +61,9 @@ def test_without_it_the_command_says_what_to_do(twinline: CommandLine) -> None:
     )
     with_another = ["--ca-file", str(Path(__file__).parents[1] / "nowhere.pem")]
     refused = twinline.run("ping", *with_another, code=2).stderr
-    assert refused == f"twinline: {with_another[1]}: No such file or directory\n"
+    assert refused == (
+        f"twinline: the file of trusted certificates {with_another[1]}: no such file or directory\n"
+    )
 
 
 def test_the_system_is_trusted_by_default(
@@ -122,14 +124,14 @@ def test_files_that_cannot_be_used_are_refused_before_anything_is_tried(
     nothing.write_text("nothing\n")
     cert, key = str(certificates.ann.certificate), str(certificates.ann.key)
     for arguments, words in (
-        (["--ca-file", str(nothing)], f"{nothing}: there is no certificate in PEM in it"),
-        (["--client-cert", str(missing)], f"{missing}: No such file or directory"),
-        (["--client-cert", cert, "--client-key", str(missing)], f"{missing}: No such file"),
-        (["--client-cert", cert], f"{cert}: what is needed is not there in PEM"),
+        (["--ca-file", str(nothing)], f"{nothing}: it holds no certificate in PEM"),
+        (["--client-cert", str(missing)], f"{missing}: no such file or directory"),
+        (["--client-cert", cert, "--client-key", str(missing)], f"{missing}: no such file"),
+        (["--client-cert", cert], f"{cert}: it holds no private key in PEM"),
         (["--client-key", key], "client_key: the key comes with its certificate"),
         (
             ["--client-cert", cert, "--client-key", str(certificates.bob.key)],
-            "the key is not that of the certificate",
+            "the key does not belong to the certificate",
         ),
     ):
         assert words in twinline.run("ping", *arguments, code=2).stderr

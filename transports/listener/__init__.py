@@ -9,6 +9,7 @@
     introduction      where a peer comes from that proxies stand before
     proxy             reads the header of the PROXY protocol
     settings          deadlines and limits, as a typed model
+    tls               what TLS an endpoint is served with
 
     threaded          gives each connection a thread
     connection        one connection: moves the bytes of its conversation, in a thread
@@ -22,10 +23,19 @@
     holds             finds what holds the loop all the same
 """
 
-from twinline.transports.listener.base import Listener
+from twinline.transports.listener.base import Listener, TlsReload
 from twinline.transports.listener.loop import LoopListener
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.listener.threaded import ThreadedListener
+from twinline.transports.listener.tls import server_tls
 from twinline.transports.listener.waker import Waker
 
-__all__ = ["Listener", "ListenerSettings", "LoopListener", "ThreadedListener", "Waker"]
+__all__ = [
+    "Listener",
+    "ListenerSettings",
+    "LoopListener",
+    "ThreadedListener",
+    "TlsReload",
+    "Waker",
+    "server_tls",
+]

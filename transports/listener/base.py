@@ -24,7 +24,7 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, Self
@@ -41,6 +41,7 @@ from twinline.transports.endpoints import Endpoint, EndpointError, tune
 from twinline.transports.listener.binding import BoundEndpoint, listen
 from twinline.transports.listener.introduction import Introduction
 from twinline.transports.listener.settings import ListenerSettings
+from twinline.transports.listener.tls import server_tls
 from twinline.transports.listener.waker import Waker
 from twinline.transports.tls.contexts import ServerTls, TlsFiles, TlsFilesError
 from twinline.transports.tls.layer import TlsLayer
@@ -81,6 +82,23 @@ class Served:
     endpoint: Endpoint
     transport: Transport
     tls: ServerTls | None
+
+
+@dataclass(frozen=True, slots=True)
+class TlsReload:
+    """What came of reading an endpoint's files of TLS again.
+
+    Attributes:
+        endpoint: whose they are.
+        files: what was read.
+        error: why it goes on with what it had; None: what was read is in force.
+        ended: how many sessions ended, since their certificates are revoked.
+    """
+
+    endpoint: Endpoint
+    files: TlsFiles
+    error: TlsFilesError | None
+    ended: int = 0
 
 
 class ServedConnection(Protocol):
@@ -153,10 +171,11 @@ class Listener(ABC):
         with contextlib.ExitStack() as undone_on_error:
             for endpoint, transport in endpoints:
                 check_proxies(endpoint, self.settings)
-                served = Served(endpoint, transport, _tls(endpoint, self.settings))
+                tls = server_tls(endpoint, transport, self.settings)
                 bound = listen(endpoint)
                 undone_on_error.callback(bound.close)
                 self._bound.append(bound)
+                served = Served(bound.endpoint, transport, tls)
                 for listening in bound.sockets:
                     self._served[listening.fileno()] = (listening, served)
             self._owns_waker = waker is None
@@ -175,6 +194,9 @@ class Listener(ABC):
         self._connections: dict[ServedConnection, None] = {}
         self._by_address: Counter[str] = Counter()  # by `limit_key`; guarded by _lock
         self._is_parents = False
+        for served in self._served_once():
+            if served.tls is not None:
+                self._revoke(served.tls)
         watch_forks(self)
 
     # -- its states ---------------------------------------------------------------------
@@ -245,18 +267,46 @@ class Listener(ABC):
         for connection in self._connections:
             connection.forget()
 
-    def reload(self) -> None:
+    def reload(self) -> list[TlsReload]:
         """Read again what TLS is made of, for the connections that come from now on.
 
-        Those that are open stay as they are. It may be called from any thread; it reads files.
+        Those that are open stay as they are, and the sessions end that a certificate has opened
+        which is revoked now. It may be called from any thread; it reads files.
 
-        Raises:
-            TlsFilesError: one of the files cannot be used; the endpoints of that one go on with
-                what they had.
+        Returns:
+            What came of it, for each endpoint with TLS in the order given. One whose files cannot
+            be used goes on with what it had, and the others do not mind.
         """
-        for tls in {served.tls for _, served in self._served.values()} - {None}:
-            assert tls is not None  # noqa: S101 - it was taken out
-            tls.reload()
+        results = []
+        for served in self._served_once():
+            if served.tls is not None:
+                try:
+                    served.tls.reload()
+                except TlsFilesError as error:
+                    results.append(TlsReload(served.endpoint, served.tls.files, error))
+                else:
+                    ended = self._revoke(served.tls)
+                    results.append(TlsReload(served.endpoint, served.tls.files, None, ended))
+        return results
+
+    def _revoke(self, tls: ServerTls) -> int:
+        """End the sessions of revoked certificates, and return how many there were."""
+        if tls.files.crl is None:
+            return 0
+        return self.service.revoke_certificates(tls.revoked, tls.files.crl)
+
+    @property
+    def tls_files(self) -> list[tuple[Endpoint, TlsFiles]]:
+        """The endpoints with TLS, in the order given, and what theirs is made of."""
+        return [
+            (served.endpoint, served.tls.files)
+            for served in self._served_once()
+            if served.tls is not None
+        ]
+
+    def _served_once(self) -> Iterable[Served]:
+        """Return what is served at each endpoint, which may have several sockets."""
+        return dict.fromkeys(served for _, served in self._served.values())
 
     @abstractmethod
     def _serve(self) -> None:
@@ -464,29 +514,3 @@ def check_proxies(endpoint: Endpoint, settings: ListenerSettings) -> None:
             f"{endpoint}: proxy=yes needs trusted_proxies: the addresses of the proxies whose word "
             "is believed there"
         )
-
-
-def _tls(endpoint: Endpoint, settings: ListenerSettings) -> ServerTls | None:
-    """Return what makes the layers of an endpoint's connections, or None: it is in plain.
-
-    Raises:
-        TlsFilesError: one of the files cannot be used, or there is no certificate.
-    """
-    if not endpoint.scheme.is_tls:
-        return None
-    own = endpoint.listening
-    certificate, key = own.certificate, own.key
-    if certificate is None:
-        certificate, key = settings.tls_certificate, settings.tls_key
-    if certificate is None:
-        raise TlsFilesError(
-            f"{endpoint.place} needs a certificate: set tls_certificate and tls_key"
-        )
-    files = TlsFiles(
-        certificate,
-        key,
-        own.client_ca or settings.tls_client_ca,
-        own.crl or settings.tls_crl,
-        own.minimum or settings.tls_minimum,
-    )
-    return ServerTls(files)

@@ -1,11 +1,14 @@
 """The settings of the listener, as a typed model that any front end can fill in."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from twinline.core.addresses import AddressSet
 from twinline.core.deadline import Seconds
+
+FilePath = Annotated[str, Field(min_length=1, json_schema_extra={"format": "path"})]
+"""The path of a file, which is read when it is used."""
 
 
 class ListenerSettings(BaseModel):
@@ -49,22 +52,24 @@ class ListenerSettings(BaseModel):
         ge=0,
         description="log what holds the event loop for longer, 0.05 for instance; 0: nothing",
     )
-    tls_certificate: str | None = Field(
+    tls_certificate: FilePath | None = Field(
         default=None,
         description="the file with the server's certificate, and behind it its chain, as PEM, for "
         "`tls://` and `wss://`",
     )
-    tls_key: str | None = Field(
+    tls_key: FilePath | None = Field(
         default=None,
         description="the file with the certificate's key; unset: in the certificate's file",
     )
-    tls_client_ca: str | None = Field(
+    tls_client_ca: FilePath | None = Field(
         default=None,
         description="the file with those who sign clients' certificates; unset: clients are not "
         "asked for any",
     )
-    tls_crl: str | None = Field(
-        default=None, description="the file with what those have revoked, as PEM or DER"
+    tls_crl: FilePath | None = Field(
+        default=None,
+        description="the file with the revocation lists of those, as PEM or DER: whose "
+        "certificate is on one is refused, and the sessions end that it opened",
     )
     tls_minimum: Literal["1.2", "1.3"] = Field(
         default="1.2", description="the lowest version of TLS that is spoken"

@@ -4,6 +4,7 @@
 
     layer          seals and opens the bytes of one connection; no socket
     contexts       what a connection begins with: a server's certificates, a client's trust
+    inspection     looks at a server's certificate as a client would: its time, its names
     certificates   which account a client's certificate names
     revocation     which certificates are revoked
 """
@@ -22,6 +23,7 @@ from twinline.transports.tls.contexts import (
     TlsFilesError,
     client_context,
 )
+from twinline.transports.tls.inspection import Inspected, inspect, remarks, shake_hands
 from twinline.transports.tls.layer import UNKNOWN_AUTHORITY, TlsError, TlsLayer
 from twinline.transports.tls.revocation import (
     RevocationListError,
@@ -34,6 +36,7 @@ __all__ = [
     "ALPN",
     "ALPN_WEB",
     "UNKNOWN_AUTHORITY",
+    "Inspected",
     "NamesNoAccount",
     "RevocationListError",
     "RevocationLists",
@@ -46,6 +49,9 @@ __all__ = [
     "client_certificate",
     "client_context",
     "identity_of",
+    "inspect",
     "read_revocation_lists",
+    "remarks",
     "revoked_identities",
+    "shake_hands",
 ]
