@@ -69,7 +69,8 @@ export class RequestError extends TwinlineError {
 
 // -- messages: requests to text, text to replies ----------------------------------------------
 
-const REQUIRED = Symbol("required");
+/** Stands in `REQUESTS` for the default of a field that has none. */
+export const REQUIRED = Symbol("required");
 
 /**
  * Every request: its fields with their defaults, in the protocol's order, and its reply.
@@ -89,6 +90,7 @@ export const REQUESTS = Object.freeze({
     fields: { username: REQUIRED, password: REQUIRED },
     reply: "SessionReply", beforeLogin: true, repeatable: false,
   },
+  login_certificate: { fields: {}, reply: "SessionReply", beforeLogin: true, repeatable: false },
   resume: {
     fields: { session: REQUIRED },
     reply: "SessionReply", beforeLogin: true, repeatable: true,
@@ -261,19 +263,22 @@ export function newSendId() {
 const BROKE = "the connection to the server broke";
 
 /**
- * One WebSocket: requests out, replies in, in the same order.
+ * One WebSocket: requests out, replies in, in the same order; what `Client` is made of.
  *
  * `broken` is a promise of the error that ended it; what is unanswered then fails with it too.
+ * `limits` is what the server accepts, once it has told.
  */
-class Connection {
+export class Connection {
   #socket;
   #pending = []; // of {id, op, onReply, resolve, reject, seconds, timer}, the oldest first
   #nextId = 1;
   #ended = null; // the error that ended it
   #end;
 
-  constructor(socket) {
+  /** Take over a WebSocket that is open; `open` is what one calls. */
+  constructor(socket, replySeconds = 10) {
     this.#socket = socket;
+    this.replySeconds = replySeconds;
     this.frameLimit = 4096; // what every server takes before login, until `hello` tells
     this.limits = null;
     this.broken = new Promise((resolve) => (this.#end = resolve));
@@ -282,8 +287,14 @@ class Connection {
     socket.onerror = null; // `close` always follows
   }
 
-  /** Open one, and say hello. */
-  static async open(url, { WebSocket, connectSeconds, replySeconds, name }) {
+  /**
+   * Open one, and say hello.
+   *
+   * @throws {NotConnected} the server cannot be reached, or not in time
+   */
+  static async open(url, {
+    WebSocket = globalThis.WebSocket, connectSeconds = 5, replySeconds = 10, name = "twinline.js",
+  } = {}) {
     const socket = new WebSocket(url, SUBPROTOCOL);
     await new Promise((resolve, reject) => {
       const refuse = () => {
@@ -298,8 +309,7 @@ class Connection {
       socket.onopen = () => (clearTimeout(timer), resolve());
       socket.onclose = socket.onerror = refuse;
     });
-    const connection = new Connection(socket);
-    connection.replySeconds = replySeconds;
+    const connection = new Connection(socket, replySeconds);
     // Not awaited: what the caller asks next goes out at once. Should it fail, that fails too.
     connection.ask("hello", { client: name }).then(
       ({ limits }) => {
@@ -405,12 +415,13 @@ class Stream {
   #count = 0; // messages dealt with since the newest watch
   #bytes = 0; // of replies since then
   #held = []; // messages that have come and are not dealt with
-  #working = false;
+  #working = false; // whether they are being dealt with
   #timer;
 
   /**
    * @param connection on which nothing else is asked
-   * @param mailbox has `seen`, the last seq that was dealt with, which this moves on
+   * @param mailbox has `seen`, the last seq that was dealt with, which this moves on, and
+   *   `working`, a promise that is fulfilled when nothing is being dealt with
    * @param settings the client's
    * @param deal handles a message; what it throws, or a promise that fails, has it called again
    */
@@ -418,8 +429,8 @@ class Stream {
     Object.assign(this, { connection, mailbox, settings, deal });
     this.backoff = settings.newBackoff();
     connection.broken.then(() => clearTimeout(this.#timer));
-    // A message that the stream before was dealing with is not to be dealt with twice.
-    Promise.resolve(mailbox.dealing).then(() => this.#renew());
+    // A message that the stream before is dealing with is not to be dealt with twice.
+    Promise.resolve(mailbox.working).then(() => this.#renew());
   }
 
   #renew() {
@@ -440,7 +451,7 @@ class Stream {
       brought += reply.messages.length;
       this.#bytes += bytes;
       this.#held.push(...reply.messages);
-      this.#work();
+      if (!this.#working) this.mailbox.working = this.#work();
     };
     this.connection
       .ask("watch", fields, { onReply, seconds: waitSeconds + replySeconds })
@@ -473,7 +484,6 @@ class Stream {
   }
 
   async #work() {
-    if (this.#working) return;
     this.#working = true;
     while (this.#held.length > 0 && this.connection.isOpen) {
       const message = this.#held[0];
@@ -492,10 +502,7 @@ class Stream {
   async #dealt(message) {
     try {
       const promise = this.deal(message);
-      if (promise !== undefined) {
-        this.mailbox.dealing = Promise.resolve(promise).catch(() => {});
-        await promise;
-      }
+      if (promise !== undefined) await promise;
       this.backoff.reset();
       return true;
     } catch (error) {
@@ -602,6 +609,11 @@ export class Client {
    */
   login(username, password) {
     return this.#begin("login", { username, password });
+  }
+
+  /** Log in by the certificate that the browser, or Node, has shown; like `login`. */
+  loginCertificate() {
+    return this.#begin("login_certificate", {});
   }
 
   /** Create an account, and be logged in; like `login`. */
