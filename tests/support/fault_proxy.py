@@ -44,12 +44,20 @@ NO_FAULT = Fault()
 
 
 class Way:
-    """One direction of a connection."""
+    """One direction of a connection.
+
+    Attributes:
+        route: the connection.
+        fault: what happens to what comes from now on.
+        passed: how many bytes have been passed on.
+        seen: these bytes, from the first on, where the proxy was told to keep them.
+    """
 
     def __init__(self, route: "Route", source: socket.socket, sink: socket.socket) -> None:
         self.route = route
         self.fault = NO_FAULT
         self.passed = 0
+        self.seen: bytearray | None = None
         self._source = source
         self._sink = sink
         self._thread = threading.Thread(target=self._run, name="proxy way", daemon=True)
@@ -83,6 +91,8 @@ class Way:
             if piece:
                 # Counted first: what a peer has got is never missing from what a test reads here.
                 self.passed += len(piece)
+                if self.seen is not None:
+                    self.seen += piece
                 self._sink.sendall(piece)
             if fault.cut_after is not None and self.passed >= fault.cut_after:
                 if fault.half_close:
@@ -138,6 +148,7 @@ class FaultProxy:
         routes: all connections so far, in the order in which they came.
         up, down: the faults of connections to come, one for each direction.
         on_route: called with each new connection before a byte goes through.
+        keeps: whether the bytes of connections to come are kept.
     """
 
     def __init__(self, target: Endpoint) -> None:
@@ -145,6 +156,7 @@ class FaultProxy:
         self.up = NO_FAULT
         self.down = NO_FAULT
         self.on_route: Callable[[Route], None] | None = None
+        self.keeps = False
         self.routes: list[Route] = []
         self._bound = listen(Endpoint.parse("tcp://127.0.0.1:0"))
         self.endpoint = self._bound.endpoint
@@ -170,6 +182,8 @@ class FaultProxy:
                 route = Route(client, server)
                 route.up.fault = self.up
                 route.down.fault = self.down
+                if self.keeps:
+                    route.up.seen, route.down.seen = bytearray(), bytearray()
                 self.routes.append(route)
                 if self.on_route is not None:
                     self.on_route(route)
