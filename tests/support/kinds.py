@@ -22,6 +22,7 @@ KINDS = {
     "tests/cli/chat/test_terminals.py::*": "terminal",
     "tests/transports/listener/test_lifecycle.py::test_a_thousand_random_interleavings*": "races",
     "tests/transports/listener/test_stream_races.py::*": "races",
+    "tests/transports/listener/test_tls_races.py::*": "races",
     "tests/transports/listener/test_conversation_property.py::*": "races",
     "tests/transports/test_streams_property.py::*": "races",
     "tests/transports/client/test_streaming.py::*once_on_the_wire*": "races",
