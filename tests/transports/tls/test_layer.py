@@ -167,7 +167,7 @@ def test_what_is_no_tls_is_refused_with_an_alert_at_the_most(
     layer = tls.layer()
     with pytest.raises(TlsError) as refused:
         opened(layer, pieces(NO_TLS[name], size))
-    assert str(refused.value).startswith("TLS failed: ")
+    assert str(refused.value).startswith(("TLS failed: ", "the client does not speak TLS"))
     answer = layer.send(SAID, last=True)
     assert [record.kind for record in records(answer)] in ([], [ALERT])
     assert not layer.established
@@ -227,9 +227,9 @@ def test_the_alert_of_a_client_that_does_not_trust_arrives(
     stranger = server_tls(certificates, certificates.unknown)
     pair = Pair(stranger, context)
     pair.server.receive_data(pair.begin())
-    with pytest.raises(TlsError, match=r"^the peer's certificate is refused: unable to get local"):
+    with pytest.raises(TlsError, match=r"^the server's certificate is refused: who has signed"):
         opened(pair.client, [pair.take_down()])
-    with pytest.raises(TlsError, match=r"^TLS failed: tlsv1 alert unknown ca$"):
+    with pytest.raises(TlsError, match=r"^the client refuses .* not trust who has signed it$"):
         pair.server.receive_data(pair.take_up())
     assert not pair.server.established
 
