@@ -1,4 +1,7 @@
-"""How a talk gets its session: the kept one, or, at a terminal, one that is made on the spot."""
+"""How a talk gets its session: the kept one, or, at a terminal, one that is made on the spot.
+
+Where nobody is logged in and there is a client certificate, that is tried before anything is asked.
+"""
 
 from collections.abc import Callable
 from typing import Final
@@ -50,6 +53,11 @@ def session_at_terminal(target: Target) -> KeptSession:
             else:
                 return kept
         elif target.user is None:
+            if target.shows_certificate:
+                try:
+                    return target.keep(client.login_certificate())
+                except BadCredentials as error:
+                    say(f"twinline: {sentence(error)}")
             say(f"nobody is logged in at {target.place}")
         else:
             say(f"{target.user} is not logged in at {target.place}")

@@ -49,17 +49,44 @@ def register(username: str, password_file: str | None, as_json: bool, **options:
     _open_session(target, as_json, lambda client: client.create_account(name, password))
 
 
-@command(example="twinline login ann --connect unix:/tmp/twinline.sock")
-@argument("username")
+@command(
+    example="twinline login ann --connect unix:/tmp/twinline.sock",
+    details="With --certificate there is neither a name nor a password to give: the certificate of "
+    "--client-cert names the account. Its session ends when the certificate expires or is revoked.",
+)
+@argument("username", required=False)
+@option(
+    "--certificate",
+    is_flag=True,
+    help="Log in as whom the client certificate names<|, without a password>.",
+)
 @password_option
 @client_options
-def login(username: str, password_file: str | None, as_json: bool, **options: Any) -> None:
-    """Log in as USERNAME.
+def login(
+    username: str | None,
+    certificate: bool,
+    password_file: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Log in as USERNAME, or as whom a certificate names.
 
     The session is kept, in a file that only you can read, for the commands that follow. Several
     accounts can be logged in; --user tells them apart.
     """
     target = Target.of(options)
+    if certificate:
+        if username is not None or password_file is not None:
+            raise CommandError(
+                "with --certificate there is no USERNAME and no password to give: the certificate "
+                "says who it is",
+                ExitCode.USAGE,
+            )
+        target.require_certificate()
+        _open_session(target, as_json, Client.login_certificate)
+        return
+    if username is None:
+        raise CommandError("say who logs in: USERNAME, or --certificate", ExitCode.USAGE)
     name = parse_username(username)
     password = read_password(password_file, f"Password for {name} at {target.place}")
     _open_session(target, as_json, lambda client: client.login(name, password))

@@ -140,6 +140,26 @@ class Target:
         )
 
     @property
+    def shows_certificate(self) -> bool:
+        """Whether the server is shown a certificate."""
+        return self.tls is not None and "client_cert" in self.tls_settings
+
+    def require_certificate(self) -> None:
+        """Do nothing if the server is shown a certificate.
+
+        Raises:
+            CommandError: there is none, or no TLS to show it in.
+        """
+        if self.tls is None:
+            raise CommandError(
+                f"{self.place} is not an endpoint with TLS (tls:// or wss://), so that no "
+                "certificate can be shown",
+                ExitCode.USAGE,
+            )
+        if not self.shows_certificate:
+            raise CommandError("name the certificate with --client-cert", ExitCode.USAGE)
+
+    @property
     def place(self) -> str:
         """The endpoint as a person knows it."""
         return str(self.endpoint).partition("?")[0]

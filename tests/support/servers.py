@@ -17,7 +17,7 @@ from twinline.core.store import Store
 from twinline.stores.memory import MemoryStore
 from twinline.transports.contract import RequestReceived
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import ListenerSettings
+from twinline.transports.listener import Listener, ListenerSettings
 from twinline.transports.listener.binding import listen
 from twinline.transports.registry import transport
 
@@ -46,6 +46,13 @@ class Site:
         self._listener_settings = listener_settings or ListenerSettings()
         self._server: Server | None = None
         self.start()
+
+    @property
+    def listener(self) -> Listener:
+        """What serves now."""
+        assert self._server is not None
+        listener: Listener = self._server.listener
+        return listener
 
     def start(self) -> None:
         """Serve what is in the store."""
