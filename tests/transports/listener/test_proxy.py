@@ -45,6 +45,7 @@ REFUSED = {
     "HTTP": b"GET / HTTP/1.1\r\n",
     "small letters": b"proxy TCP4 203.0.113.9 192.0.2.1 1 2\r\n",
     "a line without CR": b"PROXY TCP4 203.0.113.9 192.0.2.1 1 2\n",
+    "unknown without CR": b"PROXY UNKNOWN 1\n",
     "a line without an end": b"PROXY TCP4 203.0.113.9 192.0.2.1 1 2 ".ljust(107, b"x"),
     "a line that is a byte too long": b"PROXY UNKNOWN ".ljust(106) + b"\r\n",
     "another protocol": b"PROXY UDP4 203.0.113.9 192.0.2.1 1 2\r\n",
