@@ -129,6 +129,6 @@ def more_sent(server: Server, seconds: float) -> dict[str, float | None]:
         if subject.streams:
             for name, receive in (("client", by_client), ("async_client", by_async_client)):
                 filled = fill(subject, seconds)
-                endpoint, token = subject.target.endpoint, subject.receiver.token
-                found[name] = receive(endpoint, subject.transport, token, filled).rate
+                token = subject.receiver.token
+                found[name] = receive(subject.target, subject.transport, token, filled).rate
     return found

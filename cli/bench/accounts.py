@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from twinline.core.errors import Busy, RequestError
 from twinline.core.protocol import Ack, CreateAccount, DeleteAccount, Reply, Resume, SessionReply
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
+from twinline.transports.registry import connecting_transport
 
 # As many hashes as there are processors are made at once, and as many requests are on their way.
 _THREADS: Final = 2 * (os.cpu_count() or 1)
@@ -44,16 +46,20 @@ class Accounts:
         prefix: what their names begin with.
     """
 
-    def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
+    def __init__(
+        self, endpoint: Endpoint, transport: Transport, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Prepare; nothing is made yet.
 
         Args:
             endpoint: of the server.
             transport: to speak.
+            tls: for an endpoint over TLS.
         """
         self.prefix = f"bench-{secrets.token_hex(4)}"
         self._endpoint = endpoint
-        self._transport = transport
+        self._transport = connecting_transport(endpoint, transport)
+        self._tls = tls
         self._password = secrets.token_urlsafe(12)
         self._numbers = count()
         self._members: list[Member] = []  # appended to by several threads, which a list allows
@@ -81,12 +87,15 @@ class Accounts:
         members, self._members = self._members, []
         return len(members) - sum(_each(self._delete_one, members, on_done))
 
+    def _wire(self) -> Wire:
+        return Wire(self._endpoint, self._transport, self._tls)
+
     def _make_one(self) -> Member:
         name = f"{self.prefix}-{next(self._numbers)}"
         request = CreateAccount(username=name, password=self._password)
         for attempt in range(1, _BUSY_ATTEMPTS + 1):
             try:
-                with closing(Wire(self._endpoint, self._transport)) as wire:
+                with closing(self._wire()) as wire:
                     member = Member(name, wire.ask(request, SessionReply).session)
             except Busy:
                 # Every processor hashes for another request, which will end.
@@ -99,7 +108,7 @@ class Accounts:
         return member
 
     def _acknowledge_one(self, member: Member) -> int:
-        with closing(Wire(self._endpoint, self._transport)) as wire:
+        with closing(self._wire()) as wire:
             standing = wire.ask(Resume(session=member.token), SessionReply)
             if standing.unread:
                 wire.ask(Ack(up_to=standing.position + standing.unread), Reply)
@@ -107,7 +116,7 @@ class Accounts:
 
     def _delete_one(self, member: Member) -> bool:
         try:
-            with closing(Wire(self._endpoint, self._transport)) as wire:
+            with closing(self._wire()) as wire:
                 wire.ask(Resume(session=member.token), SessionReply)
                 wire.ask(DeleteAccount(password=self._password, force=True), Reply)
         except (RequestError, LoadError):

@@ -33,6 +33,7 @@ from twinline.cli.server.listeners import LISTENERS
 from twinline.core.errors import Busy, MailboxFull, RateLimited, RequestError
 from twinline.stores.registry import store_schemes
 from twinline.transports.contract import Transport
+from twinline.transports.endpoints import Scheme
 from twinline.transports.registry import AUTO, BrokenTransport, UnknownTransport, transport
 
 _TRANSPORTS: Final = ("jsonl", "binary")
@@ -134,6 +135,16 @@ class _Parts(_PartsType):
     help="<threads|Of a private server: threads> or loop.  "
     "[<|default: >both<|; on a store of yours threads>]",
 )
+@option(
+    "--scheme",
+    "schemes",
+    type=click.Choice([scheme.value for scheme in Scheme if scheme is not Scheme.UNIX]),
+    multiple=True,
+    rare=True,
+    metavar="NAME",
+    help="How a private server is reached: tcp, tls, ws or wss; over TLS it has a certificate of "
+    "its own. Repeatable.  [default: tcp]",
+)
 @option("--connect", metavar="ENDPOINT", help="Measure this server, not a private one.")
 @option(
     "--pid",
@@ -160,6 +171,7 @@ def bench(
     transports: tuple[str, ...],
     stores: tuple[str, ...],
     listener: str | None,
+    schemes: tuple[str, ...],
     connect: str | None,
     pid: int | None,
     plot_file: Path | None,
@@ -186,11 +198,19 @@ def bench(
             if pid is not None:
                 raise CommandError("--pid is for --connect", ExitCode.USAGE)
             places = stack.enter_context(
-                _private(stores or (_QUICK_STORES if quick else _STORES), listener)
+                _private(
+                    stores or (_QUICK_STORES if quick else _STORES),
+                    listener,
+                    [Scheme(scheme) for scheme in schemes] or [Scheme.TCP],
+                )
             )
             names = transports or _TRANSPORTS
         else:
-            for flag, value in (("--store", stores), ("--listener", listener)):
+            for flag, value in (
+                ("--store", stores),
+                ("--listener", listener),
+                ("--scheme", schemes),
+            ):
                 if value:
                     raise CommandError(f"give --connect or {flag}, not both", ExitCode.USAGE)
             place, spoken = _deployment({**options, "connect": connect}, pid)
@@ -263,8 +283,10 @@ def _known(names: Sequence[str]) -> tuple[Transport, ...]:
 
 
 @contextmanager
-def _private(urls: Sequence[str], listener: str | None) -> Iterator[tuple[Place, ...]]:
-    """Yield a place for each store and listener; what is kept for the run only goes with it."""
+def _private(
+    urls: Sequence[str], listener: str | None, schemes: Sequence[Scheme]
+) -> Iterator[tuple[Place, ...]]:
+    """Yield a place for each store, listener and scheme; what is kept for the run goes with it."""
     for url in urls:
         scheme, colon, _ = url.partition(":")
         if not colon or scheme not in store_schemes():
@@ -273,10 +295,10 @@ def _private(urls: Sequence[str], listener: str | None) -> Iterator[tuple[Place,
     numbers = iter(range(1_000_000))
     with tempfile.TemporaryDirectory(prefix="twinline-bench-") as folder:
 
-        def serve(url: str, kind: str, connections: int) -> Any:
+        def serve(url: str, kind: str, scheme: Scheme, connections: int) -> Any:
             # A fresh file each time: what an earlier part left in it would be measured too.
             real = f"sqlite:{folder}/{next(numbers)}.db" if url == "sqlite:" else url
-            return server_process(real, max(10_000, connections), listener=kind)
+            return server_process(real, max(10_000, connections), listener=kind, scheme=scheme)
 
         def kinds(url: str) -> tuple[str, ...]:
             if listener is not None:
@@ -285,9 +307,15 @@ def _private(urls: Sequence[str], listener: str | None) -> Iterator[tuple[Place,
             return tuple(LISTENERS) if url in _STORES else ("threads",)
 
         yield tuple(
-            Place(url, partial(serve, url, kind), keeps=url not in _STORES, listener=kind)
+            Place(
+                url if scheme is Scheme.TCP else f"{url} {scheme}",
+                partial(serve, url, kind, scheme),
+                keeps=url not in _STORES,
+                listener=kind,
+            )
             for url in dict.fromkeys(urls)
             for kind in kinds(url)
+            for scheme in dict.fromkeys(schemes)
         )
 
 
@@ -296,7 +324,7 @@ def _deployment(options: dict[str, Any], pid: int | None) -> tuple[Place, str | 
     named = Target.of({**options, "client_transport": None})
     with named.anonymous():
         pass  # it is there
-    target = ServerProcess(named.endpoint, pid)
+    target = ServerProcess(named.endpoint, pid, named.tls)
     if pid is not None and target.processor_seconds() is None:
         raise CommandError(f"--pid: there is no process {pid} on this machine", ExitCode.USAGE)
     place = Place(named.place, lambda _: nullcontext(target), keeps=True)

@@ -197,8 +197,8 @@ class Who:
     """Whose figures they are.
 
     Attributes:
-        place: the store of a private server, or the endpoint of a deployment; "" for the floor,
-            "floor" for its other form.
+        place: the store of a private server, and how it is reached if not by TCP, or the endpoint
+            of a deployment; "" for the floor, "floor" for its other form.
         transport: that was spoken; "" for the floor.
         listener: of a private server, ``threads`` or ``loop``; "" for all others.
     """
@@ -278,7 +278,8 @@ class Result(Shape):
     """One figure of one server in one transport."""
 
     place: str = Field(
-        description="the store of a private server, the endpoint of another, or `floor`"
+        description="the store of a private server, and behind it the scheme if that is not "
+        "`tcp`; the endpoint of another, or `floor`"
     )
     transport: str = Field(
         description="the transport that was spoken; `direct` is the floor's second form"

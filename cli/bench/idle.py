@@ -8,6 +8,7 @@ import os
 import resource
 import select
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Sequence
@@ -55,14 +56,18 @@ class Crowd:
         received: how many messages have come for them.
     """
 
-    def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
+    def __init__(
+        self, endpoint: Endpoint, transport: Transport, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
             endpoint: of the server.
             transport: to speak.
+            tls: for an endpoint over TLS.
         """
         self._endpoint = endpoint
+        self._tls = tls
         self._transport = transport
         self.received = 0  # written by the thread alone
         self._wires: list[Wire] = []
@@ -118,7 +123,7 @@ class Crowd:
             wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _connect(self) -> Wire:
-        wire = Wire(self._endpoint, self._transport)
+        wire = Wire(self._endpoint, self._transport, self._tls)
         self._wires.append(wire)
         return wire
 

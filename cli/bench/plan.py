@@ -288,8 +288,7 @@ class Run:
         ):
             self._course.step(f"{text}: {figure.label.strip()}")
             filled = fill(server, self._plan.seconds)
-            endpoint, token = server.target.endpoint, server.receiver.token
-            sample = receive(endpoint, server.transport, token, filled)
+            sample = receive(server.target, server.transport, server.receiver.token, filled)
             self.book.add(who, figure, sample.rate)
             self._course.passed(self._plan.seconds + _STEP_SECONDS)
 
@@ -380,7 +379,7 @@ class Run:
     @contextmanager
     def _crowd(self, who: Who, server: ServerSubject, members: Sequence[Member]) -> Iterator[Crowd]:
         """Have users connected and idle while the block runs."""
-        with Crowd(server.target.endpoint, server.transport) as crowd:
+        with Crowd(server.target.endpoint, server.transport, server.target.tls) as crowd:
             self._course.step(f"{who}: connecting {len(members):,} idle users")
             crowd.join(members, lambda count: self._course.passed(count * _JOIN_SECONDS))
             yield crowd
@@ -396,7 +395,7 @@ class Run:
         self, place: Place, target: ServerProcess, transport: Transport
     ) -> Iterator[Accounts]:
         """Make accounts possible, and delete them at the end where they would stay."""
-        accounts = Accounts(target.endpoint, transport)
+        accounts = Accounts(target.endpoint, transport, target.tls)
         try:
             yield accounts
         finally:

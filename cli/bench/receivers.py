@@ -10,20 +10,20 @@ from typing import Final
 
 from twinline.cli.bench.load import Sample
 from twinline.cli.bench.sockets import PATIENCE_SECONDS, LoadError
+from twinline.cli.bench.target import ServerProcess
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.transports.client import AsyncClient, Client
 from twinline.transports.contract import Transport
-from twinline.transports.endpoints import Endpoint
 
 BACKLOG: Final = 5_000
 """Messages: about a quarter of a second, and half of what a mailbox holds by default."""
 
 
-def by_client(endpoint: Endpoint, transport: Transport, token: str, wanted: int) -> Sample:
+def by_client(server: ServerProcess, transport: Transport, token: str, wanted: int) -> Sample:
     """Receive so many messages by a `Client`, and time them from the first to the last.
 
     Args:
-        endpoint: of the server.
+        server: what sends them.
         transport: to speak.
         token: of a session whose mailbox has that many.
         wanted: how many, at least two.
@@ -33,7 +33,7 @@ def by_client(endpoint: Endpoint, transport: Transport, token: str, wanted: int)
         ClientError: the server is not reached.
     """
     moments = []
-    with Client(endpoint, transport=transport) as client:
+    with Client(server.endpoint, transport=transport, tls=server.tls) as client:
         client.resume(token)
         spent = time.process_time()
         for _ in client.messages(timeout=PATIENCE_SECONDS):
@@ -44,19 +44,19 @@ def by_client(endpoint: Endpoint, transport: Transport, token: str, wanted: int)
     return _sample(moments, wanted, spent)
 
 
-def by_async_client(endpoint: Endpoint, transport: Transport, token: str, wanted: int) -> Sample:
+def by_async_client(server: ServerProcess, transport: Transport, token: str, wanted: int) -> Sample:
     """Receive as `by_client` does, by an `AsyncClient`.
 
     Raises:
         LoadError: they do not come.
         ClientError: the server is not reached.
     """
-    return asyncio.run(_receive(endpoint, transport, token, wanted))
+    return asyncio.run(_receive(server, transport, token, wanted))
 
 
-async def _receive(endpoint: Endpoint, transport: Transport, token: str, wanted: int) -> Sample:
+async def _receive(server: ServerProcess, transport: Transport, token: str, wanted: int) -> Sample:
     moments = []
-    async with AsyncClient(endpoint, transport=transport) as client:
+    async with AsyncClient(server.endpoint, transport=transport, tls=server.tls) as client:
         await client.resume(token)
         spent = time.process_time()
         async for _ in client.messages(timeout=PATIENCE_SECONDS):

@@ -22,11 +22,20 @@ from twinline.cli.bench.load import Caller, Pair, delivery_latency
 from twinline.cli.bench.sockets import PATIENCE_SECONDS, LoadError, Refused
 from twinline.cli.bench.target import ServerProcess
 from twinline.cli.bench.watchers import AskingWatcher, MailboxWatcher
-from twinline.cli.bench.wire import BODY, WINDOW, Wire, decoded, encoded, expect
+from twinline.cli.bench.wire import (
+    BODY,
+    WINDOW,
+    Encoder,
+    Wire,
+    cut,
+    decoded,
+    encoded,
+    expect,
+    opened,
+)
 from twinline.core.deadline import Deadline
 from twinline.core.errors import RequestError
 from twinline.core.protocol import (
-    MAX_REPLY_BYTES,
     MAX_WAIT_SECONDS,
     Ack,
     Done,
@@ -43,8 +52,10 @@ from twinline.core.protocol import (
     WatchReply,
 )
 from twinline.transports.connecting import connect
-from twinline.transports.contract import ClientCodec, RemoteProtocolError, Transport
+from twinline.transports.contract import RemoteProtocolError, Transport
 from twinline.transports.jsonl import JsonlTransport
+from twinline.transports.registry import connecting_transport
+from twinline.transports.websocket import WebSocketTransport
 
 _TYPICAL_NAME: Final = "bench-01234567-89"
 _TYPICAL_SEQ: Final = 1000
@@ -125,7 +136,7 @@ class ServerSubject(Subject):
     Every send has a ``send_id`` of its own, as `twinline.transports.client.Client` gives it one.
 
     Attributes:
-        transport: that is spoken.
+        transport: that is spoken, which is a WebSocket's at such an endpoint.
         streams: whether watchers watch by a stream; `watch` says so.
         receiver: an account that nothing else of the subject sends to or watches.
     """
@@ -149,7 +160,7 @@ class ServerSubject(Subject):
             streams: whether watchers watch by a stream, at first.
         """
         super().__init__(target)
-        self.transport = transport
+        self.transport = connecting_transport(target.endpoint, transport)
         self.streams = streams
         self._accounts = accounts
         self._sender: Member
@@ -256,7 +267,7 @@ class ServerSubject(Subject):
 
     def logged_in(self, member: Member) -> Wire:
         """Return a connection that has resumed a member's session."""
-        wire = Wire(self.target.endpoint, self.transport)
+        wire = Wire(self.target.endpoint, self.transport, self.target.tls)
         self._connections.append(wire)
         wire.ask(Resume(session=member.token), SessionReply)
         return wire
@@ -286,15 +297,15 @@ class ServerSubject(Subject):
         return Caller(wire.socket, self._numbered(to), *self._good)
 
     def _frames(self, to: Sequence[Member], send_id: str | None = None) -> list[bytes]:
-        return [
-            encoded(self.transport, Send(to=member.name, body=BODY, send_id=send_id))
-            for member in to
-        ]
+        encode = Encoder(self.transport)
+        return [encode(Send(to=member.name, body=BODY, send_id=send_id)) for member in to]
 
     def _numbered(self, to: Sequence[Member]) -> Iterator[bytes]:
         """Return sends to these in turn, each with a send_id that no other has."""
         number = secrets.token_hex(4)  # where one goes; nothing else in a frame reads like it
         frames = self._frames(to, self._send_prefix + number)
+        if isinstance(self.transport, WebSocketTransport):
+            return _with_masked_numbers([cut(frame, number) for frame in frames], self._sends)
         parts = [frame.partition(number.encode()) for frame in frames]
         return _with_numbers([(head, tail) for head, _, tail in parts], self._sends)
 
@@ -318,7 +329,7 @@ class _Check:
 
     def __init__(self, watcher: MailboxWatcher, transport: Transport, base: int) -> None:
         self.watcher = watcher
-        self._codec: ClientCodec = transport.client_codec(MAX_REPLY_BYTES)
+        self._codec = opened(transport)
         self._last = base  # seq that was checked
 
     def settle(self, sender: str) -> None:
@@ -425,11 +436,12 @@ def _caught_up(watcher: Wire) -> int:
 
 def _watching(transport: Transport, wait: int) -> Callable[[int, bool], bytes]:
     """Return what makes a watch's bytes by the last seq; watchers that keep step share them."""
+    made = Encoder(transport)
 
     @lru_cache(maxsize=_SHARED_FRAMES)
     def encode(last: int, streams: bool) -> bytes:
         how = {"window": WINDOW, "renew": True} if streams else {}
-        return encoded(transport, Watch(after=last, ack=last, wait=wait, **how))
+        return made(Watch(after=last, ack=last, wait=wait, **how))
 
     return encode
 
@@ -447,3 +459,11 @@ def _shared(one: bytes, other: bytes) -> bytes:
 def _with_numbers(parts: Sequence[tuple[bytes, bytes]], numbers: Iterator[int]) -> Iterator[bytes]:
     for head, tail in itertools.cycle(parts):
         yield b"%b%08x%b" % (head, next(numbers), tail)
+
+
+def _with_masked_numbers(
+    parts: Sequence[tuple[bytes, int, bytes]], numbers: Iterator[int]
+) -> Iterator[bytes]:
+    for head, mask, tail in itertools.cycle(parts):
+        number = int.from_bytes(b"%08x" % next(numbers)) ^ mask
+        yield head + number.to_bytes(8) + tail

@@ -1,19 +1,24 @@
 """What `twinline bench` measures: a process that listens, and what it takes of its machine."""
 
+import ipaddress
 import os
+import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from twinline.cli.bench.sockets import LoadError
 from twinline.cli.settings.model import ENVIRONMENT_PREFIX
 from twinline.core.deadline import Deadline
-from twinline.transports.endpoints import Endpoint
+from twinline.transports.endpoints import Endpoint, Scheme
+from twinline.transports.tls import client_context
 
 _STOP_SECONDS: Final = 20
 _QUIET_SECONDS: Final = 0.1
@@ -31,10 +36,12 @@ class ServerProcess:
     Attributes:
         endpoint: where it listens.
         pid: its process, or None when that is not on this machine or not known.
+        tls: what the load's connections over TLS begin with; None where they travel in plain.
     """
 
     endpoint: Endpoint
     pid: int | None = None
+    tls: ssl.SSLContext | None = None
 
     def processor_seconds(self) -> float | None:
         """Return the processor time that the process has used, or None where it is not known."""
@@ -89,6 +96,7 @@ def server_process(
     *,
     listener: str = "threads",
     python: str | None = None,
+    scheme: Scheme = Scheme.TCP,
 ) -> Iterator[ServerProcess]:
     """Run `twinline serve` on a free port, with default settings but room for all that is sent.
 
@@ -97,20 +105,72 @@ def server_process(
         connections: how many it shall take.
         listener: which one serves them, ``threads`` or ``loop``.
         python: an interpreter with another installation of twinline; None for this one.
+        scheme: of the endpoint; over TLS it has a certificate of its own.
 
     Raises:
         LoadError: it did not start; it has said why.
     """
-    arguments = ["-m", "twinline.cli", "serve", "--listen", "tcp://127.0.0.1:0", "--store", store]
+    place = f"{scheme}://127.0.0.1:0"
+    arguments = ["-m", "twinline.cli", "serve", "--listen", place, "--store", store]
     arguments += ["--mailbox-messages", "1000000000", "--log-level", "warning"]
     arguments += ["--connections", str(connections), "--config", os.devnull]
     if listener != "threads":  # another installation may have no other, and no such option
         arguments += ["--listener", listener]
-    with _python(arguments, python) as (process, line):
+    with ExitStack() as stack:
+        tls = None
+        if scheme.is_tls:
+            folder = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="twinline-bench-"))
+            )
+            certificate, key = trial_certificate(folder)
+            arguments += ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+            tls = client_context(ca_file=str(certificate))
+        process, line = stack.enter_context(_python(arguments, python))
         words = line.split()
         if len(words) < 3:
             raise LoadError(f"no server could be started with the store {store}")
-        yield ServerProcess(Endpoint.parse(words[2]), process.pid)
+        yield ServerProcess(Endpoint.parse(words[2]), process.pid, tls)
+
+
+def trial_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for this machine, and its key, in a folder.
+
+    Raises:
+        LoadError: what makes them is not installed.
+    """
+    try:
+        from cryptography import x509  # noqa: PLC0415 - an extra
+        from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    except ImportError:
+        message = "a certificate is made by cryptography: pip install 'twinline[tls]'"
+        raise LoadError(message) from None
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "twinline bench")])
+    now = datetime.now(UTC)
+    here = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([here]), critical=False)
+        .sign(private, hashes.SHA256())
+    )
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    key.touch(mode=0o600)
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return certificate, key
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import cycle, islice, repeat
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cli_server import running_server
@@ -36,16 +38,18 @@ from twinline.cli.bench.plan import fill
 from twinline.cli.bench.receivers import by_async_client, by_client
 from twinline.cli.bench.sockets import LoadError, Refused
 from twinline.cli.bench.subjects import FloorSubject, ServerSubject
-from twinline.cli.bench.target import ServerProcess, floor_server
+from twinline.cli.bench.target import ServerProcess, floor_server, server_process
 from twinline.cli.bench.watchers import AskingWatcher, MailboxWatcher, Watcher
-from twinline.cli.bench.wire import BODY, WINDOW
+from twinline.cli.bench.wire import BODY, WINDOW, Wire
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.core.errors import RateLimited
-from twinline.core.protocol import Watch
+from twinline.core.protocol import Done, Ping, Watch
 from twinline.transports.client import ClientSettings
 from twinline.transports.client.engine import stream
 from twinline.transports.contract import RequestReceived
+from twinline.transports.endpoints import Scheme
 from twinline.transports.registry import transport
+from twinline.transports.tls import client_context
 
 pytestmark = [pytest.mark.measure, pytest.mark.timeout(300)]
 
@@ -358,17 +362,33 @@ def test_what_a_server_pushes_is_acknowledged_once_if_at_all() -> None:
 
 
 @contextmanager
-def subject_at(server: Server, name: str, pairs: int = 4) -> Iterator[ServerSubject]:
-    target = ServerProcess(server.endpoints[0])
-    accounts = Accounts(target.endpoint, transport(name))
+def subject_at(
+    server: Server, name: str, pairs: int = 4, tls: ssl.SSLContext | None = None
+) -> Iterator[ServerSubject]:
+    target = ServerProcess(server.endpoints[0], tls=tls)
+    accounts = Accounts(target.endpoint, transport(name), tls)
     with closing(ServerSubject(target, transport(name), accounts)) as subject:
         subject.make_accounts(2, pairs)
         yield subject
 
 
-@pytest.mark.parametrize("name", TRANSPORTS)
-def test_deliveries_are_counted_and_checked(name: str) -> None:
-    with serving() as server, subject_at(server, name) as subject:
+@pytest.mark.parametrize(
+    ("scheme", "name"),
+    [
+        *(("tcp", name) for name in TRANSPORTS),
+        ("tls", "jsonl"),
+        ("ws", "binary"),
+        ("wss", "jsonl"),
+        ("tcp", "websocket"),
+    ],
+)
+def test_deliveries_are_counted_and_checked(scheme: str, name: str, certificates: Any) -> None:
+    shown, tls = certificates.server, client_context(ca_file=str(certificates.ca.file))
+    files = {"tls_certificate": str(shown.certificate), "tls_key": str(shown.key)}
+    with (
+        serving([(f"{scheme}://127.0.0.1:0", "auto")], **files) as server,
+        subject_at(server, name, tls=tls) as subject,
+    ):
         subject.open(4, 4)
         done = 0
         for streams in (True, False, True, True):  # nothing is left behind that the next would find
@@ -458,8 +478,8 @@ def test_clients_receive_what_was_filled_in(name: str, receive: Callable[..., Sa
         for _ in range(2):  # the second finds nothing of the first
             filled = fill(subject, SECONDS)
             assert filled >= 8 * 32
-            target, token = server.endpoints[0], subject.receiver.token
-            sample = receive(target, transport(name), token, filled)
+            token = subject.receiver.token
+            sample = receive(subject.target, transport(name), token, filled)
             assert sample.operations == filled - 1
             assert 100 < sample.rate < 10_000_000
 
@@ -474,7 +494,7 @@ def test_a_client_that_receives_too_little_is_found(
         filled = fill(subject, 0)
         token = subject.receiver.token
         with pytest.raises(LoadError, match=f"{filled} of {filled + 1} messages"):
-            receive(server.endpoints[0], transport("jsonl"), token, filled + 1)
+            receive(subject.target, transport("jsonl"), token, filled + 1)
 
 
 @pytest.mark.parametrize("name", TRANSPORTS)
@@ -555,6 +575,14 @@ def test_the_accounts_are_deleted(name: str) -> None:
         assert sum(told) == 10
         with pytest.raises(Exception, match="ended"):
             accounts.acknowledge(made)
+
+
+def test_a_private_server_may_be_reached_over_tls(certificates: object) -> None:
+    with server_process("memory:", scheme=Scheme.WSS) as target:
+        with closing(Wire(target.endpoint, transport("websocket"), target.tls)) as wire:
+            assert wire.ask(Ping(), Done)
+        with pytest.raises(LoadError, match=r"no TLS with wss://.*self-signed"):
+            Wire(target.endpoint, transport("websocket"), client_context())
 
 
 def test_idle_users_hold_two_lines_each_and_notice_the_end() -> None:
