@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Annotated, Any, TypeGuard, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -129,6 +129,8 @@ def _attributes(model: type[BaseModel]) -> Iterator[str]:
 
 
 def _bounds(field: FieldInfo) -> Iterator[str]:
+    if get_origin(field.annotation) is Literal:
+        yield " or ".join(f"``{each!r}``" for each in get_args(field.annotation))
     for limit in field.metadata:
         for sign, word in (("ge", "at least"), ("gt", "above"), ("le", "at most")):
             bound = getattr(limit, sign, None)
@@ -143,6 +145,8 @@ def _plain(annotation: Any) -> str:
     arguments = get_args(annotation)
     if not arguments:
         return "None" if annotation in (None, type(None)) else annotation.__name__
+    if get_origin(annotation) is Literal:
+        return " | ".join(dict.fromkeys(type(each).__name__ for each in arguments))
     words = ["..." if each is ... else _plain(each) for each in arguments]
     if get_origin(annotation) in (Union, type(int | None)):
         return " | ".join(words)
