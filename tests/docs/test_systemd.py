@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 from cli_server import ended
 from docs_blocks import ROOT, Block, blocks_of
+from own_systemd import SHARED, own_systemd
 
 from twinline.transports.listener import ListenerSettings
 
 UNIT = ROOT / "docs" / "how-to" / "twinline.service"
 PAGE = UNIT.with_name("systemd.md")
+EXPOSE = UNIT.with_name("expose.md")
 PROGRAM = "/opt/twinline/bin/twinline"
 
 
-def unit_blocks() -> list[Block]:
-    return [each for each in blocks_of(PAGE.read_text("utf-8")) if each.language == "ini"]
+def unit_blocks(page: Path = PAGE) -> list[Block]:
+    return [each for each in blocks_of(page.read_text("utf-8")) if each.language == "ini"]
 
 
 def setting(name: str) -> str:
@@ -58,11 +60,11 @@ def test_the_page_shows_the_unit_as_it_is() -> None:
     assert unit_blocks()[0].text == UNIT.read_text(encoding="utf-8")
 
 
-def test_systemd_accepts_the_unit_alone_and_with_the_changes_of_the_page(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit_alone_and_with_the_changes_of_the_pages(tmp_path: Path) -> None:
     unit = installed(tmp_path, UNIT.read_text(encoding="utf-8"))
     assert problems_of(unit) == []
     (tmp_path / "twinline.service.d").mkdir()
-    for change in unit_blocks()[1:]:
+    for change in (*unit_blocks()[1:], *unit_blocks(EXPOSE)):
         (tmp_path / "twinline.service.d" / "override.conf").write_text(change.text)
         assert problems_of(unit) == []
 
@@ -110,3 +112,55 @@ def test_the_server_of_the_unit_starts_and_stops_as_it_says(tmp_path: Path) -> N
             server.send_signal(signal.Signals[setting("KillSignal")])
             assert server.wait(float(setting("TimeoutStopSec"))) == 0
     assert (tmp_path / "twinline" / "chat.db").exists()
+
+
+STAND_IN = """#!/bin/sh
+# Stands in for the server, whose Python another user may not be able to reach.
+note() {
+    key=$(cat /etc/twinline/tls/privkey.pem)
+    echo "$1" "$key" $(grep CapEff /proc/self/status) >>$STATE_DIRECTORY/seen
+}
+trap 'note reloaded; trap "note stopped; exit 0" TERM' HUP
+note "$*"
+while :; do
+    sleep 60 &
+    wait $!
+done
+"""
+
+
+def test_the_unit_reads_a_key_of_its_group_reloads_and_stops(tmp_path: Path) -> None:
+    """The commands are those of docs/how-to/expose.md."""
+    changes = tmp_path / "units" / "twinline.service.d"
+    changes.mkdir(parents=True)
+    shutil.copy(UNIT, tmp_path / "units")
+    (changes / "override.conf").write_text(unit_blocks(EXPOSE)[0].text)
+    shutil.copy(UNIT.with_name("twinline-certificate"), tmp_path)
+    (tmp_path / "twinline").write_text(STAND_IN)
+    live = tmp_path / "live"
+    live.mkdir()
+    (live / "fullchain.pem").write_text("chain")
+    key = live / "privkey.pem"
+    key.touch(0o600)
+    seen = "/var/lib/private/twinline/seen"
+    with own_systemd(tmp_path) as systemd:
+        systemd.run("install", "-D", f"{SHARED}/twinline", PROGRAM)
+        systemd.run("groupadd", "--system", "twinline-tls")
+        systemd.run("install", "-m", "755", f"{SHARED}/twinline-certificate", "/usr/local/sbin/")
+        for written in ("first", "second"):  # at the second, the hook has it reload
+            key.write_text(written)
+            systemd.run("/usr/local/sbin/twinline-certificate", RENEWED_LINEAGE=f"{SHARED}/live")
+            systemd.run("systemctl", "start", "twinline")
+            systemd.run("timeout", "20", "sh", "-c", f"until grep {written} {seen}; do :; done")
+        systemd.run("systemctl", "stop", "twinline")
+        *_, started, reloaded, stopped = systemd.run("cat", seen).splitlines()
+        assert systemd.run("stat", "-c", "%A %U %G", "/etc/twinline/tls/privkey.pem") == (
+            "-rw-r----- root twinline-tls\n"
+        )
+        owner = systemd.run("stat", "-c", "%U %a", "/var/lib/private/twinline")
+    net_bind_service = f"{1 << 10:016x}"
+    assert started.startswith("serve --config /etc/twinline/twinline.toml --store sqlite:/var/lib")
+    assert started.endswith(f" first CapEff: {net_bind_service}")
+    assert reloaded == f"reloaded second CapEff: {net_bind_service}"
+    assert stopped == f"stopped second CapEff: {net_bind_service}"
+    assert owner.endswith(" 700\n")

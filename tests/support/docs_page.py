@@ -38,7 +38,7 @@ class Page:
 
     def __init__(self, path: Path, folder: Path) -> None:
         self.name = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
-        self.port = str(_free_port())
+        self.port = str(free_port())
         self.blocks = [
             Block(each.line, each.language, each.text.replace(PORT, self.port), each.marks)
             for each in blocks_of(path.read_text(encoding="utf-8"))
@@ -227,7 +227,7 @@ class Page:
             terminal.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port that is free, and none of those that the system hands out."""
     while True:
         port = random.randint(15_000, 30_000)

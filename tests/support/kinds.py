@@ -13,6 +13,7 @@ KINDS = {
     "tests/transports/*::*[[]*uvloop*]": "uvloop",
     "tests/docs/test_blocks.py::*": "docs",
     "tests/docs/test_example_*.py::*": "docs",
+    "tests/docs/test_expose.py::test_a_client_talks_through_a_proxy*": "proxies",
     "tests/benchmarks/*": "measure",
     "tests/transports/listener/test_slow_readers.py::*_p99": "measure",
     "tests/cli/bench/test_command.py::*": "measure",

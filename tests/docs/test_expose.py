@@ -1,0 +1,445 @@
+"""docs/how-to/expose.md: its hooks, its settings, and clients that talk through its proxies."""
+
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPSConnection
+from pathlib import Path
+from typing import Self
+
+import pytest
+from certificates import Certificates, Issued
+from cli_server import ended
+from docs_blocks import ROOT, Block, blocks_of
+from docs_page import free_port
+from waiting import wait_until
+
+from twinline.core.addresses import UNIX, is_loopback
+from twinline.core.protocol import Hello
+from twinline.transports.client import Client, StateKind
+from twinline.transports.contract import ReplyReceived
+from twinline.transports.endpoints import Endpoint
+from twinline.transports.registry import connecting_transport
+from twinline.transports.tls import client_context
+
+PAGE = ROOT / "docs" / "how-to" / "expose.md"
+HOOK = PAGE.with_name("twinline-certificate")
+DOMAIN = "chat.example.org"
+PASSWORD = "correct horse"
+
+
+def own_address() -> str:
+    """Return an address of this machine that is none of loopback, if it has one."""
+    with socket.socket(type=socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            return "127.0.0.9"
+        return str(probe.getsockname()[0])
+
+
+def section(heading: str) -> list[Block]:
+    """Return the blocks below a heading, up to the next."""
+    parts = re.split(r"^#{2,} (.*)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return blocks_of(parts[parts.index(heading) + 1])
+
+
+def swapped(text: str, swaps: dict[str, str]) -> str:
+    """Put what is here in the place of what the page has."""
+    for old, new in swaps.items():
+        assert old in text, f"{old} is not in {text}"
+        text = text.replace(old, new)
+    return text
+
+
+def settings_of(heading: str) -> str:
+    (block,) = (each for each in section(heading) if each.language == "toml")
+    return block.text
+
+
+class Server:
+    """`twinline serve` as a process of its own, with the settings of the page.
+
+    Attributes:
+        log: what it has said on stderr, with one line for each client that says hello.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self.process = process
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+
+@contextmanager
+def serving(settings: str, folder: Path) -> Iterator[Server]:
+    """Serve while the body runs."""
+    config, log = folder / "twinline.toml", folder / "log"
+    config.write_text(f'log_level = "debug"\n{settings}', encoding="utf-8")
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "twinline.cli", "serve", "--config", str(config)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+    with ended(process):
+        assert process.stdout is not None
+        for _ in range(settings.partition("\n")[0].count("://") or 1):
+            line = process.stdout.readline()
+            assert line.startswith("listening on "), log.read_text(encoding="utf-8")
+        yield Server(process, log)
+
+
+class Talker:
+    """A client that has logged in, and writes to itself.
+
+    Attributes:
+        seen: the states that it has come to.
+    """
+
+    def __init__(self, endpoint: Endpoint, certificates: Certificates) -> None:
+        self.seen: list[StateKind] = []
+        self._client = Client(
+            endpoint,
+            tls=client_context(ca_file=str(certificates.ca.file)),
+            on_state=lambda state: self.seen.append(state.kind),
+        )
+        self._mail = self._client.messages(timeout=20)
+
+    def __enter__(self) -> Self:
+        self._client.create_account("ann", PASSWORD)
+        self.hear("at first")
+        assert StateKind.RECONNECTING not in self.seen
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._client.close()
+
+    def hear(self, body: str) -> None:
+        """Send a message, and get it."""
+        self._client.send("ann", body)
+        assert next(self._mail).body == body
+
+
+def say_hello(server: Server, endpoint: Endpoint, certificates: Certificates, proxy: str) -> None:
+    """Say hello from an address that is not the proxy's, and see that the server knows it."""
+    stranger = own_address()
+    # A proxy is not believed that somebody behind it is on this machine.
+    known = f"behind {proxy}" if is_loopback(stranger) else stranger
+    codec = connecting_transport(endpoint, None).client_codec(65_536)
+    with (
+        socket.create_connection(
+            (endpoint.host, endpoint.port), timeout=10, source_address=(stranger, 0)
+        ) as plain,
+        client_context(ca_file=str(certificates.ca.file)).wrap_socket(
+            plain, server_hostname=endpoint.host
+        ) as peer,
+    ):
+        if not codec.opened:  # and have it claim another one
+            claim = b"\r\nX-Forwarded-For: 203.0.113.7\r\n"
+            peer.sendall(codec.data_to_send().replace(b"\r\n", claim, 1))
+        while not codec.opened:
+            codec.receive_data(peer.recv(65_536))
+            assert codec.next_event() is None
+        codec.send(1, Hello(protocol=1, client="a stranger"))
+        peer.sendall(codec.data_to_send())
+        while not isinstance(codec.next_event(), ReplyReceived):
+            codec.receive_data(peer.recv(65_536))
+    wait_until(lambda: f"hello from '{known}', client 'a stranger'" in server.log, server.log)
+
+
+def see_page(endpoint: Endpoint, certificates: Certificates) -> None:
+    """See the page of the chat in the place of a browser."""
+    trust = client_context(ca_file=str(certificates.ca.file))
+    with closing(
+        HTTPSConnection(endpoint.host, endpoint.port, timeout=10, context=trust)
+    ) as browser:
+        browser.request("GET", "/")
+        answer = browser.getresponse()
+        assert answer.status == 200
+        assert answer.headers.get_content_type() == "text/html"
+        assert answer.headers["Content-Security-Policy"]
+        assert b"twinline" in answer.read()
+
+
+# -- the proxies ------------------------------------------------------------------------------
+
+
+def nginx(block: str, folder: Path) -> list[str]:
+    """Write a configuration around a block, and return the command that runs nginx."""
+    inside = block
+    modules = Path("/usr/lib/nginx/modules")
+    load = f"load_module {modules}/ngx_stream_module.so;" if "stream {" in block else ""
+    if not load:
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        paths = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+        inside = f"http {{\naccess_log off; {paths}\n{block}}}\n"
+    file = folder / "nginx.conf"
+    file.write_text(
+        f"{load}\ndaemon off; master_process off; pid {folder}/nginx.pid;\n"
+        f"error_log {folder}/error.log;\nevents {{}}\n{inside}"
+    )
+    return ["nginx", "-p", str(folder), "-e", f"{folder}/error.log", "-c", str(file)]
+
+
+def haproxy(block: str, folder: Path) -> list[str]:
+    """Write a configuration with Debian's defaults before a block, and return the command."""
+    file = folder / "haproxy.cfg"
+    file.write_text(
+        "global\n    ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets\n"
+        "defaults\n    mode http\n    option dontlognull\n    timeout connect 5000\n"
+        f"    timeout client 50000\n    timeout server 50000\n{block}"
+    )
+    return ["haproxy", "-db", "-f", str(file)]
+
+
+def caddy(block: str, folder: Path) -> list[str]:
+    """Write a configuration that asks nobody for a certificate, and return the command."""
+    file = folder / "Caddyfile"
+    file.write_text(f"{{\n    admin off\n    auto_https disable_redirects\n}}\n{block}")
+    return ["caddy", "run", "--adapter", "caddyfile", "--config", str(file)]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A configuration of the page.
+
+    Attributes:
+        heading: of its section.
+        command: what writes it down, and returns the command that runs its proxy.
+        settings: the heading of the section with the server's settings, if it is another one.
+        web: whether it is a site.
+        cuts: whether it cuts connections that are idle: after an hour, on the page.
+        swaps: of its block, besides the ports.
+    """
+
+    heading: str
+    command: Callable[[str, Path], list[str]]
+    settings: str = ""
+    web: bool = False
+    cuts: bool = True
+    swaps: dict[str, str] = field(default_factory=dict)
+
+
+NGINX_SITE = "nginx, a site with the page and WebSocket"
+NGINX_PASS = "nginx, TLS passed through"
+WAYS = {
+    "nginx site": Way(
+        NGINX_SITE,
+        nginx,
+        web=True,
+        swaps={
+            "listen 443 ssl": "listen 127.0.0.1:443 ssl",
+            f"/etc/letsencrypt/live/{DOMAIN}/fullchain.pem": "CERTIFICATE",
+            f"/etc/letsencrypt/live/{DOMAIN}/privkey.pem": "KEY",
+        },
+    ),
+    "nginx passes": Way(NGINX_PASS, nginx, swaps={"listen 7767": "listen 127.0.0.1:7767"}),
+    "haproxy passes": Way("HAProxy, TLS passed through", haproxy, NGINX_PASS),
+    "haproxy ends": Way(
+        "HAProxy, which ends TLS", haproxy, swaps={"/etc/haproxy/chat.pem": "PAIR"}
+    ),
+    "haproxy site": Way(
+        "HAProxy, a site with the page and WebSocket",
+        haproxy,
+        web=True,
+        swaps={"/etc/haproxy/chat.pem": "PAIR"},
+    ),
+    "caddy site": Way(
+        "Caddy, a site with the page and WebSocket",
+        caddy,
+        NGINX_SITE,
+        web=True,
+        cuts=False,
+        swaps={f"{DOMAIN} {{\n": "https://127.0.0.1:443 {\n    tls CERTIFICATE KEY\n"},
+    ),
+}
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """Make a folder whose path leaves room for that of a Unix socket."""
+    with tempfile.TemporaryDirectory(prefix="twinline-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def proxying(command: list[str], port: int, folder: Path) -> Iterator[None]:
+    """Run a proxy while the body runs."""
+    log = folder / "proxy.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"HOME": str(folder), "XDG_DATA_HOME": str(folder / "data")},
+        )
+
+    def listens() -> bool:
+        assert process.poll() is None, log.read_text(encoding="utf-8")
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    with ended(process):
+        wait_until(listens, "the proxy listens")
+        yield
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_client_talks_through_a_proxy(name: str, certificates: Certificates) -> None:
+    way = WAYS[name]
+    program = name.partition(" ")[0]
+    if shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin") is None:
+        pytest.skip(f"{program} is not here")
+    outside, inside = free_port(), free_port()
+    (block,) = (each.text for each in section(way.heading) if each.language in ("nginx", "text"))
+    settings = settings_of(way.settings or way.heading)
+    with short_folder() as folder, ExitStack() as running:
+        pair = folder / "pair.pem"
+        issued = certificates.server
+        pair.write_bytes(issued.certificate.read_bytes() + issued.key.read_bytes())
+        here = {
+            "7767": str(outside),
+            ":443": f":{outside}",
+            "7768": str(inside),
+            "8080": str(inside),
+            "/run/twinline/": f"{folder}/",
+            "CERTIFICATE": str(issued.certificate),
+            "KEY": str(issued.key),
+            "PAIR": str(pair),
+            "/etc/twinline/tls/fullchain.pem": str(issued.certificate),
+            "/etc/twinline/tls/privkey.pem": str(issued.key),
+        }
+        block = swapped(block, way.swaps)
+        block = swapped(block, {old: new for old, new in here.items() if old in block})
+        settings = swapped(settings, {old: new for old, new in here.items() if old in settings})
+        server = running.enter_context(serving(settings, folder))
+        endpoint = Endpoint.parse(f"{'wss' if way.web else 'tls'}://127.0.0.1:{outside}")
+        with proxying(way.command(block, folder), outside, folder):
+            say_hello(server, endpoint, certificates, UNIX if UNIX in settings else "127.0.0.1")
+            if way.web:
+                see_page(endpoint, certificates)
+            ann = running.enter_context(Talker(endpoint, certificates))
+        # The proxy is gone, and comes back with less patience.
+        hasty = swapped(block, {"1h": "1s"}) if way.cuts else block
+        with proxying(way.command(hasty, folder), outside, folder):
+            ann.hear("after a restart of the proxy")
+            ann.seen.clear()
+            if way.cuts:
+                wait_until(lambda: StateKind.RECONNECTING in ann.seen, "the cut of what is idle")
+            ann.hear("after a pause")
+        assert server.process.poll() is None, server.log
+
+
+# -- the certificate ----------------------------------------------------------------------------
+
+
+def lineage(folder: Path, issued: Issued) -> Path:
+    """Return a folder as certbot has it for a domain."""
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(issued.certificate, folder / "fullchain.pem")
+    shutil.copyfile(issued.key, folder / "privkey.pem")
+    (folder / "privkey.pem").chmod(0o600)
+    return folder
+
+
+def hook(name: str, text: str, folder: Path, systemctl: str) -> Path:
+    """Write a hook down, with a `systemctl` in the place of systemd's."""
+    programs = folder / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "systemctl").write_text(f"#!/bin/sh\n{systemctl}\n")
+    (programs / name).write_text(text)
+    for each in programs.iterdir():
+        each.chmod(0o755)
+    return programs / name
+
+
+def run_hook(program: Path, lineage: Path | None) -> subprocess.CompletedProcess[str]:
+    named = {} if lineage is None else {"RENEWED_LINEAGE": str(lineage)}
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [program],
+        env={"PATH": path} | named,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def own_group() -> str:
+    return subprocess.check_output(["id", "-gn"], text=True).strip()
+
+
+def twinline_hook(folder: Path, systemctl: str) -> tuple[Path, Path]:
+    """Return the hook, and the folder that it fills."""
+    text = HOOK.read_text(encoding="utf-8")
+    to = folder / "tls"
+    text = swapped(
+        text, {"/etc/twinline/tls": str(to), "group=twinline-tls": f"group={own_group()}"}
+    )
+    return hook("twinline-certificate", text, folder, systemctl), to
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_the_page_shows_the_hook_as_it_is() -> None:
+    texts = [each.text for each in section("A certificate from Let's Encrypt")]
+    assert HOOK.read_text(encoding="utf-8") in texts
+    assert os.access(HOOK, os.X_OK)
+
+
+def test_the_hook_copies_a_pair_for_a_group_and_reloads(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    told = tmp_path / "told"
+    program, to = twinline_hook(tmp_path, f'echo "$@" >>{told}')
+    for issued in (certificates.server, certificates.expired):
+        done = run_hook(program, lineage(tmp_path / "live", issued))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (to / "fullchain.pem").read_bytes() == issued.certificate.read_bytes()
+        assert (to / "privkey.pem").read_bytes() == issued.key.read_bytes()
+    assert mode(to) == 0o750
+    assert {mode(each) for each in to.iterdir()} == {0o640}
+    assert sorted(each.name for each in to.iterdir()) == ["fullchain.pem", "privkey.pem"]
+    assert told.read_text().splitlines() == ["try-reload-or-restart twinline.service"] * 2
+
+
+def test_a_hook_that_fails_leaves_the_pair_as_it_was(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    told = tmp_path / "told"
+    program, to = twinline_hook(tmp_path, f"touch {told}")
+    live = lineage(tmp_path / "live", certificates.server)
+    assert run_hook(program, live).returncode == 0
+    told.unlink()
+    (live / "fullchain.pem").unlink()
+    shutil.copyfile(certificates.expired.key, live / "privkey.pem")
+    assert run_hook(program, live).returncode
+    assert "certbot names the folder" in run_hook(program, None).stderr
+    assert (to / "privkey.pem").read_bytes() == certificates.server.key.read_bytes()
+    assert not told.exists()
+
+
+def test_the_hook_of_haproxy_joins_the_pair(tmp_path: Path, certificates: Certificates) -> None:
+    (text,) = (each.text for each in section("HAProxy, which ends TLS") if each.language == "sh")
+    program = hook(
+        "haproxy-certificate", swapped(text, {"/etc/haproxy": str(tmp_path)}), tmp_path, "true"
+    )
+    done = run_hook(program, lineage(tmp_path / "live", certificates.server))
+    assert (done.returncode, done.stderr) == (0, "")
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tmp_path / "chat.pem")
+    assert mode(tmp_path / "chat.pem") == 0o600
