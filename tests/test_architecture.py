@@ -21,7 +21,8 @@ LIBRARIES = {
     # who has a revocation list imports cryptography.
     "transports": {"pydantic", "pydantic_core", "uvloop", "cryptography"},
     "stores": {"pydantic", "sortedcontainers"},
-    # matplotlib is an extra: only the plot of `bench` has it, and imports it when it draws.
+    # Extras, imported when they are needed: matplotlib by the plot of `bench`, cryptography by the
+    # certificate for a trial.
     "cli": {
         "pydantic",
         "pydantic_core",
@@ -29,6 +30,7 @@ LIBRARIES = {
         "click",
         "prompt_toolkit",
         "matplotlib",
+        "cryptography",
         "argon2",
     },
 }

@@ -48,6 +48,9 @@ class Listening(Shape):
     transport: str = Field(description="what is spoken there; `auto` is all")
     store: str = Field(description="the scheme of the store's URL")
     durability: str = Field(description="of an acknowledged message: what it outlives")
+    ca_file: str | None = Field(
+        None, description="what clients are to trust, with `--self-signed`; else null"
+    )
 
 
 class DemoStep(Shape):
@@ -71,9 +74,10 @@ class InForce(Shape):
 
 
 class FileChecked(Shape):
-    """A settings file that is fine."""
+    """A settings file that a server could run with."""
 
     path: str = Field(description="the file")
+    warnings: tuple[str, ...] = Field((), description="what its operator should know")
 
 
 class RoundTrip(Shape):

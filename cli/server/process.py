@@ -180,14 +180,17 @@ def _shown(limit: int) -> str:
 
 
 @contextmanager
-def stopped_by_signals(stop: Callable[[], None], wakeup_fd: int) -> Iterator[None]:
-    """Let SIGTERM and SIGINT call `stop`, and a second one end the process at once.
+def signals_handled(
+    stop: Callable[[], None], reload: Callable[[], None], wakeup_fd: int
+) -> Iterator[None]:
+    """Let SIGHUP call `reload`, SIGTERM and SIGINT `stop`; a second one ends the process at once.
 
     The handlers are not put back: when the block is over, the process is on its way to exit code
     0, and no signal is to change that.
 
     Args:
         stop: called in the main thread, between two steps of Python.
+        reload: the same; it wakes what does the work.
         wakeup_fd: where the interpreter's own handler writes a byte for every signal while the
             block runs. Python runs a handler between two steps of Python; for a signal that comes
             just before a wait begins that would be after it, and the byte ends the wait at once.
@@ -202,10 +205,14 @@ def stopped_by_signals(stop: Callable[[], None], wakeup_fd: int) -> Iterator[Non
     def exit_at_once(number: int, _frame: FrameType | None) -> None:
         os._exit(128 + number)
 
+    def read_again(_number: int, _frame: FrameType | None) -> None:
+        reload()
+
     before = signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
     try:
         for name in _SIGNALS:
             signal.signal(name, begin)
+        signal.signal(signal.SIGHUP, read_again)
         yield
     finally:
         signal.set_wakeup_fd(before)

@@ -8,8 +8,10 @@ import click
 
 from twinline.cli.console.command import Group, show_help
 from twinline.cli.console.errors import SettingsError
-from twinline.cli.console.output import report, write_json, write_line
+from twinline.cli.console.output import report, say, write_json, write_line
 from twinline.cli.console.shapes import FileChecked, InForce
+from twinline.cli.console.text import visible
+from twinline.cli.settings.checks import check_settings
 from twinline.cli.settings.model import GROUPS
 from twinline.cli.settings.options import (
     all_options,
@@ -51,15 +53,24 @@ def show(as_json: bool, **options: Any) -> None:
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @json_option
 def check(file: Path | None, as_json: bool) -> None:
-    """Check a settings file: its syntax, its keys and their values.
+    """Check a settings file, and whether a server could run with it.
 
-    Without FILE, the file that the other commands would read.
+    Its syntax, its keys and their values; that nothing is exposed in plain; the files of TLS:
+    that they fit together, and when they expire. Without FILE, the file that the other commands
+    would read. What is no fault is a warning, and the exit code is 0.
     """
     path = find_file(file)
     if path is None:
         raise SettingsError("there is no settings file here; name one to check it")
-    check_file(path)
-    report(FileChecked(path=str(path)), f"{path} is fine", as_json=as_json)
+    warnings = check_settings(check_file(path))
+    if not as_json:
+        for warning in warnings:
+            say(f"warning: {visible(warning)}")
+    report(
+        FileChecked(path=str(path), warnings=tuple(warnings)),
+        f"{path} can be served with, but see above" if warnings else f"{path} is fine",
+        as_json=as_json,
+    )
 
 
 def _with_sources(loaded: Loaded) -> dict[str, Any]:

@@ -37,6 +37,14 @@ def _known_endpoint(text: str) -> str:
     return text
 
 
+def _listenable(text: str) -> str:
+    try:
+        Endpoint.parse(text).check_listenable()
+    except EndpointError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
 def _connectable(text: str) -> str:
     try:
         Endpoint.parse(text).check_connectable()
@@ -60,6 +68,7 @@ def _known_transport(name: str) -> str:
 
 
 _EndpointText = Annotated[str, AfterValidator(_known_endpoint)]
+_ListenText = Annotated[_EndpointText, AfterValidator(_listenable)]
 _ServerText = Annotated[_EndpointText, AfterValidator(_connectable)]
 _TransportName = Annotated[str, AfterValidator(_known_transport)]
 
@@ -72,11 +81,11 @@ class ServerSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    listen: tuple[_EndpointText, ...] = Field(
+    listen: tuple[_ListenText, ...] = Field(
         default=(_HERE,),
         min_length=1,
-        description="an endpoint to listen on: `tcp://host:port` or `unix:/path`; it may name "
-        "its transport, as in `tcp://127.0.0.1:7767?transport=binary`",
+        description="an endpoint to listen on: `tcp://host:port`, `tls://`, `ws://`, `wss://`, or "
+        "`unix:/path`; it may name its transport, as in `tcp://127.0.0.1:7767?transport=binary`",
     )
     transport: _TransportName = Field(
         default="auto",
@@ -100,6 +109,12 @@ class ServerSettings(BaseModel):
         ge=16,
         description="lines of the log that may wait to be written; beyond it they are lost, "
         "the debug lines first, and the next line tells how many",
+    )
+    reload_seconds: Seconds = Field(
+        default=5,
+        ge=0,
+        description="how often to look whether the files of TLS have changed, to read them again; "
+        "0: only when SIGHUP comes",
     )
     one_processor: bool = Field(
         default=True,
@@ -134,8 +149,8 @@ class SafetySettings(BaseModel):
 
     insecure: bool = Field(
         default=False,
-        description="allow plain TCP beyond this machine, where others can read passwords and "
-        "messages",
+        description="allow plain TCP and `ws://` beyond this machine, where others can read "
+        "passwords and messages",
     )
 
 
@@ -234,18 +249,26 @@ class Settings(
 
 
 def refuse_exposure(settings: Settings, endpoints: Iterable[Endpoint]) -> None:
-    """Refuse plain TCP to other machines, unless the settings accept it.
+    """Refuse to speak in plain with other machines, unless the settings accept it.
 
     Raises:
-        SettingsError: an endpoint is plain TCP beyond loopback, and ``insecure`` is off.
+        SettingsError: an endpoint is in plain beyond loopback, and ``insecure`` is off.
     """
     for endpoint in endpoints:
-        if endpoint.scheme is Scheme.TCP and not endpoint.is_local and not settings.insecure:
-            raise SettingsError(
-                f"{endpoint} is plain TCP beyond this machine: others on the way could read "
-                "passwords and messages, and TLS is not there yet; stay on 127.0.0.1 or a Unix "
-                "socket, or accept the risk with --insecure"
-            )
+        if endpoint.scheme.is_tls or endpoint.is_local or settings.insecure:
+            continue
+        plain, sealed = _SEALED[endpoint.scheme]
+        raise SettingsError(
+            f"{endpoint} is {plain} beyond this machine: others on the way could read passwords "
+            f"and messages; use {sealed}://, stay on 127.0.0.1 or a Unix socket, or accept the "
+            "risk with --insecure"
+        )
+
+
+_SEALED: Final = {
+    Scheme.TCP: ("plain TCP", Scheme.TLS),
+    Scheme.WS: ("a plain WebSocket", Scheme.WSS),
+}
 
 
 _EXPECTED: Final = {
@@ -272,6 +295,9 @@ def describe_expected(name: str) -> str:
     }
     if name in _EXPECTED:
         return _EXPECTED[name]
+    forms = (schema, *schema.get("anyOf", ()))
+    if any(each.get("format") == "path" for each in forms):
+        return "the path of a file"
     words = [kinds.get(schema.get("type", ""), "text")]
     for key, phrase in (
         ("minimum", "at least"),

@@ -27,6 +27,7 @@ NO_BOUNDS = {
     "log_level": "the operator's",
     "loop_warn_seconds": "what is logged",
     "one_processor": "the operator's",
+    "reload_seconds": "the operator's",
     "store": "the operator's",
     "tls_certificate": "the operator's",
     "tls_client_ca": "the operator's",

@@ -23,7 +23,7 @@
     holds             finds what holds the loop all the same
 """
 
-from twinline.transports.listener.base import Listener, TlsReload
+from twinline.transports.listener.base import Listener, TlsReload, check_proxies
 from twinline.transports.listener.loop import LoopListener
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.listener.threaded import ThreadedListener
@@ -37,5 +37,6 @@ __all__ = [
     "ThreadedListener",
     "TlsReload",
     "Waker",
+    "check_proxies",
     "server_tls",
 ]

@@ -22,6 +22,7 @@ from twinline.transports.tls.contexts import (
     TlsFiles,
     TlsFilesError,
     client_context,
+    server_context,
 )
 from twinline.transports.tls.inspection import Inspected, inspect, remarks, shake_hands
 from twinline.transports.tls.layer import UNKNOWN_AUTHORITY, TlsError, TlsLayer
@@ -53,5 +54,6 @@ __all__ = [
     "read_revocation_lists",
     "remarks",
     "revoked_identities",
+    "server_context",
     "shake_hands",
 ]

@@ -93,7 +93,7 @@ class ServerTls:
         Raises:
             TlsFilesError: one of them cannot be used; nothing has changed.
         """
-        lists = None if self.files.crl is None else _read_lists(self.files.crl)
+        lists = _read_lists(self.files)
         # A connection that is open keeps the context that it began with.
         self._context = server_context(self.files, self._protocols, lists)
         self.revoked = frozenset() if lists is None else lists.identities
@@ -132,17 +132,15 @@ def server_context(
                 f"the file of the clients' authorities {files.client_ca}: none of its "
                 "certificates is one of an authority"
             )
-    if files.crl is not None and files.client_ca is None:
-        raise TlsFilesError(
-            f"the revocation list {files.crl}: there is no file of the clients' authorities, "
-            "whose it would be; set tls_client_ca"
-        )
     if lists is not None:
         # From a file is the only way, and the operator's may be DER.
-        with NamedTemporaryFile() as written:
-            written.write(lists.pem)
-            written.flush()
-            context.load_verify_locations(written.name)
+        try:
+            with NamedTemporaryFile() as written:
+                written.write(lists.pem)
+                written.flush()
+                context.load_verify_locations(written.name)
+        except OSError as error:
+            raise TlsFilesError(f"revocation lists: {files.crl}: {_words(error)}") from error
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
 
@@ -245,9 +243,17 @@ def _load_authorities(context: ssl.SSLContext, path: str, what: str) -> None:
     _load_text(shown, named, context)
 
 
-def _read_lists(path: str) -> RevocationLists:
+def _read_lists(files: TlsFiles) -> RevocationLists | None:
+    """Return the revocation lists of an endpoint, or None: it has none."""
+    if files.crl is None:
+        return None
+    if files.client_ca is None:
+        raise TlsFilesError(
+            f"revocation lists: {files.crl}: there is no file of the clients' authorities, whose "
+            "they would be; set tls_client_ca"
+        )
     try:
-        return read_revocation_lists(path)
+        return read_revocation_lists(files.crl)
     except RevocationListError as error:
         raise TlsFilesError(f"revocation lists: {error}") from error
 

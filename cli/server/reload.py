@@ -1,0 +1,196 @@
+"""The one door for what is read again while a server runs: by SIGHUP, and when a file changes.
+
+A `Part` is what can be read again, with the files that it is made of. One thread looks at them:
+when SIGHUP comes, which does no more than wake it; and every few seconds, by the identity of each
+file, so that a new one in its place is noticed as well as new content. Two files that belong
+together, as a certificate and its key, are hardly ever changed at once: a part that cannot be read
+is tried again for a moment, before it is said that the server goes on with what it had.
+"""
+
+import logging
+import math
+import os
+import select
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+from twinline.core.deadline import Deadline
+from twinline.transports.listener import Waker
+
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS: Final = 2.0
+"""How long files that do not fit together may be about to be changed."""
+_RETRY_SECONDS: Final = 0.2
+REMIND_SECONDS: Final = 86_400.0
+"""How often it is said again what the operator should know."""
+Identity = tuple[int, int, int, int] | None
+"""Of a file: device, inode, time of its last change in ns, size; None: it is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of reading something again.
+
+    Attributes:
+        what: it is, for a person.
+        told: what is in force now, for a person.
+        kept: why that is what it was; None: it was read.
+    """
+
+    what: str
+    told: str = ""
+    kept: str | None = None
+
+
+class Part(Protocol):
+    """What can be read again while the server runs; all of it is called by one thread."""
+
+    def files(self) -> Iterable[str]:
+        """Return the files that it is made of."""
+
+    def reload(self) -> Sequence[Outcome]:
+        """Read them, and have what they say in force; what cannot be read stays as it was."""
+
+    def warnings(self) -> Iterable[str]:
+        """Return what the operator should know of what is in force."""
+
+
+class Reloader:
+    """Reads parts again when they have changed, or when it is woken."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        seconds: float,
+        *,
+        terminal: "Terminal | None" = None,
+        patience: float = PATIENCE_SECONDS,
+        remind: float = REMIND_SECONDS,
+    ) -> None:
+        """Note what the files are like; they are looked at when it is entered.
+
+        Args:
+            parts: what can be read again.
+            seconds: between two looks at the files; 0: only when it is woken.
+            terminal: what may have hung up when it is woken.
+            patience: how long a part that cannot be read is tried again.
+            remind: seconds between two reminders.
+        """
+        self._parts = parts
+        self._seconds = seconds or math.inf
+        self._terminal = terminal
+        self._patience = patience
+        self._remind = remind
+        self._waker = Waker()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
+        self._seen = self._identities()
+
+    def wake(self) -> None:
+        """Have everything read again, soon; from any thread or a signal handler."""
+        self._waker.wake()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._closed.set()
+        self._waker.wake()
+        self._thread.join()
+        self._waker.close()
+
+    def _run(self) -> None:
+        reminder = Deadline.after(self._remind)
+        while not self._closed.is_set():
+            asked = self._wait(reminder.sooner(self._seconds))
+            if self._closed.is_set():
+                return
+            if asked and self._terminal is not None and self._terminal.has_hung_up():
+                return
+            if asked or self._identities() != self._seen:
+                self._reload()
+                self._warn()
+                reminder = Deadline.after(self._remind)
+            elif reminder.passed:
+                self._warn()
+                reminder = Deadline.after(self._remind)
+
+    def _wait(self, deadline: Deadline) -> bool:
+        """Return whether it was woken."""
+        remaining = deadline.remaining()
+        poll = select.poll()
+        poll.register(self._waker.woken, select.POLLIN)
+        woken = bool(poll.poll(None if remaining is None else math.ceil(remaining * 1000)))
+        if woken:
+            self._waker.clear()
+        return woken
+
+    def _reload(self) -> None:
+        patience = Deadline.after(self._patience)
+        while True:
+            # Before they are read: what changes meanwhile is seen at the next look.
+            self._seen = self._identities()
+            outcomes = [outcome for part in self._parts for outcome in part.reload()]
+            if all(outcome.kept is None for outcome in outcomes) or patience.passed:
+                break
+            self._wait(patience.sooner(_RETRY_SECONDS))
+            if self._closed.is_set():
+                break
+        for outcome in outcomes:
+            if outcome.kept is None:
+                log.info("%s was read again: %s", outcome.what, outcome.told)
+            else:
+                log.error("%s goes on with what it had: %s", outcome.what, outcome.kept)
+        if not outcomes:
+            log.info("there is nothing to read again: no endpoint has TLS")
+
+    def _warn(self) -> None:
+        for part in self._parts:
+            for warning in part.warnings():
+                log.warning("%s", warning)
+
+    def _identities(self) -> dict[str, Identity]:
+        return {path: identity(path) for part in self._parts for path in part.files()}
+
+
+class Terminal:
+    """The terminal that a server was started in, whose end is a SIGHUP too (termios(3))."""
+
+    def __init__(self, on_end: Callable[[], None]) -> None:
+        """Note whether there is one.
+
+        Args:
+            on_end: called when it is found to have hung up.
+        """
+        self._on_end = on_end
+        self._was_there = _is_there()
+
+    def has_hung_up(self) -> bool:
+        """Return whether the terminal has gone away, after telling so."""
+        if not self._was_there or _is_there():
+            return False
+        log.info("the terminal has hung up")
+        self._on_end()
+        return True
+
+
+def identity(path: str) -> Identity:
+    """Return by what another file, or other content, is known; links are followed."""
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _is_there() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
