@@ -295,7 +295,8 @@ class Conversation:
             and (layer.mid_record or self.codec.mid_frame)
         ):
             self.fault = self.fault or "the TLS connection was cut off in the middle of a frame"
-        if self._introduction is not None and self._introduction.mid_header:
+        introduction = self._introduction
+        if introduction is not None and introduction.mid_header and not self._stops:
             self.fault = self.fault or "the connection ended in the middle of its PROXY header"
         self.codec.receive_eof()
         self._stops = True

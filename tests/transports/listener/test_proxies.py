@@ -1,6 +1,7 @@
 """Peers behind a proxy, over sockets: whose word is taken, and that everything goes by it."""
 
 import contextlib
+import json
 import logging
 import socket
 import ssl
@@ -22,6 +23,7 @@ from twinline.transports.jsonl import JsonlServerCodec, JsonlTransport
 from twinline.transports.listener import ListenerSettings
 from twinline.transports.listener.conversation import Conversation
 from twinline.transports.listener.introduction import Introduction
+from twinline.transports.tls import TlsLayer, client_context
 
 pytestmark = pytest.mark.usefixtures("each_listener")
 PROXIED = TCP + "?proxy=yes"
@@ -87,8 +89,10 @@ def test_the_peer_is_who_the_header_says(pieces: str, header: bytes, address: st
         assert addresses(server) == [address]
 
 
-def test_a_header_comes_before_tls(certificates: Any) -> None:
-    context = ssl.create_default_context(cafile=str(certificates.ca.file))
+@pytest.mark.parametrize("together", [True, False])
+def test_a_header_comes_before_tls(together: bool, certificates: Any) -> None:
+    layer = TlsLayer(client_context(ca_file=str(certificates.ca.file)), "127.0.0.1")
+    header = binary("203.0.113.9", b"\x20\0\0")
     with (
         serving(
             [("tls://127.0.0.1:0?proxy=yes", "auto")],
@@ -98,13 +102,18 @@ def test_a_header_comes_before_tls(certificates: Any) -> None:
         ) as server,
         server.peer() as peer,
     ):
-        peer.send(binary("203.0.113.9", b"\x20\0\0"))
-        peer.socket = context.wrap_socket(peer.socket, server_hostname="127.0.0.1")
-        assert peer.send(PING).read_line() == PONG
+        layer.begin()
+        hello = layer.send(b"")
+        for piece in (header + hello,) if together else (header, hello[:7], hello[7:]):
+            peer.send(piece)
+        while not layer.established:
+            layer.receive_data(peer.socket.recv(65536))
+        peer.send(layer.send(PING))
+        answer = b""
+        while not answer:
+            answer = layer.receive_data(peer.socket.recv(65536))
+        assert json.loads(answer) == PONG
         assert addresses(server) == ["203.0.113.9"]
-        peer.enter("ann")
-        peer.socket = peer.socket.unwrap()
-        assert peer.rest() == b""
 
 
 def test_a_proxy_may_be_on_a_unix_socket() -> None:
@@ -190,6 +199,18 @@ def test_the_end_before_a_header(sent: bytes, said: pytest.LogCaptureFixture) ->
             expect_said(said, "the connection ended in the middle of its PROXY header")
         else:
             assert not said.messages  # so proxies look whether a server is there
+
+
+def test_a_drain_ends_who_is_in_the_middle_of_a_header(said: pytest.LogCaptureFixture) -> None:
+    with serving([(PROXIED, "auto")], trusted_proxies=HERE) as server, server.peer() as peer:
+        peer.send(b"PROXY ")
+        server.wait_connections(1)
+        talk = next(iter(server.listener._running()))._talk
+        wait_until(lambda: talk._introduction.mid_header, "a part of it has arrived")
+        server.listener.stop()
+        assert peer.rest() == b""
+        server.wait_connections(0)
+        assert not said.messages
 
 
 def test_an_endpoint_for_proxies_without_any_is_refused() -> None:
