@@ -147,7 +147,7 @@ class Connection:
             with deferred_wakes() as self._deferred:
                 self._converse()
         except OSError as error:
-            fault = str(error)
+            fault = None if self._talk.silent else str(error)
         finally:
             self._service.leave(self._talk.session)
             fault = self._talk.fault or fault

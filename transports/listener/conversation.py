@@ -431,6 +431,14 @@ class Conversation:
             self._reply(self._id, outcome)
 
     @property
+    def silent(self) -> bool:
+        """Whether its peer has asked nothing: one that leaves then was only to see who is here.
+
+        So proxies look after a server's health every few seconds, and most of them reset it.
+        """
+        return self._login_by is not None and self._id == 0 and not self.codec.mid_frame
+
+    @property
     def watches(self) -> bool:
         """Whether it waits for mail as well."""
         return self._watch is not None

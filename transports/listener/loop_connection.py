@@ -262,7 +262,7 @@ class LoopConnection(asyncio.BufferedProtocol):
             self._host.service.leave(self._talk.session)
         finally:
             fault = self._talk.fault
-            if fault is None and exc is not None and not self._linger_bytes:
+            if fault is None and exc is not None and not (self._linger_bytes or self._talk.silent):
                 fault = str(exc)
             if fault is not None:
                 log.info("connection from %s: %s", self.address, fault)

@@ -5,6 +5,7 @@ import json
 import logging
 import socket
 import ssl
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -199,6 +200,24 @@ def test_the_end_before_a_header(sent: bytes, said: pytest.LogCaptureFixture) ->
             expect_said(said, "the connection ended in the middle of its PROXY header")
         else:
             assert not said.messages  # so proxies look whether a server is there
+
+
+@pytest.mark.parametrize("sent", [b"", line("203.0.113.9"), binary(None, command=0x20)])
+def test_a_reset_before_a_request_is_not_logged(
+    sent: bytes, said: pytest.LogCaptureFixture
+) -> None:
+    """So proxies look after a server's health."""
+    with serving([(PROXIED, "auto")], trusted_proxies=HERE) as server:
+        for more, logged in ((b"", 0), (PING, 1), (b'{"op"', 2)):
+            peer = server.peer()
+            peer.send(sent or (line("203.0.113.9") if more else b"")).send(more)
+            server.wait_connections(1)
+            talk = next(iter(server.listener._running()))._talk
+            wait_until(lambda: talk.waits and talk.silent != bool(more), "all has arrived")  # noqa: B023
+            peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+            server.wait_connections(0)
+            assert len(said.messages) == logged
 
 
 def test_a_drain_ends_who_is_in_the_middle_of_a_header(said: pytest.LogCaptureFixture) -> None:
