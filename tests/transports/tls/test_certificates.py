@@ -2,12 +2,13 @@
 
 import logging
 import ssl
+from pathlib import Path
 
 import pytest
 from cryptography import x509
 
 from twinline.core.certificates import IDENTITY_BYTES
-from twinline.transports.tls import TlsLayer, client_certificate
+from twinline.transports.tls import TlsError, TlsLayer, client_certificate
 from twinline.transports.tls.certificates import NamesNoAccount, account_of, identity, identity_of
 
 
@@ -124,3 +125,11 @@ def test_a_certificate_that_names_no_account_is_logged(
 def test_who_shows_none_has_none(certificates, caplog: pytest.LogCaptureFixture) -> None:
     assert client_certificate(shaken(certificates, None)) is None
     assert not caplog.records
+
+
+def test_a_certificate_that_is_for_servers_is_refused(certificates, tmp_path: Path) -> None:
+    shown = certificates.ca.issue(
+        "ann", hosts=("ann.example",), uris=("twinline:ann",), folder=tmp_path
+    )
+    with pytest.raises(TlsError, match="purpose"):
+        shaken(certificates, shown)
