@@ -109,6 +109,8 @@ def connecting_transport(endpoint: Endpoint, spoken: Transport | str | None) -> 
     if endpoint.scheme.is_web:
         inner = _inner(spoken) if isinstance(spoken, str) else [spoken]
         return _over_websocket(inner, host=endpoint.authority, path=endpoint.path or "/")
+    if spoken == WebSocketTransport.name and endpoint.host:
+        return WebSocketTransport(host=endpoint.authority)
     return transport(spoken) if isinstance(spoken, str) else spoken
 
 

@@ -35,9 +35,10 @@ from twinline.transports.listener import (
 from twinline.transports.listener.base import Served
 from twinline.transports.listener.connection import Connection
 from twinline.transports.listener.loop_connection import LoopConnection
-from twinline.transports.registry import transport
+from twinline.transports.registry import listening_transport, transport
 
 TCP = "tcp://127.0.0.1:0"
+WS = "ws://127.0.0.1:0"
 
 
 class Kind:
@@ -100,7 +101,10 @@ def make_listener(
     waker: Waker | None = None,
 ) -> Listener:
     """Return a listener of the present kind."""
-    places = [(Endpoint.parse(url), transport(name)) for url, name in endpoints]
+    places = [
+        (endpoint, listening_transport(endpoint, name))
+        for endpoint, name in ((Endpoint.parse(url), name) for url, name in endpoints)
+    ]
     return Kind.made(service or make_service(), places, settings, waker=waker)
 
 

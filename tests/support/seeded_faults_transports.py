@@ -418,6 +418,45 @@ class TakesPagesForStreams(JsonlClientCodec):
         return ReplyReceived(id, reply)
 
 
+class NeverOpens(JsonlClientCodec):
+    """Waits for a handshake that no server of JSON-lines knows."""
+
+    opened = False
+
+
+class TakesRequestsTooEarly(JsonlClientCodec):
+    """Is not open before it was fed, and does not mind."""
+
+    fed = False
+
+    @property
+    def opened(self):
+        return self.fed
+
+    def receive_data(self, data):
+        self.fed = True
+        super().receive_data(data)
+
+
+class SaysGoodbye(JsonlServerCodec):
+    """Has last words that the other end takes for no end."""
+
+    unprompted = True
+
+    def end(self):
+        self._out.append(b'{"id":null,"ok":false,"error":{"code":"bye","message":"","retryable":')
+        self._out.append(b"false}}\n")
+
+
+class EchoesWhatIsEmpty(JsonlServerCodec):
+    """Answers a line feed by one, and does not say that it does such things."""
+
+    def receive_data(self, data):
+        super().receive_data(data)
+        if b"\n\r\n" in data:
+            self._out.append(b"\n")
+
+
 def sometimes(start: bytes) -> bool | None:
     """Change its mind at every byte."""
     return None if start[:1] == b"{" and len(start) < 9 else len(start) % 2 == 1
@@ -524,6 +563,14 @@ FAULTS: tuple[tuple[str, Transport, str], ...] = (
         faulty(client=EndsAStreamWithItsPiece),
         "cuts_of_streams_change_nothing",
     ),
+    ("a client never opens", faulty(client=NeverOpens), "handshakes_open_a_client"),
+    (
+        "a request is taken before the handshake is over",
+        faulty(client=TakesRequestsTooEarly),
+        "handshakes_open_a_client",
+    ),
+    ("a farewell is no end", faulty(SaysGoodbye), "farewells_end_the_other_end"),
+    ("bytes that nobody put in", faulty(EchoesWhatIsEmpty), "what_is_unprompted_is_told"),
     ("a page is taken for a stream", faulty(client=TakesPagesForStreams), "pages_are_no_streams"),
 )
 """What is wrong, a transport in which it is, and the rule that must say so."""

@@ -1,8 +1,9 @@
 """One scenario over every way to be connected; each must give the same transcript.
 
-The ways: JSON-lines and binary, a TCP and a Unix socket, a server that speaks that transport or
-recognises it (auto), a client that is sent a stream, blocks for mail or polls, on threads or under
-asyncio; and over every store, a listener on threads or on an event loop.
+The ways: JSON-lines and binary, by themselves and over WebSocket, a TCP and a Unix socket, a server
+that speaks that transport or recognises it (auto), a client that is sent a stream, blocks for mail
+or polls, on threads or under asyncio; and over every store, a listener on threads or on an event
+loop.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from client_kit import MODES, make_client
-from listening import TCP, Server, serving, socket_path
+from listening import TCP, WS, Server, serving, socket_path
 from services import PASSWORD, cheap_hasher
 
 from twinline.core.errors import NotLoggedIn, RequestError
@@ -211,6 +212,21 @@ def test_the_same_transcript_over_every_wire(
     spoken = transport if server_transport == "own" else "auto"
     with serving([(url, spoken)]) as server:
         assert transcript(server, transport, watch) == TRANSCRIPT
+
+
+@pytest.mark.usefixtures("both_clients", "each_listener")
+@pytest.mark.parametrize("transport", ["jsonl", "binary"])
+def test_the_same_transcript_over_websocket(transport: str) -> None:
+    with serving([(WS, "auto")]) as server:
+        assert transcript(server, transport, WatchMode.STREAMING) == TRANSCRIPT
+
+
+@pytest.mark.parametrize(("served", "watch"), [("auto", "streaming"), ("websocket", "polling")])
+def test_the_same_transcript_over_a_websocket_on_a_unix_socket(
+    served: str, watch: str, path: str
+) -> None:
+    with serving([(f"unix:{path}", served)]) as server:
+        assert transcript(server, "websocket", WatchMode(watch)) == TRANSCRIPT
 
 
 @pytest.mark.usefixtures("each_listener")

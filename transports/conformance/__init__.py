@@ -6,7 +6,8 @@
 
     print(check_transport(MyTransport()))
 
-It needs no test framework. `bench` has what the rules work on, and `samples` what they send.
+It needs no test framework. `bench` has what the rules work on, `samples` what they send, and
+`noise` the bytes that are no frames.
 These are the rules, each in the file that its group names; the contract is
 `twinline.transports.contract`.
 
@@ -54,6 +55,12 @@ A request that is answered by a stream of replies (`streams`):
 28. Requests behind a stream wait for its end, and are answered in their order.
 29. However a stream is cut, it brings the same events, and the same error behind its end.
 30. Only what continues is a stream: `more` of a page says nothing about other replies.
+
+How a connection opens and ends, and what it says by itself (`ends`):
+
+31. A client is opened by its handshake, however that is cut, and takes nothing before.
+32. What end() says ends the other end, behind all that was said before; nothing follows.
+33. Only a codec that is `unprompted` says what no message put in, or ends by itself.
 """
 
 from collections.abc import Collection, Sequence
@@ -70,14 +77,14 @@ from twinline.core.conformance import (
     rules_of,
 )
 from twinline.transports.conformance import bytes as broken_bytes
-from twinline.transports.conformance import codecs, costs, limits, streams
+from twinline.transports.conformance import codecs, costs, ends, limits, streams
 from twinline.transports.conformance.bench import TransportBench
 from twinline.transports.contract import Transport
 
 __all__ = ["RULES", "ConformanceError", "ConformanceReport", "Failure", "check_transport"]
 
 RULES: Final[tuple[Rule[TransportBench], ...]] = rules_of(
-    codecs, limits, costs, broken_bytes, streams
+    codecs, limits, costs, broken_bytes, streams, ends
 )
 """The rules, by number."""
 _PATIENCE_SECONDS: Final = 30.0  # for one rule; it takes one or two

@@ -1,8 +1,7 @@
 """Rules 18 to 25 of the transport kit: bytes that are no frames, and whose bytes they are."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from random import Random
 from typing import Final
 
 from twinline.core import protocol
@@ -10,7 +9,14 @@ from twinline.core.conformance import Checks, NotChecked, failure, rule, shown
 from twinline.core.errors import ERROR_BY_CODE, RequestError
 from twinline.core.protocol import MAX_INT, Done, Ping, Request, Send
 from twinline.transports.conformance.bench import Event, TransportBench, comparable, feed
-from twinline.transports.conformance.samples import plain, replies, requests, small
+from twinline.transports.conformance.noise import (
+    STARTS,
+    TLS_HELLO,
+    broken_streams,
+    reply_frames,
+    request_frames,
+)
+from twinline.transports.conformance.samples import plain, requests, small
 from twinline.transports.contract import (
     ClientCodec,
     RemoteProtocolError,
@@ -21,10 +27,6 @@ from twinline.transports.contract import (
     Transport,
 )
 
-TLS_HELLO: Final = bytes.fromhex("16030100c4010000c00303") + bytes(range(0x20, 0x60))
-"""How a connection begins that wants TLS; no transport ever sees one that means it."""
-HTTP_GET: Final = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-_STARTS: Final = (TLS_HELLO, HTTP_GET, b"\r\n\r\n", b"\0" * 64, b"\xff" * 64, b"SSH-2.0-x\r\n")
 _MOST_START: Final = 256
 _PLANTED: Final = "hunter2-hunter2-hunter2"
 
@@ -32,7 +34,7 @@ _PLANTED: Final = "hunter2-hunter2-hunter2"
 @rule(18, "Whatever bytes a client sends, the server's end yields requests or documented refusals.")
 def any_bytes_are_answered(checks: Checks, bench: TransportBench) -> None:
     """Feed noise and broken frames; nothing is raised, and every refusal can be answered."""
-    for stream in _streams(bench, _request_frames(bench)):
+    for stream in broken_streams(bench, request_frames(bench)):
         limit = bench.random.choice((64, 300, 4_096))
         server = bench.transport.server_codec(limit)
         try:
@@ -75,7 +77,7 @@ def _raised(checks: Checks, error: Exception, stream: bytes) -> None:
 def any_bytes_are_replies_or_an_error(checks: Checks, bench: TransportBench) -> None:
     """Feed noise and broken replies to clients that wait for some; after an error comes nothing."""
     asked: list[Request] = [plain(model) for model in protocol.REQUESTS]
-    for stream in _streams(bench, _reply_frames(bench)):
+    for stream in broken_streams(bench, reply_frames(bench)):
         pair = bench.pair(client=bench.random.choice((64, 300, 4_096)))
         for _ in range(2):
             # The replies' frames answer request 1, whatever it was.
@@ -113,10 +115,10 @@ def cuts_of_broken_bytes_change_nothing(checks: Checks, bench: TransportBench) -
         pair.requests([(1, Ping()), (1, Ping())])
         return pair.client
 
-    for stream in _streams(bench, _request_frames(bench), fewer=True):
+    for stream in broken_streams(bench, request_frames(bench), fewer=True):
         limit = bench.random.choice((64, 300))
         _same_however_cut(checks, bench, stream, partial(bench.transport.server_codec, limit))
-    for stream in _streams(bench, _reply_frames(bench), fewer=True):
+    for stream in broken_streams(bench, reply_frames(bench), fewer=True):
         _same_however_cut(checks, bench, stream, client)
 
 
@@ -204,7 +206,7 @@ def _beginnings(other: Transport) -> list[bytes]:
 @rule(24, "recognises() answers True, False or None for any bytes, and sticks to True and False.")
 def recognition_is_final(checks: Checks, bench: TransportBench) -> None:
     """Ask about every prefix of many beginnings, of its own and of others."""
-    starts = [*_STARTS, *_request_frames(bench)]
+    starts = [*STARTS, *request_frames(bench)]
     starts += [bytes([first]) + bench.random.randbytes(12) for first in range(256)]
     for start in starts:
         decided = None
@@ -224,59 +226,3 @@ def recognition_is_final(checks: Checks, bench: TransportBench) -> None:
             decided = answer if answer is not None else decided
     if not checks.evidence and checks.count == 0:
         raise NotChecked("there were no bytes to ask about")
-
-
-# -- bytes to try ------------------------------------------------------------------------
-
-
-def _request_frames(bench: TransportBench) -> list[bytes]:
-    """Return how short requests look on the wire, each as the first of its connection."""
-    frames = []
-    for request in small(requests()):
-        pair = bench.pair()
-        frames.append(pair.opening + pair.request(bench.random.choice((0, 1, MAX_INT)), request))
-    return frames
-
-
-def _reply_frames(bench: TransportBench) -> list[bytes]:
-    """Return how short replies to request 1 look on the wire."""
-    frames = []
-    for asked, reply in replies():
-        if small([reply]):
-            frames.append(bench.pair().answer(1, asked, reply))
-    return frames
-
-
-def _streams(bench: TransportBench, frames: list[bytes], *, fewer: bool = False) -> Iterator[bytes]:
-    """Yield streams of good frames, broken frames and noise, in any order."""
-    yield from _STARTS
-    yield b""
-    random = bench.random
-    if not fewer:
-        for frame in {len(frame): frame for frame in frames if len(frame) < 120}.values():
-            for at in range(len(frame)):
-                byte = (0, 0xFF, frame[at] ^ 1, random.randrange(256))[at % 4]
-                yield frame[:at] + bytes([byte]) + frame[at + 1 :]
-                yield frame[:at] + frame[at + 1 :]
-    rounds = (120 if fewer else 300) * (10 if bench.slow else 1)
-    for _ in range(rounds):
-        parts = []
-        for _ in range(random.randint(1, 4)):
-            frame = random.choice(frames)
-            parts.append(random.choice((frame, *(_broken(frame, random) for _ in range(3)))))
-        yield b"".join(parts)[:2_000]
-
-
-def _broken(frame: bytes, random: Random) -> bytes:
-    """Return a frame with something wrong in it, or noise in its place."""
-    at, to = sorted(random.choices(range(len(frame) + 1), k=2))
-    return random.choice(
-        (
-            frame[:at] + random.randbytes(1) + frame[at + 1 :],
-            frame[:at] + random.randbytes(random.randint(1, 8)) + frame[at:],
-            frame[:at] + frame[to:],
-            frame[:to] + frame[at:],
-            frame[:at],
-            random.randbytes(random.randint(1, 40)),
-        )
-    )
