@@ -7,6 +7,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from vectors import reply_bytes, request_bytes
+from websocket_vectors import handshake
 
 from twinline.core import protocol
 from twinline.core.errors import ERROR_BY_CODE
@@ -107,11 +108,20 @@ def example_text() -> str:
     return f"```\n{jsonl.decode()}```\n\n```\n{frames}\n```\n"
 
 
+def handshake_text() -> str:
+    """Return both sides of a handshake."""
+    request, answer = handshake("jsonl")
+    return f"```text\n{request.decode()}```\n\n```text\n{answer.decode()}```\n".replace(
+        "\r\n", "\n"
+    )
+
+
 SECTIONS = {
     "requests": requests_text,
     "replies": replies_text,
     "errors": errors_text,
     "example": example_text,
+    "handshake": handshake_text,
 }
 
 

@@ -12,6 +12,7 @@ from malformed_samples import (
     MALFORMED_JSONL,
     Malformed,
 )
+from websocket_vectors import websocket_vectors
 
 from twinline.core import protocol
 from twinline.core.protocol import MAX_REPLY_BYTES, Reply, Request
@@ -96,7 +97,8 @@ def vectors() -> str:
         "message 'from' the 'client' or the 'server'. 'also_accepted' are other spellings of a "
         "request. 'malformed' are bytes that a server refuses with the error 'error' for the "
         "request 'id' under a limit of 'frame_limit' bytes; after a 'fatal' one the connection "
-        "ends, after any other the next frame is read.",
+        "ends, after any other the next frame is read. 'websocket' has the same over WebSocket: "
+        "handshakes, and frames with one masking key, of some of the requests and replies.",
         "protocol": protocol.PROTOCOL_VERSION,
         "requests": [
             _request(*sample)
@@ -126,5 +128,6 @@ def vectors() -> str:
             "jsonl": _malformed(MALFORMED_JSONL),
             "binary": _malformed(MALFORMED_BINARY),
         },
+        "websocket": websocket_vectors(REQUESTS, REPLIES),
     }
     return json.dumps(content, indent=1) + "\n"

@@ -34,7 +34,7 @@ _ONCE: Final = frozenset(
         "transfer-encoding",
     )
 )
-_BROKEN: Final = "the head of the request is not one of HTTP/1.1: "
+_BROKEN: Final = "this is not the head of a message of HTTP/1.1: "
 
 
 class HeadError(Exception):
@@ -241,7 +241,7 @@ def _check_length(buffer: bytearray) -> None:
     if len(buffer) >= MOST_BYTES:
         raise HeadError(
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-            f"the head of a request is longer than {MOST_BYTES} bytes",
+            f"a head of HTTP is longer than {MOST_BYTES} bytes",
         )
 
 
