@@ -15,7 +15,9 @@ from twinline.core.store import MailboxPolicy
 from twinline.stores.sqlite import accounts as sqlite_accounts
 from twinline.stores.sqlite import mailbox_rows, send_ids
 from twinline.stores.sqlite.schema import TABLES
+from twinline.transports.binary.fields import write_uint
 from twinline.transports.listener import ListenerSettings, proxy, turns
+from twinline.transports.websocket import handshake, head
 
 MODELS = (ServiceSettings, MailboxPolicy, ListenerSettings, ServerSettings)
 SETTINGS = {name: field for model in MODELS for name, field in model.model_fields.items()}
@@ -39,13 +41,17 @@ NO_BOUNDS = {
     "web_origins": "the operator's",
 }
 OPEN = "accounts of which a failing store left it open whether they are there"
+FRAME = "bytes of a frame that is not whole yet, or of a message in fragments"
 FIXED = {
+    "bytes of a head of HTTP that is not whole yet": (head.MOST_BYTES // 1024,),
+    "addresses that proxies name in a handshake": (handshake._MOST_PROXIES,),
     OPEN: (settling._MOST,),
     "known addresses": (accounts.KNOWN_ADDRESSES,),
     "failures": (throttle.MAX_KEYS,),
     "turns at accounts": (throttle.MAX_KEYS, guesses.MOST_TURNS, guesses._SHARED_LINES),
     "registrations": (throttle.MAX_KEYS,),
     "rates of sends": (throttle.MAX_KEYS,),
+    "integers that were written in binary": (write_uint.cache_parameters()["maxsize"],),
     "usernames that were read": (names.parse_username.cache_parameters()["maxsize"],),
     "accounts and sessions read from SQLite": (sqlite_accounts._CACHED,),
     "mailbox rows read from SQLite": (mailbox_rows._CACHED,),
@@ -134,10 +140,15 @@ OF_CONTAINERS = {
         "wakes": "subscriptions to mail and to the end of sessions",
     },
     "transports/contract.py": {
-        "_received": "bytes of a frame that is not whole yet",
+        "_received": FRAME,
         "_out": "replies that are not written yet",
     },
-    "transports/auto.py": {"_start": "bytes of a frame that is not whole yet"},
+    "transports/auto.py": {"_start": FRAME},
+    "transports/binary/fields.py": {"write_uint": "integers that were written in binary"},
+    "transports/websocket/codec.py": {
+        "forwarded_for": "addresses that proxies name in a handshake"
+    },
+    "transports/websocket/frames.py": {"_message": FRAME},
     "transports/listener/connection.py": {"_deferred": "replies that are not written yet"},
     "transports/listener/conversation.py": {
         "_out": "replies that are not written yet",
@@ -178,9 +189,23 @@ DO_NOT_GROW = {
     ("transports/listener/base.py", "_served"): "the same",
     ("transports/listener/base.py", "_drainer"): "one at most",
     ("transports/listener/base.py", "_closing"): "the program's calls of close",
+    ("transports/binary/fields.py", "_fields"): "of a model",
+    ("transports/binary/fields.py", "_present"): "of a model",
+    ("transports/binary/fields.py", "_writes"): "of a model",
+    ("transports/binary/fields.py", "bits"): "of a model",
+    ("transports/websocket/head.py", "_values"): "of one head, while it is answered",
     ("transports/listener/threaded.py", "_refused"): "what one round of accepting took",
 }
-ROOMS = ("core", "stores", "stores/memory", "stores/sqlite", "transports", "transports/listener")
+ROOMS = (
+    "core",
+    "stores",
+    "stores/memory",
+    "stores/sqlite",
+    "transports",
+    "transports/binary",
+    "transports/listener",
+    "transports/websocket",
+)
 CLIENTS = {  # what only a client, a kit or the program itself fills
     "core/conformance.py",
     "transports/race.py",

@@ -14,7 +14,10 @@ KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 MASK = bytes.fromhex("37fa213d")
 """The masking key of RFC 6455, section 5.7."""
-INNER = {"jsonl": JsonlTransport, "binary": BinaryTransport}
+INNER: dict[str, type[JsonlTransport] | type[BinaryTransport]] = {
+    "jsonl": JsonlTransport,
+    "binary": BinaryTransport,
+}
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 LIMIT = 65_536
 
