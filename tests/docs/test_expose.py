@@ -132,11 +132,13 @@ class Talker:
         assert next(self._mail).body == body
 
 
-def say_hello(server: Server, endpoint: Endpoint, certificates: Certificates, proxy: str) -> None:
-    """Say hello from an address that is not the proxy's, and see that the server knows it."""
+def say_hello(
+    server: Server, endpoint: Endpoint, certificates: Certificates, proxy: str | None = None
+) -> None:
+    """Say hello from an address of one's own, and see that the server knows it."""
     stranger = own_address()
     # A proxy is not believed that somebody behind it is on this machine.
-    known = f"behind {proxy}" if is_loopback(stranger) else stranger
+    known = f"behind {proxy}" if proxy and is_loopback(stranger) else stranger
     codec = connecting_transport(endpoint, None).client_codec(65_536)
     with (
         socket.create_connection(
@@ -146,9 +148,11 @@ def say_hello(server: Server, endpoint: Endpoint, certificates: Certificates, pr
             plain, server_hostname=endpoint.host
         ) as peer,
     ):
-        if not codec.opened:  # and have it claim another one
+        handshake = codec.data_to_send()
+        if proxy:  # claim another address, where there is a head to claim it in
             claim = b"\r\nX-Forwarded-For: 203.0.113.7\r\n"
-            peer.sendall(codec.data_to_send().replace(b"\r\n", claim, 1))
+            handshake = handshake.replace(b"\r\n", claim, 1)
+        peer.sendall(handshake)
         while not codec.opened:
             codec.receive_data(peer.recv(65_536))
             assert codec.next_event() is None
@@ -156,7 +160,9 @@ def say_hello(server: Server, endpoint: Endpoint, certificates: Certificates, pr
         peer.sendall(codec.data_to_send())
         while not isinstance(codec.next_event(), ReplyReceived):
             codec.receive_data(peer.recv(65_536))
-    wait_until(lambda: f"hello from '{known}', client 'a stranger'" in server.log, server.log)
+    wait_until(
+        lambda: f"hello from '{known}', client 'a stranger'" in server.log, f"hello of {known}"
+    )
 
 
 def see_page(endpoint: Endpoint, certificates: Certificates) -> None:
@@ -443,3 +449,67 @@ def test_the_hook_of_haproxy_joins_the_pair(tmp_path: Path, certificates: Certif
     assert (done.returncode, done.stderr) == (0, "")
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tmp_path / "chat.pem")
     assert mode(tmp_path / "chat.pem") == 0o600
+
+
+def shown(endpoint: Endpoint, certificates: Certificates) -> bytes:
+    """Return the certificate that a server shows."""
+    trust = client_context(ca_file=str(certificates.ca.file))
+    with (
+        socket.create_connection((endpoint.host, endpoint.port), timeout=10) as plain,
+        trust.wrap_socket(plain, server_hostname=endpoint.host) as peer,
+    ):
+        return peer.getpeercert(binary_form=True) or b""
+
+
+def test_a_server_alone_takes_a_renewed_certificate_and_keeps_its_connections(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    tls, wss = free_port(), free_port()
+    program, to = twinline_hook(tmp_path, f"kill -HUP $(cat {tmp_path}/pid)")
+    (tmp_path / "pid").write_text(str(os.getpid()))
+    settings = swapped(
+        settings_of("The settings"),
+        {
+            "tls://0.0.0.0:7767": f"tls://127.0.0.1:{tls}",
+            "wss://0.0.0.0:443": f"wss://127.0.0.1:{wss}",
+            "/etc/twinline/tls": str(to),
+        },
+    )
+    endpoint, web = map(Endpoint.parse, (f"tls://127.0.0.1:{tls}", f"wss://127.0.0.1:{wss}"))
+    live = tmp_path / "live"
+    first, second = certificates.server, certificates.ca.issue("renewed", hosts=("127.0.0.1",))
+    lineage(live, first)
+    to.mkdir()
+    lineage(to, first)
+    with serving(settings, tmp_path) as server:
+        (tmp_path / "pid").write_text(str(server.process.pid))
+        with Talker(endpoint, certificates) as ann:
+            assert shown(endpoint, certificates) == first.der
+            done = run_hook(program, lineage(live, second))
+            assert (done.returncode, done.stderr) == (0, "")
+            for each in (endpoint, web):
+                wait_until(
+                    lambda each=each: shown(each, certificates) == second.der, "the new certificate"
+                )
+            ann.hear("still here")
+            assert StateKind.RECONNECTING not in ann.seen
+        see_page(web, certificates)
+        say_hello(server, web, certificates)
+
+
+# -- the log ------------------------------------------------------------------------------------
+
+
+def test_the_server_says_what_the_page_has_of_its_log() -> None:
+    code = "".join(
+        path.read_text(encoding="utf-8")
+        for package in ("core", "transports", "cli")
+        for path in (ROOT / package).rglob("*.py")
+    )
+    code = re.sub(r'"\s+f?"', "", code)  # a sentence may be cut at the end of a line
+    page = PAGE.read_text(encoding="utf-8").partition("| it says | then |\n|---|---|\n")[2]
+    said = re.findall(r"^\| `(.*?)`", page, re.MULTILINE)
+    assert len(said) == 8
+    for line in said:
+        for part in re.split("(?: in)? …|'behind ", line):
+            assert part.strip(" ':") in code, line
