@@ -511,5 +511,5 @@ def test_the_server_says_what_the_page_has_of_its_log() -> None:
     said = re.findall(r"^\| `(.*?)`", page, re.MULTILINE)
     assert len(said) == 8
     for line in said:
-        for part in re.split("(?: in)? …|'behind ", line):
+        for part in re.split("(?: in )?…|'behind ", line):
             assert part.strip(" ':") in code, line
