@@ -15,6 +15,7 @@ KINDS = {
     "tests/docs/test_example_*.py::*": "docs",
     "tests/docs/test_expose.py::test_a_client_talks_through_a_proxy*": "proxies",
     "tests/benchmarks/*": "measure",
+    "tests/browser/*": "browser",
     "tests/transports/listener/test_slow_readers.py::*_p99": "measure",
     "tests/cli/bench/test_command.py::*": "measure",
     "tests/cli/test_json.py::*[[]bench]": "measure",

@@ -8,8 +8,8 @@
 import { byId, el, reconcile, setText } from "./dom.js";
 import { clock, dayName, dayOf, visible } from "./text.js";
 
-const SHOWN = 120; // messages that have elements at most
-const STEP = 40; // by which the part moves
+const SHOWN = 200; // messages that have elements at most
+const STEP = 100; // by which the part moves
 const NEAR = 400; // pixels from its end at which it does
 const AT_END = 48; // pixels that still count as the end
 const LONG = 1500; // characters, or

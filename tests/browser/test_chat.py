@@ -1,0 +1,409 @@
+"""The chat page in a real Chromium: what two people do with it, and what it must withstand."""
+
+import json
+import random
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import pytest
+from browsing import ServerProcess, Tab, WebSite
+from cli_server import CommandLine
+from services import PASSWORD
+
+from twinline.core.store import Draft, MailboxPolicy
+from twinline.transports.client import Client
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.timeout(60)
+
+HIDING = "a\u202egnp.exe \x1b[2J\x00 \u200b\u2066b"
+SHOWN = "aU+202Egnp.exe U+001B[2JU+0000 U+200BU+2066b"
+MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script><b>b</b>&lt;'
+
+
+def test_two_people_talk_browser_to_browser_and_terminal(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    with WebSite() as site:
+        terminal = CommandLine(tmp_path, site.tcp)
+        terminal.register("cleo")
+        with (
+            Tab(browser, site.page).enter("ann", create=True) as ann,
+            Tab(browser, site.page, width=360, height=700, dark=True) as bob,
+        ):
+            bob.enter("bob", create=True)
+            ann.open("bob").say("Hello Bob,\nhow are you?")
+            # Bob has not opened it: it is counted, in the list and in the title.
+            bob.title("(1) twinline")
+            bob.until("document.querySelector('#talks .row')?.innerText.includes('how are you?')")
+            assert "1 unread" in bob.row("ann")
+            bob.page.click("#talks .row")
+            bob.sees("Hello Bob,\nhow are you?")
+            bob.title("twinline")
+            assert "unread" not in bob.row("ann")
+            bob.say("Well, thank you")
+            ann.sees("Well, thank you")
+            ann.until("document.querySelectorAll('.state.sent').length === 1")
+            assert ann.states() == ["sent"]
+            assert ann.one("#messages .day").inner_text() == "Today"
+            assert ann.one("#messages .mine time").get_attribute("datetime")
+
+            # From the terminal, and back to it.
+            terminal.run("send", "ann", "from a terminal")
+            ann.until("document.title === '(1) twinline'")
+            ann.open("cleo").sees("from a terminal")
+            ann.say("and back")
+            ann.until("document.querySelectorAll('.state.sent').length === 1")
+            (got,) = terminal.json("watch", "--count", "1", "--timeout", "10")
+            assert (got["sender"], got["body"]) == ("ann", "and back")
+
+
+def test_a_server_that_is_killed_in_mid_sentence_loses_nothing(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    with (
+        ServerProcess(tmp_path) as server,
+        Tab(browser, server.page).enter("ann", create=True) as ann,
+        Tab(browser, server.page).enter("bob", create=True) as bob,
+    ):
+        ann.open("bob").say("one")
+        ann.until("document.querySelectorAll('.state.sent').length === 1")
+        ann.page.fill("#draft", "half a sen")
+        server.kill()
+        banner = ann.one("#banner")
+        banner.wait_for(state="visible")
+        ann.until("/Next attempt in \\d+ s/.test(document.querySelector('#banner').innerText)")
+        assert "Not connected" in banner.inner_text()
+        # The sentence goes on, and so does the next one.
+        ann.page.press("#draft", "End")
+        ann.page.keyboard.type("tence")
+        ann.page.press("#draft", "Enter")
+        ann.say("three")
+        ann.sees("half a sentence")
+        assert ann.states() == ["sent", "sending", "sending"]
+        # It counts down, to attempts that come later and later.
+        count = "+/in (\\d+) s/.exec(document.querySelector('#banner').innerText)?.[1]"
+        ann.until(f"{count} === 2")
+        ann.until(f"{count} === 1")
+        server.start()
+        ann.page.click("#banner-now")
+        banner.wait_for(state="hidden")
+        ann.until("document.querySelectorAll('.state.sent').length === 3")
+        bob.one("#banner").wait_for(state="hidden")
+        bob.until("document.querySelector('#talks .count').innerText.includes('3')")
+        bob.page.click("#talks .row")
+        bob.sees("three")
+        assert bob.bodies() == ["one", "half a sentence", "three"]
+
+
+def test_a_reload_goes_on_where_it_was(browser: "Browser") -> None:
+    with WebSite().create("ann", "bob") as site, Tab(browser, site.page).enter("ann") as ann:
+        ann.open("bob").say("mine")
+        site.fill("bob", "ann", ["yours"])
+        ann.sees("yours")
+        ann.until("document.querySelectorAll('.state.sent').length === 1")
+        ann.page.fill("#draft", "not sent yet")
+        ann.page.reload()
+        ann.page.wait_for_selector("#standing.online")
+        ann.sees("yours")
+        assert ann.bodies() == ["mine", "yours"]
+        assert ann.one("#draft").input_value() == "not sent yet"
+        kept = ann.page.evaluate(
+            "[document.cookie, localStorage.length, location.href, sessionStorage.length]"
+        )
+        assert kept == ["", 0, f"{site.page}#bob", 1]
+        ann.leave()
+        assert json.loads(ann.page.evaluate("sessionStorage.twinline"))["token"] is None
+        assert "mine" not in ann.page.evaluate("sessionStorage.twinline")
+
+
+def test_a_session_that_is_ended_elsewhere_says_so(browser: "Browser") -> None:
+    with WebSite().create("ann") as site, Tab(browser, site.page).enter("ann") as ann:
+        with Client(str(site.tcp)) as other:
+            other.login("ann", PASSWORD)
+            other.change_password(PASSWORD, "another password")
+        ann.until("document.querySelector('#login-error').innerText.includes('session')")
+        assert ann.one("#username").input_value() == "ann"
+
+
+def test_two_tabs_of_one_account_tell_each_other(browser: "Browser") -> None:
+    with WebSite().create("ann", "bob") as site:
+        context = browser.new_context()
+        with (
+            Tab(context, site.page).enter("ann") as first,
+            Tab(context, site.page).enter("ann") as second,
+        ):
+            first.open("bob").say("from the first")
+            second.open("bob").sees("from the first")
+            assert second.states() == ["sent"]
+            second.leave().enter("ann")  # another session than that of the first
+            # A new tab learns what was sent before it was there, and what is read.
+            second.until("document.querySelector('#talks .row')?.innerText.includes('the first')")
+            site.fill("bob", "ann", ["for both", "of them"])
+            first.sees("of them")
+            second.until("document.querySelectorAll('#talks .row').length === 1")
+            second.until("document.querySelector('#talks .row').innerText.includes('of them')")
+            second.title("twinline")  # it is read in the first
+        context.close()
+
+
+def test_ten_thousand_messages_scroll_back_and_few_have_elements(browser: "Browser") -> None:
+    policy = MailboxPolicy(history_messages=20_000)
+    with WebSite(policy).create("ann", "bob", "cleo") as site:
+        bodies = [f"no. {number}" for number in range(1, 10_001)]
+        site.fill("bob", "ann", bodies[:5000])
+        session = site.service.session("127.0.0.1")
+        site.service.login(session, "ann", PASSWORD)
+        site.service.ack(session, 5000)
+        site.fill("bob", "ann", bodies[5000:])
+        site.fill("cleo", "ann", ["one of another"])
+        with Tab(browser, site.page).enter("ann") as ann:
+            ann.title("(5001) twinline")
+            assert "999+" in ann.row("bob")
+            ann.open("bob").sees("no. 10000")
+            ann.title("(1) twinline")
+            # Scrolled up by a bit, what one looks at stays, although more is put above it.
+            ann.page.evaluate("scroller.scrollTop = 450")
+            looked_at = ann.page.evaluate(
+                "(async () => { const at = () => document.elementFromPoint(700, 400).closest('li');"
+                "await new Promise((r) => setTimeout(r, 100)); const li = at();"
+                "const y = li.getBoundingClientRect().top; scroller.scrollTop = 300;"
+                "for (let i = 0; i < 6; i++) await new Promise(requestAnimationFrame);"
+                "return li.getBoundingClientRect().top - y; })()"
+            )
+            assert abs(looked_at - 150) < 3
+            seen = ann.page.evaluate(
+                """async () => {
+                  const seen = [];
+                  let most = 0;
+                  const late = performance.now() + 25000;
+                  while (seen.at(-1) !== 1 && performance.now() < late) {
+                    scroller.scrollTop = 0;
+                    await new Promise(requestAnimationFrame);
+                    const bodies = document.querySelectorAll("#messages .body");
+                    most = Math.max(most, bodies.length);
+                    const first = Number(bodies[0].innerText.slice(4));
+                    if (first !== seen.at(-1)) seen.push(first);
+                  }
+                  return [seen, most, document.querySelectorAll("#messages .body").length];
+                }"""
+            )
+            assert seen[0][-1] == 1, seen[0][-5:]
+            assert seen[0] == sorted(seen[0], reverse=True)
+            assert seen[1] <= 200
+            assert ann.bodies() == bodies[: seen[2]]
+            ann.until("document.querySelector('.edge').innerText === 'This is where it begins.'")
+            # Something that comes meanwhile is offered, and does not move anything.
+            site.fill("bob", "ann", ["the newest"])
+            ann.until("newest.innerText === '1 new message'")
+            assert ann.bodies() == bodies[: seen[2]]
+            ann.page.click("#newest")
+            ann.sees("the newest")
+            assert len(ann.bodies()) <= 200
+
+
+def test_hostile_names_and_bodies_are_only_text(browser: "Browser") -> None:
+    with WebSite().create("ann", "bob") as site:
+        account = site.service.store.accounts.find("ann")
+        assert account is not None
+        bodies = [MARKUP, HIDING, "\u05e9\u05dc\u05d5\u05dd abc!", "x" * 16384, "line\n" * 40]
+        names = ["bob", "<b>\u202ebob", "x" * 300]
+        for number, name in enumerate(names):
+            for body in bodies:
+                draft = Draft(
+                    f"{random.getrandbits(96):024x}", account.account_id, name, body, number, None
+                )
+                site.service.store.mailboxes.append(account.account_id, draft)
+        for width in (1200, 360):
+            with Tab(browser, site.page, width=width, height=700).enter("ann") as ann:
+                ann.until("document.querySelectorAll('#talks .row').length === 3")
+                assert ann.row("U+202E").startswith("< <b>U+202Ebob ")
+                for row in range(3):
+                    ann.page.locator("#talks .row").nth(row).click()
+                    ann.until("document.querySelectorAll('#messages .body').length === 5")
+                    said = ann.page.locator("#messages .body").evaluate_all(
+                        "all => all.map((body) => body.textContent)"
+                    )
+                    assert said == [MARKUP, SHOWN, *bodies[2:]]
+                    # Nothing is wider than the view, and nothing is markup.
+                    assert (
+                        ann.page.evaluate(
+                            "['html', '#scroller', '#talks-nav', '.talk-head'].filter((each) => {"
+                            "const e = document.querySelector(each);"
+                            "return e.scrollWidth > e.clientWidth + 1; })"
+                        )
+                        == []
+                    )
+                    assert ann.page.locator("#messages :is(img, script, b)").count() == 0
+                    folded = ann.page.locator("#messages .message:nth-last-child(2)")
+                    low = folded.bounding_box()
+                    assert low is not None
+                    folded.get_by_text("Show all of it").click()
+                    high = folded.bounding_box()
+                    assert high is not None
+                    assert low["height"] < 350 < high["height"]
+                    if width == 360:
+                        ann.page.go_back()
+                assert ann.page.evaluate("[window.hacked, document.images.length]") == [None, 2]
+        # The name of a bidirectional text stays apart from what stands beside it.
+        with Tab(browser, f"{site.page}#{MARKUP}").enter("ann") as ann:
+            assert ann.one("#with").inner_text() == MARKUP
+            ann.say("hello")
+            ann.page.wait_for_selector(".state.failed")
+            assert ann.page.evaluate("window.hacked") is None
+
+
+def test_what_is_refused_can_be_tried_again_or_given_up(browser: "Browser") -> None:
+    policy = MailboxPolicy(mailbox_messages=2)
+    with (
+        WebSite(policy).create("ann", "bob") as site,
+        Tab(browser, site.page).enter("ann") as ann,
+    ):
+        ann.open("bob")
+        for body in ("one", "two", "three", "four"):
+            ann.say(body)
+        ann.until("document.querySelectorAll('.state.failed').length === 2")
+        assert ann.states() == ["sent", "sent", "not sent:", "not sent:"]
+        assert "full" in ann.one(".why").first.inner_text()
+        ann.page.locator("#messages .message").last.get_by_text("Discard").click()
+        ann.until("document.querySelectorAll('.state.failed').length === 1")
+        with Client(str(site.tcp)) as bob:
+            bob.login("bob", PASSWORD)
+            mail = bob.messages()
+            assert [next(mail).body for _ in range(2)] == ["one", "two"]
+            bob.ack(2)
+            ann.page.get_by_text("Try again").click()
+            ann.until("document.querySelectorAll('.state.sent').length === 3")
+            assert next(mail).body == "three"
+        assert ann.bodies() == ["one", "two", "three"]
+
+
+def test_everything_can_be_done_with_the_keyboard(browser: "Browser") -> None:
+    with WebSite().create("bob", "bobby", "cleo") as site, Tab(browser, site.page) as ann:
+        keys = ann.page.keyboard
+        assert ann.page.evaluate("document.activeElement.id") == "username"
+        for _ in range(3):
+            keys.press("Tab")
+        keys.press("Enter")  # create one
+        for _ in range(3):
+            keys.press("Shift+Tab")
+        keys.type("ann")
+        keys.press("Tab")
+        keys.type(PASSWORD)
+        keys.press("Enter")
+        ann.page.wait_for_selector("#standing.online")
+        # Found by typing, and chosen with the arrow keys; who begins with it comes first.
+        keys.press("Control+k")
+        keys.type("BO")
+        ann.page.wait_for_selector("#found-1")
+        chosen = "document.getElementById(search.getAttribute('aria-activedescendant')).innerText"
+        assert ann.page.evaluate(f"{chosen}").split()[-1] == "bob"
+        keys.press("ArrowDown")
+        assert ann.page.evaluate(f"{chosen}").split()[-1] == "bobby"
+        keys.press("Enter")
+        ann.page.wait_for_selector("#with:has-text('bobby')")
+        keys.type("two")
+        keys.press("Shift+Enter")
+        keys.type("lines")
+        keys.press("Enter")
+        ann.sees("two\nlines")
+        keys.press("Control+k")
+        keys.type("cleo")
+        ann.page.wait_for_selector("#found-0")
+        keys.press("Enter")
+        keys.type("hello")
+        keys.press("Enter")
+        ann.sees("hello")
+        keys.press("Alt+ArrowDown")
+        ann.sees("two\nlines")
+        keys.press("Escape")
+        keys.press("ArrowDown")
+        assert "cleo" in ann.page.evaluate("document.activeElement.innerText")
+        keys.press("Enter")
+        ann.sees("hello")
+        assert ann.page.evaluate("document.activeElement.id") == "draft"
+        keys.press("Escape")
+        keys.press("Shift+Tab")
+        ann.leave("Enter")
+
+
+def test_nobody_found_and_a_wrong_password_are_said(browser: "Browser") -> None:
+    with WebSite().create("ann") as site, Tab(browser, site.page) as ann:
+        ann.page.fill("#username", "ann")
+        ann.page.fill("#password", "something else")
+        ann.page.press("#password", "Enter")
+        ann.until("document.querySelector('#login-error').innerText !== ''")
+        ann.page.click("#login-other")
+        ann.page.fill("#username", "<img src=x>")
+        ann.page.fill("#password", PASSWORD)
+        ann.page.press("#password", "Enter")
+        ann.until("document.querySelector('#login-error').innerText.includes('username')")
+        ann.page.click("#login-other")
+        ann.enter("ann")
+        ann.page.fill("#search", "*\\?")
+        ann.until("document.querySelector('#found-none').innerText.startsWith('Nobody')")
+
+
+@pytest.mark.parametrize(
+    ("width", "dark"), [(1200, False), (1200, True), (360, False), (360, True)]
+)
+def test_axe_finds_nothing(browser: "Browser", width: int, dark: bool) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra")
+    with WebSite().create("ann", "bob", "cleo") as site:
+        site.fill("bob", "ann", ["hello", "there " * 400, HIDING])
+        site.fill("cleo", "ann", ["and hello"])
+
+        def check(tab: Tab, what: str) -> None:
+            found = axe.Axe().run(tab.page).response["violations"]
+            said = [
+                (each["id"], node["target"], node["failureSummary"])
+                for each in found
+                for node in each["nodes"]
+            ]
+            assert said == [], what
+
+        with Tab(browser, site.page, width=width, height=700, dark=dark) as ann:
+            check(ann, "the login")
+            ann.enter("ann")
+            ann.until("document.querySelectorAll('#talks .row').length === 2")
+            check(ann, "the list")
+            ann.page.fill("#search", "bo")
+            ann.page.wait_for_selector("#found-0")
+            check(ann, "the search")
+            ann.page.press("#search", "Enter")
+            ann.say("my own")
+            ann.until("document.querySelectorAll('.state.sent').length === 1")
+            check(ann, "a talk")
+            if width == 1200 and dark:
+                site.__exit__()
+                ann.page.wait_for_selector("#banner-now:not([hidden])")
+                ann.say("later")
+                ann.page.wait_for_selector(".state.sending")
+                check(ann, "the banner")
+
+
+def test_it_is_small_and_soon_there(browser: "Browser") -> None:
+    with WebSite() as site:
+        best = 1e9
+        for _ in range(3):
+            with Tab(browser, site.page) as tab:
+                began = monotonic()
+                tab.page.goto(site.page)
+                tab.until("document.activeElement.id === 'username'")
+                best = min(best, monotonic() - began)
+        with Tab(browser, site.page) as tab:
+            sizes = (
+                "performance.getEntries().filter((each) => each.transferSize > 0).map("
+                "(each) => [each.name, each.transferSize])"
+            )
+            first = dict(tab.page.evaluate(sizes))
+            assert len(first) >= 12
+            assert all(name.startswith(site.page) for name in first)
+            assert sum(first.values()) < 150_000
+            assert best < 1
+            tab.page.reload()
+            again = dict(tab.page.evaluate(sizes))
+            assert sum(again.values()) < 10_000  # what is kept is only asked about
