@@ -10,9 +10,11 @@ from typing import Final
 
 from twinline.cli.console.errors import SettingsError
 from twinline.cli.settings.model import Settings, refuse_exposure
-from twinline.transports.endpoints import EndpointError
+from twinline.core.addresses import UNIX, AddressSet
+from twinline.transports.endpoints import Endpoint, EndpointError, Scheme
 from twinline.transports.listener import check_proxies, server_tls
 from twinline.transports.tls import TlsFiles, TlsFilesError, remarks
+from twinline.transports.websocket import WebSocketTransport
 
 
 def check_exposure(settings: Settings) -> Iterable[str]:
@@ -34,14 +36,35 @@ def check_certificates(settings: Settings) -> Iterator[str]:
     yield from remarks_on(made_of)
 
 
-def check_proxied(settings: Settings) -> Iterable[str]:
-    """Refuse to have peers named by proxies of which none is trusted."""
-    for endpoint, _ in settings.endpoints():
+def check_proxied(settings: Settings) -> Iterator[str]:
+    """Refuse to have peers named by proxies of which none is trusted, and see who is trusted."""
+    trusted = AddressSet(settings.trusted_proxies)
+    for endpoint, transport in settings.endpoints():
         try:
             check_proxies(endpoint, settings)
         except EndpointError as error:
             raise SettingsError(str(error)) from None
-    return ()
+        if not endpoint.is_local or any(here in trusted for here in _here(endpoint)):
+            continue
+        first = _here(endpoint)[0]
+        if endpoint.listening.proxy:
+            yield f"nobody can connect to {endpoint.place}: trusted_proxies has no {first}"
+        elif isinstance(transport, WebSocketTransport) and not endpoint.scheme.is_tls:
+            # What ends TLS for a browser is a proxy.
+            yield (
+                f"if there is a proxy before {endpoint.place}, add {first} to trusted_proxies: "
+                "limits by address do not hold for its peers, who count as this machine's"
+            )
+    for member in settings.trusted_proxies:
+        if member.endswith("/0"):
+            yield f"trusted_proxies has {member}: whoever connects can pose as any address"
+
+
+def _here(endpoint: Endpoint) -> tuple[str, ...]:
+    """Return where a proxy on this machine connects from to an endpoint that only it reaches."""
+    if endpoint.scheme is Scheme.UNIX:
+        return (UNIX,)
+    return ("127.0.0.1", "::1") if endpoint.host == "localhost" else (endpoint.host,)
 
 
 CHECKS: Final[tuple[Callable[[Settings], Iterable[str]], ...]] = (

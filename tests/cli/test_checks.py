@@ -121,5 +121,41 @@ def test_peers_named_by_proxies_need_trusted_ones(tmp_path: Path) -> None:
     assert "proxy=yes needs trusted_proxies" in refused(tmp_path, "tcp://127.0.0.1:0?proxy=yes")
 
 
+BEFORE = "if there is a proxy before {}, add {} to trusted_proxies"
+
+
+@pytest.mark.parametrize(
+    ("listen", "trusted", "warned"),
+    [
+        ("ws://127.0.0.1:8080", [], BEFORE.format("ws://127.0.0.1:8080", "127.0.0.1")),
+        ("ws://localhost:8080", ["unix"], BEFORE.format("ws://localhost:8080", "127.0.0.1")),
+        ("ws://[::1]:8080", ["127.0.0.1"], BEFORE.format("ws://[::1]:8080", "::1")),
+        ("unix:/run/s?transport=websocket", ["10.0.0.1"], BEFORE.format("unix:/run/s", "unix")),
+        ("tcp://127.0.0.1:0?transport=websocket", [], "if there is a proxy before"),
+        ("tcp://127.0.0.1:0?proxy=yes", ["10.0.0.1"], "trusted_proxies has no 127.0.0.1"),
+        ("unix:/run/s?proxy=yes", ["127.0.0.1"], "nobody can connect to unix:/run/s"),
+        ("tcp://127.0.0.1:0", ["10.0.0.1", "::/0"], "trusted_proxies has ::/0: whoever connects"),
+        ("ws://localhost:8080", ["::1"], None),
+        ("unix:/run/s?transport=websocket", ["unix"], None),
+        ("unix:/run/s?proxy=yes", ["unix"], None),
+        ("tcp://127.0.0.1:0?proxy=yes", ["127.0.0.0/8"], None),
+        ("tcp://127.0.0.1:7767", [], None),
+        ("unix:/run/s", [], None),
+    ],
+)
+def test_a_proxy_that_is_likely_and_not_trusted_is_a_warning(
+    tmp_path: Path, listen: str, trusted: list[str], warned: str | None
+) -> None:
+    result = checked(tmp_path, listen=listen, trusted_proxies=trusted)
+    assert result.exit_code == 0, result.stderr
+    warnings = result.stderr.splitlines()[:-1]
+    assert [warned in warning for warning in warnings] == ([] if warned is None else [True])
+
+
+def test_a_proxy_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    found = refused(tmp_path, "tcp://127.0.0.1:0", trusted_proxies=["10.0.0.1/8"])
+    assert "trusted_proxies: '10.0.0.1/8' has bits beyond its network: write 10.0.0.0/8" in found
+
+
 def test_a_server_listens_at_every_path(tmp_path: Path) -> None:
     assert "write no path" in refused(tmp_path, "ws://127.0.0.1:0/chat")
