@@ -56,6 +56,9 @@ def server_process(*, one_processor: bool, many_threads: bool) -> Iterator["Desc
     if many_threads:
         _raise_switch_interval()
     stack_bytes = threading.stack_size(STACK_BYTES)
+    # Until there is something to read again, which is read after this: a SIGHUP would end it.
+    # It is not put back either, see `signals_handled`.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with _collecting_rarely(), on_one() if one_processor else nullcontext():
             yield _raise_descriptor_limit()

@@ -42,7 +42,9 @@ def tell(listener, settings, durability):
         "interval": round(sys.getswitchinterval(), 6),
         "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE),
         "wakeup": signal.set_wakeup_fd(-1) != -1,
-        "handled": all(callable(signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGINT)),
+        "handled": all(
+            callable(signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        ),
     }))
     os.kill(os.getpid(), signal.SIGTERM)
 
