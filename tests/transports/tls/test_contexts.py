@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from sealing import Pair, trusting
 
 from twinline.transports.tls import (
     ServerTls,
@@ -152,9 +153,9 @@ def test_what_is_spoken_is_agreed_on(
     asked: tuple[str, ...],
     spoken: str | None,
 ) -> None:
-    trusting = client_context(ca_file=str(certificates.ca.file), protocols=asked)
+    client_side = client_context(ca_file=str(certificates.ca.file), protocols=asked)
     serving = server_context(files_of(certificates.server), served)
-    client = shake_hands(serving, trusting, "localhost")
+    client = shake_hands(serving, client_side, "localhost")
     assert (client.selected_alpn_protocol(), client.version()) == (spoken, "TLSv1.3")
 
 
@@ -191,17 +192,19 @@ def test_no_version_below_the_lowest_is_spoken(
 
 def test_a_client_may_trust_the_very_certificate(certificates: "Certificates") -> None:
     serving = server_context(files_of(certificates.server), (ALPN,))
-    trusting = client_context(ca_file=str(certificates.server.certificate))
-    assert shake_hands(serving, trusting, "localhost").version() == "TLSv1.3"
+    pinning = client_context(ca_file=str(certificates.server.certificate))
+    assert shake_hands(serving, pinning, "localhost").version() == "TLSv1.3"
     for foreign in (certificates.other_ca.file, certificates.unknown.certificate):
         with pytest.raises(ssl.SSLCertVerificationError):
             shake_hands(serving, client_context(ca_file=str(foreign)), "localhost")
 
 
-def test_no_session_is_resumed_by_a_ticket(certificates: "Certificates") -> None:
-    serving = server_context(files_of(certificates.server), (ALPN,))
-    client = shake_hands(serving, client_context(ca_file=str(certificates.ca.file)), "localhost")
-    assert client.session is None or not client.session.has_ticket
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_no_ticket_is_given_to_resume_by(certificates: "Certificates", version: str) -> None:
+    context = trusting(certificates, version)
+    pair = Pair(ServerTls(files_of(certificates.server)), context).shake_hands()
+    session = pair.client._tls.session
+    assert session is None or not session.has_ticket
 
 
 def test_a_certificate_is_seen_as_a_client_will(certificates: "Certificates") -> None:
@@ -260,9 +263,9 @@ def test_a_reload_that_fails_changes_nothing(certificates: "Certificates", tmp_p
         key.write_bytes(issued.key.read_bytes())
 
     def shown() -> bytes | None:
-        return shake_hands(tls._context, trusting, "localhost").getpeercert(binary_form=True)
+        return shake_hands(tls._context, client, "localhost").getpeercert(binary_form=True)
 
-    trusting = client_context(ca_file=str(certificates.ca.file))
+    client = trusting(certificates)
     put(certificates.server)
     tls = ServerTls(TlsFiles(str(certificate), str(key)))
     another = certificates.ca.issue("another", hosts=["localhost"], folder=tmp_path)

@@ -1,4 +1,4 @@
-"""What a handshake is refused for, over real sockets: a clear reason on both sides."""
+"""Handshakes over real sockets: what is agreed on, and what each side says that is refused."""
 
 import logging
 import ssl
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from listening import serving
-from sealing import TlsPeer
+from sealing import TlsPeer, trusting
 from waiting import wait_until
 
 from twinline.transports.tls import client_context
@@ -21,6 +21,49 @@ LISTEN = (("tls://localhost:0", "auto"),)
 
 def shown(issued: "Issued", **more: str) -> dict[str, str]:
     return {"tls_certificate": str(issued.certificate), "tls_key": str(issued.key), **more}
+
+
+@pytest.mark.parametrize(
+    ("place", "spoken", "asked", "agreed"),
+    [
+        ("tls://localhost:0", "auto", "twinline", "twinline"),
+        ("tls://localhost:0", "auto", "http/1.1", "http/1.1"),
+        ("tls://localhost:0", "jsonl", "twinline", "twinline"),
+        ("tls://localhost:0", "binary", "http/1.1", None),
+        ("tls://localhost:0", "websocket", "http/1.1", "http/1.1"),
+    ],
+)
+def test_what_an_endpoint_speaks_is_agreed_on(
+    certificates: "Certificates", place: str, spoken: str, asked: str, agreed: str | None
+) -> None:
+    context = client_context(ca_file=str(certificates.ca.file), protocols=[asked])
+    with (
+        serving([(place, spoken)], **shown(certificates.server)) as server,
+        TlsPeer(server.endpoints[0], context) as peer,
+    ):
+        assert tls_of(peer).selected_alpn_protocol() == agreed
+
+
+def test_an_endpoint_may_have_files_of_its_own(certificates: "Certificates") -> None:
+    own = certificates.ca.issue("own", hosts=["localhost"])
+    place = f"tls://localhost:0?certificate={own.certificate}&key={own.key}&minimum=1.3"
+    newest, older = (trusting(certificates, version) for version in ("1.3", "1.2"))
+    with serving([(place, "auto"), *LISTEN], **shown(certificates.server)) as server:
+        with TlsPeer(server.endpoints[0], newest) as peer:
+            assert tls_of(peer).getpeercert(binary_form=True) == own.der
+        with pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"):
+            TlsPeer(server.endpoints[0], older)
+        with TlsPeer(server.endpoints[1], older) as peer:
+            assert tls_of(peer).getpeercert(binary_form=True) == certificates.server.der
+        assert [files.certificate for _, files in server.listener.tls_files] == [
+            str(own.certificate),
+            str(certificates.server.certificate),
+        ]
+
+
+def tls_of(peer: TlsPeer) -> ssl.SSLSocket:
+    assert isinstance(peer.socket, ssl.SSLSocket)
+    return peer.socket
 
 
 @pytest.mark.parametrize(
@@ -39,10 +82,10 @@ def test_a_server_that_is_not_who_it_should_be(
     in_log: str,
 ) -> None:
     caplog.set_level(logging.INFO)
-    trusting = client_context(ca_file=str(certificates.ca.file))
+    context = trusting(certificates)
     with serving(LISTEN, **shown(getattr(certificates, which))) as server:
         with pytest.raises(ssl.SSLCertVerificationError) as refused:
-            TlsPeer(server.endpoints[0], trusting)
+            TlsPeer(server.endpoints[0], context)
         assert to_client in str(refused.value)
         wait_until(lambda: in_log in caplog.text, "the server knows why")
 
