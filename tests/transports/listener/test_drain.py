@@ -8,9 +8,10 @@ from contextlib import ExitStack
 
 import pytest
 from listening import Kind, Peer, Server, make_listener, serving
-from services import PASSWORD, make_service
+from services import PASSWORD, START_MS, make_service
 from waiting import join, wait_event, wait_until
 
+from twinline.core.certificates import Certificate
 from twinline.core.errors import LockRuleError
 from twinline.core.protocol import REQUESTS, Ping, Reply, Request
 from twinline.core.session import Session
@@ -73,6 +74,7 @@ EVERY_REQUEST = {
     "ping": {},
     "create_account": {"username": "new", "password": PASSWORD},
     "login": {"username": "ann", "password": PASSWORD},
+    "login_certificate": {},
     "resume": {"session": "TOKEN"},
     "list_accounts": {},
     "send": {"to": "ann", "body": "hello"},
@@ -99,6 +101,7 @@ def test_drain_against_every_request(op: str) -> None:
     handle = server.service.handle
 
     def held(session: Session, request: Request) -> Reply:
+        session.certificate = Certificate("ann", bytes(32), 2 * START_MS)
         if request.op == op and armed:
             under_way.set()
             wait_event(go_on, "the test lets it go on")

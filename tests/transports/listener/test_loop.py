@@ -19,9 +19,10 @@ from listening import (
     said,
     serving,
 )
-from services import PASSWORD, cheap_hasher, count_subscriptions, enter, make_service
+from services import PASSWORD, START_MS, cheap_hasher, count_subscriptions, enter, make_service
 from waiting import Call, join, wait_event, wait_until
 
+from twinline.core.certificates import Certificate
 from twinline.core.looks import Look
 from twinline.core.protocol import REQUESTS, Send
 from twinline.core.service import ChatService
@@ -46,6 +47,7 @@ def note_threads(server: Server) -> dict[str, set[bool]]:
     handle, noted = server.service.handle, dict[str, set[bool]]()
 
     def note(session: Any, job: Any) -> Any:
+        session.certificate = Certificate("ann", bytes(32), 2 * START_MS)
         name = "look" if isinstance(job, Look) else job.op
         noted.setdefault(name, set()).add(threading.get_ident() == server.thread.ident)
         return handle(session, job)
@@ -82,11 +84,14 @@ def test_what_may_block_never_runs_on_the_loop(blocks: bool) -> None:
     service.store.blocks = blocks
     enter(service, "ann")
     token = service.create_account(service.session(), "bob", PASSWORD).session
-    assert {*EVERY_REQUEST, "resume"} == {request.op for request in REQUESTS}
+    others = {"resume", "login_certificate"}
+    assert EVERY_REQUEST.keys() | others == {request.op for request in REQUESTS}
     with serving(service=service) as server:
         noted = note_threads(server)
         with server.peer() as peer:
             peer.ask("resume", session=token)
+        with server.peer() as peer:
+            assert peer.ask("login_certificate")["ok"]
         peer = server.peer()
         for op, fields in EVERY_REQUEST.items():
             assert peer.ask(op, **fields)["ok"], op
@@ -96,7 +101,7 @@ def test_what_may_block_never_runs_on_the_loop(blocks: bool) -> None:
         peer.close()
         on_loop = {op for op, where in noted.items() if where == {True}}
         elsewhere = {op for op, where in noted.items() if where == {False}}
-    everything = {"look", "resume", *EVERY_REQUEST} - {"watch"}
+    everything = {"look", *others, *EVERY_REQUEST} - {"watch"}
     assert on_loop | elsewhere == everything
     assert elsewhere == (everything - {"hello", "ping"} if blocks else LONG)
 
