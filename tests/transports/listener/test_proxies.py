@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from conversing import Conversing
 from listening import TCP, Kind, Peer, Server, serving, socket_path
 from proxied import binary, line
 from services import PASSWORD, make_service
-from waiting import wait_until
+from waiting import Call, wait_until
 
 from twinline.core.addresses import AddressSet
 from twinline.core.errors import Busy
@@ -277,6 +278,31 @@ def test_the_proxy_itself_is_exempt_where_it_is_local_and_only_it() -> None:
             assert pings(peer, binary(None, command=0x20))
         assert pings(open_ones.enter_context(server.peer()), line("127.0.0.1"))
         assert not pings(open_ones.enter_context(server.peer()), line("127.0.0.2"))
+
+
+def test_nothing_stays_counted_whatever_peers_do() -> None:
+    starts = [line(f"203.0.113.{host}") + PING for host in range(4)]
+    starts += [binary("unix") + PING, binary(None, command=0x20) + PING, b"PROXY TCP4 203", PING]
+    ends = [(), (1, 0), (1, 1)]  # by an end, by a reset, by waiting for a second
+
+    def come_and_go(first: int) -> None:
+        for turn in range(first, first + 24):
+            with server.peer() as peer:
+                if ends[turn % 3]:
+                    linger = struct.pack("ii", *ends[turn % 3])
+                    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                with contextlib.suppress(OSError):
+                    peer.send(starts[turn % len(starts)])
+                    if turn % 2:
+                        peer.socket.recv(100)
+
+    with serving([(PROXIED, "jsonl")], trusted_proxies=HERE, connections_per_address=1) as server:
+        for crowd in [Call(partial(come_and_go, first)) for first in range(4)]:
+            crowd.outcome()
+        counted = server.listener._by_address
+        wait_until(lambda: not (server.connections or counted), "nothing is counted")
+        with server.peer() as peer:
+            assert pings(peer, line("203.0.113.200"))
 
 
 def test_connections_in_all_count_before_they_say_who_they_are() -> None:
