@@ -2,18 +2,28 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from fault_proxy import FaultProxy
 from looped_client import LoopedClient, LoopThread, watcher_tasks
 from servers import Site
 from services import PASSWORD
-from waiting import wait_until
+from waiting import Call, wait_until
 
-from twinline.core.protocol import Message
-from twinline.transports.client import Client, ClientSettings, State, StateKind, WatchMode
+from twinline.core.deadline import Deadline
+from twinline.core.protocol import Message, Send
+from twinline.transports.client import (
+    Client,
+    ClientClosed,
+    ClientSettings,
+    State,
+    StateKind,
+    WatchMode,
+)
+from twinline.transports.client.backends.threads import SocketConnection
 from twinline.transports.client.engine import paging, stream
+from twinline.transports.client.engine.connection import ReplyTimedOut
 from twinline.transports.client.engine.inbox import Inbox
 from twinline.transports.client.engine.watcher import THREAD_NAME, Watcher
 from twinline.transports.endpoints import Endpoint
@@ -114,6 +124,32 @@ class States:
         """Wait until a kind of state has been reported so often, and return the last one."""
         wait_until(lambda: self.kinds.count(kind) >= count, f"{kind} in {self.seen}")
         return [state for state in self.seen if state.kind is kind][-1]
+
+
+def refused(endpoint: Endpoint | str, why: str, **options: object) -> States:
+    """Have a client connect until an attempt has failed for a reason, and return its states."""
+    seen = States()
+    with make_client(endpoint, on_state=seen, settings=fast(connect_seconds=10), **options) as it:
+        connecting = Call(it.connect)
+        wait_until(lambda: any(why in (each.reason or "") for each in seen.seen), f"{why}")
+        it.close()
+        with suppress(ClientClosed):
+            connecting.outcome()
+    return seen
+
+
+def send_half(connection: SocketConnection) -> None:
+    """Have a connection send half of a request when its time is over."""
+    send = connection._send
+
+    def half(data: bytes, deadline: Deadline) -> None:
+        connection._send = send  # type: ignore[method-assign]
+        send(data[: len(data) // 2], deadline)
+        raise TimeoutError
+
+    connection._send = half  # type: ignore[method-assign]
+    with pytest.raises(ReplyTimedOut):
+        connection.send(Send(to="bob", body="x" * 1_000), Deadline.after(10))
 
 
 class Received:

@@ -108,6 +108,15 @@ def make_listener(
     return Kind.made(service or make_service(), places, settings, waker=waker)
 
 
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a TCP connection; the second has a time for each wait."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ours = socket.create_connection(listening.getsockname(), 10)
+        theirs, _ = listening.accept()
+    theirs.settimeout(10)
+    return ours, theirs
+
+
 class Peer:
     """A raw connection: sends any bytes and reads what comes, with a deadline for each wait."""
 

@@ -10,7 +10,7 @@ from twinline.transports import registry
 from twinline.transports.client.settings import ClientSettings, WatchMode
 from twinline.transports.client.state import State
 from twinline.transports.contract import Transport
-from twinline.transports.endpoints import Endpoint
+from twinline.transports.endpoints import Endpoint, EndpointError, Scheme
 from twinline.transports.tls import ALPN, ALPN_WEB, TlsLayer, client_context
 
 OnMessage = Callable[[Message], object]
@@ -45,7 +45,9 @@ class ClientOptions:
         """Return the options, with the defaults of what is None.
 
         Raises:
-            EndpointError: the endpoint cannot be understood, or not be connected to.
+            EndpointError: the endpoint cannot be understood, or not be connected to; or it is one
+                in plain, and there is a context of TLS for it.
+            ValueError: the context cannot be one of a client.
             UnknownTransport: there is no transport of that name, or it does not travel over
                 WebSocket.
         """
@@ -53,6 +55,11 @@ class ClientOptions:
             endpoint = Endpoint.parse(endpoint)
         endpoint.check_connectable()
         spoken = registry.connecting_transport(endpoint, transport)
+        if tls is not None and not endpoint.scheme.is_tls:
+            schemes = f"{Scheme.TLS}:// and {Scheme.WSS}://"
+            raise EndpointError(f"{endpoint} is in plain; a context of TLS is for {schemes}")
+        if tls is not None and tls.protocol is ssl.PROTOCOL_TLS_SERVER:
+            raise ValueError("the context is one of a server")
         if tls is None and endpoint.scheme.is_tls:
             tls = client_context(protocols=[ALPN_WEB if endpoint.scheme.is_web else ALPN])
         return cls(endpoint, spoken, tls, settings or ClientSettings(), **others)
@@ -61,5 +68,6 @@ class ClientOptions:
         """Return the layer of a new connection's TLS, or None: the endpoint is one in plain."""
         if self.tls is None or not self.endpoint.scheme.is_tls:
             return None
-        # The dot at the end of a name is the resolver's alone (RFC 6066 section 3).
-        return TlsLayer(self.tls, self.endpoint.host.removesuffix("."))
+        # The dot at the end of a name, and an address's zone, are for this machine alone
+        # (RFC 6066 section 3, RFC 4007 section 11.2).
+        return TlsLayer(self.tls, self.endpoint.host.removesuffix(".").partition("%")[0])

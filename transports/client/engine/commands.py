@@ -240,12 +240,18 @@ class Commands:
         now = self._look(request)
         connection = self._connection
         if connection is not None:
-            if (
-                connection.session is now.session
-                and connection.generation == now.generation
-                and await connection.is_alive()
-            ):
-                return connection
+            try:
+                if (
+                    connection.session is now.session
+                    and connection.generation == now.generation
+                    and await connection.is_alive()
+                ):
+                    return connection
+            except BaseException:
+                # The caller was interrupted or cancelled while what the transport says by itself
+                # was read: nothing broke, but where the next reply begins is unknown.
+                self._drop()
+                raise
             self._drop()
             self._link.command_broke(connection.session, "the server ended the connection")
             self._look(request)  # without ``resume`` that was the session's end

@@ -34,7 +34,7 @@ RECEIVE_BYTES: Final = 64 * 1024
 """How much is taken in at once."""
 _FRAME_SLACK: Final = 64
 """What a transport may put around a frame without counting it; the server decides within it."""
-_UNPROMPTED_SECONDS: Final = 5.0
+_UNPROMPTED_SECONDS: Final = 1.0
 """For what the transport says by itself, which is little, to be taken or to be read."""
 _LAST_SECONDS: Final = 0.1
 """For the last words, which the server does not need."""
@@ -98,6 +98,9 @@ class Connection(ABC):
         self._early: list[Answer] = []
         self._codec = transport.client_codec(MAX_REPLY_BYTES)
         self._layer = layer
+        # Nothing is ever said or received but requests and replies: most connections are so.
+        self._is_plain = layer is None and not self._codec.unprompted
+        self._sending = False  # and not all is sent; not kept where it is plain
         self._last_id = 0
         self._frame_bytes: float = inf  # the longest frame to send
         self._cancel: CancelToken | None = None
@@ -124,8 +127,12 @@ class Connection(ABC):
                 self._say_unprompted(deadline)
                 self._take_in(await self._receive(deadline))
                 codec.next_event()
+            if not self._is_plain:
+                self._say_unprompted(deadline)  # the last words of TLS's handshake
             whole = True
-        except (OSError, EOFError, RemoteProtocolError, TlsError) as error:
+        except RemoteProtocolError as error:
+            raise ConnectionBroken(str(error)) from error
+        except (OSError, EOFError, TlsError) as error:
             raise self._broken(error) from error
         finally:
             if not whole:
@@ -176,7 +183,8 @@ class Connection(ABC):
             while reply is None:
                 self._take_in(await self._receive(deadline))
                 reply = self._next_reply(asked)
-                self._say_unprompted(deadline)
+                if not self._is_plain:
+                    self._say_after(deadline, replied=reply is not None)
             whole = True
         except (OSError, EOFError, RemoteProtocolError, TlsError) as error:
             raise self._broken(error) from error
@@ -212,7 +220,8 @@ class Connection(ABC):
             until: how long to wait. What is there already is returned even if the time is up.
 
         Returns:
-            None when it was nudged before anything came, and no replies when the time was up.
+            None when it was nudged before anything came. No replies when the time was up, or when
+            what has come is none: a part of one, or what the transport or TLS says by itself.
 
         Raises:
             ConnectionBroken: the connection ended, or what came was not a reply.
@@ -227,7 +236,9 @@ class Connection(ABC):
             if data:
                 self._take_in(data)
                 self._next_reply(None)
-                self._say_unprompted(Deadline.after(_UNPROMPTED_SECONDS))
+                if not self._is_plain:
+                    deadline = Deadline.after(_UNPROMPTED_SECONDS)
+                    self._say_after(deadline, replied=bool(self._early))
             whole = True
         except (OSError, EOFError, RemoteProtocolError, TlsError) as error:
             raise self._broken(error) from error
@@ -237,13 +248,17 @@ class Connection(ABC):
         return None if data is None else self.take_early()
 
     def _put(self, request: Request, deadline: Deadline) -> Asked:
-        self._say_unprompted(deadline)
+        if not self._is_plain:
+            self._say_unprompted(deadline)
         self._last_id += 1
         self._codec.send(self._last_id, request)
         frame = self._codec.data_to_send()
         if len(frame) > self._frame_bytes + _FRAME_SLACK:
             raise FrameTooLarge(f"the request is longer than {self._frame_bytes} bytes")
-        self._send(frame if self._layer is None else self._layer.send(frame), deadline)
+        if self._is_plain:
+            self._send(frame, deadline)
+        else:
+            self._send_all(frame if self._layer is None else self._layer.send(frame), deadline)
         asked = Asked(self._last_id, request)
         self.under_way.append(asked)
         return asked
@@ -261,19 +276,42 @@ class Connection(ABC):
         """Send what the layer and the transport say by themselves.
 
         Raises:
-            EOFError: the transport has ended the connection.
+            EOFError: the transport or TLS has ended the connection.
             OSError: it broke.
         """
         codec, layer = self._codec, self._layer
-        if layer is None and not codec.unprompted:
-            return
         data = codec.data_to_send() if layer is None or layer.established else b""
         if layer is not None:
             data = layer.send(data)
         if data:
-            self._send(data, deadline)
-        if codec.ended:
+            self._send_all(data, deadline)
+        if codec.ended or (layer is not None and layer.ended):
             raise EOFError
+
+    def _say_after(self, deadline: Deadline, *, replied: bool) -> None:
+        """Do so behind what has come; a reply counts even with the connection's end behind it.
+
+        Args:
+            deadline: for the socket to take it.
+            replied: whether there was a reply: then the end closes the connection and is no error.
+        """
+        try:
+            if replied and self._codec.unprompted:
+                self._next_reply(None)  # there is none; pings may be there, and the end
+            self._say_unprompted(deadline)
+        except (OSError, EOFError, RemoteProtocolError, ConnectionBroken):
+            if not replied:
+                raise
+            self.close()
+
+    def _send_all(self, data: bytes, deadline: Deadline) -> None:
+        """As `_send`; where it fails, nothing may follow what was sent, not even a farewell.
+
+        What follows would be taken for the rest of it.
+        """
+        self._sending = True
+        self._send(data, deadline)
+        self._sending = False
 
     def _next_reply(self, wanted: Asked | None) -> Reply | None:
         """Return the reply to a request, if it has come; what comes before is kept in `_early`.
@@ -307,13 +345,16 @@ class Connection(ABC):
 
     def close(self) -> None:
         """Close the connection; only the owner may, and it may twice."""
+        was_open = not self.closed
         self.closed = True
         cancel, self._cancel = self._cancel, None
         if cancel is not None:
             cancel.remove(self.shutdown)
-        if self._layer is not None or self._codec.unprompted:
-            self._say_last()
-        self._close()
+        try:
+            if was_open and not self._is_plain and not self._sending:
+                self._say_last()
+        finally:
+            self._close()
 
     def _say_last(self) -> None:
         """Say that there is no more, as the transport and TLS do, if the socket takes it now."""
@@ -335,11 +376,13 @@ class Connection(ABC):
         """
         if self.closed:
             return False
+        deadline = None
         while self._has_arrived():
-            if self._layer is None and not self._codec.unprompted:
+            if self._is_plain:
                 return False
+            # One for all that comes: a server that does not cease is of no use.
+            deadline = deadline or Deadline.after(_UNPROMPTED_SECONDS)
             try:
-                deadline = Deadline.after(_UNPROMPTED_SECONDS)
                 self._take_in(await self._receive(deadline))
                 if self._codec.next_event() is not None:
                     return False
@@ -414,9 +457,11 @@ class Connection(ABC):
             case OSError():
                 return ConnectionBroken(error.strerror or str(error))
             case EOFError():
-                if self._layer is not None and not self._layer.ended:
-                    return ConnectionBroken("the connection was cut off: TLS was not closed")
-                return ConnectionBroken("the server ended the connection")
+                if self._layer is None or self._layer.ended:
+                    return ConnectionBroken("the server ended the connection")
+                if not self._layer.established:
+                    return ConnectionBroken("the server ended the connection in TLS's handshake")
+                return ConnectionBroken("the connection was cut off: TLS was not closed")
             case TlsError():
                 return ConnectionBroken(str(error))
         return ConnectionBroken(f"the server sent what is not a reply: {error}")
