@@ -18,10 +18,12 @@ from typing import Self
 import pytest
 from certificates import Certificates, Issued
 from cli_server import ended
+from click.testing import CliRunner
 from docs_blocks import ROOT, Block, blocks_of
 from docs_page import free_port
 from waiting import wait_until
 
+from twinline.cli.main import main
 from twinline.core.addresses import UNIX, is_loopback
 from twinline.core.protocol import Hello
 from twinline.transports.client import Client, StateKind
@@ -86,6 +88,8 @@ def serving(settings: str, folder: Path) -> Iterator[Server]:
     """Serve while the body runs."""
     config, log = folder / "twinline.toml", folder / "log"
     config.write_text(f'log_level = "debug"\n{settings}', encoding="utf-8")
+    checked = CliRunner().invoke(main, ["config", "check", str(config)])
+    assert (checked.exit_code, checked.output) == (0, f"{config} is fine\n")
     with log.open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "twinline.cli", "serve", "--config", str(config)],

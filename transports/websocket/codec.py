@@ -58,7 +58,11 @@ _KEYS: Final = 64  # that are drawn at once: to ask the system for each would co
 
 
 class WebSocketServerCodec(FrameCodec, ServerCodec):
-    """The server's end."""
+    """The server's end.
+
+    Attributes:
+        masked: whether the peer's frames are to be masked: a client's are.
+    """
 
     unprompted = True
     masked = True
@@ -207,7 +211,11 @@ class WebSocketServerCodec(FrameCodec, ServerCodec):
 
 
 class WebSocketClientCodec(FrameCodec, ClientCodec):
-    """The client's end."""
+    """The client's end.
+
+    Attributes:
+        masked: whether the peer's frames are to be masked: a server's are not.
+    """
 
     unprompted = True
     masked = False
