@@ -7,8 +7,15 @@ from collections.abc import Iterable, Sequence
 
 from twinline.cli.server.reload import Outcome
 from twinline.cli.settings.checks import remarks_on
-from twinline.transports.listener import Listener, TlsReload
-from twinline.transports.tls import TlsFilesError, inspect
+from twinline.cli.settings.model import Settings
+from twinline.transports.listener import Listener, TlsReload, tls_files
+from twinline.transports.tls import TlsFiles, TlsFilesError, inspect
+
+
+def files_of(settings: Settings) -> Iterable[str]:
+    """Return every file of TLS that the settings name for their endpoints, each once."""
+    made_of = (tls_files(endpoint, settings) for endpoint, _ in settings.endpoints())
+    return _paths(files for files in made_of if files is not None)
 
 
 class Certificates:
@@ -19,7 +26,7 @@ class Certificates:
 
     def files(self) -> Iterable[str]:
         """See `Part`: every file of every endpoint, each once."""
-        return dict.fromkeys(path for _, files in self._listener.tls_files for path in files.paths)
+        return _paths(files for _, files in self._listener.tls_files)
 
     def reload(self) -> Sequence[Outcome]:
         """See `Part`."""
@@ -28,6 +35,10 @@ class Certificates:
     def warnings(self) -> Iterable[str]:
         """See `Part`: what has expired or soon will, and what clients will not take."""
         return remarks_on(files for _, files in self._listener.tls_files)
+
+
+def _paths(made_of: Iterable[TlsFiles]) -> Iterable[str]:
+    return dict.fromkeys(path for files in made_of for path in files.paths)
 
 
 def _outcome(done: TlsReload) -> Outcome:

@@ -11,8 +11,9 @@ import logging
 import math
 import os
 import select
+import signal
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, Self
@@ -67,28 +68,30 @@ class Reloader:
         parts: Sequence[Part],
         seconds: float,
         *,
-        terminal: "Terminal | None" = None,
+        since: Mapping[str, Identity] | None = None,
+        hung_up: Callable[[], bool] = lambda: False,
         patience: float = PATIENCE_SECONDS,
         remind: float = REMIND_SECONDS,
     ) -> None:
-        """Note what the files are like; they are looked at when it is entered.
+        """Prepare; the files are looked at when it is entered, and from then on.
 
         Args:
             parts: what can be read again.
             seconds: between two looks at the files; 0: only when it is woken.
-            terminal: what may have hung up when it is woken.
+            since: what the files were like before the parts were made; None: as they are now.
+            hung_up: asked when it is woken; if so, that was no wish to have anything read.
             patience: how long a part that cannot be read is tried again.
             remind: seconds between two reminders.
         """
         self._parts = parts
         self._seconds = seconds or math.inf
-        self._terminal = terminal
+        self._hung_up = hung_up
         self._patience = patience
         self._remind = remind
         self._waker = Waker()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
-        self._seen = self._identities()
+        self._seen: Mapping[str, Identity] = self._identities() if since is None else since
 
     def wake(self) -> None:
         """Have everything read again, soon; from any thread or a signal handler."""
@@ -106,19 +109,21 @@ class Reloader:
 
     def _run(self) -> None:
         reminder = Deadline.after(self._remind)
+        asked = self._has_changed()
         while not self._closed.is_set():
-            asked = self._wait(reminder.sooner(self._seconds))
-            if self._closed.is_set():
-                return
-            if asked and self._terminal is not None and self._terminal.has_hung_up():
-                return
-            if asked or self._identities() != self._seen:
+            if asked or (self._seconds < math.inf and self._has_changed()):
                 self._reload()
                 self._warn()
                 reminder = Deadline.after(self._remind)
             elif reminder.passed:
                 self._warn()
                 reminder = Deadline.after(self._remind)
+            asked = self._wait(reminder.sooner(self._seconds))
+            if asked and not self._closed.is_set():
+                asked = not self._hung_up()
+
+    def _has_changed(self) -> bool:
+        return self._identities() != self._seen
 
     def _wait(self, deadline: Deadline) -> bool:
         """Return whether it was woken."""
@@ -155,28 +160,27 @@ class Reloader:
                 log.warning("%s", warning)
 
     def _identities(self) -> dict[str, Identity]:
-        return {path: identity(path) for part in self._parts for path in part.files()}
+        return identities(path for part in self._parts for path in part.files())
 
 
 class Terminal:
-    """The terminal that a server was started in, whose end is a SIGHUP too (termios(3))."""
+    """The terminal that a server was started in: its end is a SIGHUP too, and ends the server.
 
-    def __init__(self, on_end: Callable[[], None]) -> None:
-        """Note whether there is one.
+    Unless SIGHUP was ignored then, as nohup(1) has it.
+    """
 
-        Args:
-            on_end: called when it is found to have hung up.
-        """
-        self._on_end = on_end
-        self._was_there = _is_there()
+    def __init__(self) -> None:
+        """Note whether there is one, before SIGHUP is handled."""
+        self._ends = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _is_there()
 
     def has_hung_up(self) -> bool:
-        """Return whether the terminal has gone away, after telling so."""
-        if not self._was_there or _is_there():
-            return False
-        log.info("the terminal has hung up")
-        self._on_end()
-        return True
+        """Return whether it was there, and has gone away."""
+        return self._ends and not _is_there()
+
+
+def identities(paths: Iterable[str]) -> dict[str, Identity]:
+    """Return by what each file is known."""
+    return {path: identity(path) for path in paths}
 
 
 def identity(path: str) -> Identity:

@@ -13,12 +13,12 @@ from twinline.cli.console.command import command, option
 from twinline.cli.console.errors import SettingsError
 from twinline.cli.console.output import OutputClosed, write_json, write_line
 from twinline.cli.console.shapes import Listening
-from twinline.cli.server.certificates import Certificates
+from twinline.cli.server.certificates import Certificates, files_of
 from twinline.cli.server.hashing import BackgroundHasher
 from twinline.cli.server.listeners import LISTENERS
 from twinline.cli.server.log import server_log
 from twinline.cli.server.process import server_process, signals_handled
-from twinline.cli.server.reload import Reloader, Terminal
+from twinline.cli.server.reload import Reloader, Terminal, identities
 from twinline.cli.server.trial import for_trial
 from twinline.cli.settings.checks import check_settings
 from twinline.cli.settings.model import Settings
@@ -92,6 +92,7 @@ def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str],
         # Locks choose their kind when they are made, so before anything is built.
         check_locks(True)
     threads = settings.listener == "threads"
+    terminal = Terminal()
     # First the process, whose threads are as they were started; then what has threads.
     with (
         server_process(one_processor=settings.one_processor, many_threads=threads) as descriptors,
@@ -104,27 +105,42 @@ def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str],
         descriptors.log_for(settings.connections, to_wake=to_wake)
         with _opened(settings) as store:
             service = ChatService(store, settings, hasher=BackgroundHasher())
-            _serve(service, settings, endpoints, on_ready)
+            _serve(service, settings, endpoints, terminal, on_ready)
 
 
 def _serve(
     service: ChatService,
     settings: Settings,
     endpoints: Sequence[tuple[Endpoint, Transport]],
+    terminal: Terminal,
     on_ready: Callable[[Listener, Settings, str], None],
 ) -> None:
     listens = LISTENERS[settings.listener]
+    # Before they are read, so that no change of them is missed.
+    since = identities(files_of(settings))
     with (
         Waker() as waker,
         listens(service, endpoints, settings, waker=waker) as listener,
         Reloader(
-            [Certificates(listener)], settings.reload_seconds, terminal=Terminal(listener.stop)
+            [Certificates(listener)],
+            settings.reload_seconds,
+            since=since,
+            hung_up=partial(_end_with, terminal, listener),
         ) as reloader,
         signals_handled(listener.stop, reloader.wake, waker.fileno()),
     ):
         on_ready(listener, settings, service.store.durability)
         listener.serve_forever()
         service.stop()
+
+
+def _end_with(terminal: Terminal, listener: Listener) -> bool:
+    """End the server if the terminal has hung up, and return whether it has."""
+    hung_up = terminal.has_hung_up()
+    if hung_up:
+        log.info("the terminal has hung up")
+        listener.stop()
+    return hung_up
 
 
 def _opened(settings: Settings) -> Store:

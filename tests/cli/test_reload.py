@@ -17,7 +17,7 @@ import pytest
 from cli_server import CommandLine, ended
 from waiting import wait_until
 
-from twinline.cli.server.reload import Outcome, Reloader, Terminal, identity
+from twinline.cli.server.reload import Outcome, Reloader, identities, identity
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.tls import client_context
 
@@ -71,18 +71,17 @@ def told(caplog: pytest.LogCaptureFixture, words: str) -> Callable[[], bool]:
     return lambda: words in caplog.text
 
 
-def test_a_change_is_noticed_and_a_touch_of_nothing_is_not(
-    thing: Thing, caplog: pytest.LogCaptureFixture
-) -> None:
-    with Reloader([thing], 0.02):
+def test_a_change_is_noticed_once(thing: Thing, caplog: pytest.LogCaptureFixture) -> None:
+    thing.remarks = ["it ends tomorrow"]
+    with Reloader([thing], 0.02, remind=0.02):
         put(thing.path, "other")
         wait_until(lambda: thing.value == "other", "it is read again")
         wait_until(told(caplog, "it was read again: other"), "it is said")
-        before = thing.tried
-        for text in ("third", "longer than that"):
-            thing.path.write_text(text)
-            wait_until(lambda text=text: thing.value == text, "the same file is read again")
-    assert thing.tried >= before + 2
+        before = caplog.text.count("it ends tomorrow")
+        wait_until(lambda: caplog.text.count("it ends tomorrow") > before + 3, "it has looked")
+        assert thing.tried == 1
+        thing.path.write_text("longer than that")
+        wait_until(lambda: thing.value == "longer than that", "the same file is read again")
     assert not [each for each in threading.enumerate() if each.name == "reload"]
 
 
@@ -98,9 +97,24 @@ def test_a_link_is_followed(thing: Thing, tmp_path: Path) -> None:
         wait_until(lambda: thing.value == "content 2", "the other file is read")
 
 
-def test_without_a_look_only_a_wake_has_it_read(thing: Thing) -> None:
-    with Reloader([thing], 0) as reloader:
+def test_what_has_changed_before_the_first_look_is_read(thing: Thing) -> None:
+    """The parts were made from what was there, and a signal may have come too early."""
+    since = identities(thing.files())
+    put(thing.path, "other")
+    with Reloader([thing], 0, since=since):
+        wait_until(lambda: thing.value == "other", "it is read again")
+
+
+def test_without_a_look_only_a_wake_has_it_read(
+    thing: Thing, caplog: pytest.LogCaptureFixture
+) -> None:
+    thing.remarks = ["it ends tomorrow"]
+    with Reloader([thing], 0, remind=0.02) as reloader:
+        wait_until(told(caplog, "it ends tomorrow"), "it has looked for the first time")
         put(thing.path, "other")
+        before = len(caplog.records)
+        wait_until(lambda: len(caplog.records) >= before + 3, "it has been awake")
+        assert (thing.tried, thing.value) == (0, "first")
         reloader.wake()
         wait_until(lambda: thing.value == "other", "it is read again")
         assert thing.tried == 1
@@ -343,19 +357,24 @@ def test_nothing_to_read_is_said(tmp_path: Path) -> None:
         log.close()
 
 
-def test_a_terminal_that_hangs_up_ends_the_server(tmp_path: Path) -> None:
-    """Its SIGHUP is no wish to go on."""
-    import pty  # noqa: PLC0415 - no other test needs it
-
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_hangs_up_ends_the_server(tmp_path: Path, ignored: bool) -> None:
+    """Its SIGHUP is no wish to have anything read; nohup(1) ignores it, and the server goes on."""
     twinline = CommandLine(tmp_path, "tcp://127.0.0.1:1")
-    ours, theirs = pty.openpty()
+    ours, theirs = os.openpty()
+
+    def enter_terminal() -> None:
+        os.close(os.open(os.ttyname(0), os.O_RDWR))  # the first that a session opens is its own
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     try:
         server = twinline.start(
             "serve",
             *("--listen", "tcp://127.0.0.1:0"),
             stdin=theirs,
             start_new_session=True,
-            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
+            preexec_fn=enter_terminal,
         )
     finally:
         os.close(theirs)
@@ -364,12 +383,10 @@ def test_a_terminal_that_hangs_up_ends_the_server(tmp_path: Path) -> None:
         assert server.stdout.readline()
         log = Log(server)
         os.close(ours)
-        log.wait("the terminal has hung up")
+        if ignored:
+            log.wait("there is nothing to read again")
+            server.send_signal(signal.SIGTERM)
+        else:
+            log.wait("the terminal has hung up")
         assert server.wait(10) == 0
         log.close()
-
-
-def test_without_a_terminal_nothing_hangs_up() -> None:
-    terminal = Terminal(lambda: pytest.fail("there was none"))
-    terminal._was_there = False
-    assert not terminal.has_hung_up()

@@ -91,7 +91,7 @@ def test_a_second_signal_ends_it_at_once(
     twinline: CommandLine, linger: list[IO[bytes] | socket.socket], listener: str
 ) -> None:
     # A peer that does not read keeps the drain waiting; the second Ctrl-C does not wait.
-    patience = ("--drain-seconds", "60", "--write-seconds", "60")
+    patience = ("--drain-seconds", "60", "--write-seconds", "60", "--login-seconds", "60")
     server = twinline.start(
         "serve", "--listen", "tcp://127.0.0.1:0", "--listener", listener, *patience
     )

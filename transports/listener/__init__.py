@@ -27,7 +27,7 @@ from twinline.transports.listener.base import Listener, TlsReload, check_proxies
 from twinline.transports.listener.loop import LoopListener
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.listener.threaded import ThreadedListener
-from twinline.transports.listener.tls import server_tls
+from twinline.transports.listener.tls import server_tls, tls_files
 from twinline.transports.listener.waker import Waker
 
 __all__ = [
@@ -39,4 +39,5 @@ __all__ = [
     "Waker",
     "check_proxies",
     "server_tls",
+    "tls_files",
 ]

@@ -15,13 +15,30 @@ def server_tls(
     """Return what makes the layers of an endpoint's connections, or None: it is in plain.
 
     Args:
-        endpoint: whose options win.
+        endpoint: where a server listens.
         transport: what is spoken there.
+        settings: for what the endpoint's options leave open, see `tls_files`.
+
+    Raises:
+        TlsFilesError: one of the files cannot be used, or there is no certificate.
+    """
+    files = tls_files(endpoint, settings)
+    if files is None:
+        return None
+    web = endpoint.scheme.is_web
+    return ServerTls(files, (ALPN_WEB,) if web else _SPOKEN.get(transport.name, (ALPN,)))
+
+
+def tls_files(endpoint: Endpoint, settings: ListenerSettings) -> TlsFiles | None:
+    """Return what an endpoint's TLS is made of, or None: it is in plain. Nothing is read.
+
+    Args:
+        endpoint: whose options win.
         settings: for what the options leave open. An endpoint with a certificate of its own has
             the key that it names, or the one in the certificate's file.
 
     Raises:
-        TlsFilesError: one of the files cannot be used, or there is no certificate.
+        TlsFilesError: there is no certificate.
     """
     if not endpoint.scheme.is_tls:
         return None
@@ -34,12 +51,10 @@ def server_tls(
             f"{endpoint.place} needs a certificate: set tls_certificate and tls_key, or try it "
             "with --self-signed"
         )
-    files = TlsFiles(
+    return TlsFiles(
         certificate,
         key,
         own.client_ca or settings.tls_client_ca,
         own.crl or settings.tls_crl,
         own.minimum or settings.tls_minimum,
     )
-    spoken = (ALPN_WEB,) if endpoint.scheme.is_web else _SPOKEN.get(transport.name, (ALPN,))
-    return ServerTls(files, spoken)
