@@ -1,6 +1,5 @@
 """What `twinline bench` measures: a process that listens, and what it takes of its machine."""
 
-import ipaddress
 import os
 import ssl
 import subprocess
@@ -10,11 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from twinline.cli.bench.sockets import LoadError
+from twinline.cli.server.trial import Trial
 from twinline.cli.settings.model import ENVIRONMENT_PREFIX
 from twinline.core.deadline import Deadline
 from twinline.transports.endpoints import Endpoint, Scheme
@@ -117,60 +116,17 @@ def server_process(
     if listener != "threads":  # another installation may have no other, and no such option
         arguments += ["--listener", listener]
     with ExitStack() as stack:
-        tls = None
+        trial = None
         if scheme.is_tls:
-            folder = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="twinline-bench-"))
-            )
-            certificate, key = trial_certificate(folder)
-            arguments += ["--tls-certificate", str(certificate), "--tls-key", str(key)]
-            tls = client_context(ca_file=str(certificate))
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="twinline-bench-"))
+            trial = Trial.of(Path(folder))
+            arguments += ["--self-signed", folder]
         process, line = stack.enter_context(_python(arguments, python))
         words = line.split()
         if len(words) < 3:
             raise LoadError(f"no server could be started with the store {store}")
+        tls = None if trial is None else client_context(ca_file=str(trial.ca))
         yield ServerProcess(Endpoint.parse(words[2]), process.pid, tls)
-
-
-def trial_certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for this machine, and its key, in a folder.
-
-    Raises:
-        LoadError: what makes them is not installed.
-    """
-    try:
-        from cryptography import x509  # noqa: PLC0415 - an extra
-        from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
-        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
-    except ImportError:
-        message = "a certificate is made by cryptography: pip install 'twinline[tls]'"
-        raise LoadError(message) from None
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "twinline bench")])
-    now = datetime.now(UTC)
-    here = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([here]), critical=False)
-        .sign(private, hashes.SHA256())
-    )
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key.touch(mode=0o600)
-    key.write_bytes(
-        private.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return certificate, key
 
 
 @contextmanager

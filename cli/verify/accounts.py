@@ -1,5 +1,6 @@
 """The accounts of the workload of `twinline verify`: made, logged in again, read and deleted."""
 
+import ssl
 import threading
 from collections.abc import Iterator
 from typing import Final
@@ -46,6 +47,7 @@ class Participant:
         endpoint: Endpoint | str,
         *,
         transport: str | None,
+        tls: ssl.SSLContext | None,
         watches: bool,
     ) -> None:
         self.name = name
@@ -54,6 +56,7 @@ class Participant:
         self._password = password
         self._endpoint = endpoint
         self._transport = transport
+        self._tls = tls
         self.client = self._new_client(WatchMode.STREAMING if watches else WatchMode.OFF)
 
     def create(self, deadline: Deadline, give_up: threading.Event) -> None:
@@ -115,4 +118,10 @@ class Participant:
             self.client.login(self.name, self._password)
 
     def _new_client(self, watch: WatchMode) -> Client:
-        return Client(self._endpoint, transport=self._transport, watch=watch, settings=PATIENCE)
+        return Client(
+            self._endpoint,
+            transport=self._transport,
+            tls=self._tls,
+            watch=watch,
+            settings=PATIENCE,
+        )

@@ -1,6 +1,7 @@
 """`twinline verify`: a workload, its history, and the verdict on the server that took it."""
 
 import contextlib
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -125,7 +126,7 @@ def verify(
     recorder = Recorder([checker])
     with (
         _opened(history) as file,
-        _server(connect, store, listener, options) as (endpoint, spoken),
+        _server(connect, store, listener, options) as (endpoint, spoken, tls),
     ):
         if file is not None:
             # What is there already gives way to a run that begins, and to no other.
@@ -138,7 +139,7 @@ def verify(
                 if file is not None:
                     write_history(file, events)
 
-        workload = Workload(endpoint, recorder, settings, transport=spoken)
+        workload = Workload(endpoint, recorder, settings, transport=spoken, tls=tls)
         try:
             _run(workload, duration, keep)
         finally:
@@ -234,8 +235,8 @@ def verdict_table(judgement: Judgement) -> Iterator[str]:
 @contextlib.contextmanager
 def _server(
     connect: str | None, store: str | None, listener: str | None, options: Mapping[str, Any]
-) -> Iterator[tuple[Endpoint, str | None]]:
-    """Return the server that the command line names, or a private one, and what to speak there.
+) -> Iterator[tuple[Endpoint, str | None, ssl.SSLContext | None]]:
+    """Yield the server that the command line names, or a private one, and how to speak to it.
 
     Only the command line names one: a run makes accounts and mail, and they should not turn up
     at the server that a file or a variable names for other commands.
@@ -250,7 +251,7 @@ def _server(
         with private_server(opened, listener) as endpoint:
             scheme = url.partition(":")[0]
             say(f"a private server at {endpoint}, store {scheme}, listener {listener}")
-            yield endpoint, options["client_transport"]
+            yield endpoint, options["client_transport"], None
         return
     for flag, value in (("--store", store), ("--listener", listener)):
         if value is not None:
@@ -258,4 +259,4 @@ def _server(
     target = Target.of({**options, "connect": connect})
     with target.anonymous():
         pass  # it is there
-    yield target.endpoint, target.transport
+    yield target.endpoint, target.transport, target.tls

@@ -9,6 +9,7 @@ is read once more, and the accounts are deleted.
 
 import contextlib
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -71,6 +72,7 @@ class Workload:
         settings: WorkloadSettings | None = None,
         *,
         transport: str | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Prepare; nothing is connected yet.
 
@@ -79,9 +81,11 @@ class Workload:
             recorder: of the history.
             settings: None for the defaults.
             transport: to speak, or None for what the endpoint says.
+            tls: for an endpoint over TLS; None trusts what the system does.
         """
         self._endpoint = endpoint
         self._transport = transport
+        self._tls = tls
         self._recorder = recorder
         self._settings = settings or WorkloadSettings()
         self._run = f"verify-{secrets.token_hex(4)}"
@@ -304,6 +308,7 @@ class Workload:
             self._password,
             self._endpoint,
             transport=self._transport,
+            tls=self._tls,
             watches=watches,
         )
 

@@ -176,3 +176,16 @@ def test_a_command_of_watch_trusts_whom_its_watch_trusts(
     twinline.run(*watch, "--exec", command, *ca)
     shown = twinline.run(*watch, "--user", "bob", *ca).stdout
     assert "hello" in shown
+
+
+def test_a_chat_and_a_verdict_are_had_over_tls(
+    twinline: CommandLine, certificates: "Certificates"
+) -> None:
+    ca = ["--ca-file", str(certificates.ca.file)]
+    twinline.run("register", "bob", *ca)
+    twinline.run("register", "ann", *ca)
+    twinline.run("chat", "bob", *ca, input="hello\n")
+    assert "hello" in twinline.run("history", "--user", "bob", *ca).stdout
+    run = ["verify", "--connect", twinline.place, "--duration", "0.3"]
+    assert "verdict: ok" in twinline.run(*run, "--senders", "1", "--mailboxes", "1", *ca).stdout
+    assert "--ca-file" in twinline.run(*run, code=4).stderr

@@ -1,15 +1,17 @@
 """One scenario over every way to be connected; each must give the same transcript.
 
-The ways: JSON-lines and binary, by themselves and over WebSocket, a TCP and a Unix socket, a server
-that speaks that transport or recognises it (auto), a client that is sent a stream, blocks for mail
-or polls, on threads or under asyncio; and over every store, a listener on threads or on an event
-loop.
+The ways: JSON-lines and binary, by themselves and over WebSocket, a TCP and a Unix socket, in plain
+and in TLS, a server that speaks that transport or recognises it (auto), a client that is sent a
+stream, blocks for mail or polls, on threads or under asyncio; and over every store, a listener on
+threads or on an event loop.
 """
 
 import contextlib
 import itertools
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from client_kit import MODES, make_client
@@ -21,6 +23,7 @@ from twinline.core.protocol import Message
 from twinline.core.service import ChatService
 from twinline.stores.registry import open_store
 from twinline.transports.client import Client, ClientSettings, WatchMode
+from twinline.transports.tls import client_context
 
 OTHER = "battery staple"
 
@@ -221,6 +224,17 @@ def test_the_same_transcript_over_websocket(transport: str) -> None:
         assert transcript(server, transport, WatchMode.STREAMING) == TRANSCRIPT
 
 
+@pytest.mark.usefixtures("both_clients", "each_listener")
+@pytest.mark.parametrize(
+    ("scheme", "transport"), [("tls", "jsonl"), ("tls", "binary"), ("wss", "jsonl")]
+)
+def test_the_same_transcript_over_tls(scheme: str, transport: str, certificates: Any) -> None:
+    shown, tls = certificates.server, client_context(ca_file=str(certificates.ca.file))
+    files = {"tls_certificate": str(shown.certificate), "tls_key": str(shown.key)}
+    with serving([(f"{scheme}://127.0.0.1:0", "auto")], **files) as server:
+        assert transcript(server, transport, WatchMode.STREAMING, tls) == TRANSCRIPT
+
+
 @pytest.mark.parametrize(("served", "watch"), [("auto", "streaming"), ("websocket", "polling")])
 def test_the_same_transcript_over_a_websocket_on_a_unix_socket(
     served: str, watch: str, path: str
@@ -241,11 +255,13 @@ def test_the_same_transcript_over_every_store_and_listener(
             assert transcript(server, transport, WatchMode.STREAMING) == TRANSCRIPT
 
 
-def transcript(server: Server, transport: str, watch: WatchMode) -> str:
+def transcript(
+    server: Server, transport: str, watch: WatchMode, tls: ssl.SSLContext | None = None
+) -> str:
     settings = ClientSettings(poll_seconds=0.02)
     scenario = Scenario(
         lambda: make_client(
-            server.endpoints[0], transport=transport, watch=watch, settings=settings
+            server.endpoints[0], transport=transport, tls=tls, watch=watch, settings=settings
         )
     )
     try:
