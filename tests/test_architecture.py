@@ -49,6 +49,7 @@ WALLS = (
             "transports.jsonl",
             "transports.auto",
             "transports.binary",
+            "transports.web",
         )
     ),
     ("transports.listener", "transports.client transports.conformance", ""),
@@ -178,6 +179,7 @@ def test_imports_point_one_way(package: str) -> None:
         ("transports.jsonl", "from twinline.cli import main"),
         ("transports.jsonl", "from twinline.transports.listener import ThreadedListener"),
         ("transports.binary.codec", "import twinline.transports.client.settings"),
+        ("transports.web.page", "from twinline.transports.listener import ThreadedListener"),
         ("transports.listener.poller", "from twinline.transports.client import Client"),
         (
             "transports.client.engine.link",

@@ -17,7 +17,7 @@ from twinline.transports.client import Client
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 HIDING = "a\u202egnp.exe \x1b[2J\x00 \u200b\u2066b"
 SHOWN = "aU+202Egnp.exe U+001B[2JU+0000 U+200BU+2066b"
@@ -88,15 +88,22 @@ def test_a_server_that_is_killed_in_mid_sentence_loses_nothing(
         count = "+/in (\\d+) s/.exec(document.querySelector('#banner').innerText)?.[1]"
         ann.until(f"{count} === 2")
         ann.until(f"{count} === 1")
+        # The page is loaded anew before it has found the server again: it goes on with both.
+        server.start()
+        ann.page.reload()
+        ann.until("document.querySelectorAll('.state.sent').length === 3")
+        server.kill()
+        banner.wait_for(state="visible")
+        ann.say("four")
         server.start()
         ann.page.click("#banner-now")
         banner.wait_for(state="hidden")
-        ann.until("document.querySelectorAll('.state.sent').length === 3")
+        ann.until("document.querySelectorAll('.state.sent').length === 4")
         bob.one("#banner").wait_for(state="hidden")
-        bob.until("document.querySelector('#talks .count').innerText.includes('3')")
+        bob.until("document.querySelector('#talks .count').innerText.includes('4')")
         bob.page.click("#talks .row")
-        bob.sees("three")
-        assert bob.bodies() == ["one", "half a sentence", "three"]
+        bob.sees("four")
+        assert bob.bodies() == ["one", "half a sentence", "three", "four"]
 
 
 def test_a_reload_goes_on_where_it_was(browser: "Browser") -> None:

@@ -31,7 +31,7 @@ from twinline.transports.web import ChatPage
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Locator
 
-SECONDS = 15
+SECONDS = 30
 """For whatever a test waits for in a page."""
 # What the browser itself says of a connection that cannot be opened, or breaks.
 _EXPECTED = re.compile(r"WebSocket connection to .* failed|net::ERR_")
