@@ -100,7 +100,7 @@ const mail = (...seqs) => seqs.map((seq) => ({
 }));
 
 async function until(condition) {
-  const late = performance.now() + 5000;
+  const late = performance.now() + 30_000;
   while (!condition()) {
     assert.ok(performance.now() < late, `not in time: ${condition}`);
     await new Promise((resolve) => setTimeout(resolve, 2));
@@ -247,18 +247,25 @@ test("what was on its way is sent again in its place, under its send_id", async 
 });
 
 test("a connection that was of use is replaced at once, one that was not after a wait", async () => {
-  const server = new Server();
-  const client = clientOf(server, { backoffFirst: 0.05, backoffMax: 0.05 });
-  await client.login("ann", "secret secret");
-  const firstRetry = async () => {
-    client.states.length = 0;
-    server.sockets.at(-1).cut();
-    await until(() => client.kinds().includes("online"));
-    return client.states[0].retryAt;
-  };
-  await new Promise((resolve) => setTimeout(resolve, 80));
-  assert.equal(await firstRetry(), null);
-  assert.ok((await firstRetry()) > 0);
+  const { now } = performance;
+  let skew = 0;
+  performance.now = () => now.call(performance) + skew;
+  try {
+    const server = new Server();
+    const client = clientOf(server, { backoffFirst: 100, backoffMax: 0.02 });
+    await client.login("ann", "secret secret");
+    const firstRetry = async () => {
+      client.states.length = 0;
+      server.sockets.at(-1).cut();
+      await until(() => client.kinds().includes("online"));
+      return client.states[0].retryAt;
+    };
+    skew += 101_000;
+    assert.equal(await firstRetry(), null);
+    assert.ok((await firstRetry()) > 0);
+  } finally {
+    performance.now = now;
+  }
 });
 
 test("what may not be repeated fails when its outcome is not known", async () => {
@@ -272,12 +279,12 @@ test("what may not be repeated fails when its outcome is not known", async () =>
 
 test("a command that takes too long says whether it was sent", async () => {
   const server = new Server({ status: () => undefined });
-  const client = clientOf(server, { commandSeconds: 0.05 });
+  const client = clientOf(server);
   await client.login("ann", "secret secret");
-  await assert.rejects(client.status(), TimedOut);
+  await assert.rejects(client.request("status", {}, { seconds: 0.05 }), TimedOut);
   server.isUp = false;
   server.sockets.at(-1).cut();
-  await assert.rejects(client.ping(), NotConnected);
+  await assert.rejects(client.request("ping", {}, { seconds: 0.05 }), NotConnected);
 });
 
 test("a server that stops answering is taken for dead", async () => {
@@ -285,10 +292,10 @@ test("a server that stops answering is taken for dead", async () => {
   const server = new Server({
     ping: () => (silent ? void (silent = false) : {}),
   });
-  const client = clientOf(server, { replySeconds: 0.05 });
+  const client = clientOf(server, { replySeconds: 1 });
   await client.login("ann", "secret secret");
   await client.ping();
-  assert.equal(server.asked("ping").length, 2);
+  assert.ok(server.asked("ping").length >= 2);
   assert.match(client.states[2].reason, /does not answer/);
 });
 
