@@ -129,6 +129,8 @@ class Conversation:
         "_on_end",
         "_out",
         "_out_bytes",
+        "_replies",
+        "_replies_left",
         "_said_end",
         "_sent",
         "_sent_by",
@@ -191,6 +193,8 @@ class Conversation:
         self._sent_by: float | None = None  # while the peer reads more slowly than it is written to
         self._out: list[bytes] = []
         self._out_bytes = 0
+        self._replies = False  # whether there are any in it
+        self._replies_left = False  # whether there were, when it was last taken out
         self._said_end = False
         self._id = 0  # of the request that is being carried out
         self._watch: _OpenWatch | None = None
@@ -432,11 +436,13 @@ class Conversation:
 
     @property
     def silent(self) -> bool:
-        """Whether its peer has asked nothing: one that leaves then was only to see who is here.
+        """Whether nothing is lost on its peer if that has gone already.
 
-        So proxies look after a server's health every few seconds, and most of them reset it.
+        It has asked nothing: so proxies look after a server's health every few seconds, and most of
+        them reset it. Or it has all its replies, and what it does not take is a farewell.
         """
-        return self._login_by is not None and self._id == 0 and not self.codec.mid_frame
+        asks = self._login_by is None or self._id != 0 or self.codec.mid_frame
+        return not asks or (self.ended and not self._replies_left)
 
     @property
     def watches(self) -> bool:
@@ -466,6 +472,7 @@ class Conversation:
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         self._out_bytes = 0
+        self._replies_left, self._replies = self._replies, False
         self.urgent = self.full = False
         if self._layer is None:
             return data
@@ -491,6 +498,7 @@ class Conversation:
     def _reply(self, id: int | None, reply: Reply) -> None:
         codec = self.codec
         codec.send(id, reply)
+        self._replies = True
         self._say(codec.data_to_send())
 
     def _say(self, data: bytes) -> None:

@@ -19,12 +19,15 @@ from waiting import Call, wait_until
 
 from twinline.core.addresses import AddressSet
 from twinline.core.errors import Busy
+from twinline.core.protocol import Ping
 from twinline.core.service import ChatService
+from twinline.transports.contract import ReplyReceived
 from twinline.transports.endpoints import Endpoint, EndpointError
 from twinline.transports.jsonl import JsonlServerCodec, JsonlTransport
 from twinline.transports.listener import ListenerSettings
 from twinline.transports.listener.conversation import Conversation
 from twinline.transports.listener.introduction import Introduction
+from twinline.transports.registry import connecting_transport
 from twinline.transports.tls import TlsLayer, client_context
 
 pytestmark = pytest.mark.usefixtures("each_listener")
@@ -512,3 +515,31 @@ def test_who_is_refused_is_answered_behind_the_header(header: bytes) -> None:
     answered = b'"id":1,"ok":false' in talk.data_to_send()
     assert answered == header.endswith(b"\r\n")
     assert talk.ended
+
+
+@pytest.mark.parametrize("leaves", ["by a close frame", "by the end of its side"])
+def test_a_farewell_that_its_peer_does_not_take_is_not_logged(
+    leaves: str, said: pytest.LogCaptureFixture
+) -> None:
+    """So does a proxy that has a peer of a WebSocket no longer."""
+    with socket_path() as path, serving([(f"unix:{path}", "websocket")]) as server:
+        codec = connecting_transport(Endpoint.parse("ws://localhost"), None).client_codec(4096)
+        peer = server.peer()
+        peer.send(codec.data_to_send())
+        codec.receive_data(peer.read_exactly(len(b"HTTP/1.1 101")))
+        while not codec.opened:
+            codec.receive_data(peer.read_exactly(1))
+            assert codec.next_event() is None
+        codec.send(1, Ping())
+        peer.send(codec.data_to_send())
+        while not isinstance(codec.next_event(), ReplyReceived):
+            codec.receive_data(peer.read_exactly(1))
+        peer.socket.shutdown(socket.SHUT_RD)  # what is written to it now fails at once
+        if leaves == "by a close frame":
+            codec.end()
+            peer.send(codec.data_to_send())
+        else:
+            peer.socket.shutdown(socket.SHUT_WR)
+        server.wait_connections(0)
+        peer.close()
+        assert said.messages == []
