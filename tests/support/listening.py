@@ -36,9 +36,11 @@ from twinline.transports.listener.base import Served
 from twinline.transports.listener.connection import Connection
 from twinline.transports.listener.loop_connection import LoopConnection
 from twinline.transports.registry import listening_transport, transport
+from twinline.transports.web import ChatPage
 
 TCP = "tcp://127.0.0.1:0"
 WS = "ws://127.0.0.1:0"
+PAGE = ChatPage()
 
 
 class Kind:
@@ -102,7 +104,7 @@ def make_listener(
 ) -> Listener:
     """Return a listener of the present kind."""
     places = [
-        (endpoint, listening_transport(endpoint, name))
+        (endpoint, listening_transport(endpoint, name, page=PAGE))
         for endpoint, name in ((Endpoint.parse(url), name) for url, name in endpoints)
     ]
     return Kind.made(service or make_service(), places, settings, waker=waker)
