@@ -150,6 +150,10 @@ class JsonlClientCodec(_LineCodec, BufferedClientCodec):
     def _read_reply(self, line: Text) -> ReplyReceived:
         value = _parse(line)
         if not isinstance(value, dict):
+            if line.startswith(b"HTTP/"):
+                raise RemoteProtocolError(
+                    "the server speaks HTTP; where it speaks WebSocket, write ws:// or wss://"
+                )
             raise RemoteProtocolError("the server sent a line that is not a JSON object")
         answered, ok = value.get("id"), value.get("ok")
         if answered is None and ok is False:

@@ -231,7 +231,7 @@ def test_unknown_fields_of_a_reply_are_ignored():
     [
         ("jsonl", b"\n", "not a JSON object"),
         ("jsonl", b"[]\n", "not a JSON object"),
-        ("jsonl", b"HTTP/1.1 400 Bad Request\r\n", "not a JSON object"),
+        ("jsonl", b"HTTP/1.1 400 Bad Request\r\n", "the server speaks HTTP"),
         ("jsonl", b'{"id":2,"ok":true}\n', "not to request 1"),
         ("jsonl", b'{"id":true,"ok":true}\n', "not to request 1"),
         ("jsonl", b'{"id":1.0,"ok":true}\n', "not to request 1"),
