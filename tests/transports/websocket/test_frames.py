@@ -207,6 +207,13 @@ def test_what_is_not_allowed_fails_the_connection(what: str, size: int | None) -
     assert not server.mid_frame
 
 
+def test_a_whole_message_inside_another_fails_the_connection_when_it_comes_by_itself() -> None:
+    _, server = opened()
+    (event,) = take(server, frame(TEXT, b"{", fin=False), frame(TEXT, ASKED))
+    assert event.fatal
+    assert close_code(server, event) == 1002
+
+
 def test_text_where_binary_is_spoken_fails_the_connection() -> None:
     _, server = opened("binary")
     (event,) = take(server, frame(TEXT, PINGS["binary"]))

@@ -72,8 +72,10 @@ STREAMS = st.lists(st.one_of(SOME_FRAMES, SOME_FRAMES, st.binary(max_size=20)), 
 @given(STREAMS, PLACES)
 def test_any_frames_give_the_same_however_they_are_cut(frames, places) -> None:
     stream = b"".join(frames)
-    whole, parts = opened(limit=200)[1], opened(limit=200)[1]
-    assert outcome(whole, [stream]) == outcome(parts, cut(stream, places))
+    whole, parts, one_by_one = (opened(limit=200)[1] for _ in range(3))
+    expected = outcome(whole, [stream])
+    assert outcome(parts, cut(stream, places)) == expected
+    assert outcome(one_by_one, frames) == expected
 
 
 @given(STREAMS)
