@@ -2,14 +2,17 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from listening import TCP, serving
 
+WSS = "wss://127.0.0.1:0"
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "asyncio.md"
 PRINTED = [
     "fay a note to myself\n",
     "logged out\nonline\ngus: hello\ngus: you said hello\nclosed\n",
+    "0\n",
     "10\n['hal']\n",
     "1\n",
 ]
@@ -24,8 +27,16 @@ def test_every_example_is_run() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(PRINTED)))
-def test_an_example(number: int, capsys: pytest.CaptureFixture[str]) -> None:
-    with serving([(TCP, "auto")]) as server:
-        code = examples()[number].replace("tcp://127.0.0.1:7767", str(server.endpoints[0]))
+def test_an_example(number: int, capsys: pytest.CaptureFixture[str], certificates: Any) -> None:
+    shown = certificates.server
+    files = {"tls_certificate": str(shown.certificate), "tls_key": str(shown.key)}
+    with serving([(TCP, "auto"), (WSS, "auto")], **files) as server:
+        code = examples()[number]
+        for written, meant in (
+            ("tcp://127.0.0.1:7767", server.endpoints[0]),
+            ("wss://chat.example.org", server.endpoints[1]),
+            ("trial/trial-ca.pem", certificates.ca.file),
+        ):
+            code = code.replace(written, str(meant))
         exec(compile(code, PAGE.name, "exec"), {"__name__": "example"})
     assert capsys.readouterr().out == PRINTED[number]
