@@ -112,7 +112,7 @@ class Sites:
         self._sites: dict[tuple[int, int], Site] = {}
 
     def __enter__(self) -> Self:
-        self._open.enter_context(_plugged_in())
+        self._open.enter_context(plugged_in())
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -133,8 +133,8 @@ class Sites:
 
 
 @contextmanager
-def _plugged_in() -> Iterator[None]:
-    """Install the store for the processes that are started meanwhile, as a package would."""
+def plugged_in() -> Iterator[None]:
+    """Install `scale_store` for the processes that are started meanwhile, as a package would."""
     with tempfile.TemporaryDirectory(prefix="twinline-scale-") as name:
         about = Path(name, "scale_store-0.dist-info")
         about.mkdir()

@@ -98,8 +98,11 @@ class TlsLayer:
         """
         if self.ended or self._over:
             return b""
-        self._follow(data)
         size = len(data)
+        # Nearly always it is one whole record, whose end need not be looked for.
+        whole = size > _HEADER_BYTES and data[3] << 8 | data[4] == size - _HEADER_BYTES
+        if self.mid_record or not whole:
+            self._follow(data)
         if size <= _RECORD_BYTES and self.established:
             return self._read(data)
         said = [
@@ -180,8 +183,6 @@ class TlsLayer:
                 said = said + piece if said else piece
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLZeroReturnError:
-            self.ended = True
         except ssl.SSLError as error:
             self._over = True
             raise TlsError(self._reason(error)) from error
