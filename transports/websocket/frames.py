@@ -136,6 +136,15 @@ class FrameCodec(BufferedCodec):
         """Whether a frame has begun, or a message whose last fragment has not arrived."""
         return bool(self._received) or self._message is not None
 
+    def data_to_send(self) -> bytes:
+        """Return what was put in, joined, and forget it."""
+        out = self._out
+        if not out:
+            return b""  # as after nearly every event: its owner always asks
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return data
+
     def _put(self, opcode: int, payload: bytes) -> None:
         """Have a frame sent."""
         raise NotImplementedError

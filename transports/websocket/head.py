@@ -21,9 +21,9 @@ _REQUEST: Final = re.compile(rf"({_TOKEN}) ([\x21-\x7e]+) HTTP/(\d)\.(\d)\r\n".e
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
 _TARGET: Final = re.compile(r"(?:https?://([^/?#]+))?(/[^?#]*)?(?:\?[^#]*)?", re.IGNORECASE)
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]+)(:\d{1,5})?", re.ASCII)
+# Not those of a body: a request that has one of them is refused.
 _ONCE: Final = frozenset(
     (
-        "content-length",
         "host",
         "origin",
         "sec-websocket-accept",
@@ -31,7 +31,6 @@ _ONCE: Final = frozenset(
         "sec-websocket-key",
         "sec-websocket-protocol",
         "sec-websocket-version",
-        "transfer-encoding",
     )
 )
 _BROKEN: Final = "this is not the head of a message of HTTP/1.1: "

@@ -185,6 +185,9 @@ def test_a_page_is_served_and_a_flood_of_requests_gets_one_answer(
         with suppress(OSError):
             peer.send(asked * 10_000)
         assert peer.rest().count(b"HTTP/1.1 200 ") <= 1
+    with attack(caplog, opens=False) as (_, peer):
+        peer.send(asked.replace(b"GET", b"DELETE"))
+        assert peer.rest().startswith(b"HTTP/1.1 405 ")
     with attack(caplog, TCP, opens=False) as (_, peer):
         peer.send(asked)
         assert peer.rest().startswith(b"HTTP/1.1 426 ")
