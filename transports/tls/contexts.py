@@ -27,6 +27,8 @@ ALPN_WEB: Final = "http/1.1"
 _MINIMUM: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----")
 _KEY: Final = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")
+_WEAK: Final = re.compile(r"_TOO_(SMALL|WEAK)$")
+"""What OpenSSL says of a certificate that it does not want to show (SSL_CTX_set_security_level)."""
 _DER: Final = b"\x30"
 """What everything in DER begins with here: a SEQUENCE (X.690)."""
 
@@ -214,15 +216,15 @@ def _load_pair(context: ssl.SSLContext, certificate: str, key: str | None) -> No
             "'openssl pkey -in OLD -out NEW' writes it without one"
         ) from None
     except ssl.SSLError as error:
-        reason = getattr(error, "reason", None)  # which some of its errors lack
+        reason = getattr(error, "reason", None) or ""  # which some of its errors lack
         if reason == "KEY_VALUES_MISMATCH":
             raise TlsFilesError(
                 f"{key_named}: the key does not belong to the certificate {certificate}"
             ) from error
-        if reason is None or reason == "PEM_LIB":
-            _load_text(shown, named)  # the certificate is at fault, or else the key is
-            raise TlsFilesError(f"{key_named}: the key is damaged") from error
-        raise TlsFilesError(f"{named}: {_words(error)}") from error
+        if _WEAK.search(reason):
+            raise TlsFilesError(f"{named}: {_words(error)}") from error
+        _load_text(shown, named)  # the certificate is at fault, or else the key is
+        raise TlsFilesError(f"{key_named}: the key is damaged") from error
     except OSError as error:
         raise TlsFilesError(f"{named}: {_words(error)}") from error
 

@@ -1,6 +1,7 @@
 """The files of TLS: what cannot be used is told by file and reason; what is made of them."""
 
 import ssl
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -114,6 +115,19 @@ def test_an_encrypted_key_asks_nobody(certificates: "Certificates", tmp_path: Pa
         ServerTls(replace(files_of(certificates.server), key=str(tmp_path / "key")))
     with pytest.raises(TlsFilesError, match="the key is encrypted, and nobody is asked"):
         client_context(certificate=str(certificates.ann.certificate), key=str(tmp_path / "key"))
+
+
+def test_a_key_that_is_too_small(tmp_path: Path) -> None:
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:1024", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run(
+        [*made, "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+        timeout=20,
+    )
+    with pytest.raises(TlsFilesError, match=r"the certificate .*/cert.pem: ee key too small"):
+        ServerTls(TlsFiles(str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")))
 
 
 def test_what_a_client_trusts_has_to_be_there_too(
