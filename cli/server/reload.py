@@ -111,13 +111,15 @@ class Reloader:
         reminder = Deadline.after(self._remind)
         asked = self._has_changed()
         while not self._closed.is_set():
-            if asked or (self._seconds < math.inf and self._has_changed()):
-                self._reload()
-                self._warn()
-                reminder = Deadline.after(self._remind)
-            elif reminder.passed:
-                self._warn()
-                reminder = Deadline.after(self._remind)
+            try:
+                if asked or (self._seconds < math.inf and self._has_changed()):
+                    self._reload()
+                    reminder = Deadline.after(0)
+                if reminder.passed:
+                    reminder = Deadline.after(self._remind)
+                    self._warn()
+            except Exception:  # the next change is to be read all the same
+                log.exception("what has changed cannot be read again")
             asked = self._wait(reminder.sooner(self._seconds))
             if asked and not self._closed.is_set():
                 asked = not self._hung_up()

@@ -33,12 +33,15 @@ class Thing:
         self.tried = 0
         self.value = path.read_text()
         self.remarks: list[str] = []
+        self.breaks = False
 
     def files(self) -> list[str]:
         return [str(self.path)]
 
     def reload(self) -> list[Outcome]:
         self.tried += 1
+        if self.breaks:
+            raise RuntimeError("a fault of its own")
         try:
             found = self.path.read_text()
         except OSError as error:
@@ -154,6 +157,18 @@ def test_it_is_reminded_of_what_the_operator_should_know(
     with Reloader([thing], 0, remind=0.02):
         wait_until(lambda: caplog.text.count("it ends tomorrow") >= 2, "it is said again")
     assert thing.tried == 0
+
+
+def test_a_part_that_fails_is_logged_and_the_next_change_is_read(
+    thing: Thing, caplog: pytest.LogCaptureFixture
+) -> None:
+    thing.breaks = True
+    with Reloader([thing], 0.02):
+        put(thing.path, "other")
+        wait_until(told(caplog, "a fault of its own"), "it is logged")
+        thing.breaks = False
+        put(thing.path, "third")
+        wait_until(lambda: thing.value == "third", "it is read again")
 
 
 def test_it_ends_in_the_middle_of_its_patience(thing: Thing) -> None:
