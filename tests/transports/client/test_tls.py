@@ -228,7 +228,7 @@ class Sealed:
         self.peer.sendall(self.layer.send(data, last=last))
 
     def wait_arrived(self) -> None:
-        wait_until(self.connection._has_arrived, "something has come")
+        wait_until(lambda: not self.connection.is_quiet(), "something has come")
 
 
 @pytest.fixture
@@ -251,14 +251,14 @@ def test_a_ticket_is_no_sign_of_an_end_and_what_else_comes_is(certificates: Any)
             shaking = Call(lambda theirs=theirs: context.wrap_socket(theirs, server_side=True))
             run(connection.establish(Deadline.after(10)))
             peer = shaking.outcome()
-            wait_until(connection._has_arrived, "the tickets")
+            wait_until(lambda: not connection.is_quiet(), "the tickets")  # noqa: B023
             assert run(connection.is_alive())
-            assert not connection._has_arrived()
+            assert connection.is_quiet()
             if said:
                 peer.sendall(said)
             else:
                 socket.socket.sendall(peer, b"\x15\x03\x03\x00\x13" + b"forged" * 3 + b".")
-            wait_until(connection._has_arrived, "what the server says")
+            wait_until(lambda: not connection.is_quiet(), "what the server says")  # noqa: B023
             assert not run(connection.is_alive())
             connection.close()
             peer.close()

@@ -49,7 +49,7 @@ class Pair:
 
     def say(self, data: bytes) -> None:
         self.peer.sendall(data)
-        wait_until(self.connection._has_arrived, "it has come")
+        wait_until(lambda: not self.connection.is_quiet(), "it has come")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_pings_of_an_idle_connection_are_answered_when_it_is_looked_at(pair: Pai
 
 
 def test_a_ping_without_end_is_no_sign_of_life(pair: Pair, monkeypatch: Any) -> None:
-    monkeypatch.setattr(pair.connection, "_has_arrived", lambda: True)
+    monkeypatch.setattr(pair.connection, "is_quiet", lambda: False)
     ended = threading.Event()
 
     def flood() -> None:

@@ -117,11 +117,11 @@ class StreamConnection(Connection, asyncio.Protocol):
 
     # -- what `Connection` has ----------------------------------------------------------
 
-    def _has_arrived(self) -> bool:
-        if self._ended or self._arrived:
-            return True
+    def is_quiet(self) -> bool:
+        if self.closed or self._ended or self._arrived:
+            return False
         # The socket itself is asked, for the event loop may not have had the time to look.
-        return bool(self._readable.poll(0))
+        return not self._readable.poll(0)
 
     def shutdown(self) -> None:
         self.stop_reading()

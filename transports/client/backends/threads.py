@@ -85,8 +85,8 @@ class SocketConnection(Connection):
         self._nudges = WakeDescriptor()
         self._readable_or_nudged = self._readable  # since `accept_nudges`: both
 
-    def _has_arrived(self) -> bool:
-        return bool(self._readable.poll(0))
+    def is_quiet(self) -> bool:
+        return not self.closed and not self._readable.poll(0)
 
     def shutdown(self) -> None:
         _shutdown(self._socket, socket.SHUT_RDWR)

@@ -244,7 +244,7 @@ class Commands:
                 if (
                     connection.session is now.session
                     and connection.generation == now.generation
-                    and await connection.is_alive()
+                    and (connection.is_quiet() or await connection.is_alive())
                 ):
                     return connection
             except BaseException:

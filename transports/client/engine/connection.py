@@ -181,7 +181,9 @@ class Connection(ABC):
             asked = self._put(request, deadline)
             reply = None
             while reply is None:
-                self._take_in(await self._receive(deadline))
+                data = await self._receive(deadline)
+                self.received += len(data)
+                self._codec.receive_data(data if self._layer is None else self._opened(data))
                 reply = self._next_reply(asked)
                 if not self._is_plain:
                     self._say_after(deadline, replied=reply is not None)
@@ -234,7 +236,8 @@ class Connection(ABC):
         try:
             data = await self._receive_or_nudge(until)
             if data:
-                self._take_in(data)
+                self.received += len(data)
+                self._codec.receive_data(data if self._layer is None else self._opened(data))
                 self._next_reply(None)
                 if not self._is_plain:
                     deadline = Deadline.after(_UNPROMPTED_SECONDS)
@@ -263,14 +266,24 @@ class Connection(ABC):
         self.under_way.append(asked)
         return asked
 
-    def _take_in(self, data: bytes) -> None:
-        self.received += len(data)
+    def _opened(self, data: bytes) -> bytes:
+        """Return what the bytes say that came, which may be nothing.
+
+        Raises:
+            EOFError: the server has ended TLS.
+            TlsError: it broke.
+        """
         layer = self._layer
-        if layer is not None:
-            data = layer.receive_data(data)
-            if layer.ended and not data:
-                raise EOFError
-        self._codec.receive_data(data)
+        assert layer is not None  # noqa: S101 - else there is nothing to open
+        said = layer.receive_data(data)
+        if layer.ended and not said:
+            raise EOFError
+        return said
+
+    def _take_in(self, data: bytes) -> None:
+        """Take in bytes that came; where it is called for each reply, this stands there itself."""
+        self.received += len(data)
+        self._codec.receive_data(data if self._layer is None else self._opened(data))
 
     def _say_unprompted(self, deadline: Deadline) -> None:
         """Send what the layer and the transport say by themselves.
@@ -374,11 +387,9 @@ class Connection(ABC):
         It finds a server that has ended before a request is entrusted to the connection. What the
         transport or TLS says by itself, a ping or a ticket, is no sign of that.
         """
-        if self.closed:
-            return False
         deadline = None
-        while self._has_arrived():
-            if self._is_plain:
+        while not self.is_quiet():
+            if self._is_plain or self.closed:
                 return False
             # One for all that comes: a server that does not cease is of no use.
             deadline = deadline or Deadline.after(_UNPROMPTED_SECONDS)
@@ -392,8 +403,11 @@ class Connection(ABC):
         return True
 
     @abstractmethod
-    def _has_arrived(self) -> bool:
-        """Return whether there is something to receive, or an end; it does not wait."""
+    def is_quiet(self) -> bool:
+        """Return whether it is open, and nothing is there to receive; it does not wait.
+
+        It is alive then; if not, `is_alive` says whether it is.
+        """
 
     @abstractmethod
     def shutdown(self) -> None:
