@@ -244,6 +244,7 @@ class Way:
 
 NGINX_SITE = "nginx, a site with the page and WebSocket"
 NGINX_PASS = "nginx, TLS passed through"
+V4 = {"bind :::": "bind 127.0.0.1:", " v4v6": ""}
 WAYS = {
     "nginx site": Way(
         NGINX_SITE,
@@ -251,20 +252,25 @@ WAYS = {
         web=True,
         swaps={
             "listen 443 ssl": "listen 127.0.0.1:443 ssl",
+            "    listen [::]:443 ssl;\n": "",
             f"/etc/letsencrypt/live/{DOMAIN}/fullchain.pem": "CERTIFICATE",
             f"/etc/letsencrypt/live/{DOMAIN}/privkey.pem": "KEY",
         },
     ),
-    "nginx passes": Way(NGINX_PASS, nginx, swaps={"listen 7767": "listen 127.0.0.1:7767"}),
-    "haproxy passes": Way("HAProxy, TLS passed through", haproxy, NGINX_PASS),
+    "nginx passes": Way(
+        NGINX_PASS,
+        nginx,
+        swaps={"listen 7767": "listen 127.0.0.1:7767", "        listen [::]:7767;\n": ""},
+    ),
+    "haproxy passes": Way("HAProxy, TLS passed through", haproxy, NGINX_PASS, swaps=V4),
     "haproxy ends": Way(
-        "HAProxy, which ends TLS", haproxy, swaps={"/etc/haproxy/chat.pem": "PAIR"}
+        "HAProxy, which ends TLS", haproxy, swaps={"/etc/haproxy/chat.pem": "PAIR", **V4}
     ),
     "haproxy site": Way(
         "HAProxy, a site with the page and WebSocket",
         haproxy,
         web=True,
-        swaps={"/etc/haproxy/chat.pem": "PAIR"},
+        swaps={"/etc/haproxy/chat.pem": "PAIR", **V4},
     ),
     "caddy site": Way(
         "Caddy, a site with the page and WebSocket",
@@ -445,7 +451,7 @@ def test_a_hook_that_fails_leaves_the_pair_as_it_was(
 
 
 def test_the_hook_of_haproxy_joins_the_pair(tmp_path: Path, certificates: Certificates) -> None:
-    (text,) = (each.text for each in section("HAProxy, which ends TLS") if each.language == "sh")
+    text, _ = (each.text for each in section("HAProxy, which ends TLS") if each.language == "sh")
     program = hook(
         "haproxy-certificate", swapped(text, {"/etc/haproxy": str(tmp_path)}), tmp_path, "true"
     )
@@ -474,8 +480,8 @@ def test_a_server_alone_takes_a_renewed_certificate_and_keeps_its_connections(
     settings = swapped(
         settings_of("The settings"),
         {
-            "tls://0.0.0.0:7767": f"tls://127.0.0.1:{tls}",
-            "wss://0.0.0.0:443": f"wss://127.0.0.1:{wss}",
+            "tls://[::]:7767": f"tls://127.0.0.1:{tls}",
+            "wss://[::]:443": f"wss://127.0.0.1:{wss}",
             "/etc/twinline/tls": str(to),
         },
     )

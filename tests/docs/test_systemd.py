@@ -153,6 +153,15 @@ def test_the_unit_reads_a_key_of_its_group_reloads_and_stops(tmp_path: Path) -> 
             systemd.run("systemctl", "start", "twinline")
             systemd.run("timeout", "20", "sh", "-c", f"until grep {written} {seen}; do :; done")
         systemd.run("systemctl", "stop", "twinline")
+        # What does not know the signal yet is ended by it, and started again.
+        (tmp_path / "twinline").write_text(f"#!/bin/sh\necho once >>{seen}.more\nexec sleep 60\n")
+        systemd.run("install", f"{SHARED}/twinline", PROGRAM)
+        systemd.run("systemctl", "start", "twinline")
+        systemd.run("timeout", "20", "sh", "-c", f"until grep once {seen}.more; do :; done")
+        systemd.run("systemctl", "reload", "twinline")
+        again = f"until [ $(wc -l <{seen}.more) = 2 ]; do sleep 0.05; done"
+        systemd.run("timeout", "20", "sh", "-c", again)
+        systemd.run("systemctl", "is-active", "twinline")
         *_, started, reloaded, stopped = systemd.run("cat", seen).splitlines()
         assert systemd.run("stat", "-c", "%A %U %G", "/etc/twinline/tls/privkey.pem") == (
             "-rw-r----- root twinline-tls\n"
