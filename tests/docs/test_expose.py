@@ -36,6 +36,8 @@ PAGE = ROOT / "docs" / "how-to" / "expose.md"
 HOOK = PAGE.with_name("twinline-certificate")
 DOMAIN = "chat.example.org"
 PASSWORD = "correct horse"
+PROGRAMS = f"{os.environ['PATH']}:/usr/sbin"
+"""Where servers are, which not every user's path has."""
 
 
 def own_address() -> str:
@@ -299,7 +301,8 @@ def proxying(command: list[str], port: int, folder: Path) -> Iterator[None]:
             command,
             stdout=output,
             stderr=output,
-            env=os.environ | {"HOME": str(folder), "XDG_DATA_HOME": str(folder / "data")},
+            env=os.environ
+            | {"PATH": PROGRAMS, "HOME": str(folder), "XDG_DATA_HOME": str(folder / "data")},
         )
 
     def listens() -> bool:
@@ -316,7 +319,7 @@ def proxying(command: list[str], port: int, folder: Path) -> Iterator[None]:
 def test_a_client_talks_through_a_proxy(name: str, certificates: Certificates) -> None:
     way = WAYS[name]
     program = name.partition(" ")[0]
-    if shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin") is None:
+    if shutil.which(program, path=PROGRAMS) is None:
         pytest.skip(f"{program} is not here")
     outside, inside = free_port(), free_port()
     (block,) = (each.text for each in section(way.heading) if each.language in ("nginx", "text"))

@@ -18,11 +18,12 @@ from waiting import wait_until
 SHARED = "/run/shared"
 """Where the folder that it was given is inside."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_UNSHARE = "unshare --mount --pid --uts --ipc --net --cgroup --fork --kill-child"
 _STUBS = ("sysinit", "basic", "network", "shutdown", "umount", "final", "multi-user")
 _BOOT = """
 set -e
 echo $$ >{group}/cgroup.procs
-exec unshare --mount --pid --uts --ipc --net --cgroup --fork --kill-child sh -ec '
+exec {unshare} sh -ec '
 mount --make-rprivate /
 mount -t tmpfs tmpfs /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -72,6 +73,8 @@ def own_systemd(folder: Path) -> Iterator[OwnSystemd]:
             pytest.skip(f"{program} is not here")
     if os.geteuid():
         pytest.skip("only root can boot a systemd")
+    if subprocess.call([*_UNSHARE.split(), "true"], stderr=subprocess.DEVNULL):
+        pytest.skip("there are no namespaces to be had here")
     roots = [Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")]
     root = next((each for each in roots if (each / "cgroup.procs").exists()), None)
     if root is None:
@@ -80,9 +83,12 @@ def own_systemd(folder: Path) -> Iterator[OwnSystemd]:
         unit = folder / "units" / f"{name}.target"
         unit.write_text("[Unit]\nDefaultDependencies=no\n")
     group = root / f"twinline-test-{os.getpid()}"
-    group.mkdir()
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
     log = folder / "systemd.log"
-    boot = _BOOT.format(group=group, shared=SHARED, folder=folder, path=_PATH)
+    boot = _BOOT.format(unshare=_UNSHARE, group=group, shared=SHARED, folder=folder, path=_PATH)
     with log.open("w") as output:
         unshare = subprocess.Popen(
             ["sh", "-c", boot], stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -96,9 +102,7 @@ def own_systemd(folder: Path) -> Iterator[OwnSystemd]:
                 os.kill(pid, signal.SIGKILL)
         unshare.kill()
         unshare.wait()
-        wait_until(lambda: not _members(group), "the end of all that systemd started")
-        for each in sorted(group.glob("**/"), reverse=True):
-            each.rmdir()
+        wait_until(lambda: _removed(group), "the end of all that systemd started")
 
 
 def _booted(unshare: "subprocess.Popen[bytes]", log: Path) -> int:
@@ -113,6 +117,14 @@ def _booted(unshare: "subprocess.Popen[bytes]", log: Path) -> int:
 
     wait_until(takes_commands, "systemd takes commands")
     return found[0]
+
+
+def _removed(group: Path) -> bool:
+    """Remove a control group and those in it, unless a process is left in one."""
+    for each in sorted(group.glob("**/"), reverse=True):
+        with suppress(OSError):
+            each.rmdir()
+    return not group.exists()
 
 
 def _members(group: Path) -> set[int]:
