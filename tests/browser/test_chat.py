@@ -4,7 +4,7 @@ import json
 import random
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from browsing import ServerProcess, Tab, WebSite
@@ -13,6 +13,7 @@ from services import PASSWORD
 
 from twinline.core.store import Draft, MailboxPolicy
 from twinline.transports.client import Client
+from twinline.transports.listener import ListenerSettings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -21,6 +22,10 @@ pytestmark = pytest.mark.timeout(180)
 
 HIDING = "a\u202egnp.exe \x1b[2J\x00 \u200b\u2066b"
 SHOWN = "aU+202Egnp.exe U+001B[2JU+0000 U+200BU+2066b"
+# What joins in spelling and in pictures stays, and the flag of a region; elsewhere it is shown.
+ENGLAND = "\U0001f3f4" + "".join(chr(0xE0000 + ord(letter)) for letter in "gbeng\x7f")
+JOINED = f"\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f469\u200d\U0001f4bb {ENGLAND}"
+HIDDEN = "pay\u200cpal \U000e0067 \u3164."
 MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script><b>b</b>&lt;'
 
 
@@ -127,6 +132,18 @@ def test_a_reload_goes_on_where_it_was(browser: "Browser") -> None:
         assert "mine" not in ann.page.evaluate("sessionStorage.twinline")
 
 
+def test_it_is_served_over_tls_by_an_event_loop(browser: "Browser", certificates: Any) -> None:
+    pair = certificates.server
+    tls = ListenerSettings(tls_certificate=str(pair.certificate), tls_key=str(pair.key))
+    with WebSite(tls=tls).create("ann") as site, Tab(browser, site.page).enter("ann") as ann:
+        ann.open("ann").say("a note to myself")
+        ann.page.wait_for_selector(".state.sent")
+        ann.page.reload()
+        ann.sees("a note to myself")
+        assert ann.bodies() == ["a note to myself"]  # sent and received, it is one
+        assert ann.page.evaluate("[location.protocol, isSecureContext]") == ["https:", True]
+
+
 def test_a_session_that_is_ended_elsewhere_says_so(browser: "Browser") -> None:
     with WebSite().create("ann") as site, Tab(browser, site.page).enter("ann") as ann:
         with Client(str(site.tcp)) as other:
@@ -216,10 +233,18 @@ def test_hostile_names_and_bodies_are_only_text(browser: "Browser") -> None:
     with WebSite().create("ann", "bob") as site:
         account = site.service.store.accounts.find("ann")
         assert account is not None
-        bodies = [MARKUP, HIDING, "\u05e9\u05dc\u05d5\u05dd abc!", "x" * 16384, "line\n" * 40]
+        shown = {
+            MARKUP: MARKUP,
+            HIDING: SHOWN,
+            JOINED: JOINED,
+            HIDDEN: "payU+200Cpal U+E0067 U+3164.",
+            **{
+                same: same for same in ("\u05e9\u05dc\u05d5\u05dd abc!", "x" * 16384, "line\n" * 40)
+            },
+        }
         names = ["bob", "<b>\u202ebob", "x" * 300]
         for number, name in enumerate(names):
-            for body in bodies:
+            for body in shown:
                 draft = Draft(
                     f"{random.getrandbits(96):024x}", account.account_id, name, body, number, None
                 )
@@ -230,11 +255,11 @@ def test_hostile_names_and_bodies_are_only_text(browser: "Browser") -> None:
                 assert ann.row("U+202E").startswith("< <b>U+202Ebob ")
                 for row in range(3):
                     ann.page.locator("#talks .row").nth(row).click()
-                    ann.until("document.querySelectorAll('#messages .body').length === 5")
+                    ann.until("document.querySelectorAll('#messages .body').length === 7")
                     said = ann.page.locator("#messages .body").evaluate_all(
                         "all => all.map((body) => body.textContent)"
                     )
-                    assert said == [MARKUP, SHOWN, *bodies[2:]]
+                    assert said == list(shown.values())
                     # Nothing is wider than the view, and nothing is markup.
                     assert (
                         ann.page.evaluate(

@@ -24,7 +24,7 @@ from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
 from twinline.stores.memory import MemoryStore
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener import ThreadedListener
+from twinline.transports.listener import ListenerSettings, LoopListener, ThreadedListener
 from twinline.transports.registry import listening_transport
 from twinline.transports.web import ChatPage
 
@@ -57,6 +57,8 @@ def chromium() -> Iterator["Browser"]:
 class WebSite:
     """A real server in this process, on a WebSocket endpoint with the page and on plain TCP.
 
+    With files of TLS, the first is of ``wss``, and driven by an event loop.
+
     Attributes:
         service: what it serves; a test may act through it.
         page: the address of the page.
@@ -64,17 +66,22 @@ class WebSite:
     """
 
     def __init__(
-        self, policy: MailboxPolicy | None = None, clock: Callable[[], int] = wall_clock_ms
+        self,
+        policy: MailboxPolicy | None = None,
+        clock: Callable[[], int] = wall_clock_ms,
+        tls: ListenerSettings | None = None,
     ) -> None:
         store = MemoryStore(policy or MailboxPolicy())
         self.service = ChatService(store, ServiceSettings(), clock=clock, hasher=cheap_hasher())
-        places = [Endpoint.parse("ws://127.0.0.1:0"), Endpoint.parse("tcp://127.0.0.1:0")]
-        self._listener = ThreadedListener(
+        scheme, http = ("wss", "https") if tls else ("ws", "http")
+        places = [Endpoint.parse(f"{scheme}://127.0.0.1:0"), Endpoint.parse("tcp://127.0.0.1:0")]
+        self._listener = (LoopListener if tls else ThreadedListener)(
             self.service,
             [(each, listening_transport(each, "auto", page=ChatPage())) for each in places],
+            tls,
         )
         web, self.tcp = self._listener.endpoints
-        self.page = f"http://127.0.0.1:{web.port}/"
+        self.page = f"{http}://127.0.0.1:{web.port}/"
         self._thread = threading.Thread(target=self._listener.serve_forever, name="accepting")
         self._thread.start()
 
@@ -176,6 +183,7 @@ class Tab:
                 viewport={"width": width, "height": height},
                 color_scheme="dark" if dark else "light",
                 locale="en-GB",
+                ignore_https_errors=True,  # the authority is the tests' own
             )
         self.context = context
         self.page = context.new_page()

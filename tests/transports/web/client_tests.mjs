@@ -87,6 +87,13 @@ class Server {
     return this.requests.filter((request) => request.op === op);
   }
 
+  /** Bring mail to the first watch. */
+  bring(...seqs) {
+    const { id, socket } = this.asked("watch")[0];
+    const reply = { id, ok: true, messages: mail(...seqs), position: 0, more: true };
+    this.sockets[socket - 1].reply(reply);
+  }
+
   /** The socket on which mail is watched, once it is. */
   async watcher(count = 1) {
     await until(() => this.asked("watch").length >= count);
@@ -96,7 +103,8 @@ class Server {
 
 const refusal = (code, more = {}) => ({ code, message: code, retryable: false, ...more });
 const mail = (...seqs) => seqs.map((seq) => ({
-  seq, message_id: seq.toString(16).padStart(24, "0"), sender: "bob", body: `no. ${seq}`, sent_at: seq,
+  seq, message_id: seq.toString(16).padStart(24, "0"),
+  sender: "bob", body: `no. ${seq}`, sent_at: seq,
 }));
 
 async function until(condition) {
@@ -121,7 +129,7 @@ function clientOf(server, options = {}) {
 
 test.afterEach(() => Promise.all(open.splice(0).map((client) => client.close())));
 
-// -- the vectors ------------------------------------------------------------------------------------
+// -- the vectors ----------------------------------------------------------------------------------
 
 for (const vector of vectors.requests) {
   test(`request: ${vector.name}`, () => {
@@ -181,7 +189,8 @@ for (const { name, conversation } of vectors.streams) {
 
 test("what is no reply is noticed", () => {
   const lines = [
-    "", "[]", "{}", "null", '{"id":1}', '{"id":1,"ok":1}', '{"id":-1,"ok":true}', '{"id":1.5,"ok":true}',
+    "", "[]", "{}", "null", '{"id":1}', '{"id":1,"ok":1}', '{"id":-1,"ok":true}',
+    '{"id":1.5,"ok":true}',
     '{"id":null,"ok":true}', '{"id":1,"ok":false}', '{"id":1,"ok":false,"error":{"code":"busy"}}',
     '{"id":1,"ok":true,"message_id":"0","sent_at":1}',
     `{"id":1,"ok":true,"message_id":"${"0".repeat(24)}","sent_at":"1"}`,
@@ -199,7 +208,7 @@ test("a request that there is not, or that lacks a field, is refused here", () =
   assert.ok(Object.isFrozen(REQUESTS));
 });
 
-// -- the pace -----------------------------------------------------------------------------------------
+// -- the pace -------------------------------------------------------------------------------------
 
 test("the waits are those of the Python client", () => {
   const backoff = new Backoff(1, 30, 0.2, () => 0.5);
@@ -211,7 +220,7 @@ test("the waits are those of the Python client", () => {
   assert.equal(new Backoff(1, 30, 0.2, () => 1).next(), 1.2);
 });
 
-// -- commands -----------------------------------------------------------------------------------------
+// -- commands -------------------------------------------------------------------------------------
 
 test("commands go out in order, with ids that count up, and each has its reply", async () => {
   const server = new Server();
@@ -235,8 +244,8 @@ test("what was on its way is sent again in its place, under its send_id", async 
   const client = clientOf(server);
   await client.login("ann", "secret secret");
   const done = [];
-  const sends = ["one", "two", "three"].map((body) => client.send("bob", body).then(() => done.push(body)));
-  await Promise.all(sends);
+  const send = (body) => client.send("bob", body).then(() => done.push(body));
+  await Promise.all(["one", "two", "three"].map(send));
   assert.deepEqual(done, ["one", "two", "three"]);
   const twos = server.asked("send").filter(({ body }) => body === "two");
   assert.equal(twos.length, 2);
@@ -246,7 +255,7 @@ test("what was on its way is sent again in its place, under its send_id", async 
   assert.equal(client.state.kind, "online");
 });
 
-test("a connection that was of use is replaced at once, one that was not after a wait", async () => {
+test("a connection that was of use is replaced at once, another one after a wait", async () => {
   const { now } = performance;
   let skew = 0;
   performance.now = () => now.call(performance) + skew;
@@ -352,7 +361,7 @@ for (const [what, line] of [
   });
 }
 
-// -- sessions ---------------------------------------------------------------------------------------
+// -- sessions -------------------------------------------------------------------------------------
 
 test("a login that is refused, or finds nobody, leaves the client as it was", async () => {
   const server = new Server({ login: () => refusal("bad_credentials") });
@@ -424,7 +433,7 @@ test("closing tells those who wait, and acknowledges what is dealt with", async 
   const client = clientOf(server, { onMessage: () => {} });
   await client.login("ann", "secret secret");
   const watcher = await server.watcher();
-  watcher.reply({ id: server.asked("watch")[0].id, ok: true, messages: mail(1, 2), position: 0, more: true });
+  server.bring(1, 2);
   await new Promise((resolve) => setImmediate(resolve));
   const waiting = assert.rejects(client.status(), ClientClosed);
   await client.close();
@@ -434,7 +443,7 @@ test("closing tells those who wait, and acknowledges what is dealt with", async 
   await assert.rejects(client.ping(), ClientClosed);
 });
 
-// -- mail ---------------------------------------------------------------------------------------------
+// -- mail -----------------------------------------------------------------------------------------
 
 test("mail comes in order, each message once, and is acked when it is dealt with", async () => {
   const server = new Server();
@@ -458,7 +467,7 @@ test("a stream is renewed when half of the window is used up", async () => {
   const client = clientOf(server, { onMessage: () => {}, window: 8 });
   await client.login("ann", "secret secret");
   const watcher = await server.watcher();
-  watcher.reply({ id: server.asked("watch")[0].id, ok: true, messages: mail(1, 2, 3, 4, 5), position: 0, more: true });
+  server.bring(1, 2, 3, 4, 5);
   await server.watcher(2);
   assert.equal(server.asked("watch")[1].after, 4);
 });
@@ -478,7 +487,7 @@ test("mail that a handler fails on comes to it again, and is not acked before", 
     });
     await client.login("ann", "secret secret");
     const watcher = await server.watcher();
-    watcher.reply({ id: server.asked("watch")[0].id, ok: true, messages: mail(1, 2), position: 0, more: true });
+    server.bring(1, 2);
     await server.watcher(2);
     assert.deepEqual(seen, [1, 1, 1, 2]);
     assert.deepEqual(server.asked("watch").map(({ ack }) => ack), [0, 2]);
@@ -493,7 +502,7 @@ test("after a reconnect mail goes on behind what was dealt with", async () => {
   const client = clientOf(server, { onMessage: ({ seq }) => void seen.push(seq) });
   await client.login("ann", "secret secret");
   const watcher = await server.watcher();
-  watcher.reply({ id: server.asked("watch")[0].id, ok: true, messages: mail(1, 2), position: 0, more: true });
+  server.bring(1, 2);
   await new Promise((resolve) => setImmediate(resolve));
   watcher.cut();
   await server.watcher(2);
@@ -502,7 +511,7 @@ test("after a reconnect mail goes on behind what was dealt with", async () => {
   assert.deepEqual(seen, [1, 2]);
 });
 
-test("a message that is being dealt with when the connection breaks is not dealt with twice", async () => {
+test("a message that is being dealt with when the connection breaks is dealt with once", async () => {
   const server = new Server();
   const seen = [];
   let release;
@@ -510,7 +519,7 @@ test("a message that is being dealt with when the connection breaks is not dealt
   const client = clientOf(server, { onMessage: ({ seq }) => (seen.push(seq), held) });
   await client.login("ann", "secret secret");
   const watcher = await server.watcher();
-  watcher.reply({ id: server.asked("watch")[0].id, ok: true, messages: mail(1), position: 0, more: true });
+  server.bring(1);
   watcher.cut();
   await until(() => client.kinds().filter((kind) => kind === "online").length === 2);
   assert.equal(server.asked("watch").length, 1);
@@ -526,7 +535,8 @@ test("a mailbox that was put back is begun anew", async () => {
     watch: ({ after }) => (after > 3 ? refusal("cursor_invalid") : undefined),
   });
   server.position = 9;
-  const client = clientOf(server, { onMessage: () => {}, onRewind: (position) => rewound.push(position) });
+  const onRewind = (position) => rewound.push(position);
+  const client = clientOf(server, { onMessage: () => {}, onRewind });
   const login = client.login("ann", "secret secret");
   await login;
   server.position = 3;

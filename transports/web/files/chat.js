@@ -105,7 +105,9 @@ byId("logout").addEventListener("click", async () => {
   location.reload(); // nothing of the account is left in the page
 });
 
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
 
 /** Show the account that has just been logged in to, or gone on with. */
 function begin({ username, session, position }) {
@@ -163,7 +165,8 @@ function showState({ kind, reason, retryAt }) {
   byId("banner-now").hidden = retryAt === null;
   const count = () => {
     const seconds = Math.max(0, Math.ceil((retryAt - performance.now()) / 1000));
-    setText(byId("banner-count"), retryAt === null ? "Connecting …" : `Next attempt in ${seconds} s.`);
+    const next = `Next attempt in ${seconds} s.`;
+    setText(byId("banner-count"), retryAt === null ? "Connecting …" : next);
   };
   count();
   if (retryAt !== null) counting = setInterval(count, 250);
@@ -481,6 +484,7 @@ if (memory.token === null) {
 } else {
   // Show what is here while the server is asked.
   setView("chat");
+  setText(byId("me"), memory.username ?? "");
   client.resume(memory.token).then(begin, (error) => {
     memory.token = null;
     leave(sentence(error.message));

@@ -1,4 +1,4 @@
-/** Makes elements, and keeps lists of them in step with what they show. No markup is ever parsed. */
+/** Makes elements, and keeps lists of them in step with what they show. It parses no markup. */
 
 /** Return the element of an id. */
 export const byId = (id) => document.getElementById(id);

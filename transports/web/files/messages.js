@@ -229,7 +229,8 @@ export class Messages {
     const [sign, word] = STATES[entry.state];
     const wordClass = entry.state === "sent" ? "for-readers" : "";
     foot.append(el("span", { className: `state ${entry.state}`, title: word },
-      el("span", { "aria-hidden": "true" }, sign), el("span", { className: wordClass }, ` ${word}`)));
+      el("span", { "aria-hidden": "true" }, sign),
+      el("span", { className: wordClass }, ` ${word}`)));
     if (entry.state !== "failed") return;
     const button = (label, act) => {
       const made = el("button", { type: "button", className: "link" }, label);

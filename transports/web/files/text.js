@@ -10,12 +10,13 @@ import { el } from "./dom.js";
 
 // What has no picture: controls, format characters, unassigned and private ones, halves of pairs,
 // separators of lines, and letters that are blank by definition.
-const UNSEEN =
-  /[\p{Cc}\p{Cf}\p{Cn}\p{Co}\p{Cs}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0]/gu;
+const BLANK = "\\u034f\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u3164\\uffa0";
+const UNSEEN = new RegExp(`[\\p{Cc}\\p{Cf}\\p{Cn}\\p{Co}\\p{Cs}\\p{Zl}\\p{Zp}${BLANK}]`, "gu");
 // Scripts whose letters join: there the two joiners are spelling, and between pictographs one
 // makes one picture of two.
-const JOINING =
-  /[\p{Script=Arabic}\p{Script=Syriac}\p{Script=Devanagari}\p{Script=Bengali}\p{Script=Gurmukhi}\p{Script=Gujarati}\p{Script=Oriya}\p{Script=Tamil}\p{Script=Telugu}\p{Script=Kannada}\p{Script=Malayalam}\p{Script=Sinhala}]/u;
+const SCRIPTS = `Arabic Syriac Devanagari Bengali Gurmukhi Gujarati Oriya Tamil Telugu Kannada
+  Malayalam Sinhala`.split(/\s+/);
+const JOINING = new RegExp(`[${SCRIPTS.map((name) => `\\p{Script=${name}}`).join("")}]`, "u");
 const PICTURE = /[\p{Extended_Pictographic}\p{Emoji_Modifier}\ufe0f]/u;
 const FLAG = /^\u{1f3f4}[\u{e0030}-\u{e0039}\u{e0061}-\u{e007a}]{1,8}\u{e007f}/u; // of a region
 
@@ -59,7 +60,8 @@ const lastOf = (text) => Array.from(text).at(-1) ?? "";
 
 function picture(character) {
   const number = character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-  return el("span", { className: "unseen", title: "a character that has no picture" }, `U+${number}`);
+  const about = { className: "unseen", title: "a character that has no picture" };
+  return el("span", about, `U+${number}`);
 }
 
 // -- day and time -------------------------------------------------------------------------------

@@ -506,7 +506,7 @@ class Stream {
       this.backoff.reset();
       return true;
     } catch (error) {
-      console.error(`onMessage failed for message ${message.message_id}; it is called again`, error);
+      console.error(`onMessage failed for ${message.message_id}; it is called again`, error);
       await new Promise((resolve) => setTimeout(resolve, 1000 * this.backoff.next()));
       return false;
     }

@@ -1,4 +1,4 @@
-"""twinline.js in Node: against the protocol's vectors and models, and a scripted server."""
+"""The page's modules in Node: twinline.js beside the protocol, and the conversations."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 from twinline.core.protocol import REQUESTS
 
 ROOT = Path(__file__).parents[3]
-MODULE = files("twinline.transports.web").joinpath("files", "twinline.js")
+MODULE = Path(str(files("twinline.transports.web").joinpath("files", "twinline.js")))
 SHOW_REQUESTS = """
 const { REQUESTS, REQUIRED } = await import(process.env.TWINLINE_JS);
 console.log(JSON.stringify(REQUESTS, (name, value) => (value === REQUIRED ? "required" : value)));
@@ -36,6 +36,7 @@ def node(*arguments: str | Path) -> str:
         env={
             **os.environ,
             "TWINLINE_JS": str(MODULE),
+            "TALKS_JS": str(MODULE.with_name("talks.js")),
             "VECTORS": str(ROOT / "docs" / "protocol-vectors.json"),
         },
     )
@@ -49,6 +50,10 @@ def test_what_it_does() -> None:
     passed = re.search(r"^# pass (\d+)$", said, re.MULTILINE)
     assert passed is not None
     assert int(passed[1]) > sum(len(vectors[key]) for key in ("requests", "replies", "streams"))
+
+
+def test_the_conversations() -> None:
+    node("--test", Path(__file__).with_name("talks_tests.mjs"))
 
 
 def test_its_requests_are_those_of_the_protocol() -> None:
