@@ -46,6 +46,7 @@ FIXED = {
     "bytes of a head of HTTP that is not whole yet": (head.MOST_BYTES // 1024,),
     "addresses that proxies name in a handshake": (handshake._MOST_PROXIES,),
     OPEN: (settling._MOST,),
+    "sessions of TLS 1.2 that may be resumed": (20 * 1024,),  # SSL_SESSION_CACHE_MAX_SIZE_DEFAULT
     "known addresses": (accounts.KNOWN_ADDRESSES,),
     "failures": (throttle.MAX_KEYS,),
     "turns at accounts": (throttle.MAX_KEYS, guesses.MOST_TURNS, guesses._SHARED_LINES),

@@ -132,6 +132,16 @@ def test_an_end_is_said_behind_the_last_words_and_is_the_end(
     assert ends.receive_data(rest) == b""
 
 
+@each_version
+def test_no_session_of_tls_1_3_is_kept_to_be_resumed(certificates: Any, version: str) -> None:
+    """OpenSSL keeps those of TLS 1.2, and Python has no way to tell it not to."""
+    tls = server_tls(certificates)
+    pair = Pair(tls, trusting(certificates, version)).shake_hands()
+    assert pair.server.receive_data(pair.take_up(SAID, last=True)) == SAID
+    pair.take_down(last=True)
+    assert tls._context.session_stats()["number"] == (version == "1.2")
+
+
 def test_what_comes_behind_the_end_is_not_read(forged: tuple[Pair, Forger]) -> None:
     pair, forger = forged
     before, end = forger.record(SPOKEN, SAID), forger.record(ALERT, bytes([1, 0]))
