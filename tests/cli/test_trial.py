@@ -82,10 +82,15 @@ def test_what_is_there_and_valid_is_used_again(
     ]
 
 
-def test_a_server_of_all_addresses_is_called_by_those_of_this_machine() -> None:
+def test_a_server_of_all_addresses_is_called_by_those_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "chat-host")
     found = names_of([Endpoint.parse("tls://0.0.0.0:0")])
-    assert {socket.gethostname(), "localhost", "127.0.0.1", "::1"} <= set(found)
+    assert {"chat-host", "localhost", "127.0.0.1", "::1"} <= set(found)
     assert "0.0.0.0" not in found
+    monkeypatch.setattr(socket, "gethostname", lambda: "no name")
+    assert "no name" not in names_of([Endpoint.parse("wss://[::]:0")])
 
 
 def test_it_is_not_for_a_server_that_has_a_certificate_or_no_tls(tmp_path: Path) -> None:
