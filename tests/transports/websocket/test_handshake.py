@@ -1,5 +1,8 @@
 """The handshake: heads that are read and heads that are refused, origins, subprotocols."""
 
+import time
+from contextlib import suppress
+
 import pytest
 from opened import ACCEPT, BINARY, KEY, TEXT, asking, frame, said, take
 from streams import PING, PINGED, pieces
@@ -13,7 +16,7 @@ from twinline.transports.jsonl import JsonlTransport
 from twinline.transports.registry import transport
 from twinline.transports.websocket import WebSocketServerCodec, WebSocketTransport
 from twinline.transports.websocket.handshake import accept_of
-from twinline.transports.websocket.head import MOST_BYTES
+from twinline.transports.websocket.head import MOST_BYTES, HeadError, RequestReader
 
 ASKED = PING["jsonl"][:-1]
 BOTH = "twinline.jsonl, twinline.binary"
@@ -230,6 +233,17 @@ def test_a_head_has_a_limit_of_its_own(head: bytes, size: int | None) -> None:
             assert isinstance(events[0].error, FrameTooLarge)
             break
     assert MOST_BYTES <= taken < MOST_BYTES + 64
+
+
+@pytest.mark.parametrize("end", [b"\r\n\r\n", b"\x01\r\n\r\n"])
+@pytest.mark.parametrize("value", [b" " * 16_000, b"\t " * 8_000, b"x " * 8_000, b",\t" * 8_000])
+def test_a_field_is_read_in_linear_time(value: bytes, end: bytes) -> None:
+    reader, head = RequestReader(), b"GET / HTTP/1.1\r\nHost: x\r\nX:" + value + end
+    began = time.process_time()
+    with suppress(HeadError):
+        reader.take(bytearray(head))
+    # It takes less than a millisecond; a pattern that shares the white space out took a second.
+    assert time.process_time() - began < 0.2
 
 
 def test_a_head_of_exactly_the_limit_is_read() -> None:
