@@ -3,6 +3,7 @@
 ::
 
     layer          seals and opens the bytes of one connection; no socket
+    hello          how long a client's hello says it is
     contexts       what a connection begins with: a server's certificates, a client's trust
     inspection     looks at a server's certificate as a client would: its time, its names
     certificates   which account a client's certificate names

@@ -24,6 +24,7 @@ import ssl
 from typing import Final
 
 from twinline.transports.contract import TransportError
+from twinline.transports.tls.hello import HelloReader
 
 _HEADER_BYTES: Final = 5
 """Of a record: its type, its version, and in the last two its length (RFC 8446 section 5.1)."""
@@ -51,6 +52,7 @@ class TlsLayer:
     __slots__ = (
         "_arrived",
         "_header",
+        "_hello",
         "_left",
         "_over",
         "_tls",
@@ -79,6 +81,7 @@ class TlsLayer:
         self._over = False
         self._left = 0  # of the record that has begun, so many bytes have not arrived
         self._header = b""  # the first bytes of a record, as long as they are not all there
+        self._hello = HelloReader() if host is None else None  # until the handshake is over
 
     def begin(self) -> None:
         """Put in the client's hello."""
@@ -165,8 +168,15 @@ class TlsLayer:
         """As `receive_data`, of one piece."""
         if self.established:
             return self._read(data)
+        too_long = self._hello is not None and self._hello.too_long(data)
         self._arrived.write(data)
-        return self._read(b"") if self._shake_hands() else b""
+        if self._shake_hands():
+            self._hello = None
+            return self._read(b"")
+        if too_long:
+            self._over = True
+            raise TlsError("the client's hello is too long")
+        return b""
 
     def _read(self, data: bytes) -> bytes:
         arrived, read = self._arrived, self._tls.read

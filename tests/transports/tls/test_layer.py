@@ -26,6 +26,7 @@ from sealing import (
 )
 
 from twinline.transports.tls import ServerTls, TlsError
+from twinline.transports.tls.hello import MOST_BYTES, HelloReader
 
 SAID = b'{"op":"send","id":1,"to":"bob","body":"See you at half past seven."}\n'
 PLACES = st.lists(st.integers(0, 1 << 16), max_size=6)
@@ -295,6 +296,52 @@ def test_a_flood_of_records_that_say_nothing_is_ended(
     with pytest.raises(TlsError):
         opened(pair.server, pieces(b"".join(stream), together * len(stream[0])))
     assert [record.kind for record in records(pair.take_down(SAID, last=True))] == [SPOKEN]
+
+
+def hello(length: int, sent: int = 4, *, size: int = 1 << 14) -> bytes:
+    """Return the first bytes of a hello that says how long it is, in records of a size."""
+    message = (b"\x01" + length.to_bytes(3) + b"\x03\x03" + bytes(sent))[:sent]
+    parts = [message[at : at + size] for at in range(0, sent, size)]
+    return b"".join(b"\x16\x03\x01" + len(part).to_bytes(2) + part for part in parts)
+
+
+@pytest.mark.parametrize("size", [None, 1])
+@pytest.mark.parametrize("record", [1, 3, 1 << 14])
+def test_nothing_is_set_aside_for_a_hello_that_is_far_too_long(
+    tls: ServerTls, record: int, size: int | None
+) -> None:
+    for length in (MOST_BYTES + 1, 131_000):
+        layer = tls.layer()
+        with pytest.raises(TlsError, match="hello is too long"):
+            opened(layer, pieces(hello(length, size=record), size))
+        assert layer.receive_data(b"\x16") == b""
+    layer = tls.layer()
+    assert opened(layer, pieces(hello(MOST_BYTES, 9_000, size=max(record, 500)), size)) == b""
+
+
+def test_a_second_hello_has_the_same_limit(certificates: Any) -> None:
+    """One is asked for where the first one brings no key of a kind that both know."""
+    tls = server_tls(certificates)
+    tls._context.set_ecdh_curve("secp521r1")
+    pair = Pair(tls, trusting(certificates, "1.3"))
+    assert pair.server.receive_data(pair.begin()) == b""
+    assert pair.take_down()[:1] == b"\x16"
+    assert not pair.server.established
+    with pytest.raises(TlsError, match="hello is too long"):
+        pair.server.receive_data(b"\x14\x03\x03\x00\x01\x01" + hello(131_000))
+
+
+@each_version
+def test_what_ends_the_handshake_is_taken_for_no_hello(
+    tls: ServerTls, certificates: Any, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client's last words of a handshake are encrypted, and may look like one."""
+    pair = Pair(tls, trusting(certificates, version))
+    pair.server.receive_data(pair.begin())
+    pair.client.receive_data(pair.take_down())
+    monkeypatch.setattr(HelloReader, "too_long", lambda *_: True)
+    assert pair.server.receive_data(pair.take_up()) == b""
+    assert pair.server.established
 
 
 @pytest.mark.parametrize("size", [(1 << 14) + 1, (1 << 14) + 200])
