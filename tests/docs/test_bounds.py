@@ -17,6 +17,7 @@ from twinline.stores.sqlite import mailbox_rows, send_ids
 from twinline.stores.sqlite.schema import TABLES
 from twinline.transports.binary.fields import write_uint
 from twinline.transports.listener import ListenerSettings, proxy, turns
+from twinline.transports.tls import hello
 from twinline.transports.websocket import handshake, head
 
 MODELS = (ServiceSettings, MailboxPolicy, ListenerSettings, ServerSettings)
@@ -45,6 +46,8 @@ FRAME = "bytes of a frame that is not whole yet, or of a message in fragments"
 FIXED = {
     "bytes of a head of HTTP that is not whole yet": (head.MOST_BYTES // 1024,),
     "addresses that proxies name in a handshake": (handshake._MOST_PROXIES,),
+    # And SSL_MAX_CERT_LIST_DEFAULT of OpenSSL.
+    "bytes of a TLS handshake that is not over yet": (hello.MOST_BYTES // 1024, 100),
     OPEN: (settling._MOST,),
     "sessions of TLS 1.2 that may be resumed": (20 * 1024,),  # SSL_SESSION_CACHE_MAX_SIZE_DEFAULT
     "known addresses": (accounts.KNOWN_ADDRESSES,),

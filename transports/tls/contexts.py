@@ -235,7 +235,7 @@ def _authorities(path: str) -> str:
     shown = _read(named, path)
     _expect(_CERTIFICATE, shown, named, "certificate")
     _load_text(shown, named)
-    return shown.decode("ascii", "replace")
+    return text_of(shown)
 
 
 def _load_authorities(context: ssl.SSLContext, path: str, what: str) -> None:
@@ -264,10 +264,19 @@ def _load_text(pem: bytes, named: str, context: ssl.SSLContext | None = None) ->
     """Trust the certificates of a file, or only see that they are whole."""
     try:
         (context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)).load_verify_locations(
-            cadata=pem.decode("ascii", "replace")
+            cadata=text_of(pem)
         )
     except (ssl.SSLError, ValueError) as error:
         raise TlsFilesError(f"{named}: a certificate in it is damaged") from error
+
+
+def text_of(pem: bytes) -> str:
+    """Return PEM as `ssl.SSLContext.load_verify_locations` takes it: as ASCII.
+
+    What is no ASCII may stand between the certificates, as in the names that lists of authorities
+    tell; in one of them it is still seen to be wrong.
+    """
+    return pem.decode("ascii", "backslashreplace")
 
 
 def _read(named: str, path: str) -> bytes:

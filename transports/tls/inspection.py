@@ -14,7 +14,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from twinline.transports.tls.contexts import ALPN, TlsFiles, TlsFilesError, server_context
+from twinline.transports.tls.contexts import (
+    ALPN,
+    TlsFiles,
+    TlsFilesError,
+    server_context,
+    text_of,
+)
 from twinline.transports.tls.revocation import RevocationListError, read_revocation_lists
 
 NOTICE: Final = timedelta(days=14)
@@ -54,19 +60,26 @@ def inspect(files: TlsFiles) -> Inspected:
     server = server_context(files, (ALPN,))
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
-    client.load_verify_locations(cadata=Path(files.certificate).read_text("ascii", "replace"))
+    named = f"the certificate {files.certificate}"
+    try:
+        client.load_verify_locations(cadata=text_of(Path(files.certificate).read_bytes()))
+    except (OSError, ValueError) as error:  # an `ssl.SSLError` is an OSError
+        raise TlsFilesError(f"{named} was changed while it was read") from error
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
     try:
         shown: dict[str, Any] = shake_hands(server, client).getpeercert() or {}
     except ssl.SSLCertVerificationError as error:
-        raise Unsuitable(
-            f"the certificate {files.certificate}: clients refuse it: {error.verify_message}"
-        ) from error
-    return Inspected(
-        begins=_time(shown["notBefore"]),
-        ends=_time(shown["notAfter"]),
-        names=tuple(value for _, value in shown.get("subjectAltName", ())),
-    )
+        raise Unsuitable(f"{named}: clients refuse it: {error.verify_message}") from error
+    except (ssl.SSLError, ValueError) as error:
+        raise Unsuitable(f"{named}: clients cannot read it") from error
+    try:
+        return Inspected(
+            begins=_time(shown["notBefore"]),
+            ends=_time(shown["notAfter"]),
+            names=tuple(value for _, value in shown.get("subjectAltName", ())),
+        )
+    except (KeyError, ValueError) as error:
+        raise Unsuitable(f"{named}: clients cannot read it") from error
 
 
 def remarks(files: TlsFiles, now: float | None = None) -> Iterator[str]:

@@ -58,22 +58,23 @@ def read_revocation_lists(file: str | Path) -> RevocationLists:
         raise RevocationListError(f"{file}: {error.strerror}") from error
     try:
         lists = list(_lists(content))
+        found: set[bytes] = set()
+        updates = []
+        # Their parts are only read here.
+        for each in lists:
+            _check_kind(each, file)
+            issuer = _issuer(each.tbs_certlist_bytes)
+            found.update(identity(issuer, revoked.serial_number) for revoked in each)
+            if each.next_update_utc is not None:
+                updates.append(round(each.next_update_utc.timestamp() * 1000))
     except ImportError as error:
         raise RevocationListError(
             f"{file}: what reads revocation lists is not installed: pip install 'twinline[tls]'"
         ) from error
-    except ValueError as error:
+    except _malformed() as error:
         raise RevocationListError(f"{file} is not a revocation list as PEM or DER") from error
     if not lists:
         raise RevocationListError(f"there is no revocation list in {file}")
-    found: set[bytes] = set()
-    updates = []
-    for each in lists:
-        _check_kind(each, file)
-        issuer = _issuer(each.tbs_certlist_bytes)
-        found.update(identity(issuer, revoked.serial_number) for revoked in each)
-        if each.next_update_utc is not None:
-            updates.append(round(each.next_update_utc.timestamp() * 1000))
     return RevocationLists(frozenset(found), _pem(lists), min(updates, default=None))
 
 
@@ -84,6 +85,13 @@ def revoked_identities(file: str | Path) -> frozenset[bytes]:
         RevocationListError: see `read_revocation_lists`.
     """
     return read_revocation_lists(file).identities
+
+
+def _malformed() -> tuple[type[Exception], ...]:
+    """Return what is raised of a list that is broken."""
+    from cryptography import exceptions, x509  # noqa: PLC0415 - as below
+
+    return ValueError, exceptions.UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion
 
 
 def _lists(content: bytes) -> "Iterator[CertificateRevocationList]":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sealing import Pair, trusting
@@ -17,6 +17,7 @@ from twinline.transports.tls import (
     TlsFilesError,
     client_context,
     identity_of,
+    inspection,
     remarks,
 )
 from twinline.transports.tls.contexts import ALPN, ALPN_WEB, server_context
@@ -57,6 +58,11 @@ def damaged(pem: bytes) -> bytes:
         (
             "certificate",
             lambda c: c.server.certificate.read_bytes()[:300],
+            "the certificate {}: a certificate in it is damaged",
+        ),
+        (
+            "certificate",
+            lambda c: c.server.certificate.read_bytes().replace(b"M", b"\xc3\xa9", 1),
             "the certificate {}: a certificate in it is damaged",
         ),
         ("key", None, "the key {}: no such file or directory"),
@@ -337,3 +343,45 @@ def test_a_revocation_list_is_somebodys(certificates: "Certificates", tmp_path: 
     crl.write_bytes(certificates.ca.crl())
     with pytest.raises(TlsFilesError, match="set tls_client_ca"):
         ServerTls(files_of(certificates.server, crl=str(crl)))
+
+
+def test_what_is_no_ascii_may_stand_between_certificates(
+    certificates: "Certificates", tmp_path: Path
+) -> None:
+    """As in lists of authorities, whose names are told before each."""
+    trusted, own = tmp_path / "trusted.pem", tmp_path / "own.pem"
+    remark = "# Főtanúsítvány\n".encode()
+    trusted.write_bytes(remark + certificates.ca.file.read_bytes())
+    own.write_bytes(remark + certificates.server.certificate.read_bytes() + b"\xff\n")
+    files = TlsFiles(str(own), str(certificates.server.key), client_ca=str(trusted))
+    shake_hands(server_context(files, ()), client_context(ca_file=str(trusted)), "localhost")
+    assert "localhost" in inspect(files).names
+
+
+@pytest.mark.parametrize("left", [b"", b"-----BEGIN CERTIFICATE-----\nMII"])
+def test_a_certificate_that_changes_while_it_is_inspected(
+    certificates: "Certificates", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes
+) -> None:
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(certificates.server.certificate.read_bytes())
+    files = TlsFiles(str(path), str(certificates.server.key))
+
+    def then_changed(*arguments: Any) -> ssl.SSLContext:
+        context = server_context(*arguments)
+        path.write_bytes(left) if left else path.unlink()
+        return context
+
+    monkeypatch.setattr(inspection, "server_context", then_changed)
+    with pytest.raises(TlsFilesError, match="was changed while it was read"):
+        inspect(files)
+
+
+def test_a_certificate_whose_time_cannot_be_read(
+    certificates: "Certificates", tmp_path: Path
+) -> None:
+    der = ssl.PEM_cert_to_DER_cert(certificates.server.certificate.read_text())
+    at = der.index(b"\x17\x0d") + 2  # the first of its times
+    path = tmp_path / "certificate.pem"
+    path.write_text(ssl.DER_cert_to_PEM_cert(der[:at] + b"99" * 6 + der[at + 12 :]))
+    with pytest.raises(TlsFilesError, match=r"clients (cannot read|refuse) it"):
+        inspect(TlsFiles(str(path), str(certificates.server.key)))

@@ -104,6 +104,30 @@ def test_what_cannot_be_used(tmp_path: Path, content: bytes, why: str) -> None:
     assert str(file) in str(error.value)
 
 
+def changed(pem: bytes, part: bytes, into: bytes) -> bytes:
+    content = der(pem)
+    assert content.count(part) == 1
+    return content.replace(part, into)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        changed(build(), b"\x02\x01\x01\x30", b"\x02\x01\x2a\x30"),
+        changed(build(x509.CRLNumber(3)), b"\x04\x03\x02\x01\x03", b"\x04\x03\x03\x01\x03"),
+        changed(
+            build(point(indirect=True)), b"http://ca.example/crl", b"http://ca.example/\xff\xff\xff"
+        ),
+    ],
+    ids=["version", "number", "place"],
+)
+def test_a_list_that_is_broken_within_is_none(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "crl"
+    file.write_bytes(content)
+    with pytest.raises(RevocationListError, match="is not a revocation list"):
+        read_revocation_lists(file)
+
+
 def test_a_list_says_where_it_comes_from(tmp_path: Path) -> None:
     file = tmp_path / "crl"
     file.write_bytes(build(point(indirect=False)))
