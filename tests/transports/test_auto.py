@@ -1,6 +1,7 @@
 """`auto` chooses a transport by a connection's first bytes."""
 
 import pytest
+from opened import asking, frame, said
 from streams import PING, PINGED, pieces, receive
 
 from twinline.core.errors import ShuttingDown
@@ -183,6 +184,30 @@ def test_auto_recognises_what_any_of_its_transports_does():
     assert both.recognises(b"\xb7") is True
     assert both.recognises(b"G") is None
     assert both.recognises(b"GET ") is False
+
+
+def test_what_a_websocket_says_by_itself_is_handed_on():
+    """Before a login, after which it is used by itself."""
+    server = transport("auto").server_codec(4096)
+    assert server.unprompted
+    assert receive(server, [asking(), frame(0x9, b"?")]) == []
+    answer, _, pong = server.data_to_send().partition(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    assert said(pong) == [(0xA, b"?")]
+    assert not server.ended
+    assert receive(server, [frame(0x8, b"\x03\xe8")]) == []
+    assert server.ended
+    assert said(server.data_to_send()) == [(0x8, b"\x03\xe8")]
+    server = transport("auto").server_codec(4096)
+    receive(server, [asking()])
+    server.data_to_send()
+    server.end()
+    assert said(server.data_to_send()) == [(0x8, b"\x03\xe9")]
+    server = transport("auto").server_codec(4096)
+    receive(server, [JSONL_PING])
+    server.end()
+    assert server.data_to_send() == b""
+    assert not server.ended
 
 
 def test_a_client_that_says_auto_speaks_jsonl():

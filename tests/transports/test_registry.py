@@ -4,18 +4,25 @@ import logging
 from importlib.metadata import EntryPoint
 
 import pytest
+from opened import asking
 from streams import PING, PINGED, receive
 
 from twinline.transports import registry
 from twinline.transports.auto import AutoServerCodec
+from twinline.transports.binary import BinaryTransport
 from twinline.transports.contract import Transport
+from twinline.transports.endpoints import Endpoint
 from twinline.transports.jsonl import JsonlServerCodec, JsonlTransport
 from twinline.transports.registry import (
     BrokenTransport,
     UnknownTransport,
+    connecting_transport,
+    listening_transport,
     transport,
     transport_names,
 )
+from twinline.transports.web import ChatPage
+from twinline.transports.websocket import WebSocketTransport
 
 
 @pytest.fixture
@@ -78,6 +85,80 @@ def test_a_built_in_name_cannot_be_taken_over(installed):
     server = transport("auto").server_codec(4096)
     assert len(receive(server, [b"HOLA\n" + PING["jsonl"]])) == 2
     assert type(server.resolve()) is JsonlServerCodec
+
+
+def status(spoken: Transport, data: bytes) -> int:
+    """Return the status that a server answers a request of HTTP with."""
+    server = spoken.server_codec(4096)
+    for event in receive(server, [data]):
+        server.send(None, event.error.to_reply())
+    return int(server.data_to_send().split()[1])
+
+
+HOSTED = asking("Origin: https://listed.example")
+BINARY = asking("Sec-WebSocket-Protocol: twinline.binary")
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "listed", "binary", "page"),
+    [
+        ("ws://x", "auto", 101, 101, 200),
+        ("wss://x", "websocket", 101, 101, 200),
+        ("ws://x?transport=jsonl", "auto", 101, 400, 200),
+        ("ws://x?transport=binary", "jsonl", 101, 101, 200),
+        ("ws://x", "jsonl", 101, 400, 200),
+        ("unix:/x?transport=websocket", "auto", 101, 101, 200),
+        ("tcp://x", "websocket", 101, 101, 200),
+        ("tls://x", "auto", 101, 101, 426),
+        ("tcp://x?transport=jsonl", "auto", 400, 400, 400),
+    ],
+)
+def test_what_a_server_speaks_at_an_endpoint(place, name, listed, binary, page) -> None:
+    spoken = listening_transport(
+        Endpoint.parse(place), name, origins=["https://listed.example"], page=ChatPage()
+    )
+    assert status(spoken, HOSTED) == listed
+    assert status(spoken, BINARY) == binary
+    assert status(spoken, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") == page
+
+
+@pytest.mark.parametrize(
+    ("place", "spoken", "first"),
+    [
+        ("ws://x", None, "GET / twinline.jsonl x"),
+        ("wss://x:8443/a/b", None, "GET /a/b twinline.jsonl x:8443"),
+        ("ws://x/?transport=binary", None, "GET / twinline.binary x"),
+        ("ws://x?transport=binary", "jsonl", "GET / twinline.jsonl x"),
+        ("ws://[::1]:99", BinaryTransport(), "GET / twinline.binary [::1]:99"),
+        ("ws://x", "auto", "GET / twinline.jsonl x"),
+        ("tcp://x:99", "websocket", "GET / twinline.jsonl x:99"),
+        ("unix:/x", "websocket", "GET / twinline.jsonl localhost"),
+        ("ws://x", WebSocketTransport(host="y", path="/z"), "GET /z twinline.jsonl y"),
+        ("tcp://x", None, ""),
+        ("tcp://x", JsonlTransport(), ""),
+    ],
+)
+def test_what_a_client_says_first_at_an_endpoint(place, spoken, first) -> None:
+    client = connecting_transport(Endpoint.parse(place), spoken).client_codec(4096)
+    said = client.data_to_send().decode()
+    assert client.opened == (first == "")
+    if first:
+        line, *fields = said.split("\r\n")
+        named = dict(field.split(": ") for field in fields if field)
+        shown = f"{line} {named['Sec-WebSocket-Protocol']} {named['Host']}"
+        assert shown.replace(" HTTP/1.1", "") == first
+
+
+def test_what_does_not_travel_over_websocket_is_unknown_there(installed) -> None:
+    installed["worded"] = "codec_plugin:WORDED"
+    endpoint = Endpoint.parse("ws://x?transport=worded")
+    for make in (
+        lambda: connecting_transport(endpoint, None),
+        lambda: connecting_transport(Endpoint.parse("ws://x"), transport("worded")),
+        lambda: listening_transport(endpoint, "auto"),
+    ):
+        with pytest.raises(UnknownTransport, match=r"worded.*there are binary, jsonl"):
+            make()
 
 
 @pytest.mark.parametrize(
