@@ -16,6 +16,7 @@ from twinline.core.protocol import REQUESTS
 
 ROOT = Path(__file__).parents[3]
 MODULE = Path(str(files("twinline.transports.web").joinpath("files", "twinline.js")))
+OLDEST = 20
 SHOW_REQUESTS = """
 const { REQUESTS, REQUIRED } = await import(process.env.TWINLINE_JS);
 console.log(JSON.stringify(REQUESTS, (name, value) => (value === REQUIRED ? "required" : value)));
@@ -25,8 +26,8 @@ console.log(JSON.stringify(REQUESTS, (name, value) => (value === REQUIRED ? "req
 def node(*arguments: str | Path) -> str:
     """Run Node and return what it prints."""
     program = shutil.which("node")
-    if program is None:
-        pytest.skip("there is no Node here, which runs twinline.js")
+    if program is None or _version_of(program) < OLDEST:
+        pytest.skip(f"there is no Node {OLDEST} or later here, which runs twinline.js")
     ran = subprocess.run(
         [program, *arguments],
         capture_output=True,
@@ -42,6 +43,11 @@ def node(*arguments: str | Path) -> str:
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
+
+
+def _version_of(program: str) -> int:
+    said = subprocess.check_output([program, "--version"], text=True, timeout=20)
+    return int(said.removeprefix("v").partition(".")[0])
 
 
 def test_what_it_does() -> None:
