@@ -10,15 +10,19 @@ batch, and the system that writes and syncs it, and both figures are those of on
 `sqlite.py` measures it.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
 from argon2 import PasswordHasher
 from argon2.profiles import CHEAPEST
 
+from twinline.cli.server.trial import for_trial
+from twinline.cli.settings.model import Settings
 from twinline.core.protocol import (
     MAX_REPLY_BYTES,
     MAX_WAIT_SECONDS,
@@ -39,6 +43,7 @@ from twinline.transports.contract import Transport
 from twinline.transports.listener.conversation import Conversation
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.registry import transport
+from twinline.transports.tls import ServerTls, TlsLayer, client_context
 
 BODY: Final = "See you at the station at half past seven, platform 4."
 ACCOUNTS: Final = 16**3
@@ -91,6 +96,16 @@ class Site:
     def _enter(self, session: Session, name: str) -> str:
         return self.service.create_account(session, name, "correct horse").session
 
+    def peer(self, name: str, wire: Transport, tls: "Tls | None" = None) -> "Peer":
+        """Return a peer that has shaken hands and resumed the session of ann or bob."""
+        peer = Peer(
+            Talk(self.service, wire, None if tls is None else tls.server.layer()), wire, tls
+        )
+        peer.replies(peer.talk.exchange(peer.said(Resume(session=self._tokens[name]))))
+        if not peer.talk.logged_in:
+            raise AssertionError(f"{name} is not logged in")
+        return peer
+
     def talk(self, name: str, wire: Transport) -> "Talk":
         """Return a conversation that has resumed the session of ann or bob."""
         talk = Talk(self.service, wire)
@@ -113,7 +128,9 @@ class Site:
 class Talk:
     """A conversation, and what the listener's thread does for it, with the socket left out."""
 
-    def __init__(self, service: ChatService, wire: Transport) -> None:
+    def __init__(
+        self, service: ChatService, wire: Transport, layer: TlsLayer | None = None
+    ) -> None:
         self._service = service
         self._mail = False
         self._talk = Conversation(
@@ -124,6 +141,7 @@ class Talk:
             on_mail=self._mail_has_come,
             on_end=lambda: None,
             clock=monotonic,
+            layer=layer,
         )
 
     @property
@@ -155,6 +173,84 @@ class Talk:
         while (job := talk.next_job()) is not None:
             talk.finish(service.handle(talk.session, job))
         return talk.data_to_send() if talk.urgent else b""
+
+
+class Tls:
+    """What both sides begin with over TLS.
+
+    Attributes:
+        server: makes the server's layers.
+        client: the client's context.
+    """
+
+    def __init__(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="twinline-check-") as folder:
+            settings = Settings(listen=("tls://127.0.0.1:0",))
+            _, trial = for_trial(settings, Path(folder))
+            self.server = ServerTls(trial.files)
+            self.client = client_context(ca_file=str(trial.ca))
+
+
+class Peer:
+    """A client's end of a conversation, which shakes hands where there is anything to shake.
+
+    Attributes:
+        talk: the server's end.
+    """
+
+    def __init__(self, talk: Talk, wire: Transport, tls: Tls | None) -> None:
+        self.talk = talk
+        self._codec = wire.client_codec(MAX_REPLY_BYTES)
+        self._layer = None if tls is None else TlsLayer(tls.client, "127.0.0.1")
+        if self._layer is not None:
+            self._layer.begin()
+            while sent := self._layer.send(b""):
+                self._layer.receive_data(talk.exchange(sent))
+        while not self._codec.opened:
+            self._codec.receive_data(talk.exchange(self._codec.data_to_send()))
+            self._codec.next_event()
+
+    def said(self, request: Request) -> bytes:
+        """Return the bytes of a request."""
+        self._codec.send(1, request)
+        data = self._codec.data_to_send()
+        return data if self._layer is None else self._layer.send(data)
+
+    def replies(self, data: bytes) -> list[Reply]:
+        """Return what the server says by some bytes."""
+        self._codec.receive_data(data if self._layer is None else self._layer.receive_data(data))
+        found = []
+        while (event := self._codec.next_event()) is not None:
+            found.append(event.reply)
+        return found
+
+
+def _send_beyond(wire: Transport, tls: Tls | None) -> Workload:
+    """Return a send over TLS, whose records were sealed beforehand, or in a WebSocket."""
+    site = Site()
+    sends = [
+        Send(to="bob", body=BODY, send_id=f"{_SEND_PREFIX}{number:x}") for number in range(100)
+    ]
+    peer = site.peer("ann", wire, tls)
+    (reply,) = peer.replies(peer.talk.exchange(peer.said(sends[0])))
+    if type(reply) is not SentReply:
+        raise AssertionError(f"it was not sent: {reply}")
+    frames: list[bytes] = []
+
+    def reset() -> None:
+        nonlocal peer, frames
+        peer.talk.leave()
+        site.empty_bob()
+        peer = site.peer("ann", wire, tls)
+        frames = [peer.said(send) for send in sends]
+
+    def run(operations: int) -> None:
+        exchange = peer.talk.exchange
+        for frame in frames[:operations]:
+            exchange(frame)
+
+    over = "TLS, in jsonl" if tls is not None else "WebSocket, in jsonl"
+    return Workload(f"a send with a send_id over {over}", 100, run, reset)
 
 
 def _service_send() -> Workload:
@@ -311,6 +407,8 @@ def _builders() -> Iterator[tuple[str, Callable[[], Workload]]]:
         yield f"{name} stream", partial(_wire_delivery, wire, window=256)
         yield f"{name} blocked", partial(_wire_delivery, wire, window=0)
         yield f"{name} client", partial(_client, wire)
+    yield "jsonl send, TLS", lambda: _send_beyond(transport("jsonl"), Tls())
+    yield "jsonl send, WebSocket", lambda: _send_beyond(transport("websocket"), None)
     yield "prefix page", _prefix_page
 
 

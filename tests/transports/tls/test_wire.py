@@ -20,7 +20,7 @@ from twinline.transports.client import Client, ClientError
 pytestmark = pytest.mark.usefixtures("both_clients")
 
 BODY = "See you at the station at half past seven."
-CLEAR = (BODY, PASSWORD, '"op"', '"session"', '"ok"', "renew", "send_id")
+CLEAR = (BODY, PASSWORD, '"op"', '"session"', '"ok"', "renew", "send_id", "GET /")
 
 
 def closed(client: Client, server: Server, proxy: FaultProxy) -> None:
@@ -62,19 +62,21 @@ def drained(client: Client, server: Server, proxy: FaultProxy) -> None:
 ENDS: list[Callable[[Client, Server, FaultProxy], None]] = [closed, interrupted, cut, drained]
 
 
+@pytest.mark.parametrize(("scheme", "spoken"), [("tls", "auto"), ("wss", "websocket")])
 @pytest.mark.parametrize("end", ENDS)
 def test_a_client_says_nothing_in_clear_text(
-    certificates: Any, end: Callable[[Client, Server, FaultProxy], None]
+    certificates: Any, end: Callable[[Client, Server, FaultProxy], None], scheme: str, spoken: str
 ) -> None:
+    """Nor is a WebSocket's handshake or its farewell."""
     files = certificates.server
     tls = {"tls_certificate": str(files.certificate), "tls_key": str(files.key)}
     with (
-        serving((("tls://127.0.0.1:0", "auto"),), **tls) as server,
+        serving(((f"{scheme}://127.0.0.1:0", spoken),), **tls) as server,
         FaultProxy(server.endpoints[0]) as proxy,
     ):
         proxy.keeps = True
         ann = enter(server.service, "ann")
-        place = f"tls://localhost:{proxy.endpoint.port}"
+        place = f"{scheme}://localhost:{proxy.endpoint.port}"
         context = trusting(certificates)
         with user(place, "bob", tls=context, settings=fast()) as client:
             mail(server, ann, BODY)
