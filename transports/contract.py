@@ -183,6 +183,14 @@ class ServerCodec(Codec):
         return self
 
     @property
+    def at_rest(self) -> bool:
+        """Whether the peer has been answered and needs no login, as one that was sent a page.
+
+        It may stay as long as any peer that is not logged in, and then is cut without a fault.
+        """
+        return False
+
+    @property
     def forwarded_for(self) -> tuple[str, ...]:
         """Where the peer comes from, as proxies said in the transport's handshake; () if none did.
 

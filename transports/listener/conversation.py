@@ -267,7 +267,7 @@ class Conversation:
             self._cut_off("there are too many connections from this address")
         return accepted
 
-    def _cut_off(self, fault: str) -> None:
+    def _cut_off(self, fault: str | None) -> None:
         self.fault = self.fault or fault
         self.ended = self.cut = True
 
@@ -327,7 +327,8 @@ class Conversation:
             (self._frame_by if self.waits else None, "finish a frame"),
         ):
             if by is not None and by <= now:
-                self._cut_off(f"took too long to {late}")
+                resting = by == self._login_by and self.codec.at_rest
+                self._cut_off(None if resting else f"took too long to {late}")
                 return
         watch = self._watch
         # While a look is under way or due, the watch ends by what that finds.

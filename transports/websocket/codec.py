@@ -68,6 +68,7 @@ class WebSocketServerCodec(FrameCodec, ServerCodec):
     masked = True
 
     __slots__ = (
+        "_answered",
         "_code",
         "_headers",
         "_plain",
@@ -91,6 +92,7 @@ class WebSocketServerCodec(FrameCodec, ServerCodec):
         self._site = site
         self._reader: RequestReader | None = RequestReader()  # until the handshake is over
         self._refused: Refused | None = None  # the handshake
+        self._answered = False  # whether another request has come before that
         self._code = CloseCode.GOING_AWAY
         # The first byte of a message in one frame; none before the handshake is over.
         self._plain = _NO_FRAME
@@ -136,6 +138,10 @@ class WebSocketServerCodec(FrameCodec, ServerCodec):
             self._drop()
         return event
 
+    @property
+    def at_rest(self) -> bool:
+        return self._answered and self._reader is not None and not self._received
+
     def _shake_hands(self, reader: RequestReader) -> RequestReceived | RequestRefused | None:
         """Answer requests of HTTP, up to the one that is the handshake."""
         try:
@@ -149,6 +155,7 @@ class WebSocketServerCodec(FrameCodec, ServerCodec):
                 answer = self._site.answer(request)
                 self._out.append(answer.data)
                 if isinstance(answer, Answered):
+                    self._answered = True
                     if answer.last:
                         self._over = True
                         self._drop()

@@ -89,6 +89,13 @@ def test_silence_before_login(url: str, sent: bytes, caplog: pytest.LogCaptureFi
         assert peer.rest()[:13] == (b"HTTP/1.1 101 " if asking() in sent else b"")
 
 
+def test_a_browser_that_has_a_page_is_cut_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    with attack(caplog, opens=False, login_seconds=0.5) as (_, peer):
+        peer.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert peer.rest().startswith(b"HTTP/1.1 200 ")
+    assert "took too long" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "start",
     [
