@@ -19,6 +19,7 @@ check_locks(True)
 
 import kinds  # noqa: E402
 import orphans  # noqa: E402
+import over as over_  # noqa: E402
 import pytest  # noqa: E402
 import time_limit  # noqa: E402
 
@@ -27,11 +28,17 @@ from cli_server import ann  # noqa: E402, F401
 from client_kit import both_clients, both_modes, proxy, site  # noqa: E402, F401
 from descriptors import wake_form  # noqa: E402, F401
 from listening import each_listener, signal_pipe_of_uvloop  # noqa: E402, F401
+from over import over  # noqa: E402, F401
 
 # A shell that starts a suite in the background without job control has it ignore SIGINT, and so
 # would every process that a test starts and then interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Know the options of `over`."""
+    over_.add_option(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,9 +47,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what is slow, before `-m` chooses."""
     kinds.mark(items)
+    over_.deselect(config, items)
 
 
 @pytest.hookimpl(trylast=True)

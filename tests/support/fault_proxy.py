@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from waiting import join, wait_until
 
@@ -159,7 +159,7 @@ class FaultProxy:
         self.keeps = False
         self.routes: list[Route] = []
         self._bound = listen(Endpoint.parse("tcp://127.0.0.1:0"))
-        self.endpoint = self._bound.endpoint
+        self.endpoint = replace(self._bound.endpoint, scheme=target.scheme)
         self._accepting()
 
     def _accepting(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from listening import TCP, Server
+from over import Over
 from services import cheap_hasher
 from waiting import join
 
@@ -39,11 +40,13 @@ class Site:
         listener_settings: ListenerSettings | None = None,
         store: Store | None = None,
     ) -> None:
-        self.endpoint = Endpoint.parse(endpoint)
+        self.endpoint = Endpoint.parse(Over.place(endpoint))
         self.store: Store = store or MemoryStore()
         self._transport_name = transport_name
         self._settings = settings or ServiceSettings()
-        self._listener_settings = listener_settings or ListenerSettings()
+        self._listener_settings = (listener_settings or ListenerSettings()).model_copy(
+            update=Over.settings
+        )
         self._server: Server | None = None
         self.start()
 
