@@ -175,6 +175,7 @@ class TlsLayer:
             return self._read(b"")
         if too_long:
             self._over = True
+            del self._tls  # with what was set aside; the connection may last for a moment
             raise TlsError("the client's hello is too long")
         return b""
 

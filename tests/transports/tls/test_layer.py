@@ -316,6 +316,7 @@ def test_nothing_is_set_aside_for_a_hello_that_is_far_too_long(
         with pytest.raises(TlsError, match="hello is too long"):
             opened(layer, pieces(hello(length, size=record), size))
         assert layer.receive_data(b"\x16") == b""
+        assert layer.send(b"words", last=True) == b""
     layer = tls.layer()
     assert opened(layer, pieces(hello(MOST_BYTES, 9_000, size=max(record, 500)), size)) == b""
 
