@@ -227,7 +227,11 @@ class LoopConnection(asyncio.BufferedProtocol):
         self._arrived(bytes(self._buffer[:nbytes]))
         if self._resting:
             self.go_on()
-        elif self._reading and self._transport is not None:
+            if not self._resting or nbytes < len(self._buffer):
+                return
+            # There may be more, and uvloop would read on, 32 times, before others have a turn.
+            self._host.turns.mark(self)
+        if self._reading and self._transport is not None:
             # What it has read waits for its turn, and the rest in the socket.
             self._reading = False
             self._transport.pause_reading()

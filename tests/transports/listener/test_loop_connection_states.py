@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from twinline.core.looks import Look
 from twinline.core.protocol import REQUESTS, Reply
 from twinline.transports.listener import ListenerSettings, LoopListener
 from twinline.transports.listener.loop_connection import LoopConnection
+from twinline.transports.listener.turns import RECEIVE_BYTES
 
 pytestmark = [pytest.mark.usefixtures("each_listener"), loops_only]
 
@@ -109,6 +111,33 @@ def test_a_deadline_from_before_does_not_shorten_the_time_that_is_read_on_at_the
         assert not peer.read_line()["ok"]
         wait_until(lambda: not server.connections, "the connection ends")
         assert time.monotonic() - began >= 0.5
+
+
+def test_who_sends_much_that_asks_nothing_is_read_once_a_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By itself uvloop reads on while there is more, 32 times, and others wait for all of it."""
+    read: list[LoopConnection] = []
+    take_in = LoopConnection.buffer_updated
+
+    def noted(self: LoopConnection, nbytes: int) -> None:
+        if nbytes == RECEIVE_BYTES:
+            read.append(self)
+        take_in(self, nbytes)
+
+    monkeypatch.setattr(LoopConnection, "buffer_updated", noted)
+    with serving() as server, server.peer() as ann, server.peer() as bob:
+        peers = ann.enter("ann"), bob.enter("bob")
+
+        def send() -> None:
+            for peer in peers:  # a frame whose end does not come yet
+                peer.send(b" " * 3 * RECEIVE_BYTES)
+
+        server.in_loop(send)
+        wait_until(lambda: len(read) == 6, "all of it is read")
+        for peer in peers:
+            assert peer.ask("ping")["ok"]
+    assert all(one is not other for one, other in pairwise(read))
 
 
 def test_a_worker_gets_no_more_while_what_was_written_is_not_taken(
