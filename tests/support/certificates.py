@@ -51,6 +51,7 @@ class Authority:
         *,
         hosts: Sequence[str] = (),
         uris: Sequence[str] = (),
+        extensions: Sequence[x509.ExtensionType] = (),
         lasts: timedelta = timedelta(days=90),
         folder: Path | None = None,
     ) -> Issued:
@@ -60,6 +61,7 @@ class Authority:
             name: of its subject, and of its files.
             hosts: names and addresses, for a server's.
             uris: for a client's.
+            extensions: besides the usual ones.
             lasts: from now; negative for one that has expired.
             folder: for the files; None for the authority's own.
         """
@@ -77,6 +79,8 @@ class Authority:
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         folder = folder or self._folder
         self._made += 1

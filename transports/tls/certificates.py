@@ -41,6 +41,9 @@ def client_certificate(layer: TlsLayer) -> Certificate | None:
     except NamesNoAccount as reason:
         log.warning("a client's certificate (%.16s) %s", identity.hex(), reason)
         return None
+    except UnicodeDecodeError:
+        log.warning("a client's certificate (%.16s) has a name that is no text", identity.hex())
+        return None
     return Certificate(username, identity, layer.certificate_expires_at)
 
 

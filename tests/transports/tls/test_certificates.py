@@ -133,3 +133,17 @@ def test_a_certificate_that_is_for_servers_is_refused(certificates, tmp_path: Pa
     )
     with pytest.raises(TlsError, match="purpose"):
         shaken(certificates, shown)
+
+
+def test_a_name_that_is_no_text_names_nobody(
+    certificates, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What signs a name has not always looked at its letters (RFC 5280 section 4.2.1.6)."""
+    names = b"\x30\x0f\x86\x0dtwinline:\xffann"
+    oid = x509.SubjectAlternativeName.oid
+    shown = certificates.ca.issue(
+        "odd", extensions=[x509.UnrecognizedExtension(oid, names)], folder=tmp_path
+    )
+    with caplog.at_level(logging.WARNING):
+        assert client_certificate(shaken(certificates, shown)) is None
+    assert "has a name that is no text" in caplog.text
