@@ -19,7 +19,7 @@ class HelloReader:
     A client may say hello twice (section 4.1.4), and a message may go on in the next record.
     """
 
-    __slots__ = ("_header", "_is_handshake", "_message_left", "_record_left", "_start")
+    __slots__ = ("_found", "_header", "_is_handshake", "_message_left", "_record_left", "_start")
 
     def __init__(self) -> None:
         self._header = b""  # of a record, as long as it is not all there
@@ -27,20 +27,24 @@ class HelloReader:
         self._is_handshake = False
         self._start = b""  # of a message, as long as its header is not all there
         self._message_left = 0
+        self._found = False  # in the record that has begun
 
     def too_long(self, data: bytes) -> bool:
         """Take in what has arrived, and return whether a hello has begun that is too long.
 
-        What is encrypted may look like one: it is one if it does not end the handshake.
+        What is encrypted may look like one: it is one if it does not end the handshake. Whether it
+        does is known once its record is whole, and before that OpenSSL takes no memory for it.
         """
         at, size = 0, len(data)
         while at < size:
             if self._record_left:
                 end = min(at + self._record_left, size)
-                if self._is_handshake and self._has_too_long(data[at:end]):
-                    return True
+                if self._is_handshake and not self._found:
+                    self._found = self._has_too_long(data[at:end])
                 self._record_left -= end - at
                 at = end
+                if self._found and not self._record_left:
+                    return True
                 continue
             header = self._header + data[at : at + _RECORD_HEADER_BYTES - len(self._header)]
             at += len(header) - len(self._header)
