@@ -31,6 +31,7 @@ KINDS = {
     "tests/transports/client/test_recovery.py::*": "races",
     "tests/transports/client/test_async_recovery.py::*": "races",
     "tests/transports/client/test_bad_server.py::*": "races",
+    "tests/transports/test_conformance.py::*[[]*, in binary]": "races",
     "tests/*/test_interrupts.py::*[[]20000]": "signals",
     "tests/*/test_interrupts.py::*[[]each place]": "signals",
 }
