@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 from aio_kit import aio
-from client_kit import FAST, States, fast, make_client, refused, send_half, user
+from client_kit import (
+    FAST,
+    States,
+    failures,
+    fast,
+    make_client,
+    receive,
+    refused,
+    send_half,
+    user,
+)
 from forking import Child
 from listening import tcp_pair
 from named import NAME, look_up_with, naming
@@ -314,3 +324,32 @@ def test_nothing_follows_what_was_not_sent_to_its_end(pair: Sealed) -> None:
         pair.layer.receive_data(data)
     assert pair.layer.mid_record
     assert not pair.layer.ended
+
+
+@pytest.mark.usefixtures("both_clients")
+def test_a_server_that_ends_tls_behind_the_resume_has_failed_the_attempt(
+    certificates: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caught = failures(monkeypatch)
+    seen = States()
+    ended: list[bool] = []
+    seal = TlsLayer.send
+
+    def send(layer: TlsLayer, data: bytes, *, last: bool = False) -> bytes:
+        if b'"session"' in data and b'"op"' not in data and len(ended) < 4:
+            ended.append(True)  # the first is that of the account's making
+            last = len(ended) > 1
+        return seal(layer, data, last=last)
+
+    monkeypatch.setattr(TlsLayer, "send", send)
+    with (
+        serving(certificates.server) as site,
+        user(
+            site.endpoint, "ann", tls=trusting(certificates), on_state=seen, transport="jsonl"
+        ) as ann,
+    ):
+        ann.send("ann", "hello")
+        assert receive(ann, 1) == ["hello"]
+    assert len(ended) == 4
+    assert "the server ended the connection" in {state.reason for state in seen.seen}
+    assert not caught

@@ -155,5 +155,7 @@ class Dialler:
         reply = await connection.exchange(request, limit)
         if isinstance(reply, protocol.ErrorReply):
             raise RequestError.from_reply(reply)
+        if connection.closed:  # its end was behind the reply
+            raise ConnectionBroken("the server ended the connection")
         assert isinstance(reply, kind)  # noqa: S101 - a connection checks it
         return reply
