@@ -197,6 +197,7 @@ DO_NOT_GROW = {
     ("transports/binary/fields.py", "_present"): "of a model",
     ("transports/binary/fields.py", "_writes"): "of a model",
     ("transports/binary/fields.py", "bits"): "of a model",
+    ("transports/websocket/frames.py", "_xored_with"): "one for each value of a byte",
     ("transports/websocket/head.py", "_values"): "of one head, while it is answered",
     ("transports/listener/threaded.py", "_refused"): "what one round of accepting took",
 }

@@ -32,6 +32,13 @@ KINDS = {
     "tests/transports/client/test_async_recovery.py::*": "races",
     "tests/transports/client/test_bad_server.py::*": "races",
     "tests/transports/test_conformance.py::*[[]*, in binary]": "races",
+    "tests/transports/test_conformance.py::*[[]auto]": "races",
+    "tests/transports/test_scenario.py::*over_tls*": "wires",
+    "tests/transports/websocket/test_served.py::*": "wires",
+    "tests/transports/listener/test_tls.py::*": "wires",
+    "tests/transports/listener/test_tls_handshakes.py::*": "wires",
+    "tests/transports/tls/test_wire.py::*": "wires",
+    "tests/cli/test_reload.py::*": "wires",
     "tests/*/test_interrupts.py::*[[]20000]": "signals",
     "tests/*/test_interrupts.py::*[[]each place]": "signals",
 }

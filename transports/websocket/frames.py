@@ -13,6 +13,7 @@ What cannot be gone on with fails the connection (section 7.1.7) with a code of 
 """
 
 from enum import IntEnum
+from functools import cache
 from struct import Struct
 from typing import ClassVar, Final
 
@@ -42,7 +43,6 @@ _int_of: Final = int.from_bytes
 _key_at: Final = Struct("<I").unpack_from
 _FEW: Final = 252
 _REPEATED: Final = [_int_of(b"\1\0\0\0" * words, "little") for words in range(_FEW // 4 + 1)]
-_XOR: Final = [bytes(byte ^ key for byte in range(256)) for key in range(256)]
 
 
 class CloseCode(IntEnum):
@@ -82,8 +82,14 @@ def unmask(frame: bytearray, start: int, end: int) -> bytes | bytearray:
         return number.to_bytes(words << 2, "little")[:size]  # type: ignore[no-any-return]
     payload = frame[start:end]
     for at in range(4):
-        payload[at::4] = payload[at::4].translate(_XOR[frame[start - 4 + at]])
+        payload[at::4] = payload[at::4].translate(_xored_with(frame[start - 4 + at]))
     return payload
+
+
+@cache
+def _xored_with(key: int) -> bytes:
+    """Return the table that translates each byte to what it is with a key's byte."""
+    return bytes(byte ^ key for byte in range(256))
 
 
 def write_frame(opcode: int, payload: bytes, key: bytes | None = None) -> bytes:
