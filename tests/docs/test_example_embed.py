@@ -130,9 +130,9 @@ def test_the_page_about_embedding_does_what_it_says(capsys: pytest.CaptureFixtur
     for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
         exec(compile(code, PAGE.name, "exec"), names)
     printed = capsys.readouterr().out.splitlines()
-    assert printed[:2] == ["ann", "200"]
-    assert "the field 'body' is missing" in printed[2]
-    assert printed[3:-1] == ["ann hi", "ann are you there?", "['from a loop']"]
+    assert printed[:3] == ["ann", "1", "200"]
+    assert "the field 'body' is missing" in printed[3]
+    assert printed[4:-1] == ["ann hi", "ann are you there?", "['from a loop']"]
     assert printed[-1].startswith("tcp://127.0.0.1:")
 
 
