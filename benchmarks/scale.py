@@ -13,9 +13,6 @@ compared comes from the same run, in turns; medians are printed.
 # ruff: noqa: T201 - a script prints
 
 import argparse
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -30,7 +27,7 @@ from check_workloads import Site as WithoutWire
 from scale_connections import BROKEN, measure_connections, users_at_the_most
 from scale_fairness import listing, measure_fairness
 from scale_logins import measure_logins
-from scale_site import CONNECTIONS, Cost, Row, Site, Sites, in_ms
+from scale_site import CONNECTIONS, Cost, Row, Site, Sites, in_ms, print_tables
 
 from twinline.cli.bench.load import one_at_a_time, percentile
 from twinline.core.protocol import AccountsReply, ListAccounts
@@ -300,23 +297,7 @@ def main() -> None:
     if not options.only or set(options.only) - {"send"}:
         for listener in options.listener or LISTENERS:
             tables[listener] = _measured(listener, options, sizes)
-    if options.json:
-        machine = {
-            "python": platform.python_version(),
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
-        }
-        rows = [
-            {"listener": name, **asdict(row)} for name, found in tables.items() for row in found
-        ]
-        print(json.dumps({"machine": machine, "rows": rows}, indent=2))
-        return
-    width = max(len(row.what) for rows in tables.values() for row in rows)
-    for name, found in tables.items():
-        print(f"{name}:")
-        for row in found:
-            wanted = f"   (wanted: {row.wanted})" if row.wanted else ""
-            print(f"  {row.what:{width}}  {row.found}{wanted}")
+    print_tables(tables, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""The servers of `scale.py`: ``twinline serve`` over a filled store, and connections to it."""
+"""What `scale.py` and `wires.py` share: servers over a filled store, connections, tables."""
 
+# ruff: noqa: T201 - a script prints
+
+import json
 import os
+import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -193,3 +197,33 @@ class Row:
     found: str
     wanted: str
     figures: dict[str, object]
+
+
+def print_tables(
+    tables: Mapping[str, Sequence[Row]], *, as_json: bool, also: Mapping[str, str] | None = None
+) -> None:
+    """Print what was measured at each listener.
+
+    Args:
+        tables: the rows, by the listener's name.
+        as_json: every figure, and the machine, for a program.
+        also: what else belongs to the machine.
+    """
+    if as_json:
+        machine = {
+            "python": platform.python_version(),
+            **(also or {}),
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+        }
+        rows = [
+            {"listener": name, **asdict(row)} for name, found in tables.items() for row in found
+        ]
+        print(json.dumps({"machine": machine, "rows": rows}, indent=2))
+        return
+    width = max(len(row.what) for rows in tables.values() for row in rows)
+    for name, found in tables.items():
+        print(f"{name}:")
+        for row in found:
+            wanted = f"   (wanted: {row.wanted})" if row.wanted else ""
+            print(f"  {row.what:{width}}  {row.found}{wanted}")

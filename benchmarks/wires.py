@@ -21,22 +21,18 @@ processor time of its process, all of it: the kernel's share of the socket too.
 # ruff: noqa: T201 - a script prints
 
 import argparse
-import json
-import os
-import platform
 import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from functools import partial
 from statistics import median
 from typing import Final
 
 import scale_store
-from scale_site import Row, in_ms, plugged_in
+from scale_site import Row, in_ms, plugged_in, print_tables
 
 from twinline.cli.bench.accounts import Accounts, Member
 from twinline.cli.bench.load import LoadError, one_at_a_time
@@ -341,24 +337,7 @@ def main() -> None:
         for part in options.only or PARTS:
             say(f"{part}, {listener}")
             tables[listener] += parts[part]()
-    if options.json:
-        machine = {
-            "python": platform.python_version(),
-            "openssl": ssl.OPENSSL_VERSION,
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
-        }
-        rows = [
-            {"listener": name, **asdict(row)} for name, found in tables.items() for row in found
-        ]
-        print(json.dumps({"machine": machine, "rows": rows}, indent=2))
-        return
-    width = max(len(row.what) for rows in tables.values() for row in rows)
-    for name, found in tables.items():
-        print(f"{name}:")
-        for row in found:
-            wanted = f"   (wanted: {row.wanted})" if row.wanted else ""
-            print(f"  {row.what:{width}}  {row.found}{wanted}")
+    print_tables(tables, as_json=options.json, also={"openssl": ssl.OPENSSL_VERSION})
 
 
 if __name__ == "__main__":

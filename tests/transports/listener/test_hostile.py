@@ -5,53 +5,23 @@ closing. In every case no traceback reaches the peer, at most one line a connect
 memory grows by less than 1 MiB, and the thread is gone after the close.
 """
 
-import gc
 import json
-import logging
 import socket
 import struct
 import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import argon2
 import pytest
-from listening import TCP, Peer, Server, serving
+from attacking import MIB, attack
+from listening import TCP, Peer, serving
 from malformed_samples import MALFORMED_BINARY, MALFORMED_JSONL, Malformed, line
 from services import PASSWORD, make_service
 from waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("each_listener")
 LIMIT = 64 * 1024
-MIB = 1024 * 1024
-
-
-@contextmanager
-def attack(
-    caplog: pytest.LogCaptureFixture, transport: str = "auto", **settings: float
-) -> Iterator[tuple[Server, Peer]]:
-    """Yield a server and a hostile peer, with a bystander who is logged in and must not notice."""
-    with serving([(TCP, transport), (TCP, "jsonl")], None, **settings) as server:
-        bystander = server.peer(1).enter("bystander")
-        gc.collect()
-        tracemalloc.start()
-        before, _ = tracemalloc.get_traced_memory()
-        caplog.set_level(logging.DEBUG, logger="twinline.transports")
-        caplog.clear()
-        try:
-            with server.peer(0) as peer:
-                yield server, peer
-                assert bystander.ask("ping")["ok"], "another client noticed"
-            server.wait_connections(1)
-            gc.collect()
-            grown = tracemalloc.get_traced_memory()[0] - before
-            assert grown < MIB, f"memory grew by {grown} bytes"
-            assert len(caplog.records) <= 1, caplog.text
-            assert "Traceback" not in caplog.text
-        finally:
-            tracemalloc.stop()
-            bystander.close()
 
 
 def expect_error(peer: Peer, code: str = "bad_request") -> dict[str, Any]:
@@ -81,7 +51,7 @@ def expect_end(peer: Peer) -> None:
 
 @pytest.mark.parametrize("transport", ["jsonl", "binary", "auto"])
 def test_silence_before_login(transport: str, caplog: pytest.LogCaptureFixture) -> None:
-    with attack(caplog, transport, login_seconds=0.7) as (_, peer):
+    with attack(caplog, TCP, transport, login_seconds=0.7) as (_, peer):
         expect_end(peer)
 
 
@@ -93,7 +63,7 @@ def test_the_end_in_mid_frame(
 ) -> None:
     if (transport == "binary") != (sent[0] == 0xB7) and transport != "auto":
         sent = sent[:0] + (b"\xb7\x01\x0f" if transport == "binary" else b"{")
-    with attack(caplog, transport) as (server, peer):
+    with attack(caplog, TCP, transport) as (server, peer):
         peer.send(sent)
         server.wait_connections(2)
         if how == "eof":
@@ -108,7 +78,7 @@ def test_the_end_in_mid_frame(
 @pytest.mark.parametrize("pieces", ["whole", "bytes"])
 def test_http(transport: str, pieces: str, caplog: pytest.LogCaptureFixture) -> None:
     request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with attack(caplog, transport) as (_, peer):
+    with attack(caplog, TCP, transport) as (_, peer):
         if pieces == "whole":
             peer.send(request)
         else:
@@ -130,7 +100,7 @@ def expect_http_refusal(peer: Peer, status: int) -> None:
 
 @pytest.mark.parametrize("transport", ["jsonl", "auto"])
 def test_tls(transport: str, caplog: pytest.LogCaptureFixture) -> None:
-    with attack(caplog, transport) as (_, peer):
+    with attack(caplog, TCP, transport) as (_, peer):
         peer.send(bytes.fromhex("16030102000100 01fc0303".replace(" ", "")))
         expect_error_with_slash(peer, "TLS")
         expect_end(peer)
@@ -145,7 +115,7 @@ def expect_error_with_slash(peer: Peer, word: str) -> None:
 
 
 def test_http_to_the_binary_transport(caplog: pytest.LogCaptureFixture) -> None:
-    with attack(caplog, "binary") as (_, peer):
+    with attack(caplog, TCP, "binary") as (_, peer):
         peer.send(b"GET / HTTP/1.1\r\n\r\n")
         expect_http_refusal(peer, 400)
 
@@ -158,7 +128,7 @@ def test_http_to_the_binary_transport(caplog: pytest.LogCaptureFixture) -> None:
 def test_no_newline_within_the_limit(
     transport: str, pieces: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with attack(caplog, transport) as (_, peer):
+    with attack(caplog, TCP, transport) as (_, peer):
         if pieces == "whole":
             peer.send(b"{" * 4097)
         else:
@@ -187,7 +157,7 @@ def test_a_flood_without_a_newline_is_not_collected(caplog: pytest.LogCaptureFix
 def test_a_line_of_exactly_the_limit_is_accepted(
     end: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with attack(caplog, "jsonl") as (_, peer):
+    with attack(caplog, TCP, "jsonl") as (_, peer):
         peer.login("bystander")
         start = b'{"op":"ping","id":1,"padding":"'
         line = start + b"x" * (LIMIT - len(start) - 2 - len(end) + 1) + b'"}' + end
@@ -259,14 +229,14 @@ def expect_error_frame(peer: Peer, case: Malformed) -> None:
 
 @pytest.mark.parametrize("case", FATAL, ids=lambda case: case.name)
 def test_frames_that_end_the_connection(case: Malformed, caplog: pytest.LogCaptureFixture) -> None:
-    with attack(caplog, "binary") as (_, peer):
+    with attack(caplog, TCP, "binary") as (_, peer):
         peer.send(case.data)
         expect_error_frame(peer, case)
         expect_end(peer)
 
 
 def test_frames_that_are_answered(caplog: pytest.LogCaptureFixture) -> None:
-    with attack(caplog, "binary") as (_, peer):
+    with attack(caplog, TCP, "binary") as (_, peer):
         for case in MALFORMED_BINARY:
             if not case.fatal:
                 peer.send(case.data)

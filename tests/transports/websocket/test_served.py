@@ -5,23 +5,22 @@ logged, memory grows by less than 1 MiB, the connection is gone after the close,
 client notices.
 """
 
-import gc
 import json
-import logging
 import socket
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+import attacking
 import pytest
-from listening import TCP, WS, Peer, Server, serving
+from attacking import MIB
+from listening import TCP, WS, Peer, Server
 from opened import CLOSE, CONTINUATION, PING, PONG, TEXT, asking, frame, said
 from services import PASSWORD
 from waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("each_listener")
-MIB = 1024 * 1024
 CREATE = {"op": "create_account", "id": 1, "username": "mallory", "password": PASSWORD}
 
 
@@ -53,32 +52,14 @@ def attack(
     logs_in: bool = False,
     **settings: float,
 ) -> Iterator[tuple[Server, Peer]]:
-    """Yield a server and a hostile peer, with a bystander who is logged in and must not notice."""
-    with serving([(url, "auto"), (TCP, "jsonl")], None, **settings) as server:
-        bystander = server.peer(1).enter("bystander")
-        gc.collect()
-        tracemalloc.start()
-        before, _ = tracemalloc.get_traced_memory()
-        caplog.set_level(logging.DEBUG, logger="twinline.transports")
-        caplog.clear()
-        try:
-            with server.peer(0) as peer:
-                if opens:
-                    open_websocket(peer)
-                if logs_in:
-                    peer.send(message(**CREATE))
-                    assert b'"ok":true' in read_frame(peer)[1]
-                yield server, peer
-                assert bystander.ask("ping")["ok"], "another client noticed"
-            server.wait_connections(1)
-            gc.collect()
-            grown = tracemalloc.get_traced_memory()[0] - before
-            assert grown < MIB, f"memory grew by {grown} bytes"
-            assert len(caplog.records) <= 1, caplog.text
-            assert "Traceback" not in caplog.text
-        finally:
-            tracemalloc.stop()
-            bystander.close()
+    """As `attacking.attack`, of a peer that has opened a WebSocket, and has logged in."""
+    with attacking.attack(caplog, url, **settings) as (server, peer):
+        if opens:
+            open_websocket(peer)
+        if logs_in:
+            peer.send(message(**CREATE))
+            assert b'"ok":true' in read_frame(peer)[1]
+        yield server, peer
 
 
 @pytest.mark.parametrize("url", [WS, TCP])
