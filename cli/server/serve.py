@@ -87,7 +87,7 @@ def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str],
         EndpointError: an endpoint cannot be listened on.
     """
     endpoints = settings.endpoints()
-    warnings = check_settings(settings)
+    warnings = check_settings(settings, endpoints)
     if settings.check_locks:
         # Locks choose their kind when they are made, so before anything is built.
         check_locks(True)

@@ -1,32 +1,36 @@
 """What `twinline serve` looks at before it serves, and `twinline config check` without serving.
 
-A check is a function of the settings: it raises `SettingsError` where a server must not run so, and
-yields a sentence for whatever its operator should know. Both commands make the same ones, in the
-same words.
+A check is a function of the settings, and of the endpoints that they name: it raises
+`SettingsError` where a server must not run so, and yields a sentence for whatever its operator
+should know. Both commands make the same ones, in the same words.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from twinline.cli.console.errors import SettingsError
 from twinline.cli.settings.model import Settings, refuse_exposure
 from twinline.core.addresses import UNIX, AddressSet
+from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint, EndpointError, Scheme
 from twinline.transports.listener import check_proxies, server_tls
 from twinline.transports.tls import TlsFiles, TlsFilesError, remarks
 from twinline.transports.websocket import WebSocketTransport
 
+Endpoints = Sequence[tuple[Endpoint, Transport]]
+"""As `Settings.endpoints` returns them."""
 
-def check_exposure(settings: Settings) -> Iterable[str]:
+
+def check_exposure(settings: Settings, endpoints: Endpoints) -> Iterable[str]:
     """Refuse what others could read on the way."""
-    refuse_exposure(settings, (endpoint for endpoint, _ in settings.endpoints()))
+    refuse_exposure(settings, (endpoint for endpoint, _ in endpoints))
     return ()
 
 
-def check_certificates(settings: Settings) -> Iterator[str]:
+def check_certificates(settings: Settings, endpoints: Endpoints) -> Iterator[str]:
     """Read what TLS needs, and see whether clients will take it."""
     made_of: dict[TlsFiles, None] = {}
-    for endpoint, transport in settings.endpoints():
+    for endpoint, transport in endpoints:
         try:
             tls = server_tls(endpoint, transport, settings)
         except TlsFilesError as error:
@@ -36,10 +40,10 @@ def check_certificates(settings: Settings) -> Iterator[str]:
     yield from remarks_on(made_of)
 
 
-def check_proxied(settings: Settings) -> Iterator[str]:
+def check_proxied(settings: Settings, endpoints: Endpoints) -> Iterator[str]:
     """Refuse to have peers named by proxies of which none is trusted, and see who is trusted."""
     trusted = AddressSet(settings.trusted_proxies)
-    for endpoint, transport in settings.endpoints():
+    for endpoint, transport in endpoints:
         try:
             check_proxies(endpoint, settings)
         except EndpointError as error:
@@ -67,20 +71,25 @@ def _here(endpoint: Endpoint) -> tuple[str, ...]:
     return ("127.0.0.1", "::1") if endpoint.host == "localhost" else (endpoint.host,)
 
 
-CHECKS: Final[tuple[Callable[[Settings], Iterable[str]], ...]] = (
+CHECKS: Final[tuple[Callable[[Settings, Endpoints], Iterable[str]], ...]] = (
     check_exposure,
     check_certificates,
     check_proxied,
 )
 
 
-def check_settings(settings: Settings) -> list[str]:
+def check_settings(settings: Settings, endpoints: Endpoints) -> list[str]:
     """Make every check, and return what the operator should know.
+
+    Args:
+        settings: all of them.
+        endpoints: those that they name; made by the caller, who may serve them, for making them
+            reads the page's files.
 
     Raises:
         SettingsError: a server must not run so.
     """
-    return [warning for check in CHECKS for warning in check(settings)]
+    return [warning for check in CHECKS for warning in check(settings, endpoints)]
 
 
 def remarks_on(made_of: Iterable[TlsFiles]) -> list[str]:

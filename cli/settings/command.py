@@ -62,7 +62,8 @@ def check(file: Path | None, as_json: bool) -> None:
     path = find_file(file)
     if path is None:
         raise SettingsError("there is no settings file here; name one to check it")
-    warnings = check_settings(check_file(path))
+    settings = check_file(path)
+    warnings = check_settings(settings, settings.endpoints())
     if not as_json:
         for warning in warnings:
             say(f"warning: {visible(warning)}")
