@@ -20,7 +20,8 @@ LIBRARIES = {
     # Two are extras: only the event loop's listener imports uvloop, for a loop of its own, and only
     # who has a revocation list imports cryptography.
     "transports": {"pydantic", "pydantic_core", "uvloop", "cryptography"},
-    "stores": {"pydantic", "sortedcontainers"},
+    # Extras: each is imported by the one store that needs it.
+    "stores": {"pydantic", "sortedcontainers", "psycopg", "redis"},
     # Extras, imported when they are needed: matplotlib by the plot of `bench`, cryptography by the
     # certificate for a trial.
     "cli": {

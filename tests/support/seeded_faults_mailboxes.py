@@ -382,7 +382,12 @@ def sleeps_a_moment(half, was, account_id, draft):
 
 def asks_another_thread(half, was, account_id):
     found = []
-    other = threading.Thread(target=lambda: found.append(was(account_id)))
+
+    def look():
+        time.sleep(0.001)  # else it may be done before anybody has to wait for it
+        found.append(was(account_id))
+
+    other = threading.Thread(target=look)
     other.start()
     other.join()
     return found[0]
