@@ -8,10 +8,10 @@ as it is, with ``--store filled:accounts=1000000,queued=10000``.
 import gc
 from typing import Final
 
-from twinline.core.accounts import hash_token
 from twinline.core.clock import wall_clock_ms
 from twinline.core.passwords import default_hasher
 from twinline.core.store import Account, Draft, MailboxPolicy, SessionRecord, Store
+from twinline.core.tokens import key_of
 from twinline.stores.memory import MemoryStore
 
 PASSWORD: Final = "correct horse"  # noqa: S105 - of accounts that live as long as a measurement
@@ -52,7 +52,7 @@ def open_filled(url: str, policy: MailboxPolicy) -> Store:
         store.mailboxes.create(account_id)
         store.accounts.create(Account(account_id, name, password_hash, now))
         if number < SESSIONS:
-            record = SessionRecord(hash_token(token(number)), account_id, name, now, now)
+            record = SessionRecord(key_of(token(number)).token_hash, account_id, name, now, now)
             store.accounts.open_session(record)
         if 1 <= number <= QUEUES:
             for message in range(queued):

@@ -9,6 +9,7 @@
     errors         the tree of errors, a leaf for each error code
     accounts       the rules for accounts and sessions
     certificates   sessions that a client's certificate opens
+    tokens         what a session's token says, and what the store knows it by
     settling       what creating or deleting an account left open
     messages       the rules for messages
     looks          what a watch does at once

@@ -1,17 +1,15 @@
 """The rules for accounts and sessions: names, passwords, tokens, and what each allows."""
 
 import contextlib
-import hashlib
 import hmac
 import logging
-import secrets
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, cast
 
 from twinline.core.addresses import is_local, limit_key
-from twinline.core.certificates import Certificate, CertificateSessions, stamp_of, stamped
+from twinline.core.certificates import Certificate, CertificateSessions, stamp, stamp_of
 from twinline.core.clock import DAY_MS, HOUR_MS, Clock
 from twinline.core.errors import (
     BadCredentials,
@@ -32,8 +30,9 @@ from twinline.core.passwords import Passwords, fits
 from twinline.core.protocol import MAX_WAIT_SECONDS
 from twinline.core.settings import Registration, ServiceSettings
 from twinline.core.settling import Settling
-from twinline.core.store import Account, SessionRecord, Standing, Store
+from twinline.core.store import Account, SessionKey, SessionRecord, Standing, Store
 from twinline.core.throttle import HourlyThrottle
+from twinline.core.tokens import key_of, new_token
 
 log = logging.getLogger(__name__)
 
@@ -245,12 +244,10 @@ class AccountRules:
             BadCredentials: the account was deleted, or its password changed, since it was
                 authenticated by that.
         """
-        token = secrets.token_urlsafe(32)
-        if certificate is not None:
-            token = stamped(token, certificate)
+        token = new_token(account.account_id, "" if certificate is None else stamp(certificate))
         now = self._idle_clock()
         record = SessionRecord(
-            token_hash=hash_token(token),
+            token_hash=key_of(token).token_hash,
             account_id=account.account_id,
             username=account.username,
             opened_at=now,
@@ -282,52 +279,52 @@ class AccountRules:
         Raises:
             SessionExpired: it was revoked, is idle for too long, or never was.
         """
-        token_hash = hash_token(token)
-        record = self.session(token_hash, now)
+        key = key_of(token)
+        record = self.session(key, now)
         # The look-up is by a hash of the secret, which its owner cannot steer; the comparison
         # that decides, for every store, takes the same time wherever two hashes differ.
-        if not hmac.compare_digest(record.token_hash, token_hash):
+        if not hmac.compare_digest(record.token_hash, key.token_hash):
             raise SessionExpired
         self._hold(token, record)
         return record
 
     def _hold(self, token: str, record: SessionRecord) -> None:
         """Have a session end with the certificate that opened it, if one did."""
-        stamp = stamp_of(token)
-        if stamp is not None:
-            self.certificates.hold(record.token_hash, stamp)
+        stamped = stamp_of(token)
+        if stamped is not None:
+            self.certificates.hold(record.key, stamped)
 
-    def session(self, token_hash: bytes, now: int) -> SessionRecord:
+    def session(self, key: SessionKey, now: int) -> SessionRecord:
         """Return a session that is alive, and note that it is in use; asked for every request.
 
         Args:
-            token_hash: of a token that was compared before, by `session_of`.
+            key: of a token that was compared before, by `session_of`.
             now: in ms.
 
         Raises:
             SessionExpired: it was revoked, is idle for too long, or never was; or the certificate
                 that opened it has expired or was revoked.
         """
-        record = self._accounts.find_session(token_hash)
+        record = self._accounts.find_session(key)
         if record is None:
-            self.certificates.forget(token_hash)
+            self.certificates.forget(key)
             raise SessionExpired
         if self._stamps:
-            self._check_certificate(token_hash, now)
+            self._check_certificate(record.key, now)
         # A use in the future was noted by a clock that was wrong.
         if abs(now - record.used_at) > self._touch_ms:
             self._note_use(record)
         return record
 
-    def _check_certificate(self, token_hash: bytes, now: int) -> None:
+    def _check_certificate(self, key: SessionKey, now: int) -> None:
         """End a session with the certificate that opened it, if one did."""
-        stamp = self._stamps.get(token_hash)
-        if stamp is None:
+        stamped = self._stamps.get(key)
+        if stamped is None:
             return
         # A clock that has leapt ahead for a while ends nothing, as with what is idle for too long.
-        expired = stamp.expires_at <= now and stamp.expires_at <= self._idle_clock()
-        if expired or self.certificates.is_revoked(stamp.identity):
-            self._accounts.close_session(token_hash)
+        expired = stamped.expires_at <= now and stamped.expires_at <= self._idle_clock()
+        if expired or self.certificates.is_revoked(stamped.identity):
+            self._accounts.close_session(key)
             raise SessionExpired
 
     def _note_use(self, session: SessionRecord) -> None:
@@ -335,10 +332,10 @@ class AccountRules:
         now = self._idle_clock()
         idle = now - session.used_at
         if idle > self._idle_ms:
-            self._accounts.close_session(session.token_hash)
+            self._accounts.close_session(session.key)
             raise SessionExpired
         if abs(idle) > self._touch_ms:
-            self._accounts.touch_session(session.token_hash, now)
+            self._accounts.touch_session(session.key, now)
 
     def change_password(self, session: SessionRecord, password: str, new_password: str) -> None:
         """Set another password and revoke every other session.
@@ -446,8 +443,3 @@ class AccountRules:
             raise BadCredentials
         self._guesses.session_succeeded(session.token_hash)
         return account
-
-
-def hash_token(token: str) -> bytes:
-    """Return what the store knows a token by: its SHA-256."""
-    return hashlib.sha256(token.encode(errors="replace")).digest()

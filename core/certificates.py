@@ -1,8 +1,7 @@
 """Sessions that a client's certificate opens: what they last as long as, and what ends them early.
 
 The token of such a session says which certificate opened it and when that expires, behind its
-random part. The store has the SHA-256 of the whole token, so none of it can be changed, and needs
-no place of its own for it.
+secret (`twinline.core.tokens`), so the store needs no place of its own for it.
 """
 
 import logging
@@ -14,7 +13,7 @@ from typing import Final, NamedTuple
 
 from twinline.core.errors import StoreUnavailable
 from twinline.core.locks import new_lock
-from twinline.core.store import Accounts
+from twinline.core.store import Accounts, SessionKey
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +46,14 @@ class Stamp(NamedTuple):
 
 
 _STAMPED: Final = re.compile(
-    r"[\w-]{43}\.(?P<identity>[\w-]{43})\.(?P<expires_at>\d{1,16})", re.ASCII
+    r"([0-9a-f]{32}\.)?[\w-]{43}\.(?P<identity>[\w-]{43})\.(?P<expires_at>\d{1,16})", re.ASCII
 )
 
 
-def stamped(secret: str, certificate: Certificate) -> str:
-    """Return the token of a session that a certificate opens.
-
-    Args:
-        secret: 32 random bytes, as URL-safe Base64 without padding.
-        certificate: that opens it.
-    """
+def stamp(certificate: Certificate) -> str:
+    """Return what the token of a session says of the certificate that opens it, from its dot on."""
     identity = urlsafe_b64encode(certificate.identity).rstrip(b"=").decode()
-    return f"{secret}.{identity}.{certificate.expires_at}"
+    return f".{identity}.{certificate.expires_at}"
 
 
 def stamp_of(token: str) -> Stamp | None:
@@ -77,29 +71,29 @@ class CertificateSessions:
     """The sessions in use here that certificates opened, and the certificates that are revoked.
 
     Attributes:
-        held: the stamp of each such session, by its token's hash, until the session ends. Every
-            access is a single step of the dictionary, and takes no lock.
+        held: the stamp of each such session, by its key, until the session ends. Every access is
+            a single step of the dictionary, and takes no lock.
     """
 
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
-        self.held: dict[bytes, Stamp] = {}
+        self.held: dict[SessionKey, Stamp] = {}
         self._lock = new_lock("certificates")
         self._lists: dict[str, frozenset[bytes]] = {}  # by their source; guarded by _lock
         self._revoked: frozenset[bytes] = frozenset()  # all of them; replaced whole under _lock
 
-    def hold(self, token_hash: bytes, stamp: Stamp) -> None:
+    def hold(self, key: SessionKey, stamp: Stamp) -> None:
         """Know by which certificate a session was opened, for as long as it lasts.
 
         Look for the session afterwards: if it has ended just now, `held` has to forget it.
         """
-        if token_hash not in self.held:
-            self.held[token_hash] = stamp
-            self._accounts.on_session_end(token_hash, lambda: self.forget(token_hash))
+        if key not in self.held:
+            self.held[key] = stamp
+            self._accounts.on_session_end(key, lambda: self.forget(key))
 
-    def forget(self, token_hash: bytes) -> None:
+    def forget(self, key: SessionKey) -> None:
         """Drop what is known of a session that has ended."""
-        self.held.pop(token_hash, None)
+        self.held.pop(key, None)
 
     def is_revoked(self, identity: bytes) -> bool:
         """Return whether a list has this certificate."""
@@ -118,10 +112,10 @@ class CertificateSessions:
         # First the list and then the look at what is held, and a session is held before the list
         # is asked about it: one of the two finds it.
         ended = failed = 0
-        for token_hash, stamp in self.held.copy().items():
+        for key, stamp in self.held.copy().items():
             if stamp.identity in revoked:
                 try:
-                    self._accounts.close_session(token_hash)
+                    self._accounts.close_session(key)
                     ended += 1
                 except StoreUnavailable:
                     failed += 1

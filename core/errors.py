@@ -24,7 +24,8 @@
     │   ├── UndeliveredMessages      undelivered_messages    carries count
     │   ├── RateLimited              rate_limited            retryable, carries retry_after_ms
     │   ├── Busy                     busy                    retryable, carries retry_after_ms
-    │   ├── ShuttingDown             shutting_down           retryable, carries retry_after_ms
+    │   ├── ShuttingDown             shutting_down           retryable, carries retry_after_ms,
+    │   │                                                    endpoints
     │   ├── StoreUnavailable         store_unavailable       retryable
     │   └── InternalError            internal
     └── LockRuleError                a thread broke the lock rule: a bug in this program
@@ -61,6 +62,7 @@ class RequestError(TwinlineError):
         message: a sentence for a person, free of secrets.
         retry_after_ms: when to try again, where the server says so.
         count: how many messages are undelivered, for `UndeliveredMessages`.
+        endpoints: where to go instead, for `ShuttingDown`, as a client's settings name a server.
     """
 
     code: str = "internal"
@@ -74,10 +76,12 @@ class RequestError(TwinlineError):
         *,
         retry_after_ms: int | None = None,
         count: int | None = None,
+        endpoints: tuple[str, ...] | None = None,
     ) -> None:
         self.message = message or self.default_message
         self.retry_after_ms = retry_after_ms
         self.count = count
+        self.endpoints = endpoints
         super().__init__(self.message)
 
     def retry_after(self, default: float = 0.0) -> float:
@@ -98,6 +102,7 @@ class RequestError(TwinlineError):
             retryable=self.retryable,
             retry_after_ms=self.retry_after_ms,
             count=self.count,
+            endpoints=self.endpoints,
         )
 
     @staticmethod
@@ -107,7 +112,12 @@ class RequestError(TwinlineError):
         A code that this version does not know becomes a plain `RequestError` with that code.
         """
         kind = ERROR_BY_CODE.get(reply.code, RequestError)
-        error = kind(reply.message, retry_after_ms=reply.retry_after_ms, count=reply.count)
+        error = kind(
+            reply.message,
+            retry_after_ms=reply.retry_after_ms,
+            count=reply.count,
+            endpoints=reply.endpoints,
+        )
         error.code = reply.code
         error.retryable = reply.retryable
         return error
@@ -271,11 +281,17 @@ class ShuttingDown(RequestError):
 
 
 class StoreUnavailable(RequestError):
-    """The store cannot be read or written now; nothing is acknowledged."""
+    """The store cannot be read or written now; nothing is acknowledged.
+
+    Attributes:
+        in_doubt: whether what was asked for may have been done all the same: the store was asked
+            and did not say. Its owner sets it.
+    """
 
     code = "store_unavailable"
     retryable = True
     default_message = "the store is not available"
+    in_doubt: bool = False
 
 
 class InternalError(RequestError):

@@ -58,7 +58,7 @@ class MessageRules:
             _check_send_id(send_id)
         if self._rate is not None:
             self._rate.take(session.account_id)
-        recipient = self._accounts.find(name)
+        recipient = self._accounts.recipient(name)
         if recipient is None:
             raise NoSuchUser
         try:
@@ -66,7 +66,14 @@ class MessageRules:
         except IndexError:
             message_id = self._draw_ids()
         draft = Draft(message_id, session.account_id, session.username, body, now, send_id)
-        return self._mailboxes.append(recipient.account_id, draft)
+        try:
+            return self._mailboxes.append(recipient, draft)
+        except NoSuchUser:
+            # What a store answers from memory may be a second old: once more, as it is now.
+            account = self._accounts.find(name)
+            if account is None or account.account_id == recipient:
+                raise
+            return self._mailboxes.append(account.account_id, draft)
 
     def _check_body(self, body: str) -> None:
         if not body:

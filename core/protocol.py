@@ -85,6 +85,9 @@ class ErrorReply(Reply):
     count: Uint | None = Field(
         default=None, description="`undelivered_messages`: how many there are"
     )
+    endpoints: tuple[Text, ...] | None = Field(
+        default=None, description="`shutting_down`: other servers with the same accounts and mail"
+    )
 
 
 class Limits(_Model):
@@ -105,6 +108,10 @@ class HelloReply(Reply):
 
     protocol: Uint = Field(description="the protocol version that the server speaks")
     server: Text = Field(description="the server's name and version")
+    node: Text | None = Field(
+        default=None,
+        description="which of the servers with one state this is, if it is named",
+    )
     limits: Limits = Field(description="what the server accepts")
 
 

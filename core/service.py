@@ -56,7 +56,7 @@ from twinline.core.protocol import (
 )
 from twinline.core.session import Session, Subscription
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import MailPage, SessionRecord, Store, Unsubscribe
+from twinline.core.store import MailboxLook, MailPage, SessionKey, SessionRecord, Store, Unsubscribe
 from twinline.core.waiting import Waiter, Wake
 from twinline.core.watches import Watches
 
@@ -289,8 +289,8 @@ class ChatService:
     def logout(self, session: Session) -> Done:
         """Revoke the session; every connection of it ends."""
         record = self._require(session, self._clock())
-        self.store.accounts.close_session(record.token_hash)
-        session.unbind(record.token_hash)
+        self.store.accounts.close_session(record.key)
+        session.unbind(record.key)
         return Done()
 
     def list_accounts(
@@ -332,7 +332,7 @@ class ChatService:
         """
         record = self._require(session, self._clock())
         self._accounts.delete(record, password, force=force)
-        session.unbind(record.token_hash)
+        session.unbind(record.key)
         return Done()
 
     # -- the mail -----------------------------------------------------------------------
@@ -345,7 +345,7 @@ class ChatService:
             SendIdConflict, RateLimited.
         """
         now = self._clock()
-        record = self._record(session.token_hash, now)
+        record = self._record(session.key, now)
         receipt = self._messages.send(record, to, body, send_id, now)
         return _sent({"message_id": receipt.message_id, "sent_at": receipt.sent_at})
 
@@ -370,21 +370,21 @@ class ChatService:
         if not 0 <= wait <= MAX_WAIT_SECONDS:
             raise BadRequest(f"wait is 0 to {MAX_WAIT_SECONDS} seconds")
         # From its first look to its last a watch is of one session, whatever becomes of the caller.
-        token_hash = session.token_hash
+        key = session.key
         look = Look(after, ack, limit, PAGE_BYTES, follow=False)
-        if not wait or token_hash is None:
-            return _watched(self._look(token_hash, look))
+        if not wait or key is None:
+            return _watched(self._look(key, look))
         waiter = Waiter()
-        unsubscribe = self._subscribe(session, token_hash, waiter.wake)
+        unsubscribe = self._subscribe(session, key, waiter.wake)
         try:
             # Subscribed, look, wait, look again: a message that comes in between is not missed,
             # nor is the end of the session or of the service.
-            page = self._look(token_hash, look)
+            page = self._look(key, look)
             if not page.messages:
                 look.ack = None
                 deadline = Deadline.after(wait)
                 while not (page.messages or session.interrupted) and waiter.wait(deadline):
-                    page = self._look(token_hash, look)
+                    page = self._look(key, look)
         finally:
             unsubscribe()
         return _watched(page)
@@ -402,30 +402,25 @@ class ChatService:
             Busy: as many watches of the account wait as may.
             NotLoggedIn, SessionExpired, ShuttingDown.
         """
-        token_hash = session.token_hash
-        if look.follow and session.unfollow is None and token_hash is not None:
+        key = session.key
+        if look.follow and session.unfollow is None and key is not None:
             on_mail = session.on_mail
             if on_mail is not None:  # else the caller has left meanwhile
-                session.follow(token_hash, self._subscribe(session, token_hash, on_mail))
-        return self._look(token_hash, look)
+                session.follow(key, self._subscribe(session, key, on_mail))
+        return self._look(key, look)
 
-    def _look(self, token_hash: bytes | None, look: Look) -> MailPage:
-        # In one piece, for it is half of every delivery.
+    def _look(self, key: SessionKey | None, look: Look) -> MailPage:
         now = self._clock()
-        account_id = self._record(token_hash, now).account_id
+        account_id = self._record(key, now).account_id
         try:
-            if look.ack is not None:
-                standing = self._mailboxes.ack(account_id, look.ack, now)
-            elif not look.limit:
-                standing = self._mailboxes.standing(account_id)
-            if not look.limit:
-                return MailPage((), standing.position, more=False)
-            return self._mailboxes.read(account_id, look.after, look.limit, look.max_bytes)
+            return self._mailboxes.look(
+                MailboxLook(account_id, look.after, look.limit, look.max_bytes, look.ack, now)
+            )
         except NoSuchUser:
             raise SessionExpired from None  # the account was deleted just now
 
-    def _subscribe(self, session: Session, token_hash: bytes | None, wake: Wake) -> Unsubscribe:
-        record = self._record(token_hash, self._clock())
+    def _subscribe(self, session: Session, key: SessionKey | None, wake: Wake) -> Unsubscribe:
+        record = self._record(key, self._clock())
         return Subscription(session, record, self.store, self._watches, wake)
 
     def subscribe(self, session: Session, wake: Wake) -> Unsubscribe:
@@ -442,7 +437,7 @@ class ChatService:
         Raises:
             Busy: as many watches and subscriptions of the account wait as may.
         """
-        return self._subscribe(session, session.token_hash, wake)
+        return self._subscribe(session, session.key, wake)
 
     def ack(self, session: Session, up_to: int) -> AckReply:
         """Acknowledge every message up to a seq.
@@ -475,19 +470,19 @@ class ChatService:
 
     def _admit_login(self, session: Session) -> None:
         self._admit()
-        if session.token_hash is not None:
+        if session.key is not None:
             raise AlreadyLoggedIn
 
     def _require(self, session: Session, now: int) -> SessionRecord:
         """Return the caller's session as the store has it now: a revoked one is noticed."""
-        return self._record(session.token_hash, now)
+        return self._record(session.key, now)
 
-    def _record(self, token_hash: bytes | None, now: int) -> SessionRecord:
+    def _record(self, key: SessionKey | None, now: int) -> SessionRecord:
         if self._watches.ended:
             raise ShuttingDown(retry_after_ms=RESTART_MS)
-        if token_hash is None:
+        if key is None:
             raise NotLoggedIn
-        return self._accounts.session(token_hash, now)
+        return self._accounts.session(key, now)
 
     def _bind_new(self, session: Session, token: str, record: SessionRecord) -> SessionReply:
         """Bind the caller to a session that was opened for it; if that fails, none stays open."""
@@ -496,17 +491,17 @@ class ChatService:
         except BaseException:
             # Nobody has its token. Where the store does not answer, it expires.
             with suppress(StoreUnavailable):
-                self.store.accounts.close_session(record.token_hash)
+                self.store.accounts.close_session(record.key)
             raise
 
     def _bind(self, session: Session, token: str, record: SessionRecord) -> SessionReply:
         """Bind the caller to a session, and subscribe it to its end: both or neither."""
         unsubscribe = None
         if session.on_end is not None:
-            unsubscribe = self.store.accounts.on_session_end(record.token_hash, session.on_end)
+            unsubscribe = self.store.accounts.on_session_end(record.key, session.on_end)
         try:
             # Subscribe, then look: a session that is revoked in between is seen by one of them.
-            self._accounts.session(record.token_hash, self._clock())
+            self._accounts.session(record.key, self._clock())
             standing = self._accounts.standing(record)
             session.bind(record, unsubscribe)
         except BaseException:

@@ -7,7 +7,7 @@ are small: their parts are in slots, and what they do not have yet takes no room
 from twinline.core.certificates import Certificate
 from twinline.core.errors import AlreadyLoggedIn
 from twinline.core.locks import Lock, new_lock
-from twinline.core.store import SessionRecord, Store, Unsubscribe
+from twinline.core.store import SessionKey, SessionRecord, Store, Unsubscribe
 from twinline.core.waiting import Wake, Wakeable, wake_all
 from twinline.core.watches import Watches, without
 
@@ -47,7 +47,7 @@ class Subscription:
         watches.enter(record.account_id, self)
         try:
             self._of_mail = store.mailboxes.on_mail(record.account_id, wake)
-            self._of_end = store.accounts.on_session_end(record.token_hash, wake)
+            self._of_end = store.accounts.on_session_end(record.key, wake)
             caller.join(self)
         except BaseException:
             self()
@@ -78,7 +78,7 @@ class Session:
         on_mail: called when a watch of this caller is to look again, or None; see
             `ChatService.look`.
         username: the account that it is logged in to, or None.
-        token_hash: what the store knows the session by, or None.
+        key: what the store knows the session by, or None.
         unfollow: what ends the subscription of ``on_mail``, or None.
         interrupted: whether `interrupt` was called.
     """
@@ -90,9 +90,9 @@ class Session:
         "address",
         "certificate",
         "interrupted",
+        "key",
         "on_end",
         "on_mail",
-        "token_hash",
         "unfollow",
         "username",
     )
@@ -116,13 +116,13 @@ class Session:
         self.address = address
         self.certificate: Certificate | None = None
         self.username: str | None = None
-        self.token_hash: bytes | None = None
+        self.key: SessionKey | None = None
         self.on_end = on_end
         self.on_mail = on_mail
         self._lock = new_lock("binding") if lock is None else lock
         self._watches: tuple[Wakeable, ...] = ()  # those that wait; guarded by _lock
         self.interrupted = False  # written under _lock
-        # These are guarded by _lock, as are the writes of username and token_hash: what is
+        # These are guarded by _lock, as are the writes of username and key: what is
         # subscribed is always the session that it is bound to.
         self._unsubscribe: Unsubscribe | None = None  # of on_end
         self.unfollow: Unsubscribe | None = None
@@ -130,7 +130,7 @@ class Session:
     @property
     def logged_in(self) -> bool:
         """Whether it is bound to an account; the account may be gone since."""
-        return self.token_hash is not None
+        return self.key is not None
 
     def interrupt(self) -> None:
         """End the waits of this session, now and from now on: its caller has hung up.
@@ -166,21 +166,21 @@ class Session:
             AlreadyLoggedIn: another thread was faster; nothing changes.
         """
         with self._lock:
-            if self.token_hash is not None:
+            if self.key is not None:
                 raise AlreadyLoggedIn
             self.username = record.username
-            self.token_hash = record.token_hash
+            self.key = record.key
             self._unsubscribe = unsubscribe
         if self.interrupted:
             self.unsubscribe()  # the caller left meanwhile, and nobody would do it later
 
-    def unbind(self, token_hash: bytes) -> None:
+    def unbind(self, key: SessionKey) -> None:
         """Log out, unless another thread was faster; called by the service."""
         with self._lock:
-            if self.token_hash != token_hash:
+            if self.key != key:
                 return
             self.username = None
-            self.token_hash = None
+            self.key = None
         self.unsubscribe()
 
     def unsubscribe(self) -> None:
@@ -192,16 +192,16 @@ class Session:
             if unsubscribe is not None:
                 unsubscribe()
 
-    def follow(self, token_hash: bytes, unsubscribe: Unsubscribe) -> None:
+    def follow(self, key: SessionKey, unsubscribe: Unsubscribe) -> None:
         """Keep a subscription of ``on_mail`` for as long as it is bound; called by the service.
 
         Args:
-            token_hash: of the session whose mail it is.
+            key: of the session whose mail it is.
             unsubscribe: ends it; called at once if this caller has left, is bound to another
                 session, or follows already.
         """
         with self._lock:
-            keep = self.unfollow is None and token_hash == self.token_hash
+            keep = self.unfollow is None and key == self.key
             if keep:
                 self.unfollow = unsubscribe
         if not keep:

@@ -11,9 +11,9 @@ deleting withdraws the account and then drops the mailbox; appending to a mailbo
 
 Every method may be called by any thread at any time. A method either does all it says or raises
 and does nothing; a store that cannot be read or written raises `StoreUnavailable`, and where it
-cannot know whether a write was made, for the engine did not say, that write was made whole or
-not at all, and before any write that is asked for later. Times are milliseconds since 1970 UTC
-and are given by the caller, so that a store needs no clock.
+cannot know whether a write was made, for the engine did not say (`StoreUnavailable.in_doubt`), that
+write was made whole or not at all, and before any write that is asked for later. Times are
+milliseconds since 1970 UTC and are given by the caller, so that a store needs no clock.
 
 What a crash leaves between the two steps of creating or deleting is a mailbox of no account. A
 store that keeps anything drops those when it is opened; where several servers share it, not
@@ -21,7 +21,7 @@ before a creation that is under way can have ended.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from twinline.core.deadline import LONGEST_DAYS
+from twinline.core.errors import RequestError
 from twinline.core.names import NamePattern
 from twinline.core.protocol import Message
 from twinline.core.waiting import Wake
@@ -110,6 +111,19 @@ class Account:
     created_at: int
 
 
+class SessionKey(NamedTuple):
+    """What a session is found by: both of them, so that sessions can be split by account.
+
+    Attributes:
+        account_id: whose session it is; None for one that was opened before tokens named their
+            account, which a store on one machine finds by the hash alone, and others do not.
+        token_hash: SHA-256 of the token.
+    """
+
+    account_id: str | None
+    token_hash: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
     """An open session.
@@ -127,6 +141,11 @@ class SessionRecord:
     username: str
     opened_at: int
     used_at: int
+
+    @property
+    def key(self) -> SessionKey:
+        """What it is found by."""
+        return SessionKey(self.account_id, self.token_hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +220,28 @@ class MailPage(NamedTuple):
     more: bool
 
 
+class MailboxLook(NamedTuple):
+    """A look at a mailbox: what a watch does for each page.
+
+    Attributes:
+        account_id: whose mailbox.
+        after: read what has a seq above it, as for `Mailboxes.read`.
+        limit: at most so many messages; 0 reads nothing, and the page has the position alone.
+        max_bytes: as for `Mailboxes.read`.
+        ack: acknowledge up to here first, as for `Mailboxes.ack`; None: acknowledge nothing.
+        now: in ms.
+    """
+
+    account_id: str
+    after: int
+    limit: int
+    max_bytes: int
+    ack: int | None
+    now: int
+
+
 Unsubscribe = Callable[[], None]
-"""Ends a subscription; harmless when called twice."""
+"""Ends a subscription; harmless when called twice. It waits for nothing and raises nothing."""
 
 
 class Accounts(ABC):
@@ -220,6 +259,15 @@ class Accounts(ABC):
     @abstractmethod
     def find(self, username: str) -> Account | None:
         """Return the account of that name."""
+
+    def recipient(self, username: str) -> str | None:
+        """Return the id of the account of that name, for a send.
+
+        A store shared by several servers may answer from memory that is at most a second old. A
+        mailbox that is then found to be gone is looked for once more, by `find`.
+        """
+        account = self.find(username)
+        return None if account is None else account.account_id
 
     @abstractmethod
     def is_free(self, username: str) -> bool:
@@ -324,30 +372,33 @@ class Accounts(ABC):
 
         Raises:
             NoSuchUser: the account is gone, or its password hash is not ``verified``.
-            ValueError: the token hash is in use.
+            ValueError: the account has a session with this token hash.
         """
 
     @abstractmethod
-    def find_session(self, token_hash: bytes) -> SessionRecord | None:
-        """Return the session; called for every request.
+    def find_session(self, key: SessionKey) -> SessionRecord | None:
+        """Return the session, if it is of that account; called for every request.
 
         A store shared by several servers may answer from memory that is at most a second old.
         """
 
     @abstractmethod
-    def touch_session(self, token_hash: bytes, used_at: int) -> None:
+    def touch_session(self, key: SessionKey, used_at: int) -> None:
         """Note that a session is in use; nothing happens if it is gone."""
 
     @abstractmethod
-    def close_session(self, token_hash: bytes) -> None:
+    def close_session(self, key: SessionKey) -> None:
         """Revoke a session and wake its subscribers; nothing happens if it is gone."""
 
     @abstractmethod
-    def on_session_end(self, token_hash: bytes, wake: Wake) -> Unsubscribe:
-        """Have ``wake`` called when the session is revoked.
+    def on_session_end(self, key: SessionKey, wake: Wake) -> Unsubscribe:
+        """Have ``wake`` called when the session is revoked, by whichever server.
 
         Subscribe first and look afterwards: for a session that is gone already nothing is
-        called.
+        called. It may take a round trip to the engine of a store that several servers share.
+
+        Raises:
+            StoreUnavailable: such a store cannot be asked now.
         """
 
 
@@ -412,6 +463,40 @@ class Mailboxes(ABC):
             CursorInvalid: ``after`` is beyond the last seq, and not inside a jump.
         """
 
+    def look(self, look: MailboxLook) -> MailPage:
+        """Acknowledge if that is asked for, and then read.
+
+        A store may do both in one step. This default does one after the other, so what it
+        acknowledged stays so if it cannot read.
+
+        Raises:
+            NoSuchUser: there is no such mailbox.
+            CursorInvalid: ``after`` or ``ack`` is beyond the last seq, and not inside a jump.
+        """
+        account_id, after, limit, max_bytes, ack, now = look
+        if ack is not None:
+            standing = self.ack(account_id, ack, now)
+        elif not limit:
+            standing = self.standing(account_id)
+        if not limit:
+            return MailPage((), standing.position, more=False)
+        return self.read(account_id, after, limit, max_bytes)
+
+    def look_many(self, looks: Sequence[MailboxLook]) -> list[MailPage | RequestError]:
+        """Make several looks, of different mailboxes or of one; a store may make them as one.
+
+        Returns:
+            For each look, in their order, its page, or what `look` would have raised: one that is
+            refused is no affair of the others.
+        """
+        outcomes: list[MailPage | RequestError] = []
+        for look in looks:
+            try:
+                outcomes.append(self.look(look))
+            except RequestError as error:
+                outcomes.append(error)
+        return outcomes
+
     @abstractmethod
     def history(
         self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
@@ -456,8 +541,74 @@ class Mailboxes(ABC):
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
         """Have ``wake`` called whenever a message arrives or the mailbox is dropped.
 
-        Subscribe first and look afterwards: for a mailbox that is gone nothing is called.
+        Subscribe first and look afterwards: for a mailbox that is gone nothing is called. It may
+        take a round trip to the engine of a store that several servers share.
+
+        Raises:
+            StoreUnavailable: such a store cannot be asked now.
         """
+
+
+Step = Callable[[bytes | None], bytes | None]
+"""Makes the next value of a state out of the present one; None is no state. It may be called again
+with a newer value if another server was faster, and what it raises leaves everything as it is."""
+
+
+class SharedStates(ABC):
+    """Small values by key, which all servers of a store change one after the other.
+
+    What limits count is kept in them, so that a limit holds however many servers there are. They
+    are no messages: an engine may lose the newest of them when it fails.
+    """
+
+    @abstractmethod
+    def change(self, key: str, step: Step, *, keep_ms: int) -> None:
+        """Change a value as one step: no other server changes it meanwhile.
+
+        Args:
+            key: any text, of at most a few hundred bytes.
+            step: makes the new value, of at most 8 KiB.
+            keep_ms: the value is forgotten when it has not been changed for so long.
+
+        Raises:
+            StoreUnavailable: it was not changed, or that is not known.
+            Exception: what ``step`` raises.
+        """
+
+    @abstractmethod
+    def read(self, key: str) -> bytes | None:
+        """Return a value as it is now.
+
+        Raises:
+            StoreUnavailable: it cannot be read.
+        """
+
+
+CLOCK_WARN_MS: Final = 2_000
+"""How far a server's clock may be off its store's before its operator is told."""
+CLOCK_REFUSE_MS: Final = 30_000
+"""How far it may be off before a store that others share is not served: a server that lives in the
+future would trim everybody's history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a store is, as it was found to be just now.
+
+    Attributes:
+        durability: what an acknowledged write survives now. An engine's settings may change, and
+            another machine may take its place.
+        epoch: of a store that can be put back or fail over: it changes when that has happened.
+            Any text, and "" where it never does.
+        clock_offset_ms: how far this machine's clock is ahead of the store's, in ms.
+        lag_seconds: for how long this server may not have heard what the others did; 0 where
+            there are no others.
+    """
+
+    durability: Durability
+    epoch: str = ""
+    clock_offset_ms: int = 0
+    lag_seconds: float = 0.0
 
 
 class Store(ABC):
@@ -470,12 +621,23 @@ class Store(ABC):
         blocks: whether a call may wait for anything: a disk, a network, a thread. One that says
             that it does not is called on an event loop, where all would wait with it; but for
             `Accounts.page`, which a loop leaves to another thread in any case.
+        states: what limits are counted in, of a store that several servers share. None: each
+            server counts by itself.
     """
 
     accounts: Accounts
     mailboxes: Mailboxes
     durability: Durability
     blocks: bool = True
+    states: SharedStates | None = None
+
+    def health(self) -> Health:
+        """Ask how the store is; it may take a round trip to its engine.
+
+        Raises:
+            StoreUnavailable: it does not answer in time, or writes are refused, with why.
+        """
+        return Health(self.durability)
 
     def close(self) -> None:  # noqa: B027 - a store in memory holds nothing to release
         """Release what the store holds; it must not be used afterwards."""

@@ -20,8 +20,10 @@ LIBRARIES = {
     # Two are extras: only the event loop's listener imports uvloop, for a loop of its own, and only
     # who has a revocation list imports cryptography.
     "transports": {"pydantic", "pydantic_core", "uvloop", "cryptography"},
+    "stores": {"pydantic", "sortedcontainers"},
     # Extras: each is imported by the one store that needs it.
-    "stores": {"pydantic", "sortedcontainers", "psycopg", "redis"},
+    "stores.postgresql": {"psycopg"},
+    "stores.valkey": {"redis"},
     # Extras, imported when they are needed: matplotlib by the plot of `bench`, cryptography by the
     # certificate for a trial.
     "cli": {
@@ -63,9 +65,13 @@ WALLS = (
         transports.client.requests transports.client.settings transports.client.state""",
     ),
     # A store stands alone, and the kit judges it from outside.
-    ("stores.memory", "stores.sqlite stores.conformance", ""),
-    ("stores.sqlite", "stores.memory stores.conformance", ""),
-    ("stores.conformance", "stores.memory stores.sqlite stores.registry", ""),
+    ("stores.memory", "stores", "stores.memory stores.rules"),
+    ("stores.sqlite", "stores", "stores.sqlite stores.sql stores.rules"),
+    ("stores.postgresql", "stores", "stores.postgresql stores.sql stores.shared stores.rules"),
+    ("stores.valkey", "stores", "stores.valkey stores.shared stores.rules"),
+    ("stores.sql", "stores", "stores.sql stores.rules"),
+    ("stores.shared", "stores", "stores.shared stores.rules"),
+    ("stores.conformance", "stores", "stores.conformance"),
     # What every command stands on.
     ("cli.console", "cli", "cli.console"),
     ("cli.settings", "cli", "cli.settings cli.console"),
@@ -159,7 +165,8 @@ def through_a_wall(module: str, source: str) -> set[str]:
         and not offered(name)
     }
     others = {name.partition(".")[0] for name in imported_by(source)} - {"twinline"}
-    return wrong | (others - sys.stdlib_module_names - LIBRARIES[package])
+    allowed = {name for room, names in LIBRARIES.items() if inside(module, room) for name in names}
+    return wrong | (others - sys.stdlib_module_names - allowed)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

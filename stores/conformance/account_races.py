@@ -7,7 +7,7 @@ from functools import partial
 
 from twinline.core.conformance import Checks, rule, shown
 from twinline.core.errors import NoSuchUser, StoreUnavailable, UsernameTaken
-from twinline.core.store import Account, Accounts, SessionRecord
+from twinline.core.store import Account, Accounts, SessionKey, SessionRecord
 from twinline.stores.conformance.bench import (
     HOUR,
     NOW,
@@ -63,7 +63,7 @@ def no_session_outlives_its_account(checks: Checks, bench: StoreBench) -> None:
         before, *opening = (bench.session(ann) for _ in range(3))
         accounts.open_session(before)
         bell = bench.bell()
-        accounts.on_session_end(before.token_hash, bell.ring)
+        accounts.on_session_end(before.key, bell.ring)
         withdrawn, created, *opened = bench.race(
             checks,
             partial(accounts.withdraw, ann.account_id, keep_name=False),
@@ -74,7 +74,7 @@ def no_session_outlives_its_account(checks: Checks, bench: StoreBench) -> None:
         outcomes(checks, [created], [UsernameTaken], "creating meanwhile")
         outcomes(checks, opened, [NoSuchUser], "opening a session meanwhile")
         for session in (before, *opening):
-            look = partial(accounts.find_session, session.token_hash)
+            look = partial(accounts.find_session, session.key)
             checks.equal(
                 bench.settled(look, None), None, "a session of an account that was withdrawn"
             )
@@ -95,7 +95,7 @@ def the_most_sessions_hold(checks: Checks, bench: StoreBench) -> None:
         outcomes(checks, results, [], "opening a session")
 
         def count(opening=opening) -> int:  # type: ignore[no-untyped-def]
-            found = [accounts.find_session(session.token_hash) for session in opening]
+            found = [accounts.find_session(session.key) for session in opening]
             return sum(session is not None for session in found)
 
         checks.equal(
@@ -115,12 +115,12 @@ def a_new_password_ends_sessions_at_once(checks: Checks, bench: StoreBench) -> N
             accounts.open_session(session)
         new = password_hash("second")
 
-        def look(username: str = ann.username, token_hash: bytes = other.token_hash) -> object:
+        def look(username: str = ann.username, key: SessionKey = other.key) -> object:
             until = time.monotonic() + bench.wake_seconds
             while time.monotonic() < until:
                 found = accounts.find(username)
                 if found is not None and found.password_hash == new:  # noqa: B023 - called at once
-                    return accounts.find_session(token_hash)
+                    return accounts.find_session(key)
             return "not the new hash"
 
         changed, opened, *seen = bench.race(
@@ -140,9 +140,9 @@ def a_new_password_ends_sessions_at_once(checks: Checks, bench: StoreBench) -> N
         outcomes(checks, [opened], [NoSuchUser], "opening a session with the old hash meanwhile")
         for each in seen:
             checks.equal(each, None, "what is seen meanwhile")
-        gone = bench.settled(partial(accounts.find_session, late.token_hash), None)
+        gone = bench.settled(partial(accounts.find_session, late.key), None)
         checks.equal(gone, None, "a session that was opened with the old hash meanwhile")
-        kept = accounts.find_session(keep.token_hash)
+        kept = accounts.find_session(keep.key)
         checks.equal(kept, keep, "the session that is kept")
 
 
@@ -158,20 +158,20 @@ def touching_revives_nothing(checks: Checks, bench: StoreBench) -> None:
         for session in (closed, room, owned):
             accounts.open_session(session)
 
-        def touch(tokens: tuple[bytes, ...]) -> None:
-            for token_hash in tokens * 3:
-                accounts.touch_session(token_hash, NOW + 2 * HOUR)
+        def touch(keys: tuple[SessionKey, ...]) -> None:
+            for key in keys * 3:
+                accounts.touch_session(key, NOW + 2 * HOUR)
 
         results = bench.race(
             checks,
-            partial(touch, (closed.token_hash, owned.token_hash)),
-            partial(accounts.close_session, closed.token_hash),
+            partial(touch, (closed.key, owned.key)),
+            partial(accounts.close_session, closed.key),
             partial(accounts.withdraw, bob.account_id, keep_name=False),
             partial(accounts.open_session, bench.session(ann), most=1),
         )
         outcomes(checks, results, [], "a call")
         for session in (closed, owned):
-            look = partial(accounts.find_session, session.token_hash)
+            look = partial(accounts.find_session, session.key)
             checks.equal(bench.settled(look, None), None, "a session that ended while touched")
 
 
@@ -276,7 +276,7 @@ def _state(accounts: Accounts, account: Account, *sessions: SessionRecord) -> tu
     return (
         None if found is None else found.password_hash,
         accounts.is_free(account.username),
-        *(accounts.find_session(session.token_hash) is not None for session in sessions),
+        *(accounts.find_session(session.key) is not None for session in sessions),
     )
 
 

@@ -63,7 +63,7 @@ def calls(bench: StoreBench, store: Store) -> Iterator[tuple[str, Callable[[], o
     accounts, boxes = store.accounts, store.mailboxes
     account = bench.account(f"u{bench.id()}")
     session, mine, name = bench.session(account), account.account_id, account.username
-    token, first, second = session.token_hash, account.password_hash, password_hash("second")
+    key, first, second = session.key, account.password_hash, password_hash("second")
     unsubscribes: list[Callable[[], None]] = []
     draft = bench.draft(send_id="once")
 
@@ -78,11 +78,11 @@ def calls(bench: StoreBench, store: Store) -> Iterator[tuple[str, Callable[[], o
     yield "accounts.note_address", lambda: accounts.note_address(mine, "::1", NOW, most=3)
     yield "accounts.address_noted_at", lambda: accounts.address_noted_at(mine, "::1")
     yield "accounts.open_session", lambda: accounts.open_session(session, verified=first, most=3)
-    yield "accounts.find_session", lambda: accounts.find_session(token)
-    yield "accounts.touch_session", lambda: accounts.touch_session(token, NOW + 2 * HOUR)
+    yield "accounts.find_session", lambda: accounts.find_session(key)
+    yield "accounts.touch_session", lambda: accounts.touch_session(key, NOW + 2 * HOUR)
     yield (
         "accounts.on_session_end",
-        lambda: unsubscribes.append(accounts.on_session_end(token, wake)),
+        lambda: unsubscribes.append(accounts.on_session_end(key, wake)),
     )
     yield "unsubscribing from a session's end", unsubscribes.pop()
     yield (
@@ -91,9 +91,9 @@ def calls(bench: StoreBench, store: Store) -> Iterator[tuple[str, Callable[[], o
     )
     yield (
         "accounts.change_password",
-        lambda: accounts.change_password(mine, first, instead_of=second, keep=token),
+        lambda: accounts.change_password(mine, first, instead_of=second, keep=key.token_hash),
     )
-    yield "accounts.close_session", lambda: accounts.close_session(token)
+    yield "accounts.close_session", lambda: accounts.close_session(key)
     yield "mailboxes.on_mail", lambda: unsubscribes.append(boxes.on_mail(mine, wake))
     yield "mailboxes.append", lambda: boxes.append(mine, draft)
     yield "mailboxes.append of a repeat", lambda: boxes.append(mine, draft)

@@ -53,17 +53,17 @@ def sessions_survive(checks: Checks, bench: StoreBench) -> None:
     kept, closed, touched, last = (bench.session(ann, NOW + at) for at in range(4))
     for session in (kept, closed, touched, last):
         store.accounts.open_session(session)
-    store.accounts.close_session(closed.token_hash)
-    store.accounts.touch_session(touched.token_hash, NOW + 5 * HOUR)
+    store.accounts.close_session(closed.key)
+    store.accounts.touch_session(touched.key, NOW + 5 * HOUR)
     store = bench.reopened(store)
-    checks.equal(store.accounts.find_session(kept.token_hash), kept, "a session that was open")
-    checks.equal(store.accounts.find_session(closed.token_hash), None, "a session that ended")
-    found = store.accounts.find_session(touched.token_hash)
+    checks.equal(store.accounts.find_session(kept.key), kept, "a session that was open")
+    checks.equal(store.accounts.find_session(closed.key), None, "a session that ended")
+    found = store.accounts.find_session(touched.key)
     used = found.used_at if found else 0
     near = abs(used - NOW - 5 * HOUR) <= HOUR
     checks.that(near, f"a session touched at {NOW + 5 * HOUR} was used at {used}")
     bell = bench.bell()
-    store.accounts.on_session_end(kept.token_hash, bell.ring)
+    store.accounts.on_session_end(kept.key, bell.ring)
     store.accounts.change_password(
         ann.account_id,
         password_hash("second"),
@@ -72,11 +72,11 @@ def sessions_survive(checks: Checks, bench: StoreBench) -> None:
     )
     checks.that(bell.rang(), "the end of a session that was opened before wakes nobody")
     store = bench.reopened(store)
-    checks.equal(store.accounts.find_session(kept.token_hash), None, "a session that ended then")
-    checks.equal(store.accounts.find_session(last.token_hash), last, "the session that was kept")
+    checks.equal(store.accounts.find_session(kept.key), None, "a session that ended then")
+    checks.equal(store.accounts.find_session(last.key), last, "the session that was kept")
     store.accounts.withdraw(ann.account_id, keep_name=False)
     store = bench.reopened(store)
-    gone = store.accounts.find_session(last.token_hash)
+    gone = store.accounts.find_session(last.key)
     checks.equal(gone, None, "a session of an account that was withdrawn")
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from twinline.core.conformance import Checks, rule, shown
 from twinline.core.errors import MailboxFull, NoSuchUser
-from twinline.core.store import Mailboxes, Receipt, Store
+from twinline.core.store import Mailboxes, Receipt, SessionKey, Store
 from twinline.stores.conformance.bench import (
     ALL,
     NOW,
@@ -165,8 +165,8 @@ def no_wake_is_lost(checks: Checks, bench: StoreBench) -> None:
                 partial(store.mailboxes.drop, gone),
             ),
             "a session's end": (
-                partial(_sees_end, bench, store, session.token_hash),
-                partial(store.accounts.close_session, session.token_hash),
+                partial(_sees_end, bench, store, session.key),
+                partial(store.accounts.close_session, session.key),
             ),
         }
         for what, (watch, happen) in watches.items():
@@ -203,12 +203,12 @@ def _sees_drop(bench: StoreBench, boxes: Mailboxes, account_id: str) -> bool:
     return look() or (bell.rang() and look())
 
 
-def _sees_end(bench: StoreBench, store: Store, token_hash: bytes) -> bool:
+def _sees_end(bench: StoreBench, store: Store, key: SessionKey) -> bool:
     bell = bench.bell()
-    store.accounts.on_session_end(token_hash, bell.ring)
-    if store.accounts.find_session(token_hash) is None:
+    store.accounts.on_session_end(key, bell.ring)
+    if store.accounts.find_session(key) is None:
         return True
-    look = partial(store.accounts.find_session, token_hash)
+    look = partial(store.accounts.find_session, key)
     return bell.rang() and bench.settled(look, None) is None
 
 

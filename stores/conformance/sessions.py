@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from twinline.core.conformance import Checks, rule
 from twinline.core.errors import NoSuchUser
-from twinline.core.store import Account, Accounts, SessionRecord
+from twinline.core.store import Account, Accounts, SessionKey, SessionRecord
 from twinline.stores.conformance.bench import (
     HOUR,
     NOW,
@@ -17,14 +17,14 @@ from twinline.stores.conformance.bench import (
 def _is_open(
     checks: Checks, bench: StoreBench, accounts: Accounts, session: SessionRecord, when: str
 ) -> None:
-    seen = bench.settled(lambda: accounts.find_session(session.token_hash), session)
+    seen = bench.settled(lambda: accounts.find_session(session.key), session)
     checks.equal(seen, session, f"the session {when}")
 
 
 def _is_gone(
     checks: Checks, bench: StoreBench, accounts: Accounts, session: SessionRecord, when: str
 ) -> None:
-    seen = bench.settled(lambda: accounts.find_session(session.token_hash), None)
+    seen = bench.settled(lambda: accounts.find_session(session.key), None)
     checks.equal(seen, None, f"the session {when}")
 
 
@@ -34,7 +34,7 @@ def _opened(
     """Open a session and subscribe to its end."""
     session, bell = bench.session(account, used_at), bench.bell()
     accounts.open_session(session)
-    accounts.on_session_end(session.token_hash, bell.ring)
+    accounts.on_session_end(session.key, bell.ring)
     return session, bell
 
 
@@ -56,8 +56,9 @@ def sessions_are_found(checks: Checks, bench: StoreBench) -> None:
     for session in opened:
         _is_open(checks, bench, accounts, session, "that was opened")
     for other in (b"", b"\0" * 32, opened[0].token_hash[:-1], opened[0].token_hash + b"\0"):
-        checks.equal(accounts.find_session(other), None, "the session of another hash")
-    again = replace(bench.session(bob), token_hash=opened[0].token_hash)
+        found = accounts.find_session(SessionKey(ann.account_id, other))
+        checks.equal(found, None, "the session of another hash")
+    again = replace(bench.session(ann), token_hash=opened[0].token_hash)
     checks.raises(ValueError, lambda: accounts.open_session(again), "a token hash that is in use")
     _is_open(checks, bench, accounts, opened[0], "whose hash was used again")
     stray = bench.session(bench.account("nobody"))
@@ -89,17 +90,17 @@ def the_oldest_session_makes_room(checks: Checks, bench: StoreBench) -> None:
     other, other_bell = _opened(accounts, bench, bob, NOW - 9 * HOUR)
     first, first_bell = _opened(accounts, bench, ann, NOW)
     second, second_bell = _opened(accounts, bench, ann, NOW + 3 * HOUR)
-    accounts.touch_session(first.token_hash, NOW + 6 * HOUR)
+    accounts.touch_session(first.key, NOW + 6 * HOUR)
     third = bench.session(ann, NOW + 6 * HOUR)
     accounts.open_session(third, most=2)
     _is_gone(checks, bench, accounts, second, "that was used longest ago")
     checks.that(second_bell.rang(), "nobody who waits on the session that made room is woken")
     checks.that(first_bell.quiet(), "who waits on a session that was used later is woken")
-    checks.that(accounts.find_session(first.token_hash), "a session that was used later ends")
+    checks.that(accounts.find_session(first.key), "a session that was used later ends")
     _is_open(checks, bench, accounts, third, "that was opened last")
     fourth = bench.session(ann, NOW + 7 * HOUR)
     accounts.open_session(fourth, most=9)
-    checks.that(accounts.find_session(first.token_hash), "a session ends though there is room")
+    checks.that(accounts.find_session(first.key), "a session ends though there is room")
     _is_open(checks, bench, accounts, other, "of another account")
     checks.that(other_bell.quiet(), "who waits on another account's session is woken")
 
@@ -110,11 +111,11 @@ def touching_notes_the_use(checks: Checks, bench: StoreBench) -> None:
     accounts, ann, _ = _two_accounts(bench)
     session, bell = _opened(accounts, bench, ann)
     used = NOW + 5 * HOUR
-    accounts.touch_session(session.token_hash, used)
-    seen = accounts.find_session(session.token_hash)
+    accounts.touch_session(session.key, used)
+    seen = accounts.find_session(session.key)
     late = bench.settled(
         lambda: (
-            (found := accounts.find_session(session.token_hash)) is not None
+            (found := accounts.find_session(session.key)) is not None
             and abs(found.used_at - used) <= HOUR
         ),
         expected=True,
@@ -122,10 +123,10 @@ def touching_notes_the_use(checks: Checks, bench: StoreBench) -> None:
     checks.that(late, f"touched at {used}, a session is {seen}")
     if seen is not None:
         checks.equal(replace(seen, used_at=NOW), session, "the rest of a session that was touched")
-    accounts.close_session(session.token_hash)
-    accounts.touch_session(session.token_hash, used)
+    accounts.close_session(session.key)
+    accounts.touch_session(session.key, used)
     _is_gone(checks, bench, accounts, session, "that was touched when it was gone")
-    accounts.touch_session(b"\1" * 32, used)
+    accounts.touch_session(SessionKey(ann.account_id, b"\1" * 32), used)
     checks.that(bell.rang(), "the end of a session that was touched wakes nobody")
 
 
@@ -136,21 +137,21 @@ def closing_wakes_those_who_wait(checks: Checks, bench: StoreBench) -> None:
     session, bell = _opened(accounts, bench, ann)
     other, other_bell = _opened(accounts, bench, ann)
     again, ended = bench.bell(), bench.bell()
-    accounts.on_session_end(session.token_hash, again.ring)
-    unsubscribe = accounts.on_session_end(session.token_hash, ended.ring)
+    accounts.on_session_end(session.key, again.ring)
+    unsubscribe = accounts.on_session_end(session.key, ended.ring)
     unsubscribe()
     unsubscribe()
-    accounts.close_session(session.token_hash)
+    accounts.close_session(session.key)
     _is_gone(checks, bench, accounts, session, "that was closed")
     checks.that(bell.rang() and again.rang(), "closing does not wake all who wait on the session")
     checks.that(ended.quiet(), "closing wakes who has unsubscribed")
     checks.that(other_bell.quiet(), "closing wakes who waits on another session")
     _is_open(checks, bench, accounts, other, "beside the one that was closed")
     late = bench.bell()
-    accounts.on_session_end(session.token_hash, late.ring)()
-    accounts.on_session_end(session.token_hash, late.ring)
-    accounts.close_session(session.token_hash)
-    accounts.close_session(b"\1" * 32)
+    accounts.on_session_end(session.key, late.ring)()
+    accounts.on_session_end(session.key, late.ring)
+    accounts.close_session(session.key)
+    accounts.close_session(SessionKey(ann.account_id, b"\1" * 32))
     checks.that(late.quiet(), "a subscription to a session that is gone is called")
 
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from twinline.core.conformance import Checks, rule
 from twinline.core.errors import LockRuleError
 from twinline.core.locks import may_block
-from twinline.core.store import Store
+from twinline.core.store import SessionKey, Store
 from twinline.stores.conformance.bench import NOW, Bell, StoreBench, password_hash
 
 _LOOK_SECONDS: Final = 1.0
@@ -129,7 +129,7 @@ def wakes_that_write_are_refused(checks: Checks, bench: StoreBench) -> None:
     accounts.create(ann)
     writes: list[tuple[str, Callable[[], object]]] = [
         ("a message", lambda: boxes.append(other, bench.draft())),
-        ("the end of a session", lambda: accounts.close_session(bytes(32))),
+        ("the end of a session", lambda: accounts.close_session(SessionKey("nobody", bytes(32)))),
     ]
     for what, write in writes:
         bob = bench.mailbox(store)
@@ -180,10 +180,10 @@ def _causes(bench: StoreBench, store: Store) -> list[_Cause]:
     bob, ann = bench.mailbox(store), bench.account("ann")
     accounts.create(ann)
 
-    def session(used_at: int = NOW) -> bytes:
+    def session(used_at: int = NOW) -> SessionKey:
         opened = bench.session(ann, used_at)
         accounts.open_session(opened)
-        return opened.token_hash
+        return opened.key
 
     kept = session(NOW + 9)
     closed, made_room, one_of_all, withdrawn = session(NOW + 8), session(1), session(), kept
@@ -209,7 +209,7 @@ def _causes(bench: StoreBench, store: Store) -> list[_Cause]:
                 ann.account_id,
                 password_hash("second"),
                 instead_of=ann.password_hash,
-                keep=kept,
+                keep=kept.token_hash,
             ),
         ),
         _Cause(

@@ -14,7 +14,14 @@ from twinline.core.errors import NoSuchUser, UsernameTaken
 from twinline.core.locks import new_lock
 from twinline.core.names import NamePattern
 from twinline.core.passwords import profile_of
-from twinline.core.store import Account, Accounts, SessionRecord, Unsubscribe, UsernamePage
+from twinline.core.store import (
+    Account,
+    Accounts,
+    SessionKey,
+    SessionRecord,
+    Unsubscribe,
+    UsernamePage,
+)
 from twinline.core.waiting import Wake, wake_all
 from twinline.stores.memory.subscribers import Subscription, wakes_of
 from twinline.stores.rules import page_of_names
@@ -162,28 +169,35 @@ class MemoryAccounts(Accounts):
             self._tokens.setdefault(session.account_id, []).append(session.token_hash)
         wake_all(wakes)
 
-    def find_session(self, token_hash: bytes) -> SessionRecord | None:
-        session = self._sessions.get(token_hash)
+    def find_session(self, key: SessionKey) -> SessionRecord | None:
+        session = self._session(key)
         return None if session is None else session.record
 
-    def touch_session(self, token_hash: bytes, used_at: int) -> None:
+    def touch_session(self, key: SessionKey, used_at: int) -> None:
         with self._lock:
-            session = self._sessions.get(token_hash)
+            session = self._session(key)
             if session is not None:
                 session.record = replace(session.record, used_at=used_at)
 
-    def close_session(self, token_hash: bytes) -> None:
+    def close_session(self, key: SessionKey) -> None:
         with self._lock:
-            wakes = self._end(token_hash)
+            wakes = () if self._session(key) is None else self._end(key.token_hash)
         wake_all(wakes)
 
-    def on_session_end(self, token_hash: bytes, wake: Wake) -> Unsubscribe:
+    def on_session_end(self, key: SessionKey, wake: Wake) -> Unsubscribe:
         subscription = Subscription(wake, self._lock)
         with self._lock:
-            session = self._sessions.get(token_hash)
+            session = self._session(key)
             if session is not None:
                 subscription.join(session.watchers)
         return subscription
+
+    def _session(self, key: SessionKey) -> "_Session | None":
+        account_id, token_hash = key
+        session = self._sessions.get(token_hash)
+        if session is None or account_id not in (None, session.record.account_id):
+            return None
+        return session
 
     def _count_profile(self, password_hash: str, by: int) -> None:
         profile = profile_of(password_hash)

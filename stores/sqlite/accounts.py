@@ -9,7 +9,14 @@ from typing import Any, Final
 
 from twinline.core.errors import NoSuchUser, StoreUnavailable, UsernameTaken
 from twinline.core.names import NamePattern
-from twinline.core.store import Account, Accounts, SessionRecord, Unsubscribe, UsernamePage
+from twinline.core.store import (
+    Account,
+    Accounts,
+    SessionKey,
+    SessionRecord,
+    Unsubscribe,
+    UsernamePage,
+)
 from twinline.core.waiting import Wake
 from twinline.stores.rules import page_of_names
 from twinline.stores.sqlite.cache import ReadThroughCache
@@ -18,6 +25,8 @@ from twinline.stores.sqlite.subscriptions import Subscriptions
 from twinline.stores.sqlite.writer import Transaction, Writer
 
 _CACHED: Final = 20_000  # accounts, and sessions
+# Of a token that does not say whose it is, the account is not asked for.
+_OF_KEY: Final = "token_hash = :token_hash AND (:account_id IS NULL OR account_id = :account_id)"
 _TOUCH_SECONDS: Final = 0.05  # how long a request may wait for the note that it uses a session
 
 
@@ -208,8 +217,12 @@ class SqliteAccounts(Accounts):
 
         self._writer.do(write)
 
-    def find_session(self, token_hash: bytes) -> SessionRecord | None:
-        return self._sessions.get(token_hash, lambda: self._read_session(token_hash))
+    def find_session(self, key: SessionKey) -> SessionRecord | None:
+        account_id, token_hash = key
+        record = self._sessions.get(token_hash, lambda: self._read_session(token_hash))
+        if record is None or account_id not in (None, record.account_id):
+            return None
+        return record
 
     def _read_session(self, token_hash: bytes) -> SessionRecord | None:
         with self._readers.reading() as connection:
@@ -221,7 +234,7 @@ class SqliteAccounts(Accounts):
             )
         return None if row is None else SessionRecord(*row)
 
-    def touch_session(self, token_hash: bytes, used_at: int) -> None:
+    def touch_session(self, key: SessionKey, used_at: int) -> None:
         """Note that a session is in use, if that can be done without a long wait.
 
         A request that only reads must not fail because the disk is full, so what cannot be
@@ -229,19 +242,27 @@ class SqliteAccounts(Accounts):
         """
 
         def write(transaction: Transaction) -> None:
-            self._invalidate(transaction, token_hash)
+            self._invalidate(transaction, key.token_hash)
             transaction.connection.execute(
-                "UPDATE sessions SET used_at = ? WHERE token_hash = ?", (used_at, token_hash)
+                f"UPDATE sessions SET used_at = :used_at WHERE {_OF_KEY}",  # noqa: S608
+                {"used_at": used_at, **key._asdict()},
             )
 
         with suppress(StoreUnavailable):
             self._writer.do(write, _TOUCH_SECONDS)
 
-    def close_session(self, token_hash: bytes) -> None:
-        self._writer.do(lambda transaction: self._end(transaction, [token_hash]))
+    def close_session(self, key: SessionKey) -> None:
+        def write(transaction: Transaction) -> None:
+            found = transaction.connection.execute(
+                f"SELECT token_hash FROM sessions WHERE {_OF_KEY}",  # noqa: S608
+                key._asdict(),
+            ).fetchall()
+            self._end(transaction, [token for (token,) in found])
 
-    def on_session_end(self, token_hash: bytes, wake: Wake) -> Unsubscribe:
-        return self._ends.add(token_hash, wake)
+        self._writer.do(write)
+
+    def on_session_end(self, key: SessionKey, wake: Wake) -> Unsubscribe:
+        return self._ends.add(key.token_hash, wake)
 
     def _end(self, transaction: Transaction, tokens: list[bytes]) -> None:
         wakes = transaction.wakes

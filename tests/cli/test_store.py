@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from services import PASSWORD
-from store_samples import VERSION_1, account, draft, session
+from store_samples import VERSION_1, account, draft, key, session
 from waiting import join
 
 from twinline.cli.main import main
@@ -133,7 +133,7 @@ def test_a_backup_while_a_server_writes(store: SqliteStore, tmp_path: Path) -> N
         join(writing)
     with SqliteStore(tmp_path / "copy0.db") as copy:
         assert copy.mailboxes.standing("id-bob") == store.mailboxes.standing("id-bob")
-        assert copy.accounts.find_session(b"one") == session("one")
+        assert copy.accounts.find_session(key("one")) == session("one")
     assert not list(tmp_path.glob("*.part*"))
 
 

@@ -4,9 +4,10 @@ import pytest
 from services import PASSWORD, FakeClock, bodies, cheap_hasher, enter, login, make_service
 
 from twinline.core import accounts, errors
-from twinline.core.accounts import hash_token
 from twinline.core.passwords import default_hasher
 from twinline.core.service import ChatService
+from twinline.core.store import SessionKey, SessionRecord
+from twinline.core.tokens import key_of
 from twinline.stores.memory import MemoryStore
 
 
@@ -224,7 +225,7 @@ def test_the_comparison_that_decides_takes_constant_time(monkeypatch: pytest.Mon
     token = service.create_account(service.session(), "bob", PASSWORD).session
     with pytest.raises(errors.SessionExpired):
         service.resume(service.session(), token)
-    token_hash = hash_token(token)
+    token_hash = key_of(token).token_hash
     assert asked == [(token_hash, token_hash)]
 
 
@@ -246,7 +247,7 @@ def test_the_store_never_sees_a_token() -> None:
     service = ChatService(store, hasher=cheap_hasher())
     reply = service.create_account(service.session(), "ann", PASSWORD)
     assert len(reply.session) >= 43  # 256 bits in base64
-    assert store.accounts.find_session(reply.session.encode()) is None
+    assert store.accounts.find_session(SessionKey(None, reply.session.encode())) is None
 
 
 def test_changing_the_password_revokes_the_others() -> None:
@@ -348,3 +349,50 @@ def test_listing_by_pattern_and_page() -> None:
     for pattern in ("\\", "*" * 257):
         with pytest.raises(errors.BadRequest):
             service.list_accounts(ann, pattern)
+
+
+def test_a_token_of_before_that_does_not_name_its_account_is_valid() -> None:
+    clock = FakeClock()
+    service = make_service(clock=clock)
+    enter(service, "ann")
+    store = service.store
+    account = store.accounts.find("ann")
+    assert account is not None
+    old = "s" * 43
+    key = key_of(old)
+    assert key.account_id is None
+    now = clock.now
+    store.accounts.open_session(SessionRecord(key.token_hash, account.account_id, "ann", now, now))
+    session = service.session()
+    assert service.resume(session, old).session == old
+    assert service.status(session).username == "ann"
+    service.logout(session)
+    with pytest.raises(errors.SessionExpired):
+        service.resume(service.session(), old)
+
+
+def test_a_token_opens_a_session_of_the_account_that_it_names_and_no_other() -> None:
+    service = make_service()
+    token = service.create_account(service.session(), "ann", PASSWORD).session
+    account_id, _, secret = token.partition(".")
+    for forged in (secret, f"{'0' * 32}.{secret}", f"{account_id[::-1]}.{secret}", account_id):
+        with pytest.raises(errors.SessionExpired):
+            service.resume(service.session(), forged)
+    key = key_of(token)
+    assert key.account_id == account_id
+    assert service.store.accounts.find_session(key._replace(account_id="another")) is None
+    assert service.store.accounts.find_session(key) is not None
+
+
+def test_a_recipient_that_is_remembered_wrongly_is_looked_for_once_more() -> None:
+    service = make_service(free_deleted_names=True)
+    ann = enter(service, "ann")
+    enter(service, "bob")
+    remembered = service.store.accounts.recipient("bob")
+    service.delete_account(login(service, "bob"), PASSWORD)
+    service.store.accounts.recipient = lambda name: remembered  # type: ignore[method-assign]
+    with pytest.raises(errors.NoSuchUser):
+        service.send(ann, "bob", "to nobody")
+    bob = enter(service, "bob")
+    service.send(ann, "bob", "to the new one")
+    assert [each.body for each in service.watch(bob, 0).messages] == ["to the new one"]

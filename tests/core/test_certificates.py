@@ -17,12 +17,12 @@ from services import (
 from waiting import Call
 
 from twinline.core import errors, protocol
-from twinline.core.accounts import hash_token
 from twinline.core.certificates import Certificate
 from twinline.core.clock import DAY_MS
 from twinline.core.service import ChatService
 from twinline.core.session import Session
-from twinline.core.store import Account, Standing
+from twinline.core.store import Account, SessionKey, Standing
+from twinline.core.tokens import key_of
 
 ANNS = Certificate("ann", b"a" * 32, START_MS + 10 * DAY_MS)
 BOBS = Certificate("bob", b"b" * 32, START_MS + 10 * DAY_MS)
@@ -171,7 +171,7 @@ def test_it_lasts_no_longer_than_its_certificate() -> None:
     with pytest.raises(errors.SessionExpired):
         resumed(service, token)
     service.status(by_password)
-    assert service.store.accounts.find_session(hash_token(token)) is None
+    assert service.store.accounts.find_session(key_of(token)) is None
     assert held(service) == 0
 
 
@@ -185,7 +185,7 @@ def test_a_token_that_is_idle_is_refused_after_its_certificates_time() -> None:
     after = ChatService(service.store, service.settings, clock=clock)
     with pytest.raises(errors.SessionExpired):
         resumed(after, token)
-    assert service.store.accounts.find_session(hash_token(token)) is None
+    assert service.store.accounts.find_session(key_of(token)) is None
 
 
 def test_a_clock_that_is_wrong_for_a_while_ends_it_no_more_than_idleness_does() -> None:
@@ -232,7 +232,7 @@ def test_a_session_that_nobody_uses_here_is_refused_when_it_is_resumed() -> None
     assert restarted.revoke_certificates([ANNS.identity]) == 0
     with pytest.raises(errors.SessionExpired):
         resumed(restarted, token)
-    assert service.store.accounts.find_session(hash_token(token)) is None
+    assert service.store.accounts.find_session(key_of(token)) is None
     assert held(restarted) == 0
 
 
@@ -273,9 +273,9 @@ def test_a_session_that_ends_while_it_is_resumed_is_not_held() -> None:
     service = ChatService(service.store, service.settings, clock=FakeClock())
     on_end = service.store.accounts.on_session_end
 
-    def end_then_subscribe(token_hash, wake):
-        service.store.accounts.close_session(token_hash)
-        return on_end(token_hash, wake)
+    def end_then_subscribe(key, wake):
+        service.store.accounts.close_session(key)
+        return on_end(key, wake)
 
     service.store.accounts.on_session_end = end_then_subscribe  # type: ignore[method-assign]
     with pytest.raises(errors.SessionExpired):
@@ -310,7 +310,7 @@ def test_a_store_that_fails_while_revoking_leaves_no_session_of_use(
     session, _ = entered(service, ANNS)
     close = service.store.accounts.close_session
 
-    def fails(token_hash: bytes) -> None:
+    def fails(key: SessionKey) -> None:
         raise errors.StoreUnavailable
 
     service.store.accounts.close_session = fails  # type: ignore[method-assign]
@@ -329,10 +329,11 @@ def test_no_token_can_be_changed_into_one_that_lasts_longer_or_is_another_certif
     service = make_service(clock=clock)
     enter(service, "ann")
     _, token = entered(service, ANNS)
-    secret, identity, expires_at = token.split(".")
+    account_id, secret, identity, expires_at = token.split(".")
     assert len(secret) == 43
     assert int(expires_at) == ANNS.expires_at
     other = urlsafe_b64encode(b"x" * 32).rstrip(b"=").decode()
+    secret = f"{account_id}.{secret}"
     for forged in (
         secret,
         f"{secret}.{identity}",
@@ -359,6 +360,6 @@ def test_what_is_subscribed_for_it_ends_with_it() -> None:
         resumed(service, token)
     assert opened.total() == 1  # once, however often it is resumed
     service.logout(session)
-    assert service.store.accounts.find_session(hash_token(token)) is None
+    assert service.store.accounts.find_session(key_of(token)) is None
     login(service, "ann")
     assert held(service) == 0

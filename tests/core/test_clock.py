@@ -101,8 +101,8 @@ def test_a_use_in_the_future_is_set_right() -> None:
     session = enter(service, "ann")
     wall.forward(days=-25)
     service.status(session)
-    assert session.token_hash is not None
-    record = store.accounts.find_session(session.token_hash)
+    assert session.key is not None
+    record = store.accounts.find_session(session.key)
     assert record is not None
     assert record.used_at == wall.now
 

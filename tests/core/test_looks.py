@@ -12,7 +12,7 @@ from twinline.core.looks import Look
 from twinline.core.protocol import ErrorReply
 from twinline.core.service import ChatService
 from twinline.core.session import Session
-from twinline.core.store import MailPage, Unsubscribe
+from twinline.core.store import MailPage, SessionKey, Unsubscribe
 from twinline.core.waiting import Wake
 
 
@@ -163,9 +163,9 @@ def test_who_is_gone_by_the_time_that_it_follows_does_not(crossing: str, moment:
         if crossing == "logout":
             service.login(session, "bob", PASSWORD)
 
-    def subscribe_then_cross(token_hash: bytes, wake: Wake) -> Unsubscribe:
+    def subscribe_then_cross(key: SessionKey, wake: Wake) -> Unsubscribe:
         service.store.accounts.on_session_end = on_session_end  # type: ignore[method-assign]
-        unsubscribe = on_session_end(token_hash, wake)
+        unsubscribe = on_session_end(key, wake)
         session._lock = Crossed(session._lock, moment, cross)  # type: ignore[assignment]
         return unsubscribe
 

@@ -26,13 +26,7 @@ from twinline.core.protocol import Reply, WatchReply
 from twinline.core.service import ChatService
 from twinline.core.session import Session
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import (
-    Draft,
-    Receipt,
-    SessionRecord,
-    Standing,
-    Unsubscribe,
-)
+from twinline.core.store import Draft, Receipt, SessionKey, SessionRecord, Standing, Unsubscribe
 from twinline.core.waiting import Wake
 from twinline.stores.memory import MemoryStore
 
@@ -54,8 +48,8 @@ class Watching:
 
             return on_mail(account_id, counted)
 
-        def note_end(token_hash: bytes, wake: Wake) -> Unsubscribe:
-            unsubscribe = on_end(token_hash, wake)
+        def note_end(key: SessionKey, wake: Wake) -> Unsubscribe:
+            unsubscribe = on_end(key, wake)
             self.subscribed.release()
             return unsubscribe
 
@@ -131,7 +125,7 @@ def test_a_watch_ends_with_its_session() -> None:
     service = watching.service
     endings: list[Callable[[Session], object]] = [
         lambda _: service.change_password(login(service, "ann"), PASSWORD, PASSWORD),
-        lambda session: service.store.accounts.close_session(session.token_hash or b""),
+        lambda session: service.store.accounts.close_session(session.key or SessionKey(None, b"")),
         lambda _: service.delete_account(login(service, "ann"), PASSWORD),
     ]
     enter(service, "ann")
@@ -165,9 +159,9 @@ def test_a_session_that_is_revoked_while_it_is_bound_is_not_bound() -> None:
     other = login(service, "ann")
     on_end = service.store.accounts.on_session_end
 
-    def revoke_then_subscribe(token_hash: bytes, wake: Wake) -> Unsubscribe:
-        service.store.accounts.close_session(token_hash)
-        return on_end(token_hash, wake)
+    def revoke_then_subscribe(key: SessionKey, wake: Wake) -> Unsubscribe:
+        service.store.accounts.close_session(key)
+        return on_end(key, wake)
 
     service.store.accounts.on_session_end = revoke_then_subscribe  # type: ignore[method-assign]
     opened = count_subscriptions(service)
@@ -232,10 +226,10 @@ def test_of_two_logins_at_once_on_one_session_one_is_bound_and_the_other_leaves_
     both = threading.Barrier(2)
     find_session = service.store.accounts.find_session
 
-    def find_together(token_hash: bytes) -> SessionRecord | None:
-        if session.token_hash is None:
+    def find_together(key: SessionKey) -> SessionRecord | None:
+        if session.key is None:
             both.wait(5)  # both are admitted, and neither is bound
-        return find_session(token_hash)
+        return find_session(key)
 
     service.store.accounts.find_session = find_together  # type: ignore[method-assign]
     calls = [
@@ -248,8 +242,8 @@ def test_of_two_logins_at_once_on_one_session_one_is_bound_and_the_other_leaves_
         except errors.AlreadyLoggedIn:
             refused += 1
     assert refused == 1
-    assert session.token_hash is not None
-    assert +opened == {session.token_hash: 1}
+    assert session.key is not None
+    assert +opened == {session.key: 1}
     assert len(sessions) == before + 1
     assert service.status(session).username == session.username
 
@@ -668,11 +662,11 @@ def test_a_watch_that_begins_before_a_logout_is_not_of_who_logs_in_after_it() ->
     session = enter(service, "ann")
     on_session_end = service.store.accounts.on_session_end
 
-    def change_over(token_hash: bytes, wake: Wake) -> Unsubscribe:
+    def change_over(key: SessionKey, wake: Wake) -> Unsubscribe:
         service.store.accounts.on_session_end = on_session_end  # type: ignore[method-assign]
         service.logout(session)
         service.login(session, "bob", PASSWORD)
-        return on_session_end(token_hash, wake)
+        return on_session_end(key, wake)
 
     service.store.accounts.on_session_end = change_over  # type: ignore[method-assign]
     with pytest.raises(errors.SessionExpired):

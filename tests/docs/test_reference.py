@@ -36,6 +36,7 @@ INTERNAL = (
     "core.hash_queue",
     "core.settling",
     "core.throttle",
+    "core.tokens",
     "core.watches",
     "transports.binary.*",
     "transports.client.*",
@@ -52,7 +53,10 @@ INTERNAL = (
     "stores.conformance.*",
     "stores.memory.*",
     "stores.rules",
+    "stores.postgresql.*",
+    "stores.sql.*",
     "stores.sqlite.*",
+    "stores.valkey.*",
 )
 
 

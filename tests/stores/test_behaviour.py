@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from store_samples import DAY, HOUR, account, draft, fill, history, read, session
+from store_samples import DAY, HOUR, account, draft, fill, history, key, read, session
 
 from twinline.core.errors import MailboxFull, SendIdConflict
 from twinline.core.locks import may_block
@@ -63,9 +63,9 @@ def test_who_subscribes_to_a_mailbox_that_is_made_later_is_not_woken(open_boxes:
 def test_who_subscribes_to_a_session_that_is_opened_later_is_not_woken(accounts: Accounts) -> None:
     accounts.create(account("ann"))
     woken: list[str] = []
-    stop = accounts.on_session_end(b"one", lambda: woken.append("one"))
+    stop = accounts.on_session_end(key("one"), lambda: woken.append("one"))
     accounts.open_session(session("one"))
-    accounts.close_session(b"one")
+    accounts.close_session(key("one"))
     assert woken == []
     stop()
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from forking import Child
 from services import cheap_hasher
-from store_samples import account, draft, session
+from store_samples import account, draft, key, session
 from waiting import Call, wait_event
 
 from twinline.core.forks import ForkedStore
@@ -29,7 +29,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "read": lambda store: store.mailboxes.read("bob", 0, 9, ALL),
     "on_mail": lambda store: store.mailboxes.on_mail("bob", lambda: None),
     "find": lambda store: store.accounts.find("ann"),
-    "find_session": lambda store: store.accounts.find_session(b"ann"),
+    "find_session": lambda store: store.accounts.find_session(key("ann")),
     "open_session": lambda store: store.accounts.open_session(session("ann")),
     "page": lambda store: store.accounts.withdraw("ann", keep_name=False),
 }
@@ -41,7 +41,7 @@ def filled(store: Store) -> Store:
     store.accounts.open_session(session("ann"))
     store.mailboxes.append("bob", draft())
     assert store.accounts.find("ann")  # cached from now on, perhaps
-    assert store.accounts.find_session(b"ann")
+    assert store.accounts.find_session(key("ann"))
     return store
 
 

@@ -10,7 +10,7 @@ from seeded_faults_mailboxes import a_moment
 
 from twinline.core.errors import NoSuchUser, StoreUnavailable, UsernameTaken
 from twinline.core.names import NamePattern
-from twinline.core.store import UsernamePage
+from twinline.core.store import SessionKey, UsernamePage
 from twinline.stores.memory.accounts import MemoryAccounts, _Session
 
 
@@ -75,7 +75,7 @@ def always_withdraws(half: MemoryAccounts, was, account_id, *, keep_name, verifi
 
 
 def takes_tokens_over(half: MemoryAccounts, was, session, **options):
-    half.close_session(session.token_hash)
+    half.close_session(session.key)
     was(session, **options)
 
 
@@ -86,29 +86,29 @@ def ignores_verified(half: MemoryAccounts, was, session, *, verified=None, most=
 def ends_the_newest(half: MemoryAccounts, was, session, *, verified=None, most=None):
     tokens = half._tokens.get(session.account_id, ())
     if most is not None and len(tokens) >= most:
-        half.close_session(max(tokens, key=half._used_at))
+        half._end(max(tokens, key=half._used_at))
     was(session, verified=verified)
 
 
-def forgets_touches(half: MemoryAccounts, was, token_hash, used_at):
+def forgets_touches(half: MemoryAccounts, was, key, used_at):
     pass
 
 
-def touches_revive(half: MemoryAccounts, was, token_hash, used_at):
+def touches_revive(half: MemoryAccounts, was, key, used_at):
     old = getattr(half, "old", {})
-    if half.find_session(token_hash) is None and token_hash in old:
-        half.open_session(old[token_hash])
-    was(token_hash, used_at)
+    if half.find_session(key) is None and key.token_hash in old:
+        half.open_session(old[key.token_hash])
+    was(key, used_at)
 
 
-def looks_then_touches(half: MemoryAccounts, was, token_hash, used_at):
-    session = half._sessions.get(token_hash)
+def looks_then_touches(half: MemoryAccounts, was, key, used_at):
+    session = half._sessions.get(key.token_hash)
     a_moment()
     if session is not None:
         with half._lock:
-            half._sessions[token_hash] = session
-            half._tokens.setdefault(session.record.account_id, []).append(token_hash)
-    was(token_hash, used_at)
+            half._sessions[key.token_hash] = session
+            half._tokens.setdefault(key.account_id, []).append(key.token_hash)
+    was(key, used_at)
 
 
 def remembers(half: MemoryAccounts, was, session, **options):
@@ -116,21 +116,21 @@ def remembers(half: MemoryAccounts, was, session, **options):
     was(session, **options)
 
 
-def closes_in_silence(half: MemoryAccounts, was, token_hash):
+def closes_in_silence(half: MemoryAccounts, was, key):
     with half._lock:
-        half._end(token_hash)
+        half._end(key.token_hash)
 
 
 def ends_everybodys(half: MemoryAccounts, was, account_id, password_hash, *, instead_of, keep):
     changed = was(account_id, password_hash, instead_of=instead_of, keep=keep)
     for token_hash in set(half._sessions) - {keep}:
-        half.close_session(token_hash)
+        half.close_session(SessionKey(None, token_hash))
     return changed
 
 
 def ends_before_it_looks(half: MemoryAccounts, was, account_id, password_hash, *, instead_of, keep):
     for token_hash in set(half._tokens.get(account_id, ())) - {keep}:
-        half.close_session(token_hash)
+        half.close_session(SessionKey(account_id, token_hash))
     return was(account_id, password_hash, instead_of=instead_of, keep=keep)
 
 
@@ -142,7 +142,7 @@ def changes_then_ends(half: MemoryAccounts, was, account_id, password_hash, *, i
     if getattr(half, "failing", False):
         raise StoreUnavailable
     for token_hash in set(half._tokens.get(account_id, ())) - {keep}:
-        half.close_session(token_hash)
+        half.close_session(SessionKey(account_id, token_hash))
     return True
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import seeded_faults_accounts as by_accounts
 import seeded_faults_mailboxes as by_mailboxes
 
-from twinline.core.store import SEQ_JUMP, MailboxPolicy
+from twinline.core.store import SEQ_JUMP, MailboxPolicy, SessionKey
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory.accounts import _Session
 from twinline.stores.memory.mailbox import Mailbox
@@ -89,10 +89,10 @@ def with_a_file_beside_it(policy: MailboxPolicy) -> MemoryStore:
     file = Path(__file__).open("rb", buffering=0)  # noqa: SIM115 - the kit closes the store
     vars(store)["close"] = file.close
 
-    def reads(token_hash: bytes):
+    def reads(key: SessionKey):
         file.seek(0)
         file.read(1)
-        return find(token_hash)
+        return find(key)
 
     store.accounts.find_session = reads  # type: ignore[method-assign]
     return store

@@ -3,7 +3,7 @@
 import itertools
 from pathlib import Path
 
-from twinline.core.store import Account, Draft, Mailboxes, MailboxPolicy, SessionRecord
+from twinline.core.store import Account, Draft, Mailboxes, MailboxPolicy, SessionKey, SessionRecord
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory.mailboxes import MemoryMailboxes
 
@@ -29,6 +29,11 @@ def account(username: str, account_id: str | None = None) -> Account:
 def session(token: str, username: str = "ann") -> SessionRecord:
     """Return a session of an account that `account` made."""
     return SessionRecord(token.encode(), f"id-{username}", username, opened_at=1, used_at=1)
+
+
+def key(token: str, username: str = "ann") -> SessionKey:
+    """Return what a session that `session` made is found by."""
+    return session(token, username).key
 
 
 def draft(

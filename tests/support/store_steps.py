@@ -16,7 +16,7 @@ from twinline.core.errors import (
     UsernameTaken,
 )
 from twinline.core.names import NamePattern
-from twinline.core.store import MailboxPolicy, Receipt, Standing
+from twinline.core.store import MailboxPolicy, Receipt, SessionKey, Standing
 from twinline.stores import rules
 from twinline.stores.memory import mailbox
 from twinline.stores.memory.accounts import MemoryAccounts
@@ -295,10 +295,9 @@ class AccountSteps(RuleBasedStateMachine):
         record = session(token.decode(), name)
         with pytest.raises(NoSuchUser):
             self.accounts.open_session(record)  # under an id that no account has
-        self.accounts.open_session(
-            type(record)(token, self.ids[name], name, opened_at=1, used_at=1)
-        )
-        self.accounts.on_session_end(token, lambda: self.ended.append(token))
+        opened = type(record)(token, self.ids[name], name, opened_at=1, used_at=1)
+        self.accounts.open_session(opened)
+        self.accounts.on_session_end(opened.key, lambda: self.ended.append(token))
         self.sessions[token] = self.ids[name]
 
     @precondition(lambda self: self.sessions)
@@ -320,7 +319,7 @@ class AccountSteps(RuleBasedStateMachine):
             )
             gone = [t for t, other in self.sessions.items() if other == owner and t != token]
         else:
-            self.accounts.close_session(token)
+            self.accounts.close_session(SessionKey(self.sessions[token], token))
             gone = [token]
         assert sorted(self.ended) == sorted(gone)
         for each in gone:
@@ -350,7 +349,7 @@ class AccountSteps(RuleBasedStateMachine):
             found = self.accounts.find(name)
             assert (found.account_id if found else None) == self.ids.get(name)
         for token, owner in self.sessions.items():
-            record = self.accounts.find_session(token)
+            record = self.accounts.find_session(SessionKey(owner, token))
             assert record is not None
             assert record.account_id == owner
         assert len(self.accounts._sessions) == len(self.sessions)

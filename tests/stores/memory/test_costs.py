@@ -9,7 +9,18 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from store_samples import DAY, HOUR, account, boxes_with, draft, fill, history, read, session
+from store_samples import (
+    DAY,
+    HOUR,
+    account,
+    boxes_with,
+    draft,
+    fill,
+    history,
+    key,
+    read,
+    session,
+)
 from waiting import join, wait_event, wait_until
 
 from twinline.core.locks import may_block, new_lock
@@ -243,8 +254,8 @@ def test_what_has_ended_leaves_nothing_behind() -> None:
         accounts.create(account("ann"))
         accounts.open_session(session(f"a{number}"))
         accounts.open_session(session(f"b{number}"))
-        accounts.on_session_end(b"a", lambda: None)
-        accounts.close_session(f"a{number}".encode())
+        accounts.on_session_end(key("a"), lambda: None)
+        accounts.close_session(key(f"a{number}"))
         accounts.withdraw("id-ann", keep_name=False)
     held = vars(accounts)
     left = {name: value for name, value in held.items() if name != "_lock" and len(value)}

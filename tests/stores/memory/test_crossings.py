@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from store_samples import account, draft, session
+from store_samples import account, draft, key, session
 from waiting import join
 
 from twinline.core.deadline import Deadline
@@ -96,23 +96,23 @@ def test_an_account_is_not_withdrawn_while_a_session_opens() -> None:
     accounts, crossing = with_ann("_by_id", lambda a: a.withdraw("id-ann", keep_name=False))
     accounts.open_session(session("one"))
     assert crossing.outcome() is True
-    assert accounts.find_session(b"one") is None
+    assert accounts.find_session(key("one")) is None
 
 
 def test_no_session_opens_while_an_account_is_withdrawn() -> None:
     accounts, crossing = with_ann("_by_id", lambda a: a.open_session(session("one")))
     assert accounts.withdraw("id-ann", keep_name=False)
     assert isinstance(crossing.outcome(), NoSuchUser)
-    assert accounts.find_session(b"one") is None
+    assert accounts.find_session(key("one")) is None
 
 
 def test_a_session_is_not_revoked_in_the_middle_of_a_subscription() -> None:
-    accounts, crossing = with_ann("_sessions", lambda a: a.close_session(b"one"))
+    accounts, crossing = with_ann("_sessions", lambda a: a.close_session(key("one")))
     crossing.thread = threading.current_thread()  # not yet
     accounts.open_session(session("one"))
     crossing.thread = None
     woken = threading.Event()
-    accounts.on_session_end(b"one", woken.set)
+    accounts.on_session_end(key("one"), woken.set)
     crossing.outcome()
     assert woken.is_set()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from sqlite_faults import Faults
-from store_samples import account, draft, session
+from store_samples import account, draft, key, session
 from waiting import Call, wait_event, wait_until
 
 from twinline.core.errors import StoreUnavailable
@@ -72,7 +72,7 @@ def test_a_write_that_needs_a_damaged_page_is_refused_alone(
     # It puts the messages that wait into the table, others' as well.
     writes += [partial(store.mailboxes.ack, "id-ann", 3, 1)]
     writes += [partial(store.accounts.open_session, session("another"))]
-    store.accounts.close_session(b"none")  # behind what opening the file has left to do
+    store.accounts.close_session(key("none"))  # behind what opening the file has left to do
     gate = faults.stop_at("COMMIT")
     first = Call(partial(send, store, "ann"))
     wait_event(gate.reached, "the first commit begins")
@@ -90,7 +90,7 @@ def test_a_write_that_needs_a_damaged_page_is_refused_alone(
             refused.append(index)
     assert refused == [17, 25]
     assert store.mailboxes.standing("id-carl").unread == MESSAGES + 20
-    assert store.accounts.find_session(b"another") is not None
+    assert store.accounts.find_session(key("another")) is not None
     # Nobody was refused meanwhile, and what was refused left no gap.
     assert [each.seq for each in store.mailboxes.read("id-ann", MESSAGES, 100, 10**6).messages] == [
         MESSAGES + 1 + number for number in range(21)

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from store_samples import account, draft, session
+from store_samples import account, draft, key, session
 from waiting import Call, join, wait_event
 
 from twinline.core.errors import NoSuchUser, SendIdConflict, StoreUnavailable, UsernameTaken
@@ -46,7 +46,7 @@ def test_everything_survives_a_restart(path: Path) -> None:
             store.accounts.create(account(name))
             store.mailboxes.create(f"id-{name}")
         store.accounts.open_session(session("one"))
-        store.accounts.touch_session(b"one", 77)
+        store.accounts.touch_session(key("one"), 77)
         store.accounts.set_password_hash("id-bob", "$argon2id$new", instead_of="$argon2id$old")
         store.accounts.withdraw("id-zoe", keep_name=True)
         first = store.mailboxes.append("id-bob", draft("m1", send_id="x", sent_at=HOUR))
@@ -64,7 +64,7 @@ def test_everything_survives_a_restart(path: Path) -> None:
         with pytest.raises(UsernameTaken):
             store.accounts.create(account("zoe", "another"))
         assert store.accounts.page(NamePattern("*"), None, 9).usernames == ("ann", "bob")
-        assert store.accounts.find_session(b"one").used_at == 77
+        assert store.accounts.find_session(key("one")).used_at == 77
         assert store.mailboxes.standing("id-bob") == Standing(4, 0)
         kept = store.mailboxes.history("id-bob", None, 9, ALL, 2 * HOUR).messages
         assert [(m.seq, m.body) for m in kept] == [(3, "m3"), (4, "m4")]
@@ -331,8 +331,8 @@ class Reading:
 def test_what_is_cached_is_read_once_and_the_oldest_goes() -> None:
     known: ReadThroughCache[str, str] = ReadThroughCache("test", most=2)
     reading = Reading()
-    for key in ("a", "a", "b", "c", "c", "a"):
-        assert known.get(key, reading) == "old"
+    for name in ("a", "a", "b", "c", "c", "a"):
+        assert known.get(name, reading) == "old"
     assert (reading.reads, len(known)) == (4, 2)
     nothing = Reading(None)
     assert known.get("none", nothing) is known.get("none", nothing) is None
@@ -364,9 +364,9 @@ def test_a_session_that_was_looked_up_is_gone_once_it_is_revoked(path: Path) -> 
     with SqliteStore(path) as store:
         store.accounts.create(account("ann"))
         store.accounts.open_session(session("one"))
-        assert store.accounts.find_session(b"one") is store.accounts.find_session(b"one")
-        store.accounts.close_session(b"one")
-        assert store.accounts.find_session(b"one") is None
+        assert store.accounts.find_session(key("one")) is store.accounts.find_session(key("one"))
+        store.accounts.close_session(key("one"))
+        assert store.accounts.find_session(key("one")) is None
         assert store.accounts.find("ann") is store.accounts.find("ann")
         store.accounts.set_password_hash("id-ann", "new", instead_of="$argon2id$old")
         assert store.accounts.find("ann").password_hash == "new"

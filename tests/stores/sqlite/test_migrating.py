@@ -14,7 +14,7 @@ from waiting import wait_until
 
 from twinline.core.errors import NoSuchUser, SendIdConflict, StoreUnavailable
 from twinline.core.passwords import profile_of
-from twinline.core.store import Draft, Receipt, Standing
+from twinline.core.store import Draft, Receipt, SessionKey, Standing
 from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite import schema as sqlite_schema
 from twinline.stores.sqlite.file import APPLICATION_ID
@@ -70,7 +70,7 @@ def test_an_older_version_is_copied_and_migrated(
         assert ann is not None
         assert ann.account_id == "id-ann"
         assert not store.accounts.is_free("carl")
-        assert store.accounts.find_session(b"\2" * 32) is not None
+        assert store.accounts.find_session(SessionKey(None, b"\2" * 32)) is not None
         assert store.mailboxes.standing("id-bob") == Standing(3, 4)
     assert pragma(path, "user_version") == VERSION
     copy = Path(f"{path}.version-1.2")

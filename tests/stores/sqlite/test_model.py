@@ -10,7 +10,7 @@ from hypothesis.stateful import initialize, invariant
 from store_steps import NAMES, AccountSteps, MailboxSteps
 
 from twinline.core.errors import NoSuchUser
-from twinline.core.store import Standing
+from twinline.core.store import SessionKey, Standing
 from twinline.stores.sqlite import SqliteStore, Synchronous
 from twinline.stores.sqlite import mailboxes as sqlite_mailboxes
 from twinline.stores.sqlite import send_ids as sqlite_send_ids
@@ -86,7 +86,7 @@ class SqliteAccountSteps(AccountSteps):
             found = self.accounts.find(name)
             assert (found.account_id if found else None) == self.ids.get(name)
         for token, owner in self.sessions.items():
-            record = self.accounts.find_session(token)
+            record = self.accounts.find_session(SessionKey(owner, token))
             assert record is not None
             assert record.account_id == owner
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sqlite_faults import Faults
-from store_samples import account, draft, session
+from store_samples import account, draft, key, session
 from waiting import join, wait_event, wait_until
 
 from twinline.core.errors import MailboxFull, NoSuchUser, StoreUnavailable
@@ -112,7 +112,7 @@ def test_the_watchers_of_a_message_are_woken_by_its_sender_after_its_reply(
 WAKING: dict[str, Callable[[SqliteStore], object]] = {
     "send": lambda store: store.mailboxes.append("bob", draft()),
     "drop": lambda store: store.mailboxes.drop("bob"),
-    "close": lambda store: store.accounts.close_session(b"ann's"),
+    "close": lambda store: store.accounts.close_session(key("ann's")),
     "password": lambda store: store.accounts.change_password(
         "id-ann", "$argon2id$new", instead_of="$argon2id$old", keep=b"another"
     ),
@@ -132,7 +132,7 @@ def waking(store: SqliteStore, request: pytest.FixtureRequest) -> tuple[Call, li
     store.accounts.create(account("ann"))
     store.accounts.open_session(session("ann's"))
     store.mailboxes.on_mail("bob", wake)
-    store.accounts.on_session_end(b"ann's", wake)
+    store.accounts.on_session_end(key("ann's"), wake)
     return partial(WAKING[request.param], store), woken_by
 
 
@@ -285,7 +285,7 @@ def test_readers_do_not_wait_for_a_transaction(store: SqliteStore, faults: Fault
         lambda: bodies(store),
         lambda: store.mailboxes.standing("bob").unread,
         lambda: len(store.mailboxes.history("bob", None, 10, ALL, 1).messages),
-        lambda: store.accounts.find_session(b"one") is not None,
+        lambda: store.accounts.find_session(key("one")) is not None,
         lambda: store.accounts.is_free("ann"),
     )
     assert reading.outcome() == [["there"], 1, 1, True, False]
@@ -366,7 +366,7 @@ def test_while_the_trial_fails_writes_are_refused_at_once_and_reads_go_on(
         with pytest.raises(StoreUnavailable):
             send(store, "lost")()
     assert bodies(store) == ["there"]
-    store.accounts.touch_session(b"one", 5)  # a note that cannot be made fails nothing
+    store.accounts.touch_session(key("one"), 5)  # a note that cannot be made fails nothing
     gone.set()
 
     def again() -> bool:
