@@ -20,6 +20,8 @@ KINDS = {
     "tests/cli/bench/test_command.py::*": "measure",
     "tests/cli/test_json.py::*[[]bench]": "measure",
     "tests/stores/crash/*": "crash",
+    "tests/stores/postgresql/*": "engines",
+    "tests/stores/shared/*": "engines",
     "tests/cli/chat/test_prompt.py::*": "terminal",
     "tests/cli/chat/test_terminals.py::*": "terminal",
     "tests/transports/listener/test_lifecycle.py::test_a_thousand_random_interleavings*": "races",

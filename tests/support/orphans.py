@@ -2,16 +2,23 @@
 
 What a run starts has a variable of its own in its environment. A watcher, a process of its own
 session, waits for the run's end, and kills everything that has the variable: servers, what these
-have started, and whatever has left its process group. Where there is no /proc, it watches nothing.
+have started, and whatever has left its process group. PostgreSQL's processes write their titles
+over their environment, so what works in a temporary folder that is named after the variable is
+killed too, and the folder removed. Where there is no /proc, it watches nothing.
 """
 
 import contextlib
 import os
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+_marks: list[str] = []
 
 
 def watch_over_this_process() -> str:
@@ -23,7 +30,20 @@ def watch_over_this_process() -> str:
         # Without a Popen: nobody waits for it, and it is to say nothing about that.
         os.posix_spawn(sys.executable, command, os.environ, file_actions=null, setsid=True)
     os.environ[mark] = "1"
+    _marks.append(mark)
     return mark
+
+
+def present_mark() -> str:
+    """Return the mark of what this process starts now; a temporary folder has it in its name."""
+    return _marks[-1] if _marks else f"UNWATCHED_{os.getpid()}"
+
+
+def folders() -> Iterator[tuple[int, str]]:
+    """Return each process with the folder that it works in, as far as they can be seen."""
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            yield int(link.parent.name), str(link.readlink())
 
 
 def marked(mark: str) -> list[int]:
@@ -36,6 +56,7 @@ def marked(mark: str) -> list[int]:
             continue
         if f"{mark}=".encode() in variables:
             found.append(int(environment.parent.name))
+    found += [pid for pid, folder in folders() if f"-{mark}-" in folder]
     return [pid for pid in found if pid != os.getpid()]
 
 
@@ -55,6 +76,8 @@ def main() -> None:
     with contextlib.suppress(ProcessLookupError):
         select.select([os.pidfd_open(int(sys.argv[1]))], [], [])
     end(sys.argv[2])
+    for folder in Path(tempfile.gettempdir()).glob(f"*-{sys.argv[2]}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
