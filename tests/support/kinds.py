@@ -22,6 +22,7 @@ KINDS = {
     "tests/stores/crash/*": "crash",
     "tests/stores/postgresql/*": "engines",
     "tests/stores/shared/*": "engines",
+    "tests/stores/valkey/*": "engines",
     "tests/cli/chat/test_prompt.py::*": "terminal",
     "tests/cli/chat/test_terminals.py::*": "terminal",
     "tests/transports/listener/test_lifecycle.py::test_a_thousand_random_interleavings*": "races",
