@@ -123,6 +123,9 @@ class SessionKey(NamedTuple):
     account_id: str | None
     token_hash: bytes
 
+    def __repr__(self) -> str:
+        return f"SessionKey(account_id={self.account_id!r})"
+
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:

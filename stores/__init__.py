@@ -4,6 +4,9 @@
 
     registry         opens the store that a URL names
     rules            what every store decides alike
+    archive          a store as what it keeps: the contract by which all of it moves
+    copying          moves all of it to another store
+    upkeep           what can be done to a store that nobody here serves
     memory/          MemoryStore: all of it in this process
     sqlite/          SqliteStore: a file, durable
     conformance/     check_store: the kit that proves a store against its contract

@@ -1,7 +1,9 @@
 """Stores by URL: the built-in ones, and those that other packages name as entry points.
 
 An entry point in the group ``twinline.stores`` has the URL's scheme as its name and a callable
-``(url: str, policy: MailboxPolicy) -> Store`` as its value. A built-in scheme cannot be replaced.
+``(url: str, policy: MailboxPolicy) -> Store`` as its value; one in ``twinline.upkeep`` a callable
+``(url: str) -> Upkeep``, where the store can be looked after from outside. A built-in scheme cannot
+be replaced.
 """
 
 import difflib
@@ -12,12 +14,17 @@ from typing import Final
 from twinline.core.errors import TwinlineError
 from twinline.core.store import MailboxPolicy, Store
 from twinline.stores.memory import MemoryStore
-from twinline.stores.sqlite import SqliteStore
+from twinline.stores.sqlite import SqliteStore, parse_url
+from twinline.stores.upkeep import Upkeep
 
 ENTRY_POINTS: Final = "twinline.stores"
-"""The group of entry points that is read."""
+"""The group of entry points for stores."""
+UPKEEP_ENTRY_POINTS: Final = "twinline.upkeep"
+"""The group of entry points for what looks after them."""
 OpenStore = Callable[[str, MailboxPolicy], Store]
 """Opens the store that a URL names, with what its mailboxes keep."""
+OpenUpkeep = Callable[[str], Upkeep]
+"""Returns what looks after the store that a URL names; nothing is opened yet."""
 _DEFAULT_POLICY: Final = MailboxPolicy()
 
 
@@ -37,6 +44,15 @@ def _open_memory(url: str, policy: MailboxPolicy) -> Store:
 _BUILT_IN: Final[dict[str, OpenStore]] = {"memory": _open_memory, "sqlite": SqliteStore.open}
 
 
+def _upkeep_of_sqlite(url: str) -> Upkeep:
+    from twinline.stores.sqlite.upkeep import SqliteUpkeep  # noqa: PLC0415 - a server does without
+
+    return SqliteUpkeep(*parse_url(url))
+
+
+_BUILT_IN_UPKEEP: Final[dict[str, OpenUpkeep]] = {"sqlite": _upkeep_of_sqlite}
+
+
 def store_schemes() -> list[str]:
     """Return the schemes that `open_store` knows, sorted."""
     return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINTS))})
@@ -53,6 +69,32 @@ def open_store(url: str, policy: MailboxPolicy = _DEFAULT_POLICY) -> Store:
         UnknownStore: the scheme is unknown, or what is registered for it does not open a store.
         Exception: whatever the store itself raises when it cannot be opened.
     """
+    scheme = _known_scheme(url)
+    opener = _BUILT_IN.get(scheme) or _plugged_in(ENTRY_POINTS, scheme)
+    store = opener(url, policy)
+    if not isinstance(store, Store):
+        raise UnknownStore(f"what is registered for {scheme}: does not return a Store")
+    return store
+
+
+def upkeep_of(url: str) -> Upkeep:
+    """Return what looks after the store that a URL names.
+
+    Raises:
+        UnknownStore: the scheme is unknown, or such a store cannot be looked after from outside.
+        Exception: whatever the store itself raises of a URL that is wrong.
+    """
+    scheme = _known_scheme(url)
+    if scheme not in _BUILT_IN_UPKEEP and not entry_points(group=UPKEEP_ENTRY_POINTS, name=scheme):
+        raise UnknownStore(f"a store {scheme}: cannot be looked after from outside its server")
+    opener = _BUILT_IN_UPKEEP.get(scheme) or _plugged_in(UPKEEP_ENTRY_POINTS, scheme)
+    upkeep = opener(url)
+    if not isinstance(upkeep, Upkeep):
+        raise UnknownStore(f"what is registered for {scheme}: does not return an Upkeep")
+    return upkeep
+
+
+def _known_scheme(url: str) -> str:
     scheme, colon, _ = url.partition(":")
     known = store_schemes()
     if not colon:
@@ -61,23 +103,18 @@ def open_store(url: str, policy: MailboxPolicy = _DEFAULT_POLICY) -> Store:
         near = difflib.get_close_matches(scheme, known, n=1)
         hint = f"; did you mean {near[0]}:?" if near else ""
         raise UnknownStore(f"there is no store {scheme[:64]!r}{hint} ({_listed(known)})")
-    store = _opener(scheme)(url, policy)
-    if not isinstance(store, Store):
-        raise UnknownStore(f"what is registered for {scheme}: does not return a Store")
-    return store
+    return scheme
 
 
-def _opener(scheme: str) -> OpenStore:
-    if scheme in _BUILT_IN:
-        return _BUILT_IN[scheme]
-    point = next(iter(entry_points(group=ENTRY_POINTS, name=scheme)))
+def _plugged_in(group: str, scheme: str) -> Callable[..., object]:
+    point = next(iter(entry_points(group=group, name=scheme)))
     try:
-        opener: OpenStore = point.load()
+        opener = point.load()
     except Exception as error:
         raise UnknownStore(f"the store {scheme}: cannot be loaded from {point.value}") from error
     if not callable(opener):
         raise UnknownStore(f"what is registered for {scheme}: cannot be called")
-    return opener
+    return opener  # type: ignore[no-any-return]
 
 
 def _listed(schemes: list[str]) -> str:

@@ -37,6 +37,8 @@ LIBRARIES = {
         "argon2",
     },
 }
+# What all stores may use.
+COMMON = "stores.rules stores.archive stores.copying stores.upkeep"
 # Who, what of ours it may not import, and what of that it may all the same.
 WALLS = (
     ("core", "transports stores cli", ""),
@@ -66,11 +68,11 @@ WALLS = (
     ),
     # A store stands alone, and the kit judges it from outside.
     ("stores.memory", "stores", "stores.memory stores.rules"),
-    ("stores.sqlite", "stores", "stores.sqlite stores.sql stores.rules"),
-    ("stores.postgresql", "stores", "stores.postgresql stores.sql stores.shared stores.rules"),
-    ("stores.valkey", "stores", "stores.valkey stores.shared stores.rules"),
-    ("stores.sql", "stores", "stores.sql stores.rules"),
-    ("stores.shared", "stores", "stores.shared stores.rules"),
+    ("stores.sqlite", "stores", f"stores.sqlite stores.sql {COMMON}"),
+    ("stores.postgresql", "stores", f"stores.postgresql stores.sql stores.shared {COMMON}"),
+    ("stores.valkey", "stores", f"stores.valkey stores.shared {COMMON}"),
+    ("stores.sql", "stores", f"stores.sql {COMMON}"),
+    ("stores.shared", "stores", f"stores.shared {COMMON}"),
     ("stores.conformance", "stores", "stores.conformance"),
     # What every command stands on.
     ("cli.console", "cli", "cli.console"),

@@ -52,4 +52,5 @@ def test_the_lowest_versions_are_tried_by_tox_and_in_ci() -> None:
     tox.read(ROOT / "tox.ini", encoding="utf-8")
     assert "constraints-lowest.txt" in tox["testenv:lowest"]["set_env"]
     assert tox["testenv:lowest"]["base_python"] == "python3.11"
-    assert " lowest " in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert tox["testenv:package"]["set_env"].strip() == "{[testenv:lowest]set_env}"
+    assert "for env in package " in (ROOT / ".ci" / "run").read_text(encoding="utf-8")

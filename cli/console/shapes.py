@@ -95,7 +95,7 @@ class Script(Shape):
 
 
 class StoreChecked(Shape):
-    """What a check of a store's file found."""
+    """What a check of a store found."""
 
     sound: bool = Field(description="whether there are no faults")
     repaired: tuple[str, ...] = Field(description="what was mended before, with --repair")
@@ -104,11 +104,21 @@ class StoreChecked(Shape):
 
 
 class StoreCopied(Shape):
-    """A copy of a store's file."""
+    """A copy of a store in a file."""
 
-    source: str = Field(description="the file")
+    source: str = Field(description="the store")
     target: str = Field(description="its copy")
     bytes: int = Field(description="the copy's size")
+
+
+class StoreMoved(Shape):
+    """All that a store keeps, in another one."""
+
+    source: str = Field(description="the store that was read")
+    target: str = Field(description="the one that has it all now")
+    accounts: int = Field(description="accounts")
+    reserved_names: int = Field(description="names of deleted accounts")
+    messages: int = Field(description="messages, read and unread")
 
 
 class StoreRestored(Shape):
@@ -123,23 +133,23 @@ class StoreRestored(Shape):
 
 
 class StoreMigrated(Shape):
-    """A store's file at the schema version of this program."""
+    """A store at the schema version of this program."""
 
     before: int = Field(description="its schema version before")
     after: int = Field(description="its schema version now")
     copy_: str | None = Field(
-        alias="copy", description="the file as it was before; null if there was nothing to do"
+        alias="copy", description="the file as it was before; null if none was copied"
     )
 
 
 class StoreStats(Shape):
-    """What a store's file holds."""
+    """What a store holds."""
 
     accounts: int = Field(description="accounts")
     sessions: int = Field(description="open sessions")
     mailboxes: int = Field(description="mailboxes")
     messages: int = Field(description="messages, read and unread")
     unread: int = Field(description="messages that are not acknowledged")
-    bytes: int = Field(description="the size of the file and its log")
-    schema_version: int = Field(description="of the file")
-    durability: str = Field(description="of an acknowledged message, by the URL's `synchronous`")
+    bytes: int = Field(description="that it takes: a file and its log, or in its engine")
+    schema_version: int = Field(description="of the store")
+    durability: str = Field(description="of an acknowledged message")

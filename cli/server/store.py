@@ -1,4 +1,4 @@
-"""`twinline store`: checks, copies, restores, migrates and measures the file of a SQLite store."""
+"""`twinline store`: checks, copies, restores, migrates, measures and moves stores."""
 
 import dataclasses
 import sqlite3
@@ -20,6 +20,7 @@ from twinline.cli.console.shapes import (
     StoreChecked,
     StoreCopied,
     StoreMigrated,
+    StoreMoved,
     StoreRestored,
     StoreStats,
 )
@@ -27,9 +28,13 @@ from twinline.cli.console.text import visible
 from twinline.cli.settings.options import json_option
 from twinline.core.names import parse_username
 from twinline.core.service import ChatService
-from twinline.core.store import Durability, MailboxPolicy
-from twinline.stores.registry import open_store, store_schemes
-from twinline.stores.sqlite import StoreNotOpened, Synchronous, parse_url, upkeep
+from twinline.core.store import MailboxPolicy
+from twinline.stores.copying import CopyError, copy_all
+from twinline.stores.registry import UnknownStore, open_store, store_schemes, upkeep_of
+from twinline.stores.sqlite import StoreNotOpened
+from twinline.stores.sqlite.upkeep import SqliteUpkeep
+from twinline.stores.sqlite.upkeep import restore as put_back
+from twinline.stores.upkeep import Upkeep, UpkeepError
 
 
 class _Bar(Protocol):
@@ -47,10 +52,10 @@ _argument: Final = click.argument(
 @click.group("store", cls=Group, example="twinline store check sqlite:/var/lib/twinline/chat.db")
 @click.pass_context
 def store(context: click.Context) -> None:
-    """Look after the file of a SQLite store.
+    """Look after a store: a SQLite file, or what several servers share.
 
-    PATH_OR_URL is the file, or the URL that the server was given: sqlite:PATH. check, backup and
-    stats also work while a server has the file open.
+    PATH_OR_URL is the URL that the server was given, or the path of a SQLite file. check, backup
+    and stats also work while servers use the store.
     """
     show_help(context)
 
@@ -61,18 +66,18 @@ def store(context: click.Context) -> None:
     "--repair",
     is_flag=True,
     help="first mend what an interrupted creation or deletion of an account left; no server may "
-    "have the file open",
+    "use the store",
 )
 @json_option
 def check(store: str, repair: bool, as_json: bool) -> None:
-    """Check every page of the file, and what the store relies on.
+    """Check what the store relies on, and every page of a file.
 
-    Exit code 0: the file is sound; 1: it is not, or it cannot be read.
+    Exit code 0: the store is sound; 1: it is not, or it cannot be read.
     """
-    path, _ = _place(store)
-    with _readable(path), _bar("checking") as on_progress:
-        repaired = upkeep.repair(path) if repair else []
-        findings = upkeep.check(path, on_progress)
+    upkeep = _upkeep(store)
+    with _readable(upkeep.name), _bar("checking") as on_progress:
+        repaired = upkeep.repair() if repair else []
+        findings = upkeep.check(on_progress)
     sound = not findings.faults
     if as_json:
         write_json(
@@ -91,10 +96,11 @@ def check(store: str, repair: bool, as_json: bool) -> None:
         for text in findings.notes:
             write_line(f"note: {text}")
         if sound:
-            write_line(f"{path} is sound")
+            write_line(f"{upkeep.name} is sound")
     if not sound:
+        command = "restore" if isinstance(upkeep, SqliteUpkeep) else "copy"
         raise CommandError(
-            f"{path} is not sound; go back to a backup of it with 'twinline store restore'",
+            f"{upkeep.name} is not sound; go back to a backup with 'twinline store {command}'",
             ExitCode.FAILURE,
         )
 
@@ -104,18 +110,52 @@ def check(store: str, repair: bool, as_json: bool) -> None:
 @click.argument("target", type=click.Path(readable=False, path_type=Path))
 @json_option
 def backup(store: str, target: Path, as_json: bool) -> None:
-    """Copy the file as it is at this moment, also while a server writes it.
+    """Copy the store as it is at this moment, also while servers write it.
 
-    TARGET must not be there yet. It appears when it is complete and on disk, and is a store like
-    the original.
+    TARGET is a file, and must not be there yet. It appears when it is complete and on disk, and
+    is a SQLite store, whatever the original is.
     """
-    path, _ = _place(store)
-    with _readable(path), _bar("copying") as on_progress:
-        upkeep.backup(path, target, on_progress)
+    upkeep = _upkeep(store)
+    with _readable(upkeep.name), _bar("copying") as on_progress:
+        upkeep.backup(target, on_progress)
     size = target.stat().st_size
     report(
-        StoreCopied(source=str(path), target=str(target), bytes=size),
-        f"{path} was copied to {target}, {size:,} bytes",
+        StoreCopied(source=upkeep.name, target=str(target), bytes=size),
+        f"{upkeep.name} was copied to {target}, {size:,} bytes",
+        as_json=as_json,
+    )
+
+
+@store.command(example="twinline store copy sqlite:chat.db postgresql://twinline@db/twinline")
+@click.argument("source", type=click.Path(readable=False), metavar="FROM")
+@click.argument("target", type=click.Path(readable=False), metavar="TO")
+@json_option
+def copy(source: str, target: str, as_json: bool) -> None:
+    """Copy all that a store keeps to another one, of any kind.
+
+    No server may use either. What has arrived is compared with what was there, and nobody can
+    open TO before that is done; a copy that was stopped goes on when it is said again. Everybody
+    has to log in again: sessions stay behind.
+    """
+    one, other = _upkeep(source), _upkeep(target)
+    with (
+        _readable(one.name),
+        _readable(other.name),
+        one.source() as read,
+        other.target() as written,
+        _bar("copying") as on_progress,
+    ):
+        copied = copy_all(read, written, on_progress)
+    report(
+        StoreMoved(
+            source=one.name,
+            target=other.name,
+            accounts=copied.accounts,
+            reserved_names=copied.reserved_names,
+            messages=copied.messages,
+        ),
+        f"{other.name} has all of {one.name}: {copied.accounts:,} accounts and "
+        f"{copied.messages:,} messages; everybody has to log in again",
         as_json=as_json,
     )
 
@@ -128,14 +168,16 @@ def backup(store: str, target: Path, as_json: bool) -> None:
 def add_account(store: str, username: str, password_file: str | None, as_json: bool) -> None:
     """Create the account USERNAME, for a server whose registration is closed.
 
-    No server may have the file open. It is made if it is not there yet.
+    No server may have a SQLite file open; it is made if it is not there yet.
     """
-    path, _ = _place(store)
+    upkeep = _upkeep(store)
     name = parse_username(username)
-    password = read_password(password_file, f"New password for {name} in {path}", twice=True)
-    with _readable(path), open_store(f"sqlite:{path}", MailboxPolicy()) as opened:
+    prompt = f"New password for {name} in {upkeep.name}"
+    password = read_password(password_file, prompt, twice=True)
+    url = store if _is_url(store) else f"sqlite:{store}"
+    with _readable(upkeep.name), open_store(url, MailboxPolicy()) as opened:
         ChatService(opened).add_account(name, password)
-    report(Account(username=name), f"{name} was created in {path}", as_json=as_json)
+    report(Account(username=name), f"{name} was created in {upkeep.name}", as_json=as_json)
 
 
 @store.command(example="twinline store restore /mnt/backups/chat-2026-01-31.db chat.db")
@@ -143,15 +185,21 @@ def add_account(store: str, username: str, password_file: str | None, as_json: b
 @_argument
 @json_option
 def restore(backup: Path, store: str, as_json: bool) -> None:
-    """Put a backup in the place of the server's file.
+    """Put a backup in the place of a server's SQLite file.
 
     BACKUP is looked at first, and stays as it is. What is at PATH_OR_URL is kept beside it, with
     its log, under a name that ends in .replaced. No server may have the file open. Clients that
-    ran meanwhile miss none of the mail that comes afterwards.
+    ran meanwhile miss none of the mail that comes afterwards. Into a store of another kind go
+    with 'twinline store copy'.
     """
-    path, _ = _place(store)
-    with _readable(backup), _bar("copying") as on_progress:
-        replaced = upkeep.restore(backup, path, on_progress)
+    upkeep = _upkeep(store)
+    if not isinstance(upkeep, SqliteUpkeep):
+        raise SettingsError(
+            f"{upkeep.name} is no file; say 'twinline store copy {backup} URL' to an empty store"
+        )
+    path = upkeep.path
+    with _readable(str(backup)), _bar("copying") as on_progress:
+        replaced = put_back(backup, path, lambda done, total: on_progress(done, total, ""))
     words = f"{path} is what {backup} was"
     if replaced is not None:
         words = f"{words}; what it was before is in {replaced}"
@@ -168,21 +216,21 @@ def restore(backup: Path, store: str, as_json: bool) -> None:
 @_argument
 @json_option
 def migrate(store: str, as_json: bool) -> None:
-    """Bring an older file to the schema version of this program.
+    """Bring an older store to the schema version of this program.
 
-    The file is copied first, beside itself. A server does the same when it opens an older file;
-    this is for those who want to choose the moment. No server may have the file open.
+    A file is copied first, beside itself. A server does the same when it opens an older store;
+    this is for those who want to choose the moment. No server may use it.
     """
-    path, _ = _place(store)
-    with _readable(path), _bar("copying") as on_progress:
-        migration = upkeep.migrate(path, on_progress)
+    upkeep = _upkeep(store)
+    with _readable(upkeep.name), _bar("copying") as on_progress:
+        migration = upkeep.migrate(on_progress)
     before, after, copy = migration.before, migration.after, migration.copy
-    words = f"{path} has schema version {after} already"
-    if copy is not None:
-        words = (
-            f"{path} went from schema version {before} to {after}; what it was before is in {copy}"
-        )
-    shape = StoreMigrated(before=before, after=after, copy=None if copy is None else str(copy))
+    words = f"{upkeep.name} has schema version {after} already"
+    if before != after:
+        words = f"{upkeep.name} went from schema version {before} to {after}"
+        if copy is not None:
+            words = f"{words}; what it was before is in {copy}"
+    shape = StoreMigrated(before=before, after=after, copy=copy)
     report(shape, words, as_json=as_json)
 
 
@@ -190,12 +238,10 @@ def migrate(store: str, as_json: bool) -> None:
 @_argument
 @json_option
 def stats(store: str, as_json: bool) -> None:
-    """Count what is in the file."""
-    path, synchronous = _place(store)
-    with _readable(path):
-        counted = dataclasses.asdict(upkeep.stats(path))
-    durability = Durability.DISK if synchronous is Synchronous.FULL else Durability.PROCESS
-    shape = StoreStats(**counted, durability=str(durability))
+    """Count what is in the store."""
+    upkeep = _upkeep(store)
+    with _readable(upkeep.name):
+        shape = StoreStats(**dataclasses.asdict(upkeep.stats()))
     if as_json:
         write_json(shape)
         return
@@ -204,27 +250,30 @@ def stats(store: str, as_json: bool) -> None:
         write_line(f"{name.replace('_', ' '):<15} {shown}")
 
 
-def _place(text: str) -> tuple[Path, Synchronous]:
-    """Return the file that a path or a URL names."""
+def _upkeep(text: str) -> Upkeep:
+    """Return what looks after the store that a path or a URL names."""
     if not text:
         raise SettingsError("the path of a store's file is empty")
-    scheme, colon, _ = text.partition(":")
-    if not colon or scheme not in store_schemes():
-        return Path(text), Synchronous.FULL
-    if scheme != "sqlite":
-        raise SettingsError(f"only a SQLite store has a file to look after, not {scheme}:")
+    if not _is_url(text):  # a file, also with a colon or a question mark in its name
+        return SqliteUpkeep(Path(text))
     try:
-        return parse_url(text)
-    except StoreNotOpened as error:
+        return upkeep_of(text)
+    except (UnknownStore, StoreNotOpened) as error:
         raise SettingsError(str(error)) from None
 
 
+def _is_url(text: str) -> bool:
+    scheme, colon, _ = text.partition(":")
+    return bool(colon) and scheme in store_schemes()
+
+
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(name: str) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
-        raise CommandError(f"{path}: {error}") from error
+    except (sqlite3.Error, CopyError, UpkeepError) as error:
+        text = str(error)
+        raise CommandError(text if name in text else f"{name}: {text}") from error
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from twinline.cli.console.shapes import (
     StoreChecked,
     StoreCopied,
     StoreMigrated,
+    StoreMoved,
     StoreRestored,
     StoreStats,
 )
@@ -70,6 +71,7 @@ PRINTED: Final[Mapping[str, Printed]] = {
     "store add-account": _one(Account),
     "store check": _one(StoreChecked),
     "store backup": _one(StoreCopied),
+    "store copy": _one(StoreMoved),
     "store restore": _one(StoreRestored),
     "store migrate": _one(StoreMigrated),
     "store stats": _one(StoreStats),

@@ -20,6 +20,7 @@
     subscriptions    wakes by account and session
     rows             many rows in one statement
     complaints       log lines that are not repeated for every request
+    archive          what a file keeps, to move it to another store or from one
     upkeep           check, back up, migrate and measure a file
 """
 

@@ -320,10 +320,10 @@ def copy_database(
         FileExistsError: the target is there, or a log that SQLite would take for its own.
         OSError, sqlite3.Error: it cannot be read or written; no target is left.
     """
-    _require_free(target)
+    require_free(target)
     with copied(source, target, progress) as part:
         sync(part)
-        _require_free(target)
+        require_free(target)
         publish(part, target)
 
 
@@ -420,7 +420,12 @@ def _taken(target: Path) -> Path | None:
     return next((path for path in names if os.path.lexists(path)), None)
 
 
-def _require_free(target: Path) -> None:
+def require_free(target: Path) -> None:
+    """See that neither a file nor a log of a database has this name.
+
+    Raises:
+        FileExistsError: one has it.
+    """
     taken = _taken(target)
     if taken is not None:
         raise FileExistsError(errno.EEXIST, "there is a file already", str(taken))

@@ -3,13 +3,15 @@
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from twinline.stores.sqlite.file import StoreFile, located
+from twinline.core.store import Durability
+from twinline.stores.archive import Archive
+from twinline.stores.sqlite.archive import SqliteArchive
+from twinline.stores.sqlite.file import StoreFile, Synchronous, located
 from twinline.stores.sqlite.lock import FileLock, StoreNotOpened
 from twinline.stores.sqlite.provenance import (
     epoch_of,
@@ -31,9 +33,7 @@ from twinline.stores.sqlite.schema import (
     sync,
     version_of,
 )
-
-Step = Callable[[int, int, str], None]
-"""Called with how many steps are done, how many there are, and what the next one looks at."""
+from twinline.stores.upkeep import Findings, Migration, Stats, Step, Upkeep, no_step
 
 # What must not be found: what it is, and a query that counts it.
 _FAULTS: Final = (
@@ -150,37 +150,7 @@ _REPAIRS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What a check came to: sentences, each with a count; without faults the file is sound."""
-
-    faults: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What a file holds; ``bytes`` are those of the database and its log."""
-
-    accounts: int
-    sessions: int
-    mailboxes: int
-    messages: int
-    unread: int
-    bytes: int
-    schema_version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """The schema version before and after, and where the copy is, if there was a need for one."""
-
-    before: int
-    after: int
-    copy: Path | None
-
-
-def check(path: Path, step: Step = lambda _done, _all, _what: None) -> Findings:
+def check(path: Path, step: Step = no_step) -> Findings:
     """Check a file: SQLite's own check of every page, then what this store relies on.
 
     It looks at one moment of the file, and a server meanwhile waits for nothing; but the
@@ -355,11 +325,16 @@ def migrate(path: Path, progress: Progress | None = None) -> Migration:
         before = _require_store(connection, path)
     with closing(FileLock(located(path))) as lock:
         lock.take()
-        return Migration(before, VERSION, prepare(StoreFile(lock.path, lock=lock), progress))
+        copy = prepare(StoreFile(lock.path, lock=lock), progress)
+    return Migration(before, VERSION, None if copy is None else str(copy))
 
 
-def stats(path: Path) -> Stats:
+def stats(path: Path, synchronous: Synchronous = Synchronous.FULL) -> Stats:
     """Return what a file holds.
+
+    Args:
+        path: the file.
+        synchronous: what a server of it is told, and so how durable it is.
 
     Raises:
         StoreNotOpened: it is no store of this version.
@@ -375,7 +350,41 @@ def stats(path: Path) -> Stats:
     files = (path, path.with_name(f"{path.name}-wal"))
     size = sum(each.stat().st_size for each in files if each.exists())
     accounts, sessions, mailboxes, messages, unread = row
-    return Stats(accounts, sessions, mailboxes, messages, unread, size, VERSION)
+    full = synchronous is Synchronous.FULL
+    durability = Durability.DISK if full else Durability.PROCESS
+    return Stats(accounts, sessions, mailboxes, messages, unread, size, VERSION, durability)
+
+
+class SqliteUpkeep(Upkeep):
+    """All of it, for the file of a path."""
+
+    # ruff: noqa: D102 - the contract tells what the methods do
+
+    def __init__(self, path: Path, synchronous: Synchronous = Synchronous.FULL) -> None:
+        self.name = str(path)
+        self.path = path
+        self._synchronous = synchronous
+
+    def check(self, step: Step = no_step) -> Findings:
+        return check(self.path, step)
+
+    def repair(self) -> list[str]:
+        return repair(self.path)
+
+    def stats(self) -> Stats:
+        return stats(self.path, self._synchronous)
+
+    def backup(self, target: Path, step: Step = no_step) -> None:
+        backup(self.path, target, lambda done, total: step(done, total, ""))
+
+    def migrate(self, step: Step = no_step) -> Migration:
+        return migrate(self.path, lambda done, total: step(done, total, ""))
+
+    def source(self) -> Archive:
+        return SqliteArchive.open_source(self.path)
+
+    def target(self) -> Archive:
+        return SqliteArchive.open_target(self.path)
 
 
 @contextmanager

@@ -80,6 +80,7 @@ def test_commands_and_options(ann: CommandLine) -> None:
         "add-account",
         "backup",
         "check",
+        "copy",
         "migrate",
         "restore",
         "stats",

@@ -115,6 +115,7 @@ RUNS: Mapping[str, Callable[[CommandLine, Path], Lines]] = {
     )(ann, folder),
     "store check": of_a_store("check"),
     "store backup": of_a_store("backup", "copy.db"),
+    "store copy": of_a_store("copy", "moved.db"),
     "store restore": of_a_store("restore", "new.db"),
     "store migrate": of_a_store("migrate"),
     "store stats": of_a_store("stats"),

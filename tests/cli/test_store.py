@@ -371,7 +371,7 @@ def test_an_empty_file_is_not_backed_up(tmp_path: Path) -> None:
 def test_what_is_no_store(tmp_path: Path) -> None:
     for each in ("check", "stats", "migrate"):
         assert "no such file" in run(each, tmp_path / "missing.db", code=1).stderr
-        assert "only a SQLite store" in run(each, "memory:", code=2).stderr
+        assert "memory: cannot be looked after" in run(each, "memory:", code=2).stderr
         assert "is written sqlite:PATH" in run(each, "sqlite:", code=2).stderr
         (tmp_path / "empty.db").touch()
         assert "holds no store yet" in run(each, tmp_path / "empty.db", code=1).stderr
@@ -405,3 +405,24 @@ def test_a_person_sees_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
             report(done, 4)
     assert "copying" in terminal.getvalue()
     assert "100%" in terminal.getvalue()
+
+
+def test_a_store_is_copied_to_another_one(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "other.db"
+    copied = run("copy", path, f"sqlite:{target}")
+    assert copied.stderr == (
+        f"{target} has all of {path}: 2 accounts and 5 messages; everybody has to log in again\n"
+    )
+    assert run_json("stats", target)["sessions"] == 0
+    assert run_json("check", target)["sound"]
+    with SqliteStore(path) as one, SqliteStore(target) as other:
+        assert other.accounts.find("ann") == one.accounts.find("ann")
+        assert other.mailboxes.standing("id-bob") == one.mailboxes.standing("id-bob")
+    assert "there is a file already" in run("copy", path, target, code=1).stderr
+    assert "cannot be looked after" in run("copy", path, "memory:", code=2).stderr
+
+
+def test_a_store_that_is_served_is_not_copied_to_another_one(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    assert "another server has" in run("copy", store.path, tmp_path / "new.db", code=1).stderr

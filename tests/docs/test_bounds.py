@@ -182,6 +182,7 @@ DO_NOT_GROW = {
     ("core/hash_queue.py", "_held"): "as many as there are slots",
     ("core/messages.py", "_ids"): "made in advance, so many at a time",
     ("core/waiting.py", "_hints"): "one hint at most",
+    ("stores/sqlite/archive.py", "_begun"): "one mailbox at a time",
     ("stores/sqlite/readers.py", "_free"): "the connections of the store",
     ("stores/sqlite/rows.py", "values"): "the values of one statement",
     ("stores/sqlite/schema.py", "_wanted"): "the tables of this version",

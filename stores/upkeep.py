@@ -1,0 +1,101 @@
+"""Looking after a store that this process does not serve: what the commands `twinline store` do."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from twinline.core.errors import TwinlineError
+from twinline.core.store import Durability
+from twinline.stores.archive import Archive
+
+Step = Callable[[int, int, str], None]
+"""Called with how many steps are done, how many there are, and what the next one looks at."""
+
+
+def no_step(_done: int, _total: int, _what: str) -> None:
+    """Tell nobody."""
+
+
+class UpkeepError(TwinlineError):
+    """A store cannot be looked after in this way; the text says why, and what can be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a check came to: sentences, each with a count; without faults the store is sound."""
+
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a store holds; ``bytes`` are those that it takes in its engine or its file."""
+
+    accounts: int
+    sessions: int
+    mailboxes: int
+    messages: int
+    unread: int
+    bytes: int
+    schema_version: int
+    durability: Durability
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """The schema version before and after, and where the copy is, if one was made."""
+
+    before: int
+    after: int
+    copy: str | None
+
+
+class Upkeep(ABC):
+    """What can be done to a store from outside; each call opens it, and lets go of it.
+
+    What cannot be done raises `UpkeepError`, or what the engine and the store raise.
+
+    Attributes:
+        name: what the store is called in messages; no secret is in it.
+    """
+
+    name: str
+
+    @abstractmethod
+    def check(self, step: Step = no_step) -> Findings:
+        """Check what the store relies on, also while servers use it."""
+
+    @abstractmethod
+    def repair(self) -> list[str]:
+        """Mend what creating and deleting accounts can leave half done; no server may use it.
+
+        Returns:
+            What was mended: sentences, each with a count.
+        """
+
+    @abstractmethod
+    def stats(self) -> Stats:
+        """Count what it holds, also while servers use it."""
+
+    @abstractmethod
+    def backup(self, target: Path, step: Step = no_step) -> None:
+        """Copy it as it is at this moment to a file that is a SQLite store.
+
+        Args:
+            target: a file that is not there yet.
+            step: called with the progress.
+        """
+
+    @abstractmethod
+    def migrate(self, step: Step = no_step) -> Migration:
+        """Bring an older one to the schema version of this program; no server may use it."""
+
+    @abstractmethod
+    def source(self) -> Archive:
+        """Return what it keeps, to be moved to another store; no server may use it meanwhile."""
+
+    @abstractmethod
+    def target(self) -> Archive:
+        """Return where another store's is to go: it is empty, or an unfinished target."""

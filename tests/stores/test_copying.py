@@ -1,0 +1,190 @@
+"""Moving all that one store keeps to another: whole, in pages, from where it was stopped."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from store_samples import HOUR, account, draft, session
+
+from twinline.core.errors import SendIdConflict
+from twinline.core.store import Mailboxes, MailboxPolicy, Standing
+from twinline.stores.archive import MessageRow
+from twinline.stores.copying import CopyError, copy_all
+from twinline.stores.sqlite import SqliteStore, StoreLocked, StoreNotOpened, Synchronous
+from twinline.stores.sqlite.archive import SqliteArchive
+
+ALL = 10**6
+POLICY = MailboxPolicy(mailbox_messages=400)
+
+
+def filled(path: Path) -> Path:
+    """Return a file with accounts, mail, history, gaps, acks and send_ids of every kind."""
+    with SqliteStore(path, POLICY, synchronous=Synchronous.NORMAL) as store:
+        for name in ("ann", "bob", "carl"):
+            store.mailboxes.create(f"id-{name}")
+            store.accounts.create(account(name))
+            store.accounts.note_address(f"id-{name}", "::1", 5, most=3)
+            store.accounts.open_session(session(f"token-{name}", name))
+        boxes = store.mailboxes
+        for number in range(320):  # more than a page
+            boxes.append("id-ann", draft(f"m{number}", send_id=f"s{number}"))
+        boxes.ack("id-ann", 20, HOUR)
+        boxes.ack("id-ann", 40, 2 * HOUR)
+        boxes.delete("id-ann", [3, 30, 100, 320])
+        boxes.append("id-bob", draft("half a pair \ud800 and \0", send_id="\udfff"))
+        store.mailboxes.create("id-old")
+        store.accounts.create(account("old"))
+        store.accounts.withdraw("id-old", keep_name=True)
+    return path
+
+
+def moved(source: Path, target: Path) -> None:
+    with SqliteArchive.open_source(source) as one, SqliteArchive.open_target(target) as other:
+        copy_all(one, other)
+
+
+def everything(boxes: Mailboxes, account_id: str) -> object:
+    return (
+        boxes.standing(account_id),
+        boxes.read(account_id, 0, ALL, ALL).messages,
+        boxes.history(account_id, None, ALL, ALL, 3 * HOUR).messages,
+    )
+
+
+def test_what_a_store_keeps_is_in_the_other_one_and_nobody_is_logged_in(tmp_path: Path) -> None:
+    source, target = filled(tmp_path / "one.db"), tmp_path / "two.db"
+    moved(source, target)
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["one.db", "two.db"]
+    with SqliteStore(source, POLICY) as one, SqliteStore(target, POLICY) as other:
+        for name in ("ann", "bob", "carl"):
+            assert other.accounts.find(name) == one.accounts.find(name)
+            assert other.accounts.address_noted_at(f"id-{name}", "::1") == 5
+            assert other.accounts.find_session(session(f"token-{name}", name).key) is None
+            mail = everything(one.mailboxes, f"id-{name}")
+            assert everything(other.mailboxes, f"id-{name}") == mail
+        assert other.accounts.hash_profiles() == one.accounts.hash_profiles()
+        assert not other.accounts.is_free("old")
+        boxes = other.mailboxes
+        first = one.mailboxes.append("id-ann", draft("m7", send_id="s7"))
+        assert boxes.append("id-ann", draft("m7", send_id="s7")) == first
+        with pytest.raises(SendIdConflict):
+            boxes.append("id-ann", draft("another", send_id="s7"))
+        assert boxes.append("id-bob", draft("half a pair \ud800 and \0", send_id="\udfff"))
+        assert boxes.standing("id-bob") == Standing(0, 1)
+
+
+def test_new_mail_is_beyond_whatever_a_reader_of_the_old_store_has_seen(tmp_path: Path) -> None:
+    source, target = filled(tmp_path / "one.db"), tmp_path / "two.db"
+    with SqliteStore(source, POLICY) as store:
+        store.mailboxes.append("id-ann", draft("the last one"))
+        (last,) = store.mailboxes.history("id-ann", None, 1, ALL, 0).messages
+    moved(source, target)
+    with SqliteStore(target, POLICY) as store:
+        assert store.mailboxes.read("id-ann", last.seq, 9, ALL).messages == ()
+        store.mailboxes.append("id-ann", draft("new"))
+        (new,) = store.mailboxes.read("id-ann", last.seq, 9, ALL).messages
+        assert new.seq > last.seq + 2**32
+    moved(target, tmp_path / "three.db")  # a second move jumps once, not as far as both
+    with SqliteStore(tmp_path / "three.db", POLICY) as store:
+        store.mailboxes.append("id-ann", draft("newer"))
+        (newer,) = store.mailboxes.read("id-ann", new.seq, 9, ALL).messages
+        assert new.seq + 2**32 < newer.seq < new.seq + 2**32 * 100
+
+
+class Stopped(Exception):
+    pass
+
+
+@contextmanager
+def stopping(monkeypatch: pytest.MonkeyPatch, method: str, at: int) -> Iterator[None]:
+    was, count = getattr(SqliteArchive, method), iter(range(at))
+
+    def stops(self: SqliteArchive, *arguments: object) -> object:
+        if next(count, None) is None:
+            raise Stopped
+        return was(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteArchive, method, stops)
+        with pytest.raises(Stopped):
+            yield
+
+
+@pytest.mark.parametrize(
+    ("method", "at"),
+    [
+        ("put_accounts", 0),
+        ("put_accounts", 2),
+        ("begin_mailbox", 1),
+        ("put_messages", 1),
+        ("put_send_ids", 0),
+        ("end_mailbox", 0),
+        ("put_reserved_names", 0),
+        ("end", 0),
+    ],
+)
+def test_a_move_that_was_stopped_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, at: int
+) -> None:
+    source, target = filled(tmp_path / "one.db"), tmp_path / "two.db"
+    with stopping(monkeypatch, method, at):
+        moved(source, target)
+    assert not target.exists()
+    with pytest.raises(StoreNotOpened):  # what is unfinished is served by nobody
+        SqliteStore(tmp_path / "two.db.unfinished", POLICY)
+    written: list[str] = []
+    begin = SqliteArchive.begin_mailbox
+    monkeypatch.setattr(
+        SqliteArchive, "begin_mailbox", lambda self, box: (written.append(box), begin(self, box))
+    )
+    moved(source, target)
+    if method == "end":
+        assert written == []  # what is there already is left alone
+    with SqliteStore(source, POLICY) as one, SqliteStore(target, POLICY) as other:
+        assert everything(other.mailboxes, "id-ann") == everything(one.mailboxes, "id-ann")
+        assert not other.accounts.is_free("old")
+
+
+def test_what_does_not_arrive_as_it_was_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = filled(tmp_path / "one.db"), tmp_path / "two.db"
+    put = SqliteArchive.put_messages
+
+    def spoils(self: SqliteArchive, account_id: str, rows: list[MessageRow]) -> None:
+        late = [row._replace(sent_at=row.sent_at + (row.seq == 300)) for row in rows]
+        put(self, account_id, late)
+
+    monkeypatch.setattr(SqliteArchive, "put_messages", spoils)
+    with pytest.raises(CopyError, match="the mailbox of ann is not the same"):
+        moved(source, target)
+    assert not target.exists()
+
+
+def test_neither_a_served_store_nor_one_that_is_there_takes_part(tmp_path: Path) -> None:
+    source = filled(tmp_path / "one.db")
+    with SqliteStore(source), pytest.raises(StoreLocked):
+        moved(source, tmp_path / "two.db")
+    with pytest.raises(FileExistsError):
+        moved(source, filled(tmp_path / "three.db"))
+    with pytest.raises(StoreNotOpened, match="there is no file"):
+        moved(tmp_path / "none.db", tmp_path / "two.db")
+    with SqliteArchive.open_target(tmp_path / "two.db"), pytest.raises(StoreLocked):
+        SqliteArchive.open_target(tmp_path / "two.db")
+
+
+def test_an_unfinished_copy_is_of_one_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, other = filled(tmp_path / "one.db"), filled(tmp_path / "other.db")
+    with stopping(monkeypatch, "end", 0):
+        moved(source, tmp_path / "two.db")
+    with pytest.raises(CopyError, match="unfinished copy of sqlite:"):
+        moved(other, tmp_path / "two.db")
+    with sqlite3.connect(tmp_path / "four.db.unfinished") as database:
+        database.execute("CREATE TABLE mine (a)")
+    with pytest.raises(StoreNotOpened, match="no unfinished copy"):
+        moved(source, tmp_path / "four.db")
