@@ -9,6 +9,9 @@
     upkeep           what can be done to a store that nobody here serves
     memory/          MemoryStore: all of it in this process
     sqlite/          SqliteStore: a file, durable
+    postgresql/      PostgresqlStore: a database that several servers share
+    shared/          what stores of every engine share
+    sql/             what the stores in SQL databases share
     conformance/     check_store: the kit that proves a store against its contract
         history/     the judge of a workload on a store
 """

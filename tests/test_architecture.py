@@ -68,7 +68,7 @@ WALLS = (
     ),
     # A store stands alone, and the kit judges it from outside.
     ("stores.memory", "stores", "stores.memory stores.rules"),
-    ("stores.sqlite", "stores", f"stores.sqlite stores.sql {COMMON}"),
+    ("stores.sqlite", "stores", f"stores.sqlite stores.sql stores.shared {COMMON}"),
     ("stores.postgresql", "stores", f"stores.postgresql stores.sql stores.shared {COMMON}"),
     ("stores.valkey", "stores", f"stores.valkey stores.shared {COMMON}"),
     ("stores.sql", "stores", f"stores.sql {COMMON}"),

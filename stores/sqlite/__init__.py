@@ -17,16 +17,14 @@
     orphans          what is left of creating and deleting that stopped half-way
     readers          the connections that read
     cache            what was read, for as long as it holds
-    subscriptions    wakes by account and session
     rows             many rows in one statement
-    complaints       log lines that are not repeated for every request
     archive          what a file keeps, to move it to another store or from one
     upkeep           check, back up, migrate and measure a file
 """
 
+from twinline.stores.shared.opening import SchemaTooNew, StoreNotOpened
 from twinline.stores.sqlite.file import Synchronous
-from twinline.stores.sqlite.lock import StoreLocked, StoreNotOpened
-from twinline.stores.sqlite.schema import SchemaTooNew
+from twinline.stores.sqlite.lock import StoreLocked
 from twinline.stores.sqlite.store import SqliteStore, parse_url
 
 __all__ = [

@@ -19,9 +19,9 @@ from twinline.core.store import (
 )
 from twinline.core.waiting import Wake
 from twinline.stores.rules import page_of_names
+from twinline.stores.shared.subscriptions import Subscriptions
 from twinline.stores.sqlite.cache import ReadThroughCache
 from twinline.stores.sqlite.readers import Readers
-from twinline.stores.sqlite.subscriptions import Subscriptions
 from twinline.stores.sqlite.writer import Transaction, Writer
 
 _CACHED: Final = 20_000  # accounts, and sessions

@@ -22,8 +22,9 @@ from twinline.stores.archive import (
     MessageRow,
     SendIdRow,
 )
+from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.sqlite.file import APPLICATION_ID, StoreFile, located
-from twinline.stores.sqlite.lock import FileLock, StoreNotOpened
+from twinline.stores.sqlite.lock import FileLock
 from twinline.stores.sqlite.mailbox import from_column, to_column
 from twinline.stores.sqlite.provenance import epoch_of, mark_as_copy, require_own_log, require_whole
 from twinline.stores.sqlite.rows import write_rows

@@ -15,7 +15,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
-from twinline.stores.sqlite.lock import FileLock, StoreNotOpened
+from twinline.stores.shared.opening import StoreNotOpened
+from twinline.stores.sqlite.lock import FileLock
 
 APPLICATION_ID: Final = 0x7477696E
 """What marks a file as a store of ours, in its header: ``twin``."""

@@ -21,18 +21,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from twinline.core.errors import TwinlineError
 from twinline.core.locks import new_lock
+from twinline.stores.shared.opening import StoreNotOpened
 
 _Place = tuple[int, int]  # device and inode: what a file is, whatever its names are
 
 _lock: Final = new_lock("held files")
 # The descriptors of each file that this process serves; guarded by the lock on held files.
 _held: Final[dict[_Place, list[int]]] = {}
-
-
-class StoreNotOpened(TwinlineError):
-    """A file cannot be opened as a store."""
 
 
 class StoreLocked(StoreNotOpened):

@@ -25,12 +25,12 @@ from twinline.core.store import (
 )
 from twinline.core.waiting import Wake, wake_after_reply
 from twinline.stores.rules import fingerprint, fitting, history_ends
+from twinline.stores.shared.subscriptions import Subscriptions
 from twinline.stores.sqlite.mailbox import AGED, NO_SUCH_SEQ, Mailbox, Tables, from_column
 from twinline.stores.sqlite.mailbox_rows import MailboxRows
 from twinline.stores.sqlite.old_send_ids import OldSendIds
 from twinline.stores.sqlite.readers import Readers
 from twinline.stores.sqlite.send_ids import Key, SendIds, key_of
-from twinline.stores.sqlite.subscriptions import Subscriptions
 from twinline.stores.sqlite.writer import Transaction, Writer
 
 Result = TypeVar("Result")

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from twinline.core.store import SEQ_JUMP
+from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.sqlite.file import APPLICATION_ID, StoreFile
-from twinline.stores.sqlite.lock import FileLock, StoreNotOpened
+from twinline.stores.sqlite.lock import FileLock
 
 _BEGAN: Final = 1_767_225_600  # 2026, in seconds since 1970
 _TICK: Final = 600  # seconds

@@ -16,7 +16,7 @@ from typing import Final
 from twinline.core.errors import StoreUnavailable
 from twinline.core.interrupts import may_be_interrupted
 from twinline.core.locks import may_block
-from twinline.stores.sqlite.complaints import Complaints
+from twinline.stores.shared.complaints import Complaints
 
 log = logging.getLogger(__name__)
 

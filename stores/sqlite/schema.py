@@ -43,8 +43,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from twinline.stores.shared.opening import SchemaTooNew, StoreNotOpened
 from twinline.stores.sqlite.file import APPLICATION_ID, StoreFile
-from twinline.stores.sqlite.lock import StoreNotOpened
 from twinline.stores.sqlite.provenance import (
     mark_as_copy,
     require_own_log,
@@ -186,10 +186,6 @@ MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
 
 Progress = Callable[[int, int], None]
 """Called with how much of a long work is done, and how much there is."""
-
-
-class SchemaTooNew(StoreNotOpened):
-    """The file was written by a later version of this program."""
 
 
 def version_of(connection: sqlite3.Connection, path: Path) -> int | None:

@@ -14,9 +14,10 @@ from urllib.parse import parse_qsl
 
 from twinline.core.forks import refuse_calls, watch_forks
 from twinline.core.store import Durability, MailboxPolicy, Store
+from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.sqlite.accounts import SqliteAccounts
 from twinline.stores.sqlite.file import StoreFile, Synchronous, located
-from twinline.stores.sqlite.lock import FileLock, StoreNotOpened
+from twinline.stores.sqlite.lock import FileLock
 from twinline.stores.sqlite.mailboxes import SqliteMailboxes
 from twinline.stores.sqlite.orphans import Orphans
 from twinline.stores.sqlite.readers import Readers

@@ -10,9 +10,10 @@ from typing import Final
 
 from twinline.core.store import Durability
 from twinline.stores.archive import Archive
+from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.sqlite.archive import SqliteArchive
 from twinline.stores.sqlite.file import StoreFile, Synchronous, located
-from twinline.stores.sqlite.lock import FileLock, StoreNotOpened
+from twinline.stores.sqlite.lock import FileLock
 from twinline.stores.sqlite.provenance import (
     epoch_of,
     renew_epoch,

@@ -35,7 +35,7 @@ from twinline.core.errors import StoreUnavailable
 from twinline.core.interrupts import may_be_interrupted
 from twinline.core.locks import may_block, new_lock
 from twinline.core.waiting import Waiter, Wake, wake_all
-from twinline.stores.sqlite.complaints import Complaints
+from twinline.stores.shared.complaints import Complaints
 from twinline.stores.sqlite.file import BUSY_SECONDS
 from twinline.stores.sqlite.lock import FileLock
 

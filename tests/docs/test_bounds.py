@@ -12,6 +12,7 @@ from twinline.cli.settings.model import ServerSettings
 from twinline.core import accounts, guesses, names, settling, throttle
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
+from twinline.stores.postgresql import wakes
 from twinline.stores.sqlite import accounts as sqlite_accounts
 from twinline.stores.sqlite import mailbox_rows, send_ids
 from twinline.stores.sqlite.schema import TABLES
@@ -60,6 +61,7 @@ FIXED = {
     "accounts and sessions read from SQLite": (sqlite_accounts._CACHED,),
     "mailbox rows read from SQLite": (mailbox_rows._CACHED,),
     "counts of send_ids read from SQLite": (send_ids._COUNTED,),
+    "mailboxes whose mail the other servers are told of": (wakes._PENDING,),
     "bytes of a proxy's header that is not whole yet": (
         proxy._BINARY_HEAD_BYTES + proxy._UNIX_BYTES,
     ),
@@ -121,6 +123,9 @@ OF_CONTAINERS = {
         "_expiring": "accounts, each with a mailbox",
     },
     "stores/memory/send_ids.py": {"_by_sender": "send_ids", "_order": "send_ids"},
+    "stores/postgresql/wakes.py": {
+        "_pending": "mailboxes whose mail the other servers are told of"
+    },
     "stores/sqlite/accounts.py": {
         "_accounts": "accounts and sessions read from SQLite",
         "_sessions": "accounts and sessions read from SQLite",
@@ -136,7 +141,7 @@ OF_CONTAINERS = {
         "_new": "writes that wait for SQLite",
         "_counts": "counts of send_ids read from SQLite",
     },
-    "stores/sqlite/subscriptions.py": {
+    "stores/shared/subscriptions.py": {
         "_wakes": "subscriptions to mail and to the end of sessions"
     },
     "stores/sqlite/writer.py": {
@@ -183,6 +188,14 @@ DO_NOT_GROW = {
     ("core/messages.py", "_ids"): "made in advance, so many at a time",
     ("core/waiting.py", "_hints"): "one hint at most",
     ("stores/sqlite/archive.py", "_begun"): "one mailbox at a time",
+    ("stores/postgresql/database.py", "_doubts"): "at most one for each connection",
+    ("stores/postgresql/database.py", "_free"): "the connections of the store",
+    ("stores/postgresql/database.py", "checks"): "the parts of the store",
+    ("stores/postgresql/link.py", "_prepared"): "the statements of the store",
+    ("stores/postgresql/link.py", "warnings"): "of one call",
+    ("stores/postgresql/wakes.py", "_beats"): "a few, or the connection is given up",
+    ("stores/postgresql/wakes.py", "_threads"): "two",
+    ("stores/postgresql/wakes.py", "on_gap"): "the parts of the store",
     ("stores/sqlite/readers.py", "_free"): "the connections of the store",
     ("stores/sqlite/rows.py", "values"): "the values of one statement",
     ("stores/sqlite/schema.py", "_wanted"): "the tables of this version",
@@ -206,6 +219,8 @@ ROOMS = (
     "core",
     "stores",
     "stores/memory",
+    "stores/postgresql",
+    "stores/shared",
     "stores/sqlite",
     "transports",
     "transports/binary",

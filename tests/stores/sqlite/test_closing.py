@@ -11,11 +11,12 @@ from sqlite_faults import Faults
 from store_samples import VERSION_1, draft
 from waiting import join, wait_event
 
+from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite import readers as sqlite_readers
 from twinline.stores.sqlite import schema as sqlite_schema
 from twinline.stores.sqlite import writer as sqlite_writer
-from twinline.stores.sqlite.lock import StoreLocked, StoreNotOpened
+from twinline.stores.sqlite.lock import StoreLocked
 
 
 @pytest.fixture

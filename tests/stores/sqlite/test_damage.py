@@ -12,8 +12,8 @@ from waiting import Call, wait_event, wait_until
 
 from twinline.core.errors import StoreUnavailable
 from twinline.core.store import Receipt
+from twinline.stores.shared.complaints import SECONDS, Complaints
 from twinline.stores.sqlite import SqliteStore
-from twinline.stores.sqlite.complaints import SECONDS, Complaints
 
 NAMES = ("ann", "bob", "carl")
 MESSAGES = 120  # each of half a KiB: a mailbox has pages to itself

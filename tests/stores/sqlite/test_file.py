@@ -14,11 +14,11 @@ from twinline.core.errors import NoSuchUser, SendIdConflict, StoreUnavailable, U
 from twinline.core.names import NamePattern
 from twinline.core.store import Durability, MailboxPolicy, Standing
 from twinline.stores.registry import open_store
+from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.sqlite import SqliteStore, parse_url
 from twinline.stores.sqlite import readers as sqlite_readers
 from twinline.stores.sqlite.cache import ReadThroughCache
 from twinline.stores.sqlite.file import APPLICATION_ID, StoreFile, Synchronous
-from twinline.stores.sqlite.lock import StoreNotOpened
 from twinline.stores.sqlite.schema import VERSION
 from twinline.stores.sqlite.upkeep import check
 

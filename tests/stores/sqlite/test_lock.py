@@ -20,10 +20,11 @@ from waiting import wait_until
 from twinline.cli.main import main
 from twinline.core.errors import StoreUnavailable
 from twinline.core.store import Standing
+from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite import lock as sqlite_lock
 from twinline.stores.sqlite import writer as sqlite_writer
-from twinline.stores.sqlite.lock import FileLock, FileReplaced, StoreLocked, StoreNotOpened
+from twinline.stores.sqlite.lock import FileLock, FileReplaced, StoreLocked
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from waiting import wait_until
 from twinline.core.errors import NoSuchUser, SendIdConflict, StoreUnavailable
 from twinline.core.passwords import profile_of
 from twinline.core.store import Draft, Receipt, SessionKey, Standing
+from twinline.stores.shared.opening import SchemaTooNew, StoreNotOpened
 from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite import schema as sqlite_schema
 from twinline.stores.sqlite.file import APPLICATION_ID
-from twinline.stores.sqlite.lock import StoreNotOpened
-from twinline.stores.sqlite.schema import OLD_SEND_IDS, VERSION, SchemaTooNew
+from twinline.stores.sqlite.schema import OLD_SEND_IDS, VERSION
 from twinline.stores.sqlite.upkeep import check
 
 WRITTEN = 1_764_000_000_000

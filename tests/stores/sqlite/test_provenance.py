@@ -19,10 +19,11 @@ from waiting import wait_until
 from twinline.core.errors import CursorInvalid
 from twinline.core.store import SEQ_JUMP as JUMP
 from twinline.core.store import Standing
+from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.sqlite import SqliteStore, provenance
 from twinline.stores.sqlite import file as sqlite_file
 from twinline.stores.sqlite.file import StoreFile
-from twinline.stores.sqlite.lock import StoreLocked, StoreNotOpened
+from twinline.stores.sqlite.lock import StoreLocked
 from twinline.stores.sqlite.upkeep import backup, check, restore, stats
 from twinline.transports.client import Client, StateKind
 

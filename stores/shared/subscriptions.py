@@ -38,6 +38,11 @@ class Subscriptions(Generic[Key]):
         with self._lock:
             return tuple(self._wakes.get(key, {}).values())
 
+    def keys(self) -> list[Key]:
+        """Return the keys that are subscribed to at this moment."""
+        with self._lock:
+            return list(self._wakes)
+
     def end(self, key: Key) -> tuple[Wake, ...]:
         """Drop the wakes of a key, and return them: to be called for the last time."""
         with self._lock:

@@ -1,0 +1,329 @@
+"""How a server hears of what the others do, and how long it may rely on having heard.
+
+One connection listens (LISTEN), one sends (NOTIFY). A notice is a hint: it may be late, come twice,
+or get lost with its connection, so what hangs on it is looked at again (`rereads`).
+
+1. Mail is told after its commit, many mailboxes in one notice, by a thread of its own. Inside of
+   the transaction NOTIFY would take a lock that all transactions of the database wait for.
+2. What could not be sent is kept, and sent when there is a connection again.
+3. The end of a session is told inside of its transaction, so that none can end untold.
+4. This server notifies itself too, every `BEAT_SECONDS`. PostgreSQL delivers notices in the order
+   of their commits, so a heartbeat that came back proves that all that was committed before it was
+   sent has been heard. For `LEASE_SECONDS` from then what is remembered of sessions may be used
+   (a lease: Gray and Cheriton 1989); after that the database is asked. The time counts from when
+   the heartbeat was sent.
+5. When the connection was lost, notices may have been: what is remembered is forgotten before the
+   lease holds again.
+
+Servers are told apart by a random id: were they counted, two could have one number after a crash,
+and be deaf to each other.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from threading import Thread
+from typing import Final
+
+import psycopg
+
+from twinline.core.deadline import Deadline
+from twinline.core.errors import StoreUnavailable
+from twinline.core.locks import new_lock
+from twinline.core.store import SessionKey, Unsubscribe
+from twinline.core.waiting import Waiter, Wake, wake_all
+from twinline.stores.postgresql.arrays import texts
+from twinline.stores.postgresql.database import Database, Keeper, start_thread
+from twinline.stores.postgresql.link import Call, EngineError, Link, LinkLost
+from twinline.stores.postgresql.notices import (
+    EVERYTHING,
+    Kind,
+    only,
+    parse,
+    parse_session_key,
+    payloads,
+    session_key,
+)
+from twinline.stores.postgresql.schema import LOCK_SPACE
+from twinline.stores.shared.complaints import Complaints
+from twinline.stores.shared.opening import StoreNotOpened
+from twinline.stores.shared.subscriptions import Subscriptions
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS: Final = 0.3
+"""How far two heartbeats are apart."""
+LEASE_SECONDS: Final = 0.9
+"""How long what is remembered may be used after a heartbeat was sent that came back."""
+_FIRST_BEAT_SECONDS: Final = 2.0
+_BEAT_CALL_SECONDS: Final = 1.5
+_PACE_SECONDS: Final = 0.005  # between two notices under load: each costs every listener's process
+_PENDING: Final = 100_000  # mailboxes that wait to be told; beyond them all are
+_CLOSE_SECONDS: Final = 3.0
+_USAGE_SECONDS: Final = 10.0  # between two looks at how full the queue of notices is
+_USAGE_WARNED: Final = 0.1
+
+_NOTIFY: Final = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload"
+_USAGE: Final = "SELECT (pg_notification_queue_usage() * 100)::bigint"
+_PRESENT: Final = f"SELECT pg_advisory_lock_shared({LOCK_SPACE + 1}, hashtext($1))"
+
+Heard = Callable[[set[str] | None], object]
+"""Called in the listening thread with the keys of a notice, None standing for all there are; it
+must neither block nor raise."""
+
+
+class Wakes:
+    """The two connections, their threads, and who is woken in this process.
+
+    Attributes:
+        node: this server's random id.
+        mail: who is woken when a mailbox gets mail or is dropped, by account id.
+        sessions: who is woken when a session ends.
+        on_gap: called in the listening thread when notices may have been missed, before the
+            lease holds again; must neither block nor raise.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.node = secrets.token_hex(8)
+        self.mail: Subscriptions[str] = Subscriptions("mail")
+        self.sessions: Subscriptions[SessionKey] = Subscriptions("session ends")
+        self.on_gap: list[Callable[[], object]] = []
+        self._channel = f"twinline_{database.target.schema}"
+        self._schema = database.target.schema
+        self._listening = Keeper(database)
+        self._sending = Keeper(database)
+        self._complaints = Complaints(log)
+        self._full = Complaints(log)
+        self._heard: dict[Kind, list[Heard]] = {
+            Kind.MAIL: [self._wake_mail],
+            Kind.SESSIONS: [self._wake_sessions],
+            Kind.ACCOUNTS: [],
+        }
+        self._lock = new_lock("notices")
+        self._pending: dict[Kind, dict[str, None]] = {}  # guarded by _lock
+        self._work = Waiter()
+        self._pause = Waiter()
+        self._closed = False
+        self._threads: list[Thread] = []
+        # The listening thread's: when each heartbeat that is on its way was sent.
+        self._beats: dict[str, float] = {}
+        self._beat = 0
+        self._look_at_usage = 0.0
+        # When the last heartbeat that came back was sent: written by that thread alone.
+        self._proven_at = float("-inf")
+        self._came = Waiter()
+
+    # --- for all threads
+
+    @property
+    def lease_holds(self) -> bool:
+        """Whether all that was told up to `LEASE_SECONDS` ago has been heard."""
+        return time.monotonic() - self._proven_at < LEASE_SECONDS
+
+    @property
+    def lag_seconds(self) -> float:
+        """For how long this server may not have heard what the others did; 0 under the lease."""
+        since = time.monotonic() - self._proven_at
+        return 0.0 if since < LEASE_SECONDS else since
+
+    def on(self, kind: Kind, heard: Heard) -> None:
+        """Have what is heard of a kind told, this server's own notices included; before `start`."""
+        self._heard[kind].append(heard)
+
+    def on_session(self, key: SessionKey, wake: Wake) -> Unsubscribe:
+        """Have ``wake`` called when a session ends, by whichever server."""
+        return self.sessions.add(key, wake)
+
+    def end_sessions(self, keys: Iterable[SessionKey]) -> None:
+        """Wake who waits in this process for the end of these sessions: it is committed."""
+        for key in keys:
+            wake_all(self.sessions.end(key))
+
+    def telling(self, kind: Kind, keys: Collection[str]) -> Call:
+        """Return a call that tells all servers, to be run inside of a transaction.
+
+        Args:
+            kind: what about; the end of sessions, and changes of accounts.
+            keys: see `Kind`; at least one.
+        """
+        return Call(_NOTIFY, self._channel, texts(list(payloads(kind, self.node, keys))))
+
+    def tell_sessions(self, keys: Iterable[SessionKey]) -> Call:
+        """Return a call that tells all servers that sessions end, as `telling` does."""
+        return self.telling(
+            Kind.SESSIONS, [session_key(key.account_id or "", key.token_hash) for key in keys]
+        )
+
+    def tell_mail(self, account_ids: Iterable[str]) -> None:
+        """Have the other servers told of mail that is committed; it waits for nothing."""
+        with self._lock:
+            pending = self._pending.setdefault(Kind.MAIL, {})
+            pending.update(dict.fromkeys(account_ids))
+            if len(pending) > _PENDING:
+                self._pending[Kind.MAIL] = {EVERYTHING: None}
+        self._work.wake()
+
+    def start(self) -> None:
+        """Begin to listen and to send.
+
+        Raises:
+            StoreNotOpened: no heartbeat came back.
+            StoreUnavailable: the database is not available.
+        """
+        self._threads.append(start_thread(self._listen, "postgresql listener"))
+        self._threads.append(start_thread(self._send, "postgresql notifier"))
+        if self._came.wait(Deadline.after(_FIRST_BEAT_SECONDS)):
+            return
+        linked = self._listening.link is not None
+        self.close()
+        if not linked:
+            raise StoreUnavailable
+        raise StoreNotOpened(
+            "the database does not deliver notices to this server: LISTEN needs a connection of "
+            "its own, which a pooler in transaction mode does not give; connect to PostgreSQL "
+            "itself, or through a pooler in session mode"
+        )
+
+    def close(self) -> None:
+        """Send what is still to be told, and end."""
+        self._closed = True
+        self._work.wake()
+        self._pause.wake()
+        for thread in self._threads:
+            with suppress(RuntimeError):
+                thread.join(_CLOSE_SECONDS)
+        self._proven_at = float("-inf")
+
+    # --- in the listening thread
+
+    def _listen(self) -> None:
+        keeper = self._listening
+        while not self._closed:
+            link = keeper.ready()
+            if link is None:
+                self._pause.wait(Deadline.after(keeper.retry_at - time.monotonic()))
+                continue
+            try:
+                self._attend(link)
+            except (EngineError, LinkLost, psycopg.Error) as error:
+                if not self._closed:
+                    self._complaints.error("notices are not heard: %s", error)
+                keeper.drop()
+            except Exception:
+                log.exception("the listener failed, and goes on with a new connection")
+                keeper.drop()
+        if keeper.link is not None:
+            keeper.link.close()
+
+    def _attend(self, link: Link) -> None:
+        """Listen on a connection until it breaks."""
+        self._beats.clear()
+        link.heard = self._notice
+        link.run(Call(f"LISTEN {self._channel}"), Call(_PRESENT, self._schema))
+        for call in self.on_gap:
+            call()
+        beat_at = time.monotonic()
+        while not self._closed:
+            now = time.monotonic()
+            if now >= beat_at:
+                self._send_beat(link, now)
+                beat_at = max(beat_at + BEAT_SECONDS, now)
+            link.wait(min(BEAT_SECONDS, beat_at - time.monotonic()))
+
+    def _send_beat(self, link: Link, now: float) -> None:
+        self._beat += 1
+        key = str(self._beat)
+        self._beats[key] = now
+        if len(self._beats) > LEASE_SECONDS / BEAT_SECONDS * 4:
+            raise LinkLost("heartbeats do not come back", in_doubt=False)
+        calls = [self.telling(Kind.HEARTBEAT, [key])]
+        if now >= self._look_at_usage:
+            calls.append(Call(_USAGE))
+        results = link.run(*calls, seconds=_BEAT_CALL_SECONDS)
+        if len(results) > 1:
+            self._look_at_usage = now + _USAGE_SECONDS
+            self._warn_if_full(results[1][0][0])
+
+    def _warn_if_full(self, percent: int) -> None:
+        if percent >= _USAGE_WARNED * 100:
+            self._full.error(
+                "the database's queue of notices is full to %s %%: a connection listens and does "
+                "not read, or is in a transaction (pg_stat_activity, the oldest xact_start)",
+                percent,
+            )
+
+    def _notice(self, channel: str, payload: str) -> None:
+        if channel != self._channel:
+            return
+        notice = parse(payload)
+        if notice is None:
+            return
+        kind, node, keys = notice
+        if kind is Kind.HEARTBEAT:
+            if node == self.node and (sent_at := self._beats.pop(keys[0], None)) is not None:
+                for key in [key for key, at in self._beats.items() if at < sent_at]:
+                    del self._beats[key]
+                self._proven_at = max(self._proven_at, sent_at)
+                self._came.wake()
+            return
+        if kind is Kind.MAIL and node == self.node:
+            return  # they were woken after the commit
+        for heard in self._heard[kind]:
+            heard(only(keys))
+
+    def _wake_mail(self, account_ids: set[str] | None) -> None:
+        for account_id in self.mail.keys() if account_ids is None else account_ids:
+            wake_all(self.mail.wakes(account_id))
+
+    def _wake_sessions(self, keys: set[str] | None) -> None:
+        if keys is None:
+            ended = self.sessions.keys()
+        else:
+            ended = []
+            for key in keys:
+                with suppress(ValueError):
+                    ended.append(SessionKey(*parse_session_key(key)))
+        self.end_sessions(ended)
+
+    # --- in the sending thread
+
+    def _send(self) -> None:
+        keeper = self._sending
+        while not (self._closed and not self._pending):
+            if not self._pending:
+                self._work.wait(Deadline.after(None))
+                continue
+            link = keeper.ready()
+            if link is None:
+                if self._closed:
+                    break
+                self._work.clear()
+                self._pause.wait(Deadline.after(max(0.01, keeper.retry_at - time.monotonic())))
+                continue
+            with self._lock:
+                pending, self._pending = self._pending, {}
+            try:
+                self._send_all(link, pending)
+            except (EngineError, LinkLost, psycopg.Error) as error:
+                self._complaints.error("notices wait to be sent: %s", error)
+                self._put_back(pending)
+                keeper.drop()
+                if self._closed:
+                    break
+                continue
+            time.sleep(_PACE_SECONDS)
+        if keeper.link is not None:
+            keeper.link.close()
+
+    def _send_all(self, link: Link, pending: dict[Kind, dict[str, None]]) -> None:
+        told = [
+            payload for kind, keys in pending.items() for payload in payloads(kind, self.node, keys)
+        ]
+        link.execute(_NOTIFY, self._channel, texts(told))
+
+    def _put_back(self, pending: dict[Kind, dict[str, None]]) -> None:
+        with self._lock:
+            for kind, keys in pending.items():
+                self._pending[kind] = {**keys, **self._pending.get(kind, {})}

@@ -1,0 +1,8 @@
+"""What stores of every engine share.
+
+::
+
+    opening          what is raised by a store that cannot be opened
+    subscriptions    wakes by account and session, for stores whose state is not in this process
+    complaints       log lines that are not repeated for every request
+"""
