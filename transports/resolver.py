@@ -24,6 +24,7 @@ FRESH_SECONDS: Final = 60.0
 """How long the answer to a lookup that was abandoned is good for the next attempt."""
 THREAD_NAME: Final = "twinline lookup"
 _MOST_DEMOTED: Final = 64
+_MOST_LOOKUPS: Final = 64
 
 
 class Lookup:
@@ -109,7 +110,7 @@ class Lookup:
 
 
 class Resolver:
-    """Finds the addresses of one client's endpoint; at most one lookup is under way.
+    """Finds the addresses of one client's endpoints; at most one lookup of each is under way.
 
     It also remembers which addresses have connected and then been of no use, and puts them last:
     a server that takes connections and answers none would be the first of each attempt.
@@ -118,7 +119,8 @@ class Resolver:
     def __init__(self, getaddrinfo: GetAddrInfo = socket.getaddrinfo) -> None:
         self._getaddrinfo = getaddrinfo
         self._lock = new_lock("resolver")
-        self._lookup: Lookup | None = None  # the last one; guarded by _lock
+        # The last one for each place, the latest at the end; guarded by _lock.
+        self._lookups: dict[tuple[str, int], Lookup] = {}
         self._demoted: tuple[Address, ...] = ()  # the latest at the end; replaced as a whole
 
     def begin(self, endpoint: Endpoint) -> Lookup:
@@ -130,11 +132,15 @@ class Resolver:
             return _known(lambda: [Address(socket.AF_UNIX, 0, endpoint.path)])
         if _is_address(endpoint.host):
             return _known(lambda: _addresses(endpoint, socket.getaddrinfo, socket.AI_NUMERICHOST))
+        place = (endpoint.host, endpoint.port)
         with self._lock:
-            lookup = self._lookup
+            lookup = self._lookups.pop(place, None)
             begin = lookup is None or not lookup.is_of_use
             if lookup is None or begin:
-                lookup = self._lookup = Lookup(lambda: _addresses(endpoint, self._getaddrinfo))
+                lookup = Lookup(lambda: _addresses(endpoint, self._getaddrinfo))
+            self._lookups[place] = lookup
+            if len(self._lookups) > _MOST_LOOKUPS:
+                del self._lookups[next(iter(self._lookups))]
         if begin:
             lookup.start()
         return lookup

@@ -33,6 +33,7 @@ KINDS = {
     "tests/transports/client/test_streaming.py::*once_on_the_wire*": "races",
     "tests/transports/client/test_recovery.py::*": "races",
     "tests/transports/client/test_async_recovery.py::*": "races",
+    "tests/transports/client/test_servers.py::*at_random*": "races",
     "tests/transports/client/test_bad_server.py::*": "races",
     "tests/transports/test_conformance.py::*[[]*, in binary]": "races",
     "tests/transports/test_conformance.py::*[[]auto]": "races",

@@ -39,12 +39,11 @@ from twinline.transports.client.client import Client
 from twinline.transports.client.engine.engine import Engine
 from twinline.transports.client.engine.inbox import MessageLoop
 from twinline.transports.client.errors import ClientBusy
-from twinline.transports.client.options import ClientOptions
+from twinline.transports.client.options import ClientOptions, Endpoints
 from twinline.transports.client.requests import build, build_deletions
 from twinline.transports.client.settings import ClientSettings, WatchMode
 from twinline.transports.client.state import State
 from twinline.transports.contract import Transport
-from twinline.transports.endpoints import Endpoint
 
 __all__ = ["AsyncClient", "Messages"]
 
@@ -69,12 +68,12 @@ class AsyncClient(ClientBase):
     `twinline.core.errors.RequestError` that the server answers.
 
     Attributes:
-        endpoint: the server's.
+        endpoints: of the servers that it was given, in that order.
     """
 
     def __init__(
         self,
-        endpoint: str | Endpoint,
+        endpoints: Endpoints,
         *,
         transport: str | Transport | None = None,
         resume: bool = True,
@@ -88,8 +87,9 @@ class AsyncClient(ClientBase):
         """Prepare; nothing is connected yet, and no event loop is needed yet.
 
         Args:
-            endpoint: such as ``tcp://127.0.0.1:7767`` or ``unix:/run/twinline.sock``.
-            transport: a name or a transport; None for what the endpoint says, else ``jsonl``.
+            endpoints: such as ``tcp://127.0.0.1:7767`` or ``unix:/run/twinline.sock``; or several,
+                of servers with one state, of which it uses one at a time.
+            transport: a name or a transport; None for what each endpoint says, else ``jsonl``.
             resume: whether to resume the session after a broken connection, or be logged out.
             watch: how the mailbox is watched.
             on_message: called with each message, in order, in the watcher's task; the message is
@@ -102,11 +102,11 @@ class AsyncClient(ClientBase):
             settings: None for the defaults.
 
         Raises:
-            EndpointError: the endpoint cannot be understood.
+            EndpointError: an endpoint cannot be understood, or there is none.
             UnknownTransport: there is no transport of that name.
         """
         options = ClientOptions.of(
-            endpoint,
+            endpoints,
             transport,
             settings,
             tls=tls,

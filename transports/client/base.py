@@ -11,6 +11,7 @@ from twinline.transports.client.engine.backend import Backend
 from twinline.transports.client.engine.engine import Engine
 from twinline.transports.client.options import ClientOptions
 from twinline.transports.client.state import State
+from twinline.transports.endpoints import Endpoint
 
 ACCOUNT_DELETED: Final = "the account was deleted"
 """Why there is no session any more."""
@@ -20,12 +21,11 @@ class ClientBase:
     """A client without its commands; nothing here waits.
 
     Attributes:
-        endpoint: the server's.
+        endpoints: of the servers that it was given, in that order.
     """
 
     def __init__(self, new_backend: Callable[[], Backend], options: ClientOptions) -> None:
-        self.endpoint = options.endpoint
-        self._transport_name = options.transport.name
+        self.endpoints = tuple(server.endpoint for server in options.servers)
         self._new_backend = new_backend
         self._options = options
         self._before_fork: Engine | None = None
@@ -54,6 +54,17 @@ class ClientBase:
         return self._engine.link.state
 
     @property
+    def endpoint(self) -> Endpoint:
+        """The server's that the newest connection leads to; before that, of the one to try."""
+        return self._engine.link.server.endpoint
+
+    @property
+    def node(self) -> str | None:
+        """How that server calls itself, where several have one state and are named; else None."""
+        hello = self._engine.link.hello
+        return None if hello is None else hello.node
+
+    @property
     def token(self) -> str | None:
         """What `resume` takes, a secret; None without a session."""
         session = self._engine.link.snapshot.session
@@ -74,8 +85,8 @@ class ClientBase:
     def __repr__(self) -> str:
         user = "" if self.username is None else f" as {self.username}"
         kind = self.state.kind.value
-        name = type(self).__name__
-        return f"<{name} {self.endpoint} {self._transport_name} {kind}{user}>"
+        name, server = type(self).__name__, self._engine.link.server
+        return f"<{name} {server.endpoint} {server.transport.name} {kind}{user}>"
 
     def _new_send_id(self) -> str:
         return f"{self._send_prefix}{next(self._sends):x}"

@@ -16,8 +16,12 @@ Theory of operation: a client that is logged in has two connections to the serve
   of attempts; no I/O. A command looks at it once.
 * A connection that is needed is opened by the thread that needs it (`engine.dialler`); others
   queue behind it, so that there is one attempt at a time: at once, then after 1 s, 2 s, 4 s ...
-  30 s, give or take a fifth. A connection counts as working only when it has carried a request, so
-  a server that accepts and hangs up is not hammered either.
+  30 s, or as little as half of that, by chance. A connection counts as working only when it has
+  carried a request, so a server that accepts and hangs up is not hammered either.
+* Where several servers have one state, a client may be given the endpoints of all. It goes to one
+  of chance, stays while that works, and after a failure goes to the next at once; the wait comes
+  when each has failed (`engine.route`). The two connections may lead to different servers. A server
+  that ends may ask for a wait, and name others to go to: both connections obey.
 * When a connection breaks, a request that may be repeated is repeated on the next one; a send
   always carries a ``send_id``, so that the repeat of one that had arrived gives no second message.
   A request that may not be repeated raises `ConnectionLost`.
@@ -61,12 +65,11 @@ from twinline.core.protocol import Message
 from twinline.transports.client.backends.threads import ThreadBackend, run
 from twinline.transports.client.base import ACCOUNT_DELETED, ClientBase
 from twinline.transports.client.interrupted import is_interrupted
-from twinline.transports.client.options import ClientOptions
+from twinline.transports.client.options import ClientOptions, Endpoints
 from twinline.transports.client.requests import build, build_deletions
 from twinline.transports.client.settings import ClientSettings, WatchMode
 from twinline.transports.client.state import State
 from twinline.transports.contract import Transport
-from twinline.transports.endpoints import Endpoint
 
 __all__ = ["Client"]
 
@@ -82,12 +85,12 @@ class Client(ClientBase):
     and any `twinline.core.errors.RequestError` that the server answers.
 
     Attributes:
-        endpoint: the server's.
+        endpoints: of the servers that it was given, in that order.
     """
 
     def __init__(
         self,
-        endpoint: str | Endpoint,
+        endpoints: Endpoints,
         *,
         transport: str | Transport | None = None,
         resume: bool = True,
@@ -101,8 +104,9 @@ class Client(ClientBase):
         """Prepare; nothing is connected yet.
 
         Args:
-            endpoint: such as ``tcp://127.0.0.1:7767`` or ``unix:/run/twinline.sock``.
-            transport: a name or a transport; None for what the endpoint says, else ``jsonl``.
+            endpoints: such as ``tcp://127.0.0.1:7767`` or ``unix:/run/twinline.sock``; or several,
+                of servers with one state, of which it uses one at a time.
+            transport: a name or a transport; None for what each endpoint says, else ``jsonl``.
             resume: whether to resume the session after a broken connection, or be logged out.
             watch: how the mailbox is watched.
             on_message: called with each message, in order, in the watcher's thread; the message
@@ -115,11 +119,11 @@ class Client(ClientBase):
             settings: None for the defaults.
 
         Raises:
-            EndpointError: the endpoint cannot be understood.
+            EndpointError: an endpoint cannot be understood, or there is none.
             UnknownTransport: there is no transport of that name.
         """
         options = ClientOptions.of(
-            endpoint,
+            endpoints,
             transport,
             settings,
             tls=tls,

@@ -65,5 +65,14 @@ class ClientSettings(BaseModel):
     )
     backoff_max: Seconds = Field(default=30, gt=0, description="the longest wait between attempts")
     backoff_jitter: float = Field(
-        default=0.2, ge=0, le=1, description="the part by which a wait is varied at random"
+        default=0.5,
+        ge=0,
+        le=1,
+        description="the part of a wait that is left to chance: it is shorter by so much at most, "
+        "and one that a server asks for longer",
+    )
+    shuffle: bool = Field(
+        default=True,
+        description="whether several servers are tried in an order of chance, so that clients "
+        "spread over them; else in the order in which they are given",
     )

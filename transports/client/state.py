@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from twinline.core.locks import new_lock
+from twinline.transports.endpoints import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +37,17 @@ class State:
         reason: a sentence for a person, or None where there is nothing to explain.
         retry_in: seconds from this state's beginning to the next attempt, or None.
         retry_at: that moment on the monotonic clock, or None.
+        endpoint: of the server that this is about: while connected the one of the newest
+            connection, else the one that is tried next; None where that is not known.
+        node: how that server calls itself, where several have one state and are named.
     """
 
     kind: StateKind
     reason: str | None = None
     retry_in: float | None = None
     retry_at: float | None = field(default=None, compare=False)
+    endpoint: Endpoint | None = None
+    node: str | None = None
 
     def __str__(self) -> str:
         text: str = self.kind.value

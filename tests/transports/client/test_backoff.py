@@ -8,11 +8,16 @@ def test_it_doubles_up_to_the_maximum() -> None:
     assert [backoff.next() for _ in range(8)] == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
-@pytest.mark.parametrize(("chance", "factor"), [(0.0, 0.8), (0.5, 1.0), (1.0, 1.2)])
-def test_jitter_is_a_fifth_either_way(chance: float, factor: float) -> None:
+@pytest.mark.parametrize(("chance", "factor"), [(0.0, 1.0), (0.5, 0.75), (1.0, 0.5)])
+def test_half_of_a_wait_is_left_to_chance(chance: float, factor: float) -> None:
     backoff = Backoff(uniform=lambda: chance)
     expected = [seconds * factor for seconds in (1, 2, 4, 8, 16, 30, 30)]
     assert [backoff.next() for _ in expected] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("chance", "seconds"), [(0.0, 4.0), (0.5, 5.0), (1.0, 6.0)])
+def test_what_a_server_asks_for_is_never_cut_short(chance: float, seconds: float) -> None:
+    assert Backoff(uniform=lambda: chance).asked(4) == seconds
 
 
 def test_it_begins_again() -> None:
@@ -25,4 +30,4 @@ def test_it_begins_again() -> None:
 def test_the_default_jitter_differs_between_clients() -> None:
     waits = {Backoff().next() for _ in range(20)}
     assert len(waits) > 1
-    assert all(0.8 <= seconds <= 1.2 for seconds in waits)
+    assert all(0.5 <= seconds <= 1 for seconds in waits)

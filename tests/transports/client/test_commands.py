@@ -156,9 +156,9 @@ def test_without_a_session_nothing_is_asked(site: Site) -> None:
                 call()
         with pytest.raises(errors.NotLoggedIn):
             next(client.messages())
-        assert client.state == State(StateKind.CONNECTING)
+        assert client.state == State(StateKind.CONNECTING, endpoint=site.endpoint)
         client.connect(1)
-        assert client.state == State(StateKind.LOGGED_OUT)
+        assert client.state == State(StateKind.LOGGED_OUT, endpoint=site.endpoint)
 
 
 def test_a_client_that_does_not_watch_has_no_thread(site: Site) -> None:

@@ -48,9 +48,9 @@ class Machine:
         link, session = self.link, self.link.snapshot.session
         match event:
             case E.CONNECTED | E.RESUMED:
-                link.connected(HELLO)
+                link.connected(HELLO, link.next_server)
             case E.ATTEMPT_FAILED:
-                link.attempt_failed(session, "refused")
+                link.attempt_failed(session, link.next_server, "refused")
             case E.GAVE_UP:
                 link.gave_up()
             case E.LOGGED_IN:
@@ -63,7 +63,7 @@ class Machine:
                 link.watch_answered(self.session)
             case E.CLOSED:
                 link.close()
-                link.connected(HELLO)  # the next delivery reports it
+                link.connected(HELLO, link.next_server)  # the next delivery reports it
 
     def go(self, *events: Event) -> "Machine":
         for event in events:
@@ -136,7 +136,7 @@ def test_what_happens_to_another_session_changes_nothing(event: Event) -> None:
     before = machine.link.snapshot
     if event in OF_A_SESSION - {E.RESUMED}:
         machine.happen(event)
-        machine.link.attempt_failed(machine.session, "late")
+        machine.link.attempt_failed(machine.session, machine.link.next_server, "late")
         assert machine.link.snapshot == before
         assert machine.link.snapshot.session is ours
         assert machine.ended == []
@@ -185,7 +185,9 @@ def test_states_are_reported_with_their_reasons_and_waits() -> None:
 def test_a_proof_that_a_connection_works_takes_the_pace_back() -> None:
     machine = Machine().go(E.ATTEMPT_FAILED, E.ATTEMPT_FAILED)
     assert not machine.link.next_attempt.passed
-    machine.link.proved()
+    machine.link.proved(machine.link.next_server, machine.link.failures - 1)
+    assert not machine.link.next_attempt.passed  # its reply was under way when they failed
+    machine.link.proved(machine.link.next_server, machine.link.failures)
     assert machine.link.next_attempt.passed
     machine.go(E.ATTEMPT_FAILED)
     assert machine.states.seen[-1].retry_in == 0.02

@@ -63,7 +63,9 @@ def test_a_timeout_below_nothing_is_nothing(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("both_clients")
-@pytest.mark.parametrize("endpoint", ["tcp://a..b:1", "tcp://xn--é:1", "tcp://127.0.0.1:0", None])
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://a..b:1", "tcp://xn--é:1", "tcp://127.0.0.1:0", None, []]
+)
 def test_an_endpoint_is_checked_when_a_client_is_made(endpoint: object) -> None:
     with pytest.raises(EndpointError):
         make_client(endpoint)

@@ -10,6 +10,7 @@
     paging        a watcher that fetches a page at a time, blocking or polling
     inbox         messages between the watcher and the application
     dialler       opens connections, again and again if need be: where a lost one is mended
+    route         which server is next, where there are several
     link          the client's state, as a table of transitions
     connection    one connection: a codec, its exchanges and streams
     replies       whether a reply can be the answer to its request

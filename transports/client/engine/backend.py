@@ -66,7 +66,7 @@ class Backend(ABC):
     """What there is once for each client.
 
     Attributes:
-        resolver: finds the addresses of its endpoint.
+        resolver: finds the addresses of its endpoints.
     """
 
     def __init__(self, resolver: Resolver | None = None) -> None:

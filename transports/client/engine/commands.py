@@ -190,7 +190,7 @@ class Commands:
                 reply = await connection.exchange(request, deadline.sooner(self._reply_seconds))
                 if not connection.proved and not connection.closed:
                     connection.proved = True
-                    self._link.proved()
+                    self._link.proved(connection.server, connection.failures)
                 if not isinstance(reply, ErrorReply):
                     if on_reply is not None:
                         on_reply(connection, reply)
@@ -214,7 +214,7 @@ class Commands:
                 raise error
             # Nothing was done, and the server is about to hang up: as if it had.
             self._drop()
-            self._link.attempt_failed(connection.session, error.message, error.retry_after())
+            self._link.attempt_failed(connection.session, connection.server, error.message, error)
             earlier = earlier or error
 
     def _in_doubt(
@@ -224,8 +224,12 @@ class Commands:
         send_id = request.send_id if isinstance(request, Send) else None
         if self._link.closed.is_set:
             raise ClientClosed("the client was closed while it waited", send_id=send_id)
-        note = self._link.command_broke if connection.proved else self._link.attempt_failed
-        note(connection.session, str(broken))
+        if connection.proved:
+            if isinstance(broken, ReplyTimedOut):
+                self._link.stopped_answering(connection.server)
+            self._link.command_broke(connection.session, str(broken))
+        else:
+            self._link.attempt_failed(connection.session, connection.server, str(broken))
         kind = TimedOut if isinstance(broken, ReplyTimedOut) else ConnectionLost
         return kind(f"{request.op} may or may not have been done: {broken}", send_id=send_id)
 

@@ -26,6 +26,7 @@ from twinline.core.protocol import (
 from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.engine.link import ClientSession
 from twinline.transports.client.engine.replies import Asked, contradiction
+from twinline.transports.client.options import Server
 from twinline.transports.contract import RemoteProtocolError, Transport, TransportError
 from twinline.transports.race import Address
 from twinline.transports.tls.layer import TlsError, TlsLayer
@@ -65,7 +66,9 @@ class Connection(ABC):
     Attributes:
         address: that was connected to.
         session: the session that it is bound to, or None.
+        server: that it leads to; whoever dials sets it.
         generation: of the `link.Link`, when it was dialled.
+        failures: the same.
         limits: what the server accepts; since its hello.
         proved: whether it has carried a request since it was opened.
         closed: whether `close` was called; an exchange that fails closes the connection itself.
@@ -74,6 +77,7 @@ class Connection(ABC):
     """
 
     limits: Limits
+    server: Server
 
     def __init__(
         self,
@@ -90,7 +94,7 @@ class Connection(ABC):
         """
         self.address = address
         self.session: ClientSession | None = None
-        self.generation = 0
+        self.generation = self.failures = 0
         self.proved = False
         self.closed = False
         self.under_way: deque[Asked] = deque()

@@ -1,4 +1,4 @@
-"""Opens the connections of a client: connect, hello, resume, again and again if need be.
+"""Opens the connections of a client: connect, hello, resume, at one server after the other.
 
 Whatever needs a connection dials; those that need one at the same time queue, so there is one
 attempt at a time and one pace for all of them.
@@ -15,20 +15,20 @@ from twinline.transports.client.engine.cancel import CancelToken, DeadlinePassed
 from twinline.transports.client.engine.connection import Connection, ConnectionBroken
 from twinline.transports.client.engine.link import Link
 from twinline.transports.client.errors import NotConnected
-from twinline.transports.client.options import ClientOptions
+from twinline.transports.client.options import ClientOptions, Server
 
 CLIENT_NAME: Final = f"twinline/{version('twinline')}"
 _R = TypeVar("_R", bound=protocol.Reply)
 
 
 class _AttemptFailed(Exception):
-    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
-        self.retry_after = retry_after
+    def __init__(self, reason: str, refusal: RequestError | None = None) -> None:
+        self.refusal = refusal
         super().__init__(reason)
 
 
 class Dialler:
-    """Opens connections to one endpoint."""
+    """Opens connections, to whichever server the link says is next."""
 
     def __init__(self, backend: Backend, options: ClientOptions, link: Link) -> None:
         self._backend = backend
@@ -39,9 +39,9 @@ class Dialler:
     async def dial(self, deadline: Deadline, cancel: CancelToken) -> Connection:
         """Return a new connection, bound to the session if there is one.
 
-        The first attempt is made at once, the next ones at the pace of the backoff. If the
-        server does not know the session any more, the session is ended and the connection
-        returned all the same: it can log in.
+        The first attempt is made at once, and one at each other server; the next ones at the pace
+        of the backoff. If the server does not know the session any more, the session is ended and
+        the connection returned all the same: it can log in.
 
         Args:
             deadline: for having the connection.
@@ -52,23 +52,23 @@ class Dialler:
             Cancelled: the token was set.
             UnsupportedVersion: the server speaks another version of the protocol.
         """
-        reason = "another attempt is still under way"
         turn = Turn()
         try:
             with turn.lasts:
                 await self._fifo.take(turn, deadline, cancel)
                 while True:
                     await self._pause(deadline, cancel)
-                    session = self._link.snapshot.session
+                    session, server = self._link.snapshot.session, self._link.next_server
                     try:
-                        return await self._attempt(deadline, cancel)
+                        return await self._attempt(server, deadline, cancel)
                     except _AttemptFailed as failure:
                         cancel.check()
-                        reason = str(failure)
-                        self._link.attempt_failed(session, reason, failure.retry_after)
+                        self._link.attempt_failed(session, server, str(failure), failure.refusal)
         except DeadlinePassed:
-            where = self._options.endpoint
-            message = f"{where} was not reachable in time, nothing was sent: {reason}"
+            first, *others = self._options.servers
+            where = "no server was" if others else f"{first.endpoint} was not"
+            reason = self._link.why or "another attempt is still under way"
+            message = f"{where} reachable in time, nothing was sent: {reason}"
             raise NotConnected(message) from None
         finally:
             self._fifo.pass_on(turn)
@@ -86,20 +86,19 @@ class Dialler:
         cancel.check()
         raise DeadlinePassed
 
-    async def _attempt(self, deadline: Deadline, cancel: CancelToken) -> Connection:
-        """Open a connection.
+    async def _attempt(self, server: Server, deadline: Deadline, cancel: CancelToken) -> Connection:
+        """Open a connection to a server.
 
         Raises:
             _AttemptFailed: it may succeed later.
         """
-        options = self._options
-        generation = self._link.snapshot.generation
-        until = deadline.sooner(options.settings.connect_seconds)
+        generation, failures = self._link.snapshot.generation, self._link.failures
+        until = deadline.sooner(self._options.settings.connect_seconds)
         try:
             connection = await self._backend.connect(
-                options.endpoint,
-                options.transport,
-                options.new_layer(),
+                server.endpoint,
+                server.transport,
+                server.new_layer(),
                 until,
                 cancel,
             )
@@ -108,14 +107,15 @@ class Dialler:
         except OSError as error:
             raise _AttemptFailed(error.strerror or str(error)) from error
         try:
-            connection.generation = generation
+            connection.server = server
+            connection.generation, connection.failures = generation, failures
             with cancel.waking(connection.shutdown):
                 await connection.establish(until)
                 greeting = protocol.Hello(protocol=protocol.PROTOCOL_VERSION, client=CLIENT_NAME)
                 hello = await self._ask(connection, greeting, protocol.HelloReply, deadline)
                 connection.greeted(hello.limits)
                 await self._resume(connection, deadline)
-            self._link.connected(hello)
+            self._link.connected(hello, server)
         except BaseException as error:
             connection.close()
             if isinstance(error, UnsupportedVersion):
@@ -125,7 +125,7 @@ class Dialler:
                 raise _AttemptFailed(str(error)) from error
             if isinstance(error, RequestError):
                 self._try_last(connection, cancel)
-                raise _AttemptFailed(error.message, error.retry_after()) from error
+                raise _AttemptFailed(error.message, error) from error
             raise
         return connection
 

@@ -7,21 +7,23 @@ happens to a connection of a session that is not the client's any more is no eve
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from time import monotonic
 from typing import Final, NamedTuple, Self
 
 from twinline.core.deadline import Deadline
-from twinline.core.errors import NotLoggedIn
+from twinline.core.errors import NotLoggedIn, RequestError
 from twinline.core.locks import new_lock
 from twinline.core.protocol import HelloReply, SessionReply
 from twinline.transports.client.engine.backoff import Backoff
 from twinline.transports.client.engine.cancel import CancelToken
 from twinline.transports.client.engine.inbox import Inbox
+from twinline.transports.client.engine.route import Route, believed
 from twinline.transports.client.errors import ClientClosed
-from twinline.transports.client.options import ClientOptions
+from twinline.transports.client.options import ClientOptions, Server
 from twinline.transports.client.state import State, StateKind, StateReport
+from twinline.transports.endpoints import Endpoint
 
 
 class LinkState(Enum):
@@ -177,7 +179,7 @@ class Snapshot(NamedTuple):
 
 
 class Link:
-    """Where a client stands, its session, and the pace of its attempts.
+    """Where a client stands, its session, the way to its servers, and the pace of its attempts.
 
     What is written under the lock is replaced as a whole, so it is read without.
 
@@ -186,7 +188,9 @@ class Link:
         snapshot: where the client stands; written under the lock.
         state: what was reported of it last, or is about to be; written under the lock.
         hello: the server's, of the last connection; written under the lock.
+        server: that the last connection leads to, else the one to try; written under the lock.
         next_attempt: before it no attempt to connect may begin; written under the lock.
+        failures: how many attempts have failed; written under the lock.
     """
 
     def __init__(
@@ -198,15 +202,19 @@ class Link:
         """Begin unconnected.
 
         Args:
-            options: the backoff, and whether a session outlives a broken connection.
+            options: the servers, the backoff, and whether a session outlives a broken connection.
             report: every state goes there.
             on_session_end: called once at each session's end, with no lock held; it returns soon.
         """
         self.closed = CancelToken("close of client")
         self.snapshot = Snapshot()
-        self.state = State(StateKind.CONNECTING)
+        self._options = options
+        self._route = Route(options)  # guarded by _lock
+        self.server = self._route.server
+        self.state = State(StateKind.CONNECTING, endpoint=self.server.endpoint)
         self.hello: HelloReply | None = None
         self.next_attempt = Deadline(0.0)
+        self.failures = 0
         self._resume = options.resume
         self._report = report
         self._on_session_end = on_session_end
@@ -219,7 +227,8 @@ class Link:
         Returns:
             The session, an object of this client's own.
         """
-        was, self.hello = before.snapshot, before.hello
+        was, self.hello, self.server = before.snapshot, before.hello, before.server
+        self._route.server = before.next_server
         if was.at is LinkState.CLOSED:
             self.close()
             return None
@@ -231,37 +240,82 @@ class Link:
         elif was.session is not None:
             ended = _FORKED
         self.snapshot = Snapshot(LinkState.LOST, session, ended)
-        self.state = State(StateKind.RECONNECTING, _FORKED)
+        self.state = State(StateKind.RECONNECTING, _FORKED, endpoint=self.server.endpoint)
         return session
 
-    def connected(self, hello: HelloReply) -> None:
+    @property
+    def next_server(self) -> Server:
+        """The server that the next attempt goes to."""
+        return self._route.server
+
+    @property
+    def why(self) -> str:
+        """Why the attempts have failed since one was of use, for a person; "" if none has."""
+        with self._lock:
+            return self._route.why
+
+    def connected(self, hello: HelloReply, server: Server) -> None:
         """A connection was opened, and bound to the session if there is one."""
         with self._lock:
-            self.hello = hello
+            self.hello, self.server = hello, server
             session = self.snapshot.session
-            self._move(Event.CONNECTED if session is None else Event.RESUMED)
+            if self.snapshot.at is LinkState.ONLINE:
+                self._moved()
+            else:
+                self._move(Event.CONNECTED if session is None else Event.RESUMED)
         self._report.deliver()
 
     def attempt_failed(
-        self, session: ClientSession | None, reason: str, retry_after: float = 0.0
+        self,
+        session: ClientSession | None,
+        server: Server,
+        reason: str,
+        refusal: RequestError | None = None,
     ) -> None:
         """An attempt failed, or a new connection broke before it was of any use.
 
+        The next attempt is made at once where there is a server that has not failed in this round,
+        else after the backoff's wait; but never before the time that the server has asked for.
+
         Args:
             session: that the connection is for.
+            server: that it leads to.
             reason: for a person.
-            retry_after: seconds that the server asks for.
+            refusal: what the server has said, if it has.
+        """
+        named = []
+        if refusal is not None and refusal.endpoints:
+            named = believed(self._options, refusal.endpoints, server)
+        with self._lock:
+            goes_on = self._route.failed(server, reason, named)
+            seconds = 0.0 if goes_on else self._backoff.next()
+            if refusal is not None:
+                seconds = max(seconds, self._backoff.asked(refusal.retry_after()))
+            # Another connection may have been asked to wait for longer.
+            seconds = max(seconds, self.next_attempt.remaining() or 0.0)
+            self.next_attempt = Deadline.after(seconds)
+            self.failures += 1
+            why = self._route.why
+        self._broke(Event.ATTEMPT_FAILED, session, why, seconds or None)
+
+    def proved(self, server: Server, failures: int) -> None:
+        """A connection carried its first request: the next break is tried again at once.
+
+        Args:
+            server: that it leads to.
+            failures: how many there were when it was dialled. If there was one since, that says
+                more of the server than a reply that was under way.
         """
         with self._lock:
-            seconds = max(self._backoff.next(), retry_after)
-            self.next_attempt = Deadline.after(seconds)
-        self._broke(Event.ATTEMPT_FAILED, session, reason, seconds)
+            if failures == self.failures:
+                self._route.works(server)
+                self._backoff.reset()
+                self.next_attempt = Deadline(0.0)
 
-    def proved(self) -> None:
-        """A connection carried its first request: the next break is tried again at once."""
+    def stopped_answering(self, server: Server) -> None:
+        """A connection that was of use has had no reply in time: others are tried first."""
         with self._lock:
-            self._backoff.reset()
-            self.next_attempt = Deadline(0.0)
+            self._route.avoid(server)
 
     def gave_up(self) -> None:
         """A command has ended without a connection: it makes no more attempts."""
@@ -356,8 +410,22 @@ class Link:
         if at is LinkState.LOGGED_OUT:
             reason = now.ended
         retry_at = None if retry_in is None else monotonic() + retry_in
-        state = State(at.kind, reason, retry_in, retry_at)
+        state = State(at.kind, reason, retry_in, retry_at, *self._place(at))
         # The same wait again is another wait: a user interface counts it down anew.
         if retry_in is not None or state != self.state:
             self.state = state
             self._report.push(state)
+
+    def _moved(self) -> None:
+        """Queue the report of another server, if this is one, while online; with the lock held."""
+        endpoint, node = self._place(LinkState.ONLINE)
+        state = replace(self.state, endpoint=endpoint, node=node)
+        if state != self.state:
+            self.state = state
+            self._report.push(state)
+
+    def _place(self, at: LinkState) -> tuple[Endpoint, str | None]:
+        """Return the server that a state is about, and its node; with the lock held."""
+        if self.hello is None or at.kind in (StateKind.CONNECTING, StateKind.RECONNECTING):
+            return self._route.server.endpoint, None
+        return self.server.endpoint, self.hello.node

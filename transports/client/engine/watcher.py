@@ -17,7 +17,11 @@ from twinline.core.deadline import Deadline
 from twinline.transports.client.engine.backend import Backend
 from twinline.transports.client.engine.backoff import Backoff
 from twinline.transports.client.engine.cancel import Cancelled, CancelToken
-from twinline.transports.client.engine.connection import Connection, ConnectionBroken
+from twinline.transports.client.engine.connection import (
+    Connection,
+    ConnectionBroken,
+    ReplyTimedOut,
+)
 from twinline.transports.client.engine.dialler import Dialler
 from twinline.transports.client.engine.link import ClientSession, Link
 from twinline.transports.client.options import ClientOptions
@@ -218,7 +222,8 @@ class Watcher(ABC):
                 self._connected(connection)
             except OSError as error:
                 connection.close()
-                self._link.attempt_failed(self.session, error.strerror or str(error))
+                reason = error.strerror or str(error)
+                self._link.attempt_failed(self.session, connection.server, reason)
                 continue
             self._connection = connection
         return self._connection
@@ -280,11 +285,11 @@ class Watcher(ABC):
                 self._link.session_ended(self.session, error.message)
                 raise Cancelled
             if isinstance(error, errors.ShuttingDown):
-                self._lost(error.message, failed=True, retry_after=error.retry_after())
+                self._lost(connection, error.message, failed=True, refusal=error)
                 return False
         if not connection.proved:
             connection.proved = True
-            self._link.proved()
+            self._link.proved(connection.server, connection.failures)
         self._link.watch_answered(self.session)
         return True
 
@@ -298,20 +303,30 @@ class Watcher(ABC):
         """
         self._drop()
         if isinstance(error, errors.FrameTooLarge):
-            self._lost(error.message, failed=True)
+            self._lost(connection, error.message, failed=True)
             return
         self._stop.check()
         # One that has carried a request is replaced at once, but not again and again.
         before, self._broke_at = self._broke_at, monotonic()
         soon = self._broke_at - before < self._settings.backoff_first
-        self._lost(str(error), failed=soon or not connection.proved)
+        failed = soon or not connection.proved
+        if isinstance(error, ReplyTimedOut) and not failed:
+            self._link.stopped_answering(connection.server)
+        self._lost(connection, str(error), failed=failed)
 
-    def _lost(self, reason: str, *, failed: bool, retry_after: float = 0.0) -> None:
+    def _lost(
+        self,
+        connection: Connection,
+        reason: str,
+        *,
+        failed: bool,
+        refusal: errors.RequestError | None = None,
+    ) -> None:
         """Replace the connection; at the pace of the backoff if it has failed to be of use."""
         self._drop()
         self._link.watch_broke(self.session, reason)
         if failed:
-            self._link.attempt_failed(self.session, reason, retry_after)
+            self._link.attempt_failed(self.session, connection.server, reason, refusal)
 
     async def _refused(self, error: errors.RequestError) -> None:
         """Let time pass before the mailbox is read again."""
