@@ -86,6 +86,7 @@ class ChatService:
         clock: Clock | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         hasher: PasswordHasher | None = None,
+        node: str | None = None,
     ) -> None:
         """Open the door.
 
@@ -96,10 +97,13 @@ class ChatService:
                 leaps no session ends: see `SteadyClock`.
             monotonic: seconds that never leap, for the limits on rates.
             hasher: None for `twinline.core.passwords.default_hasher`.
+            node: which of the servers with one state this is, for the reply to `hello`; None where
+                it is alone.
         """
         self.settings = settings or ServiceSettings()
         self.store = store
         passwords = Passwords(hasher, wait_seconds=self.settings.hash_wait_seconds)
+        self._node = node
         self._clock = clock or wall_clock_ms
         self._accounts = AccountRules(
             store,
@@ -201,7 +205,10 @@ class ChatService:
             raise UnsupportedVersion(f"this server speaks protocol version {PROTOCOL_VERSION}")
         log.debug("hello from %r, client %.80r", session.address, client)
         return HelloReply(
-            protocol=PROTOCOL_VERSION, server=SERVER_NAME, limits=self.settings.limits()
+            protocol=PROTOCOL_VERSION,
+            server=SERVER_NAME,
+            node=self._node,
+            limits=self.settings.limits(),
         )
 
     def create_account(self, session: Session, username: str, password: str) -> SessionReply:

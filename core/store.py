@@ -624,6 +624,8 @@ class Store(ABC):
         blocks: whether a call may wait for anything: a disk, a network, a thread. One that says
             that it does not is called on an event loop, where all would wait with it; but for
             `Accounts.page`, which a loop leaves to another thread in any case.
+        shared: whether several servers may have the same state open at once. `open_store`'s
+            registry tells it of a URL, before anything is opened.
         states: what limits are counted in, of a store that several servers share. None: each
             server counts by itself.
     """
@@ -632,6 +634,7 @@ class Store(ABC):
     mailboxes: Mailboxes
     durability: Durability
     blocks: bool = True
+    shared: bool = False
     states: SharedStates | None = None
 
     def health(self) -> Health:

@@ -3,7 +3,8 @@
 An entry point in the group ``twinline.stores`` has the URL's scheme as its name and a callable
 ``(url: str, policy: MailboxPolicy) -> Store`` as its value; one in ``twinline.upkeep`` a callable
 ``(url: str) -> Upkeep``, where the store can be looked after from outside. A built-in scheme cannot
-be replaced.
+be replaced. Where several servers may open the store, the first callable has a true attribute
+``shared``, or is a class method of a `Store` that has it.
 """
 
 import difflib
@@ -42,6 +43,9 @@ def _open_memory(url: str, policy: MailboxPolicy) -> Store:
 
 
 _BUILT_IN: Final[dict[str, OpenStore]] = {"memory": _open_memory, "sqlite": SqliteStore.open}
+
+_SHARED: Final = frozenset({"postgresql", "redis", "rediss", "redis+cluster"})
+"""Built-in stores that several servers may open: told without importing their drivers."""
 
 
 def _upkeep_of_sqlite(url: str) -> Upkeep:
@@ -104,6 +108,19 @@ def _known_scheme(url: str) -> str:
         hint = f"; did you mean {near[0]}:?" if near else ""
         raise UnknownStore(f"there is no store {scheme[:64]!r}{hint} ({_listed(known)})")
     return scheme
+
+
+def is_shared(url: str) -> bool:
+    """Return whether several servers may open the store of a URL at once; none is opened.
+
+    Raises:
+        UnknownStore: what is registered for the scheme cannot be loaded.
+    """
+    scheme = url.partition(":")[0]
+    if scheme in _BUILT_IN or scheme not in store_schemes():
+        return scheme in _SHARED
+    opener = _plugged_in(ENTRY_POINTS, scheme)
+    return bool(getattr(getattr(opener, "__self__", opener), "shared", False))
 
 
 def _plugged_in(group: str, scheme: str) -> Callable[..., object]:

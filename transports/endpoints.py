@@ -72,6 +72,8 @@ class Scheme(StrEnum):
 
 _WEB_PORTS: Final = {Scheme.WS: 80, Scheme.WSS: 443}
 _EXAMPLES: Final = "tcp://host:port, tls://host:port, ws://host:port, wss://host:port or unix:/path"
+_SWITCHES: Final = ("proxy", "reuse_port")
+"""Options that are ``yes`` or ``no``, and none of TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,9 @@ class ListenOptions:
     Attributes:
         proxy: whether peers come through a proxy that names them by the PROXY protocol
             (``proxy=yes``).
+        reuse_port: whether other processes may listen on the same port (``reuse_port=yes``): the
+            system spreads the peers over all of them. Any process of the same user that asks for
+            it as well gets its part, whatever it is.
         certificate: the file with the certificate and its chain, instead of the setting's.
         key: the file with its key, instead of the setting's.
         client_ca: the file with those who sign clients' certificates, instead of the setting's.
@@ -89,6 +94,7 @@ class ListenOptions:
     """
 
     proxy: bool = False
+    reuse_port: bool = False
     certificate: str | None = None
     key: str | None = None
     client_ca: str | None = None
@@ -187,11 +193,15 @@ class Endpoint:
 
     def _check_options(self) -> None:
         options = self.listening
-        tls = [name for name, _ in options.as_options() if name != "proxy"]
+        tls = [name for name, _ in options.as_options() if name not in _SWITCHES]
         if tls and not self.scheme.is_tls:
             raise EndpointError(f"{tls[0]} is an option of {Scheme.TLS} and {Scheme.WSS} alone")
         if options.key is not None and options.certificate is None:
             raise EndpointError("the option key comes with the option certificate")
+        if options.reuse_port and self.scheme is Scheme.UNIX:
+            raise EndpointError(
+                "reuse_port is an option of TCP: a Unix socket belongs to one process"
+            )
         if options.minimum not in (None, *TLS_VERSIONS):
             raise EndpointError(f"{options.minimum!r}: write minimum={' or '.join(TLS_VERSIONS)}")
 
@@ -267,11 +277,14 @@ def _options(text: str, query: str) -> tuple[str | None, ListenOptions]:
     named = dict(options)
     if not options or len(named) < len(options) or not all(named.values()):
         raise EndpointError(f"{text!r}: write ?transport=NAME, each option once, or nothing")
-    proxy = named.pop("proxy", "no")
-    if proxy not in ("yes", "no"):
-        raise EndpointError(f"{text!r}: write proxy=yes, or nothing")
+    switches = {}
+    for name in _SWITCHES:
+        said = named.pop(name, "no")
+        if said not in ("yes", "no"):
+            raise EndpointError(f"{text!r}: write {name}=yes, or nothing")
+        switches[name] = said == "yes"
     transport = named.pop("transport", None)
-    return transport, ListenOptions(proxy=proxy == "yes", **named)
+    return transport, ListenOptions(**switches, **named)  # type: ignore[arg-type]
 
 
 def _check_path(path: str) -> None:

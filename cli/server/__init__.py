@@ -3,7 +3,10 @@
 ``serve`` runs one; what belongs to its process is set in ``process``, with ``affinity`` for the
 processors and ``hashing`` for the threads that hash, and its log is in ``log``. ``reload`` is the
 door for what is read again while it runs, ``certificates`` what goes through it, and ``trial``
-makes a certificate to begin with. ``listeners`` names
-what can drive its connections. ``private`` is one within another command, such as ``demo``;
-``store`` looks after a file.
+makes a certificate to begin with. ``listeners`` names what can drive its connections.
+
+``nodes`` is the parent of several servers, ``node`` one of them, ``channel`` what they say to each
+other, and ``place`` which of them a server is.
+
+``private`` is a server within another command, such as ``demo``; ``store`` looks after a file.
 """

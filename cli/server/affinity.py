@@ -20,10 +20,14 @@ class _Process:
 
 
 @contextmanager
-def on_one() -> Iterator[int | None]:
+def on_one(index: int | None = None) -> Iterator[int | None]:
     """Keep this thread on one processor while the block runs, and all threads it starts in it.
 
     Processes that do so on the same machine are spread over its processors by their numbers.
+
+    Args:
+        index: the number of this process among several that are started together, which are spread
+            over all processors, the first of them coming last; None for one that is alone.
 
     Yields:
         The processor, or None where there is nothing to gain (only one is allowed, or threads
@@ -31,8 +35,11 @@ def on_one() -> Iterator[int | None]:
     """
     allowed = _worth_choosing_from()
     # Not the first: interrupts are mostly handled there.
-    others = sorted(allowed)[1:]
-    chosen = others[os.getpid() % len(others)] if others else None
+    first, *others = sorted(allowed) or [0]
+    if index is not None and others:
+        others.append(first)
+    number = os.getpid() if index is None else index
+    chosen = others[number % len(others)] if others else None
     if chosen is None or not _move({chosen}):
         yield None
         return

@@ -24,14 +24,17 @@ class BackgroundHasher(PasswordHasher):
     a connection's own thread cannot hash in this way: it asks, and waits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int | None = None) -> None:
         """Take the parameters of `default_hasher`, and start the threads.
 
         All at once: when the first login comes there may be no memory for a thread.
+
+        Args:
+            threads: how many; None for one for each processor.
         """
         usual = default_hasher()
         super().__init__(usual.time_cost, usual.memory_cost, usual.parallelism)
-        number = os.cpu_count() or 1
+        number = threads or os.cpu_count() or 1
         self._threads = ThreadPoolExecutor(number, "hash", _give_way)
         all_run = threading.Barrier(number)
         try:

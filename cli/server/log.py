@@ -5,6 +5,7 @@ nobody reads holds up that thread alone. When the queue fills, it drops the leas
 first, and the next line that is written says how many were lost.
 """
 
+import json
 import logging
 import os
 import select
@@ -14,11 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, Literal
 
 log = logging.getLogger(__name__)
 
-_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LogFormat = Literal["text", "json"]
+_TEXT: Final = "%(asctime)s %(levelname)s {node}%(name)s: %(message)s"
 _FLUSH_SECONDS: Final = 0.5
 """How long the end of the server waits for the reader of its log."""
 _DEBUG_SHARE: Final = 0.5
@@ -26,18 +28,70 @@ _INFO_SHARE: Final = 0.75
 """How full the queue may be for lines of a level; the rest is the reserve of warnings."""
 
 
+class TextFormatter(logging.Formatter):
+    """Lines for people; where there are several nodes, each line tells which one it is of."""
+
+    def __init__(self, node: str | None = None) -> None:
+        """Prepare.
+
+        Args:
+            node: the name of the node; None where there are no others.
+        """
+        super().__init__(_TEXT.format(node="" if node is None else f"node={node} "))
+        self._continued = None if node is None else f"\nnode={node} | "
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as text, which has several lines where it has a traceback."""
+        text = super().format(record)
+        return text if self._continued is None else text.replace("\n", self._continued)
+
+
+class JsonFormatter(logging.Formatter):
+    """A JSON object a record, in one line: ``time`` (ms), ``level``, ``logger``, ``message``.
+
+    And where there are any: ``node``, and ``traceback``, a text of several lines.
+    """
+
+    def __init__(self, node: str | None = None) -> None:
+        """Prepare; as for `TextFormatter`."""
+        super().__init__()
+        self._node = {} if node is None else {"node": node}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as JSON."""
+        said: dict[str, object] = {
+            "time": int(record.created * 1000),
+            "level": record.levelname.lower(),
+            **self._node,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            said["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(said)
+
+
+_FORMATTERS: Final = {"text": TextFormatter, "json": JsonFormatter}
+
+
 class QueuedLog(logging.Handler):
     """A handler that never blocks: its lines are written by a thread of its own."""
 
-    def __init__(self, write: Callable[[bytes], object], capacity: int) -> None:
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        capacity: int,
+        formatter: logging.Formatter | None = None,
+    ) -> None:
         """Start the thread.
 
         Args:
             write: writes some lines, for as long as it takes.
             capacity: how many lines may wait to be written.
+            formatter: makes the lines; None for text.
         """
         super().__init__()
-        self.setFormatter(logging.Formatter(_FORMAT))
+        self.setFormatter(formatter or TextFormatter())
         self._write = write
         self._capacity = capacity
         self._lines: SimpleQueue[str | None] = SimpleQueue()  # None: the last line
@@ -95,15 +149,19 @@ class QueuedLog(logging.Handler):
 
 
 @contextmanager
-def server_log(level: str, capacity: int) -> Iterator[None]:
+def server_log(
+    level: str, capacity: int, *, node: str | None = None, form: LogFormat = "text"
+) -> Iterator[None]:
     """Log to stderr while the block runs, what ends a thread as well.
 
     Args:
         level: the lowest that is logged.
         capacity: how many lines may wait to be written.
+        node: the name of this server among several; None where it is alone.
+        form: what a line is.
     """
     root = logging.getLogger()
-    handler = QueuedLog(_write_to_stderr, capacity)
+    handler = QueuedLog(_write_to_stderr, capacity, _FORMATTERS[form](node))
     before, hook = root.level, threading.excepthook
     root.addHandler(handler)
     root.setLevel(level.upper())

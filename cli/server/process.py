@@ -41,11 +41,15 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def server_process(*, one_processor: bool, many_threads: bool) -> Iterator["Descriptors"]:
+def server_process(
+    *, one_processor: bool, many_threads: bool, index: int | None = None
+) -> Iterator["Descriptors"]:
     """Set up the process of a server; entered before it starts any thread.
 
     Args:
         one_processor: whether its threads stay on one processor while the block runs.
+        index: its number among the nodes of this machine, each of which has another processor as
+            long as there are enough; None for a server that is alone.
         many_threads: whether each connection has a thread, and no thread drives many.
 
     Yields:
@@ -60,7 +64,7 @@ def server_process(*, one_processor: bool, many_threads: bool) -> Iterator["Desc
     # It is not put back either, see `signals_handled`.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with _collecting_rarely(), on_one() if one_processor else nullcontext():
+        with _collecting_rarely(), on_one(index) if one_processor else nullcontext():
             yield _raise_descriptor_limit()
     finally:
         threading.stack_size(stack_bytes)
@@ -184,7 +188,11 @@ def _shown(limit: int) -> str:
 
 @contextmanager
 def signals_handled(
-    stop: Callable[[], None], reload: Callable[[], None], wakeup_fd: int
+    stop: Callable[[], None],
+    reload: Callable[[], None],
+    wakeup_fd: int,
+    *,
+    at_once: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Let SIGHUP call `reload`, SIGTERM and SIGINT `stop`; a second one ends the process at once.
 
@@ -197,6 +205,7 @@ def signals_handled(
         wakeup_fd: where the interpreter's own handler writes a byte for every signal while the
             block runs. Python runs a handler between two steps of Python; for a signal that comes
             just before a wait begins that would be after it, and the byte ends the wait at once.
+        at_once: called before the process ends at once.
     """
 
     def begin(_number: int, _frame: FrameType | None) -> None:
@@ -206,7 +215,10 @@ def signals_handled(
         stop()
 
     def exit_at_once(number: int, _frame: FrameType | None) -> None:
-        os._exit(128 + number)
+        try:
+            at_once()
+        finally:
+            os._exit(128 + number)
 
     def read_again(_number: int, _frame: FrameType | None) -> None:
         reload()

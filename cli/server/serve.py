@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from twinline.cli.server.certificates import Certificates, files_of
 from twinline.cli.server.hashing import BackgroundHasher
 from twinline.cli.server.listeners import LISTENERS
 from twinline.cli.server.log import server_log
+from twinline.cli.server.nodes import run_nodes
+from twinline.cli.server.place import Place, own_name
 from twinline.cli.server.process import server_process, signals_handled
 from twinline.cli.server.reload import Reloader, Terminal, identities
 from twinline.cli.server.trial import for_trial
@@ -26,13 +29,17 @@ from twinline.cli.settings.options import config_option, json_option, load_from,
 from twinline.core.locks import check_locks
 from twinline.core.service import ChatService
 from twinline.core.store import Store
-from twinline.stores.registry import UnknownStore, open_store
+from twinline.stores.registry import UnknownStore, is_shared, open_store
 from twinline.transports import wakeup
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.listener import Listener, Waker
 
 log = logging.getLogger(__name__)
+
+OnReady = Callable[[Sequence[Endpoint], Settings, str], None]
+Orders = Callable[[Callable[[], None], Callable[[], None]], AbstractContextManager[None]]
+"""Has a server stop, or read its files again, by calling these while its context is entered."""
 
 
 @command(
@@ -70,16 +77,28 @@ def serve(as_json: bool, trial_folder: Path | None, **options: Any) -> None:
     if trial_folder is not None:
         settings, trial = for_trial(settings, trial_folder)
         ca_file = str(trial.ca)
-    run_server(settings, on_ready=partial(_announce, as_json=as_json, ca_file=ca_file))
+    announce = partial(_announce, as_json=as_json, ca_file=ca_file)
+    if settings.nodes > 1:
+        run_nodes(settings, announce)
+    else:
+        run_server(settings, announce)
 
 
-def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str], None]) -> None:
+def run_server(
+    settings: Settings,
+    on_ready: OnReady,
+    *,
+    place: Place | None = None,
+    orders: Orders | None = None,
+) -> None:
     """Serve until a signal, in the calling thread, which must be the main one.
 
     Args:
         settings: all of them.
-        on_ready: called when connections are taken, with the listener, the settings and the
+        on_ready: called when connections are taken, with the endpoints, the settings and the
             store's durability.
+        place: which of several nodes this is; None for a server that is alone.
+        orders: of who has started it; None: there are none but signals.
 
     Raises:
         SettingsError: the settings ask for what is not safe, name no store, or a file of TLS
@@ -87,7 +106,11 @@ def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str],
         EndpointError: an endpoint cannot be listened on.
     """
     endpoints = settings.endpoints()
-    warnings = check_settings(settings, endpoints)
+    # Whoever has started several nodes has checked them.
+    warnings = check_settings(settings, endpoints) if place is None else []
+    index = None if place is None else place.index
+    if place is None:
+        place = Place(settings.node or (own_name() if is_shared(settings.store) else None))
     if settings.check_locks:
         # Locks choose their kind when they are made, so before anything is built.
         check_locks(True)
@@ -95,8 +118,12 @@ def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str],
     terminal = Terminal()
     # First the process, whose threads are as they were started; then what has threads.
     with (
-        server_process(one_processor=settings.one_processor, many_threads=threads) as descriptors,
-        server_log(settings.log_level, settings.log_queue),
+        server_process(
+            one_processor=settings.one_processor, many_threads=threads, index=index
+        ) as descriptors,
+        server_log(
+            settings.log_level, settings.log_queue, node=place.name, form=settings.log_format
+        ),
     ):
         for warning in warnings:
             log.warning("%s", warning)
@@ -104,8 +131,9 @@ def run_server(settings: Settings, on_ready: Callable[[Listener, Settings, str],
         to_wake = wakeup.DESCRIPTORS if threads else 0
         descriptors.log_for(settings.connections, to_wake=to_wake)
         with _opened(settings) as store:
-            service = ChatService(store, settings, hasher=BackgroundHasher())
-            _serve(service, settings, endpoints, terminal, on_ready)
+            hasher = BackgroundHasher(place.threads_to_hash)
+            service = ChatService(store, settings, hasher=hasher, node=place.name)
+            _serve(service, settings, endpoints, terminal, on_ready, orders=orders)
 
 
 def _serve(
@@ -113,7 +141,9 @@ def _serve(
     settings: Settings,
     endpoints: Sequence[tuple[Endpoint, Transport]],
     terminal: Terminal,
-    on_ready: Callable[[Listener, Settings, str], None],
+    on_ready: OnReady,
+    *,
+    orders: Orders | None,
 ) -> None:
     listens = LISTENERS[settings.listener]
     # Before they are read, so that no change of them is missed.
@@ -125,11 +155,13 @@ def _serve(
             [Certificates(listener)],
             settings.reload_seconds,
             since=since,
-            hung_up=partial(_end_with, terminal, listener),
+            # A node's parent asks the terminal.
+            hung_up=partial(_end_with, terminal, listener) if orders is None else lambda: False,
         ) as reloader,
         signals_handled(listener.stop, reloader.wake, waker.fileno()),
+        nullcontext() if orders is None else orders(listener.stop, reloader.wake),
     ):
-        on_ready(listener, settings, service.store.durability)
+        on_ready(listener.endpoints, settings, service.store.durability)
         listener.serve_forever()
         service.stop()
 
@@ -151,7 +183,7 @@ def _opened(settings: Settings) -> Store:
 
 
 def _announce(
-    listener: Listener,
+    endpoints: Sequence[Endpoint],
     settings: Settings,
     durability: str,
     *,
@@ -160,7 +192,7 @@ def _announce(
 ) -> None:
     # A server whose stdout has no reader serves all the same.
     with contextlib.suppress(OutputClosed):
-        for endpoint in listener.endpoints:
+        for endpoint in endpoints:
             ready = Listening(
                 endpoint=endpoint.place,
                 transport=endpoint.transport or settings.transport,

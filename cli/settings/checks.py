@@ -5,12 +5,14 @@ A check is a function of the settings, and of the endpoints that they name: it r
 should know. Both commands make the same ones, in the same words.
 """
 
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from twinline.cli.console.errors import SettingsError
 from twinline.cli.settings.model import Settings, refuse_exposure
 from twinline.core.addresses import UNIX, AddressSet
+from twinline.stores.registry import is_shared
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint, EndpointError, Scheme
 from twinline.transports.listener import check_proxies, server_tls
@@ -64,6 +66,27 @@ def check_proxied(settings: Settings, endpoints: Endpoints) -> Iterator[str]:
             yield f"trusted_proxies has {member}: whoever connects can pose as any address"
 
 
+def check_nodes(settings: Settings, endpoints: Endpoints) -> Iterable[str]:
+    """Refuse to have several nodes where they could not share the endpoints or the store."""
+    if settings.nodes == 1:
+        return ()
+    if not is_shared(settings.store):
+        scheme = settings.store.partition(":")[0]
+        raise SettingsError(
+            f"nodes: {settings.nodes} nodes need a store that servers can share, and a store "
+            f"{scheme}: is one server's alone"
+        )
+    for endpoint, _ in endpoints:
+        if endpoint.scheme is Scheme.UNIX:
+            raise SettingsError(
+                f"nodes: {endpoint.place} is a Unix socket, and belongs to one process: nodes can "
+                "only share a port of TCP"
+            )
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise SettingsError("nodes: this system cannot share a port between processes")
+    return ()
+
+
 def _here(endpoint: Endpoint) -> tuple[str, ...]:
     """Return where a proxy on this machine connects from to an endpoint that only it reaches."""
     if endpoint.scheme is Scheme.UNIX:
@@ -75,6 +98,7 @@ CHECKS: Final[tuple[Callable[[Settings, Endpoints], Iterable[str]], ...]] = (
     check_exposure,
     check_certificates,
     check_proxied,
+    check_nodes,
 )
 
 

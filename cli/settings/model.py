@@ -101,8 +101,24 @@ class ServerSettings(BaseModel):
         description="what drives the connections: `threads`, one for each; `loop`, one event loop",
     )
     store: str = Field(default="memory:", description="where the state is kept, as a URL")
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="how many server processes to start on these endpoints, to use as many "
+        "processors; more than one needs a store that servers can share",
+    )
+    node: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]{1,48}$",
+        description="the name of this server among those with the same store, in the log and in "
+        "the reply to `hello`; unset: the machine's and a number, where there may be others",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="how much the server logs, on stderr"
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="what a line of the log is: text, or a JSON object"
     )
     log_queue: int = Field(
         default=4096,
@@ -273,6 +289,7 @@ _SEALED: Final = {
 
 _EXPECTED: Final = {
     "connect": "an endpoint",
+    "drain_endpoints": "any number of endpoints",
     "listen": "one or more endpoints",
     "trusted_proxies": "addresses, networks and unix",
     "web_origins": "any number of origins",

@@ -26,6 +26,7 @@ BRIEF: Final[Mapping[str, str]] = {
     "transport": "What is spoken there; auto is all of it.",
     "listener": "threads, one each; or loop, one for all.",
     "store": "Where the state is kept.",
+    "nodes": "Start so many processes of it.",
     "log_level": "debug, info, warning or error.",
     "insecure": "Allow plain TCP and ws:// beyond this machine.",
     "tls_certificate": "The server's certificate, for tls and wss.",
@@ -88,7 +89,7 @@ def server_options(function: Decorated) -> Decorated:
 def all_options(function: Decorated) -> Decorated:
     """Give a command a flag for every setting."""
     models = [model for _, model in GROUPS]
-    return settings_options(*models, rare=("ca_file",), grouped=True)(function)
+    return settings_options(*models, rare=("ca_file", "nodes"), grouped=True)(function)
 
 
 def load_from(options: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Loaded:
@@ -140,6 +141,7 @@ def _metavar(name: str, annotation: Any) -> str:
     known = {
         "listen": "ENDPOINT",
         "connect": "ENDPOINT",
+        "drain_endpoints": "ENDPOINT",
         "trusted_proxies": "NETWORK",
         "store": "URL",
         "web_origins": "ORIGIN",

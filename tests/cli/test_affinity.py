@@ -156,3 +156,15 @@ def test_serve_is_kept_on_one_unless_told_not_to(tmp_path: Path, flag: str, kept
                 counts.append(len(os.sched_getaffinity(int(task.name))))
         assert len(counts) > 1  # the store's writer among them
     assert set(counts) == ({1} if kept else {len(here())})
+
+
+def test_nodes_have_a_processor_each_and_the_first_comes_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {2, 4, 6})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _pid, _processors: None)
+    chosen = []
+    for index in range(4):
+        with on_one(index) as one:
+            chosen.append(one)
+    assert chosen == [4, 6, 2, 4]

@@ -1,6 +1,7 @@
 """The log of `twinline serve`: nobody waits for its reader, and what is lost is told."""
 
 import contextlib
+import json
 import logging
 import re
 import signal
@@ -15,7 +16,7 @@ import pytest
 from cli_server import CommandLine, ended
 from waiting import join, wait_event
 
-from twinline.cli.server.log import QueuedLog, server_log
+from twinline.cli.server.log import JsonFormatter, QueuedLog, TextFormatter, server_log
 
 CAPACITY = 16
 
@@ -173,3 +174,31 @@ def test_a_server_whose_stderr_nobody_reads_serves_and_drains(tmp_path: Path) ->
                     assert b'"ok":true' in answers.readline()
         server.send_signal(signal.SIGTERM)
         assert server.wait(10) == 0
+
+
+def failed(formatter: logging.Formatter) -> str:
+    try:
+        raise ZeroDivisionError("nothing\nmore")  # noqa: TRY301 - the formatter needs a traceback
+    except ZeroDivisionError:
+        record = logging.Logger("test").makeRecord(  # noqa: LOG001
+            "test", logging.ERROR, "file", 1, "it %s", ("broke",), sys.exc_info()
+        )
+    return formatter.format(record)
+
+
+def test_each_line_of_a_node_is_told_apart_a_tracebacks_too() -> None:
+    first, *rest = failed(TextFormatter("web-1")).splitlines()
+    assert first.endswith(" ERROR node=web-1 test: it broke")
+    assert rest[0] == "node=web-1 | Traceback (most recent call last):"
+    assert rest[-1] == "node=web-1 | more"
+    assert all(line.startswith("node=web-1 | ") for line in rest)
+    assert " ERROR test: it broke\nTraceback" in failed(TextFormatter())
+
+
+def test_a_line_of_json_is_one_line() -> None:
+    (line,) = failed(JsonFormatter("web-1")).splitlines()
+    said = json.loads(line)
+    assert said.pop("time") > 1_700_000_000_000
+    assert "ZeroDivisionError: nothing\nmore" in said.pop("traceback")
+    assert said == {"level": "error", "node": "web-1", "logger": "test", "message": "it broke"}
+    assert "node" not in json.loads(failed(JsonFormatter()))

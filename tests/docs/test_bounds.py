@@ -25,11 +25,16 @@ MODELS = (ServiceSettings, MailboxPolicy, ListenerSettings, ServerSettings)
 SETTINGS = {name: field for model in MODELS for name, field in model.model_fields.items()}
 NO_BOUNDS = {
     "check_locks": "checks the program",
+    "drain_endpoints": "the operator's",
     "drain_seconds": "the end of the server",
+    "drain_spread_seconds": "the end of the server",
     "listen": "the operator's",
     "listener": "the operator's",
+    "log_format": "the operator's",
     "log_level": "the operator's",
     "loop_warn_seconds": "what is logged",
+    "node": "the operator's",
+    "nodes": "the operator's",
     "one_processor": "the operator's",
     "reload_seconds": "the operator's",
     "store": "the operator's",

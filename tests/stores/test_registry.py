@@ -9,7 +9,8 @@ from twinline.core.errors import MailboxFull, TwinlineError
 from twinline.core.store import MailboxPolicy, Store
 from twinline.stores import registry
 from twinline.stores.memory import MemoryStore
-from twinline.stores.registry import UnknownStore, open_store, store_schemes
+from twinline.stores.registry import UnknownStore, is_shared, open_store, store_schemes
+from twinline.stores.sqlite import SqliteStore
 
 OPENED: list[tuple[str, MailboxPolicy]] = []
 NOT_CALLABLE = "not callable"
@@ -136,3 +137,33 @@ def test_what_is_registered_wrongly_says_so(scheme: str, says: str) -> None:
 def test_a_store_that_cannot_be_opened_says_so_itself() -> None:
     with pytest.raises(ConnectionError, match="no server there"):
         open_store("broken:")
+
+
+class SharedStore(MemoryStore):
+    shared = True
+
+    @classmethod
+    def open(cls, url: str, policy: MailboxPolicy) -> Store:
+        raise AssertionError("nothing is to be opened")
+
+
+@pytest.mark.usefixtures("others")
+def test_whether_servers_can_share_a_store_is_told_without_opening_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert [is_shared(url) for url in ("memory:", "sqlite:x", "other:", "no-such:")] == [False] * 4
+    assert not OPENED
+    monkeypatch.setattr(registry, "_plugged_in", lambda *_: SharedStore.open)
+    assert is_shared("other:")
+    monkeypatch.setattr(open_other, "shared", True, raising=False)
+    monkeypatch.setattr(registry, "_plugged_in", lambda *_: open_other)
+    assert is_shared("other:")
+
+
+@pytest.mark.parametrize("scheme", registry._BUILT_IN)
+def test_a_built_in_store_that_is_shared_says_so_itself_too(scheme: str) -> None:
+    kinds = {"memory": MemoryStore, "sqlite": SqliteStore}
+    if scheme in kinds:
+        assert is_shared(f"{scheme}:") == kinds[scheme].shared
+    else:
+        assert is_shared(f"{scheme}:")

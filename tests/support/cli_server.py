@@ -88,11 +88,9 @@ class CommandLine:
         """Start a command as a process of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "twinline.cli", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **self.environment, "TWINLINE_CHECK_LOCKS": "1"},
-            **options,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
 
 

@@ -118,3 +118,17 @@ def test_connecting_has_a_deadline() -> None:
         connect(endpoint, Deadline.after(0))
     with socket_path() as path, pytest.raises(FileNotFoundError):
         connect(Endpoint.parse(f"unix:{path}"), Deadline.after(1))
+
+
+def test_a_port_is_shared_only_where_that_is_asked_for() -> None:
+    assert not Endpoint.parse("tcp://127.0.0.1:0").listening.reuse_port
+    shared = Endpoint.parse("wss://h?reuse_port=yes&minimum=1.3")
+    assert shared.listening.reuse_port
+    assert Endpoint.parse(str(shared)) == shared
+    assert not Endpoint.parse("tcp://h?reuse_port=no").listening.reuse_port
+    with pytest.raises(EndpointError, match="reuse_port=yes, or nothing"):
+        Endpoint.parse("tcp://h?reuse_port=1")
+    with pytest.raises(EndpointError, match="a Unix socket belongs to one process"):
+        Endpoint.parse("unix:/s?reuse_port=yes")
+    with pytest.raises(EndpointError, match="for listening only"):
+        shared.check_connectable()

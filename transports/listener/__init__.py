@@ -24,6 +24,7 @@
 """
 
 from twinline.transports.listener.base import Listener, TlsReload, check_proxies
+from twinline.transports.listener.binding import reserve
 from twinline.transports.listener.loop import LoopListener
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.listener.threaded import ThreadedListener
@@ -38,6 +39,7 @@ __all__ = [
     "TlsReload",
     "Waker",
     "check_proxies",
+    "reserve",
     "server_tls",
     "tls_files",
 ]

@@ -23,10 +23,11 @@ import logging
 import socket
 import threading
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import Any, Final, Protocol, Self
 
 from twinline.core.addresses import UNIX, AddressSet, canonical, is_local, limit_key
@@ -48,6 +49,8 @@ from twinline.transports.tls.layer import TlsLayer
 
 log = logging.getLogger(__name__)
 
+_TELL_SECONDS: Final = (0.02, 0.2)
+"""At least and at most, between two times that connections are told that the server stops."""
 PAUSE_SECONDS: Final = 0.2
 """How long nothing is accepted after the system had no descriptor, thread or memory to give."""
 CUT_SECONDS: Final = 0.2
@@ -492,6 +495,27 @@ class Listener(ABC):
         if of != self._short_of:
             self._short_of = of
             log.warning("%s; trying again every %g s", of, PAUSE_SECONDS)
+
+    def _told_gradually(self) -> Iterator[float]:
+        """Let the connections drain one after the other, over the time that is set for it.
+
+        Those that have not been told yet are served as before. Yields, until all have been told,
+        how many seconds to wait before it goes on.
+        """
+        spread = self.settings.drain_spread_seconds
+        waiting = deque(self._running())
+        number, began = len(waiting), monotonic()
+        shortest, longest = _TELL_SECONDS
+        while waiting and self._running():  # else the rest has ended by itself
+            passed = (monotonic() - began) / spread if spread else 1.0
+            while waiting and number - len(waiting) <= number * passed:
+                connection = waiting.popleft()
+                with self._lock:
+                    there = connection in self._connections
+                if there:
+                    connection.drain()
+            if waiting:
+                yield min(longest, max(shortest, spread / number))
 
     def _running(self) -> list[ServedConnection]:
         with self._lock:

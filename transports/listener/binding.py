@@ -1,5 +1,10 @@
 """Listening sockets: all addresses of a name under one port, and the file of a Unix socket.
 
+A port may be shared with other processes (SO_REUSEPORT, socket(7)): the system then gives each
+peer to one of them. It is only where all of them ask for it, and are of one user; so nobody else
+can join, but any program of the same user can that asks by mistake, and is then given peers that
+are meant for this one.
+
 The file of a Unix socket outlives a server that was killed, and is replaced when nobody listens on
 it. Between looking and replacing, and between binding and listening, another server could do the
 same; so whoever makes or removes such a file holds a lock (flock(2)) on its directory meanwhile.
@@ -78,8 +83,34 @@ def listen(endpoint: Endpoint) -> BoundEndpoint:
         EndpointError: an address is in use, may not be bound, or none is this machine's.
     """
     may_block("binding")
+    with _told(endpoint):
+        if endpoint.scheme is Scheme.UNIX:
+            return _listen_unix(endpoint)
+        return _bind_tcp(endpoint, listens=True)
+
+
+def reserve(endpoint: Endpoint) -> BoundEndpoint:
+    """Take a port for processes that will share it, and be given no peer.
+
+    Its sockets are bound and do not listen. While they are open the port stays the same, and no
+    process of another user gets it.
+
+    Args:
+        endpoint: of TCP, with the option ``reuse_port``.
+
+    Raises:
+        EndpointError: as for `listen`.
+    """
+    may_block("binding")
+    with _told(endpoint):
+        return _bind_tcp(endpoint, listens=False)
+
+
+@contextlib.contextmanager
+def _told(endpoint: Endpoint) -> Iterator[None]:
+    """Tell an error of the system as one of the endpoint."""
     try:
-        return _listen_unix(endpoint) if endpoint.scheme is Scheme.UNIX else _listen_tcp(endpoint)
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise EndpointError(f"cannot listen on {endpoint}: {reason}") from error
@@ -88,7 +119,9 @@ def listen(endpoint: Endpoint) -> BoundEndpoint:
 # -- TCP ------------------------------------------------------------------------------------
 
 
-def _listen_tcp(endpoint: Endpoint) -> BoundEndpoint:
+def _bind_tcp(endpoint: Endpoint, *, listens: bool) -> BoundEndpoint:
+    if endpoint.listening.reuse_port and not hasattr(socket, "SO_REUSEPORT"):
+        raise EndpointError(f"cannot listen on {endpoint}: this system cannot share a port")
     found = socket.getaddrinfo(
         endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
@@ -103,7 +136,7 @@ def _listen_tcp(endpoint: Endpoint) -> BoundEndpoint:
     while True:
         tries -= 1
         try:
-            sockets = _bind_all(addresses, endpoint)
+            sockets = _bind_all(addresses, endpoint, listens=listens)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not tries:
                 raise
@@ -112,7 +145,7 @@ def _listen_tcp(endpoint: Endpoint) -> BoundEndpoint:
 
 
 def _bind_all(
-    addresses: Sequence[tuple[int, Any]], endpoint: Endpoint
+    addresses: Sequence[tuple[int, Any]], endpoint: Endpoint, *, listens: bool
 ) -> tuple[socket.socket, ...]:
     sockets: list[socket.socket] = []
     port = endpoint.port
@@ -121,7 +154,13 @@ def _bind_all(
     with contextlib.ExitStack() as closed_on_error:
         for family, (host, _, *rest) in addresses:
             try:
-                listening = _bind(family, (host, port, *rest), both_families=both_families)
+                listening = _bind(
+                    family,
+                    (host, port, *rest),
+                    both_families=both_families,
+                    reuse_port=endpoint.listening.reuse_port,
+                    listens=listens,
+                )
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     if both_families:
@@ -139,17 +178,26 @@ def _bind_all(
     return tuple(sockets)
 
 
-def _bind(family: int, address: tuple[Any, ...], *, both_families: bool) -> socket.socket:
+def _bind(
+    family: int,
+    address: tuple[Any, ...],
+    *,
+    both_families: bool,
+    reuse_port: bool,
+    listens: bool,
+) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             # The same on every system: [::] alone takes IPv4 as well; beside an IPv4 address, of
             # the same name, it would be in the way of that.
             shared = both_families and socket.has_dualstack_ipv6()
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not shared))
         listening.bind(address)
-        return _listening(listening)
+        return _listening(listening) if listens else listening
     except BaseException:
         listening.close()
         raise

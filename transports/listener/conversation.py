@@ -62,6 +62,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from json.encoder import encode_basestring
 from operator import itemgetter
+from random import randint
 from typing import Final
 
 from twinline.core.errors import RESTART_MS, RequestError, SessionExpired, ShuttingDown
@@ -392,7 +393,7 @@ class Conversation:
             elif isinstance(event, RequestRefused):
                 self._refuse(event)
             elif self._drains:
-                self._reply(event.id, _shutting_down())
+                self._reply(event.id, _shutting_down(self._settings))
             else:
                 self._id, request = event
                 if type(request) is not Watch:
@@ -595,7 +596,7 @@ class Conversation:
         self._watch = None
         urgent = self.urgent
         if self._drains:
-            self._reply(watch.id, _shutting_down())
+            self._reply(watch.id, _shutting_down(self._settings))
         elif self._session_over:
             self._reply(watch.id, SessionExpired().to_reply())
         else:
@@ -737,5 +738,14 @@ def _fitting(messages: tuple[Message, ...], left: int) -> tuple[Message, ...]:
     return messages
 
 
-def _shutting_down() -> ErrorReply:
-    return ShuttingDown(retry_after_ms=RESTART_MS).to_reply()
+def _shutting_down(settings: ListenerSettings) -> ErrorReply:
+    """Return what a peer is told when the server stops.
+
+    It comes back at a moment of its own within the spread, so that other servers are not met by all
+    peers of this one at once.
+    """
+    spread_ms = round(settings.drain_spread_seconds * 1000)
+    wait_ms = randint(1, spread_ms) if spread_ms else RESTART_MS  # noqa: S311 - guards nothing
+    return ShuttingDown(
+        retry_after_ms=wait_ms, endpoints=settings.drain_endpoints or None
+    ).to_reply()

@@ -278,8 +278,8 @@ class LoopListener(Listener):
         try:
             # Others may lock a Unix socket's directory.
             await self._in_thread(self._stop_listening)
-            for connection in self._running():
-                connection.drain()
+            for seconds in self._told_gradually():
+                await asyncio.sleep(seconds)
             await self._wait_ended(self.settings.drain_seconds)
         finally:
             stuck = self._running()

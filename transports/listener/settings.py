@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from twinline.core.addresses import AddressSet
 from twinline.core.deadline import Seconds
+from twinline.transports.endpoints import Endpoint, EndpointError
 
 FilePath = Annotated[str, Field(min_length=1, json_schema_extra={"format": "path"})]
 """The path of a file, which is read when it is used."""
@@ -27,6 +28,18 @@ class ListenerSettings(BaseModel):
     )
     drain_seconds: Seconds = Field(
         default=4, ge=0, description="for replies in flight to finish when the server stops"
+    )
+    drain_spread_seconds: Seconds = Field(
+        default=0,
+        ge=0,
+        description="over how long connections are told that the server stops, one after the "
+        "other, so that their clients do not all go to other servers at once",
+    )
+    drain_endpoints: tuple[str, ...] = Field(
+        default=(),
+        max_length=16,
+        description="an endpoint of another server with the same store, where clients are sent "
+        "when this one stops",
     )
     connections: int = Field(
         default=10_000,
@@ -80,11 +93,21 @@ class ListenerSettings(BaseModel):
         "their peers come from; `unix` for those on Unix sockets",
     )
 
-    @field_validator("trusted_proxies", mode="before")
+    @field_validator("trusted_proxies", "drain_endpoints", mode="before")
     @classmethod
-    def _split_proxies(cls, value: object) -> object:
+    def _split_places(cls, value: object) -> object:
         # One variable holds several, as it does for endpoints.
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("drain_endpoints")
+    @classmethod
+    def _connectable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            try:
+                Endpoint.parse(text).check_connectable()
+            except EndpointError as error:
+                raise ValueError(str(error)) from None
+        return value
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -215,15 +215,14 @@ class ThreadedListener(Listener):
 
     def _end_connections(self) -> None:
         self._close_refused()
-        deadline = Deadline.after(self.settings.drain_seconds)
-        for connection in self._running():
-            connection.drain()
-        self._wait_ended(deadline)
+        for seconds in self._told_gradually():
+            time.sleep(seconds)
+        self._wait_ended(Deadline.after(self.settings.drain_seconds))
         with self._lock:
             never_ran = list(self._starting)
-        for connection in never_ran:
-            if self._claim(connection):
-                self._end(connection)
+        for starting in never_ran:
+            if self._claim(starting):
+                self._end(starting)
         stuck = self._running()
         if stuck:
             log.warning("%d connections did not finish in time and are cut", len(stuck))

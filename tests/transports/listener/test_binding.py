@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from waiting import Call
 
 from twinline.transports.endpoints import Endpoint, EndpointError
 from twinline.transports.listener import binding
-from twinline.transports.listener.binding import listen
+from twinline.transports.listener.binding import listen, reserve
 
 over_each = pytest.mark.usefixtures("each_listener")
 needs_ipv6 = pytest.mark.skipif(
@@ -255,3 +255,45 @@ def test_a_busy_socket_is_not_taken_for_a_left_over() -> None:
                 assert peer.connect_ex(path) in (0, errno.EAGAIN)
             with pytest.raises(EndpointError, match="in use"):
                 listen(Endpoint.parse(f"unix:{path}"))
+
+
+# -- a port that processes share ------------------------------------------------------------
+
+needs_reuse = pytest.mark.skipif(
+    not hasattr(socket, "SO_REUSEPORT"), reason="this system cannot share a port"
+)
+
+
+@needs_reuse
+@over_each
+def test_servers_share_a_port_that_both_ask_for() -> None:
+    with serving([(f"{TCP}?reuse_port=yes", "auto")]) as first:
+        place = str(first.endpoints[0])
+        assert place.endswith("?reuse_port=yes")
+        with serving([(place, "auto")]) as second, ExitStack() as peers:
+            served = 0
+            while not (first.connections and second.connections):
+                served += 1
+                assert served < 200, "one of them gets no peers"
+                assert peers.enter_context(first.peer()).ask("ping")["ok"]
+        # And not with one that does not.
+        with pytest.raises(EndpointError, match="in use"):
+            listen(Endpoint.parse(place.partition("?")[0]))
+
+
+@needs_reuse
+def test_a_port_is_kept_for_those_that_will_share_it() -> None:
+    with closing(reserve(Endpoint.parse("tcp://localhost:0?reuse_port=yes"))) as kept:
+        assert kept.endpoint.port
+        with pytest.raises(ConnectionRefusedError):
+            Peer(kept.endpoint)
+        with closing(socket.socket()) as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", kept.endpoint.port))
+        with closing(listen(kept.endpoint)), Peer(kept.endpoint):
+            pass  # it is connected: what listens gets it, and not what keeps the port
+
+
+def test_a_system_that_cannot_share_a_port_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "SO_REUSEPORT", raising=False)
+    with pytest.raises(EndpointError, match="this system cannot share a port"):
+        listen(Endpoint.parse("tcp://127.0.0.1:0?reuse_port=yes"))

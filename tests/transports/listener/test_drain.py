@@ -293,3 +293,55 @@ def test_a_broken_lock_rule_is_not_swallowed(
         assert "LockRuleError: two locks" in caplog.text  # as the loop reports it
     else:
         wait_until(lambda: raised == [LockRuleError], "the thread ended with the error")
+
+
+def test_a_drain_is_told_over_a_time_and_sends_elsewhere() -> None:
+    """Each at its moment and with a wait of its own; until then it is served as before."""
+    spread = 0.6
+    elsewhere = ("tls://b.example.org", "tcp://127.0.0.1:7768")
+    server = Server(
+        service=make_service(watches_per_account=100),
+        settings=ListenerSettings(
+            drain_spread_seconds=spread, drain_endpoints=elsewhere, drain_seconds=30
+        ),
+    )
+    with ExitStack() as stack:
+        peers = [stack.enter_context(server.peer()) for _ in range(24)]
+        peers[0].enter("ann")
+        for peer in peers[1:]:
+            peer.login("ann")
+        *watching, last = peers
+        for number, peer in enumerate(watching):
+            peer.send_line(op="watch", id=2, after=0, wait=60, window=number % 2)
+        server.wait_watching(len(watching))
+        began = time.monotonic()
+        server.listener.stop()
+        told = [watching[0].read_line()["error"]]
+        assert time.monotonic() - began < spread / 2  # the first at once
+        with pytest.raises(ConnectionRefusedError):
+            server.peer()  # others get who comes now
+        assert last.ask("ping")["ok"]
+        told += [peer.read_line()["error"] for peer in watching[1:]]
+        assert all(peer.rest() == b"" for peer in peers)  # one that has asked for nothing, too
+        assert time.monotonic() - began >= spread * 0.9
+        join(server.thread, 20)
+    waits = {error["retry_after_ms"] for error in told}
+    assert len(waits) > len(told) // 2
+    assert all(1 <= wait <= spread * 1000 for wait in waits)
+    assert {tuple(error["endpoints"]) for error in told} == {elsewhere}
+
+
+def test_connections_that_end_by_themselves_are_not_waited_for() -> None:
+    server = Server(settings=ListenerSettings(drain_spread_seconds=60))
+    with server.peer() as first, server.peer() as second:
+        assert first.ask("ping")["ok"]
+        assert second.ask("ping")["ok"]
+        server.listener.stop()
+        assert first.rest() == b""
+    join(server.thread, 20)
+
+
+@pytest.mark.parametrize("text", ["nowhere", "tcp://127.0.0.1:0", "tls://a?proxy=yes"])
+def test_clients_are_sent_to_endpoints_that_they_can_connect_to(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not an endpoint|for listening only"):
+        ListenerSettings(drain_endpoints=(text,))
