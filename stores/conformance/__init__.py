@@ -6,7 +6,9 @@
 
     print(check_store(lambda policy: MyStore(policy)))
 
-It needs no test framework. `bench` has what the rules work on, and `history/` the judge of a
+It needs no test framework. A store that several servers share is also checked over several nodes of
+one state (``open_nodes``): each call then goes to another node (`spread`), so that what one of them
+knows the others must learn. `bench` has what the rules work on, and `history/` the judge of a
 workload. These are the rules, each in the file that its group names; the contract is
 `twinline.core.store`.
 
@@ -125,6 +127,43 @@ In a child of the process that opened it (`forking`):
 Called on an event loop, where all would wait with it (`blocking`):
 
 69. A store that says that it does not block waits for nothing where it is called.
+
+Whose a session is (`sessions`), and who gets mail (`accounts`):
+
+70. A session is found, touched and closed under its own account, or by its hash.
+71. A recipient is the id of the account that has the name, or had it a second ago.
+
+What a watch does for each page (`looking`):
+
+72. A look acks and then reads, as ack() and read() do it; with a limit of 0 it reads none.
+73. Many looks are answered in their order, and one that is refused is its own affair.
+
+How a store is (`health`):
+
+74. A store's health tells how durable it is, as it said, and an epoch that stays.
+75. When a store was put back its epoch is another one, the same for all, and new each time.
+
+What limits are counted in (`states`):
+
+76. Of those who change one state at once none loses what it changed.
+77. A state is what the last step made of it; a step that raises leaves it as it was.
+78. A state is forgotten when nothing has changed it for its time, and no sooner.
+
+Called by whoever leaves (`blocking`):
+
+79. Unsubscribing waits for nothing and raises nothing, whatever has become of the other.
+
+What one node does, and another must learn (`nodes`):
+
+80. What a node does to a mailbox wakes all who watch it on every other, and shows there.
+81. A session that ends on a node has ended on every other within a second,
+    and wakes all who wait on it there.
+82. A node under another policy is refused; one under the policy of the others is not.
+83. A node that closes takes nothing from the others: they store, wake and end as before.
+84. What a login asks of an account, a node that is opened later knows.
+85. What a node did to an account or a mailbox is so on every other at once.
+
+Over several nodes, rules 56 to 58, 65, 68, 69 and 79 are about one of them.
 """
 
 from collections.abc import Collection
@@ -145,21 +184,27 @@ from twinline.stores.conformance import (
     blocking,
     durable,
     forking,
+    health,
     logins,
+    looking,
     mail_races,
     mailboxes,
+    nodes,
     reading,
     restoring,
     sending,
     sessions,
+    states,
     waking,
 )
 from twinline.stores.conformance.bench import (
     Failing,
+    OpenNodes,
     OpenStore,
     PutBack,
     Reopen,
     StoreBench,
+    Subject,
 )
 
 __all__ = ["RULES", "ConformanceError", "ConformanceReport", "Failure", "check_store"]
@@ -178,6 +223,10 @@ RULES: Final[tuple[Rule[StoreBench], ...]] = rules_of(
     restoring,
     forking,
     blocking,
+    looking,
+    health,
+    states,
+    nodes,
 )
 """The rules, by number."""
 _PATIENCE_SECONDS: Final = 30.0  # for one rule; it takes one or two
@@ -189,6 +238,8 @@ def check_store(
     reopen: Reopen | None = None,
     failing: Failing | None = None,
     put_back: PutBack | None = None,
+    open_nodes: OpenNodes | None = None,
+    nodes: int = 2,
     seed: int = 0,
     progress: Progress | None = None,
     wake_seconds: float = 5.0,
@@ -206,6 +257,12 @@ def check_store(
             the next write fails. Without it, what a failed write leaves is not checked.
         put_back: the same, as if what it kept were a backup that was put back, for a store that
             can be: one whose epoch then changes. Without it, that seqs jump is not checked.
+        open_nodes: opens so many more nodes of the state of a store that ``open_store`` made, or
+            ``reopen`` or ``put_back``, as other servers would: under a policy, which it refuses if
+            it is not the state's. With it each call goes to a random node, and a subscription is
+            of one node; check the store without it too. The kit closes all nodes, and those beside
+            the first one before it calls ``reopen`` or ``put_back`` with that.
+        nodes: how many there are of each state, with ``open_nodes``.
         seed: of the ids that are used; the same one gives the same ids.
         progress: called before each rule with how many are done, how many there are, and its
             sentence.
@@ -217,20 +274,17 @@ def check_store(
         What was checked.
 
     Raises:
-        ValueError: ``only`` names a rule that there is not.
+        ValueError: ``only`` names a rule that there is not, or ``nodes`` is below 2.
         ConformanceError: at least one rule does not hold.
     """
     patience = _PATIENCE_SECONDS * (10 if slow else 1)
 
+    if nodes < 2:
+        raise ValueError("several nodes are two or more")
+    subject = Subject(open_store, reopen, failing, put_back, open_nodes, nodes)
+
     def bench(rule: Rule[StoreBench]) -> StoreBench:
-        return StoreBench(
-            open_store,
-            reopen,
-            failing,
-            put_back,
-            f"{seed}/{rule.number}",
-            wake_seconds=wake_seconds,
-            slow=slow,
-        )
+        seed_of_rule = f"{seed}/{rule.number}"
+        return StoreBench(subject, seed_of_rule, wake_seconds=wake_seconds, slow=slow)
 
     return check_rules("the store", RULES, bench, only=only, progress=progress, patience=patience)

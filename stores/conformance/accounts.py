@@ -1,5 +1,6 @@
-"""Rules 1 to 7 of the store kit: accounts and their names."""
+"""Rules 1 to 7 and 71 of the store kit: accounts and their names."""
 
+from functools import partial
 from typing import Final
 
 from twinline.core.conformance import Checks, rule
@@ -153,3 +154,27 @@ def accounts_are_withdrawn_once(checks: Checks, bench: StoreBench) -> None:
     again = bench.account("ann")
     accounts.create(again)
     checks.equal(accounts.find("ann"), again, "a new account of the old name")
+
+
+@rule(71, "A recipient is the id of the account that has the name, or had it a second ago.")
+def recipients_are_found(checks: Checks, bench: StoreBench) -> None:
+    """Look for one before it is there, when it is, when it is gone, and when another has its name.
+
+    Each time more than once, for any node may answer, and from memory.
+    """
+    accounts = bench.store().accounts
+
+    def recipient(expected: str | None, when: str) -> None:
+        for _ in range(4):
+            seen = bench.settled(partial(accounts.recipient, "ann"), expected)
+            checks.equal(seen, expected, f"the recipient {when}")
+
+    recipient(None, "that was never created")
+    for keep_name in (False, True):
+        ann = bench.account("ann")
+        accounts.create(ann)
+        recipient(ann.account_id, "that was created")
+        for name in ("ANN", "an", "anna", ""):
+            checks.equal(accounts.recipient(name), None, f"the recipient {name!r}")
+        accounts.withdraw(ann.account_id, keep_name=keep_name)
+        recipient(None, "that was withdrawn")

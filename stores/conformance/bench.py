@@ -1,4 +1,8 @@
-"""What the store kit's rules work on: empty stores, things to put into them, bells and races."""
+"""What the store kit's rules work on: empty stores, things to put into them, bells and races.
+
+Where the kit was told how to open several nodes of a state, a store is a `SpreadStore` of them, and
+every rule that does not say otherwise is checked on that.
+"""
 
 import itertools
 import sys
@@ -7,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from hashlib import sha256
 from queue import Empty, SimpleQueue
 from random import Random
@@ -23,6 +28,7 @@ from twinline.core.store import (
     SessionRecord,
     Store,
 )
+from twinline.stores.conformance.spread import SpreadStore
 
 OpenStore = Callable[[MailboxPolicy], Store]
 """Opens a new store with nothing in it."""
@@ -32,6 +38,8 @@ Failing = Callable[[Store], AbstractContextManager[object]]
 """Has a store's next write fail: the one that is made with what it returns entered."""
 PutBack = Callable[[Store], Store]
 """Closes a store and opens what it kept as a backup of it that was put back."""
+OpenNodes = Callable[[Store, MailboxPolicy, int], Sequence[Store]]
+"""Opens so many more nodes of the state that a store is a node of, under a policy."""
 NOW: Final = 1_767_225_600_000
 HOUR: Final = 60 * 60 * 1000
 DAY: Final = 24 * HOUR
@@ -43,42 +51,82 @@ _SETTLE_SECONDS: Final = 0.02
 _RACE_SECONDS: Final = 25.0
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is checked: how to open it, and what can be done to it."""
+
+    open_store: OpenStore
+    reopen: Reopen | None = None
+    failing: Failing | None = None
+    put_back: PutBack | None = None
+    open_nodes: OpenNodes | None = None
+    nodes: int = 2
+
+
 class StoreBench:
     """One rule's bench.
 
     Attributes:
         rounds: how often to try a race.
         wake_seconds: how long to wait for a wake.
+        stale_seconds: how old what a node knows of sessions and recipients may be, and a little
+            more, for a busy machine.
     """
 
-    def __init__(
-        self,
-        open_store: OpenStore,
-        reopen: Reopen | None,
-        failing: Failing | None,
-        put_back: PutBack | None,
-        seed: str,
-        *,
-        wake_seconds: float,
-        slow: bool,
-    ) -> None:
+    def __init__(self, subject: Subject, seed: str, *, wake_seconds: float, slow: bool) -> None:
         self.rounds = 300 if slow else 15
         self.wake_seconds = wake_seconds
+        self.stale_seconds = _STALE_SECONDS
         self._stale_seconds = _STALE_SECONDS
-        self._open_store = open_store
-        self._reopen = reopen
-        self._failing = failing
-        self._put_back = put_back
+        self._subject = subject
         self._seed = seed
-        self._random = Random(seed)  # noqa: S311 - it only puts threads in order
+        self._random = Random(seed)  # noqa: S311 - it only puts threads in order, and picks nodes
         self._ids = itertools.count(1)
         self._open: list[Store] = []
 
+    @property
+    def alone(self) -> bool:
+        """Whether what a store does is known at once wherever a rule looks: on its only node."""
+        return self._subject.open_nodes is None
+
     def store(self, **policy: float) -> Store:
-        """Return a new store with nothing in it."""
-        store = self._open_store(MailboxPolicy.model_validate(policy))
+        """Return a new store with nothing in it; its nodes take turns where it has several."""
+        parsed = MailboxPolicy.model_validate(policy)
+        return self._spread(self.one_node(**policy), parsed)
+
+    def one_node(self, **policy: float) -> Store:
+        """Return a new store for a rule about one process: it has one node."""
+        store = self._subject.open_store(MailboxPolicy.model_validate(policy))
         self._open.append(store)
         return store
+
+    def nodes(self, store: Store) -> tuple[Store, ...]:
+        """Return the nodes of a store.
+
+        Raises:
+            NotChecked: the kit was not given a way to open more than one.
+        """
+        if not isinstance(store, SpreadStore):
+            raise NotChecked("it was not told how to open several nodes of one state")
+        return store.nodes
+
+    def a_node(self, store: Store) -> Store:
+        """Return one node of a store, for someone who looks where he has subscribed."""
+        return self._random.choice(store.nodes) if isinstance(store, SpreadStore) else store
+
+    def another_node(self, store: Store, **policy: float) -> Store:
+        """Open one more node of a store, under a policy.
+
+        Raises:
+            NotChecked: the kit was not given a way to.
+        """
+        first = self.nodes(store)[0]
+        return self._opened_nodes(first, MailboxPolicy.model_validate(policy), 1)[0]
+
+    def close_node(self, node: Store) -> None:
+        """Close what `another_node` has opened."""
+        self._open.remove(node)
+        node.close()
 
     def reopened(self, store: Store) -> Store:
         """Close a store and return what comes back of it.
@@ -86,9 +134,9 @@ class StoreBench:
         Raises:
             NotChecked: the kit was not given a way to.
         """
-        if self._reopen is None:
+        if self._subject.reopen is None:
             raise NotChecked("it was not told how to reopen the store")
-        return self._replaced(store, self._reopen)
+        return self._replaced(store, self._subject.reopen)
 
     def put_back(self, store: Store) -> Store:
         """Close a store and return it as after a backup of it was put back.
@@ -96,15 +144,33 @@ class StoreBench:
         Raises:
             NotChecked: the kit was not given a way to.
         """
-        if self._put_back is None:
+        if self._subject.put_back is None:
             raise NotChecked("it was not told how to put a backup of the store back")
-        return self._replaced(store, self._put_back)
+        return self._replaced(store, self._subject.put_back)
 
     def _replaced(self, store: Store, replace: Callable[[Store], Store]) -> Store:
-        self._open.remove(store)
-        store = replace(store)
-        self._open.append(store)
-        return store
+        if not isinstance(store, SpreadStore):
+            self._open.remove(store)
+            self._open.append(replace(store))
+            return self._open[-1]
+        first, *others = store.nodes
+        for node in others:
+            self.close_node(node)
+        return self._spread(self._replaced(first, replace), store.policy)
+
+    def _spread(self, first: Store, policy: MailboxPolicy) -> Store:
+        """Return a store over a node and as many others as the kit was told to open."""
+        if self._subject.open_nodes is None:
+            return first
+        others = self._opened_nodes(first, policy, self._subject.nodes - 1)
+        return SpreadStore((first, *others), policy, self._random)
+
+    def _opened_nodes(self, first: Store, policy: MailboxPolicy, count: int) -> Sequence[Store]:
+        if self._subject.open_nodes is None:
+            raise NotChecked("it was not told how to open several nodes of one state")
+        nodes = self._subject.open_nodes(first, policy, count)
+        self._open += nodes
+        return nodes
 
     def failing(self, store: Store) -> AbstractContextManager[object]:
         """Return what has a store's next write fail.
@@ -112,9 +178,9 @@ class StoreBench:
         Raises:
             NotChecked: the kit was not given a way to.
         """
-        if self._failing is None:
+        if self._subject.failing is None:
             raise NotChecked("it was not told how to make the store's next write fail")
-        return self._failing(store)
+        return self._subject.failing(store)
 
     def close(self) -> None:
         """Close every store that the rule opened."""
@@ -137,6 +203,10 @@ class StoreBench:
                 break
             time.sleep(0.02)
         return seen
+
+    def seen(self, look: Callable[[], Any], expected: object) -> Any:
+        """Return what is seen at once; where a store has several nodes, as `settled` does."""
+        return look() if self.alone else self.settled(look, expected)
 
     def comes_true(self, look: Callable[[], bool]) -> bool:
         """Return whether something that a store does in the background is done in time."""

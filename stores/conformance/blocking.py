@@ -1,4 +1,4 @@
-"""Rule 69 of the store kit: a store that says that it does not block does not.
+"""Rules 69 and 79 of the store kit: what says that it does not block does not.
 
 What a call does is seen in three ways, in the thread that makes it: what Python announces to audit
 hooks (files, sockets, processes, directories), how often the thread read or wrote a descriptor, and
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from twinline.core.conformance import Checks, rule, shown
-from twinline.core.store import Store
+from twinline.core.store import Store, Unsubscribe
 from twinline.stores.conformance.bench import ALL, HOUR, NOW, StoreBench, password_hash
 
 _ROUNDS: Final = 5
@@ -34,17 +34,72 @@ _COUNTED: Final = (b"syscr", b"syscw")
 @rule(69, "A store that says that it does not block waits for nothing where it is called.")
 def a_store_that_does_not_block_waits_for_nothing(checks: Checks, bench: StoreBench) -> None:
     """Call every method but `Accounts.page` a few times, and see what its thread did."""
-    store = bench.store()
+    store = bench.one_node()
     checks.that(isinstance(store.blocks, bool), f"blocks should be a bool, is {store.blocks!r}")
     if store.blocks:
         return
+    _wait_for_nothing(checks, lambda: calls(bench, store))
+
+
+@rule(79, "Unsubscribing waits for nothing and raises nothing, whatever has become of the other.")
+def unsubscribing_waits_for_nothing(checks: Checks, bench: StoreBench) -> None:
+    """Unsubscribe while it is there, twice, when it is gone, and from within a wake."""
+    store = bench.one_node()
+    _wait_for_nothing(checks, lambda: _unsubscribes(bench, store))
+    bob = bench.mailbox(store)
+    done = bench.bell()
+    raised: list[BaseException] = []
+    subscriptions: list[Unsubscribe] = []
+
+    def wake() -> None:
+        try:
+            for unsubscribe in subscriptions:
+                unsubscribe()
+        except BaseException as error:  # noqa: BLE001 - the store would log it
+            raised.append(error)
+        done.ring()
+
+    subscriptions += [store.mailboxes.on_mail(bob, wake) for _ in range(3)]
+    store.mailboxes.append(bob, bench.draft())
+    checks.that(done.rang(), "a wake that unsubscribes does not come to its end")
+    checks.that(not raised, f"unsubscribing in a wake raises {shown(raised)}")
+
+
+def _unsubscribes(bench: StoreBench, store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield what ends a subscription, each to be called before the next one is asked for."""
+    boxes, accounts = store.mailboxes, store.accounts
+    ann = bench.account(f"u{bench.id()}")
+    accounts.create(ann)
+    sessions = bench.session(ann), bench.session(ann)
+    for session in sessions:
+        accounts.open_session(session)
+    kept, dropped = bench.mailbox(store), bench.mailbox(store)
+    bells = [bench.bell() for _ in range(2)]
+    mail = [boxes.on_mail(each, bells[0].ring) for each in (kept, dropped, bench.id())]
+    ends = [accounts.on_session_end(each.key, bells[1].ring) for each in sessions]
+    boxes.drop(dropped)
+    accounts.close_session(sessions[1].key)
+    for bell in bells:
+        bell.rang()  # so that nothing more is done in the background for what has ended
+    for when in ("", " again"):
+        yield f"unsubscribing from mail{when}", mail[0]
+        yield f"unsubscribing{when} from a mailbox that was dropped", mail[1]
+        yield f"unsubscribing{when} from a mailbox that never was", mail[2]
+        yield f"unsubscribing from a session's end{when}", ends[0]
+        yield f"unsubscribing{when} from the end of a session that has ended", ends[1]
+
+
+def _wait_for_nothing(
+    checks: Checks, make_calls: Callable[[], Iterator[tuple[str, Callable[[], object]]]]
+) -> None:
+    """Make calls a few times, and see what this thread did in each."""
     announced: dict[str, list[str]] = {}
     waited: Counter[str] = Counter()
     moved: Counter[str] = Counter()
     with ExitStack() as stack:
         counts = _Counts(stack)
         for _ in range(_ROUNDS):
-            for name, call in calls(bench, store):
+            for name, call in make_calls():
                 with _announced() as events:
                     waits, moves = counts.around(call)
                 announced.setdefault(name, []).extend(events)

@@ -1,4 +1,8 @@
-"""Rules 56 to 58 of the store kit: what a login asks of an account beside its password."""
+"""Rules 56 to 58 of the store kit: what a login asks of an account beside its password.
+
+Other nodes may answer from memory that is a minute old, so these are about one node; rule 84 is
+about the others.
+"""
 
 from collections import Counter
 from dataclasses import replace
@@ -21,7 +25,7 @@ def _profiles(checks: Checks, accounts: Accounts, expected: dict[str, int], when
 @rule(56, "The accounts are counted by the profile of their password hash.")
 def profiles_are_counted(checks: Checks, bench: StoreBench) -> None:
     """Create accounts with hashes of two profiles, replace a hash, and withdraw one."""
-    accounts = bench.store().accounts
+    accounts = bench.one_node().accounts
     usual, weak = profile_of(password_hash("first")), profile_of(_WEAK)
     _profiles(checks, accounts, {}, "with no account")
     made = [bench.account(f"ann{number}") for number in range(5)]
@@ -40,7 +44,7 @@ def profiles_are_counted(checks: Checks, bench: StoreBench) -> None:
 @rule(57, "An address is noted for one account, with its time; the last of them are kept.")
 def addresses_are_noted(checks: Checks, bench: StoreBench) -> None:
     """Note too many addresses of one account, one of them again, and one of an account gone."""
-    accounts = bench.store().accounts
+    accounts = bench.one_node().accounts
     ann, bob = bench.account("ann"), bench.account("bob")
     for account in (ann, bob):
         accounts.create(account)
@@ -73,7 +77,7 @@ def addresses_are_noted(checks: Checks, bench: StoreBench) -> None:
 @rule(58, "Profiles and addresses survive a reopening.")
 def logins_survive(checks: Checks, bench: StoreBench) -> None:
     """Reopen with two accounts and an address of one."""
-    store = bench.store()
+    store = bench.one_node()
     ann, bob = bench.account("ann"), bench.account("bob")
     for account in (ann, bob):
         store.accounts.create(account)

@@ -165,7 +165,7 @@ def no_wake_is_lost(checks: Checks, bench: StoreBench) -> None:
                 partial(store.mailboxes.drop, gone),
             ),
             "a session's end": (
-                partial(_sees_end, bench, store, session.key),
+                partial(_sees_end, bench, bench.a_node(store), session.key),
                 partial(store.accounts.close_session, session.key),
             ),
         }

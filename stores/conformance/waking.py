@@ -55,8 +55,9 @@ def dropping_wakes_watchers(checks: Checks, bench: StoreBench) -> None:
         checks.that(bell.rang(), "dropping a mailbox does not wake one who watches it")
     checks.that(other_bell.quiet(), "dropping a mailbox wakes who watches another")
     late = bench.bell()
-    boxes.on_mail(bob, late.ring)
     boxes.on_mail(bench.id(), late.ring)
+    if bench.alone:  # another node may learn of it later than who subscribes there
+        boxes.on_mail(bob, late.ring)
     boxes.drop(bob)
     checks.that(late.quiet(), "who watches a mailbox that is gone is woken")
 

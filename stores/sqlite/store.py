@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final, Self
 from urllib.parse import parse_qsl
 
+from twinline.core.errors import StoreUnavailable
 from twinline.core.forks import refuse_calls, watch_forks
-from twinline.core.store import Durability, MailboxPolicy, Store
+from twinline.core.store import Durability, Health, MailboxPolicy, Store
 from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.sqlite.accounts import SqliteAccounts
 from twinline.stores.sqlite.file import StoreFile, Synchronous, located
@@ -95,6 +96,18 @@ class SqliteStore(Store):
         """
         path, synchronous = parse_url(url)
         return cls(path, policy, synchronous=synchronous)
+
+    def health(self) -> Health:
+        """Read the file's epoch, and so see that it can be read.
+
+        Raises:
+            StoreUnavailable: it cannot.
+        """
+        if self._readers is None:
+            raise StoreUnavailable
+        with self._readers.reading() as connection:
+            (epoch,) = connection.execute("SELECT epoch FROM store").fetchone()
+        return Health(self.durability, str(epoch))
 
     def close(self) -> None:
         """Make the writes that wait, refuse others, and let another server have the file."""

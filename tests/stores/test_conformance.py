@@ -13,7 +13,15 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import shared_memory
 from seeded_faults_accounts import changes_then_ends
+from seeded_faults_nodes import (
+    ALONE,
+    TOGETHER,
+    CachesSessionsForAMoment,
+    SwallowsNotices,
+    with_accounts,
+)
 from seeded_faults_stores import (
     BLOCKING,
     FAULTS,
@@ -25,6 +33,7 @@ from seeded_faults_stores import (
     put_back,
     reopened,
 )
+from shared_memory import SharedNode, open_first, open_more
 from sqlite_faults import Faults
 from waiting import join
 
@@ -35,12 +44,16 @@ from twinline.stores.conformance import (
     RULES,
     ConformanceError,
     ConformanceReport,
+    account_races,
     bench,
     blocking,
     check_store,
+    nodes,
     sending,
+    sessions,
+    states,
 )
-from twinline.stores.conformance.bench import StoreBench
+from twinline.stores.conformance.bench import StoreBench, Subject
 from twinline.stores.memory import MemoryStore
 from twinline.stores.registry import open_store, store_schemes
 from twinline.stores.sqlite import SqliteStore
@@ -51,6 +64,8 @@ DURABLE = {rule for _, rule in FORGETFUL}
 PUT_BACK = {rule for _, rule in RESTORED}
 FORKING = "a_child_harms_nobody"
 SENDING = [rule.name for rule in rules_of(sending)]
+STATES = {rule.name for rule in rules_of(states)}
+NODES = {rule.name for rule in rules_of(nodes)}
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +124,9 @@ BUILT_IN: dict[str, Callable[[Path], ConformanceReport]] = {
 @pytest.mark.parametrize("scheme", BUILT_IN)
 def test_a_built_in_store_keeps_every_rule(scheme: str, tmp_path: Path) -> None:
     report = BUILT_IN[scheme](tmp_path)
-    forgotten = DURABLE | PUT_BACK | {"failed_writes_are_whole"} if scheme == "memory" else set()
+    forgotten = STATES | NODES  # they are of one process
+    if scheme == "memory":
+        forgotten |= DURABLE | PUT_BACK | {"epochs_are_new", "failed_writes_are_whole"}
     assert report.rules == tuple(name for name in NAMES if name not in forgotten)
     assert {skipped.split()[2] for skipped in report.skipped} == {f"({one}):" for one in forgotten}
     assert report.checks > 1_000
@@ -131,6 +148,10 @@ def test_with_a_reopening_every_rule_is_checked() -> None:
 )
 def test_a_seeded_fault_is_found(broken, rule: str) -> None:
     found = what_is_found(broken, rule)
+    assert_found(found, rule)
+
+
+def assert_found(found: ConformanceError, rule: str) -> None:
     (failure,) = found.failures
     assert failure.name == rule
     assert failure.evidence
@@ -139,14 +160,78 @@ def test_a_seeded_fault_is_found(broken, rule: str) -> None:
     assert not re.search("unexpected (Type|Attribute|Name)Error", str(found))
 
 
-def what_is_found(broken, rule: str, runs: int = 3) -> ConformanceError:
+def what_is_found(broken, rule: str, runs: int = 3, **ways) -> ConformanceError:
     """Return what the rule says of a store with a fault; a race may need more than one run."""
     for _ in range(runs):
         try:
-            check_store(broken, only=[rule], wake_seconds=0.2)
+            check_store(broken, only=[rule], wake_seconds=0.2, **ways)
         except ConformanceError as error:
             return error
     pytest.fail(f"the rule {rule} found nothing in {runs} runs")
+
+
+SHARED = {"reopen": shared_memory.reopened, "put_back": shared_memory.put_back}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_shared_store_keeps_every_rule_over_one_node_and_several(count: int) -> None:
+    over = {"open_nodes": open_more, "nodes": count} if count > 1 else {}
+    report = check_store(open_first, **SHARED, **over)
+    left_out = {"failed_writes_are_whole"} | (set() if over else NODES)
+    assert set(NAMES) - set(report.rules) == left_out
+
+
+def test_sessions_may_be_a_moment_behind_on_other_nodes() -> None:
+    kind = with_accounts(CachesSessionsForAMoment)
+    only = {rule.name for rule in rules_of(sessions, account_races, nodes)}
+    report = check_store(
+        partial(open_first, kind=kind),
+        open_nodes=open_more,
+        only=only - {"failed_writes_are_whole"},
+    )
+    assert set(report.rules) == only - {"failed_writes_are_whole"}
+
+
+@pytest.mark.parametrize(("kind", "rule"), ALONE, ids=[f"{k.__name__}: {r}" for k, r in ALONE])
+def test_a_fault_of_a_shared_store_is_found_on_one_node(kind, rule: str) -> None:
+    assert_found(what_is_found(partial(open_first, kind=kind), rule, **SHARED), rule)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"), TOGETHER, ids=[f"{k.__name__}: {r}" for k, r in TOGETHER]
+)
+def test_a_fault_between_nodes_is_found(kind: type[SharedNode], rule: str) -> None:
+    opened = partial(open_first, kind=kind)
+    assert_found(what_is_found(opened, rule, open_nodes=open_more, **SHARED), rule)
+
+
+def test_deaf_nodes_keep_every_rule_while_each_is_alone() -> None:
+    report = check_store(partial(open_first, kind=SwallowsNotices), **SHARED)
+    assert set(NAMES) - set(report.rules) == NODES | {"failed_writes_are_whole"}
+
+
+def test_every_node_is_closed() -> None:
+    opened: list[Store] = []
+
+    class Counting(SharedNode):
+        def __init__(self, engine) -> None:
+            super().__init__(engine)
+            opened.append(self)
+
+        def close(self) -> None:
+            opened.remove(self)
+            super().close()
+
+    only = ["seqs_jump", "mail_survives", "nodes_have_one_policy", "nodes_close_alone"]
+    check_store(
+        partial(open_first, kind=Counting), **SHARED, open_nodes=open_more, nodes=3, only=only
+    )
+    assert not opened
+
+
+def test_several_nodes_are_two_or_more() -> None:
+    with pytest.raises(ValueError, match="two or more"):
+        check_store(open_first, open_nodes=open_more, nodes=1)
 
 
 @pytest.mark.parametrize(("forget", "rule"), FORGETFUL, ids=[one.__name__ for one, _ in FORGETFUL])
@@ -243,7 +328,7 @@ def test_a_durable_store_that_says_it_does_not_block_is_found(
 
 def test_every_method_is_called_to_see_whether_it_blocks() -> None:
     with MemoryStore() as store:
-        tried = StoreBench(lambda _policy: store, None, None, None, "0", wake_seconds=1, slow=False)
+        tried = StoreBench(Subject(lambda _policy: store), "0", wake_seconds=1, slow=False)
         called = []
         for name, call in blocking.calls(tried, store):
             call()
@@ -256,6 +341,7 @@ def test_every_method_is_called_to_see_whether_it_blocks() -> None:
 def test_every_rule_has_a_fault_that_breaks_it() -> None:
     broken = {rule for _, rule in FAULTS} | DURABLE | PUT_BACK
     broken |= {"failed_writes_are_whole", FORKING}
+    broken |= {rule for _, rule in ALONE} | {rule for _, rule in TOGETHER}
     assert broken == set(NAMES)
 
 

@@ -212,3 +212,43 @@ def opens_a_file(half, was, username):
 def asks_for_a_name(half, was, account_id, address, at, *, most):
     socket.getaddrinfo("127.0.0.1", 1)
     was(account_id, address, at, most=most)
+
+
+def ignores_the_account(half, was, key, *arguments):
+    return was(SessionKey(None, key.token_hash), *arguments)
+
+
+def closes_under_an_account_alone(half, was, key):
+    if key.account_id is not None:
+        was(key)
+
+
+def finds_recipients_in_any_case(half, was, username):
+    return was(username.lower())
+
+
+def remembers_recipients(half, was, username):
+    known = vars(half).setdefault("known", {})
+    return known.get(username) or known.setdefault(username, was(username))
+
+
+def unsubscribes_what_is_there(half, was, key, wake):
+    """Raise where there is nothing to unsubscribe from any more."""
+    unsubscribe = was(key, wake)
+
+    def end():
+        unsubscribe()
+        if half.find_session(key) is None:
+            raise KeyError(key)
+
+    return end
+
+
+def unsubscribes_with_a_round_trip(half, was, key, wake):
+    unsubscribe = was(key, wake)
+
+    def end():
+        a_moment()
+        unsubscribe()
+
+    return end

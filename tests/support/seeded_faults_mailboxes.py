@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from twinline.core.errors import CursorInvalid, MailboxFull, NoSuchUser, StoreUnavailable
-from twinline.core.store import Receipt, Standing
+from twinline.core.store import MailPage, Receipt, Standing
 from twinline.core.waiting import wake_all
 from twinline.stores.memory.mailbox import Mailbox
 from twinline.stores.memory.mailboxes import MemoryMailboxes
@@ -391,3 +391,49 @@ def asks_another_thread(half, was, account_id):
     other.start()
     other.join()
     return found[0]
+
+
+def reads_then_acks(half: MemoryMailboxes, was, look):
+    page = was(look._replace(ack=None))
+    if look.ack is not None:
+        half.ack(look.account_id, look.ack, look.now)
+    return page
+
+
+def reads_one_at_least(half: MemoryMailboxes, was, look):
+    return was(look._replace(limit=max(1, look.limit)))
+
+
+def acks_only_what_it_reads(half: MemoryMailboxes, was, look):
+    return was(look if look.limit else look._replace(ack=None))
+
+
+def stops_at_what_is_refused(half: MemoryMailboxes, was, looks):
+    return [half.look(look) for look in looks]
+
+
+def leaves_out_what_is_refused(half: MemoryMailboxes, was, looks):
+    return [outcome for outcome in was(looks) if isinstance(outcome, MailPage)]
+
+
+def answers_mailbox_by_mailbox(half: MemoryMailboxes, was, looks):
+    return was(sorted(looks))
+
+
+def unsubscribes_under_a_lock(half: MemoryMailboxes, was, account_id, wake):
+    """Have a wake that unsubscribes wait for itself, and give up."""
+    unsubscribe = was(account_id, wake)
+    vars(half).setdefault("lock", threading.Lock())
+
+    def end():
+        if not half.lock.acquire(timeout=0.1):  # type: ignore[attr-defined]
+            raise StoreUnavailable
+        unsubscribe()
+        half.lock.release()  # type: ignore[attr-defined]
+
+    return end
+
+
+def wakes_under_that_lock(half: MemoryMailboxes, was, account_id, draft):
+    with vars(half).setdefault("lock", threading.Lock()):
+        return was(account_id, draft)

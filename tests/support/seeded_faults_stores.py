@@ -3,13 +3,14 @@
 import threading
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import seeded_faults_accounts as by_accounts
 import seeded_faults_mailboxes as by_mailboxes
 
-from twinline.core.store import SEQ_JUMP, MailboxPolicy, SessionKey
+from twinline.core.store import SEQ_JUMP, Durability, Health, MailboxPolicy, SessionKey
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory.accounts import _Session
 from twinline.stores.memory.mailbox import Mailbox
@@ -100,6 +101,25 @@ def with_a_file_beside_it(policy: MailboxPolicy) -> MemoryStore:
 
 def without_history_age(policy: MailboxPolicy) -> MemoryStore:
     return MemoryStore(policy.model_copy(update={"history_days": 10**6}))
+
+
+def with_another_durability(policy: MailboxPolicy) -> MemoryStore:
+    return _with_health(policy, lambda: Health(Durability.REPLICATED))
+
+
+def with_an_epoch_each_time(policy: MailboxPolicy) -> MemoryStore:
+    epochs = count()
+    return _with_health(policy, lambda: Health(Durability.PROCESS, f"{next(epochs)}"))
+
+
+def far_from_its_clock(policy: MailboxPolicy) -> MemoryStore:
+    return _with_health(policy, lambda: Health(Durability.PROCESS, clock_offset_ms=-40_000))
+
+
+def _with_health(policy: MailboxPolicy, health: Callable[[], Health]) -> MemoryStore:
+    store = MemoryStore(policy)
+    vars(store)["health"] = health
+    return store
 
 
 def wakes_under_a_plain_lock(policy: MailboxPolicy) -> MemoryStore:
@@ -312,6 +332,36 @@ FAULTS: tuple[tuple[Open, str], ...] = (
     (accounts(note_address=by_accounts.asks_for_a_name), BLOCKING),
     (mailboxes(append=by_mailboxes.sleeps_a_moment), BLOCKING),
     (mailboxes(standing=by_mailboxes.asks_another_thread), BLOCKING),
+    (accounts(find_session=by_accounts.ignores_the_account), "sessions_have_one_owner"),
+    (accounts(touch_session=by_accounts.ignores_the_account), "sessions_have_one_owner"),
+    (accounts(close_session=by_accounts.ignores_the_account), "sessions_have_one_owner"),
+    (accounts(close_session=by_accounts.closes_under_an_account_alone), "sessions_have_one_owner"),
+    (accounts(recipient=by_accounts.finds_recipients_in_any_case), "recipients_are_found"),
+    (accounts(recipient=by_accounts.remembers_recipients), "recipients_are_found"),
+    (mailboxes(look=by_mailboxes.reads_then_acks), "looks_ack_and_read"),
+    (mailboxes(look=by_mailboxes.reads_one_at_least), "looks_ack_and_read"),
+    (mailboxes(look=by_mailboxes.acks_only_what_it_reads), "looks_ack_and_read"),
+    (mailboxes(look_many=by_mailboxes.stops_at_what_is_refused), "many_looks_are_apart"),
+    (mailboxes(look_many=by_mailboxes.leaves_out_what_is_refused), "many_looks_are_apart"),
+    (mailboxes(look_many=by_mailboxes.answers_mailbox_by_mailbox), "many_looks_are_apart"),
+    (with_another_durability, "health_is_told"),
+    (with_an_epoch_each_time, "health_is_told"),
+    (far_from_its_clock, "health_is_told"),
+    (
+        accounts(on_session_end=by_accounts.unsubscribes_what_is_there),
+        "unsubscribing_waits_for_nothing",
+    ),
+    (
+        accounts(on_session_end=by_accounts.unsubscribes_with_a_round_trip),
+        "unsubscribing_waits_for_nothing",
+    ),
+    (
+        mailboxes(
+            on_mail=by_mailboxes.unsubscribes_under_a_lock,
+            append=by_mailboxes.wakes_under_that_lock,
+        ),
+        "unsubscribing_waits_for_nothing",
+    ),
 )
 """What opens a store with a fault, and the rule that must say so."""
 
