@@ -11,4 +11,7 @@ Opened as ``postgresql://USER@HOST/DATABASE``; it needs the extra ``postgresql``
     schema           the tables, their version, and who makes them
     notices          what servers tell each other, written down
     wakes            the listening connection, the lease, and the notifier
+    accounts         users and sessions
+    touches          notes which sessions are in use, and looks after those that others wait on
+    states           what limits count, for all servers
 """

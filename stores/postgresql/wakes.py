@@ -120,12 +120,17 @@ class Wakes:
     @property
     def lease_holds(self) -> bool:
         """Whether all that was told up to `LEASE_SECONDS` ago has been heard."""
-        return time.monotonic() - self._proven_at < LEASE_SECONDS
+        return self.silent_seconds < LEASE_SECONDS
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long ago the last heartbeat that came back was sent."""
+        return time.monotonic() - self._proven_at
 
     @property
     def lag_seconds(self) -> float:
         """For how long this server may not have heard what the others did; 0 under the lease."""
-        since = time.monotonic() - self._proven_at
+        since = self.silent_seconds
         return 0.0 if since < LEASE_SECONDS else since
 
     def on(self, kind: Kind, heard: Heard) -> None:

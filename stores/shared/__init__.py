@@ -4,5 +4,7 @@
 
     opening          what is raised by a store that cannot be opened
     subscriptions    wakes by account and session, for stores whose state is not in this process
+    cache            what was read not long ago, and has not changed since
+    coalescing       look-ups that wait at the same time become one
     complaints       log lines that are not repeated for every request
 """

@@ -12,7 +12,8 @@ from twinline.cli.settings.model import ServerSettings
 from twinline.core import accounts, guesses, names, settling, throttle
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
-from twinline.stores.postgresql import wakes
+from twinline.stores.postgresql import accounts as postgresql_accounts
+from twinline.stores.postgresql import touches, wakes
 from twinline.stores.sqlite import accounts as sqlite_accounts
 from twinline.stores.sqlite import mailbox_rows, send_ids
 from twinline.stores.sqlite.schema import TABLES
@@ -67,6 +68,8 @@ FIXED = {
     "mailbox rows read from SQLite": (mailbox_rows._CACHED,),
     "counts of send_ids read from SQLite": (send_ids._COUNTED,),
     "mailboxes whose mail the other servers are told of": (wakes._PENDING,),
+    "sessions and recipients read from PostgreSQL": (postgresql_accounts._CACHED,),
+    "sessions whose use waits to be noted in PostgreSQL": (touches._PENDING,),
     "bytes of a proxy's header that is not whole yet": (
         proxy._BINARY_HEAD_BYTES + proxy._UNIX_BYTES,
     ),
@@ -128,6 +131,14 @@ OF_CONTAINERS = {
         "_expiring": "accounts, each with a mailbox",
     },
     "stores/memory/send_ids.py": {"_by_sender": "send_ids", "_order": "send_ids"},
+    "stores/postgresql/touches.py": {
+        "_pending": "sessions whose use waits to be noted in PostgreSQL"
+    },
+    "stores/shared/cache.py": {
+        "_entries": "sessions and recipients read from PostgreSQL",
+        "_keys": "sessions and recipients read from PostgreSQL",
+    },
+    "stores/shared/coalescing.py": {"_waiting": "look-ups that wait for those before them"},
     "stores/postgresql/wakes.py": {
         "_pending": "mailboxes whose mail the other servers are told of"
     },
@@ -193,6 +204,9 @@ DO_NOT_GROW = {
     ("core/messages.py", "_ids"): "made in advance, so many at a time",
     ("core/waiting.py", "_hints"): "one hint at most",
     ("stores/sqlite/archive.py", "_begun"): "one mailbox at a time",
+    ("stores/shared/cache.py", "_changing"): "one for each thread that changes a session",
+    ("stores/shared/cache.py", "_reads"): "one for each thread that reads a session",
+    ("stores/shared/coalescing.py", "answer"): "two at most",
     ("stores/postgresql/database.py", "_doubts"): "at most one for each connection",
     ("stores/postgresql/database.py", "_free"): "the connections of the store",
     ("stores/postgresql/database.py", "checks"): "the parts of the store",
