@@ -42,6 +42,8 @@ FIRST: Final = 1.0
 """Seconds of a backoff's first wait, as `transports/client/settings.py` has it."""
 LONGEST: Final = 30.0
 """And of its longest."""
+ASKED: Final = 0.5
+"""The part that a client adds at random to the time that a server asks for, at most."""
 ADMITTED_SECONDS: Final = 2.0
 """The work that a server with bounded admission lets wait."""
 TOO_LONG: Final = 2.0
@@ -78,7 +80,8 @@ class Busy(Enum):
     """What a server tells those whom it does not admit, and what they make of it."""
 
     RANDOM = "a random time"
-    """From 1 s to `Storm.busy_seconds`. The backoff goes on, and the longer wait counts."""
+    """From 1 s to `Storm.busy_seconds`. The client adds up to half of that at random, its backoff
+    goes on, and the longer wait counts."""
     TURN = "a turn"
     """When it will have served those who are admitted or have a turn before. As above."""
     KEPT_TURN = "a turn, which is kept to"
@@ -333,14 +336,16 @@ def simulate(storm: Storm, strategy: Strategy) -> Outcome:
 
         outside, told = clients[~admitted], when[~admitted]
         refused += len(outside)
+        since = at[outside]
         if strategy.busy is Busy.RANDOM:
-            told = at[outside] + random.uniform(1, storm.busy_seconds, len(outside))
-        all_clients.back_off(outside, at[outside])
+            told = since + random.uniform(1, storm.busy_seconds, len(outside))
+        all_clients.back_off(outside, since)
         if strategy.busy is Busy.KEPT_TURN:
             at[outside] = told
             all_clients.wait[outside] = FIRST
         else:
-            at[outside] = np.maximum(at[outside], told)
+            asked = (told - since) * random.uniform(1, 1 + ASKED, len(outside))
+            at[outside] = np.maximum(at[outside], since + asked)
     return Outcome(np.sort(np.concatenate(back_at)), lost, attempts, refused, unreachable, in_vain)
 
 
