@@ -19,6 +19,8 @@
     guesses        who may try a password now
     addresses      which are this machine's, and what limits count them by
     throttle       failures that slow the next attempt, and rates
+    shared_limits  the same limits, counted by all servers of a store together
+    limit_states   the bytes that these keep in the store
     store          the contract of whatever keeps the state
     waiting        how a thread waits, and is woken
     watches        how many of an account's watches may wait

@@ -22,7 +22,7 @@ from twinline.core.errors import (
     UndeliveredMessages,
     UsernameTaken,
 )
-from twinline.core.guesses import Attempt, GuessThrottle
+from twinline.core.guesses import Attempt, Guess, GuessThrottle
 from twinline.core.hash_queue import Urgency
 from twinline.core.messages import on_own_mailbox
 from twinline.core.names import parse_username
@@ -30,6 +30,7 @@ from twinline.core.passwords import Passwords, fits
 from twinline.core.protocol import MAX_WAIT_SECONDS
 from twinline.core.settings import Registration, ServiceSettings
 from twinline.core.settling import Settling
+from twinline.core.shared_limits import SharedGuesses, SharedHourly
 from twinline.core.store import Account, SessionKey, SessionRecord, Standing, Store
 from twinline.core.throttle import HourlyThrottle
 from twinline.core.tokens import key_of, new_token
@@ -60,7 +61,10 @@ class AccountRules:
         idle_clock: Clock,
         monotonic: Callable[[], float],
     ) -> None:
-        """Follow settings; sessions go idle by a clock of their own, throttles by seconds."""
+        """Follow settings; sessions go idle by a clock of their own, throttles by seconds.
+
+        Limits are counted in what the store shares with other servers, if it does, or else here.
+        """
         self._accounts = store.accounts
         self._mailboxes = store.mailboxes
         self.certificates = CertificateSessions(store.accounts)
@@ -77,15 +81,30 @@ class AccountRules:
         self._most_sessions = settings.sessions_per_account
         self._keep_names = not settings.free_deleted_names
         self._ipv6_prefix = settings.ipv6_prefix
-        self._guesses = GuessThrottle(
-            failures_per_account=settings.failures_per_account,
-            failures_per_address=settings.failures_per_address,
-            guesses_per_minute=settings.guesses_per_minute,
-            clock=monotonic,
-        )
         self._registration = settings.registration
-        limit = settings.registrations_per_hour
-        self._registrations = HourlyThrottle(limit, monotonic) if limit else None
+        self._guesses: GuessThrottle | SharedGuesses
+        self._registrations: HourlyThrottle | SharedHourly | None = None
+        an_hour = settings.registrations_per_hour
+        if store.states is None:
+            self._guesses = GuessThrottle(
+                failures_per_account=settings.failures_per_account,
+                failures_per_address=settings.failures_per_address,
+                guesses_per_minute=settings.guesses_per_minute,
+                clock=monotonic,
+            )
+            if an_hour:
+                self._registrations = HourlyThrottle(an_hour, monotonic)
+        else:
+            self._guesses = SharedGuesses(
+                store.states,
+                failures_per_account=settings.failures_per_account,
+                failures_per_address=settings.failures_per_address,
+                guesses_per_minute=settings.guesses_per_minute,
+                clock=clock,
+                monotonic=monotonic,
+            )
+            if an_hour:
+                self._registrations = SharedHourly(store.states, an_hour, clock)
 
     def register(self, username: str, password: str, address: str) -> Account:
         """Create an account for somebody who asks for one.
@@ -149,7 +168,7 @@ class AccountRules:
         Raises:
             InvalidUsername: no account could have this name.
             BadCredentials: there is no such user, or the password is another.
-            RateLimited: see `GuessThrottle`; with the time to wait.
+            RateLimited: see `Guess`; with the time to wait.
             Busy: no core was free in time.
         """
         name = parse_username(username)
@@ -162,18 +181,9 @@ class AccountRules:
         address = limit_key(address, self._ipv6_prefix)
         noted_at = self._accounts.address_noted_at(account_id, address)
         known = noted_at is not None and self._clock() - noted_at <= KNOWN_DAYS * DAY_MS
-        attempt = Attempt(name, address, known)
-        self._guesses.check(attempt)
-        if not self._passwords.verify(
-            password_hash,
-            password,
-            Urgency.OWNER if known else Urgency.LOGIN,
-            lambda: self._guesses.begin(attempt),
-            whose=address,
-        ):
-            self._guesses.failed(attempt)
-            raise BadCredentials
-        self._guesses.succeeded(attempt)
+        guess = self._guesses.attempt(Attempt(name, address, known))
+        urgency = Urgency.OWNER if known else Urgency.LOGIN
+        self._try(guess, password_hash, password, urgency, address)
         # Nothing opens a stand-in, so there is an account.
         return self._rehashed(cast("Account", account), password)
 
@@ -432,14 +442,32 @@ class AccountRules:
         if account is None or account.account_id != session.account_id:
             raise SessionExpired
 
-        def allowed() -> None:
-            # Only who has the session can fail here: nothing that others do slows its owner.
-            self._guesses.check_session(session.token_hash)
-
-        allowed()
+        # Only who has the session can fail here: nothing that others do slows its owner.
+        guess = self._guesses.on_session(session.token_hash)
         known, whose = account.password_hash, account.account_id
-        if not self._passwords.verify(known, password, Urgency.OWNER, allowed, whose=whose):
-            self._guesses.session_failed(session.token_hash)
-            raise BadCredentials
-        self._guesses.session_succeeded(session.token_hash)
+        self._try(guess, known, password, Urgency.OWNER, whose)
         return account
+
+    def _try(
+        self, guess: Guess, password_hash: str, password: str, urgency: Urgency, whose: str
+    ) -> None:
+        """Return if this is the password, and count the try.
+
+        Raises:
+            BadCredentials: it is another.
+            RateLimited: with the time to wait.
+            Busy: no core was free in time.
+            StoreUnavailable: a limit could not be asked or kept.
+        """
+        guess.check()
+        try:
+            opened = self._passwords.verify(
+                password_hash, password, urgency, guess.begin, whose=whose
+            )
+        except Busy:
+            guess.abandoned()
+            raise
+        if not opened:
+            guess.failed()
+            raise BadCredentials
+        guess.succeeded()

@@ -11,13 +11,14 @@ an open session                         pauses like the first one's; nobody else
 
 An address that has logged in to an account lately is *known* to it and is bound by the first limit
 alone. An attempt that has no address (``""``) is bound by the third alone, with all others that
-have none. Everything is in this process's memory, behind `GuessThrottle`.
+have none. `GuessThrottle` counts in this process's memory, and
+`twinline.core.shared_limits.SharedGuesses` where all servers of a store do.
 """
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Final, NamedTuple, Protocol
 
 from twinline.core import throttle
 from twinline.core.locks import new_lock
@@ -44,6 +45,40 @@ class Attempt(NamedTuple):
     known: bool
 
 
+class Guess(Protocol):
+    """One try of a password, from before it queues for a hash until its outcome is counted.
+
+    Where the limits are in a store that does not answer, each step raises `StoreUnavailable`.
+    """
+
+    def check(self) -> None:
+        """Return if the try may queue for a hash.
+
+        Raises:
+            RateLimited: with the time to wait, at most a minute.
+        """
+
+    def begin(self) -> None:
+        """Return if the try may be made, and count it; called right before the hash.
+
+        Raises:
+            RateLimited: as for `check`; for others may have failed meanwhile.
+        """
+
+    def failed(self) -> None:
+        """Count a failure.
+
+        Raises:
+            RateLimited: the try was not begun, since no password is like that, and may not be.
+        """
+
+    def succeeded(self) -> None:
+        """Take back what this try was counted as, and clear what a success clears."""
+
+    def abandoned(self) -> None:
+        """Take back what counts as a failure of this try: there was no hash."""
+
+
 class GuessThrottle:
     """The limits on tries of passwords; each method may be called by any thread."""
 
@@ -60,6 +95,14 @@ class GuessThrottle:
         self._addresses = FailureThrottle(failures_per_address, clock)
         self._sessions = FailureThrottle(failures_per_account, clock)
         self._turns = Turns(guesses_per_minute, clock)
+
+    def attempt(self, attempt: Attempt) -> Guess:
+        """Return a try of a login."""
+        return _LoginGuess(self, attempt)
+
+    def on_session(self, token_hash: bytes) -> Guess:
+        """Return a try of the password on an open session."""
+        return _SessionGuess(self._sessions, token_hash)
 
     def check(self, attempt: Attempt) -> None:
         """Return if the attempt may queue for a hash; called before that.
@@ -103,36 +146,105 @@ class GuessThrottle:
         if not attempt.known:
             self._turns.give_back(attempt.username)
 
-    def check_session(self, token_hash: bytes) -> None:
-        """Return if a password may be tried on an open session.
 
-        Raises:
-            RateLimited: with the time to wait.
-        """
-        self._sessions.check(token_hash)
+class _LoginGuess:
+    """A try of a login, counted in this process."""
 
-    def session_failed(self, token_hash: bytes) -> None:
-        """Count a failure on an open session."""
-        self._sessions.failed(token_hash)
+    __slots__ = ("_attempt", "_throttle")
 
-    def session_succeeded(self, token_hash: bytes) -> None:
-        """Clear a session."""
-        self._sessions.succeeded(token_hash)
+    def __init__(self, throttle: GuessThrottle, attempt: Attempt) -> None:
+        self._throttle = throttle
+        self._attempt = attempt
+
+    def check(self) -> None:
+        self._throttle.check(self._attempt)
+
+    def begin(self) -> None:
+        self._throttle.begin(self._attempt)
+
+    def failed(self) -> None:
+        self._throttle.failed(self._attempt)
+
+    def succeeded(self) -> None:
+        self._throttle.succeeded(self._attempt)
+
+    def abandoned(self) -> None:
+        """Do nothing: what is not told to have failed has not failed."""
 
 
-class _Line:
-    """The turns at one account.
+class _SessionGuess:
+    """A try on an open session, counted in this process."""
+
+    __slots__ = ("_sessions", "_token_hash")
+
+    def __init__(self, sessions: FailureThrottle, token_hash: bytes) -> None:
+        self._sessions = sessions
+        self._token_hash = token_hash
+
+    def check(self) -> None:
+        self._sessions.check(self._token_hash)
+
+    def begin(self) -> None:
+        self._sessions.check(self._token_hash)
+
+    def failed(self) -> None:
+        self._sessions.failed(self._token_hash)
+
+    def succeeded(self) -> None:
+        self._sessions.succeeded(self._token_hash)
+
+    def abandoned(self) -> None:
+        """Do nothing: what is not told to have failed has not failed."""
+
+
+class Line:
+    """The turns at one account: the arithmetic of `Turns`, with no clock and no lock.
 
     Attributes:
-        next: when the next turn is that is nobody's yet.
+        next: when the next turn is that is nobody's yet, in s.
         turns: the turns that are somebody's, by address; the earliest first.
     """
 
     __slots__ = ("next", "turns")
 
-    def __init__(self, now: float) -> None:
-        self.next = now
-        self.turns: OrderedDict[str, float] = OrderedDict()
+    def __init__(self, following: float) -> None:
+        self.next = following
+        self.turns: OrderedDict[Hashable, float] = OrderedDict()
+
+    def ask(self, address: Hashable, now: float, interval: float, *, take: bool) -> float:
+        """Return how many seconds from now the turn of an address is, and keep it for it.
+
+        Args:
+            address: whose turn.
+            now: in s.
+            interval: from one turn to the next, in s.
+            take: use the turn up, if it is now.
+        """
+        self.next = max(self.next, now - TURN_HELD_SECONDS)
+        while self.turns and next(iter(self.turns.values())) + TURN_HELD_SECONDS < now:
+            self.turns.popitem(last=False)
+        turn = self.turns.get(address)
+        if turn is None:
+            turn = self.next
+            if turn > now:
+                if len(self.turns) < MOST_TURNS:
+                    self.turns[address] = turn
+                    self.next += interval
+            elif take:
+                self.next += interval
+        elif turn <= now and take:
+            del self.turns[address]
+        return turn - now
+
+    def is_idle(self, now: float) -> bool:
+        """Return whether it is as good as a new one."""
+        last = next(reversed(self.turns.values()), self.next)
+        return max(self.next, last) + TURN_HELD_SECONDS < now
+
+
+def interval_of(per_minute: int) -> float:
+    """Return the seconds between turns, for at most so many attempts in any minute."""
+    return (60.0 + TURN_HELD_SECONDS) / (per_minute - 1)
 
 
 class Turns:
@@ -147,11 +259,11 @@ class Turns:
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Have at most so many attempts in any minute at each account, at least 2."""
-        self._interval = (60.0 + TURN_HELD_SECONDS) / (per_minute - 1)
+        self._interval = interval_of(per_minute)
         self._clock = clock
         self._lock = new_lock("turns")
         # By username, whoever was asked for longest ago first; guarded by _lock.
-        self._lines: OrderedDict[str, _Line] = OrderedDict()
+        self._lines: OrderedDict[str, Line] = OrderedDict()
 
     def check(self, username: str, address: str) -> None:
         """Return if it is the address's turn, without taking it.
@@ -182,24 +294,11 @@ class Turns:
             line = self._line(username, now, make=take)
             if line is None:
                 return
-            line.next = max(line.next, now - TURN_HELD_SECONDS)
-            while line.turns and next(iter(line.turns.values())) + TURN_HELD_SECONDS < now:
-                line.turns.popitem(last=False)
-            turn = line.turns.get(address)
-            if turn is None:
-                turn = line.next
-                if turn > now:
-                    if len(line.turns) < MOST_TURNS:
-                        line.turns[address] = turn
-                        line.next += self._interval
-                elif take:
-                    line.next += self._interval
-            elif turn <= now and take:
-                del line.turns[address]
-        if turn > now:
-            raise slowed(turn - now)
+            wait = line.ask(address, now, self._interval, take=take)
+        if wait > 0:
+            raise slowed(wait)
 
-    def _line(self, username: str, now: float, *, make: bool) -> _Line | None:
+    def _line(self, username: str, now: float, *, make: bool) -> Line | None:
         line = self._lines.get(username)
         if line is None:
             for _ in range(2):  # faster than they come
@@ -211,14 +310,13 @@ class Turns:
             if line is None:
                 if not make:  # only what costs a hash makes one
                     return None
-                line = self._lines[username] = _Line(now - TURN_HELD_SECONDS)
+                line = self._lines[username] = Line(now - TURN_HELD_SECONDS)
         self._lines.move_to_end(username)
         return line
 
     def _drop_idle(self, now: float) -> None:
         """Drop the line that was asked for longest ago, if it is as good as a new one."""
         for username, line in self._lines.items():
-            last = next(reversed(line.turns.values()), line.next)
-            if max(line.next, last) + TURN_HELD_SECONDS < now:
+            if line.is_idle(now):
                 del self._lines[username]
             return

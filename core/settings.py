@@ -105,7 +105,10 @@ class ServiceSettings(BaseModel):
         "as one, because whoever has one of them has all",
     )
     sends_per_second: float = Field(
-        default=0, ge=0, description="sends a second that one account may make; 0 is no limit"
+        default=0,
+        ge=0,
+        description="sends a second that one account may make through one server process; 0 is no "
+        "limit",
     )
 
     def limits(self) -> Limits:

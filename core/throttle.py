@@ -1,13 +1,16 @@
 """Slowing: repeated failures by key, and rates of events by key.
 
-All keep a bounded number of keys, so that a flood of invented ones costs a fixed amount of memory.
+Each limit is arithmetic on a small state (`Failures`, `take_event`), which is also used where
+several servers count together (`twinline.core.shared_limits`), and a class that keeps the states
+of this process. Those keep a bounded number of keys, so that a flood of invented ones costs a
+fixed amount of memory.
 """
 
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from math import ceil
-from typing import Final
+from typing import Final, NamedTuple
 
 from twinline.core.errors import RateLimited
 from twinline.core.locks import new_lock
@@ -18,7 +21,65 @@ LONGEST_PAUSE_SECONDS: Final = 60.0
 """The longest pause after failures, and the longest that anybody is told to wait for a turn."""
 FORGIVEN_AFTER_SECONDS: Final = 900.0
 HOUR_SECONDS: Final = 3600.0
+FUTURE_SECONDS: Final = 60.0
+"""How far ahead a time may be that another server's clock has noted: twice what clocks may be off
+by. A later one says nothing."""
 _MOST_DOUBLINGS: Final = 6  # 2**6 s is beyond the longest pause
+
+
+class Failures(NamedTuple):
+    """What is known of the failures of one key.
+
+    Attributes:
+        number: how many there are, as far as they count.
+        last: when the last one was, in s.
+    """
+
+    number: int
+    last: float
+
+
+def pause_of(failures: Failures | None, now: float, allowed: int) -> float:
+    """Return for how many seconds from now nothing may be tried; 0 or less for none."""
+    if failures is None or failures.number < allowed or failures.last > now + FUTURE_SECONDS:
+        return 0.0
+    doublings = min(failures.number - allowed, _MOST_DOUBLINGS)
+    return failures.last + min(LONGEST_PAUSE_SECONDS, 2.0**doublings) - now
+
+
+def one_more(failures: Failures | None, now: float, allowed: int) -> Failures:
+    """Return what is known after another failure.
+
+    Time does not run back, whichever clock it comes from: who goes to and fro between servers
+    whose clocks differ shortens no pause by it.
+    """
+    if failures is None or now - failures.last > FORGIVEN_AFTER_SECONDS:
+        return Failures(1, now)
+    number, last = failures
+    if now < last <= now + FUTURE_SECONDS:
+        now = last
+    return Failures(min(number, allowed + _MOST_DOUBLINGS - 1) + 1, now)
+
+
+def take_event(events: deque[float], now: float, per_hour: int) -> float:
+    """Count an event if there may be one more in the hour, and forget those of before.
+
+    Args:
+        events: the times of those within the last hour, in s, by rising time; it is changed.
+        now: in s.
+        per_hour: how many there may be.
+
+    Returns:
+        How many seconds to wait; 0 where the event was counted.
+    """
+    while events and now - events[0] >= HOUR_SECONDS:
+        events.popleft()
+    while events and events[-1] > now + FUTURE_SECONDS:
+        events.pop()
+    if len(events) >= per_hour:
+        return events[0] + HOUR_SECONDS - now
+    events.append(max(now, events[-1]) if events else now)
+    return 0.0
 
 
 class FailureThrottle:
@@ -49,8 +110,7 @@ class FailureThrottle:
             if failures < self._allowed:
                 return
             last = self._last[failures][key]
-        pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** (failures - self._allowed))
-        wait = last + pause - self._clock()
+        wait = pause_of(Failures(failures, last), self._clock(), self._allowed)
         if wait > 0:
             raise slowed(wait)
 
@@ -58,27 +118,25 @@ class FailureThrottle:
         """Count a failure."""
         now = self._clock()
         with self._lock:
-            last = self._forget(key)
-            failures = 0 if last is None or now - last[1] > FORGIVEN_AFTER_SECONDS else last[0]
+            failures, last = one_more(self._forget(key), now, self._allowed)
             if len(self._failures) >= MAX_KEYS:
                 self._make_room(now)
-            failures = min(failures, self._allowed + _MOST_DOUBLINGS - 1) + 1
             self._failures[key] = failures
-            self._last.setdefault(failures, OrderedDict())[key] = now
+            self._last.setdefault(failures, OrderedDict())[key] = last
 
     def succeeded(self, key: Hashable) -> None:
         """Clear a key."""
         with self._lock:
             self._forget(key)
 
-    def _forget(self, key: Hashable) -> tuple[int, float] | None:
+    def _forget(self, key: Hashable) -> Failures | None:
         failures = self._failures.pop(key, None)
         if failures is None:
             return None
         last = self._last[failures].pop(key)
         if not self._last[failures]:
             del self._last[failures]
-        return failures, last
+        return Failures(failures, last)
 
     def _make_room(self, now: float) -> None:
         """Forget a key that is forgiven, or else one with the fewest failures."""
@@ -143,17 +201,16 @@ class HourlyThrottle:
         with self._lock:
             events = self._events.setdefault(key, deque())
             self._events.move_to_end(key)
-            while events and now - events[0] >= HOUR_SECONDS:
-                events.popleft()
-            wait = 0.0
-            if len(events) < self._per_hour:
-                events.append(now)
-            else:
-                wait = events[0] + HOUR_SECONDS - now
+            wait = take_event(events, now, self._per_hour)
             if len(self._events) > MAX_KEYS:
                 self._events.popitem(last=False)
         if wait > 0:
-            raise RateLimited(refusal, retry_after_ms=max(1, round(wait * 1000)))
+            raise too_many(refusal, wait)
+
+
+def too_many(refusal: str, wait: float) -> RateLimited:
+    """Return the refusal of an event, with the seconds to wait."""
+    return RateLimited(refusal, retry_after_ms=max(1, round(wait * 1000)))
 
 
 def slowed(wait: float) -> RateLimited:
