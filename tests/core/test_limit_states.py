@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from twinline.core.guesses import MOST_TURNS
 from twinline.core.limit_states import (
+    MOST_EVENTS,
     MOST_PAIRS,
     AccountState,
     events_of,
@@ -101,11 +102,21 @@ def test_a_crowd_of_addresses_is_bounded_and_forgets_those_with_the_fewest_failu
     assert state.pairs[b"guesser!"].number == 9
 
 
-@pytest.mark.parametrize("per_hour", [20, 512, 2_000, 10_000])
+def test_the_most_events_fit() -> None:
+    events = deque(NOW + number * HOUR_SECONDS / MOST_EVENTS for number in range(MOST_EVENTS))
+    kept = events_to_bytes(events)
+    assert len(kept) <= MOST_BYTES
+    again = events_of(kept)
+    assert len(again) == MOST_EVENTS
+    assert all(0 <= late - time < 8 for time, late in zip(events, again, strict=True))
+    assert events_to_bytes(again) == kept
+
+
+@pytest.mark.parametrize("per_hour", [20, 700])
 def test_many_events_are_few_bytes_and_never_more_than_allowed(per_hour: int) -> None:
     now, kept, let = NOW, None, []
     step = HOUR_SECONDS / per_hour / 2  # twice as fast as they may come
-    for number in range(3 * per_hour):
+    for number in range(5 * per_hour // 2):
         now = NOW + number * step
         events = events_of(kept)
         wait = take_event(events, now, per_hour)

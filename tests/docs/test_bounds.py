@@ -9,7 +9,7 @@ import pytest
 from docs_blocks import ROOT
 
 from twinline.cli.settings.model import ServerSettings
-from twinline.core import accounts, guesses, names, settling, throttle
+from twinline.core import accounts, guesses, limit_states, names, settling, shared_limits, throttle
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
 from twinline.stores.postgresql import accounts as postgresql_accounts
@@ -49,6 +49,7 @@ NO_BOUNDS = {
     "web_origins": "the operator's",
 }
 OPEN = "accounts of which a failing store left it open whether they are there"
+TOGETHER = "failures and turns that servers count together"
 FRAME = "bytes of a frame that is not whole yet, or of a message in fragments"
 FIXED = {
     "bytes of a head of HTTP that is not whole yet": (head.MOST_BYTES // 1024,),
@@ -61,6 +62,21 @@ FIXED = {
     "failures": (throttle.MAX_KEYS,),
     "turns at accounts": (throttle.MAX_KEYS, guesses.MOST_TURNS, guesses._SHARED_LINES),
     "registrations": (throttle.MAX_KEYS,),
+    TOGETHER: (
+        shared_limits._FAILURES_MS // 60_000,
+        # From here on the last turn of a queue lies nearer than failures count.
+        next(n for n in range(2, 99) if (guesses.MOST_TURNS + 1) * 80 / (n - 1) + 20 <= 900),
+        limit_states.MOST_PAIRS,
+        guesses.MOST_TURNS,
+        8,
+        len(limit_states.failures_to_bytes(throttle.Failures(1, 0.0))),
+    ),
+    "registrations that servers count together": (
+        shared_limits._HOUR_MS // 60_000,
+        8,
+        len(limit_states.events_to_bytes(map(float, range(20)))),
+    ),
+    "who was told to wait, where servers count together": (throttle.MAX_KEYS,),
     "rates of sends": (throttle.MAX_KEYS,),
     "integers that were written in binary": (write_uint.cache_parameters()["maxsize"],),
     "usernames that were read": (names.parse_username.cache_parameters()["maxsize"],),
@@ -99,6 +115,7 @@ OF_CONTAINERS = {
         "_waiting": "threads that wait for a hash",
         "_tickets": "threads that wait for a hash",
     },
+    "core/limit_states.py": {"pairs": TOGETHER, "turns": TOGETHER},
     "core/names.py": {"parse_username": "usernames that were read"},
     "core/settling.py": {"_open": OPEN},
     "core/throttle.py": {
@@ -107,6 +124,7 @@ OF_CONTAINERS = {
         "_buckets": "rates of sends",
         "_events": "registrations",
     },
+    "core/shared_limits.py": {"_until": "who was told to wait, where servers count together"},
     "core/session.py": {"_watches": "watches that wait"},
     "core/watches.py": {"_waiting": "watches that wait"},
     "stores/memory/accounts.py": {
