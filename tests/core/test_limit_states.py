@@ -48,6 +48,23 @@ def test_what_is_kept_is_found_again() -> None:
     assert list(again.line.turns.items()) == list(state.line.turns.items())
 
 
+def test_another_version_is_no_state() -> None:
+    def of_another(kept: bytes | None) -> bytes:
+        assert kept is not None
+        return b"\x02" + kept[1:]
+
+    assert failures_of(of_another(failures_to_bytes(Failures(7, NOW)))) is None
+    assert not events_of(of_another(events_to_bytes([NOW])))
+    state = AccountState(NOW)
+    state.count(b"8 bytes!", Failures(7, NOW), NOW)
+    assert not AccountState.of(of_another(state.to_bytes(NOW)), NOW, INTERVAL).pairs
+
+
+def test_a_server_whose_clock_is_behind_ends_no_pause() -> None:
+    assert one_more(Failures(5, NOW + 20), NOW, 3) == Failures(6, NOW + 20)
+    assert one_more(Failures(5, NOW + 120), NOW, 3) == Failures(6, NOW)
+
+
 def test_what_is_as_good_as_new_is_not_kept() -> None:
     state = AccountState(NOW)
     assert state.to_bytes(NOW) is None

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from twinline.core.errors import StoreUnavailable
@@ -18,6 +18,8 @@ class MemoryStates(SharedStates):
         values: what is kept, by key.
         kept_ms: for how long, by key.
         asked: how often each method was called.
+        writes: how many changes changed anything.
+        on_read: called when a value was read and is not returned yet.
         down: whether it is out of reach.
     """
 
@@ -26,6 +28,8 @@ class MemoryStates(SharedStates):
         self.values: dict[str, bytes] = {}
         self.kept_ms: dict[str, int] = {}
         self.asked = Counter[str]()
+        self.writes = 0
+        self.on_read: Callable[[], object] = lambda: None
         self.down = False
 
     def change(self, key: str, step: Step, *, keep_ms: int) -> None:
@@ -38,6 +42,7 @@ class MemoryStates(SharedStates):
             with self._lock:
                 if self.values.get(key) is not before:
                     continue
+                self.writes += 1
                 if after is None:
                     self.values.pop(key, None)
                 else:
@@ -47,7 +52,9 @@ class MemoryStates(SharedStates):
 
     def read(self, key: str) -> bytes | None:
         self._ask("read", key)
-        return self.values.get(key)
+        value = self.values.get(key)
+        self.on_read()
+        return value
 
     def _ask(self, method: str, key: str) -> None:
         assert len(key.encode()) <= 100
