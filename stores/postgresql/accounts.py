@@ -7,7 +7,7 @@
    front of those that look at what it guards.
 3. The end of a session is told to all servers within the transaction that ends it.
 4. Requests ask for sessions and sends for recipients, so both are remembered; see `find_session`
-   and `recipient`. All else is asked for when it is needed.
+   and `recipient`. Look-ups that wait at the same time are one statement.
 """
 
 # ruff: noqa: D102 - the contract tells what the methods do
@@ -46,6 +46,7 @@ _SESSION_SECONDS: Final = 600.0
 """How long a session is remembered under the lease. Its end and its use are told; this bounds what
 a notice of its use that was lost can do, far below the time after which an idle session ends."""
 _RECIPIENT_SECONDS: Final = 0.9
+_PROFILES_SECONDS: Final = 60.0
 _AT_ONCE: Final = 500  # look-ups in one statement
 _PARTS: Final = 16
 """Rows in which the accounts of one profile are counted, so that registrations at the same time
@@ -99,7 +100,10 @@ _NOTE_NO_MORE: Final = """
     DELETE FROM known_addresses WHERE account_id = $1 AND address IN (
         SELECT address FROM known_addresses WHERE account_id = $1
         ORDER BY noted_at DESC, address OFFSET $2::bigint)"""
-_NOTED_AT: Final = "SELECT noted_at FROM known_addresses WHERE account_id = $1 AND address = $2"
+_NOTED_AT: Final = """
+    SELECT account_id, address, noted_at
+    FROM unnest($1::text[], $2::bytea[]) AS wanted (account_id, address)
+    JOIN known_addresses USING (account_id, address)"""
 _FORGET: Final = "DELETE FROM known_addresses WHERE account_id = $1"
 
 
@@ -121,8 +125,12 @@ class PostgresqlAccounts(Accounts):
         self._recipients: RecentCache[str, str, str] = RecentCache(
             "recipient cache", most=_CACHED, keep_seconds=_RECIPIENT_SECONDS
         )
+        self._profiles: RecentCache[None, None, Mapping[str, int]] = RecentCache(
+            "profile cache", most=1, keep_seconds=_PROFILES_SECONDS
+        )
         self._found = Coalescing("accounts looked up", self._read_accounts, most=_AT_ONCE)
         self._found_sessions = Coalescing("sessions looked up", self._read_sessions, most=_AT_ONCE)
+        self._noted = Coalescing("addresses looked up", self._read_addresses, most=_AT_ONCE)
         self._touches = Touches(pool, wakes, self._read_sessions)
         wakes.on(Kind.SESSIONS, self._sessions_ended)
         wakes.on(Kind.ACCOUNTS, self._accounts_changed)
@@ -152,6 +160,7 @@ class PostgresqlAccounts(Accounts):
                     raise ValueError(f"account id {account.account_id!r} is used twice")
                 raise UsernameTaken
             link.run(*_counting({profile_of(account.password_hash): 1}))
+        self._profiles.clear()
 
     def find(self, username: str) -> Account | None:
         name = _plain(username)
@@ -196,7 +205,9 @@ class PostgresqlAccounts(Accounts):
 
     def set_password_hash(self, account_id: str, password_hash: str, *, instead_of: str) -> bool:
         with self._transaction() as link:
-            return _replace_hash(link, account_id, password_hash, instead_of)
+            replaced = _replace_hash(link, account_id, password_hash, instead_of)
+        self._profiles.clear()
+        return replaced
 
     def change_password(
         self, account_id: str, password_hash: str, *, instead_of: str, keep: bytes
@@ -205,9 +216,14 @@ class PostgresqlAccounts(Accounts):
             if not _replace_hash(link, account_id, password_hash, instead_of):
                 return False
             ended.extend(link.execute(_END_OTHERS, account_id, keep))
+        self._profiles.clear()
         return True
 
     def hash_profiles(self) -> Mapping[str, int]:
+        """Return how many accounts there are of each profile, from memory if that is not old."""
+        return self._profiles.get(None, None, self._read_profiles) or {}
+
+    def _read_profiles(self) -> Mapping[str, int]:
         (rows,) = self._pool.run(Call(_PROFILES))
         return dict(rows)
 
@@ -221,8 +237,14 @@ class PostgresqlAccounts(Accounts):
             )
 
     def address_noted_at(self, account_id: str, address: str) -> int | None:
-        (rows,) = self._pool.run(Call(_NOTED_AT, account_id, _blob(address)))
-        return int(rows[0][0]) if rows else None
+        return self._noted.get((account_id, _blob(address)))
+
+    def _read_addresses(
+        self, wanted: Sequence[tuple[str, bytes]]
+    ) -> Mapping[tuple[str, bytes], int]:
+        account_ids, addresses = zip(*wanted, strict=True)
+        (rows,) = self._pool.run(Call(_NOTED_AT, texts(account_ids), blobs(addresses)))
+        return {(account_id, address): noted_at for account_id, address, noted_at in rows}
 
     def withdraw(self, account_id: str, *, keep_name: bool, verified: str | None = None) -> bool:
         with self._ending(account_id) as (link, ended):
@@ -238,6 +260,7 @@ class PostgresqlAccounts(Accounts):
             )
             ended.extend(tokens)
         self._recipients.forget([username])
+        self._profiles.clear()
         return True
 
     # -- sessions ---------------------------------------------------------------------------------

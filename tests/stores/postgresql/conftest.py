@@ -1,3 +1,3 @@
 """Real engines for the tests of this folder."""
 
-from postgres_engine import database, postgres, start_postgres  # noqa: F401
+from postgres_engine import database, postgres, start_postgres, store_url  # noqa: F401
