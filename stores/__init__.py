@@ -10,6 +10,7 @@
     memory/          MemoryStore: all of it in this process
     sqlite/          SqliteStore: a file, durable
     postgresql/      PostgresqlStore: a database that several servers share
+    valkey/          ValkeyStore: Valkey or Redis, which several servers share
     shared/          what stores of every engine share
     sql/             what the stores in SQL databases share
     conformance/     check_store: the kit that proves a store against its contract

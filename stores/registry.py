@@ -42,7 +42,26 @@ def _open_memory(url: str, policy: MailboxPolicy) -> Store:
     return MemoryStore(policy)
 
 
-_BUILT_IN: Final[dict[str, OpenStore]] = {"memory": _open_memory, "sqlite": SqliteStore.open}
+def _open_valkey(url: str, policy: MailboxPolicy) -> Store:
+    try:
+        from twinline.stores.valkey import ValkeyStore  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise _without("redis", "Valkey or Redis", error) from error
+    return ValkeyStore.open(url, policy)
+
+
+def _without(extra: str, engine: str, error: ModuleNotFoundError) -> UnknownStore:
+    """Return what says which extra is missing."""
+    return UnknownStore(f"a store in {engine} needs {error.name}: pip install 'twinline[{extra}]'")
+
+
+_BUILT_IN: Final[dict[str, OpenStore]] = {
+    "memory": _open_memory,
+    "sqlite": SqliteStore.open,
+    "redis": _open_valkey,
+    "rediss": _open_valkey,
+    "redis+cluster": _open_valkey,
+}
 
 _SHARED: Final = frozenset({"postgresql", "redis", "rediss", "redis+cluster"})
 """Built-in stores that several servers may open: told without importing their drivers."""

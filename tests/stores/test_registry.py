@@ -1,5 +1,6 @@
 """Stores are opened by URL: the built-in one, and those that other packages register."""
 
+import sys
 from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
@@ -73,8 +74,8 @@ def test_two_stores_in_memory_share_nothing() -> None:
         ("", "written as a URL, like memory:"),
         ("memory:here", "nothing after it"),
         ("memory://", "nothing after it"),
-        ("memroy:", r"did you mean memory:\? \(known: memory:, sqlite:\)"),
-        ("redis:/var/chat.db", r"there is no store 'redis' \(known: memory:, sqlite:\)"),
+        ("memroy:", r"did you mean memory:\? \(known: memory:, redis:, redis\+cluster:, "),
+        ("dbm:/var/chat.db", r"there is no store 'dbm' \(known: memory:, redis:, .*sqlite:\)"),
         (":", "there is no store ''"),
     ],
 )
@@ -108,6 +109,9 @@ def test_other_packages_add_stores() -> None:
         "missing",
         "nothing",
         "other",
+        "redis",
+        "redis+cluster",
+        "rediss",
         "sqlite",
         "uncallable",
     ]
@@ -167,3 +171,12 @@ def test_a_built_in_store_that_is_shared_says_so_itself_too(scheme: str) -> None
         assert is_shared(f"{scheme}:") == kinds[scheme].shared
     else:
         assert is_shared(f"{scheme}:")
+
+
+@pytest.mark.parametrize(("scheme", "extra"), [("redis", "redis"), ("redis+cluster", "redis")])
+def test_a_missing_extra_is_named(scheme: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    for name in [name for name in sys.modules if name.startswith("twinline.stores.valkey")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(UnknownStore, match=rf"needs redis: pip install 'twinline\[{extra}\]'"):
+        open_store(f"{scheme}://ann:hunter2@db")

@@ -1,0 +1,339 @@
+"""The half of the Valkey store with accounts and sessions."""
+
+# ruff: noqa: D102 - the contract tells what the methods do
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from twinline.core.errors import NoSuchUser, StoreUnavailable, UsernameTaken
+from twinline.core.names import NamePattern
+from twinline.core.passwords import profile_of
+from twinline.core.store import (
+    Account,
+    Accounts,
+    SessionKey,
+    SessionRecord,
+    Unsubscribe,
+    UsernamePage,
+)
+from twinline.core.waiting import Wake, wake_all
+from twinline.stores.rules import page_of_names
+from twinline.stores.shared.cache import RecentCache
+from twinline.stores.valkey.account_scripts import GONE, LATE, TWICE, AccountScripts
+from twinline.stores.valkey.engine import Engine
+from twinline.stores.valkey.keys import Keys
+from twinline.stores.valkey.lane import plain
+from twinline.stores.valkey.pending import Pending, script_call
+from twinline.stores.valkey.watches import Tokens, Watches
+from twinline.stores.valkey.wire import Script, to_bytes, to_text
+
+Value = TypeVar("Value")
+
+FRESH_SECONDS: Final = 0.9
+"""How old an answer from memory may be, even if no notice comes: the contract allows a second."""
+_CACHED: Final = 20_000  # names, and sessions
+_PUBLISH_MS: Final = 20_000
+"""How long after an account was made its name may be published: all calls have given up by then,
+and what follows up what they left has not begun."""
+_BUCKETS: Final = 8  # read at once at first, and then more
+
+
+class ValkeyAccounts(Accounts):
+    """Accounts, their names and their sessions in the engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        keys: Keys,
+        scripts: AccountScripts,
+        watches: Watches,
+        pending: Pending,
+    ) -> None:
+        self._engine = engine
+        self._keys = keys
+        self._scripts = scripts
+        self._watches = watches
+        self._pending = pending
+        # Each name is a group of its own; the sessions of an account are one.
+        self._ids: RecentCache[str, str, str] = RecentCache(
+            "names' cache", most=_CACHED, keep_seconds=FRESH_SECONDS
+        )
+        self._sessions: RecentCache[str, bytes, SessionRecord] = RecentCache(
+            "sessions' cache", most=_CACHED, keep_seconds=FRESH_SECONDS
+        )
+        self._known_buckets: set[bytes] = set()  # they never go; a second ZADD harms nothing
+        self._has_accounts = False
+        watches.ended = self._forget_sessions
+
+    # --- accounts and names
+
+    def create(self, account: Account) -> None:
+        own = to_bytes(account.account_id)
+        name = to_bytes(account.username)
+        bucket = self._keys.bucket_of(account.username)
+        self._prepare(bucket)
+        record = self._keys.of(account.account_id, "p")
+        fields = name, to_bytes(account.password_hash), b"%d" % account.created_at
+        now = self._run(self._scripts.born, (record,), *fields)
+        if now == TWICE:
+            raise ValueError(f"account id {account.account_id!r} is used twice")
+        names = tuple(self._keys.names(bucket, kind) for kind in "nz")
+        until = b"%d" % (int(now) + _PUBLISH_MS)
+        outcome = self._run(self._scripts.publish, names, name, own, until)
+        if outcome != 1:
+            self._pending.unmake(account.account_id)
+            if outcome == LATE:
+                raise StoreUnavailable("the account was not made in time")
+            raise UsernameTaken
+        self._engine.do_many(
+            [
+                self._count((account.password_hash, 1)),
+                self._pending.forget(account.account_id),
+            ]
+        )
+
+    def _prepare(self, bucket: bytes) -> None:
+        """Have a bucket of names found, and the store be known as one with accounts."""
+        store, buckets = self._keys.store, self._keys.buckets
+        calls = []
+        if bucket not in self._known_buckets:
+            calls.append(plain(buckets, b"ZADD", buckets, b"0", bucket, writes=True))
+        if not self._has_accounts:
+            calls.append(plain(store, b"HSET", store, b"accounts", b"1", writes=True))
+        for answer in self._engine.do_many(calls):
+            if isinstance(answer, StoreUnavailable):
+                raise answer
+        self._known_buckets.add(bucket)
+        self._has_accounts = True
+
+    def _count(self, *changes: tuple[str, int]) -> Any:
+        """Return the call that counts accounts by profile; a crash may leave some out."""
+        arguments = [
+            each
+            for password_hash, by in changes
+            for each in (to_bytes(profile_of(password_hash)), b"%d" % by)
+        ]
+        return script_call(self._scripts.count, (self._keys.profiles,), tuple(arguments))
+
+    def find(self, username: str) -> Account | None:
+        account_id = self._owner(username)
+        if account_id is None:
+            return None
+        record = self._keys.of(account_id, "p")
+        name, password_hash, created_at, gone = self._engine.do(
+            plain(record, b"HMGET", record, b"u", b"h", b"c", b"g")
+        )
+        if name is None or gone is not None:
+            return None
+        return Account(account_id, username, to_text(password_hash), int(created_at))
+
+    def recipient(self, username: str) -> str | None:
+        return self._ids.get(username, username, lambda: self._owner(username))
+
+    def _owner(self, username: str) -> str | None:
+        """Return the id of the account of a name; None if there is none, or it is reserved."""
+        found = self._entry(username)
+        return to_text(found) if found else None
+
+    def _entry(self, username: str) -> bytes | None:
+        names = self._keys.names(self._keys.bucket_of(username), "n")
+        found: bytes | None = self._engine.do(plain(names, b"HGET", names, to_bytes(username)))
+        return found
+
+    def is_free(self, username: str) -> bool:
+        return self._entry(username) is None
+
+    def page(self, pattern: NamePattern, after: str | None, limit: int) -> UsernamePage:
+        return page_of_names(
+            pattern,
+            after,
+            limit,
+            exists=lambda name: self._owner(name) is not None,
+            names_from=self._names_from,
+        )
+
+    def _names_from(self, start: str, count: int) -> Sequence[str]:
+        """Return names from one on: bucket by bucket, for they are sorted as their names are."""
+        key = self._keys.buckets
+        first = self._keys.bucket_of(start)
+        buckets: list[bytes] = self._engine.do(plain(key, b"ZRANGEBYLEX", key, b"[" + first, b"+"))
+        found: list[bytes] = []
+        at, some = 0, _BUCKETS
+        begin, limit = b"[" + to_bytes(start), b"%d" % count
+        while at < len(buckets) and len(found) < count:
+            sets = [self._keys.names(bucket, "z") for bucket in buckets[at : at + some]]
+            calls = [
+                plain(each, b"ZRANGEBYLEX", each, begin, b"+", b"LIMIT", b"0", limit)
+                for each in sets
+            ]
+            for names in self._engine.do_many(calls):
+                if isinstance(names, StoreUnavailable):
+                    raise names
+                found += names
+            at, some = at + some, 4 * some
+        return [to_text(name) for name in found[:count]]
+
+    def set_password_hash(self, account_id: str, password_hash: str, *, instead_of: str) -> bool:
+        outcome = self._run(
+            self._scripts.set_hash,
+            (self._keys.of(account_id, "p"),),
+            to_bytes(instead_of),
+            to_bytes(password_hash),
+        )
+        if outcome == GONE:
+            raise NoSuchUser
+        if outcome:
+            self._engine.do_many([self._count((password_hash, 1), (instead_of, -1))])
+        return bool(outcome)
+
+    def hash_profiles(self) -> Mapping[str, int]:
+        key = self._keys.profiles
+        found = self._engine.do(plain(key, b"HGETALL", key))
+        return {
+            to_text(profile): int(count)
+            for profile, count in zip(found[::2], found[1::2], strict=True)
+        }
+
+    def note_address(self, account_id: str, address: str, at: int, *, most: int) -> None:
+        keys = self._keys.of(account_id, "p"), self._keys.of(account_id, "d")
+        arguments = to_bytes(address), b"%d" % at, b"%d" % most
+        self._run(self._scripts.note_address, keys, *arguments)
+
+    def address_noted_at(self, account_id: str, address: str) -> int | None:
+        key = self._keys.of(account_id, "d")
+        noted = self._engine.do(plain(key, b"HGET", key, to_bytes(address)))
+        return None if noted is None else int(noted)
+
+    def change_password(
+        self, account_id: str, password_hash: str, *, instead_of: str, keep: bytes
+    ) -> bool:
+        keys = self._keys.of(account_id, "p"), self._keys.of(account_id, "k")
+        arguments = to_bytes(instead_of), to_bytes(password_hash), keep
+
+        def change() -> Any:
+            return self._run(self._scripts.change_password, keys, *arguments)
+
+        outcome = self._ending(account_id, change, lambda ended: ended)
+        if outcome == GONE:
+            raise NoSuchUser
+        if not isinstance(outcome, list):
+            return False
+        self._engine.do_many([self._count((password_hash, 1), (instead_of, -1))])
+        return True
+
+    def withdraw(self, account_id: str, *, keep_name: bool, verified: str | None = None) -> bool:
+        self._pending.begin(account_id)
+        keys = tuple(self._keys.of(account_id, kind) for kind in "pkd")
+        arguments = (
+            b"1" if keep_name else b"0",
+            b"" if verified is None else b"1",
+            to_bytes(verified or ""),
+        )
+
+        def withdraw() -> Any:
+            return self._run(self._scripts.withdraw, keys, *arguments)
+
+        outcome = self._ending(account_id, withdraw, lambda found: found[2])
+        if outcome == GONE:
+            return False
+        username, password_hash, _ = outcome
+        name = to_text(username)
+        with self._ids.changing(name), suppress(StoreUnavailable):
+            # The account is gone already; should this fail, it is followed up.
+            self._pending.finish(account_id, username, keep_name=keep_name)
+            self._engine.do_many([self._count((to_text(password_hash), -1))])
+        return True
+
+    # --- sessions
+
+    def open_session(
+        self, session: SessionRecord, *, verified: str | None = None, most: int | None = None
+    ) -> None:
+        account_id = session.account_id
+        keys = self._keys.of(account_id, "p"), self._keys.of(account_id, "k")
+        arguments = (
+            session.token_hash,
+            b"%d" % session.opened_at,
+            b"%d" % session.used_at,
+            b"" if verified is None else b"1",
+            to_bytes(verified or ""),
+            b"" if most is None else b"%d" % most,
+        )
+
+        def open_it() -> Any:
+            return self._run(self._scripts.open_session, keys, *arguments)
+
+        outcome = self._ending(account_id, open_it, lambda ended: ended)
+        if outcome == GONE:
+            raise NoSuchUser
+        if outcome == TWICE:
+            raise ValueError("a session token is used twice")
+
+    def find_session(self, key: SessionKey) -> SessionRecord | None:
+        account_id, token_hash = key
+        if account_id is None:
+            return None
+        return self._sessions.get(account_id, token_hash, lambda: self._read_session(key))
+
+    def _read_session(self, key: SessionKey) -> SessionRecord | None:
+        account_id, token_hash = key
+        assert account_id is not None  # noqa: S101 - for the type checker
+        sessions = self._keys.of(account_id, "k")
+        kept = self._engine.do(plain(sessions, b"HGET", sessions, token_hash))
+        if kept is None:
+            return None
+        opened_at, used_at, username = kept.split(b":", 2)
+        return SessionRecord(
+            token_hash, account_id, to_text(username), int(opened_at), int(used_at)
+        )
+
+    def touch_session(self, key: SessionKey, used_at: int) -> None:
+        """Note that a session is in use, if that can be done.
+
+        A request that only reads must not fail because nothing can be written; a later request
+        notes its use.
+        """
+        account_id, token_hash = key
+        if account_id is None:
+            return
+        sessions = (self._keys.of(account_id, "k"),)
+        with suppress(StoreUnavailable), self._sessions.changing(account_id):
+            self._run(self._scripts.touch, sessions, token_hash, b"%d" % used_at)
+
+    def close_session(self, key: SessionKey) -> None:
+        account_id, token_hash = key
+        if account_id is None:
+            return
+        sessions = (self._keys.of(account_id, "k"),)
+
+        def close() -> Any:
+            return self._run(self._scripts.close, sessions, token_hash)
+
+        self._ending(account_id, close, lambda closed: [token_hash] if closed else [])
+
+    def on_session_end(self, key: SessionKey, wake: Wake) -> Unsubscribe:
+        return self._watches.watch_session(key, wake)
+
+    def _ending(
+        self, account_id: str, call: Callable[[], Value], tokens: Callable[[Any], Tokens]
+    ) -> Value:
+        """Make a call that may end sessions, and wake who waits on these.
+
+        Args:
+            account_id: whose they are.
+            call: as above.
+            tokens: returns which they are, of what the call returns unless that is a number below
+                zero or none.
+        """
+        with self._sessions.changing(account_id):
+            outcome = call()
+        if isinstance(outcome, list) or (isinstance(outcome, int) and outcome > 0):
+            wake_all(self._watches.sessions_ended(account_id, tokens(outcome)))
+        return outcome
+
+    def _forget_sessions(self, account_id: str) -> None:
+        self._sessions.forget([account_id])
+
+    def _run(self, script: Script, keys: tuple[bytes, ...], *arguments: bytes) -> Any:
+        return self._engine.do(script_call(script, keys, arguments))

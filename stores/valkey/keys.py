@@ -1,0 +1,91 @@
+"""The names of everything that the store keeps in an engine.
+
+What belongs together has one hash tag, the part in braces, so that a cluster keeps it in one place
+and a script can change it as one step. ``ID`` is an account's id::
+
+    {ID}:b      hash     a mailbox: its position, seqs and counts
+    {ID}:m      stream   its messages; the id of an entry is SEQ-0
+    {ID}:a      list     acks that still count for the history: POSITION:TIME
+    {ID}:u      hash     send_ids: the sender's id, a zero and the send_id, to the seq
+    {ID}:t      stream   what each of these stands for, by seq
+    {ID}:s      zset     their seqs by sender
+    {ID}:p      hash     the account
+    {ID}:k      hash     its sessions, by token hash
+    {ID}:d      hash     the addresses that it was logged in from
+    {ID}:w      channel  mail has come, up to this seq; or the mailbox is gone
+    {ID}:e      channel  sessions have ended
+
+    {d:XY}:n    hash     the names that begin with XY: the account's id, or nothing if reserved
+    {d:XY}:z    zset     those of them that are in use, by code point
+    {d}:x       zset     every XY
+
+    {q:N}:q     zset     accounts that are made or deleted just now, with since when
+    {meta}:store   hash  what this store is: its format and policy
+    {meta}:nodes   zset  the servers that use it, with when they were last heard of
+    {meta}:h       hash  how many accounts there are of each profile of a password hash
+    l:KEY       string   a state that limits are counted in
+"""
+
+from functools import lru_cache
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from twinline.stores.valkey.wire import packed, to_bytes
+
+_CACHED: Final = 10_000  # mailboxes whose keys are not made anew for every call
+PENDING: Final = 16
+"""How many parts the accounts that are made or deleted just now are kept in."""
+
+
+class Keys:
+    """The names, behind a prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix.encode()
+        self.store = self._prefix + b"{meta}:store"
+        self.nodes = self._prefix + b"{meta}:nodes"
+        self.profiles = self._prefix + b"{meta}:h"
+        self.buckets = self._prefix + b"{d}:x"
+        self.box = lru_cache(maxsize=_CACHED)(self._box)
+
+    def of(self, account_id: str, kind: str) -> bytes:
+        """Return a key of an account or its mailbox."""
+        return b"%b{%b}:%b" % (self._prefix, to_bytes(account_id), kind.encode())
+
+    def _box(self, account_id: str) -> "BoxKeys":
+        keys = [self.of(account_id, kind) for kind in "bmauts"]
+        return BoxKeys(keys[0], packed(b"%d" % len(keys), *keys), 1 + len(keys))
+
+    def bucket_of(self, username: str) -> bytes:
+        """Return what names are kept apart by: the first two letters."""
+        return to_bytes(username[:2])
+
+    def names(self, bucket: bytes, kind: str) -> bytes:
+        """Return a key of the names of a bucket."""
+        return b"%b{d:%b}:%b" % (self._prefix, bucket, kind.encode())
+
+    def pending(self, account_id: str) -> bytes:
+        """Return where it stands that an account is made or deleted just now."""
+        return self.pending_part(crc32(to_bytes(account_id)) % PENDING)
+
+    def pending_part(self, number: int) -> bytes:
+        """Return one of the parts of these."""
+        return b"%b{q:%d}:q" % (self._prefix, number)
+
+    def state(self, key: str) -> bytes:
+        """Return the key of a state."""
+        return self._prefix + b"l:" + to_bytes(key)
+
+
+class BoxKeys(NamedTuple):
+    """The keys of a mailbox, as every script on it takes them.
+
+    Attributes:
+        first: the hash, which says where they all are.
+        packed: how many there are, and all of them.
+        arguments: how many arguments that is.
+    """
+
+    first: bytes
+    packed: bytes
+    arguments: int
