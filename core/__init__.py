@@ -16,6 +16,7 @@
     names          usernames, and the patterns that list them
     passwords      the rule for passwords, and argon2id
     hash_queue     who gets a core for a hash first
+    admission      how many logins are let in at once
     guesses        who may try a password now
     addresses      which are this machine's, and what limits count them by
     throttle       failures that slow the next attempt, and rates

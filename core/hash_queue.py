@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from random import randint
 from typing import Final
 from weakref import WeakSet
 
@@ -106,7 +107,11 @@ class HashQueue:
                 if not ticket.waiter.wait(deadline.sooner(_LOOK_AGAIN_SECONDS)):
                     self._grant_what_is_free()
             if not ticket.granted:
-                raise Busy("too many logins at once; try again", retry_after_ms=_RETRY_AFTER_MS)
+                raise Busy(
+                    "too many logins at once; try again",
+                    # At a moment of its own: many are refused together.
+                    retry_after_ms=randint(_RETRY_AFTER_MS, 2 * _RETRY_AFTER_MS),  # noqa: S311
+                )
             yield
         finally:
             self._leave(ticket, urgency)

@@ -7,8 +7,8 @@ into replies.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any, Final, overload
 
@@ -16,12 +16,14 @@ from argon2 import PasswordHasher
 
 from twinline.core import protocol
 from twinline.core.accounts import AccountRules
+from twinline.core.admission import Admission, Entry
 from twinline.core.clock import Clock, SteadyClock, wall_clock_ms
 from twinline.core.deadline import Deadline
 from twinline.core.errors import (
     RESTART_MS,
     AlreadyLoggedIn,
     BadRequest,
+    Busy,
     InternalError,
     LockRuleError,
     NoSuchUser,
@@ -44,6 +46,7 @@ from twinline.core.protocol import (
     AckReply,
     DeletedReply,
     Done,
+    ErrorReply,
     HelloReply,
     HistoryReply,
     Reply,
@@ -64,6 +67,12 @@ log = logging.getLogger(__name__)
 
 SERVER_NAME: Final = f"twinline/{version('twinline')}"
 """What the reply to `hello` says of the server."""
+LOGINS: Final[frozenset[type[Request | Look]]] = frozenset(
+    {protocol.CreateAccount, protocol.Login, protocol.LoginCertificate, protocol.Resume}
+)
+"""Requests that log a caller in; see `ChatService.queue`."""
+_LEAST_LOGINS: Final = 64
+"""So many of those that hash may wait to be carried out in any case."""
 _sent: Final = maker(SentReply)
 
 
@@ -113,6 +122,12 @@ class ChatService:
             idle_clock=clock or SteadyClock(wall_clock_ms, monotonic),
             monotonic=monotonic,
         )
+        seconds = self.settings.admission_seconds
+        self._resumes = Admission(seconds, monotonic=monotonic)
+        # Only where they wait in a queue before they are carried out. Then they wait for a core to
+        # hash on, in an order that lets an account's owner come first: that must not be a matter
+        # of luck.
+        self._logins = Admission(seconds, least=_LEAST_LOGINS, monotonic=monotonic)
         self._messages = MessageRules(store, self.settings)
         self._mailboxes = store.mailboxes
         self._binding = new_lock("binding")  # one for all sessions: it is held for a few lines
@@ -157,8 +172,33 @@ class ChatService:
         """
         session.interrupt()
         session.unsubscribe()
+        if session.entry is not None:
+            session.entry.leave()
         # They lead back to the caller mostly, and only the garbage collector would free the two.
         session.on_end = session.on_mail = None
+
+    def queue(self, session: Session, request: Request) -> ErrorReply | None:
+        """Let a login wait in a queue of the caller's own, if it will be carried out in time.
+
+        A caller that carries requests out at once has no use for it: the service then decides when
+        the request comes. For one that has a queue, whoever waits there counts from now on, until
+        the request is carried out or the caller leaves.
+
+        Args:
+            session: whose request it is; it has one at a time.
+            request: one of `LOGINS`.
+
+        Returns:
+            None, or what the request is answered with instead: `Busy`.
+        """
+        gate = self._logins if request.may_take_long else self._resumes
+        session.entry = entry = Entry(gate)
+        try:
+            entry.enter()
+        except Busy as error:
+            session.entry = None
+            return error.to_reply()
+        return None
 
     def stop(self) -> None:
         """Wake every wait; from now on every request is `ShuttingDown`."""
@@ -218,10 +258,10 @@ class ChatService:
             AlreadyLoggedIn, RegistrationClosed, InvalidUsername, InvalidPassword, UsernameTaken,
             RateLimited, Busy.
         """
-        self._admit_login(session)
-        account = self._accounts.register(username, password, session.address)
-        log.info("account %s was created", account.username)
-        return self._bind_new(session, *self._accounts.open_session(account, session.address))
+        with self._admitted(session):
+            account = self._accounts.register(username, password, session.address)
+            log.info("account %s was created", account.username)
+            return self._bind_new(session, *self._accounts.open_session(account, session.address))
 
     def add_account(self, username: str, password: str) -> None:
         """Create an account for the operator, whether registration is open or not.
@@ -258,9 +298,9 @@ class ChatService:
         Raises:
             AlreadyLoggedIn, InvalidUsername, BadCredentials, RateLimited, Busy.
         """
-        self._admit_login(session)
-        opened = self._accounts.log_in(username, password, session.address)
-        return self._bind_new(session, *opened)
+        with self._admitted(session):
+            opened = self._accounts.log_in(username, password, session.address)
+            return self._bind_new(session, *opened)
 
     def login_certificate(self, session: Session) -> SessionReply:
         """Open a session of the account that the caller's certificate names.
@@ -269,22 +309,23 @@ class ChatService:
         `Session.certificate` and `revoke_certificates`.
 
         Raises:
-            AlreadyLoggedIn.
+            AlreadyLoggedIn, Busy.
             BadCredentials: the caller has no certificate that names an account, there is no such
                 account, or the certificate has expired or is revoked.
         """
-        self._admit_login(session)
-        opened = self._accounts.log_in_by_certificate(session.certificate, session.address)
-        return self._bind_new(session, *opened)
+        with self._admitted(session, self._resumes):
+            opened = self._accounts.log_in_by_certificate(session.certificate, session.address)
+            return self._bind_new(session, *opened)
 
     def resume(self, session: Session, token: str) -> SessionReply:
         """Bind this caller to a session that is open already.
 
         Raises:
             AlreadyLoggedIn, SessionExpired.
+            Busy: more come back to their sessions than can be served at once.
         """
-        self._admit_login(session)
-        return self._bind(session, token, self._accounts.session_of(token, self._clock()))
+        with self._admitted(session, self._resumes):
+            return self._bind(session, token, self._accounts.session_of(token, self._clock()))
 
     def ping(self, session: Session) -> Done:  # noqa: ARG002 - every request has a session
         """Answer."""
@@ -475,10 +516,26 @@ class ChatService:
         if self._watches.ended:
             raise ShuttingDown(retry_after_ms=RESTART_MS)
 
-    def _admit_login(self, session: Session) -> None:
-        self._admit()
-        if session.key is not None:
-            raise AlreadyLoggedIn
+    @contextmanager
+    def _admitted(self, session: Session, gate: Admission | None = None) -> Iterator[None]:
+        """Let a caller log in, unless it has, or there are too many that do.
+
+        Args:
+            session: the caller.
+            gate: which counts it, unless one has already; None: it is not counted.
+        """
+        entry, session.entry = session.entry, None
+        try:
+            self._admit()
+            if session.key is not None:
+                raise AlreadyLoggedIn
+            if entry is None and gate is not None:
+                entry = Entry(gate)
+                entry.enter()
+            yield
+        finally:
+            if entry is not None:
+                entry.leave()
 
     def _require(self, session: Session, now: int) -> SessionRecord:
         """Return the caller's session as the store has it now: a revoked one is noticed."""

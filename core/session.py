@@ -4,6 +4,7 @@ An idle user is two connections, each with a session, and one of them with a sub
 are small: their parts are in slots, and what they do not have yet takes no room.
 """
 
+from twinline.core.admission import Entry
 from twinline.core.certificates import Certificate
 from twinline.core.errors import AlreadyLoggedIn
 from twinline.core.locks import Lock, new_lock
@@ -80,6 +81,8 @@ class Session:
         username: the account that it is logged in to, or None.
         key: what the store knows the session by, or None.
         unfollow: what ends the subscription of ``on_mail``, or None.
+        entry: of a login that waits in a queue of the caller's own, or None; see
+            `ChatService.queue`.
         interrupted: whether `interrupt` was called.
     """
 
@@ -89,6 +92,7 @@ class Session:
         "_watches",
         "address",
         "certificate",
+        "entry",
         "interrupted",
         "key",
         "on_end",
@@ -115,6 +119,7 @@ class Session:
         """
         self.address = address
         self.certificate: Certificate | None = None
+        self.entry: Entry | None = None
         self.username: str | None = None
         self.key: SessionKey | None = None
         self.on_end = on_end

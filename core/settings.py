@@ -68,6 +68,12 @@ class ServiceSettings(BaseModel):
         ge=0,
         description="how long a login may wait for a free core before it is answered `busy`",
     )
+    admission_seconds: Seconds = Field(
+        default=2,
+        gt=0,
+        description="who comes back to a session is let in as long as it will be served within "
+        "so many seconds, by what the server was seen to serve; others get `busy`",
+    )
     failures_per_account: int = Field(
         default=5,
         ge=1,

@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 
 from twinline.core.errors import Busy, LockRuleError
 from twinline.core.looks import Look
-from twinline.core.service import ChatService
+from twinline.core.service import LOGINS, ChatService
 from twinline.transports.contract import ServerCodec
 from twinline.transports.listener.conversation import Conversation, Job
 from twinline.transports.listener.holds import HoldDetector
@@ -402,6 +402,12 @@ class LoopConnection(asyncio.BufferedProtocol):
 
     def _hand_over(self, job: Job) -> None:
         """Have a worker carry out what may block, and what comes after it."""
+        if type(job) in LOGINS:
+            refusal = self._host.service.queue(self._talk.session, job)  # type: ignore[arg-type]
+            if refusal is not None:
+                self._talk.finish(refusal)
+                self._mark()
+                return
         self._job, self._working = job, True
         try:
             self._host.submit(job, self._work)
