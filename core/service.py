@@ -73,6 +73,7 @@ LOGINS: Final[frozenset[type[Request | Look]]] = frozenset(
 """Requests that log a caller in; see `ChatService.queue`."""
 _LEAST_LOGINS: Final = 64
 """So many of those that hash may wait to be carried out in any case."""
+_NOT_LOOKED: Final = InternalError().to_reply()
 _sent: Final = maker(SentReply)
 
 
@@ -451,11 +452,51 @@ class ChatService:
             NotLoggedIn, SessionExpired, ShuttingDown.
         """
         key = session.key
-        if look.follow and session.unfollow is None and key is not None:
-            on_mail = session.on_mail
-            if on_mail is not None:  # else the caller has left meanwhile
-                session.follow(key, self._subscribe(session, key, on_mail))
+        if look.follow and session.unfollow is None:
+            self._follow(session, key)
         return self._look(key, look)
+
+    def look_many(self, looks: Sequence[tuple[Session, Look]]) -> list[Reply | MailPage]:
+        """Make looks of several sessions, as `look` does, by one call of the store.
+
+        Returns:
+            For each look, in their order, what `handle` would have returned of it: a look that is
+            refused is no affair of the others.
+        """
+        now = self._clock()
+        outcomes: list[Reply | MailPage] = []
+        asked: list[MailboxLook] = []
+        places: list[int] = []
+        for session, look in looks:
+            try:
+                key = session.key
+                if look.follow and session.unfollow is None:
+                    self._follow(session, key)
+                record = self._record(key, now)
+            except RequestError as error:
+                outcomes.append(error.to_reply())
+                continue
+            places.append(len(outcomes))
+            outcomes.append(_NOT_LOOKED)
+            asked.append(
+                MailboxLook(
+                    record.account_id, look.after, look.limit, look.max_bytes, look.ack, now
+                )
+            )
+        try:
+            found: Sequence[MailPage | RequestError] = self._mailboxes.look_many(asked)
+        except RequestError as error:
+            found = [error] * len(asked)
+        for place, page in zip(places, found, strict=True):
+            if isinstance(page, NoSuchUser):
+                page = SessionExpired()  # noqa: PLW2901 - the account was deleted just now
+            outcomes[place] = page.to_reply() if isinstance(page, RequestError) else page
+        return outcomes
+
+    def _follow(self, session: Session, key: SessionKey | None) -> None:
+        on_mail = session.on_mail
+        if key is not None and on_mail is not None:  # else the caller has left meanwhile
+            session.follow(key, self._subscribe(session, key, on_mail))
 
     def _look(self, key: SessionKey | None, look: Look) -> MailPage:
         now = self._clock()

@@ -3,7 +3,8 @@
 ``serve`` runs one; what belongs to its process is set in ``process``, with ``affinity`` for the
 processors and ``hashing`` for the threads that hash, and its log is in ``log``. ``reload`` is the
 door for what is read again while it runs, ``certificates`` what goes through it, and ``trial``
-makes a certificate to begin with. ``listeners`` names what can drive its connections.
+makes a certificate to begin with. ``listeners`` names what can drive its connections, and
+``health`` looks after the store.
 
 ``nodes`` is the parent of several servers, ``node`` one of them, ``channel`` what they say to each
 other, and ``place`` which of them a server is.

@@ -16,6 +16,7 @@ from twinline.cli.console.output import OutputClosed, write_json, write_line
 from twinline.cli.console.shapes import Listening
 from twinline.cli.server.certificates import Certificates, files_of
 from twinline.cli.server.hashing import BackgroundHasher
+from twinline.cli.server.health import Watchman
 from twinline.cli.server.listeners import LISTENERS
 from twinline.cli.server.log import server_log
 from twinline.cli.server.nodes import run_nodes
@@ -104,6 +105,8 @@ def run_server(
         SettingsError: the settings ask for what is not safe, name no store, or a file of TLS
             cannot be used.
         EndpointError: an endpoint cannot be listened on.
+        ClockRefused: this machine's clock is far off the store's, at the start or later.
+        StoreUnavailable: the store does not answer at the start.
     """
     endpoints = settings.endpoints()
     # Whoever has started several nodes has checked them.
@@ -151,6 +154,7 @@ def _serve(
     with (
         Waker() as waker,
         listens(service, endpoints, settings, waker=waker) as listener,
+        Watchman(service.store, listener.stop) as watchman,
         Reloader(
             [Certificates(listener)],
             settings.reload_seconds,
@@ -164,6 +168,8 @@ def _serve(
         on_ready(listener.endpoints, settings, service.store.durability)
         listener.serve_forever()
         service.stop()
+    if watchman.failure is not None:
+        raise watchman.failure
 
 
 def _end_with(terminal: Terminal, listener: Listener) -> bool:

@@ -175,3 +175,61 @@ def test_who_is_gone_by_the_time_that_it_follows_does_not(crossing: str, moment:
     if crossing == "logout":
         service.look(session, follow())
         assert opened[mailbox_of(service, session)] == 1
+
+
+def test_looks_of_many_sessions_are_made_by_one_call_and_each_has_its_own_outcome() -> None:
+    service = make_service()
+    (ann, wakes), (bob, _), (gone, _) = (followed(service, name) for name in ("ann", "bob", "eve"))
+    service.send(ann, "ann", "hello")
+    service.send(ann, "bob", "one")
+    service.send(ann, "bob", "two")
+    key = gone.key
+    assert key is not None
+    service.store.accounts.close_session(key)
+    calls = []
+    look_many = service.store.mailboxes.look_many
+
+    def noted(looks: Any) -> Any:
+        calls.append(len(looks))
+        return look_many(looks)
+
+    service.store.mailboxes.look_many = noted  # type: ignore[method-assign]
+    outcomes = service.look_many(
+        [
+            (bob, follow(0, ack=1, limit=1)),
+            (service.session(), follow()),
+            (gone, follow()),
+            (ann, follow(9)),
+            (ann, follow()),
+        ]
+    )
+    assert calls == [3]
+    pages = [outcomes[0], outcomes[4]]
+    assert all(isinstance(page, MailPage) for page in pages)
+    assert [[m.body for m in page.messages] for page in pages] == [["one"], ["hello"]]  # type: ignore[union-attr]
+    codes = [reply.code for reply in outcomes if isinstance(reply, ErrorReply)]
+    assert codes == ["not_logged_in", "session_expired", "cursor_invalid"]
+    # They follow, as by `look`.
+    before = len(wakes)
+    service.send(bob, "ann", "again")
+    assert len(wakes) == before + 1
+
+
+def test_a_mailbox_that_is_dropped_meanwhile_and_a_store_that_does_not_answer() -> None:
+    service = make_service()
+    (ann, _), (bob, _) = (followed(service, name) for name in ("ann", "bob"))
+    service.store.mailboxes.drop(mailbox_of(service, ann))
+
+    def codes() -> list[str]:
+        outcomes = service.look_many([(ann, follow()), (bob, follow())])
+        return [each.code if isinstance(each, ErrorReply) else "" for each in outcomes]
+
+    assert codes() == ["session_expired", ""]
+
+    def fail(*_: object) -> Any:
+        raise errors.StoreUnavailable
+
+    service.store.mailboxes.look_many = fail  # type: ignore[method-assign]
+    assert codes() == ["store_unavailable"] * 2
+    service.stop()
+    assert codes() == ["shutting_down"] * 2

@@ -9,7 +9,17 @@ import pytest
 from docs_blocks import ROOT
 
 from twinline.cli.settings.model import ServerSettings
-from twinline.core import accounts, guesses, limit_states, names, settling, shared_limits, throttle
+from twinline.core import (
+    accounts,
+    admission,
+    guesses,
+    limit_states,
+    names,
+    service,
+    settling,
+    shared_limits,
+    throttle,
+)
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
 from twinline.stores.postgresql import accounts as postgresql_accounts
@@ -57,6 +67,11 @@ FIXED = {
     # And SSL_MAX_CERT_LIST_DEFAULT of OpenSSL.
     "bytes of a TLS handshake that is not over yet": (hello.MOST_BYTES // 1024, 100),
     OPEN: (settling._MOST,),
+    "logins that are let in at once": (
+        admission._FIRST,
+        admission._FEW,
+        service._LEAST_LOGINS,
+    ),
     "sessions of TLS 1.2 that may be resumed": (20 * 1024,),  # SSL_SESSION_CACHE_MAX_SIZE_DEFAULT
     "known addresses": (accounts.KNOWN_ADDRESSES,),
     "failures": (throttle.MAX_KEYS,),
@@ -203,7 +218,7 @@ OF_CONTAINERS = {
     },
     "transports/listener/proxy.py": {"_start": "bytes of a proxy's header that is not whole yet"},
     "transports/listener/threaded.py": {"_starting": "connections"},
-    "transports/listener/loop.py": {"_opening": "connections"},
+    "transports/listener/loop.py": {"_opening": "connections", "_looking": "connections"},
     "transports/listener/loop_connection.py": {
         "_early": "bytes that have come while a worker has the connection",
     },

@@ -29,6 +29,7 @@ OF_EVERY_COMMAND = {"--help", "--help-all"}
 # Modules that no other package needs to import; the rest is on the pages of docs/api.
 INTERNAL = (
     "core.accounts",
+    "core.admission",
     "core.addresses",
     "core.interrupts",
     "core.messages",

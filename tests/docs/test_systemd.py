@@ -65,7 +65,9 @@ def test_systemd_accepts_the_unit_alone_and_with_the_changes_of_the_pages(tmp_pa
     assert problems_of(unit) == []
     (tmp_path / "twinline.service.d").mkdir()
     for change in (*unit_blocks()[1:], *unit_blocks(EXPOSE)):
-        (tmp_path / "twinline.service.d" / "override.conf").write_text(change.text)
+        (tmp_path / "twinline.service.d" / "override.conf").write_text(
+            change.text.replace(PROGRAM, str(tmp_path / "twinline"))
+        )
         assert problems_of(unit) == []
 
 

@@ -86,8 +86,15 @@ class CommandLine:
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start a command as a process of its own."""
+        return self._popen("-m", "twinline.cli", *arguments, **options)
+
+    def python(self, script: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a script, such as one that runs a command otherwise than it is."""
+        return self._popen("-c", script, *arguments, **options)
+
+    def _popen(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "twinline.cli", *arguments],
+            [sys.executable, *arguments],
             text=True,
             env={**os.environ, **self.environment, "TWINLINE_CHECK_LOCKS": "1"},
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -24,6 +25,7 @@ from typing import Any, Final
 from twinline.core.looks import Look
 from twinline.core.protocol import REQUESTS, Hello, Ping
 from twinline.core.service import ChatService
+from twinline.core.store import Mailboxes
 from twinline.transports.contract import ServerCodec, Transport
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.listener.base import CUT_SECONDS, PAUSE_SECONDS, Drainer, Listener, Served
@@ -44,6 +46,10 @@ _SIGNAL_SECONDS: Final = 0.5
 """How long a signal may go unnoticed by a main thread that waits with a waker of its own."""
 _START_SECONDS: Final = 0.2
 """How often to look whether a worker that was started and does not run yet is still there."""
+_LOOKS_A_CALL: Final = 64
+"""So many looks at most are one call of a store."""
+_LOOKS_UNDER_WAY: Final = 4
+"""So many of those calls at once; what comes up meanwhile is one of the next."""
 _ON_STORE: Final[frozenset[type[Job]]] = frozenset({*REQUESTS, Look} - {Hello, Ping})
 """All jobs but those that have nothing to do with a store."""
 
@@ -57,6 +63,7 @@ class LoopListener(Listener):
     Attributes:
         turns: of its connections, once it serves.
         elsewhere: the jobs that may block, and so are a worker's.
+        looks_together: whether the looks of a turn are one worker's, in one call of the store.
         long: of those, the ones that take more than moments; they have workers of their own.
         detector: logs what holds the loop, if the settings ask for it.
     """
@@ -90,6 +97,14 @@ class LoopListener(Listener):
         self.elsewhere = _ON_STORE if service.store.blocks else self.long
         seconds = self.settings.loop_warn_seconds
         self.detector = HoldDetector(service, seconds) if seconds else None
+        store = service.store
+        # One that makes each of several looks alone is better off with a worker for each.
+        self.looks_together = (
+            store.blocks and type(store.mailboxes).look_many is not Mailboxes.look_many
+        )
+        self._looking: deque[LoopConnection] = deque()  # those whose looks wait for the next call
+        self._looks_under_way = 0  # calls
+        self._looks_called = False  # whether it is about to make some
         self._loop_factory = loop_factory or _new_loop
         # Apart, or two hundred logins that wait for their hashes would keep mail waiting.
         self._workers = Workers("worker", self.settings.loop_workers)
@@ -245,6 +260,49 @@ class LoopListener(Listener):
         workers.submit(work)
         if workers.starting and not self._checks:
             self._check_later()
+
+    def look(self, connection: LoopConnection) -> None:
+        """Have the look of a connection made, with those of others; it is told what came of it."""
+        self._looking.append(connection)
+        if not self._looks_called:
+            assert self._loop is not None  # noqa: S101 - while it serves
+            self._looks_called = True
+            self._loop.call_soon(self._make_looks)
+
+    def _make_looks(self) -> None:
+        """Hand all looks to workers that have come up in this turn, or while others were made."""
+        self._looks_called = False
+        looking = self._looking
+        while looking and self._looks_under_way < _LOOKS_UNDER_WAY:
+            some = [looking.popleft() for _ in range(min(len(looking), _LOOKS_A_CALL))]
+            try:
+                self._workers.submit(partial(self._look_for, some))
+            except (RuntimeError, MemoryError):
+                for connection in some:
+                    connection.has_no_worker()
+            else:
+                self._looks_under_way += 1
+                if self._workers.starting and not self._checks:
+                    self._check_later()
+
+    def _look_for(self, some: Sequence[LoopConnection]) -> None:
+        """Make the looks of some connections, by one call of the store; in a worker's thread."""
+        try:
+            outcomes = self.service.look_many([each.looks for each in some])
+        except BaseException as error:  # noqa: BLE001 - the loop ends the connections, and logs it
+            for connection in some:
+                connection.has_looked(failure=error)
+        else:
+            for connection, outcome in zip(some, outcomes, strict=True):
+                connection.has_looked(outcome)
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # it is closed: nobody looks any more
+                loop.call_soon_threadsafe(self._looks_made)
+
+    def _looks_made(self) -> None:
+        self._looks_under_way -= 1
+        self._make_looks()
 
     def _check_later(self) -> None:
         """See a moment later whether the workers that were started run."""

@@ -22,7 +22,10 @@ from typing import Any, Final, Protocol
 
 from twinline.core.errors import Busy, LockRuleError
 from twinline.core.looks import Look
+from twinline.core.protocol import Reply
 from twinline.core.service import LOGINS, ChatService
+from twinline.core.session import Session
+from twinline.core.store import MailPage
 from twinline.transports.contract import ServerCodec
 from twinline.transports.listener.conversation import Conversation, Job
 from twinline.transports.listener.holds import HoldDetector
@@ -49,6 +52,7 @@ class Host(Protocol):
         settings: the deadlines.
         turns: of the loop.
         elsewhere: the jobs that may block, and so are a worker's.
+        looks_together: whether the looks of several connections are one worker's.
         long: of those, the ones that take more than moments; they have workers of their own.
         detector: times what is carried out on the loop, or None.
     """
@@ -57,6 +61,7 @@ class Host(Protocol):
     settings: ListenerSettings
     turns: Turns
     elsewhere: frozenset[type[Job]]
+    looks_together: bool
     long: frozenset[type[Job]]
     detector: HoldDetector | None
 
@@ -66,6 +71,9 @@ class Host(Protocol):
         Raises:
             RuntimeError, MemoryError: there is none.
         """
+
+    def look(self, connection: "LoopConnection") -> None:
+        """Have a worker make a connection's look, with those of others."""
 
     def ended(self, connection: "LoopConnection") -> None:
         """Count a connection no more."""
@@ -91,6 +99,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         "_job",
         "_linger_bytes",
         "_mail",
+        "_outcome",
         "_reading",
         "_resting",
         "_talk",
@@ -150,6 +159,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         # While a worker carries out what there is to do, the conversation is the worker's.
         self._working = False
         self._job: Job | None = None  # that is to be carried out next, if it is known already
+        self._outcome: Reply | MailPage | None = None  # of a look that was made with others
         self._early: list[bytes] = []  # what has arrived meanwhile; an empty piece is the end
         self._failure: BaseException | None = None  # what a worker has met
         self._linger_bytes = 0  # that may still be read and dropped, once it has ended
@@ -170,6 +180,14 @@ class LoopConnection(asyncio.BufferedProtocol):
             except BaseException:
                 self._mail = False  # or no later mail would mark it
                 raise
+
+    def has_looked(
+        self, outcome: Reply | MailPage | None = None, *, failure: BaseException | None = None
+    ) -> None:
+        """Go on with what came of a look that was made with others, in the loop's next turn."""
+        self._outcome, self._failure = outcome, failure
+        self._working = False
+        self._mark()
 
     def _mark(self) -> None:
         self._host.turns.mark(self)
@@ -202,6 +220,19 @@ class LoopConnection(asyncio.BufferedProtocol):
         # By its number: uvloop has the socket put off its close until its parent's loop is done.
         with suppress(OSError):  # it was closed before
             os.close(self.socket.detach())
+
+    @property
+    def looks(self) -> tuple[Session, Look]:
+        """The look that is to be made with those of others."""
+        job, self._job = self._job, None
+        assert isinstance(job, Look)  # noqa: S101 - it was handed over
+        return self._talk.session, job
+
+    def has_no_worker(self) -> None:
+        """Go on without what was handed over: there is no thread for it."""
+        self._job, self._working = None, False
+        self._talk.finish(Busy(_NO_WORKER, retry_after_ms=_RETRY_AFTER_MS).to_reply())
+        self._mark()
 
     # -- called by asyncio --------------------------------------------------------------
 
@@ -320,6 +351,9 @@ class LoopConnection(asyncio.BufferedProtocol):
     def take_turn(self) -> None:
         """As `go_on`, and raise what goes wrong."""
         talk, host = self._talk, self._host
+        if self._outcome is not None:
+            outcome, self._outcome = self._outcome, None
+            talk.finish(outcome)
         if self._early:
             early, self._early = self._early, []
             for data in early:
@@ -409,12 +443,19 @@ class LoopConnection(asyncio.BufferedProtocol):
                 self._mark()
                 return
         self._job, self._working = job, True
+        host = self._host
+        if (
+            host.looks_together
+            and isinstance(job, Look)
+            # To begin to follow may be a round trip for each.
+            and not (job.follow and self._talk.session.unfollow is None)
+        ):
+            host.look(self)
+            return
         try:
-            self._host.submit(job, self._work)
+            host.submit(job, self._work)
         except (RuntimeError, MemoryError):
-            self._job, self._working = None, False
-            self._talk.finish(Busy(_NO_WORKER, retry_after_ms=_RETRY_AFTER_MS).to_reply())
-            self._mark()
+            self.has_no_worker()
 
     def _work(self) -> None:
         """Carry out what a worker may; in its thread."""

@@ -1,0 +1,134 @@
+"""Looks after the store while a server runs: its clock, its durability, and whether it answers.
+
+A store that others share may change under a server: its engine loses the standby that made it
+`replicated`, or this machine's clock goes wrong. Requests are answered by what the store does; this
+tells the operator. Only a clock that is far off ends the server, for it would trim everybody's
+history. A store that does not answer ends nothing: it comes back, or its operator brings it back.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final, Self
+
+from twinline.cli.console.errors import CommandError
+from twinline.core.errors import StoreUnavailable
+from twinline.core.store import CLOCK_REFUSE_MS, CLOCK_WARN_MS, Durability, Health, Store
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 15.0
+_LAG_SECONDS: Final = 2.0
+"""A server that has not heard of the others for so long is late, and that is told."""
+_LEVELS: Final = tuple(Durability)
+"""The least first."""
+
+
+class ClockRefused(CommandError):
+    """This machine's clock is so far off the store's that it must not serve."""
+
+
+class Watchman:
+    """Asks a store now and then how it is, in a thread of its own, and tells what has changed."""
+
+    def __init__(
+        self, store: Store, stop: Callable[[], None], *, seconds: float = LOOK_SECONDS
+    ) -> None:
+        """Ask once.
+
+        Args:
+            store: which is asked.
+            stop: called when the server must end; `failure` says why.
+            seconds: between two looks.
+
+        Raises:
+            ClockRefused: the clock is too far off to begin.
+            StoreUnavailable: the store does not answer.
+        """
+        self.failure: ClockRefused | None = None
+        self._store = store
+        self._stop = stop
+        self._seconds = seconds
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+        # What was told last; each change is told once. Of the thread, once that runs.
+        self._answers = True
+        self._clock_is_off = False
+        self._late = False
+        health = store.health()
+        self._durability = store.durability
+        self._take(health)
+        if self.failure is not None:
+            raise self.failure
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        # Not waited for: it may be waiting for an engine that does not answer.
+        self._ended.set()
+
+    def look(self) -> None:
+        """Ask the store how it is, and tell what has changed."""
+        try:
+            health = self._store.health()
+        except StoreUnavailable as error:
+            if self._answers and not self._ended.is_set():
+                self._answers = False
+                # Its traceback would tell nothing.
+                log.error("the store cannot be used: %s", error.message)  # noqa: TRY400
+            return
+        if not self._answers:
+            self._answers = True
+            log.warning("the store can be used again")
+        self._take(health)
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._seconds):
+            try:
+                self.look()
+            except Exception:  # the next look is to be made all the same
+                log.exception("the store cannot be asked how it is")
+
+    def _take(self, health: Health) -> None:
+        self._take_clock(health.clock_offset_ms)
+        if health.durability is not self._durability:
+            lower = _LEVELS.index(health.durability) < _LEVELS.index(self._durability)
+            log.log(
+                logging.ERROR if lower else logging.WARNING,
+                "what is acknowledged from now on has durability %s; it was %s",
+                health.durability,
+                self._durability,
+            )
+            self._durability = health.durability
+        late = health.lag_seconds >= _LAG_SECONDS
+        if late is not self._late:
+            self._late = late
+            if late:
+                log.warning(
+                    "nothing has been heard of the other servers for %.3g s: mail and the end of "
+                    "sessions may be noticed late",
+                    health.lag_seconds,
+                )
+            else:
+                log.warning("the other servers are heard of again")
+
+    def _take_clock(self, offset_ms: int) -> None:
+        off = abs(offset_ms)
+        seconds = off / 1000
+        which = "ahead of" if offset_ms > 0 else "behind"
+        if off >= CLOCK_REFUSE_MS:
+            if self.failure is None:
+                self.failure = ClockRefused(
+                    f"this machine's clock is {seconds:,.3g} s {which} the store's: set it right; "
+                    "history would be trimmed and sessions ended by it"
+                )
+                log.error("%s", self.failure)
+                self._stop()
+        elif (off >= CLOCK_WARN_MS) is not self._clock_is_off:
+            self._clock_is_off = not self._clock_is_off
+            if self._clock_is_off:
+                log.warning("this machine's clock is %.3g s %s the store's", seconds, which)
+            else:
+                log.warning("this machine's clock agrees with the store's again")
