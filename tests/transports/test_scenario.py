@@ -3,198 +3,26 @@
 The ways: JSON-lines and binary, by themselves and over WebSocket, a TCP and a Unix socket, in plain
 and in TLS, a server that speaks that transport or recognises it (auto), a client that is sent a
 stream, blocks for mail or polls, on threads or under asyncio; and over every store, a listener on
-threads or on an event loop.
+threads or on an event loop; and over several servers with one state. `scenario` has the story.
 """
 
 import contextlib
-import itertools
-import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from client_kit import MODES, make_client
-from listening import TCP, WS, Server, serving, socket_path
-from services import PASSWORD, cheap_hasher
+from client_kit import MODES
+from listening import TCP, WS, serving, socket_path
+from scenario import TRANSCRIPT, transcript
+from services import cheap_hasher
+from shared_memory import open_first, open_more
 
-from twinline.core.errors import NotLoggedIn, RequestError
-from twinline.core.protocol import Message
 from twinline.core.service import ChatService
+from twinline.core.store import MailboxPolicy
 from twinline.stores.registry import open_store
-from twinline.transports.client import Client, ClientSettings, WatchMode
+from twinline.transports.client import WatchMode
 from twinline.transports.tls import client_context
-
-OTHER = "battery staple"
-
-TRANSCRIPT = """\
-ann and bob register
-  ann is ann, position 0, unread 0
-  bob again: username_taken
-  as bob with a wrong password: bad_credentials
-  accounts *: ann bob
-  accounts b*: bob
-bob is online
-  bob gets 1 ann: hello
-  bob gets 2 ann: how are you?
-  ann gets 1 bob: well!
-  nobody: no_such_user
-bob goes offline without an ack of the last
-  bob gets 3 ann: seen, not acked
-ann sends on
-  bob has unread 4
-bob comes back and gets what he has not acked, in order
-  bob gets 3 ann: seen, not acked
-  bob gets 4 ann: offline 0
-  bob gets 5 ann: offline 1
-  bob gets 6 ann: offline 2
-  bob stands at 6, unread 0
-a repeated send_id is one message
-  the same: True
-  another body: send_id_conflict
-  bob gets 7 ann: once
-history
-  5 ann: offline 1
-  6 ann: offline 2
-  7 ann: once
-  more: True
-  deleted: 2
-  5 ann: offline 1
-two sessions of bob both get everything
-  bob gets 8 ann: to both
-  bob's desk gets 8 ann: to both
-bob changes his password
-  bob's desk is logged out
-  with the old one: bad_credentials
-  with the new one: bob
-bob deletes his account
-  wrong password: bad_credentials
-  with unread mail: undelivered_messages (1)
-  bob: no_such_user
-  bob's name: username_taken
-  accounts *: ann
-  ann has nothing: True
-"""
-
-
-class Scenario:
-    """Plays the story and writes down what each side sees."""
-
-    def __init__(self, make: Callable[[], Client]) -> None:
-        self.make = make
-        self.lines: list[str] = []
-        self.clients: list[Client] = []
-
-    def say(self, line: str) -> None:
-        """Write a line down."""
-        self.lines.append(line)
-
-    def client(self) -> Client:
-        """Return another client, closed at the end."""
-        client = self.make()
-        self.clients.append(client)
-        return client
-
-    def refused(self, what: str, call: Callable[[], object]) -> None:
-        """Write down how a call is refused."""
-        with pytest.raises(RequestError) as error:
-            call()
-        count = "" if error.value.count is None else f" ({error.value.count})"
-        self.say(f"  {what}: {error.value.code}{count}")
-
-    def gets(self, who: str, client: Client, count: int, *, ack: bool = True) -> list[Message]:
-        """Write down the next messages of a client."""
-        got = []
-        for message in itertools.islice(client.messages(timeout=10, ack=ack), count):
-            self.say(f"  {who} gets {message.seq} {message.sender}: {message.body}")
-            got.append(message)
-        assert len(got) == count
-        if ack:
-            client.ack(got[-1].seq)  # islice left the loop before the last was dealt with
-        return got
-
-    def play(self) -> None:
-        """Tell the story."""
-        say = self.say
-        say("ann and bob register")
-        ann, bob = self.client(), self.client()
-        ann.connect(timeout=10)
-        reply = ann.create_account("Ann", PASSWORD)
-        say(f"  ann is {reply.username}, position {reply.position}, unread {reply.unread}")
-        bob.create_account("bob", PASSWORD)
-        stranger = self.client()
-        self.refused("bob again", lambda: stranger.create_account("bob", OTHER))
-        self.refused("as bob with a wrong password", lambda: stranger.login("bob", OTHER))
-        say(f"  accounts *: {' '.join(ann.accounts())}")
-        say(f"  accounts b*: {' '.join(ann.accounts('b*'))}")
-
-        say("bob is online")
-        ann.send("bob", "hello")
-        ann.send("bob", "how are you?")
-        self.gets("bob", bob, 2)
-        bob.send("ann", "well!")
-        self.gets("ann", ann, 1)
-        self.refused("nobody", lambda: ann.send("nobody", "hello"))
-
-        say("bob goes offline without an ack of the last")
-        ann.send("bob", "seen, not acked")
-        fresh = self.client()
-        bob.close()
-        fresh.login("bob", PASSWORD)
-        self.gets("bob", fresh, 1, ack=False)
-        fresh.close()
-
-        say("ann sends on")
-        for number in range(3):
-            ann.send("bob", f"offline {number}")
-        bob = self.client()
-        say(f"  bob has unread {bob.login('bob', PASSWORD).unread}")
-
-        say("bob comes back and gets what he has not acked, in order")
-        self.gets("bob", bob, 4)
-        status = bob.status()
-        say(f"  bob stands at {status.position}, unread {status.unread}")
-
-        say("a repeated send_id is one message")
-        first = ann.send("bob", "once", "id-1")
-        say(f"  the same: {ann.send('bob', 'once', 'id-1') == first}")
-        self.refused("another body", lambda: ann.send("bob", "twice", "id-1"))
-        self.gets("bob", bob, 1)
-
-        say("history")
-        page = bob.history(limit=3)
-        for message in page.messages:
-            say(f"  {message.seq} {message.sender}: {message.body}")
-        say(f"  more: {page.more}")
-        say(f"  deleted: {bob.delete_messages([6, 7, 99])}")
-        last = bob.history(limit=1).messages[0]
-        say(f"  {last.seq} {last.sender}: {last.body}")
-
-        say("two sessions of bob both get everything")
-        desk = self.client()
-        desk.login("bob", PASSWORD)
-        ann.send("bob", "to both")
-        self.gets("bob", bob, 1)
-        self.gets("bob's desk", desk, 1)
-
-        say("bob changes his password")
-        bob.change_password(PASSWORD, OTHER)
-        # It ends with the session and not with the time, if it had not ended already.
-        with contextlib.suppress(NotLoggedIn):
-            assert list(desk.messages(timeout=10)) == []
-        self.say(f"  bob's desk is {str(desk.state).partition(':')[0]}")
-        self.refused("with the old one", lambda: self.client().login("bob", PASSWORD))
-        say(f"  with the new one: {self.client().login('bob', OTHER).username}")
-
-        say("bob deletes his account")
-        ann.send("bob", "too late")
-        self.refused("wrong password", lambda: bob.delete_account(PASSWORD))
-        self.refused("with unread mail", lambda: bob.delete_account(OTHER))
-        bob.delete_account(OTHER, force=True)
-        self.refused("bob", lambda: ann.send("bob", "are you there?"))
-        self.refused("bob's name", lambda: self.client().create_account("bob", OTHER))
-        say(f"  accounts *: {' '.join(ann.accounts())}")
-        say(f"  ann has nothing: {list(ann.messages(timeout=0)) == []}")
 
 
 @pytest.fixture
@@ -255,18 +83,13 @@ def test_the_same_transcript_over_every_store_and_listener(
             assert transcript(server, transport, WatchMode.STREAMING) == TRANSCRIPT
 
 
-def transcript(
-    server: Server, transport: str, watch: WatchMode, tls: ssl.SSLContext | None = None
-) -> str:
-    settings = ClientSettings(poll_seconds=0.02)
-    scenario = Scenario(
-        lambda: make_client(
-            server.endpoints[0], transport=transport, tls=tls, watch=watch, settings=settings
-        )
-    )
-    try:
-        scenario.play()
-    finally:
-        for client in scenario.clients:
-            client.close()
-    return "\n".join(scenario.lines) + "\n"
+@pytest.mark.usefixtures("each_listener")
+@pytest.mark.parametrize("transport", ["jsonl", "binary"])
+def test_the_same_transcript_over_several_servers(transport: str) -> None:
+    with contextlib.ExitStack() as opened:
+        first = opened.enter_context(open_first(MailboxPolicy()))
+        others = open_more(first, MailboxPolicy(), 2)
+        nodes = [first, *(opened.enter_context(other) for other in others)]
+        services = [ChatService(node, hasher=cheap_hasher()) for node in nodes]
+        servers = [opened.enter_context(serving(service=each)) for each in services]
+        assert transcript(servers, transport, WatchMode.STREAMING) == TRANSCRIPT
