@@ -2,7 +2,7 @@
 
 from typing import Any, Self
 
-from twinline.core.store import Durability, Mailboxes, MailboxPolicy, Store
+from twinline.core.store import Durability, Mailboxes, MailboxPolicy, SharedStates, Store
 from twinline.stores.memory import MemoryStore
 from twinline.stores.postgresql.accounts import PostgresqlAccounts
 from twinline.stores.postgresql.database import Database, Pool
@@ -54,7 +54,7 @@ class AccountsNode(Store):
         self.pool = CountingPool(self._database, 2, writes=True)
         self.wakes = Wakes(self._database)
         self.accounts: Any = PostgresqlAccounts(self.pool, self.wakes)
-        self.states = PostgresqlStates(self.pool)
+        self.states: SharedStates = PostgresqlStates(self.pool)
         self.mailboxes = mailboxes or MemoryStore(policy).mailboxes
         self.wakes.start()
         self.accounts.start()

@@ -8,13 +8,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from services import FakeClock, cheap_hasher
 from sqlite_faults import Faults
-from store_samples import DAY, HOUR, VERSION_1, draft
+from store_samples import DAY, HOUR, VERSION_1, account, draft
 from waiting import wait_until
 
-from twinline.core.errors import NoSuchUser, SendIdConflict, StoreUnavailable
+from twinline.core.errors import NoSuchUser, SendIdConflict, SessionExpired, StoreUnavailable
 from twinline.core.passwords import profile_of
-from twinline.core.store import Draft, Receipt, SessionKey, Standing
+from twinline.core.service import ChatService
+from twinline.core.settings import ServiceSettings
+from twinline.core.store import Draft, Receipt, SessionKey, SessionRecord, Standing
+from twinline.core.tokens import key_of
 from twinline.stores.shared.opening import SchemaTooNew, StoreNotOpened
 from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite import schema as sqlite_schema
@@ -191,3 +195,31 @@ def test_a_later_version_is_refused(path: Path) -> None:
         SqliteStore(path)
     assert pragma(path, "user_version") == VERSION + 1
     assert pragma(path, "application_id") == APPLICATION_ID
+
+
+@pytest.mark.parametrize("stamp", ["", ".c2lnbmVk.1767225600000"], ids=["password", "certificate"])
+def test_a_token_of_before_is_resumed_used_and_ended(tmp_path: Path, stamp: str) -> None:
+    path, token = tmp_path / "chat.db", f"{'s' * 43}{stamp}"
+    key, now = key_of(token), FakeClock().now
+    with SqliteStore(path) as store:
+        ann = account("ann")
+        store.accounts.create(ann)
+        store.mailboxes.create(ann.account_id)
+        store.accounts.open_session(
+            SessionRecord(key.token_hash, ann.account_id, ann.username, now, now)
+        )
+    assert key.account_id is None
+    with SqliteStore(path) as store:
+        clock = FakeClock()
+        service = ChatService(store, ServiceSettings(), clock=clock, hasher=cheap_hasher())
+        session = service.session()
+        assert service.resume(session, token).session == token
+        clock.now += 2 * HOUR
+        assert service.status(session).username == "ann"
+        found = store.accounts.find_session(key)
+        assert found is not None
+        assert found.used_at == clock.now
+        service.logout(session)
+        assert store.accounts.find_session(key) is None
+        with pytest.raises(SessionExpired):
+            service.resume(service.session(), token)
