@@ -145,7 +145,13 @@ class _Parts(_PartsType):
     help="How a private server is reached: tcp, tls, ws or wss; over TLS it has a certificate of "
     "its own. Repeatable.  [default: tcp]",
 )
-@option("--connect", metavar="ENDPOINT", help="Measure this server, not a private one.")
+@option(
+    "--connect",
+    metavar="ENDPOINT",
+    multiple=True,
+    help="Measure this server, not a private one.<|  Of several with one state: repeat it; the "
+    "load's connections are spread over them.>",
+)
 @option(
     "--pid",
     type=click.IntRange(min=1),
@@ -172,7 +178,7 @@ def bench(
     stores: tuple[str, ...],
     listener: str | None,
     schemes: tuple[str, ...],
-    connect: str | None,
+    connect: tuple[str, ...],
     pid: int | None,
     plot_file: Path | None,
     as_json: bool,
@@ -194,7 +200,7 @@ def bench(
         raise CommandError("--only idle needs --idle-users", ExitCode.USAGE)
     with ExitStack() as stack:
         stack.enter_context(ended_by_sigterm())
-        if connect is None:
+        if not connect:
             if pid is not None:
                 raise CommandError("--pid is for --connect", ExitCode.USAGE)
             places = stack.enter_context(
@@ -324,11 +330,14 @@ def _deployment(options: dict[str, Any], pid: int | None) -> tuple[Place, str | 
     named = Target.of({**options, "client_transport": None})
     with named.anonymous():
         pass  # it is there
-    target = ServerProcess(named.endpoint, pid, named.tls)
+    first, *others = named.endpoints
+    if any((each.scheme, each.transport) != (first.scheme, first.transport) for each in others):
+        raise CommandError("--connect: these differ in what is spoken there", ExitCode.USAGE)
+    target = ServerProcess(first, pid, named.tls, tuple(others))
     if pid is not None and target.processor_seconds() is None:
         raise CommandError(f"--pid: there is no process {pid} on this machine", ExitCode.USAGE)
     place = Place(named.place, lambda _: nullcontext(target), keeps=True)
-    return place, named.endpoint.transport
+    return place, first.transport
 
 
 def _refusal(error: RequestError) -> LoadError:

@@ -161,6 +161,9 @@ class ServerSubject(Subject):
         """
         super().__init__(target)
         self.transport = connecting_transport(target.endpoint, transport)
+        self._places = itertools.cycle(
+            [(each, connecting_transport(each, transport)) for each in target.endpoints]
+        )
         self.streams = streams
         self._accounts = accounts
         self._sender: Member
@@ -266,8 +269,8 @@ class ServerSubject(Subject):
         return RequestError.from_reply(reply) if isinstance(reply, ErrorReply) else refused
 
     def logged_in(self, member: Member) -> Wire:
-        """Return a connection that has resumed a member's session."""
-        wire = Wire(self.target.endpoint, self.transport, self.target.tls)
+        """Return a connection that has resumed a member's session, at the servers in turn."""
+        wire = Wire(*next(self._places), self.target.tls)
         self._connections.append(wire)
         wire.ask(Resume(session=member.token), SessionReply)
         return wire

@@ -36,11 +36,18 @@ class ServerProcess:
         endpoint: where it listens.
         pid: its process, or None when that is not on this machine or not known.
         tls: what the load's connections over TLS begin with; None where they travel in plain.
+        others: servers with the same state, over which the load's connections are spread too.
     """
 
     endpoint: Endpoint
     pid: int | None = None
     tls: ssl.SSLContext | None = None
+    others: tuple[Endpoint, ...] = ()
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Where it and the others listen."""
+        return (self.endpoint, *self.others)
 
     def processor_seconds(self) -> float | None:
         """Return the processor time that the process has used, or None where it is not known."""

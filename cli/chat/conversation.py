@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Final, Protocol
 
 from twinline.cli.client.history import newest
+from twinline.cli.client.target import whereabouts
 from twinline.cli.console.errors import CommandError, sentence
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.text import visible
@@ -57,8 +58,8 @@ class Screen(Protocol):
     def list_messages(self, messages: Iterable[Message], *, more: bool) -> None:
         """Show messages of the mailbox with their seqs, and say whether older ones are kept."""
 
-    def show_status(self, status: StatusReply) -> None:
-        """Show how the account stands."""
+    def show_status(self, status: StatusReply, place: str) -> None:
+        """Show how the account stands, and the server that says so."""
 
     def ask_password(self, question: str, *, known: bool) -> str:
         """Ask for a password without showing it.
@@ -283,7 +284,7 @@ class Talk:
 
     def status(self, _rest: str) -> Outcome:
         """Show how the account stands."""
-        self._screen.show_status(self._client.status())
+        self._screen.show_status(self._client.status(), whereabouts(self._client))
         return Outcome.DONE
 
     def change_password(self, _rest: str) -> Outcome:

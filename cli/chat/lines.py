@@ -65,12 +65,12 @@ class LineScreen:
         if more:
             say("there are older ones")
 
-    def show_status(self, status: StatusReply) -> None:
+    def show_status(self, status: StatusReply, place: str) -> None:
         """Write how the account stands."""
         if self._as_json:
             write_json(status)
         else:
-            write_line(standing_line(visible(status.username), status))
+            write_line(standing_line(f"{visible(status.username)} at {place}", status))
 
     def ask_password(self, question: str, *, known: bool) -> str:
         """Ask at the terminal, for a password that is known also TWINLINE_PASSWORD."""

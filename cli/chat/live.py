@@ -45,6 +45,7 @@ class LiveTalk:
             place: the server, as a person knows it.
         """
         self._place = place
+        self._account: str | None = None  # as the server spells it
         self._toolbar = Toolbar(place)
         self._prompt: Prompt | None = None
         self._lines: SimpleQueue[str | None] = SimpleQueue()
@@ -53,6 +54,8 @@ class LiveTalk:
     def on_state(self, state: State) -> None:
         """Take in a state of the client, from any thread."""
         self._toolbar.take_in(state)
+        if state.kind is StateKind.ONLINE and state.endpoint is not None and self._account:
+            self._toolbar.who = f"{self._account} at {state.endpoint.place}"
         if self._prompt is not None:
             self._prompt.redraw()
 
@@ -71,7 +74,8 @@ class LiveTalk:
             SessionExpired: the session was ended elsewhere.
         """
         toolbar = self._toolbar
-        toolbar.who = f"{client.username} at {self._place}"
+        self._account = client.username
+        toolbar.who = f"{client.username} at {client.endpoint.place}"
         prompt = Prompt(
             to=lambda: conversation.to,
             toolbar=toolbar.__str__,
@@ -88,7 +92,7 @@ class LiveTalk:
         )
         conversation = Talk(
             client,
-            PromptScreen(prompt, toolbar, self._place),
+            PromptScreen(prompt, toolbar),
             place=self._place,
             forget=forget,
             on_turn=toolbar.tally.turn_to,

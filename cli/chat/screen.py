@@ -13,17 +13,15 @@ from twinline.core.protocol import Message, StatusReply
 class PromptScreen:
     """Shows everything above the prompt, and asks in its place."""
 
-    def __init__(self, prompt: Prompt, toolbar: Toolbar, place: str) -> None:
+    def __init__(self, prompt: Prompt, toolbar: Toolbar) -> None:
         """Make the screen.
 
         Args:
             prompt: where it is shown.
             toolbar: notified when it is the person who is waited for.
-            place: the server, as a person knows it.
         """
         self._prompt = prompt
         self._toolbar = toolbar
-        self._place = place
 
     def inform(self, text: str) -> None:
         """Say something about the talk."""
@@ -47,9 +45,9 @@ class PromptScreen:
         lines = (theme.came_in(message, numbered=True) for message in messages)
         self._prompt.page(chain(older, lines))
 
-    def show_status(self, status: StatusReply) -> None:
+    def show_status(self, status: StatusReply, place: str) -> None:
         """Show how the account stands."""
-        self._prompt.put(theme.standing(status, self._place))
+        self._prompt.put(theme.standing(status, place))
 
     def ask_password(self, question: str, *, known: bool) -> str:  # noqa: ARG002
         """Ask, with asterisks for what is typed."""

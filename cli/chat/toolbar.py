@@ -59,6 +59,8 @@ def connection(state: State, now: float) -> str:
     """
     if state.retry_at is None:
         text: str = state.kind.value
+        if state.node is not None:
+            text += f" at {visible(state.node)}"
         if state.kind is StateKind.RECONNECTING:
             text += " ..."
     else:

@@ -12,7 +12,7 @@ from twinline.cli.client.passwords import (
     read_new_password,
     read_password,
 )
-from twinline.cli.client.target import Target, client_options
+from twinline.cli.client.target import Target, client_options, whereabouts
 from twinline.cli.console.command import argument, command, option
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
@@ -119,10 +119,11 @@ def status(as_json: bool, **options: Any) -> None:
     target = Target.of(options)
     with target.logged_in() as client:
         reply = client.status()
+        where = whereabouts(client)
     if as_json:
         write_json(reply)
     else:
-        write_line(standing_line(f"{visible(reply.username)} at {target.place}", reply))
+        write_line(standing_line(f"{visible(reply.username)} at {where}", reply))
 
 
 @command(example="twinline accounts 'a*'")

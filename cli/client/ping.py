@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from twinline.cli.client.target import Target, client_options
+from twinline.cli.client.target import Target, client_options, whereabouts
 from twinline.cli.console.command import command, option
 from twinline.cli.console.output import say, write_json, write_line
 from twinline.cli.console.shapes import RoundTrip
@@ -30,8 +30,15 @@ def ping(count: int, as_json: bool, **options: Any) -> None:
             milliseconds = client.ping() * 1000
             times.append(milliseconds)
             if as_json:
-                write_json(RoundTrip(number=number, milliseconds=round(milliseconds, 3)))
+                write_json(
+                    RoundTrip(
+                        number=number,
+                        milliseconds=round(milliseconds, 3),
+                        endpoint=client.endpoint.place,
+                        node=client.node,
+                    )
+                )
             else:
-                write_line(f"{target.place} answered in {milliseconds:.2f} ms")
+                write_line(f"{whereabouts(client)} answered in {milliseconds:.2f} ms")
     if count > 1 and not as_json:
         say(f"fastest {min(times):.2f} ms, median {median(times):.2f}, slowest {max(times):.2f}")

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -58,26 +58,29 @@ class SessionFile:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or _default_path()
 
-    def find(self, endpoint: Endpoint, username: str | None = None) -> KeptSession:
+    def find(self, endpoints: Iterable[Endpoint], username: str | None = None) -> KeptSession:
         """Return the session to resume.
 
         Args:
-            endpoint: the server's; which transport it names makes no difference.
+            endpoints: of the server, or of several with one state: the first where there is a
+                session counts. Which transports they name makes no difference.
             username: whose; None is whoever logged in last there.
 
         Raises:
             CommandError: there is none, or the file cannot be read.
         """
-        here = self._read().endpoints.get(_key(endpoint), _AtEndpoint())
-        name = here.current if username is None else username.lower()
-        kept = here.sessions.get(name) if name is not None else None
-        if kept is None:
-            who = "nobody is" if username is None else f"{visible(username)} is not"
-            raise CommandError(
-                f"{who} logged in at {_key(endpoint)}; log in with 'twinline login'",
-                ExitCode.REFUSED,
-            )
-        return kept
+        known = self._read().endpoints
+        keys = [_key(endpoint) for endpoint in endpoints]
+        for key in keys:
+            here = known.get(key, _AtEndpoint())
+            name = here.current if username is None else username.lower()
+            if name is not None and name in here.sessions:
+                return here.sessions[name]
+        who = "nobody is" if username is None else f"{visible(username)} is not"
+        raise CommandError(
+            f"{who} logged in at {' or '.join(keys)}; log in with 'twinline login'",
+            ExitCode.REFUSED,
+        )
 
     def endpoints(self) -> list[str]:
         """Return the endpoints where an account is logged in.
@@ -87,32 +90,42 @@ class SessionFile:
         """
         return list(self._read().endpoints)
 
-    def usernames(self, endpoint: Endpoint) -> list[str]:
-        """Return who is logged in at an endpoint.
+    def usernames(self, endpoints: Iterable[Endpoint]) -> list[str]:
+        """Return who is logged in at any of these endpoints.
 
         Raises:
             CommandError: the file cannot be read.
         """
-        return sorted(self._read().endpoints.get(_key(endpoint), _AtEndpoint()).sessions)
+        known = self._read().endpoints
+        places = [known.get(_key(endpoint), _AtEndpoint()) for endpoint in endpoints]
+        return sorted({name for here in places for name in here.sessions})
 
-    def keep(self, endpoint: Endpoint, session: KeptSession) -> None:
-        """Keep a session, in place of an older one, and make it the endpoint's current one."""
-        with self._changing() as contents:
-            here = contents.endpoints.setdefault(_key(endpoint), _AtEndpoint())
-            here.sessions[session.username] = session
-            here.current = session.username
+    def keep(self, endpoints: Iterable[Endpoint], session: KeptSession) -> None:
+        """Keep a session, in place of an older one, and make it the current one at each endpoint.
 
-    def forget(self, endpoint: Endpoint, session: KeptSession) -> None:
-        """Drop a session that has ended, unless another has taken its place since."""
+        Args:
+            endpoints: of the server, or of several with one state: it is good at each of them.
+            session: to keep.
+        """
         with self._changing() as contents:
-            here = contents.endpoints.get(_key(endpoint))
-            if here is None or here.sessions.get(session.username) != session:
-                return
-            del here.sessions[session.username]
-            if here.current == session.username:
-                here.current = None
-            if not here.sessions:
-                del contents.endpoints[_key(endpoint)]
+            for endpoint in endpoints:
+                here = contents.endpoints.setdefault(_key(endpoint), _AtEndpoint())
+                here.sessions[session.username] = session
+                here.current = session.username
+
+    def forget(self, endpoints: Iterable[Endpoint], session: KeptSession) -> None:
+        """Drop a session that has ended, where no other one has taken its place since."""
+        with self._changing() as contents:
+            for endpoint in endpoints:
+                key = _key(endpoint)
+                here = contents.endpoints.get(key)
+                if here is None or here.sessions.get(session.username) != session:
+                    continue
+                del here.sessions[session.username]
+                if here.current == session.username:
+                    here.current = None
+                if not here.sessions:
+                    del contents.endpoints[key]
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[_Contents]:

@@ -3,8 +3,8 @@
 import contextlib
 import ssl
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, TypeVar
 
 from twinline.cli.client.sessions import KeptSession, SessionFile
@@ -12,6 +12,7 @@ from twinline.cli.console.command import option
 from twinline.cli.console.errors import CommandError, SettingsError
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.output import say
+from twinline.cli.console.text import visible
 from twinline.cli.settings.model import (
     ClientCommandSettings,
     SafetySettings,
@@ -86,20 +87,20 @@ def client_options_but(
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The server that a command talks to, and as whom.
+    """The server that a command talks to, or several with one state, and as whom.
 
     Attributes:
-        endpoint: of the server.
-        transport: the name of the transport to speak.
+        endpoints: of the servers.
+        transport: the name of the transport to speak where an endpoint names none.
         user: the account to act as; None is the endpoint's current one.
         timeout: seconds to wait for the server.
         wait: whether to keep trying so long when it cannot be reached, or to give up at once.
         sessions: where sessions are kept.
-        tls: what connections over TLS begin with; None where the endpoint is one in plain.
+        tls: what connections over TLS begin with; None where every endpoint is one in plain.
         tls_settings: the settings that it is made from, as variables have them.
     """
 
-    endpoint: Endpoint
+    endpoints: tuple[Endpoint, ...]
     transport: str
     user: str | None
     timeout: float
@@ -122,18 +123,20 @@ class Target:
         """
         loaded = load_from(options, CLIENT_FLAGS)
         settings: Settings = loaded.settings
-        endpoint = Endpoint.parse(settings.connect)
-        refuse_exposure(settings, [endpoint])
+        endpoints = [Endpoint.parse(text) for text in dict.fromkeys(settings.connect)]
+        refuse_exposure(settings, endpoints)
         # A flag is nearer than what the endpoint says, that is nearer than the file.
-        named = None if loaded.from_flag("client_transport") else endpoint.transport
+        is_nearer = loaded.from_flag("client_transport")
         return cls(
-            endpoint=endpoint,
-            transport=named or settings.client_transport,
+            endpoints=tuple(
+                replace(each, transport=None) if is_nearer else each for each in endpoints
+            ),
+            transport=settings.client_transport,
             user=settings.user,
             timeout=settings.timeout,
             wait=bool(options.get("wait")),
             sessions=SessionFile(),
-            tls=_tls(loaded, endpoint, warn=warn),
+            tls=_tls(loaded, endpoints, warn=warn),
             tls_settings={
                 name: str(value) for name in _TLS_SETTINGS if (value := getattr(settings, name))
             },
@@ -161,8 +164,16 @@ class Target:
 
     @property
     def place(self) -> str:
-        """The endpoint as a person knows it."""
-        return str(self.endpoint).partition("?")[0]
+        """The server as a person knows it: its endpoint, or those of several."""
+        return " or ".join(endpoint.place for endpoint in self.endpoints)
+
+    @property
+    def spoken(self) -> list[Endpoint]:
+        """The endpoints, each with the transport that is spoken there."""
+        return [
+            each if each.transport is not None else replace(each, transport=self.transport)
+            for each in self.endpoints
+        ]
 
     @contextlib.contextmanager
     def anonymous(
@@ -180,23 +191,23 @@ class Target:
         refusal: list[State] = []
 
         def take_in(state: State) -> None:
-            if state.kind is StateKind.CONNECTING and state.retry_in is not None and not self.wait:
-                # The first attempt failed, and without --wait there is no second one.
+            if state.kind is StateKind.CONNECTING and not self.wait:
+                # An attempt failed, and without --wait there is one for each server.
                 refusal.append(state)
-                client.close()
+                if len(refusal) >= len(self.endpoints):
+                    client.close()
             elif on_state is not None:
                 on_state(state)
 
         default = ClientSettings()
         settings = ClientSettings(
-            connect_seconds=min(default.connect_seconds, self.timeout),
+            connect_seconds=min(default.connect_seconds, self.timeout / len(self.endpoints)),
             reply_seconds=min(default.reply_seconds, self.timeout),
             command_seconds=self.timeout,
         )
         handlers = {"watch": WatchMode.OFF, **handlers}
         with Client(
-            self.endpoint,
-            transport=self.transport,
+            self.spoken,
             tls=self.tls,
             on_state=take_in,
             settings=settings,
@@ -207,9 +218,11 @@ class Target:
             except ClientClosed:
                 if not refusal:
                     raise
-                reason = refusal[0].reason or ""
+                reason = refusal[-1].reason or ""
                 what = "trust it with --ca-file" if UNKNOWN_AUTHORITY in reason else _KEEP_TRYING
-                raise NotConnected(f"cannot reach {self.place}: {reason} ({what})") from None
+                # Where there are several, the reason names each.
+                where = self.place if len(self.endpoints) == 1 else "any server"
+                raise NotConnected(f"cannot reach {where}: {reason} ({what})") from None
             yield client
 
     @contextlib.contextmanager
@@ -245,37 +258,39 @@ class Target:
         Raises:
             CommandError: there is none, or the file cannot be read.
         """
-        return self.sessions.find(self.endpoint, self.user)
+        return self.sessions.find(self.endpoints, self.user)
 
     def keep(self, opened: SessionReply) -> KeptSession:
         """Keep a session for the commands that follow."""
         session = KeptSession(username=opened.username, token=opened.session)
-        self.sessions.keep(self.endpoint, session)
+        self.sessions.keep(self.endpoints, session)
         return session
 
     def forget(self, session: KeptSession) -> None:
         """Drop a session that has ended."""
-        self.sessions.forget(self.endpoint, session)
+        self.sessions.forget(self.endpoints, session)
 
 
-def _tls(loaded: Loaded, endpoint: Endpoint, *, warn: bool) -> ssl.SSLContext | None:
-    """Return what the settings say about TLS, or None: the endpoint is one in plain.
+def _tls(loaded: Loaded, endpoints: Sequence[Endpoint], *, warn: bool) -> ssl.SSLContext | None:
+    """Return what the settings say about TLS, or None: each endpoint is one in plain.
 
     Raises:
-        SettingsError: a flag is for TLS and the endpoint is not, a key has no certificate, or a
-            file cannot be used.
+        SettingsError: a flag is for TLS and no endpoint is, a key has no certificate, or a file
+            cannot be used.
     """
     settings = loaded.settings
-    if not endpoint.scheme.is_tls:
+    sealed = [endpoint for endpoint in endpoints if endpoint.scheme.is_tls]
+    if not sealed:
         for name in filter(loaded.from_flag, _TLS_SETTINGS):
             schemes = f"{Scheme.TLS} and {Scheme.WSS}"
-            raise SettingsError(f"{flag_name(name)} is for {schemes} endpoints, not {endpoint}")
+            raise SettingsError(f"{flag_name(name)} is for {schemes} endpoints, not {endpoints[0]}")
         return None
     if settings.client_key is not None and settings.client_cert is None:
         raise SettingsError("client_key: the key comes with its certificate, client_cert")
     if settings.insecure_skip_verify and warn:
         say(
-            f"twinline: warning: nobody checks who answers at {endpoint.place}: others on the way "
+            f"twinline: warning: nobody checks who answers at "
+            f"{' or '.join(each.place for each in sealed)}: others on the way "
             "could read and change everything (insecure_skip_verify)"
         )
     try:
@@ -284,10 +299,16 @@ def _tls(loaded: Loaded, endpoint: Endpoint, *, warn: bool) -> ssl.SSLContext | 
             certificate=settings.client_cert,
             key=settings.client_key,
             insecure_skip_verify=settings.insecure_skip_verify,
-            protocols=[ALPN_WEB if endpoint.scheme.is_web else ALPN],
+            protocols=sorted({ALPN_WEB if each.scheme.is_web else ALPN for each in sealed}),
         )
     except TlsFilesError as error:
         raise SettingsError(str(error)) from None
+
+
+def whereabouts(client: Client) -> str:
+    """Return the server that a client is connected to, as a person knows it."""
+    place = client.endpoint.place
+    return place if client.node is None else f"{place} ({visible(client.node)})"
 
 
 def acked(client: Client, seq: int) -> bool:

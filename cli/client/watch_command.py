@@ -114,7 +114,7 @@ class MessageCommand:
         about = (message.sender, message.seq, message.message_id, message.sent_at)
         return {
             **{name: text for name, text in os.environ.items() if name != PASSWORD_VARIABLE},
-            variable_name("connect"): str(self._target.endpoint),
+            variable_name("connect"): ",".join(map(str, self._target.endpoints)),
             variable_name("client_transport"): self._target.transport,
             variable_name("user"): client.username or "",
             **{variable_name(name): text for name, text in self._target.tls_settings.items()},

@@ -61,7 +61,7 @@ _SCHEMES: Final = (f"tcp://127.0.0.1:{DEFAULT_PORT}", "tls://", "wss://", "unix:
 
 
 def _kept_usernames(context: click.Context) -> list[str]:
-    return SessionFile().usernames(Target.of(context.params, warn=False).endpoint)
+    return SessionFile().usernames(Target.of(context.params, warn=False).endpoints)
 
 
 def _accounts(context: click.Context, incomplete: str) -> list[str]:

@@ -85,6 +85,8 @@ class RoundTrip(Shape):
 
     number: int = Field(description="which, from 1")
     milliseconds: float = Field(description="that it took")
+    endpoint: str = Field(description="of the server that answered")
+    node: str | None = Field(description="how that server calls itself, or null")
 
 
 class Script(Shape):

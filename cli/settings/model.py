@@ -24,6 +24,7 @@ from twinline.transports.web import ChatPage
 from twinline.transports.websocket import WebSocketTransport
 
 ENVIRONMENT_PREFIX: Final = "TWINLINE_"
+_BETWEEN: Final = re.compile(rf"[\s,]+(?=(?:{'|'.join(Scheme)}):)", re.IGNORECASE)
 _HERE: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
 
 
@@ -175,7 +176,12 @@ class ClientCommandSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    connect: _ServerText = Field(default=_HERE, description="the server's endpoint")
+    connect: tuple[_ServerText, ...] = Field(
+        default=(_HERE,),
+        min_length=1,
+        description="the server's endpoint, or those of several servers with one state, of which "
+        "a client uses whichever works",
+    )
     client_transport: _TransportName = Field(
         default="jsonl", description="the transport to speak where the endpoint names none"
     )
@@ -205,6 +211,12 @@ class ClientCommandSettings(BaseModel):
         description="take a `tls://` or `wss://` server's word for who it is: anybody on the way "
         "can pass for it, and read and change everything",
     )
+
+    @field_validator("connect", mode="before")
+    @classmethod
+    def _split_connect(cls, value: object) -> object:
+        # Between endpoints only: the path of a Unix socket may well have a space or a comma.
+        return tuple(_BETWEEN.split(value.strip())) if isinstance(value, str) else value
 
 
 GROUPS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
@@ -288,7 +300,7 @@ _SEALED: Final = {
 
 
 _EXPECTED: Final = {
-    "connect": "an endpoint",
+    "connect": "one or more endpoints",
     "drain_endpoints": "any number of endpoints",
     "listen": "one or more endpoints",
     "trusted_proxies": "addresses, networks and unix",

@@ -31,7 +31,7 @@ BRIEF: Final[Mapping[str, str]] = {
     "insecure": "Allow plain TCP and ws:// beyond this machine.",
     "tls_certificate": "The server's certificate, for tls and wss.",
     "tls_key": "Its key.",
-    "connect": "The server's endpoint.",
+    "connect": "The server. Repeatable.",
     "client_transport": "What to speak, unless ENDPOINT says.",
     "user": "The account to act as, not the last to log in.",
     "timeout": "Wait so long for the server.",

@@ -16,7 +16,7 @@ from twinline.core.errors import (
 )
 from twinline.core.protocol import Message
 from twinline.transports.client import Client, ClientClosed, ClientError, ClientSettings, WatchMode
-from twinline.transports.endpoints import Endpoint
+from twinline.transports.client.options import Endpoints
 
 PATIENCE: Final = ClientSettings(
     connect_seconds=2,
@@ -44,7 +44,7 @@ class Participant:
         self,
         name: str,
         password: str,
-        endpoint: Endpoint | str,
+        endpoints: Endpoints,
         *,
         transport: str | None,
         tls: ssl.SSLContext | None,
@@ -54,7 +54,7 @@ class Participant:
         self.life = 0
         self.is_gone = False
         self._password = password
-        self._endpoint = endpoint
+        self._endpoints = endpoints
         self._transport = transport
         self._tls = tls
         self.client = self._new_client(WatchMode.STREAMING if watches else WatchMode.OFF)
@@ -119,7 +119,7 @@ class Participant:
 
     def _new_client(self, watch: WatchMode) -> Client:
         return Client(
-            self._endpoint,
+            self._endpoints,
             transport=self._transport,
             tls=self._tls,
             watch=watch,

@@ -3,7 +3,8 @@
 import contextlib
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -87,7 +88,17 @@ _TICK_SECONDS: Final = 0.2
 @option(
     "--connect",
     metavar="ENDPOINT",
-    help="The server to verify.  [default: a private one]",
+    multiple=True,
+    help="The server to verify<|, or servers with one state>. Repeatable.<|  [default: a private "
+    "one]>",
+)
+@option(
+    "--watch-at",
+    metavar="ENDPOINT",
+    multiple=True,
+    rare=True,
+    help="With --connect: the servers that the watchers use, where they are to be others than "
+    "those that the senders use. Repeatable.",
 )
 @option(
     "--store",
@@ -110,7 +121,8 @@ def verify(
     mailboxes: int,
     rate: float,
     history: Path | None,
-    connect: str | None,
+    connect: tuple[str, ...],
+    watch_at: tuple[str, ...],
     store: str | None,
     listener: str | None,
     as_json: bool,
@@ -126,7 +138,7 @@ def verify(
     recorder = Recorder([checker])
     with (
         _opened(history) as file,
-        _server(connect, store, listener, options) as (endpoint, spoken, tls),
+        _servers(connect, watch_at, store, listener, options) as servers,
     ):
         if file is not None:
             # What is there already gives way to a run that begins, and to no other.
@@ -139,7 +151,14 @@ def verify(
                 if file is not None:
                     write_history(file, events)
 
-        workload = Workload(endpoint, recorder, settings, transport=spoken, tls=tls)
+        workload = Workload(
+            servers.endpoints,
+            recorder,
+            settings,
+            watching=servers.watching,
+            transport=servers.transport,
+            tls=servers.tls,
+        )
         try:
             _run(workload, duration, keep)
         finally:
@@ -232,16 +251,32 @@ def verdict_table(judgement: Judgement) -> Iterator[str]:
     yield f"verdict: {judgement.verdict.value}"
 
 
-@contextlib.contextmanager
-def _server(
-    connect: str | None, store: str | None, listener: str | None, options: Mapping[str, Any]
-) -> Iterator[tuple[Endpoint, str | None, ssl.SSLContext | None]]:
-    """Yield the server that the command line names, or a private one, and how to speak to it.
+@dataclass(frozen=True, slots=True)
+class _Servers:
+    """What is verified, and how to speak to it; see `Workload`."""
 
-    Only the command line names one: a run makes accounts and mail, and they should not turn up
+    endpoints: Sequence[Endpoint]
+    watching: Sequence[Endpoint] | None = None
+    transport: str | None = None
+    tls: ssl.SSLContext | None = None
+
+
+@contextlib.contextmanager
+def _servers(
+    connect: tuple[str, ...],
+    watch_at: tuple[str, ...],
+    store: str | None,
+    listener: str | None,
+    options: Mapping[str, Any],
+) -> Iterator[_Servers]:
+    """Yield the servers that the command line names, or a private one.
+
+    Only the command line names any: a run makes accounts and mail, and they should not turn up
     at the server that a file or a variable names for other commands.
     """
-    if connect is None:
+    if not connect:
+        if watch_at:
+            raise CommandError("--watch-at is given beside --connect", ExitCode.USAGE)
         url = store or "memory:"
         try:
             opened = open_store(url)
@@ -251,12 +286,18 @@ def _server(
         with private_server(opened, listener) as endpoint:
             scheme = url.partition(":")[0]
             say(f"a private server at {endpoint}, store {scheme}, listener {listener}")
-            yield endpoint, options["client_transport"], None
+            yield _Servers([endpoint], transport=options["client_transport"])
         return
     for flag, value in (("--store", store), ("--listener", listener)):
         if value is not None:
             raise CommandError(f"give --connect or {flag}, not both", ExitCode.USAGE)
     target = Target.of({**options, "connect": connect})
-    with target.anonymous():
-        pass  # it is there
-    yield target.endpoint, target.transport, target.tls
+    places = [target]
+    if watch_at:
+        places.append(Target.of({**options, "connect": watch_at}, warn=False))
+    for each in places:
+        with each.anonymous():
+            pass  # it is there
+    # Of two contexts of TLS the one that is there; they are made of the same settings.
+    tls = next((each.tls for each in places if each.tls is not None), None)
+    yield _Servers(target.spoken, places[-1].spoken, tls=tls)

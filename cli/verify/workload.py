@@ -32,7 +32,7 @@ from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
 from twinline.stores.conformance.history import Op, Outcome, Recorder
 from twinline.transports.client import ClientClosed, NotConnected
-from twinline.transports.endpoints import Endpoint
+from twinline.transports.client.options import Endpoints
 
 _PAUSE: Final = 0.1
 _QUIET_SECONDS: Final = 1.0
@@ -60,30 +60,33 @@ class WorkloadSettings:
 
 
 class Workload:
-    """One run against one server.
+    """One run against one server, or several with one state.
 
     Call `open`, `start`, after a while `finish`, and `close` in any case.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint | str,
+        endpoints: Endpoints,
         recorder: Recorder,
         settings: WorkloadSettings | None = None,
         *,
+        watching: Endpoints | None = None,
         transport: str | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
-            endpoint: of the server.
+            endpoints: of the server, or of those that a client may use.
             recorder: of the history.
             settings: None for the defaults.
+            watching: of those that the watchers use instead; None for the same.
             transport: to speak, or None for what the endpoint says.
             tls: for an endpoint over TLS; None trusts what the system does.
         """
-        self._endpoint = endpoint
+        self._endpoints = endpoints
+        self._watching = endpoints if watching is None else watching
         self._transport = transport
         self._tls = tls
         self._recorder = recorder
@@ -306,7 +309,7 @@ class Workload:
         return Participant(
             f"{self._run}-{name}",
             self._password,
-            self._endpoint,
+            self._watching if watches else self._endpoints,
             transport=self._transport,
             tls=self._tls,
             watches=watches,

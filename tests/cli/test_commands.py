@@ -10,17 +10,23 @@ from typing import Any
 
 import pytest
 from cli_server import CommandLine, running_server
+from servers import HELLO, ScriptedServer
 from services import PASSWORD
 from waiting import wait_until
 
 from twinline.cli.client.sessions import SessionFile
 from twinline.cli.client.target import Target
+from twinline.cli.console.exit_codes import ExitCode
 from twinline.core.errors import NotLoggedIn
+from twinline.core.protocol import Done, Hello, Reply, Request
 from twinline.transports.client import Client, StateKind
 from twinline.transports.client.backends.threads import ThreadBackend
 from twinline.transports.client.engine.connection import Connection
 from twinline.transports.client.engine.watcher import THREAD_NAME
 from twinline.transports.endpoints import Endpoint
+
+NOBODY = "tcp://127.0.0.1:1"
+"""Where nobody listens."""
 
 
 @pytest.fixture
@@ -265,7 +271,7 @@ def test_the_account_that_was_asked_about_is_the_one_that_goes(
     here = Endpoint.parse(twinline.place)
 
     def read(*_: object) -> str:
-        sessions.keep(here, sessions.find(here, "ann"))
+        sessions.keep([here], sessions.find([here], "ann"))
         return PASSWORD
 
     monkeypatch.setattr("twinline.cli.client.accounts.read_password", read)
@@ -310,11 +316,57 @@ def test_the_flag_names_the_transport_before_the_endpoint_and_that_before_the_va
     monkeypatch.setenv("TWINLINE_CLIENT_TRANSPORT", "auto")
     plain, named = "tcp://127.0.0.1:1", "tcp://127.0.0.1:1?transport=binary"
     flag = {"client_transport": "jsonl"}
-    assert Target.of({"connect": named, **flag}).transport == "jsonl"
-    assert Target.of({"connect": named}).transport == "binary"
-    assert Target.of({"connect": plain}).transport == "auto"
+
+    def spoken(**options: object) -> list[str | None]:
+        return [each.transport for each in Target.of({"connect": (named, plain), **options}).spoken]
+
+    assert spoken(**flag) == ["jsonl", "jsonl"]
+    assert spoken() == ["binary", "auto"]
     monkeypatch.delenv("TWINLINE_CLIENT_TRANSPORT")
-    assert Target.of({"connect": plain}).transport == "jsonl"
+    assert spoken() == ["binary", "jsonl"]
+
+
+# -- several servers --------------------------------------------------------------------
+
+
+def test_a_command_uses_whichever_server_works_and_the_session_is_good_at_all(
+    twinline: CommandLine,
+) -> None:
+    both = ("--connect", NOBODY, "--connect", twinline.place)
+    for _ in range(3):  # in an order of chance
+        pinged = twinline.run("ping", "--count", "1", *both)
+        assert pinged.stdout.startswith(f"{twinline.place} answered in ")
+    twinline.run("register", "ann", *both)
+    twinline.run("send", "ann", "hello", *both)
+    kept = json.loads(twinline.session_file.read_text())
+    assert set(kept["endpoints"]) == {NOBODY, twinline.place}
+    assert twinline.bodies("ann") == ["hello"]  # at the one that the variable names
+    twinline.environment["TWINLINE_CONNECT"] = f"{NOBODY}, {twinline.place}"
+    assert twinline.run("status").stdout.startswith(f"ann at {twinline.place}: 1 unread")
+    twinline.run("logout")
+    assert json.loads(twinline.session_file.read_text())["endpoints"] == {}
+
+
+def test_where_no_server_works_each_is_named(tmp_path: Path) -> None:
+    twinline = CommandLine(tmp_path, f"{NOBODY} unix:/nowhere")
+    failed = twinline.run("ping", code=ExitCode.UNREACHABLE)
+    assert failed.stderr.startswith("twinline: cannot reach any server: ")
+    assert f"{NOBODY}: Connection refused" in failed.stderr
+    assert "unix:/nowhere: No such file or directory" in failed.stderr
+    assert failed.stderr.endswith(" (--wait keeps trying)\n")
+
+
+def test_a_ping_tells_which_node_answered(tmp_path: Path) -> None:
+    def answer(request: Request) -> Reply:
+        named = HELLO.model_copy(update={"node": "east\x1b"})
+        return named if isinstance(request, Hello) else Done()
+
+    with ScriptedServer(answer) as server:
+        twinline = CommandLine(tmp_path, server.endpoint)
+        shown = twinline.run("ping", "--count", "1").stdout
+        assert shown.startswith(f"{server.endpoint} (east␛) answered in ")
+        (line,) = twinline.json("ping", "--count", "1")
+    assert (line["endpoint"], line["node"]) == (str(server.endpoint), "east\x1b")
 
 
 def test_a_command_that_reads_no_mail_opens_no_watch_line(

@@ -160,7 +160,7 @@ def test_config_show_prints_an_object_for_each_setting(ann: CommandLine) -> None
     (model,) = PRINTED["config show"].models
     assert all(has_shape(json.dumps(each), model) for each in settings.values())
     assert settings["connect"] == {
-        "value": ann.place,
+        "value": [ann.place],
         "source": "environment TWINLINE_CONNECT",
     }
     assert settings["listen"]["value"] == ["tcp://127.0.0.1:7767"]

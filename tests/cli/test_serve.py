@@ -125,7 +125,7 @@ def refuses(place: str) -> bool:
 
 
 def twinline_token(twinline: CommandLine, place: str) -> str:
-    return SessionFile(twinline.session_file).find(Endpoint.parse(place)).token
+    return SessionFile(twinline.session_file).find([Endpoint.parse(place)]).token
 
 
 def test_a_port_in_use_is_one_clear_line(twinline: CommandLine) -> None:

@@ -11,8 +11,8 @@ from twinline.cli.client.sessions import KeptSession, SessionFile
 from twinline.cli.console.errors import CommandError
 from twinline.transports.endpoints import Endpoint
 
-HERE = Endpoint.parse("tcp://127.0.0.1:7767")
-THERE = Endpoint.parse("unix:/tmp/there.sock")
+HERE = (Endpoint.parse("tcp://127.0.0.1:7767"),)
+THERE = (Endpoint.parse("unix:/tmp/there.sock"),)
 ANN = KeptSession(username="ann", token="a secret")
 BOB = KeptSession(username="bob", token="another")
 
@@ -35,8 +35,21 @@ def test_sessions_are_kept_by_endpoint_and_username(kept: SessionFile) -> None:
 
 
 def test_the_transport_makes_no_difference(kept: SessionFile) -> None:
-    kept.keep(Endpoint.parse("tcp://127.0.0.1:7767?transport=binary"), ANN)
+    kept.keep([Endpoint.parse("tcp://127.0.0.1:7767?transport=binary")], ANN)
     assert kept.find(HERE) == ANN
+
+
+def test_a_session_of_several_servers_is_good_at_each(kept: SessionFile) -> None:
+    kept.keep((*HERE, *THERE), ANN)
+    assert kept.find(HERE) == kept.find(THERE) == kept.find((*THERE, *HERE)) == ANN
+    kept.keep(THERE, BOB)
+    assert kept.find((*HERE, *THERE)) == ANN  # the first that has one
+    assert kept.find((*HERE, *THERE), "bob") == BOB
+    assert kept.usernames((*HERE, *THERE)) == ["ann", "bob"]
+    kept.forget((*HERE, *THERE), ANN)
+    assert kept.endpoints() == [str(THERE[0])]
+    with pytest.raises(CommandError, match=r"ann is not logged in at tcp:.* or unix:"):
+        kept.find((*HERE, *THERE), "ann")
 
 
 def test_a_forgotten_session_leaves_the_others(kept: SessionFile) -> None:

@@ -112,6 +112,21 @@ def test_several_endpoints_by_each_source(nowhere: Path, monkeypatch: pytest.Mon
     assert (str(endpoint), spoken.name, other.name) == (two[0], "auto", "binary")
 
 
+def test_several_servers_by_each_source(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = ["tls://a.example", "wss://b.example/chat"]
+    (nowhere / "twinline.toml").write_text(f"connect = {json.dumps(two)}")
+    assert shown()["connect"]["value"] == two
+    (nowhere / "twinline.toml").write_text("connect = 'unix:/run/a, b'")
+    assert shown()["connect"]["value"] == ["unix:/run/a, b"]
+    monkeypatch.setenv("TWINLINE_CONNECT", " tls://a.example,unix:/run/a b  TCP://[::1]:2 ")
+    assert shown()["connect"]["value"] == ["tls://a.example", "unix:/run/a b", "TCP://[::1]:2"]
+    assert shown("--connect", two[0], "--connect", two[1])["connect"]["value"] == two
+    monkeypatch.setenv("TWINLINE_CONNECT", "tcp://127.0.0.1:1 nonsense")
+    refused = twinline("config", "show")
+    assert refused.exit_code == 2
+    assert "environment TWINLINE_CONNECT: connect: " in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

@@ -10,6 +10,7 @@ from typing import IO, Any
 import pytest
 from cli_server import CommandLine, ended, running_server
 from click.testing import CliRunner
+from fault_proxy import FaultProxy
 from history_samples import (
     SENDS,
     AcksBeforeCommit,
@@ -317,6 +318,22 @@ def test_the_verdict_on_a_named_server_and_what_is_kept_of_it(tmp_path: Path) ->
         again = Checker.over(read_history(lines)).judge()
     assert again.delivered == verdict["delivered"]
     assert again.verdict is Verdict.OK
+
+
+def test_senders_at_one_server_and_watchers_at_another(tmp_path: Path) -> None:
+    user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    workload = ("--duration", "0.3", "--senders", "2", "--mailboxes", "2")
+    with running_server() as endpoint, FaultProxy(endpoint) as one, FaultProxy(endpoint) as other:
+        one.keeps = other.keeps = True
+        places = ("--connect", str(one.endpoint), "--watch-at", str(other.endpoint))
+        (verdict,) = user.json("verify", *workload, *places)
+        said = [b"".join(bytes(each.up.seen or b"") for each in it.routes) for it in (one, other)]
+    assert verdict["verdict"] == "ok"
+    assert [(b'"send"' in each, b'"watch"' in each) for each in said] == [
+        (True, False),
+        (False, True),
+    ]
+    user.run("verify", "--watch-at", str(other.endpoint), code=2)
 
 
 class Refuses(Cheat):

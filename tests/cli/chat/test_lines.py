@@ -71,7 +71,7 @@ def test_the_commands(ann: CommandLine) -> None:
         out, told = talking.communicate("/help\n/status\n/delete 2 9-8\n/history 1\n/history\n")
     assert talking.returncode == 0
     shown = out.splitlines()
-    assert shown[0].startswith("ann: ")
+    assert shown[0].startswith(f"ann at {ann.place}: ")
     assert [line.rpartition(" ")[2] for line in shown[1:]] == ["three", "one", "three"]
     for word in COMMANDS:
         assert f"\n{word}" in told

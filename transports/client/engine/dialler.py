@@ -66,7 +66,7 @@ class Dialler:
                         self._link.attempt_failed(session, server, str(failure), failure.refusal)
         except DeadlinePassed:
             first, *others = self._options.servers
-            where = "no server was" if others else f"{first.endpoint} was not"
+            where = "no server was" if others else f"{first.endpoint.place} was not"
             reason = self._link.why or "another attempt is still under way"
             message = f"{where} reachable in time, nothing was sent: {reason}"
             raise NotConnected(message) from None
