@@ -15,8 +15,14 @@ from twinline.core.errors import (
     UsernameTaken,
 )
 from twinline.core.protocol import Message
-from twinline.transports.client import Client, ClientClosed, ClientError, ClientSettings, WatchMode
-from twinline.transports.client.options import Endpoints
+from twinline.transports.client import (
+    Client,
+    ClientClosed,
+    ClientError,
+    ClientSettings,
+    Endpoints,
+    WatchMode,
+)
 
 PATIENCE: Final = ClientSettings(
     connect_seconds=2,

@@ -31,8 +31,7 @@ from twinline.core.errors import (
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
 from twinline.stores.conformance.history import Op, Outcome, Recorder
-from twinline.transports.client import ClientClosed, NotConnected
-from twinline.transports.client.options import Endpoints
+from twinline.transports.client import ClientClosed, Endpoints, NotConnected
 
 _PAUSE: Final = 0.1
 _QUIET_SECONDS: Final = 1.0

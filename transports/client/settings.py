@@ -68,8 +68,8 @@ class ClientSettings(BaseModel):
         default=0.5,
         ge=0,
         le=1,
-        description="the part of a wait that is left to chance: it is shorter by so much at most, "
-        "and one that a server asks for longer",
+        description="the part of a wait that is left to chance: it is shorter by so much at most; "
+        "one that a server asks for is longer by so much of ``backoff_first`` at most",
     )
     shuffle: bool = Field(
         default=True,

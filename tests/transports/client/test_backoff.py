@@ -15,9 +15,14 @@ def test_half_of_a_wait_is_left_to_chance(chance: float, factor: float) -> None:
     assert [backoff.next() for _ in expected] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("chance", "seconds"), [(0.0, 4.0), (0.5, 5.0), (1.0, 6.0)])
-def test_what_a_server_asks_for_is_never_cut_short(chance: float, seconds: float) -> None:
-    assert Backoff(uniform=lambda: chance).asked(4) == seconds
+@pytest.mark.parametrize(
+    ("chance", "asked", "seconds"),
+    [(0.0, 4.0, 4.0), (0.5, 4.0, 4.25), (1.0, 4.0, 4.5), (1.0, 0.1, 0.15), (1.0, 0.0, 0.0)],
+)
+def test_what_a_server_asks_for_is_never_cut_short(
+    chance: float, asked: float, seconds: float
+) -> None:
+    assert Backoff(uniform=lambda: chance).asked(asked) == pytest.approx(seconds)
 
 
 def test_it_begins_again() -> None:

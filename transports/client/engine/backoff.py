@@ -51,9 +51,9 @@ class Backoff:
     def asked(self, seconds: float) -> float:
         """Return how long to wait where a server asks for so many seconds: never less than that.
 
-        It may have asked many clients for the same.
+        It may have asked many clients for the same. One that has not is not kept waiting for long.
         """
-        return seconds * (1 + self._jitter * self._uniform())
+        return seconds + min(seconds, self._first) * self._jitter * self._uniform()
 
     def reset(self) -> None:
         """Begin again with the first wait: something has succeeded."""
