@@ -20,7 +20,7 @@ from twinline.transports.contract import Transport
 from twinline.transports.endpoints import DEFAULT_PORT, Endpoint, EndpointError, Scheme
 from twinline.transports.listener import ListenerSettings
 from twinline.transports.registry import UnknownTransport, listening_transport, transport
-from twinline.transports.web import ChatPage
+from twinline.transports.web import ChatPage, page_server
 from twinline.transports.websocket import WebSocketTransport
 
 ENVIRONMENT_PREFIX: Final = "TWINLINE_"
@@ -60,6 +60,13 @@ def _origin(text: str) -> str:
     return text.lower()
 
 
+def _web_server(text: str) -> str:
+    try:
+        return page_server(text)
+    except EndpointError as error:
+        raise ValueError(str(error)) from None
+
+
 def _known_transport(name: str) -> str:
     try:
         transport(name)
@@ -75,6 +82,7 @@ _TransportName = Annotated[str, AfterValidator(_known_transport)]
 
 
 _OriginText = Annotated[str, AfterValidator(_origin)]
+_WebServerText = Annotated[str, AfterValidator(_web_server)]
 
 
 class ServerSettings(BaseModel):
@@ -96,6 +104,11 @@ class ServerSettings(BaseModel):
         default=(),
         description="a site whose pages may connect by WebSocket, such as "
         "`https://chat.example.org`; the server's own pages always may",
+    )
+    web_servers: tuple[_WebServerText, ...] = Field(
+        default=(),
+        description="another server with the same store that the chat page uses when this one is "
+        "away, such as `wss://b.example.org/`; its web_origins has the page's site",
     )
     listener: Literal["threads", "loop"] = Field(
         default="threads",
@@ -142,7 +155,7 @@ class ServerSettings(BaseModel):
         default=False, description="check the lock rule while running, at some cost"
     )
 
-    @field_validator("listen", "web_origins", mode="before")
+    @field_validator("listen", "web_origins", "web_servers", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         # One variable holds several of them; one string in the file means one.
@@ -266,7 +279,7 @@ class Settings(
         parsed = [Endpoint.parse(text) for text in self.listen]
         names = [endpoint.transport or self.transport for endpoint in parsed]
         pages = WebSocketTransport.name in names or any(each.scheme.is_web for each in parsed)
-        page = ChatPage() if pages else None
+        page = ChatPage(self.web_servers) if pages else None
         return [
             (
                 endpoint,
@@ -305,6 +318,7 @@ _EXPECTED: Final = {
     "listen": "one or more endpoints",
     "trusted_proxies": "addresses, networks and unix",
     "web_origins": "any number of origins",
+    "web_servers": "any number of URLs of WebSocket",
 }
 
 

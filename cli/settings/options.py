@@ -145,6 +145,7 @@ def _metavar(name: str, annotation: Any) -> str:
         "trusted_proxies": "NETWORK",
         "store": "URL",
         "web_origins": "ORIGIN",
+        "web_servers": "URL",
         "timeout": "SECONDS",
         "listener": "KIND",
         "tls_certificate": "FILE",

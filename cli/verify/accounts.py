@@ -2,7 +2,7 @@
 
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from twinline.core.deadline import Deadline
@@ -20,9 +20,9 @@ from twinline.transports.client import (
     ClientClosed,
     ClientError,
     ClientSettings,
-    Endpoints,
     WatchMode,
 )
+from twinline.transports.endpoints import Endpoint
 
 PATIENCE: Final = ClientSettings(
     connect_seconds=2,
@@ -33,6 +33,8 @@ PATIENCE: Final = ClientSettings(
     backoff_max=0.5,
 )
 """Quick to come back, because a run is short and its server is expected to."""
+Places = str | Endpoint | Sequence[Endpoint]
+"""Where clients connect: to one server, or to several with one state."""
 _PAUSE: Final = 0.1
 
 
@@ -50,7 +52,7 @@ class Participant:
         self,
         name: str,
         password: str,
-        endpoints: Endpoints,
+        endpoints: Places,
         *,
         transport: str | None,
         tls: ssl.SSLContext | None,

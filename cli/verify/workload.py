@@ -18,7 +18,7 @@ from itertools import count
 from typing import Final
 
 from twinline.cli.console.output import say
-from twinline.cli.verify.accounts import Participant
+from twinline.cli.verify.accounts import Participant, Places
 from twinline.cli.verify.messages import body_of, id_of, outcome_of
 from twinline.core.deadline import Deadline
 from twinline.core.errors import (
@@ -31,7 +31,7 @@ from twinline.core.errors import (
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message
 from twinline.stores.conformance.history import Op, Outcome, Recorder
-from twinline.transports.client import ClientClosed, Endpoints, NotConnected
+from twinline.transports.client import ClientClosed, NotConnected
 
 _PAUSE: Final = 0.1
 _QUIET_SECONDS: Final = 1.0
@@ -66,11 +66,11 @@ class Workload:
 
     def __init__(
         self,
-        endpoints: Endpoints,
+        endpoints: Places,
         recorder: Recorder,
         settings: WorkloadSettings | None = None,
         *,
-        watching: Endpoints | None = None,
+        watching: Places | None = None,
         transport: str | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:

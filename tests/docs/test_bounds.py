@@ -57,6 +57,7 @@ NO_BOUNDS = {
     "transport": "the operator's",
     "trusted_proxies": "the operator's",
     "web_origins": "the operator's",
+    "web_servers": "the operator's",
 }
 OPEN = "accounts of which a failing store left it open whether they are there"
 TOGETHER = "failures and turns that servers count together"

@@ -27,7 +27,6 @@ from twinline.transports.client.errors import (
     NotConnected,
     TimedOut,
 )
-from twinline.transports.client.options import Endpoints
 from twinline.transports.client.settings import ClientSettings, WatchMode
 from twinline.transports.client.state import State, StateKind
 
@@ -43,7 +42,6 @@ __all__ = [
     "ClientError",
     "ClientSettings",
     "ConnectionLost",
-    "Endpoints",
     "Messages",
     "NotConnected",
     "State",

@@ -6,6 +6,6 @@
     files/         the page itself, and twinline.js, the client that it uses; no build makes them
 """
 
-from twinline.transports.web.page import ChatPage
+from twinline.transports.web.page import ChatPage, page_server
 
-__all__ = ["ChatPage"]
+__all__ = ["ChatPage", "page_server"]

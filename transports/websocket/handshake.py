@@ -26,7 +26,7 @@ from twinline.transports.websocket.head import (
     RequestHead,
     StatusHead,
 )
-from twinline.transports.websocket.pages import HEADERS, Pages, StaticFile
+from twinline.transports.websocket.pages import Pages, StaticFile, headers
 from twinline.transports.websocket.subprotocols import Subprotocol
 
 VERSION: Final = "13"
@@ -191,15 +191,15 @@ def _serve(page: Pages, request: RequestHead) -> Answered:
     if file is None:
         status = HTTPStatus.NOT_FOUND
         data = http_answer(
-            status, b"there is no such page\n", _TEXT, HEADERS, last=last, shown=shown
+            status, b"there is no such page\n", _TEXT, headers(), last=last, shown=shown
         )
         return Answered(data, last)
-    headers = (("ETag", file.etag), *HEADERS)
+    fields = (("ETag", file.etag), *headers(file.connects))
     if _is_current(file, request):
         ends = (("Connection", "close"),) if last else ()
-        return Answered(http_head(HTTPStatus.NOT_MODIFIED, (*headers, *ends)), last)
+        return Answered(http_head(HTTPStatus.NOT_MODIFIED, (*fields, *ends)), last)
     status = HTTPStatus.OK
-    data = http_answer(status, file.body, file.content_type, headers, last=last, shown=shown)
+    data = http_answer(status, file.body, file.content_type, fields, last=last, shown=shown)
     return Answered(data, last)
 
 

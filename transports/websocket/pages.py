@@ -1,20 +1,29 @@
 """What a WebSocket endpoint serves to a browser besides: static files, each with its headers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
-_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-HEADERS: Final = (
-    ("Cache-Control", "no-cache"),
-    ("Content-Security-Policy", _POLICY),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-)
-"""What goes with every file. ``no-cache`` lets a browser keep it, and ask whether it is current."""
+
+def headers(connects: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
+    """Return what goes with a file: a browser may keep it, and asks whether it is current.
+
+    Args:
+        connects: where the file's scripts may connect to, besides the server that it came from.
+    """
+    sources = " ".join(("'self'", *connects))
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; "
+        f"connect-src {sources}; img-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return (
+        ("Cache-Control", "no-cache"),
+        ("Content-Security-Policy", policy),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cross-Origin-Opener-Policy", "same-origin"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +35,14 @@ class StaticFile:
         content_type: what they are, such as ``text/html; charset=utf-8``.
         etag: names this version of it, in its quotation marks: ``"3f2a"`` (RFC 9110, section
             8.8.3). It is of ASCII.
+        connects: where its scripts may connect to besides the server that it came from, as sources
+            of a Content-Security-Policy: ``wss://b.example.org``.
     """
 
     body: bytes
     content_type: str
     etag: str
+    connects: tuple[str, ...] = ()
 
 
 class Pages(Protocol):

@@ -7,7 +7,7 @@ import { test } from "node:test";
 
 const {
   Backoff, Client, ClientClosed, Connection, ConnectionLost, NotConnected, RemoteProtocolError,
-  REQUESTS, RequestError, TimedOut, decodeReply, encodeRequest, newSendId,
+  REQUESTS, RequestError, TimedOut, believed, decodeReply, encodeRequest, newSendId, shuffled,
 } = await import(process.env.TWINLINE_JS);
 const vectors = JSON.parse(await readFile(process.env.VECTORS, "utf8"));
 
@@ -142,14 +142,15 @@ for (const vector of vectors.replies) {
     const { id, reply, error } = decodeReply(lineOf(vector), vector.to);
     assert.equal(id, vector.id);
     if (vector.model !== "ErrorReply") {
-      const defaults = vector.model === "WatchReply" ? { more: false } : {};
+      const defaults = { WatchReply: { more: false }, HelloReply: { node: null } }[vector.model];
       assert.deepEqual({ ...defaults, ...reply }, vector.fields);
       return;
     }
-    const { code, message, retryable, retry_after_ms: ms, count } = vector.fields;
+    const { code, message, retryable, retry_after_ms: ms, count, endpoints } = vector.fields;
     assert.ok(error instanceof RequestError);
     assert.deepEqual([error.code, error.message, error.retryable], [code, message, retryable]);
     assert.deepEqual([error.retryAfter, error.count], [ms ?? 0, count]);
+    assert.deepEqual(error.endpoints, endpoints ?? []);
   });
 }
 
@@ -211,13 +212,153 @@ test("a request that there is not, or that lacks a field, is refused here", () =
 // -- the pace -------------------------------------------------------------------------------------
 
 test("the waits are those of the Python client", () => {
-  const backoff = new Backoff(1, 30, 0.2, () => 0.5);
+  const backoff = new Backoff(1, 30, 0.5, () => 0);
   const waits = Array.from({ length: 7 }, () => backoff.next());
   assert.deepEqual(waits, [1, 2, 4, 8, 16, 30, 30]);
   backoff.reset();
   assert.equal(backoff.next(), 1);
-  assert.equal(new Backoff(1, 30, 0.2, () => 0).next(), 0.8);
-  assert.equal(new Backoff(1, 30, 0.2, () => 1).next(), 1.2);
+  assert.equal(new Backoff(1, 30, 0.5, () => 1).next(), 0.5);
+  assert.equal(new Backoff(1, 30, 0.5, () => 0).asked(4), 4);
+  assert.equal(new Backoff(1, 30, 0.5, () => 1).asked(4), 4.5);
+});
+
+// -- several servers ------------------------------------------------------------------------------
+
+/** Servers by their names, and a WebSocket that leads to them. */
+function several(scripts) {
+  const servers = {};
+  const urls = [];
+  for (const [name, script] of Object.entries(scripts)) {
+    const { hello = () => undefined, ...rest } = script;
+    const named = { protocol: 1, server: "scripted", limits: LIMITS, node: name };
+    servers[name] = new Server({ hello: () => hello() ?? named, ...rest });
+    urls.push(`ws://${name}/`);
+  }
+  const went = [];
+  const leads = (url, protocol) => {
+    const { hostname } = new URL(url);
+    went.push({ name: hostname, at: performance.now() });
+    return new servers[hostname].WebSocket(url, protocol);
+  };
+  const WebSocket = function (url, protocol) {
+    return leads(url, protocol);
+  };
+  return { servers, urls, went, WebSocket, names: () => went.map(({ name }) => name) };
+}
+
+function clientOfSeveral({ urls, WebSocket }, options = {}) {
+  const states = [];
+  const client = new Client(urls, {
+    WebSocket, onState: (state) => states.push(state),
+    backoffFirst: 0.02, backoffMax: 0.1, shuffle: false, ...options,
+  });
+  open.push(client);
+  return Object.assign(client, { states });
+}
+
+test("a client goes to the next server when one is gone, with what was on its way", async () => {
+  const taken = [];
+  const send = (name) => (request, socket) => {
+    taken.push([name, request.send_id]);
+    if (name === "a") return void ((site.servers.a.isUp = false), socket.cut());
+    return { message_id: "0".repeat(24), sent_at: 1 };
+  };
+  const site = several({ a: { send: send("a") }, b: { send: send("b") } });
+  const seen = [];
+  const client = clientOfSeveral(site, { onMessage: ({ seq }) => void seen.push(seq) });
+  await client.login("ann", "secret secret");
+  await site.servers.a.watcher();
+  site.servers.a.bring(1, 2);
+  await until(() => seen.length === 2);
+  assert.deepEqual([client.url, client.node], ["ws://a/", "a"]);
+  await client.send("bob", "once");
+  assert.deepEqual([client.url, client.node], ["ws://b/", "b"]);
+  assert.deepEqual(taken.map(([name]) => name), ["a", "b"]);
+  assert.equal(taken[0][1], taken[1][1]);
+  await site.servers.b.watcher();
+  site.servers.b.bring(1, 2, 3); // it has not heard of the ack
+  await until(() => seen.length === 3);
+  assert.deepEqual(seen, [1, 2, 3]);
+  const online = client.states.filter(({ kind }) => kind === "online");
+  assert.deepEqual(online.map(({ url, node }) => [url, node]), [["ws://a/", "a"], ["ws://b/", "b"]]);
+});
+
+test("each server is tried once, and then there is a wait", async () => {
+  const site = several({ a: {}, b: {}, c: {} });
+  for (const server of Object.values(site.servers)) server.isUp = false;
+  const client = clientOfSeveral(site, { backoffFirst: 0.2, backoffMax: 0.2 });
+  await assert.rejects(client.login("ann", "secret secret"), NotConnected);
+  assert.deepEqual(site.names(), ["a", "b", "c"]);
+  site.went.length = 0;
+  const resumed = client.resume("token");
+  await until(() => site.went.length > 3);
+  assert.deepEqual(site.names().slice(0, 4), ["a", "b", "c", "a"]);
+  assert.ok(site.went[2].at - site.went[0].at < 100);
+  assert.ok(site.went[3].at - site.went[2].at > 95);
+  for (const server of Object.values(site.servers)) server.isUp = true;
+  await resumed;
+});
+
+for (const first of ["mail", "commands"]) {
+  test(`a server that sends its clients away is obeyed, when ${first} ends first`, async () => {
+    const site = several({ a: {}, b: {}, c: {} });
+    const client = clientOfSeveral(
+      { ...site, urls: ["ws://a/", "ws://b/"] }, { onMessage: () => {} },
+    );
+    await client.login("ann", "secret secret");
+    const watcher = await site.servers.a.watcher();
+    const [{ id }] = site.servers.a.asked("watch");
+    const began = performance.now();
+    if (first === "commands") site.servers.a.sockets[0].cut();
+    watcher.reply({
+      id, ok: false, error: refusal("shutting_down", {
+        retryable: true, retry_after_ms: 150, endpoints: ["tcp://c:1", "ws://c:80/?transport=jsonl"],
+      }),
+    });
+    await until(() => client.state.kind === "reconnecting");
+    client.retryNow(); // nor does that cut it short
+    await until(() => client.state.kind === "online");
+    assert.equal(client.url, "ws://c/");
+    const next = site.went.find(({ name }) => name !== "a");
+    assert.equal(next.name, "c");
+    assert.ok(next.at - began >= 149, `${next.at - began} ms`);
+  });
+}
+
+test("a server that cannot resume now is left for another, after the time it asks for", async () => {
+  const busy = () => refusal("busy", { retryable: true, retry_after_ms: 120 });
+  const site = several({ a: { resume: busy }, b: {} });
+  const client = clientOfSeveral(site);
+  const began = performance.now();
+  await client.resume("token");
+  assert.equal(client.node, "b");
+  assert.ok(performance.now() - began >= 119);
+});
+
+test("what is less safe than now is passed over, and so is what the page may not reach", async () => {
+  const taken = (from, ...named) => believed(named, from);
+  const [plain, sealed] = ["ws://b.example/", "wss://b.example/chat"];
+  assert.deepEqual(taken("wss://a.example/", plain, sealed, "wss://127.0.0.1/"), [sealed]);
+  assert.deepEqual(taken("ws://a.example/", plain, sealed, "ws://localhost/"), [plain, sealed]);
+  assert.deepEqual(taken("ws://[::1]:9/", plain, "ws://127.0.0.1:7/"), ["ws://127.0.0.1:7/"]);
+  const none = ["", "no", "tcp://b:1", "https://b/", "ws://u:p@b/", "ws://b/?transport=binary"];
+  assert.deepEqual(taken("ws://a.example/", ...none), []);
+  const many = Array.from({ length: 9 }, (_, at) => `ws://b${at}/`);
+  assert.equal(taken("ws://a.example/", ...many).length, 4);
+  const away = () => refusal("shutting_down", { retryable: true, endpoints: ["ws://b/"] });
+  const site = several({ a: { status: away }, b: {} });
+  const client = clientOfSeveral({ ...site, urls: ["ws://a/"] }, { mayGoTo: () => false });
+  await client.login("ann", "secret secret");
+  site.servers.a.script.status = () => (delete site.servers.a.script.status, away());
+  await client.status();
+  assert.deepEqual(new Set(site.names()), new Set(["a"]));
+});
+
+test("clients spread over the servers", () => {
+  const first = Array.from({ length: 300 }, () => shuffled(["a", "b", "c"])[0]);
+  for (const name of ["a", "b", "c"]) {
+    assert.ok(first.filter((each) => each === name).length > 50);
+  }
 });
 
 // -- commands -------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import pytest
 
+from twinline.transports.endpoints import EndpointError
 from twinline.transports.web import ChatPage
 
 NAMES = sorted(file.name for file in files("twinline.transports.web").joinpath("files").iterdir())
@@ -39,6 +40,25 @@ def test_the_page_is_what_a_folder_is() -> None:
     assert index == page.find("/index.html")
     assert index.content_type == "text/html; charset=utf-8"
     assert b"<!doctype html>" in index.body
+
+
+def test_the_page_and_its_policy_name_the_other_servers() -> None:
+    page = ChatPage(["wss://b.example/chat&x", "wss://b.example", "ws://[::1]:7767"])
+    index, alone = page.find("/"), ChatPage().find("/")
+    assert index is not None
+    assert alone is not None
+    told = b'content="wss://b.example/chat&amp;x wss://b.example/ ws://[::1]:7767/"'
+    assert told in index.body
+    assert told not in alone.body
+    assert index.connects == ("wss://b.example", "ws://[::1]:7767")
+    assert (alone.connects, index == page.find("/index.html")) == ((), True)
+    assert index.etag != alone.etag
+
+
+@pytest.mark.parametrize("text", ["tcp://b.example", "wss://b.example:0", "https://b.example", ""])
+def test_a_page_goes_only_where_a_browser_can(text: str) -> None:
+    with pytest.raises(EndpointError):
+        ChatPage([text])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,7 @@
 """What a browser gets besides: files, by HTTP/1.1, one answer at a time."""
 
+from dataclasses import replace
+
 import pytest
 from opened import TEXT, asking, frame, take
 from streams import PING, PINGED, pieces
@@ -54,6 +56,16 @@ def test_a_file_has_its_headers(size: int | None) -> None:
         "Cross-Origin-Opener-Policy": "same-origin",
     }
     assert not server.ended
+
+
+def test_a_page_may_connect_to_other_servers_where_its_file_says_so() -> None:
+    index = replace(INDEX, connects=("wss://b.example",))
+    files = Files()
+    files.find = lambda _: index  # type: ignore[method-assign]
+    server = serving(files)
+    take(server, get())
+    policy = answer(server)[1]["Content-Security-Policy"]
+    assert "; connect-src 'self' wss://b.example; " in policy
 
 
 def test_a_connection_goes_on_and_may_become_a_websocket() -> None:

@@ -17,7 +17,7 @@ import { Outbox } from "./outbox.js";
 import { nameOf, paintFace, Search, TalkList } from "./people.js";
 import { Talks } from "./talks.js";
 import { visible } from "./text.js";
-import { Client } from "./twinline.js";
+import { Client, shuffled } from "./twinline.js";
 
 const PAGE = 100; // messages of the history that are asked for at once
 const FIRST_PAGES = 5; // that are read so that the list of talks is not empty
@@ -31,8 +31,14 @@ const address = new URL(".", location.href);
 address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
 address.hash = address.search = "";
 
+// Other servers with the same state, which the page's policy lets it connect to; see page.py.
+const { content } = document.querySelector('meta[name="twinline-servers"]');
+const others = content.split(" ").filter(Boolean).map((text) => new URL(text).href);
+
 const memory = new Memory();
-const client = new Client(address, {
+const client = new Client([address, ...shuffled(others)], {
+  shuffle: false, // where the page came from is first
+  mayGoTo: () => false, // nowhere but there
   name: "twinline page",
   onMessage: receive,
   onState: showState,
@@ -155,11 +161,12 @@ function setView(view) {
 
 let counting;
 
-function showState({ kind, reason, retryAt }) {
+function showState({ kind, reason, retryAt, node }) {
   clearInterval(counting);
   const away = kind === "reconnecting" || (kind === "connecting" && client.token !== null);
   byId("banner").hidden = !away || document.body.dataset.view !== "chat";
-  setText(byId("standing"), kind === "online" ? "online" : "not connected");
+  const online = node === null ? "online" : `online at ${visible(node)}`;
+  setText(byId("standing"), kind === "online" ? online : "not connected");
   byId("standing").classList.toggle("online", kind === "online");
   setText(byId("banner-text"), away ? `Not connected${reason ? `: ${reason}` : ""}.` : "");
   byId("banner-now").hidden = retryAt === null;

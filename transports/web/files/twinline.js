@@ -14,10 +14,15 @@
  * `send_id`, so that a repeat stores nothing twice. Mail is handed to `onMessage` in order, each
  * message once, and is acknowledged when that has returned: what was not comes again.
  *
+ * Several servers with one state are given as a list of URLs. The client stays at one while that
+ * works; after a failure it goes to the next at once, and waits when each has failed. A server that
+ * ends may name others, which are tried first.
+ *
  * Errors:
  *
  *   TwinlineError
- *   ├── RequestError            the server refused; has `code`, `retryable`, `retryAfter`, `count`
+ *   ├── RequestError            the server refused; has `code`, `retryable`, `retryAfter`, `count`,
+ *   │                           `endpoints`
  *   ├── RemoteProtocolError     what the server sent is no reply
  *   ├── NotConnected            there was no connection in time; nothing was sent
  *   ├── ConnectionLost          it broke before the reply; unknown whether the request was done
@@ -54,16 +59,19 @@ export class RequestError extends TwinlineError {
   /**
    * @param {string} code one of the error codes, or one of a later version
    * @param {string} message a sentence for a person
-   * @param {{retryable?: boolean, retryAfter?: number, count?: number | null}} more whether the
-   *   same request may succeed later, in how many milliseconds, and the count of
-   *   `undelivered_messages`
+   * @param {{retryable?: boolean, retryAfter?: number, count?: number | null,
+   *   endpoints?: string[]}} more whether the same request may succeed later, in how many
+   *   milliseconds, the count of `undelivered_messages`, and where `shutting_down` sends its clients
    */
-  constructor(code, message, { retryable = false, retryAfter = 0, count = null } = {}) {
+  constructor(
+    code, message, { retryable = false, retryAfter = 0, count = null, endpoints = [] } = {},
+  ) {
     super(message);
     this.code = code;
     this.retryable = retryable;
     this.retryAfter = retryAfter;
     this.count = count;
+    this.endpoints = endpoints;
   }
 }
 
@@ -148,7 +156,7 @@ const LIMITS = object({
 });
 const REPLIES = {
   Done: object({}),
-  HelloReply: object({ protocol: integer, server: text, limits: LIMITS }),
+  HelloReply: object({ protocol: integer, server: text, limits: LIMITS, node: orNull(text) }),
   SessionReply: object({ username: text, session: text, position: integer, unread: integer }),
   AccountsReply: object({ usernames: listOf(text), more: truth }),
   SentReply: object({ message_id: messageId, sent_at: integer }),
@@ -163,7 +171,7 @@ const REPLIES = {
 };
 const ERROR = object({
   code: text, message: text, retryable: truth,
-  retry_after_ms: orNull(integer), count: orNull(integer),
+  retry_after_ms: orNull(integer), count: orNull(integer), endpoints: orNull(listOf(text)),
 });
 
 /**
@@ -213,6 +221,7 @@ export function decodeReply(line, op) {
         retryable: error.retryable,
         retryAfter: error.retry_after_ms ?? 0,
         count: error.count ?? null,
+        endpoints: error.endpoints ?? [],
       }),
     };
   }
@@ -228,12 +237,12 @@ const bytesOf = (line) => encoder.encode(line).length;
 
 // -- the pace of attempts ---------------------------------------------------------------------
 
-/** The waits between attempts: `first`, twice that, ... `maximum`, each varied at random. */
+/** The waits between attempts: `first`, twice that, ... `maximum`, each shorter by chance. */
 export class Backoff {
   #next;
 
-  /** Seconds of the first and of the longest wait, and the part by which each is varied. */
-  constructor(first = 1, maximum = 30, jitter = 0.2, random = Math.random) {
+  /** Seconds of the first and of the longest wait, and the part of each that is left to chance. */
+  constructor(first = 1, maximum = 30, jitter = 0.5, random = Math.random) {
     Object.assign(this, { first, maximum, jitter, random });
     this.#next = first;
   }
@@ -242,7 +251,12 @@ export class Backoff {
   next() {
     const seconds = Math.min(this.#next, this.maximum);
     this.#next = seconds * 2;
-    return seconds * (1 + this.jitter * (2 * this.random() - 1));
+    return seconds * (1 - this.jitter * this.random());
+  }
+
+  /** Return how long to wait where a server asks for so many seconds: never less than that. */
+  asked(seconds) {
+    return seconds + Math.min(seconds, this.first) * this.jitter * this.random();
   }
 
   /** Begin again with the first wait: something has succeeded. */
@@ -258,6 +272,118 @@ export function newSendId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+// -- several servers --------------------------------------------------------------------------
+
+const MOST_NAMED = 4;
+
+/** Return a list's items in an order of chance. */
+export function shuffled(items) {
+  const list = [...items];
+  for (let left = list.length; left > 1; left -= 1) {
+    const at = Math.floor(Math.random() * left);
+    [list[at], list[left - 1]] = [list[left - 1], list[at]];
+  }
+  return list;
+}
+
+function parsed(text) {
+  try {
+    return new URL(text);
+  } catch {
+    return null;
+  }
+}
+
+const isHere = ({ hostname }) => /^(localhost|127(\.\d+){3}|\[::1\])$/.test(hostname);
+
+/**
+ * Return the URLs of the servers that another one has named, without those that are passed over.
+ *
+ * The session's token is about to be sent there. So from `wss:` there is no way to `ws:`, nor from
+ * this machine to `ws:` beyond it, and a server elsewhere names nothing on this machine.
+ *
+ * @param {string[]} endpoints as the server wrote them
+ * @param {string} from the URL of the server that named them
+ */
+export function believed(endpoints, from) {
+  const here = new URL(from);
+  const found = [];
+  for (const endpoint of endpoints) {
+    const url = parsed(endpoint);
+    if (!["ws:", "wss:"].includes(url?.protocol) || url.username || url.password) continue;
+    if (!["jsonl", "auto", null].includes(url.searchParams.get("transport"))) continue;
+    url.search = url.hash = "";
+    const isSealed = url.protocol === "wss:";
+    if (isHere(url) && !isHere(here)) continue;
+    if (!isSealed && (here.protocol === "wss:" || (isHere(here) && !isHere(url)))) continue;
+    if (!found.includes(url.href)) found.push(url.href);
+  }
+  return found.slice(0, MOST_NAMED);
+}
+
+/** Which server is next: each is gone to once, and then there is a wait. */
+class Route {
+  #ring;
+  #quiet;
+  #at = 0; // of the server of the ring that was gone to last
+  #named = []; // by a server that ended, and not tried since
+  #failed = new Set(); // in this round
+  #workedAt = null; // when one was first of use after the last failure
+
+  /** `urls`: of the servers; `quiet`: seconds that one has to work for a round to begin anew. */
+  constructor(urls, quiet) {
+    this.#ring = urls;
+    this.#quiet = quiet;
+    this.url = urls[0];
+  }
+
+  /** Go on to another server; return whether there is one that has not failed in this round. */
+  failed(url, named = []) {
+    this.#note(url);
+    const those = named.filter((each) => !this.#failed.has(each));
+    if (those.length > 0) this.#named = shuffled(those); // all its clients were told the same
+    return this.#goOn();
+  }
+
+  /** Go to another server first: this one has stopped answering. */
+  avoid(url) {
+    this.#note(url);
+    this.#goOn();
+  }
+
+  /** Stay at a server: it has carried a request. */
+  works(url) {
+    this.#workedAt ??= performance.now();
+    this.url = url;
+    if (this.#ring.includes(url)) this.#at = this.#ring.indexOf(url);
+  }
+
+  #note(url) {
+    // Servers that break at once, one after the other, are not gone to in a circle.
+    const since = this.#workedAt ?? Infinity;
+    if (performance.now() - since >= 1000 * this.#quiet) this.#failed.clear();
+    this.#workedAt = null;
+    this.#failed.add(url);
+    this.#named = this.#named.filter((each) => each !== url);
+  }
+
+  #goOn() {
+    const named = this.#named.find((each) => !this.#failed.has(each));
+    if (named !== undefined) return (this.url = named), true;
+    const { length } = this.#ring;
+    for (let step = 1; step <= length; step += 1) {
+      const at = (this.#at + step) % length;
+      if (this.#failed.has(this.#ring[at])) continue;
+      [this.#at, this.url] = [at, this.#ring[at]];
+      return true;
+    }
+    this.#failed.clear();
+    this.#at = (this.#at + 1) % length;
+    this.url = this.#ring[this.#at];
+    return false;
+  }
+}
+
 // -- a connection -----------------------------------------------------------------------------
 
 const BROKE = "the connection to the server broke";
@@ -266,7 +392,7 @@ const BROKE = "the connection to the server broke";
  * One WebSocket: requests out, replies in, in the same order; what `Client` is made of.
  *
  * `broken` is a promise of the error that ended it; what is unanswered then fails with it too.
- * `limits` is what the server accepts, once it has told.
+ * `limits` is what the server accepts, once it has told, and `node` how it calls itself, if it does.
  */
 export class Connection {
   #socket;
@@ -280,7 +406,7 @@ export class Connection {
     this.#socket = socket;
     this.replySeconds = replySeconds;
     this.frameLimit = 4096; // what every server takes before login, until `hello` tells
-    this.limits = null;
+    this.limits = this.node = null;
     this.broken = new Promise((resolve) => (this.#end = resolve));
     socket.onmessage = (event) => this.#receive(event.data);
     socket.onclose = (event) => this.fail(new ConnectionLost(event.reason || BROKE));
@@ -312,8 +438,8 @@ export class Connection {
     const connection = new Connection(socket, replySeconds);
     // Not awaited: what the caller asks next goes out at once. Should it fail, that fails too.
     connection.ask("hello", { client: name }).then(
-      ({ limits }) => {
-        connection.limits = limits;
+      ({ limits, node = null }) => {
+        Object.assign(connection, { limits, node });
         connection.frameLimit = limits.frame_bytes;
       },
       (error) => connection.fail(error),
@@ -525,24 +651,32 @@ class Stream {
  *   closed          `close` was called; the last state
  *
  * `reason` is a sentence for a person or null, `retryAt` the moment of the next attempt on the
- * clock of `performance.now()`, in milliseconds, or null while there is none to wait for.
+ * clock of `performance.now()`, in milliseconds, or null while there is none to wait for. `url` is
+ * the server's, or that of the one that is tried next; `node` is how it calls itself, or null.
  */
-const newState = (kind, reason = null, retryAt = null) => Object.freeze({ kind, reason, retryAt });
+const newState = (kind, reason, retryAt, url, node) =>
+  Object.freeze({ kind, reason, retryAt, url, node });
 
+const LONGEST_RETRY_MS = 60_000; // whatever a server asks for
+const LAST_WORDS_MS = 100; // that a server's word on one connection may come behind the other's end
+const after = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const ENDS_SESSION = new Set(["session_expired", "not_logged_in", "unsupported_version"]);
 
 /** Two connections to a server and the account behind them; see the top of this file. */
 export class Client {
   #settings;
+  #route;
   #session = null; // {token, username, seen, position}, or null
   #lines = null; // {commands, mail} while online
   #queue = []; // commands, in the order of the calls: {op, fields, line, resolve, reject, ...}
-  #state = newState("logged out");
+  #state;
   #wake = () => {}; // ends the wait for the next attempt
+  #notBefore = 0; // the moment that the server has asked to wait for
   #closed = false;
 
   /**
-   * @param {string | URL} url where the server is: `wss://host/`
+   * @param {string | URL | (string | URL)[]} urls where the server is: `wss://host/`, or several
+   *   with one state
    * @param {object} options
    * @param {(message: {seq: number, message_id: string, sender: string, body: string,
    *   sent_at: number}) => void | Promise<void>} [options.onMessage] called with each message, in
@@ -561,15 +695,21 @@ export class Client {
    * @param {number} [options.batch] messages of one reply at most
    * @param {number} [options.backoffFirst] seconds to wait after the first failed attempt
    * @param {number} [options.backoffMax] seconds to wait at most
-   * @param {number} [options.backoffJitter] the part by which a wait is varied at random
+   * @param {number} [options.backoffJitter] the part of a wait that is left to chance
+   * @param {boolean} [options.shuffle] whether several servers are tried in an order of chance;
+   *   else in the order in which they are given
+   * @param {(url: string) => boolean} [options.mayGoTo] whether a server may be gone to that
+   *   another one has named, where that is no less safe; else none but those given is
    */
-  constructor(url, options = {}) {
-    this.url = String(url);
+  constructor(urls, options = {}) {
+    this.urls = [...new Set((Array.isArray(urls) ? urls : [urls]).map(String))];
+    if (this.urls.length === 0) throw new TypeError("give the URL of a server at least");
     const defaults = {
       onMessage: null, onState: () => {}, onRewind: () => {},
       WebSocket: globalThis.WebSocket, name: "twinline.js",
       connectSeconds: 5, replySeconds: 10, commandSeconds: 30, waitSeconds: 25,
-      window: 256, batch: 64, backoffFirst: 1, backoffMax: 30, backoffJitter: 0.2,
+      window: 256, batch: 64, backoffFirst: 1, backoffMax: 30, backoffJitter: 0.5,
+      shuffle: true, mayGoTo: () => true,
     };
     const unknown = Object.keys(options).find((name) => !Object.hasOwn(defaults, name));
     if (unknown !== undefined) throw new TypeError(`there is no option ${unknown}`);
@@ -580,9 +720,22 @@ export class Client {
     settings.newBackoff = () =>
       new Backoff(settings.backoffFirst, settings.backoffMax, settings.backoffJitter);
     this.#settings = settings;
+    const order = settings.shuffle ? shuffled(this.urls) : this.urls;
+    this.#route = new Route(order, settings.backoffFirst);
+    this.#state = newState("logged out", null, null, this.#route.url, null);
   }
 
-  /** Where the client stands: `{kind, reason, retryAt}`. */
+  /** The server that the client is at, or tries next. */
+  get url() {
+    return this.#route.url;
+  }
+
+  /** How that server calls itself; null before it has, or where it has no name. */
+  get node() {
+    return this.#state.node;
+  }
+
+  /** Where the client stands: `{kind, reason, retryAt, url, node}`. */
   get state() {
     return this.#state;
   }
@@ -603,7 +756,7 @@ export class Client {
   // -- sessions ---------------------------------------------------------------------------
 
   /**
-   * Log in. Tries once: a person who waits for it can try again.
+   * Log in. Tries each server once: a person who waits for it can try again.
    *
    * @returns {Promise<{username: string, session: string, position: number, unread: number}>}
    */
@@ -631,7 +784,7 @@ export class Client {
     this.#requireNoSession();
     const session = { token, username: null, seen: null, position: null };
     this.#session = session;
-    this.#enter(newState("connecting"));
+    this.#enter("connecting");
     const resumed = new Promise((resolve, reject) => Object.assign(session, { resolve, reject }));
     this.#keep(session, null);
     return resumed;
@@ -715,9 +868,12 @@ export class Client {
     });
   }
 
-  /** Make the next attempt now, if one is waited for: the network is back, say. */
+  /**
+   * Make the next attempt now, if one is waited for: the network is back, say. Not before the time
+   * that the server has asked for.
+   */
   retryNow() {
-    this.#wake();
+    if (performance.now() >= this.#notBefore) this.#wake();
   }
 
   /** Acknowledge what is dealt with, and end; the session goes on at the server. */
@@ -730,7 +886,7 @@ export class Client {
       await commands.ask("ack", { up_to: seen }, { seconds: 1 }).catch(() => {});
     }
     this.#drop(new ClientClosed("the client is closed"));
-    this.#enter(newState("closed"));
+    this.#enter("closed");
   }
 
   // -- the session's life -----------------------------------------------------------------
@@ -760,23 +916,37 @@ export class Client {
     this.#requireNoSession();
     const session = { token: null, username: null, seen: null, position: null };
     this.#session = session;
-    this.#enter(newState("connecting"));
-    let commands;
-    try {
-      commands = await Connection.open(this.url, this.#settings);
-      const reply = await commands.ask(op, fields, { seconds: this.#settings.commandSeconds });
-      if (this.#session !== session) throw new ClientClosed("the client is closed");
-      this.#bind(session, reply, commands);
-      this.#keep(session, commands);
-      return reply;
-    } catch (error) {
-      commands?.fail(error);
-      if (this.#session === session) {
-        this.#session = null;
-        this.#enter(newState("logged out"));
+    this.#enter("connecting");
+    for (;;) {
+      const { url } = this.#route;
+      let commands;
+      try {
+        commands = await Connection.open(url, this.#settings);
+        const reply = await commands.ask(op, fields, { seconds: this.#settings.commandSeconds });
+        if (this.#session !== session) throw new ClientClosed("the client is closed");
+        this.#bind(session, reply, commands);
+        this.#keep(session, commands);
+        return reply;
+      } catch (error) {
+        commands?.fail(error);
+        const isAway = error instanceof NotConnected;
+        if (isAway || error.code === "shutting_down") {
+          const goesOn = this.#route.failed(url, this.#named(error, url));
+          if (goesOn && isAway && this.#session === session) continue;
+        }
+        if (this.#session === session) {
+          this.#session = null;
+          this.#enter("logged out");
+        }
+        throw error;
       }
-      throw error;
     }
+  }
+
+  /** Return the servers that one names as it ends, as far as they may be gone to. */
+  #named(error, url) {
+    const named = believed(error.endpoints ?? [], url);
+    return named.filter((each) => this.urls.includes(each) || this.#settings.mayGoTo(each));
   }
 
   #bind(session, reply, connection) {
@@ -794,17 +964,24 @@ export class Client {
     while (lasts()) {
       let since = null;
       let broke;
+      const { url } = this.#route;
       try {
-        commands ??= await this.#resumed(session);
-        const mail = this.#settings.onMessage && (await this.#resumed(session));
+        commands ??= await this.#resumed(session, url);
+        const mail = this.#settings.onMessage && (await this.#resumed(session, url));
         if (!lasts()) {
           commands.fail(new ClientClosed("the session has ended"));
           mail?.fail(new ClientClosed("the session has ended"));
           return;
         }
         since = performance.now();
+        this.#route.works(url);
         this.#online(session, commands, mail);
         broke = await Promise.race([commands.broken, mail?.broken ?? new Promise(() => {})]);
+        if (!(broke instanceof RequestError) && mail) {
+          // A server that ends closes this one without a word, and tells the watch what is next.
+          const said = await Promise.race([mail.broken, after(LAST_WORDS_MS)]);
+          if (said instanceof RequestError) broke = said;
+        }
         mail?.fail(broke);
         if (ENDS_SESSION.has(broke.code) && session.leaving) {
           await Promise.race([session.leaving, commands.broken]);
@@ -821,17 +998,24 @@ export class Client {
       // One that was of use is replaced at once, but not again and again.
       const useful = since !== null && performance.now() - since > 1000 * backoff.first;
       if (useful) backoff.reset();
+      let seconds = 0;
       if (useful && !(broke instanceof RequestError)) {
-        this.#enter(newState("reconnecting", broke.message));
+        if (broke instanceof TimedOut) this.#route.avoid(url);
       } else {
-        await this.#pause(Math.max(1000 * backoff.next(), broke.retryAfter ?? 0), broke.message);
+        const goesOn = this.#route.failed(url, this.#named(broke, url));
+        if (!goesOn) seconds = backoff.next();
+        const asked = Math.min(broke.retryAfter ?? 0, LONGEST_RETRY_MS) / 1000;
+        seconds = Math.max(seconds, backoff.asked(asked));
+        this.#notBefore = performance.now() + 1000 * asked;
       }
+      if (seconds > 0) await this.#pause(1000 * seconds, broke.message);
+      else this.#enter("reconnecting", broke.message);
     }
   }
 
   /** Return a new connection that is bound to the session. */
-  async #resumed(session) {
-    const connection = await Connection.open(this.url, this.#settings);
+  async #resumed(session, url) {
+    const connection = await Connection.open(url, this.#settings);
     try {
       const rewound = session.seen === null && session.username !== null;
       const reply = await connection.ask("resume", { session: session.token });
@@ -848,7 +1032,7 @@ export class Client {
     this.#lines = { commands, mail };
     if (mail !== null) new Stream(mail, session, this.#settings, this.#settings.onMessage);
     else this.#tryNowAndThen(commands);
-    this.#enter(newState("online"));
+    this.#enter("online");
     const { username, token, position, unread } = session;
     session.resolve?.({ username, session: token, position, unread });
     this.#flush();
@@ -864,14 +1048,14 @@ export class Client {
   }
 
   async #pause(ms, reason) {
-    this.#enter(newState("reconnecting", reason, performance.now() + ms));
+    this.#enter("reconnecting", reason, performance.now() + ms);
     await new Promise((resolve) => {
       const timer = setTimeout(resolve, ms);
       this.#wake = () => (clearTimeout(timer), resolve());
     });
     this.#wake = () => {};
     if (!this.#closed && this.#session !== null) {
-      this.#enter(newState("reconnecting", reason));
+      this.#enter("reconnecting", reason);
     }
   }
 
@@ -879,7 +1063,7 @@ export class Client {
   #end(error) {
     if (this.#session === null) return;
     this.#drop(error ?? new RequestError("not_logged_in", "the session was logged out"));
-    this.#enter(newState("logged out", error?.message ?? null));
+    this.#enter("logged out", error?.message ?? null);
   }
 
   #drop(error) {
@@ -893,8 +1077,10 @@ export class Client {
     session?.reject?.(error);
   }
 
-  #enter(state) {
+  #enter(kind, reason = null, retryAt = null) {
     if (this.#state.kind === "closed") return;
+    const node = this.#lines?.commands.node ?? null;
+    const state = newState(kind, reason, retryAt, this.#route.url, node);
     this.#state = state;
     try {
       this.#settings.onState(state);
