@@ -5,7 +5,8 @@ epoch (`twinline.stores.valkey.engine`). The policy's numbers are part of the te
 
 The hash of a mailbox has these fields: ``p`` the position, ``l`` the last seq, ``n`` how many
 messages lie beyond the position, ``k`` how many do not, ``o`` when the oldest ack that counts was
-made, or nothing, ``r`` and ``e`` the epoch, and ``x`` when send_ids were last given their time.
+made, or nothing, ``r`` and ``e`` the epoch, ``x`` when send_ids were last given their time, and
+``f`` when the first of them was sent.
 
 Lua's numbers are doubles, exact up to 2^53 as seqs and times are; but Lua writes them with 14
 digits, so they become text by ``%.0f`` alone.
@@ -30,7 +31,7 @@ _OPEN: Final = """
 local b, m, a, u, t, s = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local call = redis.call
 local function str(x) return string.format('%.0f', x) end
-local v = call('HMGET', b, 'p', 'l', 'n', 'k', 'o', 'r', 'e', 'x')
+local v = call('HMGET', b, 'p', 'l', 'n', 'k', 'o', 'r', 'e', 'x', 'f')
 if not v[1] then return NO_MAILBOX end
 local p, l, n, k = tonumber(v[1]), tonumber(v[2]), tonumber(v[3]), tonumber(v[4])
 local o, e, epoch = tonumber(v[5]), tonumber(v[7]), ARGV[#ARGV - 1]
@@ -116,34 +117,47 @@ if counts then
     call('HDEL', u, key)
     call('ZREM', s, member(string.match(key, '^[^%z]*'), at))
   end
+  local known_first = tonumber(v[9])
   if stale then
     call('XDEL', t, stale .. '-0')
     call('ZREM', s, member(sender_id, stale))
+    known_first = nil
   end
   local remembered = call('XLEN', t)
-  for _ = 1, 2 do
+  local function first_sent()
     local first = call('XRANGE', t, '-', '+', 'COUNT', 1)[1]
-    if not first then break end
-    local apart = now - tonumber(first[2][8])
-    if apart > -SPAN and apart < SPAN then break end
-    forget(first)
-    remembered = remembered - 1
+    return first and tonumber(first[2][8]), first
+  end
+  local function counts_still(sent) return now - sent > -SPAN and now - sent < SPAN end
+  local first_at = remembered > 0 and known_first or now
+  if remembered > 0 and not (known_first and counts_still(known_first)) then
+    for _ = 1, 2 do
+      local sent, first = first_sent()
+      if not first or counts_still(sent) then break end
+      forget(first)
+      remembered = remembered - 1
+    end
+    first_at = first_sent() or now
   end
   if remembered >= PER_MAILBOX then
-    for _, first in ipairs(call('XRANGE', t, '-', '+', 'COUNT', remembered - PER_MAILBOX + 1)) do
-      forget(first)
+    local surplus = remembered - PER_MAILBOX + 1
+    for _, first in ipairs(call('XRANGE', t, '-', '+', 'COUNT', surplus)) do forget(first) end
+    first_at = nil
+  end
+  if remembered >= PER_SENDER then
+    local from, to = '[' .. sender_id .. '\\0', '(' .. sender_id .. '\\1'
+    local surplus = call('ZLEXCOUNT', s, from, to) - PER_SENDER + 1
+    if surplus > 0 then
+      for _, each in ipairs(call('ZRANGEBYLEX', s, from, to, 'LIMIT', 0, surplus + AT_ONCE)) do
+        local id = str(tonumber(string.sub(each, -16))) .. '-0'
+        local entry = call('XRANGE', t, id, id)[1]
+        if entry then forget(entry) else call('ZREM', s, each) end
+      end
+      first_at = nil
     end
   end
-  local from, to = '[' .. sender_id .. '\\0', '(' .. sender_id .. '\\1'
-  local mine = call('ZLEXCOUNT', s, from, to)
-  if mine >= PER_SENDER then
-    local surplus = mine - PER_SENDER + 1 + AT_ONCE
-    for _, each in ipairs(call('ZRANGEBYLEX', s, from, to, 'LIMIT', 0, surplus)) do
-      local id = str(tonumber(string.sub(each, -16))) .. '-0'
-      local entry = call('XRANGE', t, id, id)[1]
-      if entry then forget(entry) else call('ZREM', s, each) end
-    end
-  end
+  if not first_at then first_at = first_sent() or now end
+  if first_at ~= tonumber(v[9]) then call('HSET', b, 'f', str(first_at)) end
   call('XADD', t, seq .. '-0', 'k', send_id, 'c', content, 'i', message_id, 's', sent_at)
   call('HSET', u, send_id, seq)
   call('ZADD', s, 0, member(sender_id, seq))
