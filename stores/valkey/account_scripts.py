@@ -29,6 +29,7 @@ local function end_sessions(tokens)
   for i = 1, #tokens, 200 do
     local some = {unpack(tokens, i, math.min(i + 199, #tokens))}
     redis.call('HDEL', KEYS[2], unpack(some))
+    for at, token in ipairs(some) do some[at] = #token .. ':' .. token end
     redis.call('SPUBLISH', string.sub(KEYS[2], 1, -2) .. 'e', table.concat(some))
   end
 end
@@ -111,7 +112,7 @@ return 1
 """
 _CLOSE: Final = """
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
-redis.call('SPUBLISH', string.sub(KEYS[1], 1, -2) .. 'e', ARGV[1])
+redis.call('SPUBLISH', string.sub(KEYS[1], 1, -2) .. 'e', #ARGV[1] .. ':' .. ARGV[1])
 return 1
 """
 _NOTE_ADDRESS: Final = f"""{_LIVE}

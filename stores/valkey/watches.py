@@ -23,7 +23,6 @@ from twinline.stores.valkey.keys import Keys
 from twinline.stores.valkey.lane import Call, plain
 from twinline.stores.valkey.url import Address
 
-_TOKEN_BYTES: Final = 32
 _CHUNK: Final = 256  # watches that are read again in one pipeline
 Tokens = Collection[bytes]
 """Token hashes."""
@@ -265,9 +264,8 @@ class Watches:
                 return _grown(watch, int(payload))
         if mail:
             return self.box_gone(account_id)
-        tokens = [payload[at : at + _TOKEN_BYTES] for at in range(0, len(payload), _TOKEN_BYTES)]
         self.ended(account_id)
-        return self.sessions_ended(account_id, tokens)
+        return self.sessions_ended(account_id, _tokens(payload))
 
     # --- for the thread that reads again
 
@@ -359,6 +357,16 @@ def _grown(watch: Watch, last: int) -> tuple[Wake, ...]:
         return ()
     watch.noted = last
     return watch.wakes()
+
+
+def _tokens(payload: bytes) -> list[bytes]:
+    """Return the token hashes in a notice, each of which is LENGTH:HASH."""
+    tokens = []
+    while payload:
+        length, _, rest = payload.partition(b":")
+        tokens.append(rest[: int(length)])
+        payload = rest[int(length) :]
+    return tokens
 
 
 def _nothing() -> None:

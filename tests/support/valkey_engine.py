@@ -240,16 +240,15 @@ class ValkeyCluster:
     def __init__(self, primaries: int = 3, **settings: object) -> None:
         """Start a new and empty cluster; it takes about two seconds."""
         self.engines: list[ValkeyEngine] = []
+        self._replicas: list[ValkeyEngine] = []
+        self._settings = {
+            "cluster_enabled": "yes",
+            "cluster_node_timeout": 2000,
+            "cluster_require_full_coverage": "no",
+        } | settings
         try:
             for _ in range(primaries):
-                self.engines.append(
-                    ValkeyEngine(
-                        cluster_enabled="yes",
-                        cluster_node_timeout=3000,
-                        cluster_require_full_coverage="no",
-                        **settings,
-                    )
-                )
+                self.engines.append(ValkeyEngine(**self._settings))
             self._join()
         except BaseException:
             self.close()
@@ -288,20 +287,52 @@ class ValkeyCluster:
 
     def move(self, key: str) -> ValkeyEngine:
         """Move the slot of a key to another server with all that is in it; return that server."""
+        slot, source, target = self.begin_move(key)
+        self.end_move(slot, source, target)
+        return target
+
+    def begin_move(self, key: str) -> tuple[int, ValkeyEngine, ValkeyEngine]:
+        """Begin to move the slot of a key; return the slot, who has it, and who will."""
         slot = int(self.engines[0].command("CLUSTER", "KEYSLOT", key))
         source = self.owner(slot)
         target = next(each for each in self.engines if each is not source)
-        names = {each: each.command("CLUSTER", "MYID") for each in self.engines}
-        target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
-        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+        target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.command("CLUSTER", "MYID"))
+        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.command("CLUSTER", "MYID"))
+        return slot, source, target
+
+    def move_keys(self, source: ValkeyEngine, target: ValkeyEngine, *keys: str) -> None:
+        """Move some keys of a slot that is on its way."""
+        source.command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+
+    def end_move(self, slot: int, source: ValkeyEngine, target: ValkeyEngine) -> None:
+        """Move what is left of a slot, and then the slot."""
         while keys := source.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
-            source.command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            self.move_keys(source, target, *keys)
+        name = target.command("CLUSTER", "MYID")
         for each in (target, source, *self.engines):
-            each.command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
-        return target
+            each.command("CLUSTER", "SETSLOT", slot, "NODE", name)
+
+    def add_replica(self, primary: ValkeyEngine) -> ValkeyEngine:
+        """Start a replica of one of them, which takes its place when that fails."""
+        made = ValkeyEngine(**self._settings)
+        self._replicas.append(made)
+        made.command("CLUSTER", "MEET", "127.0.0.1", primary.port)
+        name = primary.command("CLUSTER", "MYID")
+
+        def replicates() -> bool:
+            try:
+                made.command("CLUSTER", "REPLICATE", name)
+            except Exception:  # it does not know the primary yet
+                return False
+            return made.info("replication")["master_link_status"] == "up"
+
+        wait_until(replicates, "the replica follows", _START_SECONDS)
+        return made
 
     def close(self) -> None:
         """End all its servers."""
+        for engine in self._replicas:
+            engine.close()
         for engine in self.engines:
             engine.close()
 

@@ -1,16 +1,11 @@
-"""The store kit on real engines: one server, a cluster, and Redis."""
+"""The store kit on real engines: one server, a cluster, and Redis; by one node, and by two."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from valkey_engine import (
-    REDIS,
-    StartEngine,
-    ValkeyCluster,
-    ValkeyEngine,
-    missing,
-)
+from valkey_engine import REDIS, StartEngine, ValkeyCluster, ValkeyEngine, missing
 
 from twinline.core.store import MailboxPolicy, Store
 from twinline.stores.conformance import check_store
@@ -20,10 +15,11 @@ GRACE_SECONDS = 0.3
 
 
 class Stores:
-    """What opens stores of an engine, each with keys of its own, and opens them again."""
+    """What opens stores on some engines, each with keys of its own, and opens them again."""
 
-    def __init__(self, url: Callable[[], str]) -> None:
+    def __init__(self, url: Callable[..., str], engines: Sequence[ValkeyEngine]) -> None:
         self._url = url
+        self._engines = engines
         self._policies: dict[Store, MailboxPolicy] = {}
 
     def open(self, policy: MailboxPolicy) -> ValkeyStore:
@@ -31,6 +27,11 @@ class Stores:
         store = ValkeyStore(parse_url(self._url()), policy, grace_seconds=GRACE_SECONDS)
         self._policies[store] = policy
         return store
+
+    def nodes(self, first: Store, policy: MailboxPolicy, count: int) -> list[Store]:
+        """Open a store that is open already so many times more."""
+        assert isinstance(first, ValkeyStore)
+        return [ValkeyStore(first.target, policy) for _ in range(count)]
 
     def reopen(self, store: Store) -> ValkeyStore:
         """Close a store and open it again."""
@@ -41,30 +42,50 @@ class Stores:
         self._policies[again] = policy
         return again
 
+    def put_back(self, store: Store) -> ValkeyStore:
+        """Open a store again whose engines have other data, as far as they say."""
+        for engine in self._engines:
+            engine.command("DEBUG", "CHANGE-REPL-ID")
+        return self.reopen(store)
+
+    @contextmanager
+    def failing(self, store: Store) -> Iterator[None]:
+        """Have the engines refuse to write."""
+        for engine in self._engines:
+            engine.set(min_replicas_to_write=1)
+        try:
+            yield
+        finally:
+            for engine in self._engines:
+                engine.set(min_replicas_to_write=0)
+
 
 def test_it_keeps_every_rule(valkey: ValkeyEngine) -> None:
-    stores = Stores(valkey.url)
-
-    def put_back(store: Store) -> Store:
-        valkey.command("DEBUG", "CHANGE-REPL-ID")
-        return stores.reopen(store)
-
-    report = check_store(stores.open, reopen=stores.reopen, put_back=put_back)
-    print(report)
+    stores = Stores(valkey.url, [valkey])
+    report = check_store(
+        stores.open, reopen=stores.reopen, failing=stores.failing, put_back=stores.put_back
+    )
+    assert all("several nodes" in why for why in report.skipped)
 
 
-def test_it_keeps_every_rule_on_a_cluster(valkey_cluster: ValkeyCluster) -> None:
-    stores = Stores(valkey_cluster.url)
+def test_two_nodes_keep_every_rule(valkey: ValkeyEngine) -> None:
+    stores = Stores(valkey.url, [valkey])
+    check_store(stores.open, open_nodes=stores.nodes, reopen=stores.reopen)
 
-    def put_back(store: Store) -> Store:
-        for engine in valkey_cluster.engines:
-            engine.command("DEBUG", "CHANGE-REPL-ID")
-        return stores.reopen(store)
 
-    print(check_store(stores.open, reopen=stores.reopen, put_back=put_back))
+def test_a_cluster_keeps_every_rule(valkey_cluster: ValkeyCluster) -> None:
+    stores = Stores(valkey_cluster.url, valkey_cluster.engines)
+    check_store(
+        stores.open,
+        open_nodes=stores.nodes,
+        reopen=stores.reopen,
+        failing=stores.failing,
+        put_back=stores.put_back,
+    )
 
 
 @pytest.mark.skipif(missing(REDIS) is not None, reason=str(missing(REDIS)))
-def test_it_keeps_every_rule_on_redis(start_valkey: StartEngine) -> None:
-    stores = Stores(start_valkey(REDIS).url)
-    print(check_store(stores.open, reopen=stores.reopen))
+def test_redis_keeps_every_rule(start_valkey: StartEngine) -> None:
+    engine = start_valkey(REDIS)
+    stores = Stores(engine.url, [engine])
+    check_store(stores.open, reopen=stores.reopen)
