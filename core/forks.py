@@ -38,10 +38,15 @@ def watch_forks(inherited: Inherited) -> None:
 
 
 def refuse_calls(half: ABC) -> None:
-    """Have every method of its contract raise `ForkedStore` from now on."""
+    """Have every method of its contract raise `ForkedStore` from now on.
+
+    Also those that the contract writes out: a store may have its own, which ask its engine.
+    """
     for contract in type(half).__mro__:
-        for name in getattr(contract, "__abstractmethods__", ()):
-            setattr(half, name, _refuse)
+        if getattr(contract, "__abstractmethods__", None):
+            for name, member in vars(contract).items():
+                if not name.startswith("_") and callable(member):
+                    setattr(half, name, _refuse)
 
 
 def _refuse(*_arguments: object, **_options: object) -> NoReturn:

@@ -19,7 +19,7 @@ from waiting import Call, wait_event
 
 from twinline.core.forks import ForkedStore
 from twinline.core.service import ChatService
-from twinline.core.store import Store
+from twinline.core.store import MailboxLook, Store
 from twinline.stores.memory import MemoryStore
 from twinline.stores.sqlite import SqliteStore, StoreLocked
 
@@ -29,6 +29,9 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "read": lambda store: store.mailboxes.read("bob", 0, 9, ALL),
     "on_mail": lambda store: store.mailboxes.on_mail("bob", lambda: None),
     "find": lambda store: store.accounts.find("ann"),
+    "recipient": lambda store: store.accounts.recipient("ann"),
+    "look": lambda store: store.mailboxes.look(MailboxLook("bob", 0, 9, ALL, None, 1)),
+    "look_many": lambda store: store.mailboxes.look_many([]),
     "find_session": lambda store: store.accounts.find_session(key("ann")),
     "open_session": lambda store: store.accounts.open_session(session("ann")),
     "page": lambda store: store.accounts.withdraw("ann", keep_name=False),

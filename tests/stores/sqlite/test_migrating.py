@@ -13,6 +13,7 @@ from sqlite_faults import Faults
 from store_samples import DAY, HOUR, VERSION_1, account, draft
 from waiting import wait_until
 
+from twinline.core.certificates import Certificate, stamp
 from twinline.core.errors import NoSuchUser, SendIdConflict, SessionExpired, StoreUnavailable
 from twinline.core.passwords import profile_of
 from twinline.core.service import ChatService
@@ -197,10 +198,12 @@ def test_a_later_version_is_refused(path: Path) -> None:
     assert pragma(path, "application_id") == APPLICATION_ID
 
 
-@pytest.mark.parametrize("stamp", ["", ".c2lnbmVk.1767225600000"], ids=["password", "certificate"])
-def test_a_token_of_before_is_resumed_used_and_ended(tmp_path: Path, stamp: str) -> None:
-    path, token = tmp_path / "chat.db", f"{'s' * 43}{stamp}"
-    key, now = key_of(token), FakeClock().now
+@pytest.mark.parametrize("certified", [False, True], ids=["password", "certificate"])
+def test_a_token_of_before_is_resumed_used_and_ended(tmp_path: Path, certified: bool) -> None:
+    now = FakeClock().now
+    certificate = Certificate("ann", bytes(32), now + DAY)
+    path, token = tmp_path / "chat.db", "s" * 43 + (stamp(certificate) if certified else "")
+    key = key_of(token)
     with SqliteStore(path) as store:
         ann = account("ann")
         store.accounts.create(ann)
