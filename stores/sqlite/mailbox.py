@@ -8,44 +8,18 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
-from twinline.core.errors import CursorInvalid
-from twinline.core.store import MailboxPolicy, Standing
+from twinline.core.store import MailboxPolicy
 from twinline.stores.rules import history_ends
+from twinline.stores.sql.ageing import aged
+from twinline.stores.sql.mailbox import NO_SUCH_SEQ, MailboxRow
 
 Tables = Callable[[], sqlite3.Connection]
 """Returns the connection, when all that was appended so far is in the tables."""
-NO_SUCH_SEQ: Final = 2**62
-"""Above every seq and every time, and within SQLite's integers."""
-LONG_AGO: Final = -NO_SUCH_SEQ
-"""Below every time."""
 
 
 @dataclass(slots=True)
-class Mailbox:
-    """A row of ``mailboxes``, its columns in the table's order.
-
-    Attributes:
-        number: the key of its messages.
-        account_id: whose it is.
-        position: the last acked seq.
-        last: the last seq that was given out.
-        unread: how many messages have a seq above the position.
-        acked: how many have not.
-        oldest_ack: when the first ack that still counts was made, or None.
-    """
-
-    number: int
-    account_id: str
-    position: int = 0
-    last: int = 0
-    unread: int = 0
-    acked: int = 0
-    oldest_ack: int | None = None
-
-    @property
-    def standing(self) -> Standing:
-        """The position and how many messages lie beyond it."""
-        return Standing(self.position, self.unread)
+class Mailbox(MailboxRow):
+    """A row of ``mailboxes``, its columns in the table's order."""
 
     @property
     def columns(self) -> tuple[int | str | None, ...]:
@@ -69,9 +43,7 @@ class Mailbox:
         Raises:
             CursorInvalid: ``up_to`` is beyond the last seq.
         """
-        if up_to > self.last:
-            raise CursorInvalid
-        if up_to <= self.position:
+        if not self.moves(up_to):
             return
         connection = tables()
         (moved,) = connection.execute(
@@ -80,11 +52,7 @@ class Mailbox:
         ).fetchone()
         if moved:  # else there is nothing that could age
             connection.execute("INSERT INTO acks VALUES (?, ?, ?)", (self.number, up_to, now))
-            if self.oldest_ack is None:
-                self.oldest_ack = now
-        self.position = up_to
-        self.unread -= moved
-        self.acked += moved
+        self.move(up_to, moved, now)
 
     def delete(self, tables: Tables, seqs: Collection[int]) -> int:
         """Delete messages, and return how many of them there were."""
@@ -101,12 +69,6 @@ class Mailbox:
         self.unread -= unread
         self.acked -= acked
         return unread + acked
-
-    def needs_trim(self, policy: MailboxPolicy, now: int) -> bool:
-        """Return whether there may be acked messages beyond the history kept at ``now``."""
-        if self.acked > policy.history_messages:
-            return True
-        return self.oldest_ack is not None and self.oldest_ack <= history_ends(policy, now)
 
     def trim(self, tables: Tables, policy: MailboxPolicy, now: int) -> None:
         """Remove acked messages beyond the history that the policy keeps at ``now``."""
@@ -140,12 +102,7 @@ class Mailbox:
         ).rowcount
 
 
-# Acks age in their order: one that aged behind one that has not waits for it, as time may have
-# been set back between them.
-AGED: Final = """ifnull((
-    SELECT max(position) FROM acks WHERE box = :box AND position < ifnull(
-        (SELECT min(position) FROM acks WHERE box = :box AND acked_at > :ends), 4611686018427387904)
-), 0)"""
+AGED: Final = aged(":box", ":ends")
 """The seq up to which a mailbox's history has aged, for ``:box`` at ``:ends``."""
 
 

@@ -8,7 +8,7 @@ rows at a time, or before something has to look at the messages in the table.
 import sqlite3
 from typing import Any, Final
 
-from twinline.core.errors import MailboxFull, NoSuchUser
+from twinline.core.errors import NoSuchUser
 from twinline.core.store import Draft, MailboxPolicy
 from twinline.stores.sqlite.mailbox import Mailbox, Tables, to_column
 from twinline.stores.sqlite.rows import write_rows
@@ -78,8 +78,7 @@ class MailboxRows:
         Raises:
             MailboxFull: too many are not acked.
         """
-        if box.unread >= policy.mailbox_messages:
-            raise MailboxFull
+        box.require_room(policy)
         row = (
             box.number,
             box.last + 1,
@@ -89,8 +88,7 @@ class MailboxRows:
             draft.sent_at,
         )
         self.mark_changed(transaction, box)
-        box.last += 1
-        box.unread += 1
+        box.add()
         self._messages.append(row)
 
     def tables(self, transaction: Transaction) -> Tables:

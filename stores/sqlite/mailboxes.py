@@ -26,7 +26,8 @@ from twinline.core.store import (
 from twinline.core.waiting import Wake, wake_after_reply
 from twinline.stores.rules import fingerprint, fitting, history_ends
 from twinline.stores.shared.subscriptions import Subscriptions
-from twinline.stores.sqlite.mailbox import AGED, NO_SUCH_SEQ, Mailbox, Tables, from_column
+from twinline.stores.sql.mailbox import NO_SUCH_SEQ
+from twinline.stores.sqlite.mailbox import AGED, Mailbox, Tables, from_column
 from twinline.stores.sqlite.mailbox_rows import MailboxRows
 from twinline.stores.sqlite.old_send_ids import OldSendIds
 from twinline.stores.sqlite.readers import Readers

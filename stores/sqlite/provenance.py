@@ -16,19 +16,14 @@ compared before SQLite uses the log.
 
 import secrets
 import sqlite3
-import time
 from contextlib import closing
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from twinline.core.store import SEQ_JUMP
 from twinline.stores.shared.opening import StoreNotOpened
+from twinline.stores.sql.epochs import jump, next_epoch
 from twinline.stores.sqlite.file import APPLICATION_ID, StoreFile
 from twinline.stores.sqlite.lock import FileLock
-
-_BEGAN: Final = 1_767_225_600  # 2026, in seconds since 1970
-_TICK: Final = 600  # seconds
-_MOST: Final = 2**20  # ticks, or 20 years; 2^53 holds as many renewals after them
 
 
 class _Identity(NamedTuple):
@@ -127,10 +122,8 @@ def renew_epoch(connection: sqlite3.Connection, place: str, beyond: int = 0) -> 
         beyond: an epoch that readers of the file may have seen already.
     """
     (epoch,) = connection.execute("SELECT epoch FROM store").fetchone()
-    # By the clock, for one backup may be put back twice, and must not give the same seqs twice.
-    ticks = min(int(time.time() - _BEGAN) // _TICK, _MOST)
-    new = max(epoch + 1, beyond + 1, ticks)
-    connection.execute("UPDATE mailboxes SET last = last + ?", ((new - epoch) * SEQ_JUMP,))
+    new = next_epoch(epoch, beyond)
+    connection.execute("UPDATE mailboxes SET last = last + ?", (jump(epoch, new),))
     connection.execute("UPDATE store SET epoch = ?, place = ?", (new, place))
 
 

@@ -8,16 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from twinline.core.errors import SendIdConflict
 from twinline.core.store import Draft, MailboxPolicy, Receipt
 from twinline.stores.rules import send_ids_count
-from twinline.stores.sqlite.mailbox import LONG_AGO, NO_SUCH_SEQ, Mailbox, to_column
+from twinline.stores.sql.mailbox import LONG_AGO, NO_SUCH_SEQ
+from twinline.stores.sql.send_ids import first_receipt, surplus
+from twinline.stores.sqlite.mailbox import Mailbox, to_column
 from twinline.stores.sqlite.rows import read_rows, write_rows
 from twinline.stores.sqlite.writer import Transaction
 
 _EXPIRE: Final = 2  # expired ones removed for each write: so they go, and none pays for all
 _COUNTED: Final = 10_000  # mailboxes whose send_ids are counted from one transaction to the next
-_AT_ONCE: Final = 8  # beyond a bound this part of it goes: finding the oldest reads all of them
 Key = tuple[int, str, str | bytes]
 """A mailbox's number, a sender's account id, and its send_id as its column has it."""
 _Row = tuple[int, str, str | bytes, bytes, str, int, int]
@@ -74,15 +74,7 @@ class SendIds:
         if self._transaction is not transaction:
             self._begin(transaction, wanted(transaction), draft.sent_at)
         known = None if key is None else self._known.get(key)
-        if known is None:
-            return None
-        first, message_id, sent_at = known
-        begin, end = send_ids_count(self._policy, draft.sent_at)
-        if not begin < sent_at < end:
-            return None
-        if first != content:
-            raise SendIdConflict
-        return Receipt(message_id, sent_at)
+        return first_receipt(self._policy, draft, content, known)
 
     def keep(
         self, transaction: Transaction, key: Key, draft: Draft, content: bytes, seq: int
@@ -153,7 +145,7 @@ class SendIds:
             values,
         ).fetchone()
         if count > most:
-            values["surplus"] = count - most + most // _AT_ONCE
+            values["surplus"] = surplus(count, most)
             connection.execute(
                 f"DELETE FROM send_ids WHERE {mine} AND seq IN "  # noqa: S608
                 f"(SELECT seq FROM send_ids WHERE {mine} ORDER BY seq LIMIT :surplus)",

@@ -1,9 +1,6 @@
 """The one thread that writes a SQLite store: it commits all that waits as one transaction.
 
-A commit costs one sync of the disk however much is in it. So writes are not made by the threads
-that ask for them: each leaves its write here and waits, and the writer takes all that wait into
-the next transaction, while the ones after them gather (group commit: DeWitt et al. 1984,
-"Implementation techniques for main memory database systems", section 5).
+The queue before it and how its threads are told is `twinline.stores.sql.writes`.
 
 1. No call returns before its commit has.
 2. A write that raises is refused alone. It looks before it writes; should it raise after it has
@@ -16,26 +13,20 @@ the next transaction, while the ones after them gather (group commit: DeWitt et 
 4. While the trial fails, writes are refused at once, and it is tried again soon.
 5. A write that needs a damaged page is refused alone. What fails may be a statement for all writes
    of a transaction, so half of them are tried by themselves, and halves of that.
-6. Whom a write wakes is woken by the thread that asked for it, after its commit; by this one, which
-   all that write wait for, only where no thread asked or the one that did waits no more.
 """
 
 import logging
 import sqlite3
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from queue import Empty, SimpleQueue
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import StoreUnavailable
-from twinline.core.interrupts import may_be_interrupted
-from twinline.core.locks import may_block, new_lock
-from twinline.core.waiting import Waiter, Wake, wake_all
+from twinline.core.waiting import Wake, wake_all
 from twinline.stores.shared.complaints import Complaints
+from twinline.stores.sql.writes import WAIT_SECONDS, Request, WriteQueue, follow
 from twinline.stores.sqlite.file import BUSY_SECONDS
 from twinline.stores.sqlite.lock import FileLock
 
@@ -43,8 +34,6 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-WAIT_SECONDS: Final = 30.0
-"""How long a write may wait for its commit before its thread gives up."""
 _IDLE_SECONDS: Final = 1.0  # with nothing to do for so long, the log goes into the database
 _BATCH: Final = 1_000  # the most writes in a transaction: what waits behind it is not kept long
 _LOOK_SECONDS: Final = 0.1  # how old a look at the file's name may be when a write is acknowledged
@@ -82,47 +71,14 @@ class Transaction:
 Write = Callable[[Transaction], Result]
 """Reads, decides and then writes; raises what its caller shall get. To refuse although it has
 written something that is to stay, it returns the error instead of raising it."""
-
-
-class _Request:
-    """A write that waits, and the one whose thread is notified after it.
-
-    The writer notifies the first thread of a transaction, and each thread the next one. Were all
-    notified at once, all would want the interpreter at once, and most of them would be woken only
-    to wait for it.
-    """
-
-    __slots__ = (
-        "abandoned",
-        "committed",
-        "next",
-        "notifies",
-        "outcome",
-        "value",
-        "wakes",
-        "write",
-    )
-
-    def __init__(self, write: Write[Any], *, notifies: bool) -> None:
-        self.write = write
-        self.wakes: list[Wake] = []
-        # Whether its thread waits no more, and whether the writer is through with it. Each of the
-        # two says its own first and then looks at the other's, so one of them calls the wakes.
-        self.abandoned = False
-        self.committed = False
-        self.value: Any = None
-        self.outcome: SimpleQueue[Any] = SimpleQueue()
-        self.next: _Request | None = None
-        # Whether a thread waits for it that will notify the next; guarded by the queue lock. The
-        # main thread is not relied on, for a signal's handler may raise in it.
-        self.notifies = notifies
+_WriteRequest = Request[Callable[[Transaction], object]]
 
 
 class _PageDamaged(Exception):
     """A write needs a page of the file that is damaged."""
 
 
-class Writer:
+class Writer(WriteQueue[Callable[[Transaction], object]]):
     """Takes writes from any thread and makes them in its own.
 
     Attributes:
@@ -147,25 +103,9 @@ class Writer:
         self._connect = connect
         self._file = lock
         self._connection: sqlite3.Connection | None = connect()
-        self._lock = new_lock("queue")
-        self._waiting: list[_Request] = []  # guarded by the queue lock
-        self._refusing = False  # guarded by the queue lock
-        self._closed = False  # guarded by the queue lock
-        self._work = Waiter()
         self._damage = Complaints(log)
-        self._kept: object = None
         self._log_is_empty = False  # the writer's thread's
-        self._thread = threading.Thread(target=self._run, name="sqlite writer", daemon=True)
-
-    def start(self, kept: object) -> None:
-        """Start the thread; `close` ends it, even if this was interrupted.
-
-        Args:
-            kept: what is not finalised before the thread has ended. In a forked child, which has
-                no such thread, that is never: its stack is neither used nor taken down.
-        """
-        self._kept = kept
-        self._thread.start()
+        super().__init__("sqlite writer")
 
     def do(
         self,
@@ -186,93 +126,14 @@ class Writer:
             RuntimeError: called in the writer's own thread, by a wake: it would wait for itself.
             Exception: what the write raises or returns.
         """
-        may_block("writing the store")
-        if threading.get_ident() == self._thread.ident:
-            raise RuntimeError("a wake must not write to the store: the store's writer called it")
-        request = _Request(write, notifies=not may_be_interrupted())
-        try:
-            value = self._outcome(request, seconds)
-            if request.wakes:
-                wake(request.wakes)
-        except BaseException:
-            # It may yet be committed.
-            request.abandoned = True
-            if request.committed:
-                wake_all(request.wakes)
-            raise
-        if isinstance(value, Exception):
-            raise value
-        result: Result = value
+        result: Result = self.wait_for(write, seconds, wake)
         return result
-
-    def _outcome(self, request: _Request, seconds: float) -> Any:
-        """Queue a write and return its outcome."""
-        self._queue(request)
-        try:
-            value = request.outcome.get(timeout=seconds)
-        except Empty:
-            self._abandon(request)
-            raise StoreUnavailable("the store does not answer in time") from None
-        if request.next is not None and request.notifies:
-            self._notify(request.next)
-        return value
-
-    def post(self, write: Write[object]) -> None:
-        """Make a write soon, if nothing prevents it, and return at once."""
-        request = _Request(write, notifies=False)
-        request.abandoned = True
-        with suppress(StoreUnavailable):
-            self._queue(request)
-
-    def close(self, seconds: float = WAIT_SECONDS) -> bool:
-        """Make the writes that wait, refuse others, and end.
-
-        Returns:
-            Whether it has ended; a disk that does not answer can hold it up.
-        """
-        with self._lock:
-            self._closed = True
-        self._work.wake()
-        try:
-            self._thread.join(seconds)
-        except RuntimeError:  # it was not started, or starts now and ends at once
-            self._disconnect()
-        return not self._thread.is_alive()
-
-    def _queue(self, request: _Request) -> None:
-        with self._lock:
-            if self._refusing or self._closed:
-                raise StoreUnavailable
-            self._waiting.append(request)
-        self._work.wake()
-
-    def _notify(self, request: _Request | None) -> None:
-        """Notify requests up to the first whose thread notifies the next one."""
-        while request is not None:
-            request.outcome.put(request.value)
-            with self._lock:
-                notifies = request.notifies
-            if notifies:
-                return
-            request = request.next
-
-    def _abandon(self, request: _Request) -> None:
-        """Wait no more; those that this thread would have notified are notified all the same."""
-        with self._lock:
-            request.notifies = False
-            with suppress(ValueError):  # it may have been begun by now
-                self._waiting.remove(request)
-        # Notified in the moment between, by a thread that relies on this one to go on. Should
-        # both go on, the second outcome is not looked at.
-        if not request.outcome.empty():
-            self._notify(request.next)
 
     # --- in the writer's thread
 
     def _run(self) -> None:
-        kept, self._kept = self._kept, None  # on this thread's stack: see `start`
         while True:
-            batch, closed = self._take()
+            batch, closed = self._take(_BATCH)
             if batch:
                 self._make(batch)
             elif closed:
@@ -281,14 +142,8 @@ class Writer:
                 self._empty_log()
         self._empty_log()
         self._disconnect()
-        del kept
 
-    def _take(self) -> tuple[list[_Request], bool]:
-        with self._lock:
-            batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
-            return batch, self._closed
-
-    def _make(self, batch: list[_Request]) -> None:
+    def _make(self, batch: list[_WriteRequest]) -> None:
         try:
             self._file.require(_LOOK_SECONDS)
             transaction = self._commit(batch)
@@ -307,13 +162,8 @@ class Writer:
             return
         self._log_is_empty = False
         for call in transaction.committed:
-            _follow(call)
-        for request, following in zip(batch, [*batch[1:], None], strict=True):
-            request.next = following
-            request.committed = True
-            if request.abandoned:
-                _follow(partial(wake_all, request.wakes))
-        self._notify(batch[0])
+            follow(call)
+        self._finish(batch)
         self._mark_log()
 
     def _mark_log(self) -> None:
@@ -322,7 +172,7 @@ class Writer:
             with suppress(sqlite3.Error):  # if it is more than a moment, the next write finds out
                 self._connection.execute(_FENCE)
 
-    def _commit(self, batch: list[_Request]) -> Transaction:
+    def _commit(self, batch: list[_WriteRequest]) -> Transaction:
         """Make the writes as one transaction, each request's outcome in its ``value``.
 
         Raises:
@@ -332,7 +182,7 @@ class Writer:
         connection = self._connection
         if connection is None:  # pragma: no cover - writes are refused without one
             raise StoreUnavailable
-        spoilt: set[_Request] = set()
+        spoilt: set[_WriteRequest] = set()
         try:
             while (transaction := self._attempt(connection, batch, spoilt)) is None:
                 self._undo(connection)
@@ -345,7 +195,7 @@ class Writer:
         return transaction
 
     def _attempt(
-        self, connection: sqlite3.Connection, batch: list[_Request], spoilt: set[_Request]
+        self, connection: sqlite3.Connection, batch: list[_WriteRequest], spoilt: set[_WriteRequest]
     ) -> Transaction | None:
         """Make the writes that are not spoilt, in a transaction that is open when this returns.
 
@@ -382,7 +232,7 @@ class Writer:
         for call in self.on_rollback:
             call()
 
-    def _recover(self, batch: list[_Request], error: Exception) -> None:
+    def _recover(self, batch: list[_WriteRequest], error: Exception) -> None:
         """Refuse writes until the file can be written again, or the store is closed."""
         with self._lock:
             self._refusing = True
@@ -444,11 +294,3 @@ class Writer:
                 self._log_is_empty = not blocked
             finally:
                 connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
-
-
-def _follow(call: Callable[[], object]) -> None:
-    """Call what follows a commit: it is done, whatever becomes of this."""
-    try:
-        call()
-    except Exception:
-        log.exception("what follows a commit failed")

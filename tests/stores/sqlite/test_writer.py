@@ -15,10 +15,11 @@ from waiting import join, wait_event, wait_until
 from twinline.core.errors import MailboxFull, NoSuchUser, StoreUnavailable
 from twinline.core.store import MailboxPolicy, Receipt, Standing
 from twinline.core.waiting import deferred_wakes, wake_deferred
+from twinline.stores.sql.writes import Request
 from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite import writer as sqlite_writer
 from twinline.stores.sqlite.mailboxes import _Append
-from twinline.stores.sqlite.writer import Transaction, _Request
+from twinline.stores.sqlite.writer import Transaction
 
 ALL = 10**9
 
@@ -168,7 +169,7 @@ def test_a_thread_that_gives_up_when_its_write_is_committed_wakes_all_the_same(
     call, woken_by = waking
     outcome = store._writer._outcome
 
-    def gives_up(request: _Request, seconds: float) -> object:
+    def gives_up(request: Request, seconds: float) -> object:
         outcome(request, seconds)
         raise StoreUnavailable
 
@@ -487,7 +488,7 @@ def test_those_behind_one_that_gave_up_are_notified(store: SqliteStore, faults: 
 def test_one_that_is_notified_in_the_moment_that_it_gives_up_notifies_the_next(
     store: SqliteStore,
 ) -> None:
-    leaving, following = (_Request(lambda _: None, notifies=True) for _ in range(2))
+    leaving, following = (Request(lambda _: None, notifies=True) for _ in range(2))
     following.value = "told"
     leaving.next = following
     store._writer._notify(leaving)
