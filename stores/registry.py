@@ -42,6 +42,14 @@ def _open_memory(url: str, policy: MailboxPolicy) -> Store:
     return MemoryStore(policy)
 
 
+def _open_postgresql(url: str, policy: MailboxPolicy) -> Store:
+    try:
+        from twinline.stores.postgresql import PostgresqlStore  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise _without("postgresql", "PostgreSQL", error) from error
+    return PostgresqlStore.open(url, policy)
+
+
 def _open_valkey(url: str, policy: MailboxPolicy) -> Store:
     try:
         from twinline.stores.valkey import ValkeyStore  # noqa: PLC0415 - an extra
@@ -58,6 +66,7 @@ def _without(extra: str, engine: str, error: ModuleNotFoundError) -> UnknownStor
 _BUILT_IN: Final[dict[str, OpenStore]] = {
     "memory": _open_memory,
     "sqlite": SqliteStore.open,
+    "postgresql": _open_postgresql,
     "redis": _open_valkey,
     "rediss": _open_valkey,
     "redis+cluster": _open_valkey,

@@ -9,9 +9,25 @@ Opened as ``postgresql://USER@HOST/DATABASE``; it needs the extra ``postgresql``
     arrays           values and whole columns, as PostgreSQL takes them
     database         the few connections: made, checked, lent, and made again
     schema           the tables, their version, and who makes them
+    condition        what the database promises now, and which one it is
     notices          what servers tell each other, written down
     wakes            the listening connection, the lease, and the notifier
-    accounts         users and sessions
-    touches          notes which sessions are in use, and looks after those that others wait on
-    states           what limits count, for all servers
+    accounts         the half with accounts and sessions
+    touches          which sessions are in use, and those that others wait on
+    states           what limits are counted in
+    lane             the one thread that writes mail: group commit
+    batch            what becomes of the writes of one transaction
+    mailbox          } what it knows of a mailbox
+    send_ids         } and of send_ids
+    reads            reads that wait at once are one statement
+    mailboxes        the half with messages and positions
+    rereads          what stands behind wakes that are lost
+    chores           sweeping, expiring, and what a crash left half done
+    store            PostgresqlStore: joins all of these
 """
+
+from twinline.stores.postgresql.store import PostgresqlStore
+from twinline.stores.postgresql.url import Target, parse_url
+from twinline.stores.shared.opening import SchemaTooNew, StoreNotOpened
+
+__all__ = ["PostgresqlStore", "SchemaTooNew", "StoreNotOpened", "Target", "parse_url"]

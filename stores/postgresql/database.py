@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from random import uniform
 from typing import Any, Final
@@ -35,6 +35,7 @@ from twinline.stores.postgresql.link import (
     LinkLost,
     Rows,
 )
+from twinline.stores.postgresql.schema import LOCK_SPACE
 from twinline.stores.postgresql.url import Target
 from twinline.stores.shared.complaints import Complaints
 
@@ -62,6 +63,8 @@ _SETTINGS: Final = {
 _SET: Final = (  # of constants alone
     "SELECT set_config('search_path', $1 || ', pg_temp', false), "  # noqa: S608
     + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SETTINGS.items())
+    # That a server is there: `store` asks whether it is alone.
+    + f", pg_advisory_lock_shared({LOCK_SPACE + 1}, hashtext($1))"
     + ", (SELECT extract(epoch FROM backend_start)::text FROM pg_stat_activity "
     "WHERE pid = pg_backend_pid())"
 )
@@ -335,12 +338,12 @@ def is_passing(error: EngineError) -> bool:
 
 
 def _alive(link: Link) -> bool:
-    """Return whether a connection that was not in use is still there."""
-    try:
-        link.wait(0)
-    except LinkLost:
+    """Return whether a connection that was not in use is still there; if not, close it."""
+    if not link.broken:
+        with suppress(LinkLost):
+            link.wait(0)
+    if link.broken:
         link.close()
-        return False
     return not link.broken
 
 

@@ -11,10 +11,12 @@ pipeline is one transaction unless there is one already. Each statement is prepa
 connection that first needs it.
 """
 
+import os
 import select
+import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
@@ -79,6 +81,11 @@ class Call:
         self.values = values
 
 
+BEGIN: Final = Call("BEGIN")
+COMMIT: Final = Call("COMMIT")
+ROLLBACK: Final = Call("ROLLBACK")
+
+
 class Link:
     """A connection; one thread at a time uses it.
 
@@ -137,6 +144,8 @@ class Link:
         self.warnings.clear()
         if self.broken:
             raise LinkLost("the connection is broken", in_doubt=False)
+        texts = {call.sql for call in calls}
+        commits = COMMIT.sql in texts or not (self._in_transaction or BEGIN.sql in texts)
         whole = False
         try:
             until = time.monotonic() + seconds
@@ -144,11 +153,12 @@ class Link:
             results, refused = self._collect(calls, expected, until)
             whole = True
         except psycopg.Error as error:
-            raise LinkLost(_line(error), in_doubt=not self._in_transaction) from error
+            raise LinkLost(_line(error), in_doubt=commits) from error
         finally:
             # Whatever happened in between: the next answer is not that of the next call.
             if not whole:
                 self.broken = True
+        self._in_transaction = self._pg.transaction_status != pq.TransactionStatus.IDLE
         if refused is not None:
             raise refused
         return results
@@ -160,17 +170,22 @@ class Link:
         Raises:
             EngineError, LinkLost: it was not committed, or that is not known.
         """
-        self.execute("BEGIN")
-        self._in_transaction = True
+        self.run(BEGIN)
         try:
             yield
         except BaseException:
-            self._in_transaction = False
-            if not self.broken:
-                self.execute("ROLLBACK")
+            self.roll_back()
             raise
-        self._in_transaction = False
-        self.execute("COMMIT")
+        self.run(COMMIT)
+
+    def roll_back(self) -> None:
+        """End a transaction, if one is open, as if it had not been.
+
+        Raises:
+            LinkLost: no answer came; it ends with the connection.
+        """
+        if not self.broken and self._in_transaction:
+            self.run(ROLLBACK)
 
     def wait(self, seconds: float) -> bool:
         """Wait for anything from the database, and hear the notices that came.
@@ -193,6 +208,14 @@ class Link:
             self.broken = True
             raise LinkLost(_line(error), in_doubt=False) from error
         return came
+
+    def interrupt(self) -> None:
+        """Have the thread that waits on the connection find it lost; for any thread."""
+        with (
+            suppress(OSError, psycopg.Error),
+            socket.socket(fileno=os.dup(self._pg.socket)) as shared,
+        ):
+            shared.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; it waits for nothing."""

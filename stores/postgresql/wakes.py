@@ -46,7 +46,6 @@ from twinline.stores.postgresql.notices import (
     payloads,
     session_key,
 )
-from twinline.stores.postgresql.schema import LOCK_SPACE
 from twinline.stores.shared.complaints import Complaints
 from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.shared.subscriptions import Subscriptions
@@ -67,7 +66,6 @@ _USAGE_WARNED: Final = 0.1
 
 _NOTIFY: Final = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload"
 _USAGE: Final = "SELECT (pg_notification_queue_usage() * 100)::bigint"
-_PRESENT: Final = f"SELECT pg_advisory_lock_shared({LOCK_SPACE + 1}, hashtext($1))"
 
 Heard = Callable[[set[str] | None], object]
 """Called in the listening thread with the keys of a notice, None standing for all there are; it
@@ -91,7 +89,6 @@ class Wakes:
         self.sessions: Subscriptions[SessionKey] = Subscriptions("session ends")
         self.on_gap: list[Callable[[], object]] = []
         self._channel = f"twinline_{database.target.schema}"
-        self._schema = database.target.schema
         self._listening = Keeper(database)
         self._sending = Keeper(database)
         self._complaints = Complaints(log)
@@ -196,6 +193,8 @@ class Wakes:
         self._closed = True
         self._work.wake()
         self._pause.wake()
+        if (link := self._listening.link) is not None:
+            link.interrupt()
         for thread in self._threads:
             with suppress(RuntimeError):
                 thread.join(_CLOSE_SECONDS)
@@ -226,7 +225,7 @@ class Wakes:
         """Listen on a connection until it breaks."""
         self._beats.clear()
         link.heard = self._notice
-        link.run(Call(f"LISTEN {self._channel}"), Call(_PRESENT, self._schema))
+        link.execute(f"LISTEN {self._channel}")
         for call in self.on_gap:
             call()
         beat_at = time.monotonic()

@@ -23,6 +23,7 @@ from twinline.core import (
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
 from twinline.stores.postgresql import accounts as postgresql_accounts
+from twinline.stores.postgresql import send_ids as postgresql_send_ids
 from twinline.stores.postgresql import touches, wakes
 from twinline.stores.sqlite import accounts as sqlite_accounts
 from twinline.stores.sqlite import mailbox_rows, send_ids
@@ -99,6 +100,7 @@ FIXED = {
     "accounts and sessions read from SQLite": (sqlite_accounts._CACHED,),
     "mailbox rows read from SQLite": (mailbox_rows._CACHED,),
     "counts of send_ids read from SQLite": (send_ids._COUNTED,),
+    "counts of send_ids read from PostgreSQL": (postgresql_send_ids.COUNTED,),
     "mailboxes whose mail the other servers are told of": (wakes._PENDING,),
     "sessions and recipients read from PostgreSQL": (postgresql_accounts._CACHED,),
     "sessions whose use waits to be noted in PostgreSQL": (touches._PENDING,),
@@ -165,6 +167,11 @@ OF_CONTAINERS = {
         "_expiring": "accounts, each with a mailbox",
     },
     "stores/memory/send_ids.py": {"_by_sender": "send_ids", "_order": "send_ids"},
+    "stores/postgresql/rereads.py": {"_known": "subscriptions to mail and to the end of sessions"},
+    "stores/postgresql/send_ids.py": {
+        "_new": "writes that wait for SQLite or PostgreSQL",
+        "_counts": "counts of send_ids read from PostgreSQL",
+    },
     "stores/postgresql/touches.py": {
         "_pending": "sessions whose use waits to be noted in PostgreSQL"
     },
@@ -183,19 +190,19 @@ OF_CONTAINERS = {
     "stores/sqlite/cache.py": {"_entries": "accounts and sessions read from SQLite"},
     "stores/sqlite/mailbox_rows.py": {
         "_rows": "mailbox rows read from SQLite",
-        "_changed": "writes that wait for SQLite",
-        "_messages": "writes that wait for SQLite",
+        "_changed": "writes that wait for SQLite or PostgreSQL",
+        "_messages": "writes that wait for SQLite or PostgreSQL",
     },
     "stores/sqlite/send_ids.py": {
-        "_known": "writes that wait for SQLite",
-        "_new": "writes that wait for SQLite",
+        "_known": "writes that wait for SQLite or PostgreSQL",
+        "_new": "writes that wait for SQLite or PostgreSQL",
         "_counts": "counts of send_ids read from SQLite",
     },
     "stores/shared/subscriptions.py": {
         "_wakes": "subscriptions to mail and to the end of sessions"
     },
-    "stores/sqlite/writer.py": {
-        "_waiting": "writes that wait for SQLite",
+    "stores/sql/writes.py": {
+        "_waiting": "writes that wait for SQLite or PostgreSQL",
         "wakes": "subscriptions to mail and to the end of sessions",
     },
     "transports/contract.py": {
@@ -241,6 +248,21 @@ DO_NOT_GROW = {
     ("stores/shared/cache.py", "_changing"): "one for each thread that changes a session",
     ("stores/shared/cache.py", "_reads"): "one for each thread that reads a session",
     ("stores/shared/coalescing.py", "answer"): "two at most",
+    ("stores/postgresql/batch.py", "_acks"): "of one transaction",
+    ("stores/postgresql/batch.py", "_boxes"): "of one transaction",
+    ("stores/postgresql/batch.py", "_creates"): "of one transaction",
+    ("stores/postgresql/batch.py", "_keys"): "of one transaction",
+    ("stores/postgresql/batch.py", "_known"): "of one transaction",
+    ("stores/postgresql/batch.py", "_messages"): "of one transaction",
+    ("stores/postgresql/batch.py", "_numbers"): "of one transaction",
+    ("stores/postgresql/batch.py", "_passed"): "of one transaction",
+    ("stores/postgresql/batch.py", "_reads"): "of one transaction",
+    ("stores/postgresql/batch.py", "_rows"): "of one transaction",
+    ("stores/postgresql/batch.py", "_writes"): "of one transaction",
+    ("stores/postgresql/batch.py", "appended"): "of one transaction",
+    ("stores/postgresql/batch.py", "dropped"): "of one transaction",
+    ("stores/postgresql/condition.py", "_reasons"): "one of each kind",
+    ("stores/postgresql/condition.py", "on_durability"): "the parts of the store",
     ("stores/postgresql/database.py", "_doubts"): "at most one for each connection",
     ("stores/postgresql/database.py", "_free"): "the connections of the store",
     ("stores/postgresql/database.py", "checks"): "the parts of the store",
@@ -254,7 +276,7 @@ DO_NOT_GROW = {
     ("stores/sqlite/schema.py", "_wanted"): "the tables of this version",
     ("stores/sqlite/writer.py", "on_rollback"): "the parts of the store",
     ("stores/sqlite/writer.py", "on_reopen"): "the parts of the store",
-    ("stores/sqlite/writer.py", "outcome"): "of one write",
+    ("stores/sql/writes.py", "outcome"): "of one write",
     ("transports/listener/base.py", "_bound"): "the endpoints that the server has",
     ("transports/listener/base.py", "endpoints"): "the same",
     ("transports/listener/base.py", "_served"): "the same",
@@ -274,6 +296,7 @@ ROOMS = (
     "stores/memory",
     "stores/postgresql",
     "stores/shared",
+    "stores/sql",
     "stores/sqlite",
     "transports",
     "transports/binary",

@@ -74,8 +74,9 @@ def test_two_stores_in_memory_share_nothing() -> None:
         ("", "written as a URL, like memory:"),
         ("memory:here", "nothing after it"),
         ("memory://", "nothing after it"),
-        ("memroy:", r"did you mean memory:\? \(known: memory:, redis:, redis\+cluster:, "),
-        ("dbm:/var/chat.db", r"there is no store 'dbm' \(known: memory:, redis:, .*sqlite:\)"),
+        ("memroy:", r"did you mean memory:\? \(known: memory:, postgresql:, redis:, redis\+clust"),
+        ("postgres://db/chat", r"did you mean postgresql:\?"),
+        ("dbm:/var/chat.db", r"there is no store 'dbm' \(known: memory:, .*, redis:, .*sqlite:\)"),
         (":", "there is no store ''"),
     ],
 )
@@ -85,9 +86,16 @@ def test_what_cannot_be_opened_says_why(url: str, says: str) -> None:
     assert isinstance(caught.value, TwinlineError)
 
 
-@pytest.mark.parametrize("url", ["postgresql://ann:hunter2@db/chat", "memory:hunter2"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ann:hunter2@127.0.0.1:1/chat",
+        "postgresql://ann:hunter2%zz@db",
+        "memory:hunter2",
+    ],
+)
 def test_no_error_repeats_what_may_be_a_password(url: str) -> None:
-    with pytest.raises(UnknownStore) as caught:
+    with pytest.raises(TwinlineError) as caught:
         open_store(url)
     assert "hunter2" not in str(caught.value)
 
@@ -109,6 +117,7 @@ def test_other_packages_add_stores() -> None:
         "missing",
         "nothing",
         "other",
+        "postgresql",
         "redis",
         "redis+cluster",
         "rediss",

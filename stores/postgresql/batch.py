@@ -1,0 +1,596 @@
+"""What becomes of the writes of one transaction: decided here, with the mailboxes locked.
+
+Calls that wait at the same time may be done in any order, so all of a kind are done at once, each
+kind by one statement however many there are:
+
+1. `opening`: the mailboxes are made that are to be; then those that are written to are locked,
+   in the order of their ids, so that no two servers wait for each other; and then, by a statement
+   of its own, what the send_ids stand for is read. It must not be the same statement: it would see
+   what was there before it had waited for the locks, and store a message twice.
+2. `looking`: what cannot be told from the mailboxes' rows is asked, which is rare: how many
+   messages an ack passes where some were deleted, and which acks have aged.
+3. `closing`: everything is written, what the looks want is read, and it is committed.
+
+The rows to be read are found one by one (``LATERAL``, and ``ON CONFLICT`` for those that change),
+so that no plan that was made when a table was empty reads all of it.
+
+A mailbox's history is trimmed by raising its ``floor``; the messages below it are removed some
+dozens at a time.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from twinline.core.errors import CursorInvalid, NoSuchUser, RequestError
+from twinline.core.protocol import Message
+from twinline.core.store import Draft, MailboxLook, MailboxPolicy, MailPage, Receipt
+from twinline.stores.postgresql.arrays import blobs, integers, integers_or_null, texts
+from twinline.stores.postgresql.link import Call, Rows
+from twinline.stores.postgresql.mailbox import Mailbox
+from twinline.stores.postgresql.send_ids import Key, SendIds
+from twinline.stores.rules import fingerprint, fitting, history_ends, history_span
+from twinline.stores.sql.ageing import aged
+from twinline.stores.sql.mailbox import NO_SUCH_SEQ
+
+_PIECE: Final = 64  # messages below the floor that are removed at once
+_AGE_PIECE: Final = 64  # the part of the history's span by which an aged ack may be removed late
+
+_CREATE: Final = """
+    INSERT INTO mailboxes (account_id, epoch)
+    SELECT account_id, (SELECT epoch FROM store) FROM unnest($1::text[]) AS account_id
+    ORDER BY account_id ON CONFLICT (account_id) DO NOTHING RETURNING account_id"""
+_LOCK: Final = """
+    SELECT found.*, (SELECT epoch FROM store) FROM unnest($1::text[]) AS wanted
+    CROSS JOIN LATERAL (
+        SELECT box, account_id, position, last, unread, acked, oldest_ack, floor, epoch, sends
+        FROM mailboxes WHERE account_id = wanted FOR NO KEY UPDATE) AS found"""
+_KNOWN: Final = """
+    SELECT number, content, message_id, sent_at
+    FROM unnest($1::text[], $2::text[], $3::bytea[]) WITH ORDINALITY
+        AS wanted (account_id, sender_id, send_id, number)
+    CROSS JOIN LATERAL (
+        SELECT box FROM mailboxes WHERE account_id = wanted.account_id OFFSET 0) AS mailbox
+    CROSS JOIN LATERAL (
+        SELECT content, message_id, sent_at FROM send_ids WHERE send_ids.box = mailbox.box
+            AND sender_id = wanted.sender_id AND send_id = wanted.send_id OFFSET 0) AS known"""
+_DELETE: Final = """
+    DELETE FROM messages WHERE ctid = ANY(ARRAY(
+        SELECT found.place FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])
+            AS wanted (box, seq, floor)
+        CROSS JOIN LATERAL (SELECT ctid AS place FROM messages
+            WHERE messages.box = wanted.box AND messages.seq = wanted.seq
+            AND messages.seq > wanted.floor OFFSET 0) AS found))
+    RETURNING box, seq"""
+_COUNT: Final = """
+    SELECT box, high, (SELECT count(*) FROM messages
+        WHERE messages.box = wanted.box AND seq > low AND seq <= high)
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS wanted (box, low, high)"""
+# Of constants alone.
+_AGED: Final = f"""
+    SELECT box, aged, (SELECT count(*) FROM messages
+        WHERE messages.box = wanted.box AND seq > floor AND seq <= aged),
+        (SELECT acked_at FROM acks WHERE acks.box = wanted.box AND acks.position > aged
+        ORDER BY acks.position LIMIT 1)
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS wanted (box, floor, ends)
+    CROSS JOIN LATERAL (SELECT {aged("wanted.box", "wanted.ends")} AS aged) AS found"""  # noqa: S608
+_SURPLUS: Final = """
+    SELECT box, (SELECT seq FROM messages WHERE messages.box = wanted.box AND seq > floor
+        ORDER BY seq OFFSET skip LIMIT 1)
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS wanted (box, floor, skip)"""
+
+_INSERT: Final = """
+    INSERT INTO messages (box, seq, message_id, sender, body, sent_at)
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bytea[],
+        $6::bigint[])"""
+_ACKS: Final = """
+    INSERT INTO acks (box, position, acked_at)
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) ON CONFLICT DO NOTHING"""
+_UPDATE: Final = """
+    INSERT INTO mailboxes AS old (box, account_id, position, last, unread, acked, oldest_ack,
+        floor, epoch, sends)
+    OVERRIDING SYSTEM VALUE
+    SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[],
+        $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
+    ON CONFLICT (box) DO UPDATE SET position = excluded.position, last = excluded.last,
+        unread = excluded.unread, acked = excluded.acked, oldest_ack = excluded.oldest_ack,
+        floor = excluded.floor, epoch = excluded.epoch, sends = excluded.sends"""
+_REMOVE: Final = """
+    DELETE FROM messages WHERE ctid = ANY(ARRAY(
+        SELECT found.place FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])
+            AS old (box, low, high)
+        CROSS JOIN LATERAL (SELECT ctid AS place FROM messages
+            WHERE messages.box = old.box AND seq > old.low AND seq <= old.high OFFSET 0)
+            AS found))"""
+_REMOVE_ACKS: Final = """
+    DELETE FROM acks WHERE ctid = ANY(ARRAY(
+        SELECT found.place FROM unnest($1::bigint[], $2::bigint[]) AS old (box, high)
+        CROSS JOIN LATERAL (SELECT ctid AS place FROM acks
+            WHERE acks.box = old.box AND acks.position <= old.high OFFSET 0) AS found))"""
+_DROP: Final = """
+    WITH gone AS (DELETE FROM mailboxes WHERE account_id = ANY($1::text[]) RETURNING box)
+    INSERT INTO dropped (box) SELECT box FROM gone"""
+_READ: Final = """
+    SELECT number, seq, message_id, sender, body, sent_at
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) WITH ORDINALITY
+        AS wanted (box, after, most, number)
+    CROSS JOIN LATERAL (SELECT * FROM messages
+        WHERE messages.box = wanted.box AND seq > after ORDER BY seq LIMIT most) AS found
+    ORDER BY number, seq"""
+
+
+# --- what is asked for
+
+
+class Create(NamedTuple):
+    """Make a mailbox; its outcome is None."""
+
+    account_id: str
+
+
+class Drop(NamedTuple):
+    """Drop a mailbox; its outcome is None."""
+
+    account_id: str
+
+
+class Append(NamedTuple):
+    """Send; its outcome is the receipt. ``content`` is the body's fingerprint, if it is needed."""
+
+    account_id: str
+    draft: Draft
+    content: bytes
+
+
+class Ack(NamedTuple):
+    """Acknowledge; its outcome is the standing."""
+
+    account_id: str
+    up_to: int
+    now: int
+
+
+class Looks(NamedTuple):
+    """Acknowledge and read; its outcome is a list, as that of `Mailboxes.look_many`."""
+
+    looks: tuple[MailboxLook, ...]
+
+
+class Delete(NamedTuple):
+    """Delete messages; its outcome is how many there were."""
+
+    account_id: str
+    seqs: Collection[int]
+
+
+class Trim(NamedTuple):
+    """Remove what has aged; its outcome is None."""
+
+    account_id: str
+    now: int
+
+
+Write = Create | Drop | Append | Ack | Looks | Delete | Trim
+"""What a server asks of its mailboxes."""
+
+
+def append_of(account_id: str, draft: Draft) -> Append:
+    """Return a send."""
+    content = b"" if draft.send_id is None else fingerprint(draft.body)
+    return Append(account_id, draft, content)
+
+
+class Batch:
+    """The writes of one transaction.
+
+    Attributes:
+        outcomes: what each write came to; an exception is to be raised.
+        appended: the mailboxes that got mail, each once.
+        dropped: those that are dropped.
+    """
+
+    def __init__(self, policy: MailboxPolicy, sends: SendIds, writes: Iterable[Write]) -> None:
+        self._policy = policy
+        self._sends = sends
+        self._writes = list(writes)
+        self.outcomes: list[Any] = [None] * len(self._writes)
+        self.appended: dict[str, None] = {}
+        self.dropped: dict[str, None] = {}
+        self._boxes: dict[str, Mailbox] = {}
+        self._numbers: dict[int, Mailbox] = {}
+        self._creates: list[str] = []
+        self._known: dict[Key, tuple[bytes, str, int]] = {}
+        self._keys: list[tuple[str, str, bytes]] = []
+        self._acks: list[tuple[int, int, int]] = []
+        self._messages: list[tuple[int, int, Draft]] = []
+        self._reads: list[_Read] = []
+        self._rows: list[Rows] = []  # what the last step of `looking` came to
+        self._passed: dict[tuple[int, int], int] = {}  # what acks pass, where it was counted
+        self._keep_none = not policy.history_messages or not history_span(policy)
+
+    # --- 1. what is opened with
+
+    def opening(self) -> list[Call]:
+        """Return what makes, locks and reads the mailboxes."""
+        created: dict[str, None] = {}
+        wanted: dict[str, None] = {}
+        for write in self._writes:
+            if isinstance(write, Create):
+                created[write.account_id] = None
+            elif isinstance(write, Looks):
+                for look in write.looks:
+                    wanted[look.account_id] = None
+            else:
+                wanted[write.account_id] = None
+                if isinstance(write, Append) and write.draft.send_id is not None:
+                    key = (write.account_id, write.draft.sender_id, _column(write.draft.send_id))
+                    self._keys.append(key)
+        calls = []
+        if created:
+            calls.append(Call(_CREATE, texts(sorted(created))))
+        if wanted:
+            calls.append(Call(_LOCK, texts(sorted(wanted))))
+        if self._keys:
+            accounts, senders, send_ids = zip(*self._keys, strict=True)
+            calls.append(Call(_KNOWN, texts(accounts), texts(senders), blobs(send_ids)))
+        self._creates = list(created)
+        return calls
+
+    def opened(self, results: list[Rows]) -> None:
+        """Take what `opening` returned."""
+        left = iter(results)
+        made = {account_id for (account_id,) in next(left)} if self._creates else set()
+        for index, write in enumerate(self._writes):
+            if isinstance(write, Create):
+                if write.account_id in made:
+                    made.discard(write.account_id)  # of two at once one makes it
+                else:
+                    self.outcomes[index] = ValueError(
+                        f"account id {write.account_id!r} is used twice"
+                    )
+        for *columns, epoch in next(left, []):
+            box = Mailbox(*columns)
+            box.enter(epoch)
+            self._boxes[box.account_id] = box
+            self._numbers[box.number] = box
+        for number, content, message_id, sent_at in next(left, []):
+            account_id, sender_id, send_id = self._keys[number - 1]
+            found = self._boxes.get(account_id)
+            if found is not None:
+                self._known[found.number, sender_id, send_id] = content, message_id, sent_at
+
+    # --- 2. what has to be looked up
+
+    def looking(self) -> Iterator[list[Call]]:
+        """Yield what has to be asked, step by step; what it came to is given to `looked`."""
+        deletes = self._deletes()
+        if deletes:
+            yield [Call(_DELETE, *deletes)]
+            self._deleted()
+        counts = self._uncertain_acks()
+        if counts:
+            yield [Call(_COUNT, *counts)]
+            self._passed = {(box, high): count for box, high, count in self._rows[0]}
+        self._acknowledge()
+        ageing = self._ageing()
+        if ageing:
+            yield [Call(_AGED, *ageing)]
+            for number, up_to, removed, oldest in self._rows[0]:
+                box = self._numbers[number]
+                if up_to > box.floor:
+                    box.raise_floor(up_to, removed)
+                # Those of now are not in the table yet.
+                of_now = next((at for each, _, at in self._acks if each == number), None)
+                box.oldest_ack = of_now if oldest is None else oldest
+                box.changed = True
+        surplus = self._surplus()
+        if surplus:
+            yield [Call(_SURPLUS, *surplus)]
+            for number, seq in self._rows[0]:
+                box = self._numbers[number]
+                box.raise_floor(seq, box.acked - self._policy.history_messages)
+        self._append()
+        uncounted = self._sends.uncounted(self._numbers)
+        if uncounted:
+            yield [uncounted]
+            self._sends.count(self._rows[0], self._numbers)
+
+    def looked(self, results: list[Rows]) -> None:
+        """Take what one step of `looking` came to."""
+        self._rows = results
+
+    def _box(self, account_id: str) -> Mailbox:
+        box = self._boxes.get(account_id)
+        if box is None:
+            raise NoSuchUser
+        return box
+
+    def _deletes(self) -> tuple[Any, ...] | None:
+        wanted: dict[tuple[int, int], int] = {}
+        for write in self._writes:
+            if isinstance(write, Delete) and (box := self._boxes.get(write.account_id)):
+                for seq in write.seqs:
+                    if box.floor < seq <= box.last:
+                        wanted[box.number, seq] = box.floor
+        if not wanted:
+            return None
+        # In order: another server's transaction may be removing some of them.
+        keys = sorted(wanted)
+        return (
+            integers([number for number, _ in keys]),
+            integers([seq for _, seq in keys]),
+            integers([wanted[key] for key in keys]),
+        )
+
+    def _deleted(self) -> None:
+        gone = {(number, seq) for number, seq in self._rows[0]}
+        for number, seq in gone:
+            box = self._numbers[number]
+            if seq > box.position:
+                box.unread -= 1
+            else:
+                box.acked -= 1
+            box.changed = True
+        for index, write in enumerate(self._writes):
+            if isinstance(write, Delete) and (mailbox := self._boxes.get(write.account_id)):
+                mine = {(mailbox.number, seq) for seq in write.seqs} & gone
+                self.outcomes[index] = len(mine)
+                gone -= mine  # of two who delete it one is told
+
+    def _wanted_acks(self) -> Iterator[tuple[int, str, int, int]]:
+        """Yield each ack's write, mailbox, seq and time."""
+        for index, write in enumerate(self._writes):
+            if isinstance(write, Ack):
+                yield index, write.account_id, write.up_to, write.now
+            elif isinstance(write, Looks):
+                for look in write.looks:
+                    if look.ack is not None:
+                        yield index, look.account_id, look.ack, look.now
+
+    def _uncertain_acks(self) -> tuple[Any, ...] | None:
+        wanted: dict[tuple[int, int], int] = {}
+        for _, account_id, up_to, _ in self._wanted_acks():
+            box = self._boxes.get(account_id)
+            if box is not None and box.position < up_to <= box.last and box.passed(up_to) is None:
+                wanted[box.number, up_to] = box.position
+        if not wanted:
+            return None
+        return (
+            integers([number for number, _ in wanted]),
+            integers(list(wanted.values())),
+            integers([up_to for _, up_to in wanted]),
+        )
+
+    def _acknowledge(self) -> None:
+        begins = {number: (box.position, box.unread) for number, box in self._numbers.items()}
+        for index, write in enumerate(self._writes):
+            if isinstance(write, Ack):
+                try:
+                    box = self._ack(write.account_id, write.up_to, write.now, begins)
+                    self.outcomes[index] = box.standing
+                except RequestError as error:
+                    self.outcomes[index] = error
+            elif isinstance(write, Looks):
+                self.outcomes[index] = [self._look(index, look, begins) for look in write.looks]
+            elif isinstance(write, Delete) and write.account_id not in self._boxes:
+                self.outcomes[index] = NoSuchUser()
+            elif isinstance(write, Delete) and self.outcomes[index] is None:
+                self.outcomes[index] = 0
+
+    def _ack(
+        self, account_id: str, up_to: int, now: int, begins: dict[int, tuple[int, int]]
+    ) -> Mailbox:
+        box = self._box(account_id)
+        if not box.moves(up_to):
+            return box
+        passed = box.passed(up_to)
+        if passed is None:
+            # Counted from where the position was when the transaction began.
+            passed = self._passed[box.number, up_to] - (begins[box.number][1] - box.unread)
+        box.move(up_to, passed, now)
+        box.changed = True
+        if self._keep_none:
+            box.raise_floor(box.position, box.acked)
+            box.oldest_ack = None
+        elif passed:
+            self._acks.append((box.number, up_to, now))
+        return box
+
+    def _look(
+        self, index: int, look: MailboxLook, begins: dict[int, tuple[int, int]]
+    ) -> RequestError | MailPage:
+        try:
+            box = self._box(look.account_id)
+            if look.ack is not None:
+                self._ack(look.account_id, look.ack, look.now, begins)
+            if look.limit and look.after > box.last:
+                raise CursorInvalid
+        except RequestError as error:
+            return error
+        if look.limit:
+            self._reads.append(_Read(index, look, box))
+        return MailPage((), box.position, more=False)
+
+    def _ageing(self) -> tuple[Any, ...] | None:
+        """Return whose history may have aged."""
+        wanted: dict[int, int] = {}
+        late = 0 if self._keep_none else history_span(self._policy) // _AGE_PIECE
+        for account_id, now, slack in self._times(late):
+            box = self._boxes.get(account_id)
+            if box is None or box.oldest_ack is None:
+                continue
+            ends = history_ends(self._policy, now)
+            if box.oldest_ack <= ends - slack:
+                wanted[box.number] = max(ends, wanted.get(box.number, ends))
+        if not wanted:
+            return None
+        return (
+            integers(list(wanted)),
+            integers([self._numbers[number].floor for number in wanted]),
+            integers(list(wanted.values())),
+        )
+
+    def _times(self, late: int) -> Iterator[tuple[str, int, int]]:
+        """Yield when each write is made to which mailbox, and how late it may remove what aged."""
+        for write in self._writes:
+            if isinstance(write, Trim):
+                yield write.account_id, write.now, 0
+            elif isinstance(write, Append):
+                yield write.account_id, write.draft.sent_at, late
+        for _, account_id, _, now in self._wanted_acks():
+            yield account_id, now, late
+
+    def _surplus(self) -> tuple[Any, ...] | None:
+        """Trim histories that are too long; return those of which the row does not say where."""
+        wanted = []
+        for box in self._numbers.values():
+            surplus = box.acked - self._policy.history_messages
+            if surplus <= 0:
+                continue
+            ends = box.surplus_ends(surplus)
+            if ends is None:
+                wanted.append((box.number, box.floor, surplus - 1))
+            else:
+                box.raise_floor(ends, surplus)
+        if not wanted:
+            return None
+        return tuple(integers(column) for column in zip(*wanted, strict=True))
+
+    def _append(self) -> None:
+        for index, write in enumerate(self._writes):
+            if isinstance(write, Append):
+                try:
+                    self.outcomes[index] = self._appended(write)
+                except RequestError as error:
+                    self.outcomes[index] = error
+            elif isinstance(write, Drop) and write.account_id in self._boxes:
+                self.dropped[write.account_id] = None
+
+    def _appended(self, write: Append) -> Receipt:
+        account_id, draft, content = write
+        box = self._box(account_id)
+        key: Key | None = None
+        if draft.send_id is not None:
+            key = box.number, draft.sender_id, _column(draft.send_id)
+            first = self._sends.first(draft, content, self._known.get(key))
+            if first is not None:
+                return first
+        box.require_room(self._policy)
+        seq = box.add()
+        box.changed = True
+        self._messages.append((box.number, seq, draft))
+        if key is not None:
+            self._known[key] = content, draft.message_id, draft.sent_at
+            if self._sends.keep(key, draft, content, seq):
+                box.sends += 1
+        self.appended[account_id] = None
+        return Receipt(draft.message_id, draft.sent_at)
+
+    # --- 3. what is closed with
+
+    def closing(self) -> list[Call]:
+        """Return what writes everything, and then reads what the looks want."""
+        calls = []
+        if self._messages:
+            drafts = [draft for _, _, draft in self._messages]
+            calls.append(
+                Call(
+                    _INSERT,
+                    integers([number for number, _, _ in self._messages]),
+                    integers([seq for _, seq, _ in self._messages]),
+                    texts([draft.message_id for draft in drafts]),
+                    texts([draft.sender for draft in drafts]),
+                    blobs([_column(draft.body) for draft in drafts]),
+                    integers([draft.sent_at for draft in drafts]),
+                )
+            )
+        calls += self._sends.writing(self._numbers)
+        if self._acks:
+            calls.append(Call(_ACKS, *(integers(each) for each in zip(*self._acks, strict=True))))
+        changed = [box for box in self._numbers.values() if box.changed]
+        if changed:
+            calls.append(
+                Call(
+                    _UPDATE,
+                    integers([box.number for box in changed]),
+                    texts([box.account_id for box in changed]),
+                    integers([box.position for box in changed]),
+                    integers([box.last for box in changed]),
+                    integers([box.unread for box in changed]),
+                    integers([box.acked for box in changed]),
+                    integers_or_null([box.oldest_ack for box in changed]),
+                    integers([box.floor for box in changed]),
+                    integers([box.epoch for box in changed]),
+                    integers([box.sends for box in changed]),
+                )
+            )
+            calls += self._removing(changed)
+        if self.dropped:
+            calls.append(Call(_DROP, texts(sorted(self.dropped))))
+        # Last, for their rows are the last results; and of what there is nothing to read, nothing.
+        self._reads = [read for read in self._reads if read.look.after < read.box.last]
+        if self._reads:
+            calls.append(
+                Call(
+                    _READ,
+                    integers([read.box.number for read in self._reads]),
+                    integers([max(read.look.after, read.box.floor) for read in self._reads]),
+                    integers([min(read.look.limit, NO_SUCH_SEQ) + 1 for read in self._reads]),
+                )
+            )
+        return calls
+
+    def closed(self, results: list[Rows]) -> None:
+        """Take what `closing` returned, once it is committed."""
+        self._sends.written()
+        if not self._reads:
+            return
+        found: dict[int, list[Message]] = defaultdict(list)
+        for number, seq, message_id, sender, body, sent_at in results[-1]:
+            found[number].append(message(seq, message_id, sender, body, sent_at))
+        for number, read in enumerate(self._reads, 1):
+            page, more = fitting(found[number], read.look.limit, read.look.max_bytes)
+            pages = self.outcomes[read.index]
+            for place, look in enumerate(self._writes[read.index].looks):  # type: ignore[union-attr]
+                if look is read.look:
+                    pages[place] = MailPage(page, pages[place].position, more)
+
+    def _removing(self, changed: list[Mailbox]) -> list[Call]:
+        piece = 1 if self._keep_none else max(1, min(_PIECE, self._policy.history_messages // 8))
+        wanted = []
+        for box in changed:
+            low = box.low // piece
+            if box.floor // piece > low:
+                wanted.append((box.number, low * piece, box.floor))
+        if not wanted:
+            return []
+        numbers, lows, highs = (integers(column) for column in zip(*wanted, strict=True))
+        calls = [Call(_REMOVE, numbers, lows, highs)]
+        if not self._keep_none:
+            calls.append(Call(_REMOVE_ACKS, numbers, highs))
+        return calls
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A look that reads."""
+
+    index: int
+    look: MailboxLook
+    box: Mailbox
+
+
+def message(seq: int, message_id: str, sender: str, body: bytes, sent_at: int) -> Message:
+    """Return a message that was read."""
+    return Message(
+        seq=seq,
+        message_id=message_id,
+        sender=sender,
+        body=body.decode(errors="surrogatepass"),
+        sent_at=sent_at,
+    )
+
+
+def _column(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")

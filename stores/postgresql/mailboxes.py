@@ -1,0 +1,134 @@
+"""The half of the PostgreSQL store with messages and positions."""
+
+# ruff: noqa: D102 - the contract tells what the methods do
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Final
+
+from twinline.core.errors import CursorInvalid, NoSuchUser, RequestError, StoreUnavailable
+from twinline.core.store import (
+    Draft,
+    Mailboxes,
+    MailboxLook,
+    MailPage,
+    Receipt,
+    Standing,
+    Unsubscribe,
+)
+from twinline.core.waiting import Wake, wake_after_reply
+from twinline.stores.postgresql.batch import Ack, Create, Delete, Drop, Looks, Trim, append_of
+from twinline.stores.postgresql.lane import Lane
+from twinline.stores.postgresql.reads import Reads, Wanted
+from twinline.stores.postgresql.wakes import Wakes
+from twinline.stores.sql.mailbox import NO_SUCH_SEQ
+
+_TRIM_SECONDS: Final = 0.05  # what trimming may make a reader wait
+
+
+class PostgresqlMailboxes(Mailboxes):
+    """Mailboxes in tables: the lane writes, many calls in a transaction; reads share statements."""
+
+    def __init__(self, lane: Lane, reads: Reads, wakes: Wakes) -> None:
+        self._lane = lane
+        self._reads = reads
+        self._wakes = wakes
+
+    def create(self, account_id: str) -> None:
+        self._lane.do(Create(account_id))
+
+    def drop(self, account_id: str) -> None:
+        self._lane.do(Drop(account_id))
+
+    def append(self, account_id: str, draft: Draft) -> Receipt:
+        receipt: Receipt = self._lane.do(append_of(_known(account_id), draft), wake_after_reply)
+        return receipt
+
+    def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:
+        read = self._reads.read(Wanted(_known(account_id), after, limit, max_bytes))
+        if read.beyond:
+            raise CursorInvalid
+        return read.page
+
+    def look(self, look: MailboxLook) -> MailPage:
+        outcome: MailPage | RequestError
+        if look.ack is not None:
+            (outcome,) = self._lane.do(Looks((_in_range(look),)))
+        else:
+            read = self._reads.read(
+                Wanted(_known(look.account_id), look.after, look.limit, look.max_bytes)
+            )
+            outcome = CursorInvalid() if look.limit and read.beyond else read.page
+        if isinstance(outcome, RequestError):
+            raise outcome
+        return outcome
+
+    def look_many(self, looks: Sequence[MailboxLook]) -> list[MailPage | RequestError]:
+        outcomes: list[MailPage | RequestError] = [NoSuchUser() for _ in looks]
+        asked = {}
+        for place, look in enumerate(looks):
+            with suppress(NoSuchUser):
+                _known(look.account_id)
+                asked[place] = look
+        found: list[MailPage | RequestError]
+        try:
+            if any(look.ack is not None for look in asked.values()):
+                found = self._lane.do(Looks(tuple(map(_in_range, asked.values()))))
+            else:
+                found = self._reads.pages(
+                    [
+                        Wanted(look.account_id, look.after, look.limit, look.max_bytes)
+                        for look in asked.values()
+                    ]
+                )
+        except StoreUnavailable as error:
+            found = [error for _ in asked]
+        for place, outcome in zip(asked, found, strict=True):
+            outcomes[place] = outcome
+        return outcomes
+
+    def history(
+        self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
+    ) -> MailPage:
+        page, ageing = self._reads.history(_known(account_id), before, limit, max_bytes, now)
+        if ageing:
+            # The page is without them already: that they go must not make a reader wait.
+            with suppress(StoreUnavailable):
+                self._lane.do(Trim(account_id, now), seconds=_TRIM_SECONDS)
+        return page
+
+    def ack(self, account_id: str, up_to: int, now: int) -> Standing:
+        standing: Standing = self._lane.do(Ack(_known(account_id), min(up_to, NO_SUCH_SEQ), now))
+        return standing
+
+    def delete(self, account_id: str, seqs: Collection[int]) -> int:
+        deleted: int = self._lane.do(Delete(_known(account_id), frozenset(seqs)))
+        return deleted
+
+    def standing(self, account_id: str) -> Standing:
+        return self._reads.read(Wanted(_known(account_id), 0, 0, 0)).standing
+
+    def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
+        return self._wakes.mail.add(account_id, wake)
+
+
+def _known(account_id: str) -> str:
+    """Return an account id, if it is one that a column can have.
+
+    Raises:
+        NoSuchUser: it is not.
+    """
+    try:
+        account_id.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        raise NoSuchUser from None
+    if "\0" in account_id:
+        raise NoSuchUser
+    return account_id
+
+
+def _in_range(look: MailboxLook) -> MailboxLook:
+    """Return a look whose numbers fit the columns."""
+    if look.ack is None or (look.ack <= NO_SUCH_SEQ and look.after <= NO_SUCH_SEQ):
+        return look
+    return look._replace(ack=min(look.ack, NO_SUCH_SEQ), after=min(look.after, NO_SUCH_SEQ))
