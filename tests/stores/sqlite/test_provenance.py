@@ -20,6 +20,7 @@ from twinline.core.errors import CursorInvalid
 from twinline.core.store import SEQ_JUMP as JUMP
 from twinline.core.store import Standing
 from twinline.stores.shared.opening import StoreNotOpened
+from twinline.stores.sql import epochs
 from twinline.stores.sqlite import SqliteStore, provenance
 from twinline.stores.sqlite import file as sqlite_file
 from twinline.stores.sqlite.file import StoreFile
@@ -192,8 +193,8 @@ def test_a_backup_that_is_put_back_twice_gives_no_seq_twice(
     with SqliteStore(path) as store:
         first = send(store, 3)
     if minutes:  # by hand, with nothing but the clock that tells one time from the other
-        now = provenance.time.time() + 60 * minutes
-        monkeypatch.setattr(provenance.time, "time", lambda: now)
+        now = epochs.time.time() + 60 * minutes
+        monkeypatch.setattr(epochs.time, "time", lambda: now)
         path.unlink()
         copy(copied, path)
     else:
@@ -206,7 +207,7 @@ def test_a_backup_that_is_put_back_twice_gives_no_seq_twice(
 def test_a_clock_that_is_wrong_leaves_room_for_seqs(
     path: Path, now: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance.time, "time", lambda: now)
+    monkeypatch.setattr(epochs.time, "time", lambda: now)
     filled(path)
     for number in range(3):
         with SqliteStore(copy(path, path.with_name(f"{number}.db"))) as store:
