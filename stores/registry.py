@@ -95,7 +95,8 @@ def open_store(url: str, policy: MailboxPolicy = _DEFAULT_POLICY) -> Store:
 
     Args:
         url: the scheme, a colon, and what that store makes of the rest.
-        policy: how much its mailboxes keep.
+        policy: how much its mailboxes keep. Of a server's settings, which are a policy too, the
+            store is given no more than that.
 
     Raises:
         UnknownStore: the scheme is unknown, or what is registered for it does not open a store.
@@ -103,7 +104,10 @@ def open_store(url: str, policy: MailboxPolicy = _DEFAULT_POLICY) -> Store:
     """
     scheme = _known_scheme(url)
     opener = _BUILT_IN.get(scheme) or _plugged_in(ENTRY_POINTS, scheme)
-    store = opener(url, policy)
+    # A store that servers share keeps the policy, and compares it: two servers' addresses differ,
+    # and the URL of the store may have a password.
+    alone = {name: getattr(policy, name) for name in MailboxPolicy.model_fields}
+    store = opener(url, MailboxPolicy(**alone))
     if not isinstance(store, Store):
         raise UnknownStore(f"what is registered for {scheme}: does not return a Store")
     return store

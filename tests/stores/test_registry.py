@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 from store_samples import draft
 
+from twinline.cli.settings.model import Settings
 from twinline.core.errors import MailboxFull, TwinlineError
 from twinline.core.store import MailboxPolicy, Store
 from twinline.stores import registry
@@ -59,6 +60,13 @@ def test_the_store_in_memory() -> None:
         store.mailboxes.append("bob", draft())
     assert isinstance(open_store("memory:"), MemoryStore)
     assert "memory" in store_schemes()
+
+
+def test_a_store_sees_no_more_of_a_servers_settings_than_the_policy(others: None) -> None:
+    open_store("other:", Settings(store="other:secret", mailbox_messages=7))
+    (opened,) = OPENED
+    assert opened == ("other:", MailboxPolicy(mailbox_messages=7))
+    assert type(opened[1]) is MailboxPolicy
 
 
 def test_two_stores_in_memory_share_nothing() -> None:
