@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from browsing import ServerProcess, Tab, WebSite
+from browsing import ServerProcess, Tab, WebSite, free_ports
 from cli_server import CommandLine
 from services import PASSWORD
 
@@ -64,6 +64,28 @@ def test_two_people_talk_browser_to_browser_and_terminal(
             ann.until("document.querySelectorAll('.state.sent').length === 1")
             (got,) = terminal.json("watch", "--count", "1", "--timeout", "10")
             assert (got["sender"], got["body"]) == ("ann", "and back")
+
+
+def test_a_page_goes_on_at_another_server_when_its_own_has_ended(browser: "Browser") -> None:
+    here, there = free_ports(2)
+    with WebSite(port=there, others=[here]) as other:
+        site = WebSite(service=other.service, port=here, others=[there])
+        with (
+            Tab(browser, site.page).enter("ann", create=True) as ann,
+            Tab(browser, other.page).enter("bob", create=True) as bob,
+        ):
+            ann.open("bob").say("one")
+            bob.open("ann").sees("one")
+            site.leave()
+            ann.say("two")
+            bob.sees("two")
+            bob.say("three")
+            ann.sees("three")
+            ann.until("document.querySelectorAll('.state.sent').length === 2")
+            assert ann.one("#banner").is_hidden()
+        with Client(other.tcp) as client:
+            client.login("bob", PASSWORD)
+            assert [each.body for each in client.history().messages] == ["one", "two"]
 
 
 def test_a_server_that_is_killed_in_mid_sentence_loses_nothing(

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -70,14 +70,29 @@ class WebSite:
         policy: MailboxPolicy | None = None,
         clock: Callable[[], int] = wall_clock_ms,
         tls: ListenerSettings | None = None,
+        *,
+        service: ChatService | None = None,
+        port: int = 0,
+        others: Sequence[int] = (),
     ) -> None:
         store = MemoryStore(policy or MailboxPolicy())
-        self.service = ChatService(store, ServiceSettings(), clock=clock, hasher=cheap_hasher())
+        self.service = service or ChatService(
+            store, ServiceSettings(), clock=clock, hasher=cheap_hasher()
+        )
         scheme, http = ("wss", "https") if tls else ("ws", "http")
-        places = [Endpoint.parse(f"{scheme}://127.0.0.1:0"), Endpoint.parse("tcp://127.0.0.1:0")]
+        places = [
+            Endpoint.parse(f"{scheme}://127.0.0.1:{port}"),
+            Endpoint.parse("tcp://127.0.0.1:0"),
+        ]
+        # Other servers of the same service, and their pages.
+        page = ChatPage([f"{scheme}://127.0.0.1:{other}" for other in others])
+        origins = [f"{http}://127.0.0.1:{other}" for other in others]
         self._listener = (LoopListener if tls else ThreadedListener)(
             self.service,
-            [(each, listening_transport(each, "auto", page=ChatPage())) for each in places],
+            [
+                (each, listening_transport(each, "auto", page=page, origins=origins))
+                for each in places
+            ],
             tls,
         )
         web, self.tcp = self._listener.endpoints
@@ -103,6 +118,10 @@ class WebSite:
 
     def __exit__(self, *_: object) -> None:
         self.service.stop()
+        self.leave()
+
+    def leave(self) -> None:
+        """End this server, and not the service: there may be other servers of it."""
         self._listener.stop()
         join(self._thread)
 
@@ -117,7 +136,7 @@ class ServerProcess:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        web, plain = _free_ports(2)
+        web, plain = free_ports(2)
         self.page = f"http://127.0.0.1:{web}/"
         self.tcp = f"tcp://127.0.0.1:{plain}"
         self._listen = [f"--listen=ws://127.0.0.1:{web}", f"--listen={self.tcp}"]
@@ -151,7 +170,8 @@ class ServerProcess:
         self.kill()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens at now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
