@@ -23,6 +23,13 @@ from twinline.core.locks import new_lock
 
 _FIRST: Final = 128
 """So many are let in at once before anything is measured."""
+_FIRST_PACE: Final = 1_000.0
+_LEAST_PACE: Final = 4.0
+_PACE_SECONDS: Final = 5.0
+"""So many a second are told to come back before anything is measured, and at the least; and how
+slowly that follows what is measured. To be refused once more costs little, and a time that was too
+long cannot be taken back: so it is rather too high, as in the first moments of a storm, when a
+server is too busy with refusing to serve many."""
 _FEW: Final = 8
 """Fewer than these keep no server busy, and are always let in."""
 _FADE_SECONDS: Final = 1.0
@@ -89,6 +96,7 @@ class Admission:
         # All else is guarded by _lock.
         self._inside = 0
         self._rate = self._guess = max(_FIRST, least) / seconds  # served a second
+        self._pace = _FIRST_PACE  # at which those who are refused are told to come back
         # While there were enough of them: seconds, and how many were served in those; both fade.
         self._busy = 0.0
         self._served = 0.0
@@ -134,15 +142,16 @@ class Admission:
             self._served *= left
             self._busy_at = now
             if self._busy >= _ENOUGH_SECONDS:
-                self._rate = self._served / self._busy
+                self._rate = rate = self._served / self._busy
+                self._pace = rate + (self._pace - rate) * math.exp(-passed / _PACE_SECONDS)
         elif now - self._busy_at > _FORGET_SECONDS:
             self._busy = self._served = 0.0
             self._rate = max(self._rate, self._guess)
+            self._pace = max(self._pace, _FIRST_PACE)
 
     def _turn_away(self, now: float) -> float:
         """Return in how many seconds somebody may come back; under the lock."""
-        pace = max(self._rate, self._least / self._seconds)
         # Those who are inside come first.
-        moment = max(self._next, now + self._seconds) + 1 / pace
+        moment = max(self._next, now + self._seconds) + 1 / max(self._pace, _LEAST_PACE)
         self._next = min(moment, now + _LONGEST_SECONDS)
         return self._next - now
