@@ -5,6 +5,7 @@ input, which brings its settings and, later, what its parent wants of it. Where 
 word the parent was killed: the node drains, as it does when it is told to.
 """
 
+import logging
 import os
 import socket
 import sys
@@ -21,6 +22,8 @@ from twinline.cli.server.serve import run_server
 from twinline.cli.settings.model import Settings
 from twinline.core.locks import new_lock
 from twinline.transports.endpoints import Endpoint
+
+log = logging.getLogger(__name__)
 
 
 class _Orders:
@@ -57,6 +60,8 @@ class _Orders:
                 if "stop" in each:
                     self._order_stop()
             said = self._channel.receive()
+        if not self._ends:
+            log.warning("the parent of this node has ended, and so it drains")
         self._order_stop()
 
     def _order_reload(self) -> None:

@@ -129,6 +129,8 @@ class Node:
             if "ready" in said and self.state is State.STARTING:
                 self.durability = said["ready"]["durability"]
                 self.state = State.SERVING
+                assert self._process is not None  # noqa: S101 - it has said something
+                log.info("node %s serves, as process %d", self.place.name, self._process.pid)
                 self._steady = Deadline.after(STEADY_SECONDS)
             elif "failed" in said:
                 self.failure = said["failed"]
