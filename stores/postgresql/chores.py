@@ -45,11 +45,6 @@ _EXPIRE: Final = """
         SELECT box, sender_id, send_id FROM send_ids WHERE sent_at <= $1::bigint
         ORDER BY sent_at LIMIT $2::bigint FOR UPDATE SKIP LOCKED)
     RETURNING 1"""
-_EXPIRE_LATER: Final = """
-    DELETE FROM send_ids WHERE (box, sender_id, send_id) IN (
-        SELECT box, sender_id, send_id FROM send_ids WHERE sent_at >= $1::bigint
-        ORDER BY sent_at DESC LIMIT $2::bigint FOR UPDATE SKIP LOCKED)
-    RETURNING 1"""
 _ORPHANS: Final = """
     SELECT box, account_id, NOT EXISTS (SELECT FROM names WHERE names.account_id =
         mailboxes.account_id) AND (made_at < now() - interval '1 hour' OR
@@ -122,13 +117,17 @@ class Chores:
         return True
 
     def _expire(self) -> bool:
-        """Remove send_ids that count no more, by the time of the last send."""
+        """Remove send_ids that count no more, by the time of this server's last send.
+
+        Only what is too old: another server may have sent long after this one did, so what is later
+        than its last send by any time may be of now.
+        """
         now = self._lane.sent_at
         if now is None:
             return False
-        begin, end = send_ids_count(self._policy, now)
-        results = self._pool.run(Call(_EXPIRE, begin, _PIECE), Call(_EXPIRE_LATER, end, _PIECE))
-        return any(len(rows) == _PIECE for rows in results)
+        begin, _ = send_ids_count(self._policy, now)
+        (rows,) = self._pool.run(Call(_EXPIRE, begin, _PIECE))
+        return len(rows) == _PIECE
 
     def _drop_orphans(self) -> bool:
         """Look at some mailboxes, and drop those that no account has."""
