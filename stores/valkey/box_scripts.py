@@ -1,7 +1,7 @@
 """The scripts on mailboxes: each runs as one step, and looks at everything before it writes.
 
-Every script has the keys of `Keys.box`, in that order, and its last two arguments are the engine's
-epoch (`twinline.stores.valkey.engine`). The policy's numbers are part of the text.
+Every script but `drop` has the keys of `Keys.box`, in that order, and its last two arguments are
+the engine's epoch (`twinline.stores.valkey.engine`). The policy's numbers are part of the text.
 
 The hash of a mailbox has these fields: ``p`` the position, ``l`` the last seq, ``n`` how many
 messages lie beyond the position, ``k`` how many do not, ``o`` when the oldest ack that counts was
@@ -279,11 +279,13 @@ redis.call('HSET', KEYS[1], 'p', 0, 'l', 0, 'n', 0, 'k', 0, 'o', '',
   'r', ARGV[#ARGV - 1], 'e', ARGV[#ARGV])
 return 1
 """
+# The last of its keys is the account's.
 _DROP: Final = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('UNLINK', unpack(KEYS))
-redis.call('SPUBLISH', string.sub(KEYS[1], 1, -2) .. 'w', '')
-return 1
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('UNLINK', unpack(KEYS, 1, 6))
+  redis.call('SPUBLISH', string.sub(KEYS[1], 1, -2) .. 'w', '')
+end
+return redis.call('EXISTS', KEYS[7])
 """
 
 

@@ -79,12 +79,13 @@ class Engine:
         ] * SLOTS
         self._epochs: dict[bytes, int] = {}
         self._refusals: dict[str, str] = {}
+        self._refusal: str | None = None
         self._asked_anew = False
         self._closed = False
         self._forked = False
         self._required = target.durability
         self.on_moved: Callable[[], object] = lambda: None
-        """Called when slots have another place than was known."""
+        """Called when slots have another place than was known; it must be quick."""
 
     def open(self) -> None:
         """Ask every server that has keys what it is.
@@ -124,8 +125,7 @@ class Engine:
     @property
     def refusal(self) -> str | None:
         """Why writes are refused, or None."""
-        with self._lock:
-            return next(iter(self._refusals.values()), None)
+        return self._refusal
 
     def refuse(self, what: str, why: str | None) -> None:
         """Refuse writes for a reason, or for that one no more."""
@@ -133,6 +133,7 @@ class Engine:
             known = self._refusals.pop(what, None)
             if why is not None:
                 self._refusals[what] = why
+            self._refusal = next(iter(self._refusals.values()), None)
         if why is not None and why != known:
             log.error("the store refuses writes: %s", why)
         elif why is None and known is not None:
@@ -254,13 +255,14 @@ class Engine:
         level, required = greeting.durability, self._required
         less = required is not None and _LEVELS.index(level) < _LEVELS.index(required)
         evicts, offset = greeting.evicts, greeting.clock_offset_ms
-        why = None
+        why: str | None = None
         if less and required is not None:
             why = _durability_text(required, level)
         elif evicts is not None:
             why = f"the engine's maxmemory-policy is {evicts}"
         elif abs(offset) > CLOCK_REFUSE_MS:
             why = _clock_text(offset)
+        peer.refusal = why
         self.refuse(name, why)
 
     # --- asking

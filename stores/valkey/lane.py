@@ -148,6 +148,7 @@ class Peer:
     Attributes:
         address: where it is.
         greeting: what it said last.
+        refusal: why nothing is to be written to it, or None.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class Peer:
         """
         self.address = address
         self.greeting: Greeting | None = None
+        self.refusal: str | None = None
         self._target = target
         self._scripts = tuple(scripts)
         self._greeted = greeted
@@ -354,11 +356,13 @@ class Lane:
         """Send a pipeline, and give each call its answer."""
         connection = self._connected()
         if connection is None:
-            for call in batch:
-                call.sent = False
-                call.value = unavailable(self._reason, call)
+            refuse(batch, self._reason)
         else:
-            self._exchange(connection, batch)
+            sent, why = batch, self.peer.refusal
+            if why is not None:  # as may have been found out on connecting just now
+                refuse([call for call in batch if call.writes], why)
+                sent = [call for call in batch if not call.writes]
+            self._exchange(connection, sent)
         for call, following in zip(batch, [*batch[1:], None], strict=True):
             call.next = following
         self._notify(batch[0])
@@ -413,7 +417,7 @@ class Lane:
                 return None
             try:
                 self._connection, self._connection_id, self._tail = self.peer.connect()
-            except (redis.RedisError, OSError, NotUsableError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, this thread must go on
                 self._failed_at = time.monotonic()
                 self._reason = reason_of(error)
                 return None
@@ -436,6 +440,13 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, NotUsableError):
         return str(error)
     return f"the engine does not answer ({type(error).__name__})"
+
+
+def refuse(calls: Iterable[Call], why: str) -> None:
+    """Answer calls that are not sent."""
+    for call in calls:
+        call.sent = False
+        call.value = unavailable(why, call)
 
 
 def unavailable(text: str, call: Call) -> StoreUnavailable:

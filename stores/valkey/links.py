@@ -191,6 +191,8 @@ class Link:
             except (redis.RedisError, OSError) as error:
                 if attempt == 0 and not self._closing.is_set():
                     log.warning("notices of %s stop: %s", shown(self._address), reason_of(error))
+            except Exception:
+                log.exception("notices of %s stop", shown(self._address))
             finally:
                 disconnect(connection)
             # In a cluster its part may have gone to another server.

@@ -36,7 +36,7 @@ from twinline.stores.valkey.box_scripts import (
 from twinline.stores.valkey.engine import Engine
 from twinline.stores.valkey.keys import Keys
 from twinline.stores.valkey.lane import Call, plain
-from twinline.stores.valkey.pending import Pending
+from twinline.stores.valkey.pending import Pending, script_call
 from twinline.stores.valkey.watches import Watches
 from twinline.stores.valkey.wire import Script, packed, to_bytes, to_text
 
@@ -74,8 +74,10 @@ class ValkeyMailboxes(Mailboxes):
             raise ValueError(f"account id {account_id!r} is used twice")
 
     def drop(self, account_id: str) -> None:
-        self._run(self._scripts.drop, account_id)
-        self._pending.end(account_id)
+        keys = tuple(self._keys.of(account_id, kind) for kind in "bmautsp")
+        # An account that is still there may be one whose name was never published.
+        if not self._engine.do(script_call(self._scripts.drop, keys, ())):
+            self._pending.end(account_id)
         wake_all(self._watches.box_gone(account_id))
 
     def append(self, account_id: str, draft: Draft) -> Receipt:

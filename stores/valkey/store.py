@@ -161,15 +161,13 @@ class ValkeyStore(Store):
             )
         )
         outcome, found = answer
-        if outcome == -1:
-            raise SchemaTooNew(
-                f"the store has format {found.decode()}; this version of the program knows {FORMAT}"
-            )
         why = None
-        if outcome == -2:
+        if outcome == -1:
+            why = f"the store has format {found.decode()}; this program knows format {FORMAT}"
+        elif outcome == -2:
             why = _policy_text(json.loads(found), json.loads(text))
-            if opening:
-                raise StoreNotOpened(why)
+        if why is not None and opening:
+            raise SchemaTooNew(why) if outcome == -1 else StoreNotOpened(why)
         self._engine.refuse("policy", why)
 
 

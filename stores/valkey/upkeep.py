@@ -63,6 +63,7 @@ class Upkeep:
         self._follows = True
         self._work = Waiter()
         self._closed = False
+        self._moved = False
         now = time.monotonic()
         self._tasks: list[_Task] = [
             _Task(self._see_peers, _PEER_SECONDS, now),
@@ -74,7 +75,7 @@ class Upkeep:
         self._read_at = now
         self._links = links
         watches.hurry = self._work.wake
-        engine.on_moved = lambda: watches.moved(links.is_still)
+        engine.on_moved = self._note_move
         self._thread = threading.Thread(target=self._run, name="valkey upkeep", daemon=True)
 
     def start(self) -> None:
@@ -87,6 +88,10 @@ class Upkeep:
         self._work.wake()
         self._thread.join(_CLOSE_SECONDS)
 
+    def _note_move(self) -> None:
+        self._moved = True
+        self._work.wake()
+
     # --- in the thread
 
     def _run(self) -> None:
@@ -94,6 +99,9 @@ class Upkeep:
             self._work.wait(Deadline.after(_LOOK_SECONDS))
             if self._engine.is_asked_anew:
                 self._try(self._engine.refresh)
+            if self._moved:
+                self._moved = False
+                self._try(lambda: self._watches.moved(self._links.is_still))
             self._try(lambda: self._watches.read_again(everything=False))
             now = time.monotonic()
             for task in self._tasks:

@@ -28,6 +28,8 @@ from twinline.stores.postgresql import touches, wakes
 from twinline.stores.sqlite import accounts as sqlite_accounts
 from twinline.stores.sqlite import mailbox_rows, send_ids
 from twinline.stores.sqlite.schema import TABLES
+from twinline.stores.valkey import accounts as valkey_accounts
+from twinline.stores.valkey import keys
 from twinline.transports.binary.fields import write_uint
 from twinline.transports.listener import ListenerSettings, proxy, turns
 from twinline.transports.tls import hello
@@ -102,7 +104,11 @@ FIXED = {
     "counts of send_ids read from SQLite": (send_ids._COUNTED,),
     "counts of send_ids read from PostgreSQL": (postgresql_send_ids.COUNTED,),
     "mailboxes whose mail the other servers are told of": (wakes._PENDING,),
-    "sessions and recipients read from PostgreSQL": (postgresql_accounts._CACHED,),
+    "sessions and recipients read from PostgreSQL or Valkey": (
+        postgresql_accounts._CACHED,
+        valkey_accounts._CACHED,
+    ),
+    "names of keys in Valkey that were made": (keys._CACHED,),
     "sessions whose use waits to be noted in PostgreSQL": (touches._PENDING,),
     "bytes of a proxy's header that is not whole yet": (
         proxy._BINARY_HEAD_BYTES + proxy._UNIX_BYTES,
@@ -176,8 +182,8 @@ OF_CONTAINERS = {
         "_pending": "sessions whose use waits to be noted in PostgreSQL"
     },
     "stores/shared/cache.py": {
-        "_entries": "sessions and recipients read from PostgreSQL",
-        "_keys": "sessions and recipients read from PostgreSQL",
+        "_entries": "sessions and recipients read from PostgreSQL or Valkey",
+        "_keys": "sessions and recipients read from PostgreSQL or Valkey",
     },
     "stores/shared/coalescing.py": {"_waiting": "look-ups that wait for those before them"},
     "stores/postgresql/wakes.py": {
@@ -204,6 +210,20 @@ OF_CONTAINERS = {
     "stores/sql/writes.py": {
         "_waiting": "writes that wait for SQLite or PostgreSQL",
         "wakes": "subscriptions to mail and to the end of sessions",
+    },
+    "stores/valkey/lane.py": {"_waiting": "calls that wait for Valkey"},
+    "stores/valkey/links.py": {
+        "_of": "subscriptions to mail and to the end of sessions",
+        "_changed": "subscriptions to mail and to the end of sessions",
+        "_subscribed": "subscriptions to mail and to the end of sessions",
+        "_expected": "subscriptions to mail and to the end of sessions",
+        "_wakes": "subscriptions to mail and to the end of sessions",
+    },
+    "stores/valkey/watches.py": {
+        "subscribers": "subscriptions to mail and to the end of sessions",
+        "waiters": "subscriptions to mail and to the end of sessions",
+        "_watches": "subscriptions to mail and to the end of sessions",
+        "_anew": "subscriptions to mail and to the end of sessions",
     },
     "transports/contract.py": {
         "_received": FRAME,
@@ -277,6 +297,14 @@ DO_NOT_GROW = {
     ("stores/sqlite/writer.py", "on_rollback"): "the parts of the store",
     ("stores/sqlite/writer.py", "on_reopen"): "the parts of the store",
     ("stores/sql/writes.py", "outcome"): "of one write",
+    ("stores/valkey/accounts.py", "_known_buckets"): "two letters each, of usernames",
+    ("stores/valkey/engine.py", "_epochs"): "one for each start of a server of the engine",
+    ("stores/valkey/engine.py", "_lanes"): "two for each server of the engine",
+    ("stores/valkey/engine.py", "_peers"): "the servers of the engine",
+    ("stores/valkey/engine.py", "_refusals"): "the servers of the engine, and the policy",
+    ("stores/valkey/lane.py", "_lost"): "two connections, until a third is made",
+    ("stores/valkey/lane.py", "outcome"): "of one call",
+    ("stores/valkey/links.py", "_links"): "the servers of the engine",
     ("transports/listener/base.py", "_bound"): "the endpoints that the server has",
     ("transports/listener/base.py", "endpoints"): "the same",
     ("transports/listener/base.py", "_served"): "the same",
@@ -298,6 +326,7 @@ ROOMS = (
     "stores/shared",
     "stores/sql",
     "stores/sqlite",
+    "stores/valkey",
     "transports",
     "transports/binary",
     "transports/listener",

@@ -407,6 +407,25 @@ def test_less_durability_than_was_asked_for_refuses_writes(
     # Seen without being asked for too, and at once by whoever connects.
     engine.set(appendfsync="no")
     wait_until(lambda: store.durability is Durability.PROCESS, "it is seen", 5)
+    engine.set(appendfsync="always")
+    store.health()
+
+
+def test_the_first_write_to_an_engine_that_promises_less_is_refused(
+    start_valkey: StartEngine, open_store: Open
+) -> None:
+    """As after a failover, which the next call finds out on connecting."""
+    engine = start_valkey()
+    store = open_store(engine.url())
+    store.mailboxes.create("bob")
+    store._upkeep.close()
+    engine.stop()
+    engine._settings["appendfsync"] = "everysec"
+    engine.start()
+    with pytest.raises(StoreUnavailable, match="appendfsync always") as raised:
+        store.mailboxes.append("bob", draft())
+    assert not raised.value.in_doubt
+    assert store.mailboxes.standing("bob") == Standing(0, 0)
 
 
 @pytest.mark.parametrize(
