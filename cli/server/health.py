@@ -43,7 +43,7 @@ class Watchman:
 
         Raises:
             ClockRefused: the clock is too far off to begin.
-            StoreUnavailable: the store does not answer.
+            CommandError: the store does not answer.
         """
         self.failure: ClockRefused | None = None
         self._store = store
@@ -55,7 +55,10 @@ class Watchman:
         self._answers = True
         self._clock_is_off = False
         self._late = False
-        health = store.health()
+        try:
+            health = store.health()
+        except StoreUnavailable as error:
+            raise CommandError(f"the store cannot be used: {error.message}") from None
         self._durability = store.durability
         self._take(health)
         if self.failure is not None:

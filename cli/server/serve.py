@@ -106,7 +106,7 @@ def run_server(
             cannot be used.
         EndpointError: an endpoint cannot be listened on.
         ClockRefused: this machine's clock is far off the store's, at the start or later.
-        StoreUnavailable: the store does not answer at the start.
+        CommandError: the store does not answer at the start.
     """
     endpoints = settings.endpoints()
     # Whoever has started several nodes has checked them.

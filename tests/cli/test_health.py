@@ -8,6 +8,7 @@ from cli_server import CommandLine, ended
 from pretended_store import PretendedSite
 from waiting import wait_until
 
+from twinline.cli.console.errors import CommandError
 from twinline.cli.server.health import ClockRefused, Watchman
 from twinline.core.errors import StoreUnavailable
 from twinline.core.store import CLOCK_REFUSE_MS, CLOCK_WARN_MS, Durability, Health
@@ -99,7 +100,7 @@ def test_a_server_does_not_begin_where_it_must_not(store: TellingStore) -> None:
     with pytest.raises(ClockRefused, match="30 s ahead of"):
         Watchman(store, lambda: None)
     store.now = StoreUnavailable()
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(CommandError, match="the store cannot be used: the store is not available"):
         Watchman(store, lambda: None)
 
 

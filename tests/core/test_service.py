@@ -672,3 +672,9 @@ def test_a_watch_that_begins_before_a_logout_is_not_of_who_logs_in_after_it() ->
     with pytest.raises(errors.SessionExpired):
         service.watch(session, 0, wait=2)
     assert service.status(session).username == "bob"
+
+
+def test_hello_tells_which_of_several_servers_this_is() -> None:
+    assert make_service().hello(Session()).node is None
+    service = ChatService(MemoryStore(), hasher=cheap_hasher(), node="web-2")
+    assert service.hello(service.session()).node == "web-2"

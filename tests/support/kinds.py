@@ -43,6 +43,7 @@ KINDS = {
     "tests/transports/listener/test_tls_handshakes.py::*": "wires",
     "tests/transports/tls/test_wire.py::*": "wires",
     "tests/cli/test_reload.py::*": "wires",
+    "tests/cli/test_nodes.py::*signal*": "signals",
     "tests/*/test_interrupts.py::*[[]20000]": "signals",
     "tests/*/test_interrupts.py::*[[]each place]": "signals",
 }
