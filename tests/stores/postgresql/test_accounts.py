@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import count
@@ -17,19 +17,10 @@ from postgres_node import AccountsNode
 from store_samples import account, session
 from waiting import Call, wait_event, wait_until
 
-from twinline.core.conformance import rules_of
 from twinline.core.errors import NoSuchUser, StoreUnavailable, UsernameTaken
 from twinline.core.names import NamePattern
 from twinline.core.passwords import profile_of
-from twinline.core.store import Account, Accounts, MailboxPolicy, SessionKey, SessionRecord, Store
-from twinline.stores.conformance import (
-    account_races,
-    accounts,
-    check_store,
-    logins,
-    sessions,
-    states,
-)
+from twinline.core.store import Account, Accounts, SessionKey, SessionRecord
 from twinline.stores.postgresql.wakes import LEASE_SECONDS
 
 KNOWN_SECONDS = 1.0
@@ -58,30 +49,6 @@ def opened(node: AccountsNode, username: str = "ann", number: int = 0) -> Sessio
     record = session(f"{username} {number}", username)
     node.accounts.open_session(record)
     return record
-
-
-# -- the contract -------------------------------------------------------------------------------
-
-
-def test_the_accounts_keep_every_rule_on_two_nodes(postgres: PostgresEngine) -> None:
-    def open_store(policy: MailboxPolicy) -> Store:
-        return AccountsNode(postgres.new_store_url(), policy)
-
-    def open_nodes(first: Store, policy: MailboxPolicy, number: int) -> Sequence[Store]:
-        assert isinstance(first, AccountsNode)
-        return [AccountsNode(first.url, policy, first.mailboxes) for _ in range(number)]
-
-    def reopen(store: Store) -> Store:
-        assert isinstance(store, AccountsNode)
-        store.close()
-        return AccountsNode(store.url)
-
-    rules = {one.name for one in rules_of(accounts, sessions, account_races, logins, states)}
-    rules |= {"sessions_end_on_every_node", "later_nodes_know_the_accounts"}
-    rules -= {"failed_writes_are_whole"}
-    report = check_store(open_store, reopen=reopen, open_nodes=open_nodes, only=rules)
-    assert set(report.rules) == rules
-    assert not report.skipped
 
 
 # -- what other nodes know -----------------------------------------------------------------------

@@ -1,26 +1,26 @@
 """The store kit on real PostgreSQL: one server, and two of one state."""
 
+import pytest
 from postgres_engine import PostgresEngine
 from postgres_stores import Stores
 
-from twinline.stores.conformance import check_store
+from twinline.core.conformance import rules_of
+from twinline.stores.conformance import RULES, check_store, nodes
+
+OF_NODES = {rule.name for rule in rules_of(nodes)}
 
 
-def test_it_keeps_every_rule(postgres: PostgresEngine) -> None:
-    stores = Stores(postgres)
-    report = check_store(
-        stores.open, reopen=stores.reopen, put_back=stores.put_back, failing=stores.failing
-    )
-    print(report)
-
-
-def test_two_nodes_keep_every_rule(postgres: PostgresEngine) -> None:
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("several", [False, True], ids=["one node", "two nodes"])
+def test_it_keeps_every_rule(several: bool, postgres: PostgresEngine) -> None:
     stores = Stores(postgres)
     report = check_store(
         stores.open,
         reopen=stores.reopen,
         put_back=stores.put_back,
         failing=stores.failing,
-        open_nodes=stores.nodes,
+        open_nodes=stores.nodes if several else None,
     )
-    print(report)
+    kept = [rule.name for rule in RULES if several or rule.name not in OF_NODES]
+    assert report.rules == tuple(kept)
+    assert report.checks > 1_000
