@@ -42,6 +42,7 @@ def values(
         "user": lambda: _kept_usernames(context),
         "username": lambda: _kept_usernames(context),
         "connect": lambda: [*SessionFile().endpoints(), *_SCHEMES],
+        "watch_at": lambda: [*SessionFile().endpoints(), *_SCHEMES],
         "listen": lambda: _SCHEMES,
         "transport": transport_names,
         "transports": transport_names,

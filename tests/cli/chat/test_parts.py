@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from prompt_toolkit.document import Document
 from twinline.cli.chat.completion import Names, TalkCompleter
 from twinline.cli.chat.conversation import COMMANDS, needs_server
 from twinline.cli.chat.history import MAX_BYTES, kept_history
+from twinline.cli.chat.live import LiveTalk
 from twinline.cli.chat.theme import came_in, clock_time, plain, went_out
 from twinline.cli.chat.toolbar import Tally, Toolbar, connection
 from twinline.cli.client.target import acked
@@ -19,6 +21,7 @@ from twinline.core.clock import wall_clock_ms
 from twinline.core.errors import Busy, CursorInvalid
 from twinline.core.protocol import Message
 from twinline.transports.client import NotConnected, State, StateKind
+from twinline.transports.endpoints import Endpoint
 
 RECONNECTING = State(StateKind.RECONNECTING, "Connection refused", retry_in=4.0, retry_at=104.0)
 
@@ -64,6 +67,16 @@ def test_what_the_toolbar_says() -> None:
     toolbar.take_in(State(StateKind.ONLINE))
     toolbar.take_in(RECONNECTING)
     assert "your line waits" not in str(toolbar)
+
+
+def test_the_toolbar_tells_which_server_one_is_at() -> None:
+    live = LiveTalk("tcp://a.example:1 or tcp://b.example:1")
+    live._account = "ann"
+    moved = State(StateKind.ONLINE, endpoint=Endpoint.parse("tcp://b.example:1?transport=jsonl"))
+    live.on_state(moved)
+    assert str(live._toolbar) == "online | 0 unread | ann at tcp://b.example:1"
+    live.on_state(replace(moved, node="east\x1b"))
+    assert str(live._toolbar) == "online at east␛ | 0 unread | ann at tcp://b.example:1"
 
 
 def test_what_is_unread() -> None:

@@ -21,6 +21,7 @@ from client_kit import (
 )
 from fault_proxy import Fault, FaultProxy
 from listening import TCP, WS, Server
+from over import Over
 from servers import HANG_UP, HELLO, SILENCE, Answer, ScriptedServer
 from services import PASSWORD, make_service
 from waiting import join, wait_until
@@ -39,6 +40,7 @@ from twinline.core.protocol import (
 )
 from twinline.transports.client import NotConnected, StateKind, WatchMode
 from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener import ListenerSettings
 
 pytestmark = pytest.mark.usefixtures("both_clients")
 
@@ -56,7 +58,9 @@ class Nodes:
 
     def __init__(self, spoken: str | None = None, place: str = TCP) -> None:
         service = make_service()
-        self.servers = [Server([(place, "auto")], service) for _ in range(2)]
+        settings = ListenerSettings.model_validate(Over.settings)
+        places = [(Over.place(place), "auto")]
+        self.servers = [Server(places, service, settings) for _ in range(2)]
         self.proxies = [FaultProxy(server.endpoints[0]) for server in self.servers]
         self.endpoints = [replace(proxy.endpoint, transport=spoken) for proxy in self.proxies]
 
