@@ -197,58 +197,71 @@ class Batch:
         self.outcomes: list[Any] = [None] * len(self._writes)
         self.appended: dict[str, None] = {}
         self.dropped: dict[str, None] = {}
+        # By kind, each with its index.
+        self._creates: list[tuple[int, Create]] = []
+        self._drops: list[tuple[int, Drop]] = []
+        self._appends: list[tuple[int, Append]] = []
+        self._acks: list[tuple[int, Ack]] = []
+        self._looks: list[tuple[int, Looks]] = []
+        self._deletes: list[tuple[int, Delete]] = []
+        self._trims: list[tuple[int, Trim]] = []
+        # What was read, by account id and by number.
         self._boxes: dict[str, Mailbox] = {}
         self._numbers: dict[int, Mailbox] = {}
-        self._creates: list[str] = []
-        self._known: dict[Key, tuple[bytes, str, int]] = {}
         self._keys: list[tuple[str, str, bytes]] = []
-        self._acks: list[tuple[int, int, int]] = []
-        self._messages: list[tuple[int, int, Draft]] = []
-        self._reads: list[_Read] = []
+        self._known: dict[Key, tuple[bytes, str, int]] = {}
         self._rows: list[Rows] = []  # what the last step of `looking` came to
         self._passed: dict[tuple[int, int], int] = {}  # what acks pass, where it was counted
+        # What is to be written, and read.
+        self._moves: list[tuple[int, int, int]] = []
+        self._messages: list[tuple[int, int, str, str, bytes, int]] = []
+        self._reads: list[_Read] = []
         self._keep_none = not policy.history_messages or not history_span(policy)
 
     # --- 1. what is opened with
 
     def opening(self) -> list[Call]:
         """Return what makes, locks and reads the mailboxes."""
-        created: dict[str, None] = {}
         wanted: dict[str, None] = {}
-        for write in self._writes:
-            if isinstance(write, Create):
-                created[write.account_id] = None
-            elif isinstance(write, Looks):
+        lists: dict[type, list[Any]] = {
+            Create: self._creates,
+            Drop: self._drops,
+            Append: self._appends,
+            Ack: self._acks,
+            Looks: self._looks,
+            Delete: self._deletes,
+            Trim: self._trims,
+        }
+        for index, write in enumerate(self._writes):
+            lists[type(write)].append((index, write))
+            if isinstance(write, Looks):
                 for look in write.looks:
                     wanted[look.account_id] = None
-            else:
+            elif not isinstance(write, Create):
                 wanted[write.account_id] = None
-                if isinstance(write, Append) and write.draft.send_id is not None:
-                    key = (write.account_id, write.draft.sender_id, _column(write.draft.send_id))
-                    self._keys.append(key)
         calls = []
-        if created:
+        if self._creates:
+            created = {create.account_id for _, create in self._creates}
             calls.append(Call(_CREATE, texts(sorted(created))))
         if wanted:
             calls.append(Call(_LOCK, texts(sorted(wanted))))
+        for _, (account_id, draft, _) in self._appends:
+            if draft.send_id is not None:
+                self._keys.append((account_id, draft.sender_id, _column(draft.send_id)))
         if self._keys:
             accounts, senders, send_ids = zip(*self._keys, strict=True)
             calls.append(Call(_KNOWN, texts(accounts), texts(senders), blobs(send_ids)))
-        self._creates = list(created)
         return calls
 
     def opened(self, results: list[Rows]) -> None:
         """Take what `opening` returned."""
         left = iter(results)
         made = {account_id for (account_id,) in next(left)} if self._creates else set()
-        for index, write in enumerate(self._writes):
-            if isinstance(write, Create):
-                if write.account_id in made:
-                    made.discard(write.account_id)  # of two at once one makes it
-                else:
-                    self.outcomes[index] = ValueError(
-                        f"account id {write.account_id!r} is used twice"
-                    )
+        for index, write in self._creates:
+            if write.account_id in made:
+                made.discard(write.account_id)  # of two at once one makes it
+            else:
+                self.outcomes[index] = ValueError(f"account id {write.account_id!r} is used twice")
         for *columns, epoch in next(left, []):
             box = Mailbox(*columns)
             box.enter(epoch)
@@ -264,33 +277,33 @@ class Batch:
 
     def looking(self) -> Iterator[list[Call]]:
         """Yield what has to be asked, step by step; what it came to is given to `looked`."""
-        deletes = self._deletes()
-        if deletes:
-            yield [Call(_DELETE, *deletes)]
-            self._deleted()
-        counts = self._uncertain_acks()
-        if counts:
-            yield [Call(_COUNT, *counts)]
-            self._passed = {(box, high): count for box, high, count in self._rows[0]}
-        self._acknowledge()
+        if self._deletes:
+            deletes = self._wanted_deletes()
+            if deletes:
+                yield [Call(_DELETE, *deletes)]
+                self._count_deleted({(number, seq) for number, seq in self._rows[0]})
+            else:
+                self._count_deleted(set())
+        if self._acks or self._looks:
+            counts = self._uncertain_acks()
+            if counts:
+                yield [Call(_COUNT, *counts)]
+                self._passed = {(box, high): count for box, high, count in self._rows[0]}
+            self._acknowledge()
         ageing = self._ageing()
         if ageing:
             yield [Call(_AGED, *ageing)]
-            for number, up_to, removed, oldest in self._rows[0]:
-                box = self._numbers[number]
-                if up_to > box.floor:
-                    box.raise_floor(up_to, removed)
-                # Those of now are not in the table yet.
-                of_now = next((at for each, _, at in self._acks if each == number), None)
-                box.oldest_ack = of_now if oldest is None else oldest
-                box.changed = True
+            self._age()
         surplus = self._surplus()
         if surplus:
             yield [Call(_SURPLUS, *surplus)]
             for number, seq in self._rows[0]:
                 box = self._numbers[number]
                 box.raise_floor(seq, box.acked - self._policy.history_messages)
-        self._append()
+        self._append_all()
+        self.dropped = {
+            drop.account_id: None for _, drop in self._drops if drop.account_id in self._boxes
+        }
         uncounted = self._sends.uncounted(self._numbers)
         if uncounted:
             yield [uncounted]
@@ -306,25 +319,23 @@ class Batch:
             raise NoSuchUser
         return box
 
-    def _deletes(self) -> tuple[Any, ...] | None:
+    def _wanted_deletes(self) -> tuple[Any, ...] | None:
         wanted: dict[tuple[int, int], int] = {}
-        for write in self._writes:
-            if isinstance(write, Delete) and (box := self._boxes.get(write.account_id)):
+        for _, write in self._deletes:
+            box = self._boxes.get(write.account_id)
+            if box is not None:
                 for seq in write.seqs:
                     if box.floor < seq <= box.last:
                         wanted[box.number, seq] = box.floor
         if not wanted:
             return None
-        # In order: another server's transaction may be removing some of them.
-        keys = sorted(wanted)
         return (
-            integers([number for number, _ in keys]),
-            integers([seq for _, seq in keys]),
-            integers([wanted[key] for key in keys]),
+            integers([number for number, _ in wanted]),
+            integers([seq for _, seq in wanted]),
+            integers(list(wanted.values())),
         )
 
-    def _deleted(self) -> None:
-        gone = {(number, seq) for number, seq in self._rows[0]}
+    def _count_deleted(self, gone: set[tuple[int, int]]) -> None:
         for number, seq in gone:
             box = self._numbers[number]
             if seq > box.position:
@@ -332,25 +343,27 @@ class Batch:
             else:
                 box.acked -= 1
             box.changed = True
-        for index, write in enumerate(self._writes):
-            if isinstance(write, Delete) and (mailbox := self._boxes.get(write.account_id)):
-                mine = {(mailbox.number, seq) for seq in write.seqs} & gone
-                self.outcomes[index] = len(mine)
-                gone -= mine  # of two who delete it one is told
+        for index, write in self._deletes:
+            mailbox = self._boxes.get(write.account_id)
+            if mailbox is None:
+                self.outcomes[index] = NoSuchUser()
+                continue
+            mine = {(mailbox.number, seq) for seq in write.seqs} & gone
+            self.outcomes[index] = len(mine)
+            gone -= mine  # of two who delete it one is told
 
-    def _wanted_acks(self) -> Iterator[tuple[int, str, int, int]]:
-        """Yield each ack's write, mailbox, seq and time."""
-        for index, write in enumerate(self._writes):
-            if isinstance(write, Ack):
-                yield index, write.account_id, write.up_to, write.now
-            elif isinstance(write, Looks):
-                for look in write.looks:
-                    if look.ack is not None:
-                        yield index, look.account_id, look.ack, look.now
+    def _wanted_acks(self) -> Iterator[tuple[str, int, int]]:
+        """Yield each ack's mailbox, seq and time."""
+        for _, ack in self._acks:
+            yield ack
+        for _, looks in self._looks:
+            for look in looks.looks:
+                if look.ack is not None:
+                    yield look.account_id, look.ack, look.now
 
     def _uncertain_acks(self) -> tuple[Any, ...] | None:
         wanted: dict[tuple[int, int], int] = {}
-        for _, account_id, up_to, _ in self._wanted_acks():
+        for account_id, up_to, _ in self._wanted_acks():
             box = self._boxes.get(account_id)
             if box is not None and box.position < up_to <= box.last and box.passed(up_to) is None:
                 wanted[box.number, up_to] = box.position
@@ -363,42 +376,36 @@ class Batch:
         )
 
     def _acknowledge(self) -> None:
-        begins = {number: (box.position, box.unread) for number, box in self._numbers.items()}
-        for index, write in enumerate(self._writes):
-            if isinstance(write, Ack):
-                try:
-                    box = self._ack(write.account_id, write.up_to, write.now, begins)
-                    self.outcomes[index] = box.standing
-                except RequestError as error:
-                    self.outcomes[index] = error
-            elif isinstance(write, Looks):
-                self.outcomes[index] = [self._look(index, look, begins) for look in write.looks]
-            elif isinstance(write, Delete) and write.account_id not in self._boxes:
-                self.outcomes[index] = NoSuchUser()
-            elif isinstance(write, Delete) and self.outcomes[index] is None:
-                self.outcomes[index] = 0
+        begins = {number: box.unread for number, box in self._numbers.items()}
+        for index, ack in self._acks:
+            try:
+                self.outcomes[index] = self._ack(*ack, begins).standing
+            except RequestError as error:
+                self.outcomes[index] = error
+        for index, looks in self._looks:
+            self.outcomes[index] = [
+                self._look(index, place, look, begins) for place, look in enumerate(looks.looks)
+            ]
 
-    def _ack(
-        self, account_id: str, up_to: int, now: int, begins: dict[int, tuple[int, int]]
-    ) -> Mailbox:
+    def _ack(self, account_id: str, up_to: int, now: int, begins: dict[int, int]) -> Mailbox:
         box = self._box(account_id)
         if not box.moves(up_to):
             return box
         passed = box.passed(up_to)
         if passed is None:
             # Counted from where the position was when the transaction began.
-            passed = self._passed[box.number, up_to] - (begins[box.number][1] - box.unread)
+            passed = self._passed[box.number, up_to] - (begins[box.number] - box.unread)
         box.move(up_to, passed, now)
         box.changed = True
         if self._keep_none:
             box.raise_floor(box.position, box.acked)
             box.oldest_ack = None
         elif passed:
-            self._acks.append((box.number, up_to, now))
+            self._moves.append((box.number, up_to, now))
         return box
 
     def _look(
-        self, index: int, look: MailboxLook, begins: dict[int, tuple[int, int]]
+        self, index: int, place: int, look: MailboxLook, begins: dict[int, int]
     ) -> RequestError | MailPage:
         try:
             box = self._box(look.account_id)
@@ -409,7 +416,7 @@ class Batch:
         except RequestError as error:
             return error
         if look.limit:
-            self._reads.append(_Read(index, look, box))
+            self._reads.append(_Read(index, place, look, box))
         return MailPage((), box.position, more=False)
 
     def _ageing(self) -> tuple[Any, ...] | None:
@@ -433,13 +440,22 @@ class Batch:
 
     def _times(self, late: int) -> Iterator[tuple[str, int, int]]:
         """Yield when each write is made to which mailbox, and how late it may remove what aged."""
-        for write in self._writes:
-            if isinstance(write, Trim):
-                yield write.account_id, write.now, 0
-            elif isinstance(write, Append):
-                yield write.account_id, write.draft.sent_at, late
-        for _, account_id, _, now in self._wanted_acks():
+        for _, trim in self._trims:
+            yield trim.account_id, trim.now, 0
+        for _, append in self._appends:
+            yield append.account_id, append.draft.sent_at, late
+        for account_id, _, now in self._wanted_acks():
             yield account_id, now, late
+
+    def _age(self) -> None:
+        for number, up_to, removed, oldest in self._rows[0]:
+            box = self._numbers[number]
+            if up_to > box.floor:
+                box.raise_floor(up_to, removed)
+            # Those of now are not in the table yet.
+            of_now = next((at for each, _, at in self._moves if each == number), None)
+            box.oldest_ack = of_now if oldest is None else oldest
+            box.changed = True
 
     def _surplus(self) -> tuple[Any, ...] | None:
         """Trim histories that are too long; return those of which the row does not say where."""
@@ -457,17 +473,14 @@ class Batch:
             return None
         return tuple(integers(column) for column in zip(*wanted, strict=True))
 
-    def _append(self) -> None:
-        for index, write in enumerate(self._writes):
-            if isinstance(write, Append):
-                try:
-                    self.outcomes[index] = self._appended(write)
-                except RequestError as error:
-                    self.outcomes[index] = error
-            elif isinstance(write, Drop) and write.account_id in self._boxes:
-                self.dropped[write.account_id] = None
+    def _append_all(self) -> None:
+        for index, append in self._appends:
+            try:
+                self.outcomes[index] = self._append(append)
+            except RequestError as error:
+                self.outcomes[index] = error
 
-    def _appended(self, write: Append) -> Receipt:
+    def _append(self, write: Append) -> Receipt:
         account_id, draft, content = write
         box = self._box(account_id)
         key: Key | None = None
@@ -479,7 +492,16 @@ class Batch:
         box.require_room(self._policy)
         seq = box.add()
         box.changed = True
-        self._messages.append((box.number, seq, draft))
+        self._messages.append(
+            (
+                box.number,
+                seq,
+                draft.message_id,
+                draft.sender,
+                _column(draft.body),
+                draft.sent_at,
+            )
+        )
         if key is not None:
             self._known[key] = content, draft.message_id, draft.sent_at
             if self._sends.keep(key, draft, content, seq):
@@ -493,21 +515,21 @@ class Batch:
         """Return what writes everything, and then reads what the looks want."""
         calls = []
         if self._messages:
-            drafts = [draft for _, _, draft in self._messages]
+            numbers, seqs, ids, senders, bodies, times = zip(*self._messages, strict=True)
             calls.append(
                 Call(
                     _INSERT,
-                    integers([number for number, _, _ in self._messages]),
-                    integers([seq for _, seq, _ in self._messages]),
-                    texts([draft.message_id for draft in drafts]),
-                    texts([draft.sender for draft in drafts]),
-                    blobs([_column(draft.body) for draft in drafts]),
-                    integers([draft.sent_at for draft in drafts]),
+                    integers(numbers),
+                    integers(seqs),
+                    texts(ids),
+                    texts(senders),
+                    blobs(bodies),
+                    integers(times),
                 )
             )
         calls += self._sends.writing(self._numbers)
-        if self._acks:
-            calls.append(Call(_ACKS, *(integers(each) for each in zip(*self._acks, strict=True))))
+        if self._moves:
+            calls.append(Call(_ACKS, *(integers(each) for each in zip(*self._moves, strict=True))))
         changed = [box for box in self._numbers.values() if box.changed]
         if changed:
             calls.append(
@@ -552,9 +574,7 @@ class Batch:
         for number, read in enumerate(self._reads, 1):
             page, more = fitting(found[number], read.look.limit, read.look.max_bytes)
             pages = self.outcomes[read.index]
-            for place, look in enumerate(self._writes[read.index].looks):  # type: ignore[union-attr]
-                if look is read.look:
-                    pages[place] = MailPage(page, pages[place].position, more)
+            pages[read.place] = MailPage(page, pages[read.place].position, more)
 
     def _removing(self, changed: list[Mailbox]) -> list[Call]:
         piece = 1 if self._keep_none else max(1, min(_PIECE, self._policy.history_messages // 8))
@@ -577,6 +597,7 @@ class _Read:
     """A look that reads."""
 
     index: int
+    place: int
     look: MailboxLook
     box: Mailbox
 

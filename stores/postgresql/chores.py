@@ -43,7 +43,7 @@ _SWEEP_SENDS: Final = """
 _EXPIRE: Final = """
     DELETE FROM send_ids WHERE (box, sender_id, send_id) IN (
         SELECT box, sender_id, send_id FROM send_ids WHERE sent_at <= $1::bigint
-        ORDER BY sent_at LIMIT $2::bigint FOR UPDATE SKIP LOCKED)
+        LIMIT $2::bigint FOR UPDATE SKIP LOCKED)
     RETURNING 1"""
 _ORPHANS: Final = """
     SELECT box, account_id, NOT EXISTS (SELECT FROM names WHERE names.account_id =

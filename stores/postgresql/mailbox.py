@@ -34,7 +34,7 @@ class Mailbox(MailboxRow):
 
     def passed(self, up_to: int) -> int | None:
         """Return how many messages an ack passes, or None if that cannot be told from the row."""
-        if up_to == self.last:
+        if up_to == self.last or not self.unread:
             return self.unread
         if self.unread == self.last - self.position:  # every seq has its message
             return up_to - self.position
