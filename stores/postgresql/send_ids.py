@@ -120,7 +120,7 @@ class SendIds:
             for (number, sender_id), added in Counter(key[:2] for key in self._new).items():
                 calls += self._forgetting(boxes[number], sender_id, added)
             for number in {key[0] for key in self._new}:
-                calls += self._forgetting_any(number)
+                calls += self._forgetting_any(boxes[number])
         return calls
 
     def written(self) -> None:
@@ -139,12 +139,13 @@ class SendIds:
         known.outdated = True
         return [Call(_FORGET, box.number, sender_id, most, most // AT_ONCE)]
 
-    def _forgetting_any(self, number: int) -> list[Call]:
+    def _forgetting_any(self, box: Mailbox) -> list[Call]:
+        number = box.number
         known = self._counts.get(number)
         if known is None:
             return []
         most = self._policy.send_ids_per_mailbox
-        full = known.by_sender.total() > most
+        full = known.by_sender.total() + box.sends - known.sends > most
         if full or known.outdated:
             del self._counts[number]  # it is counted anew when there is a reason to
         return [Call(_FORGET_ANY, number, most, most // AT_ONCE)] if full else []
