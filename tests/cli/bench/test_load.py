@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from cli_server import running_server
+from fault_proxy import FaultProxy
 from listening import Server, serving
 from waiting import join, wait_until
 
@@ -550,6 +551,22 @@ def test_no_mail_piles_up(name: str) -> None:
         one_at_a_time(subject.callers(4), SECONDS)
         subject.settle()
         assert subject._accounts.acknowledge(subject._unwatched) == 0
+
+
+@pytest.mark.parametrize("place", ["tcp://127.0.0.1:0", "ws://127.0.0.1:0"])
+def test_the_load_is_spread_over_several_servers(place: str) -> None:
+    with (
+        running_server(place) as endpoint,
+        FaultProxy(endpoint) as one,
+        FaultProxy(endpoint) as two,
+    ):
+        target = ServerProcess(one.endpoint, others=(two.endpoint,))
+        spoken = transport("binary")
+        with closing(ServerSubject(target, spoken, Accounts(endpoint, spoken))) as subject:
+            subject.make_accounts(1, 2)
+            subject.open(0, 2)  # of each pair the sender is at one, and the watcher at the other
+            assert [len(each.routes) for each in (one, two)] == [2, 2]
+            assert deliveries(subject.pairs, SECONDS).operations > 0
 
 
 @pytest.mark.parametrize("name", TRANSPORTS)
