@@ -168,6 +168,7 @@ def test_only_a_few_are_taken_and_those_that_are_known_are_the_ones_known() -> N
     found = believed(made, many, made.servers[0])
     assert found[0] is made.servers[1]
     assert len(found) == MOST_NAMED
+    assert believed(made, ["nonsense"] * 100 + [B], made.servers[0]) == []  # nobody reads so far
 
 
 def test_what_is_spoken_at_a_server_is_spoken_at_the_one_that_it_names() -> None:

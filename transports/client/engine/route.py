@@ -12,6 +12,7 @@ A server that ends may name others. They are tried first, but not believed in ev
 import random
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from time import monotonic
 from typing import Final
 
@@ -21,6 +22,7 @@ from twinline.transports.endpoints import Endpoint
 
 MOST_NAMED: Final = 4
 """How many servers that another one names are kept in mind at once."""
+_MOST_READ: Final = 64
 _MOST_REASONS: Final = 16
 
 
@@ -37,7 +39,7 @@ def believed(options: ClientOptions, named: Iterable[str], here: Server) -> list
         here: the server that named them.
     """
     found: dict[Server, None] = {}
-    for text in named:
+    for text in islice(named, _MOST_READ):
         if len(found) == MOST_NAMED:
             break
         try:

@@ -275,6 +275,7 @@ export function newSendId() {
 // -- several servers --------------------------------------------------------------------------
 
 const MOST_NAMED = 4;
+const MOST_READ = 64; // of a list that a server has sent
 
 /** Return a list's items in an order of chance. */
 export function shuffled(items) {
@@ -308,7 +309,7 @@ const isHere = ({ hostname }) => /^(localhost|127(\.\d+){3}|\[::1\])$/.test(host
 export function believed(endpoints, from) {
   const here = new URL(from);
   const found = [];
-  for (const endpoint of endpoints) {
+  for (const endpoint of endpoints.slice(0, MOST_READ)) {
     const url = parsed(endpoint);
     if (!["ws:", "wss:"].includes(url?.protocol) || url.username || url.password) continue;
     if (!["jsonl", "auto", null].includes(url.searchParams.get("transport"))) continue;
