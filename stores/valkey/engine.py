@@ -28,7 +28,7 @@ from twinline.core.locks import new_lock
 from twinline.core.store import CLOCK_REFUSE_MS, Durability
 from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.valkey.greeting import OLDEST, Greeting
-from twinline.stores.valkey.lane import Call, Lane, NotUsableError, Peer, reason_of, unavailable
+from twinline.stores.valkey.lane import Call, Lane, NotUsableError, Peer, details_of, unavailable
 from twinline.stores.valkey.url import Address, Target, shown
 from twinline.stores.valkey.wire import (
     SLOTS,
@@ -100,7 +100,7 @@ class Engine:
                 connection, _, _ = self._peer(address).connect()
                 disconnect(connection)
         except (redis.RedisError, OSError, NotUsableError, StoreUnavailable) as error:
-            raise StoreNotOpened(f"{self.target.place}: {reason_of(error)}") from error
+            raise StoreNotOpened(f"{self.target.place}: {details_of(error)}") from error
         greetings = self.greetings()
         for greeting in greetings:
             if greeting.evicts is not None:

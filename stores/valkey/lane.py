@@ -426,7 +426,7 @@ class Lane:
         return self._connection
 
     def _lose(self, error: Exception) -> None:
-        log.warning("a connection to the engine was lost: %s", reason_of(error))
+        log.warning("a connection to the engine was lost: %s", details_of(error))
         self.peer.lose(self._connection_id)
         self._drop()
 
@@ -436,10 +436,17 @@ class Lane:
 
 
 def reason_of(error: Exception) -> str:
-    """Return why an engine cannot be used, for an operator."""
+    """Return why an engine cannot be used, for anybody: without where it is."""
     if isinstance(error, NotUsableError):
         return str(error)
     return f"the engine does not answer ({type(error).__name__})"
+
+
+def details_of(error: Exception) -> str:
+    """Return why an engine cannot be used, for its operator; redis-py's texts have no password."""
+    if isinstance(error, NotUsableError) or not str(error):
+        return reason_of(error)
+    return f"{reason_of(error)}: {str(error)[:300]}"
 
 
 def refuse(calls: Iterable[Call], why: str) -> None:

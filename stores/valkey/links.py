@@ -29,7 +29,7 @@ from twinline.core.errors import StoreUnavailable
 from twinline.core.locks import new_lock
 from twinline.core.waiting import Wake, wake_all
 from twinline.stores.valkey.engine import Engine
-from twinline.stores.valkey.lane import reason_of
+from twinline.stores.valkey.lane import details_of
 from twinline.stores.valkey.url import Address, Target, shown
 from twinline.stores.valkey.watches import Watches
 from twinline.stores.valkey.wire import answer, command, connect, disconnect, send
@@ -190,7 +190,7 @@ class Link:
                 self._listen(connection)
             except (redis.RedisError, OSError) as error:
                 if attempt == 0 and not self._closing.is_set():
-                    log.warning("notices of %s stop: %s", shown(self._address), reason_of(error))
+                    log.warning("notices of %s stop: %s", shown(self._address), details_of(error))
             except Exception:
                 log.exception("notices of %s stop", shown(self._address))
             finally:

@@ -91,7 +91,7 @@ class ValkeyEngine:
         self._process: subprocess.Popen[bytes] | None = None
         self.folder = Path(tempfile.mkdtemp(prefix=f"valkey-{orphans.present_mark()}-"))
         for _ in range(20):
-            self.port = _free_port()
+            self.port = free_port()
             try:
                 self.start()
             except AddressTakenError:
@@ -346,7 +346,8 @@ def _query(options: dict[str, str]) -> str:
     return "&".join(f"{key}={to}" for key, to in options.items())
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody has, nor the one that is 10,000 above."""
     while True:
         port = random.randrange(*_PORTS)
         with contextlib.suppress(OSError), ExitStack() as tried:
