@@ -229,6 +229,7 @@ class Nodes:
                         break
                     if self._late.passed:
                         log.error("nodes that have not ended in time are killed")
+                        self._late = Deadline.after(_LATE_SECONDS)
                         self.kill()
                 else:
                     self._start_due()

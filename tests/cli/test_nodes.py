@@ -90,15 +90,26 @@ def site(tmp_path: Path) -> PretendedSite:
 
 
 @contextmanager
-def nodes(site: PretendedSite, tmp_path: Path, *flags: str, count: int = 2) -> Iterator[Served]:
-    """Run nodes while the block runs; none may be left afterwards."""
+def nodes(
+    site: PretendedSite, tmp_path: Path, *flags: str, count: int = 2, script: str = ""
+) -> Iterator[Served]:
+    """Run nodes while the block runs; none may be left afterwards.
+
+    Args:
+        site: has the store.
+        tmp_path: a folder.
+        flags: of the command.
+        count: how many nodes.
+        script: what the parent does before anything else.
+    """
     twinline = CommandLine(tmp_path, "tcp://127.0.0.1:1")
     twinline.environment |= site.environment
     log = tmp_path / "log"
     serve = ("serve", "--json", "--nodes", str(count), "--node", "web", "--store", site.url)
     with log.open("w") as stderr:
         listen = () if "--listen" in flags else ("--listen", "tcp://127.0.0.1:0")
-        parent = twinline.start(*serve, *listen, *flags, stderr=stderr)
+        script = f"{script}\nimport sys; from twinline.cli.main import main; main(sys.argv[1:])"
+        parent = twinline.python(script, *serve, *listen, *flags, stderr=stderr)
     with ended(parent):
         served = Served(parent, log)
         pids = served.nodes()
@@ -180,6 +191,33 @@ def test_a_second_signal_ends_all_at_once(site: PretendedSite, tmp_path: Path) -
         served.parent.send_signal(signal.SIGTERM)
         assert served.parent.wait(5) == 128 + signal.SIGTERM
         wait_until(lambda: all(map(gone, pids)), "no node to be left", 5)
+
+
+def test_a_node_that_no_signal_reaches_is_killed_when_its_time_is_up(
+    site: PretendedSite, tmp_path: Path
+) -> None:
+    soon = "from twinline.cli.server import nodes; nodes._LATE_SECONDS = 4.0"
+    with nodes(site, tmp_path, "--drain-seconds", "0.2", script=soon) as served:
+        os.kill(served.nodes()[1], signal.SIGSTOP)
+        served.parent.terminate()
+        assert served.parent.wait(SECONDS) == 1
+    assert "nodes that have not ended in time are killed" in served.log
+    assert '"message": "node web-2 was ended by SIGKILL while it drained"' in served.log
+
+
+def test_a_node_that_cannot_start_again_ends_nothing(site: PretendedSite, tmp_path: Path) -> None:
+    with nodes(site, tmp_path) as served:
+        site.say(refused="the database is away")
+        first, second = served.nodes()
+        os.kill(first, signal.SIGKILL)
+        failed = "node web-1 failed: the database is away; it is started again in "
+        wait_until(lambda: served.log.count(failed) >= 2, "it to fail twice", SECONDS)
+        assert served.name() == "web-2"
+        site.say()
+        served.wait_named("web-1")
+        assert second in served.nodes()
+        served.parent.terminate()
+        assert served.parent.wait(SECONDS) == 0
 
 
 def test_a_store_that_is_refused_ends_all_and_is_told_once(

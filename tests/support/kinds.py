@@ -44,6 +44,7 @@ KINDS = {
     "tests/transports/tls/test_wire.py::*": "wires",
     "tests/cli/test_reload.py::*": "wires",
     "tests/cli/test_nodes.py::*signal*": "signals",
+    "tests/cli/test_nodes.py::*cannot_start_again*": "signals",
     "tests/*/test_interrupts.py::*[[]20000]": "signals",
     "tests/*/test_interrupts.py::*[[]each place]": "signals",
 }
