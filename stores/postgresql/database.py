@@ -105,27 +105,36 @@ class Database:
             StoreNotOpened: the database is no store, or another one than it was.
         """
         may_block("connecting to the database")
+        # The main thread, which may be interrupted anywhere, is not one that others wait for, and
+        # what interrupts it is no failure of the database.
+        alone = may_be_interrupted()
         with self._lock:
             failed = self._failures > 0
             if failed and (self._trying or time.monotonic() < self._retry_at):
                 raise StoreUnavailable
-            self._trying = True
+            if not alone:
+                self._trying = True
         link: Link | None = None
-        done = False
+        failures: int | None = None
         try:
             link = self._opened()
             for check in self.checks:
                 check(link)
-            done = True
-        except (psycopg.Error, EngineError, LinkLost) as error:
-            raise self.failed(error) from error
+            failures = 0
+        except Exception as error:
+            failures = self._failures + 1
+            if isinstance(error, psycopg.Error | EngineError | LinkLost):
+                raise self.failed(error) from error
+            raise
         finally:
-            if not done and link is not None:
+            if failures != 0 and link is not None:
                 link.close()
             with self._lock:
-                self._trying = False
-                self._failures = 0 if done else self._failures + 1
-                self._retry_at = time.monotonic() + retry_seconds(self._failures)
+                if not alone:
+                    self._trying = False
+                if failures is not None:
+                    self._failures = failures
+                    self._retry_at = time.monotonic() + retry_seconds(failures)
         return link
 
     def open(self) -> Link:
@@ -249,7 +258,8 @@ class Pool:
                     self._database.doubt(link)
             raise unavailable from error
         finally:
-            if link is not None and (link.broken or self._closed):
+            # Interrupted at the wrong moment, one may have a transaction left, with its locks.
+            if link is not None and (link.broken or not link.idle or self._closed):
                 link.close()
                 link = None
             if not mine:

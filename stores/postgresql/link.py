@@ -116,6 +116,11 @@ class Link:
         connection.add_notice_handler(self._warned)
         self._pg.enter_pipeline_mode()
 
+    @property
+    def idle(self) -> bool:
+        """Whether no transaction is open, as the database said last."""
+        return bool(self._pg.transaction_status == pq.TransactionStatus.IDLE)
+
     def execute(self, sql: str, *values: Value, seconds: float = CALL_SECONDS) -> Rows:
         """Run one statement and return its rows.
 
@@ -158,7 +163,7 @@ class Link:
             # Whatever happened in between: the next answer is not that of the next call.
             if not whole:
                 self.broken = True
-        self._in_transaction = self._pg.transaction_status != pq.TransactionStatus.IDLE
+        self._in_transaction = not self.idle
         if refused is not None:
             raise refused
         return results
