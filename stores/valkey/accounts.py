@@ -239,10 +239,13 @@ class ValkeyAccounts(Accounts):
             return False
         username, password_hash, _ = outcome
         name = to_text(username)
-        with self._ids.changing(name), suppress(StoreUnavailable):
-            # The account is gone already; should this fail, it is followed up.
-            self._pending.finish(account_id, username, keep_name=keep_name)
-            self._engine.do_many([self._count((to_text(password_hash), -1))])
+        with self._ids.changing(name):
+            try:
+                self._pending.finish(account_id, username, keep_name=keep_name)
+            except StoreUnavailable:
+                # The account is gone all the same, and nobody can take the name meanwhile.
+                self._pending.retry_soon(account_id)
+        self._engine.do_many([self._count((to_text(password_hash), -1))])
         return True
 
     # --- sessions

@@ -207,7 +207,7 @@ class Engine:
             return None
         found: list[Address | None] = [None] * SLOTS
         for first, last, (host, port, *_), *_ in ranges:
-            owner = (host.decode() if host else address[0], int(port))
+            owner = (_host(host.decode() if host else "") or address[0], int(port))
             found[first : last + 1] = [owner] * (last + 1 - first)
         return found
 
@@ -341,7 +341,7 @@ class Engine:
         text = str(refusal)
         if isinstance(refusal, redis.exceptions.AskError):  # MOVED is one too
             host, port = refusal.node_addr
-            address = (host or self.address_of(call.key)[0], int(port))
+            address = (_host(host) or self.address_of(call.key)[0], int(port))
             if isinstance(refusal, redis.exceptions.MovedError):
                 self.moved(refusal.slot_id, address)
                 return None, False
@@ -397,6 +397,11 @@ class Engine:
     def forked(self) -> None:
         """Refuse every call: the threads that would make it are the parent's."""
         self._forked = True
+
+
+def _host(host: str) -> str:
+    """Return a host as a cluster tells it, or nothing for one that it does not know itself."""
+    return "" if host == "?" else host
 
 
 def _durability_text(required: Durability, found: Durability) -> str:

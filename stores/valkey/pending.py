@@ -16,6 +16,7 @@ that is older than all that can be under way is followed up.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -42,6 +43,7 @@ class Pending:
         self._keys = keys
         self._scripts = scripts
         self._grace_ms = round(grace_seconds * 1000)
+        self._unfinished: deque[str] = deque()  # its steps are single ones of Python's
 
     def begin(self, account_id: str) -> None:
         """Note an account.
@@ -55,6 +57,24 @@ class Pending:
     def end(self, account_id: str) -> None:
         """Forget an account; if that fails, it is found to be finished later."""
         self._engine.post(self.forget(account_id))
+
+    def retry_soon(self, account_id: str) -> None:
+        """Have the second half of a deletion done as soon as it can be."""
+        self._unfinished.append(account_id)
+
+    def retry(self) -> None:
+        """Do what was to be done soon.
+
+        Raises:
+            StoreUnavailable: not all of it could be done yet.
+        """
+        for _ in range(len(self._unfinished)):
+            account_id = self._unfinished[0]
+            record = self._keys.of(account_id, "p")
+            username, gone = self._engine.do(plain(record, b"HMGET", record, b"u", b"g"))
+            if gone is not None:
+                self.finish(account_id, username, keep_name=gone == b"1")
+            self._unfinished.popleft()
 
     def forget(self, account_id: str) -> Call:
         """Return the call that forgets an account."""

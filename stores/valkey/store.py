@@ -90,8 +90,9 @@ class ValkeyStore(Store):
             engine,
             watches,
             links,
-            self._join,
-            lambda: pending.follow_up(self.mailboxes.drop, opened_at),
+            join=self._join,
+            pending=pending,
+            follow_up=lambda: pending.follow_up(self.mailboxes.drop, opened_at),
         )
         self._upkeep.start()
         watch_forks(self)

@@ -22,6 +22,7 @@ from twinline.stores.valkey.engine import Engine
 from twinline.stores.valkey.greeting import QUESTIONS, greeting_from, offset_from
 from twinline.stores.valkey.lane import Call, Peer, plain
 from twinline.stores.valkey.links import Links
+from twinline.stores.valkey.pending import Pending
 from twinline.stores.valkey.watches import Watches
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,9 @@ class Upkeep:
         engine: Engine,
         watches: Watches,
         links: Links,
+        *,
         join: Callable[[], object],
+        pending: Pending,
         follow_up: Callable[[], bool],
     ) -> None:
         """Prepare; `start` begins.
@@ -55,6 +58,7 @@ class Upkeep:
             watches: what is read again.
             links: what is subscribed to anew.
             join: says that this server uses the store.
+            pending: what is to be done as soon as it can be.
             follow_up: finishes what a crash left; returns whether that was all.
         """
         self._engine = engine
@@ -71,6 +75,7 @@ class Upkeep:
             _Task(watches.resubscribe, _SUBSCRIBE_SECONDS, now),
             _Task(self._read_all, READ_AGAIN_SECONDS, now + READ_AGAIN_SECONDS),
             _Task(self._follow, _LOOK_SECONDS, now),
+            _Task(pending.retry, _LOOK_SECONDS, now),
         ]
         self._read_at = now
         self._links = links

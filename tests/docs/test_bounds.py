@@ -310,6 +310,7 @@ DO_NOT_GROW = {
     ("stores/valkey/engine.py", "_refusals"): "the servers of the engine, and the policy",
     ("stores/valkey/lane.py", "_lost"): "two connections, until a third is made",
     ("stores/valkey/lane.py", "outcome"): "of one call",
+    ("stores/valkey/pending.py", "_unfinished"): "accounts whose deletion the engine cut in two",
     ("stores/valkey/links.py", "_links"): "the servers of the engine",
     ("transports/listener/base.py", "_bound"): "the endpoints that the server has",
     ("transports/listener/base.py", "endpoints"): "the same",

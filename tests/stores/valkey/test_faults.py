@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -289,6 +290,31 @@ def test_the_listening_connection_is_killed(valkey: ValkeyEngine, open_store: Op
         here.mailboxes.append("bob", draft(f"{number}"))
         watcher.reads(f"{number}", SOON + 1)
     assert watcher.bodies == ["0", "1", "2", "3"]
+
+
+def test_a_thousand_watchers_need_three_connections(
+    start_valkey: StartEngine, open_store: Open
+) -> None:
+    engine = start_valkey(appendfsync="no")
+    store = open_store(engine.url())
+    ids = [f"{number}" for number in range(1_000)]
+    woken: SimpleQueue[str] = SimpleQueue()
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(store.mailboxes.create, ids))
+        for account_id in ids:
+            store.mailboxes.on_mail(account_id, partial(woken.put, account_id))
+        with engine.client() as client:
+            used = [each for each in client.client_list() if each["cmd"] != "client|list"]
+            assert len(used) <= 3
+        # All of them are subscribed to anew, and what came meanwhile is found.
+        store.mailboxes.read(ids[0], 0, 1, 1)
+        other = open_store(store)
+        engine.command("CLIENT", "KILL", "TYPE", "pubsub")
+        list(pool.map(lambda each: other.mailboxes.append(each, draft()), ids))
+    found: set[str] = set()
+    deadline = time.monotonic() + 10
+    while len(found) < len(ids):
+        found.add(woken.get(timeout=max(deadline - time.monotonic(), 0)))
 
 
 def test_without_notices_mail_is_late_and_nothing_more(
@@ -645,6 +671,7 @@ def test_what_a_crash_left_of_accounts_is_finished(
     def fail(*_: object, **__: object) -> None:
         raise unfinished
 
+    store._upkeep.close()  # as everything ends with a server that is killed
     with monkeypatch.context() as patched:
         patched.setattr(store.accounts._pending, "finish", fail)
         assert accounts.withdraw(people["ann"].account_id, keep_name=True)
@@ -668,6 +695,28 @@ def test_what_a_crash_left_of_accounts_is_finished(
     again = replace(people["dora"], account_id=f"{9:032x}")
     store.accounts.create(again)
     assert store.accounts.find("dora") == again
+
+
+def test_a_deletion_that_the_engine_cut_in_two_is_finished_soon(
+    valkey: ValkeyEngine, open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(valkey.url())
+    ann = account("ann")
+    store.mailboxes.create(ann.account_id)
+    store.accounts.create(ann)
+    finish = store.accounts._pending.finish
+    failed = threading.Event()
+
+    def fail_once(*arguments: Any, **options: Any) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise StoreUnavailable
+        finish(*arguments, **options)
+
+    monkeypatch.setattr(store.accounts._pending, "finish", fail_once)
+    assert store.accounts.withdraw(ann.account_id, keep_name=False)
+    assert failed.is_set()
+    wait_until(lambda: store.accounts.is_free("ann"), "the name is free", 5)
 
 
 def is_missing(store: Store, account_id: str) -> bool:
