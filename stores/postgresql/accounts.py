@@ -14,7 +14,7 @@
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -110,14 +110,16 @@ _FORGET: Final = "DELETE FROM known_addresses WHERE account_id = $1"
 class PostgresqlAccounts(Accounts):
     """Accounts and sessions in tables that several servers share."""
 
-    def __init__(self, pool: Pool, wakes: Wakes) -> None:
+    def __init__(self, pool: Pool, wakes: Wakes, permit: Callable[[Link], object]) -> None:
         """Prepare; before the wakes are started.
 
         Args:
             pool: the connections for accounts.
             wakes: tells the other servers, and hears them.
+            permit: raises `StoreUnavailable` where writes are refused.
         """
         self._pool = pool
+        self._permit = permit
         self._wakes = wakes
         self._sessions: RecentCache[str, bytes, SessionRecord] = RecentCache(
             "session cache", most=_CACHED, keep_seconds=_SESSION_SECONDS
@@ -343,6 +345,7 @@ class PostgresqlAccounts(Accounts):
     @contextmanager
     def _transaction(self) -> Iterator[Link]:
         with self._pool.lend() as link:
+            self._permit(link)
             with link.transaction():
                 yield link
             if link.warnings:

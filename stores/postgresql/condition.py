@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from twinline.core.errors import StoreUnavailable
+from twinline.core.locks import new_lock
 from twinline.core.store import (
     CLOCK_REFUSE_MS,
     CLOCK_WARN_MS,
@@ -49,6 +51,9 @@ _ORIGIN: Final = """
 _STORE: Final = "SELECT version, epoch, origin, policy FROM store"
 _LOCK: Final = f"SELECT pg_advisory_xact_lock({LOCK_SPACE + 2}, hashtext($1))"
 _LEVELS: Final = (Durability.NONE, Durability.PROCESS, Durability.DISK, Durability.REPLICATED)
+
+PROMISE_SECONDS: Final = 1.0
+"""How old may be what the database promises."""
 
 
 class Condition:
@@ -87,7 +92,10 @@ class Condition:
         self._least = least
         self._clock = clock
         self._complaints = Complaints(log)
-        self._reasons: dict[str, str | None] = {}  # by what was looked at
+        self._lock = new_lock("condition")
+        # By what was looked at, by any thread; guarded by _lock, as is the writing of refusal.
+        self._reasons: dict[str, str | None] = {}
+        self._look_at = 0.0
 
     def check(self, link: Link) -> None:
         """Look at a new connection, and renew the epoch if the tables come from elsewhere.
@@ -135,14 +143,31 @@ class Condition:
             else None,
         )
 
+    def permit(self, link: Link) -> None:
+        """Return if writes are taken, by what the database promised within the last second.
+
+        Raises:
+            StoreUnavailable: they are refused, with why.
+            EngineError, LinkLost: it could not be asked.
+        """
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + PROMISE_SECONDS
+            (((fsync, commit, standbys),),) = link.run(SETTINGS)
+            self.note(fsync, commit, standbys)
+        if self.refusal is not None:
+            raise StoreUnavailable(f"the store refuses writes: {self.refusal}")
+
     def _refuse(self, what: str, reason: str | None) -> None:
-        self._reasons[what] = reason
-        refusal = next((each for each in self._reasons.values() if each is not None), None)
-        if refusal is not None and refusal != self.refusal:
+        with self._lock:
+            before = self.refusal
+            self._reasons[what] = reason
+            reasons = self._reasons.values()
+            self.refusal = refusal = next((each for each in reasons if each is not None), None)
+        if refusal is not None and refusal != before:
             self._complaints.error("the store refuses writes: %s", refusal)
-        elif refusal is None and self.refusal is not None:
+        elif refusal is None and before is not None:
             log.warning("the store takes writes again")
-        self.refusal = refusal
 
     def _origin(self, link: Link) -> str | None:
         """Return where the tables come from; None where a standby is asked."""

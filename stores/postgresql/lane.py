@@ -24,7 +24,7 @@ from twinline.core.errors import StoreUnavailable
 from twinline.core.store import MailboxPolicy
 from twinline.core.waiting import Wake, wake_all
 from twinline.stores.postgresql.batch import Append, Batch, Create, Drop, Write
-from twinline.stores.postgresql.condition import SETTINGS, Condition
+from twinline.stores.postgresql.condition import PROMISE_SECONDS, SETTINGS, Condition
 from twinline.stores.postgresql.database import Database, Keeper, is_passing
 from twinline.stores.postgresql.link import BEGIN, CALL_SECONDS, COMMIT, EngineError, Link, LinkLost
 from twinline.stores.postgresql.send_ids import SendIds
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 SECONDS: Final = 2 * CALL_SECONDS
 """How long a write may wait for its commit."""
 _BATCH: Final = 1_000  # the most writes in a transaction: what waits behind it is not kept long
-_SETTINGS_SECONDS: Final = 1.0  # how old what the database promises may be
 _UNREPLICATED: Final = "01000"  # the warning of a commit whose wait for the standby was cancelled
 
 
@@ -156,9 +155,10 @@ class Lane(WriteQueue[Write]):
         if looks:
             ((fsync, commit, standbys),) = results.pop()
             self._condition.note(fsync, commit, standbys)
-            self._settings_at = now + _SETTINGS_SECONDS
-            if self._condition.refusal is not None:
-                raise StoreUnavailable(f"the store refuses writes: {self._condition.refusal}")
+            self._settings_at = now + PROMISE_SECONDS
+        # Also where it was not asked now: the connection may be a new one, to another machine.
+        if self._condition.refusal is not None:
+            raise StoreUnavailable(f"the store refuses writes: {self._condition.refusal}")
         batch.opened(results)
         for step in batch.looking():
             batch.looked(link.run(*step, seconds=until - time.monotonic()))
@@ -208,7 +208,7 @@ class Lane(WriteQueue[Write]):
     def _look_again(self) -> bool:
         """Return whether writes are taken again, asking about once a second."""
         if time.monotonic() >= self._settings_at:
-            self._settings_at = time.monotonic() + _SETTINGS_SECONDS
+            self._settings_at = time.monotonic() + PROMISE_SECONDS
             link = self._keeper.ready()
             if link is not None:
                 try:

@@ -78,7 +78,9 @@ class PostgresqlStore(Store):
         self._lane = Lane(database, condition, self._wakes, policy)
         self._rereads = Rereads(self._reading, self._wakes, reread_seconds)
         self._chores = Chores(self._working, self._lane, policy, alone_at)
-        self.accounts: PostgresqlAccounts = PostgresqlAccounts(self._working, self._wakes)
+        self.accounts: PostgresqlAccounts = PostgresqlAccounts(
+            self._working, self._wakes, condition.permit
+        )
         self.mailboxes: PostgresqlMailboxes = PostgresqlMailboxes(
             self._lane, Reads(self._reading, policy), self._wakes
         )

@@ -53,7 +53,7 @@ class AccountsNode(Store):
         link.close()
         self.pool = CountingPool(self._database, 2, writes=True)
         self.wakes = Wakes(self._database)
-        self.accounts: Any = PostgresqlAccounts(self.pool, self.wakes)
+        self.accounts: Any = PostgresqlAccounts(self.pool, self.wakes, lambda _link: None)
         self.states: SharedStates = PostgresqlStates(self.pool)
         self.mailboxes = mailboxes or MemoryStore(policy).mailboxes
         self.wakes.start()

@@ -21,6 +21,7 @@ from twinline.core.errors import NoSuchUser, StoreUnavailable, UsernameTaken
 from twinline.core.names import NamePattern
 from twinline.core.passwords import profile_of
 from twinline.core.store import Account, Accounts, SessionKey, SessionRecord
+from twinline.stores.postgresql import PostgresqlStore
 from twinline.stores.postgresql.wakes import LEASE_SECONDS
 
 KNOWN_SECONDS = 1.0
@@ -305,6 +306,34 @@ def test_a_commit_that_no_standby_has_said_to_have_is_in_doubt(
         assert raised.value.in_doubt
         engine.set(synchronous_standby_names=None)
         assert node.accounts.find_session(record.key) is None
+
+
+def test_accounts_are_not_changed_where_the_database_promises_too_little(
+    start_postgres: StartEngine,
+) -> None:
+    engine = start_postgres()
+    with PostgresqlStore.open(engine.new_store_url() + "&durability=disk") as store:
+        store.accounts.create(account("ann"))
+        engine.set(synchronous_commit="off")
+        wait_until(lambda: refused(store, "bob"), "it is seen")
+        with pytest.raises(StoreUnavailable, match="refuses writes"):
+            store.accounts.open_session(session("token"))
+        assert store.accounts.find("bob") is None
+        assert store.accounts.find("ann") == account("ann")
+        engine.set(synchronous_commit=None)
+        wait_until(lambda: not refused(store, "carl"), "it is seen again")
+        assert store.accounts.find("carl") == account("carl")
+
+
+def refused(store: PostgresqlStore, name: str) -> bool:
+    """Create an account, and take it away again if that is not refused."""
+    try:
+        store.accounts.create(account(name))
+    except StoreUnavailable:
+        return True
+    if name == "bob":
+        store.accounts.withdraw(account(name).account_id, keep_name=False)
+    return False
 
 
 # -- names ---------------------------------------------------------------------------------------
