@@ -263,6 +263,7 @@ ALLOWED = {
         "asyncio.Lock",
     ): "tasks of one loop take turns at the terminal by it; no thread ever waits for it",
     ("cli/chat/prompt.py", "Condition"): "prompt_toolkit's word for a filter; no lock at all",
+    ("stores/postgresql/store.py", "Condition"): "what condition a database is in; no lock at all",
     (
         "cli/server/demo.py",
         "self._seen.acquire",
