@@ -59,6 +59,7 @@ LEASE_SECONDS: Final = 0.9
 _FIRST_BEAT_SECONDS: Final = 2.0
 _BEAT_CALL_SECONDS: Final = 1.5
 _PACE_SECONDS: Final = 0.005  # between two notices under load: each costs every listener's process
+_AT_ONCE: Final = 10  # notices that may follow each other at once, where there is no load
 _PENDING: Final = 100_000  # mailboxes that wait to be told; beyond them all are
 _CLOSE_SECONDS: Final = 3.0
 _USAGE_SECONDS: Final = 10.0  # between two looks at how full the queue of notices is
@@ -294,7 +295,7 @@ class Wakes:
     # --- in the sending thread
 
     def _send(self) -> None:
-        keeper = self._sending
+        keeper, pace = self._sending, Pace(_PACE_SECONDS, _AT_ONCE)
         while not (self._closed and not self._pending):
             if not self._pending:
                 self._work.wait(Deadline.after(None))
@@ -317,7 +318,7 @@ class Wakes:
                 if self._closed:
                     break
                 continue
-            time.sleep(_PACE_SECONDS)
+            pace.keep()
         if keeper.link is not None:
             keeper.link.close()
 
@@ -331,3 +332,37 @@ class Wakes:
         with self._lock:
             for kind, keys in pending.items():
                 self._pending[kind] = {**keys, **self._pending.get(kind, {})}
+
+
+class Pace:
+    """Lets a few steps follow each other at once, and keeps many of them apart: a token bucket."""
+
+    def __init__(
+        self,
+        seconds: float,
+        most: int,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Begin rested.
+
+        Args:
+            seconds: between two steps, in the long run.
+            most: steps that may follow each other at once.
+            clock: in seconds.
+            sleep: waits for so many.
+        """
+        self._seconds = seconds
+        self._most = most
+        self._clock = clock
+        self._sleep = sleep
+        self._left = float(most)
+        self._at = clock()
+
+    def keep(self) -> None:
+        """Wait after a step, if there were many of late."""
+        now = self._clock()
+        self._left = min(self._most, self._left + (now - self._at) / self._seconds) - 1
+        self._at = now
+        if self._left < 0:
+            self._sleep(-self._left * self._seconds)

@@ -25,7 +25,7 @@ from twinline.stores.postgresql.notices import (
     session_key,
 )
 from twinline.stores.postgresql.send_ids import SendIds
-from twinline.stores.postgresql.wakes import LEASE_SECONDS, Wakes
+from twinline.stores.postgresql.wakes import LEASE_SECONDS, Pace, Wakes
 
 NOW = 1_767_225_600_000
 URL = "postgresql://ann:hunter2@first:5433,second/chat"
@@ -131,6 +131,27 @@ def test_mail_that_could_not_be_told_is_told_later_and_too_much_of_it_as_all() -
     assert list(wakes._pending[Kind.MAIL]) == ["a", "b", "c"]
     wakes.tell_mail(map(str, range(100_001)))
     assert list(wakes._pending[Kind.MAIL]) == [EVERYTHING]
+
+
+def test_a_few_notices_follow_each_other_at_once_and_many_are_kept_apart() -> None:
+    now = 0.0
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        slept.append(seconds)
+
+    pace = Pace(0.005, 10, lambda: now, sleep)
+    for _ in range(10):
+        pace.keep()
+    assert slept == []
+    for _ in range(10):
+        pace.keep()
+    assert slept == pytest.approx([0.005] * 10)
+    now += 1
+    pace.keep()
+    assert len(slept) == 10
 
 
 # --- what is sent to the database, and how often
