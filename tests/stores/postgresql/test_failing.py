@@ -8,6 +8,7 @@ from itertools import count
 import psycopg
 import pytest
 from postgres_engine import PostgresEngine, StartEngine
+from postgres_stores import run
 from store_samples import ALL, draft
 from waiting import Call, wait_until
 
@@ -15,7 +16,9 @@ from twinline.core.errors import StoreUnavailable
 from twinline.core.store import SEQ_JUMP, Durability, MailboxLook, Receipt
 from twinline.stores.postgresql import PostgresqlStore
 from twinline.stores.postgresql import condition as postgresql_condition
+from twinline.stores.postgresql.database import Pool
 from twinline.stores.postgresql.link import CALL_SECONDS
+from twinline.stores.postgresql.link import Call as Statement
 
 NOW = 1_767_225_600_000
 
@@ -36,7 +39,11 @@ def sent(store: PostgresqlStore, body: str, seconds: float = 30.0) -> Receipt:
             threading.Event().wait(0.02)
 
 
-def test_a_wait_for_the_standby_that_is_cancelled_is_in_doubt(start_postgres: StartEngine) -> None:
+@pytest.mark.parametrize("end", ["pg_cancel_backend", "pg_terminate_backend"])
+def test_a_wait_for_the_standby_that_is_cut_short_is_in_doubt(
+    end: str, start_postgres: StartEngine
+) -> None:
+    """It has no send_id: were it sent once more, it would be there twice."""
     engine = start_postgres()
     with PostgresqlStore.open(engine.new_store_url()) as store:
         store.mailboxes.create("bob")
@@ -45,7 +52,7 @@ def test_a_wait_for_the_standby_that_is_cancelled_is_in_doubt(start_postgres: St
         waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
         wait_until(lambda: engine.sql(waiting), "it waits for the standby")
         ((pid,),) = engine.sql(waiting)
-        engine.sql("SELECT pg_cancel_backend(%s)", pid)
+        engine.sql(f"SELECT {end}(%s)", pid)
         with pytest.raises(StoreUnavailable) as caught:
             send.outcome()
         assert caught.value.in_doubt
@@ -181,18 +188,41 @@ def test_connections_that_are_killed_under_load_lose_and_repeat_nothing(
 def test_a_write_in_doubt_is_over_before_another_is_made(
     postgres: PostgresEngine, store_url: str
 ) -> None:
-    """The process that has the first still stands where it was stopped, with the write unread."""
+    """The process that has the first was stopped before it could read it, and goes on later."""
     with PostgresqlStore.open(store_url) as store:
-        store.mailboxes.create("bob")
-        link = store._lane._keeper.link
+        run(store_url, "CREATE TABLE marks (number bigint)")
+
+        pool = Pool(store._database, 1, writes=True)
+
+        def mark(number: int) -> None:
+            pool.run(Statement("INSERT INTO marks VALUES ($1::bigint)", number))
+
+        def mark_until_done(number: int) -> None:
+            until = time.monotonic() + 30
+            while True:
+                try:
+                    return mark(number)
+                except StoreUnavailable:
+                    assert time.monotonic() < until
+
+        Call(lambda: mark(0)).outcome()
+        link = pool._free.get()
         assert link is not None
+        pool._free.put(link)
         with postgres.paused(f"pid = {link.backend}"):
-            with pytest.raises(StoreUnavailable):
-                store.mailboxes.append("bob", draft("first", send_id="first"))
-            later = Call(lambda: sent(store, "second"))
+            with pytest.raises(StoreUnavailable) as caught:
+                Call(lambda: mark(1)).outcome()
+            assert caught.value.in_doubt
+            later = Call(lambda: mark_until_done(2))
+            threading.Event().wait(0.5)  # what does not wait for the first has time to go ahead
         later.outcome()
-        sent(store, "first")
-        assert sorted(bodies(store)) == ["first", "second"]
+        wait_until(
+            lambda: not postgres.sql("SELECT 1 FROM pg_stat_activity WHERE pid = %s", link.backend),
+            "the process has ended",
+        )
+        numbers = [number for (number,) in run(store_url, "SELECT number FROM marks ORDER BY ctid")]
+        assert numbers in ([0, 2], [0, 1, 2])
+        pool.close()
 
 
 @pytest.mark.parametrize(
