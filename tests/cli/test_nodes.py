@@ -141,7 +141,8 @@ def test_nodes_share_a_port_and_are_looked_after(site: PretendedSite, tmp_path: 
         wait_until(
             lambda: len(served.nodes()) == 2 and before[0] not in served.nodes(), "another", SECONDS
         )
-        assert "node web-1 was ended by SIGKILL; it is started again in " in served.log
+        killed = "node web-1 was ended by SIGKILL; it is started again in "
+        wait_until(lambda: killed in served.log, "that is told", SECONDS)
         served.wait_named("web-1", "web-2")
         # And so is one that was told to end, by which it is renewed alone.
         os.kill(before[1], signal.SIGTERM)
