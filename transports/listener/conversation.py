@@ -741,11 +741,11 @@ def _fitting(messages: tuple[Message, ...], left: int) -> tuple[Message, ...]:
 def _shutting_down(settings: ListenerSettings) -> ErrorReply:
     """Return what a peer is told when the server stops.
 
-    It comes back at a moment of its own within the spread, so that other servers are not met by all
-    peers of this one at once.
+    Where it can go to another server it need not wait for this one: it only takes a moment of its
+    own, for others are told at the same time.
     """
-    spread_ms = round(settings.drain_spread_seconds * 1000)
-    wait_ms = randint(1, spread_ms) if spread_ms else RESTART_MS  # noqa: S311 - guards nothing
+    elsewhere = bool(settings.drain_endpoints)
+    wait_ms = randint(1, RESTART_MS) if elsewhere else RESTART_MS  # noqa: S311 - guards nothing
     return ShuttingDown(
         retry_after_ms=wait_ms, endpoints=settings.drain_endpoints or None
     ).to_reply()

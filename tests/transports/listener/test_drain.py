@@ -327,7 +327,7 @@ def test_a_drain_is_told_over_a_time_and_sends_elsewhere() -> None:
         join(server.thread, 20)
     waits = {error["retry_after_ms"] for error in told}
     assert len(waits) > len(told) // 2
-    assert all(1 <= wait <= spread * 1000 for wait in waits)
+    assert all(1 <= wait <= 1000 for wait in waits)  # a moment, for its turn was its wait
     assert {tuple(error["endpoints"]) for error in told} == {elsewhere}
 
 
