@@ -6,6 +6,7 @@
     rules            what every store decides alike
     archive          a store as what it keeps: the contract by which all of it moves
     copying          moves all of it to another store
+    backup           copies all of it to a file
     upkeep           what can be done to a store that nobody here serves
     memory/          MemoryStore: all of it in this process
     sqlite/          SqliteStore: a file, durable

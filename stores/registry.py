@@ -82,7 +82,29 @@ def _upkeep_of_sqlite(url: str) -> Upkeep:
     return SqliteUpkeep(*parse_url(url))
 
 
-_BUILT_IN_UPKEEP: Final[dict[str, OpenUpkeep]] = {"sqlite": _upkeep_of_sqlite}
+def _upkeep_of_postgresql(url: str) -> Upkeep:
+    try:
+        from twinline.stores.postgresql.upkeep import PostgresqlUpkeep  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise _without("postgresql", "PostgreSQL", error) from error
+    return PostgresqlUpkeep(url)
+
+
+def _upkeep_of_valkey(url: str) -> Upkeep:
+    try:
+        from twinline.stores.valkey.upkeep import ValkeyUpkeep  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise _without("redis", "Valkey or Redis", error) from error
+    return ValkeyUpkeep(url)
+
+
+_BUILT_IN_UPKEEP: Final[dict[str, OpenUpkeep]] = {
+    "sqlite": _upkeep_of_sqlite,
+    "postgresql": _upkeep_of_postgresql,
+    "redis": _upkeep_of_valkey,
+    "rediss": _upkeep_of_valkey,
+    "redis+cluster": _upkeep_of_valkey,
+}
 
 
 def store_schemes() -> list[str]:

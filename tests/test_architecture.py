@@ -38,7 +38,7 @@ LIBRARIES = {
     },
 }
 # What all stores may use.
-COMMON = "stores.rules stores.archive stores.copying stores.upkeep"
+COMMON = "stores.rules stores.archive stores.copying stores.upkeep stores.backup"
 # Who, what of ours it may not import, and what of that it may all the same.
 WALLS = (
     ("core", "transports stores cli", ""),

@@ -26,6 +26,7 @@ from twinline.cli.console.shapes import (
 )
 from twinline.cli.console.text import visible
 from twinline.cli.settings.options import json_option
+from twinline.core.errors import StoreUnavailable
 from twinline.core.names import parse_username
 from twinline.core.service import ChatService
 from twinline.core.store import MailboxPolicy
@@ -139,8 +140,7 @@ def copy(source: str, target: str, as_json: bool) -> None:
     """
     one, other = _upkeep(source), _upkeep(target)
     with (
-        _readable(one.name),
-        _readable(other.name),
+        _readable(one.name, other.name),
         one.source() as read,
         other.target() as written,
         _bar("copying") as on_progress,
@@ -268,12 +268,15 @@ def _is_url(text: str) -> bool:
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
+def _readable(*names: str) -> Iterator[None]:
+    """Say of which store it is what a command ends with."""
     try:
         yield
-    except (sqlite3.Error, CopyError, UpkeepError) as error:
+    except (sqlite3.Error, CopyError, UpkeepError, StoreNotOpened, StoreUnavailable) as error:
         text = str(error)
-        raise CommandError(text if name in text else f"{name}: {text}") from error
+        if not any(name in text for name in names):
+            text = f"{' and '.join(names)}: {text}"
+        raise CommandError(text) from error
 
 
 @contextmanager

@@ -24,6 +24,10 @@ Opened as ``postgresql://USER@HOST/DATABASE``; it needs the extra ``postgresql``
     rereads          what stands behind wakes that are lost
     chores           sweeping, expiring, and what a crash left half done
     store            PostgresqlStore: joins all of these
+
+    session          the one connection of a command that looks after a store
+    archive          the tables as what they keep, to be moved
+    upkeep           checks, repairs, measures and backs up, from outside its servers
 """
 
 from twinline.stores.postgresql.store import PostgresqlStore

@@ -32,8 +32,9 @@
         content     a hash of the body
         seq         of the message, and so the order in which they came
     dropped(box)    whose messages are still to be swept
-    store(version, epoch, origin, policy)
-        one row; `origin` tells where the epoch comes from (`health`)
+    store(version, epoch, origin, policy, filled_from)
+        one row; `origin` tells where the epoch comes from (`health`); `filled_from` is the store
+        that this one is the unfinished copy of, or nothing (`archive`)
 
 The two groups do not refer to each other, as the two halves of a store do not. Texts that a peer
 chose are ``bytea``, for PostgreSQL's ``text`` cannot have U+0000 in it; names sort by code point,
@@ -137,7 +138,8 @@ TABLES: Final = (
         version bigint NOT NULL,
         epoch bigint NOT NULL,
         origin text NOT NULL,
-        policy text NOT NULL
+        policy text NOT NULL,
+        filled_from text NOT NULL DEFAULT ''
     )""",
     # Of no epoch and no policy until the first server has settled them.
     f"INSERT INTO store (version, epoch, origin, policy) VALUES ({VERSION}, 0, '', '')",  # noqa: S608
@@ -163,7 +165,8 @@ def prepare(link: Link, schema: str) -> None:
 
     Raises:
         SchemaTooNew: a later version of this program made them.
-        StoreNotOpened: the database cannot be used as a store, or the user may not make tables.
+        StoreNotOpened: the database cannot be used as a store, or the user may not make tables, or
+            it is a copy that is unfinished.
         EngineError, LinkLost: nothing is changed.
     """
     with link.transaction():
@@ -187,6 +190,12 @@ def prepare(link: Link, schema: str) -> None:
     lacking = lacking_tables(link)
     if lacking:
         raise StoreNotOpened(f"the schema {schema} is damaged: it has no {', '.join(lacking)}")
+    ((filled_from,),) = link.execute("SELECT filled_from FROM store")
+    if filled_from:
+        raise StoreNotOpened(
+            f"the schema {schema} is the unfinished copy of {filled_from}; have it finished by "
+            "saying the same 'twinline store copy' once more, or drop the schema"
+        )
 
 
 def _make(link: Link, schema: str, *, others: bool, has_schema: bool) -> None:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _DEFAULT_POLICY: Final = MailboxPolicy()
 _ALONE_SECONDS: Final = 0.05  # in which connections that were closed just now are gone
 _LOOK_SECONDS: Final = 0.01
+_LOCK_NOT_AVAILABLE: Final = "55P03"  # that of `session`: servers wait for no other that long
 _ALONE: Final = f"SELECT pg_try_advisory_lock({LOCK_SPACE + 1}, hashtext($1))"
 _ALONE_NO_MORE: Final = f"""
     SELECT pg_advisory_unlock({LOCK_SPACE + 1}, hashtext($1)),
@@ -162,6 +163,8 @@ class PostgresqlStore(Store):
                 link.close()
         except (psycopg.Error, EngineError, LinkLost) as error:
             reason = str(error).strip().partition("\n")[0]
+            if isinstance(error, EngineError) and error.sqlstate == _LOCK_NOT_AVAILABLE:
+                reason = "a command of 'twinline store' has it to itself; wait until that ends"
             raise StoreNotOpened(f"{target.place} cannot be opened as a store: {reason}") from error
 
     def _alone(self, link: Link, schema: str) -> bool:

@@ -87,8 +87,12 @@ class SqliteArchive(Archive):
             raise
 
     @classmethod
-    def open_target(cls, path: Path | str) -> Self:
+    def open_target(cls, path: Path | str, *, anew: bool = False) -> Self:
         """Open the file that is to be one, or go on with one that is unfinished.
+
+        Args:
+            path: the file.
+            anew: remove one that is unfinished, and begin with none.
 
         Raises:
             FileExistsError: there is a file of that name already.
@@ -104,13 +108,16 @@ class SqliteArchive(Archive):
             connection = sqlite3.connect(part, isolation_level=None)
             try:
                 connection.execute("PRAGMA synchronous = OFF")  # synced when it is whole
-                return cls(path, connection, lock, whole=False)
+                archive = cls(path, connection, lock, whole=False)
+                if archive.filled_from and anew:
+                    archive._empty()
             except BaseException:
                 connection.close()
                 raise
         except BaseException:
             lock.close()
             raise
+        return archive
 
     def _has_tables(self) -> bool:
         if not self._is_readable():
@@ -294,6 +301,22 @@ class SqliteArchive(Archive):
         sync(part)
         require_free(self._path)
         publish(part, self._path)
+
+    def _empty(self) -> None:
+        tables = self._connection.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        ).fetchall()
+        with self._writing() as connection:
+            for (table,) in tables:
+                connection.execute(f"DROP TABLE {table}")
+        self.filled_from = ""
+
+    def discard(self) -> None:
+        """Remove what is unfinished; nothing more can be done with it."""
+        self._connection.close()
+        part = self._path.with_name(self._path.name + _UNFINISHED)
+        for end in ("-journal", ""):
+            part.with_name(part.name + end).unlink(missing_ok=True)
 
     def close(self) -> None:
         self._connection.close()

@@ -17,7 +17,12 @@
     wire             commands and connections
     watches          who is woken, and what is read again
     links            the connections that listen for notices
-    upkeep           the thread that looks after all this
+    chores           the thread that looks after all this
+
+    session          what a command that looks after a store asks by
+    archive          the keys as what they keep, to be moved
+    examine_scripts  the scripts that look for what must not be found
+    upkeep           checks, repairs, measures and backs up, from outside its servers
 """
 
 from twinline.stores.shared.opening import SchemaTooNew, StoreNotOpened

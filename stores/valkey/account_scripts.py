@@ -148,6 +148,9 @@ return {{due, redis.call('ZCOUNT', KEYS[1], '-inf', ARGV[2]) - #due}}
 # What this store is, and who uses it: another policy is taken over once nobody else does.
 _JOIN: Final = f"""{_NOW}
 local now = now_ms()
+local source = redis.call('HGET', KEYS[1], 'filled_from')
+if source then return {{-3, source}} end
+if redis.call('EXISTS', KEYS[3]) == 1 then return {{-4, ''}} end
 local format = redis.call('HGET', KEYS[1], 'format')
 local policy = redis.call('HGET', KEYS[1], 'policy')
 if format and format ~= ARGV[2] then return {{-1, format}} end
@@ -157,6 +160,25 @@ if policy and policy ~= ARGV[1] and redis.call('ZCARD', KEYS[2]) > 0 then return
 redis.call('HSET', KEYS[1], 'format', ARGV[2], 'policy', ARGV[1])
 redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[3])
 return {{policy == ARGV[1] and 1 or 0, policy or ''}}
+"""
+# A command of `twinline store` has the store to itself, as long as it says so again and again.
+_HOLD: Final = f"""{_NOW}
+local held = redis.call('GET', KEYS[2])
+if ARGV[4] == '1' then
+  if held ~= ARGV[1] then return -1 end
+elseif held then
+  return -1
+else
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now_ms() - ARGV[2]))
+  local servers = redis.call('ZCARD', KEYS[1])
+  if servers > 0 then return servers end
+end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
+return 0
+"""
+_RELEASE_HOLD: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
 """
 _CHANGE_STATE: Final = """
 local value = redis.call('GET', KEYS[1])
@@ -193,6 +215,8 @@ class AccountScripts:
         self.note = Script(_NOTE)
         self.due = Script(_DUE)
         self.join = Script(_JOIN)
+        self.hold = Script(_HOLD)
+        self.release_hold = Script(_RELEASE_HOLD)
         self.change_state = Script(_CHANGE_STATE)
 
     @property

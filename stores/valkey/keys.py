@@ -20,8 +20,10 @@ and a script can change it as one step. ``ID`` is an account's id::
     {d}:x       zset     every XY
 
     {q:N}:q     zset     accounts that are made or deleted just now, with since when
-    {meta}:store   hash  what this store is: its format and policy
+    {meta}:store   hash  what this store is: its format and policy, and, as ``filled_from``, which
+                         store it is the unfinished copy of
     {meta}:nodes   zset  the servers that use it, with when they were last heard of
+    {meta}:held    string  a command has it to itself; it ends by itself
     {meta}:h       hash  how many accounts there are of each profile of a password hash
     l:KEY       string   a state that limits are counted in
 """
@@ -30,9 +32,13 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from twinline.stores.valkey.wire import packed, to_bytes
+from twinline.stores.valkey.wire import packed, to_bytes, to_text
 
 _CACHED: Final = 10_000  # mailboxes whose keys are not made anew for every call
+FORMAT: Final = 1
+"""The version of how everything is kept."""
+ALIVE_MS: Final = 10_000
+"""A server that was not heard of for so long does not use the store."""
 PENDING: Final = 16
 """How many parts the accounts that are made or deleted just now are kept in."""
 
@@ -44,6 +50,7 @@ class Keys:
         self._prefix = prefix.encode()
         self.store = self._prefix + b"{meta}:store"
         self.nodes = self._prefix + b"{meta}:nodes"
+        self.held = self._prefix + b"{meta}:held"
         self.profiles = self._prefix + b"{meta}:h"
         self.buckets = self._prefix + b"{d}:x"
         self.box = lru_cache(maxsize=_CACHED)(self._box)
@@ -51,6 +58,18 @@ class Keys:
     def of(self, account_id: str, kind: str) -> bytes:
         """Return a key of an account or its mailbox."""
         return b"%b{%b}:%b" % (self._prefix, to_bytes(account_id), kind.encode())
+
+    @property
+    def pattern(self) -> bytes:
+        """What every key matches that belongs to an account, or to names."""
+        return self._prefix + b"{*"
+
+    def account_of(self, key: bytes) -> tuple[str, str] | None:
+        """Return whose key this is, and of which kind; None if it is no account's."""
+        tagged, _, kind = key.removeprefix(self._prefix).rpartition(b":")
+        if len(kind) != 1 or kind not in b"bmautspkd" or not tagged.startswith(b"{"):
+            return None
+        return to_text(tagged[1:-1]), kind.decode()
 
     def _box(self, account_id: str) -> "BoxKeys":
         keys = [self.of(account_id, kind) for kind in "bmauts"]

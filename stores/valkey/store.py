@@ -11,21 +11,18 @@ from twinline.stores.shared.opening import SchemaTooNew, StoreNotOpened
 from twinline.stores.valkey.account_scripts import AccountScripts
 from twinline.stores.valkey.accounts import ValkeyAccounts
 from twinline.stores.valkey.box_scripts import BoxScripts
+from twinline.stores.valkey.chores import Chores, see
 from twinline.stores.valkey.engine import Engine
-from twinline.stores.valkey.keys import Keys
+from twinline.stores.valkey.keys import ALIVE_MS, FORMAT, Keys
 from twinline.stores.valkey.lane import plain
 from twinline.stores.valkey.links import Links
 from twinline.stores.valkey.mailboxes import ValkeyMailboxes
 from twinline.stores.valkey.pending import GRACE_SECONDS, Pending, script_call
 from twinline.stores.valkey.states import ValkeyStates
-from twinline.stores.valkey.upkeep import Upkeep, see
 from twinline.stores.valkey.url import Target, parse_url
 from twinline.stores.valkey.watches import Watches
 
 _DEFAULT_POLICY: Final = MailboxPolicy()
-FORMAT: Final = 1
-"""The version of how everything is kept."""
-_ALIVE_MS: Final = 10_000  # a server that was not heard of for so long does not use the store
 _HEALTH_SECONDS: Final = 2.0
 
 
@@ -86,7 +83,7 @@ class ValkeyStore(Store):
         self.mailboxes: ValkeyMailboxes = ValkeyMailboxes(
             engine, keys, box_scripts, watches, pending
         )
-        self._upkeep = Upkeep(
+        self._chores = Chores(
             engine,
             watches,
             links,
@@ -94,7 +91,7 @@ class ValkeyStore(Store):
             pending=pending,
             follow_up=lambda: pending.follow_up(self.mailboxes.drop, opened_at),
         )
-        self._upkeep.start()
+        self._chores.start()
         watch_forks(self)
 
     @classmethod
@@ -131,7 +128,7 @@ class ValkeyStore(Store):
 
     def close(self) -> None:
         """Send what waits, end the threads, and let go of the engine."""
-        self._upkeep.close()
+        self._chores.close()
         self._links.close()
         nodes = self._keys.nodes
         self._engine.post(plain(nodes, b"ZREM", nodes, self._node, writes=True))
@@ -155,8 +152,8 @@ class ValkeyStore(Store):
         answer: Any = self._engine.do(
             script_call(
                 self._account_scripts.join,
-                (self._keys.store, self._keys.nodes),
-                (text.encode(), b"%d" % FORMAT, self._node, b"%d" % _ALIVE_MS),
+                (self._keys.store, self._keys.nodes, self._keys.held),
+                (text.encode(), b"%d" % FORMAT, self._node, b"%d" % ALIVE_MS),
                 # Asked though writes are refused: it may be what ends that.
                 writes=False,
             )
@@ -167,6 +164,13 @@ class ValkeyStore(Store):
             why = f"the store has format {found.decode()}; this program knows format {FORMAT}"
         elif outcome == -2:
             why = _policy_text(json.loads(found), json.loads(text))
+        elif outcome == -3:
+            why = (
+                f"the store is the unfinished copy of {found.decode()}; have it finished by saying "
+                "the same 'twinline store copy' once more, or take another prefix"
+            )
+        elif outcome == -4:
+            why = "a command of 'twinline store' has the store to itself; wait until that ends"
         if why is not None and opening:
             raise SchemaTooNew(why) if outcome == -1 else StoreNotOpened(why)
         self._engine.refuse("policy", why)

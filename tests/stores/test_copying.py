@@ -6,38 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from store_samples import HOUR, account, draft, session
+from store_samples import ALL, HOUR, draft, filled, session
 
 from twinline.core.errors import SendIdConflict
 from twinline.core.store import Mailboxes, MailboxPolicy, Standing
 from twinline.stores.archive import MessageRow
 from twinline.stores.copying import CopyError, copy_all
-from twinline.stores.sqlite import SqliteStore, StoreLocked, StoreNotOpened, Synchronous
+from twinline.stores.sqlite import SqliteStore, StoreLocked, StoreNotOpened
 from twinline.stores.sqlite.archive import SqliteArchive
 
-ALL = 10**6
 POLICY = MailboxPolicy(mailbox_messages=400)
-
-
-def filled(path: Path) -> Path:
-    """Return a file with accounts, mail, history, gaps, acks and send_ids of every kind."""
-    with SqliteStore(path, POLICY, synchronous=Synchronous.NORMAL) as store:
-        for name in ("ann", "bob", "carl"):
-            store.mailboxes.create(f"id-{name}")
-            store.accounts.create(account(name))
-            store.accounts.note_address(f"id-{name}", "::1", 5, most=3)
-            store.accounts.open_session(session(f"token-{name}", name))
-        boxes = store.mailboxes
-        for number in range(320):  # more than a page
-            boxes.append("id-ann", draft(f"m{number}", send_id=f"s{number}"))
-        boxes.ack("id-ann", 20, HOUR)
-        boxes.ack("id-ann", 40, 2 * HOUR)
-        boxes.delete("id-ann", [3, 30, 100, 320])
-        boxes.append("id-bob", draft("half a pair \ud800 and \0", send_id="\udfff"))
-        store.mailboxes.create("id-old")
-        store.accounts.create(account("old"))
-        store.accounts.withdraw("id-old", keep_name=True)
-    return path
 
 
 def moved(source: Path, target: Path) -> None:
@@ -54,7 +32,7 @@ def everything(boxes: Mailboxes, account_id: str) -> object:
 
 
 def test_what_a_store_keeps_is_in_the_other_one_and_nobody_is_logged_in(tmp_path: Path) -> None:
-    source, target = filled(tmp_path / "one.db"), tmp_path / "two.db"
+    source, target = filled(tmp_path / "one.db", POLICY), tmp_path / "two.db"
     moved(source, target)
     assert target.stat().st_mode & 0o777 == 0o600
     assert sorted(each.name for each in tmp_path.iterdir()) == ["one.db", "two.db"]
@@ -77,7 +55,7 @@ def test_what_a_store_keeps_is_in_the_other_one_and_nobody_is_logged_in(tmp_path
 
 
 def test_new_mail_is_beyond_whatever_a_reader_of_the_old_store_has_seen(tmp_path: Path) -> None:
-    source, target = filled(tmp_path / "one.db"), tmp_path / "two.db"
+    source, target = filled(tmp_path / "one.db", POLICY), tmp_path / "two.db"
     with SqliteStore(source, POLICY) as store:
         store.mailboxes.append("id-ann", draft("the last one"))
         (last,) = store.mailboxes.history("id-ann", None, 1, ALL, 0).messages
@@ -129,7 +107,7 @@ def stopping(monkeypatch: pytest.MonkeyPatch, method: str, at: int) -> Iterator[
 def test_a_move_that_was_stopped_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, at: int
 ) -> None:
-    source, target = filled(tmp_path / "one.db"), tmp_path / "two.db"
+    source, target = filled(tmp_path / "one.db", POLICY), tmp_path / "two.db"
     with stopping(monkeypatch, method, at):
         moved(source, target)
     assert not target.exists()
@@ -151,7 +129,7 @@ def test_a_move_that_was_stopped_goes_on(
 def test_what_does_not_arrive_as_it_was_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, target = filled(tmp_path / "one.db"), tmp_path / "two.db"
+    source, target = filled(tmp_path / "one.db", POLICY), tmp_path / "two.db"
     put = SqliteArchive.put_messages
 
     def spoils(self: SqliteArchive, account_id: str, rows: list[MessageRow]) -> None:
@@ -165,11 +143,11 @@ def test_what_does_not_arrive_as_it_was_is_found(
 
 
 def test_neither_a_served_store_nor_one_that_is_there_takes_part(tmp_path: Path) -> None:
-    source = filled(tmp_path / "one.db")
+    source = filled(tmp_path / "one.db", POLICY)
     with SqliteStore(source), pytest.raises(StoreLocked):
         moved(source, tmp_path / "two.db")
     with pytest.raises(FileExistsError):
-        moved(source, filled(tmp_path / "three.db"))
+        moved(source, filled(tmp_path / "three.db", POLICY))
     with pytest.raises(StoreNotOpened, match="there is no file"):
         moved(tmp_path / "none.db", tmp_path / "two.db")
     with SqliteArchive.open_target(tmp_path / "two.db"), pytest.raises(StoreLocked):
@@ -179,7 +157,7 @@ def test_neither_a_served_store_nor_one_that_is_there_takes_part(tmp_path: Path)
 def test_an_unfinished_copy_is_of_one_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, other = filled(tmp_path / "one.db"), filled(tmp_path / "other.db")
+    source, other = filled(tmp_path / "one.db", POLICY), filled(tmp_path / "other.db", POLICY)
     with stopping(monkeypatch, "end", 0):
         moved(source, tmp_path / "two.db")
     with pytest.raises(CopyError, match="unfinished copy of sqlite:"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from twinline.core.store import Account, Draft, Mailboxes, MailboxPolicy, SessionKey, SessionRecord
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory.mailboxes import MemoryMailboxes
+from twinline.stores.sqlite import SqliteStore, Synchronous
 
 ALL = 10**9
 """More than any page has."""
@@ -71,3 +72,24 @@ def history(
 ) -> list[int]:
     """Return the seqs in the history of bob."""
     return [message.seq for message in boxes.history("bob", before, limit, ALL, now).messages]
+
+
+def filled(path: Path, policy: MailboxPolicy) -> Path:
+    """Return a file with accounts, mail, history, gaps, acks and send_ids of every kind."""
+    with SqliteStore(path, policy, synchronous=Synchronous.NORMAL) as store:
+        for name in ("ann", "bob", "carl"):
+            store.mailboxes.create(f"id-{name}")
+            store.accounts.create(account(name))
+            store.accounts.note_address(f"id-{name}", "::1", 5, most=3)
+            store.accounts.open_session(session(f"token-{name}", name))
+        boxes = store.mailboxes
+        for number in range(320):  # more than a page
+            boxes.append("id-ann", draft(f"m{number}", send_id=f"s{number}"))
+        boxes.ack("id-ann", 20, HOUR)
+        boxes.ack("id-ann", 40, 2 * HOUR)
+        boxes.delete("id-ann", [3, 30, 100, 320])
+        boxes.append("id-bob", draft("half a pair \ud800 and \0", send_id="\udfff"))
+        store.mailboxes.create("id-old")
+        store.accounts.create(account("old"))
+        store.accounts.withdraw("id-old", keep_name=True)
+    return path

@@ -20,7 +20,7 @@ from twinline.core.errors import CursorInvalid, NoSuchUser, StoreUnavailable
 from twinline.core.store import SEQ_JUMP, Durability, MailboxPolicy, Standing, Store
 from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.valkey import ValkeyStore, greeting, parse_url, wire
-from twinline.stores.valkey.upkeep import READ_AGAIN_SECONDS
+from twinline.stores.valkey.chores import READ_AGAIN_SECONDS
 from twinline.stores.valkey.watches import Watches
 from twinline.transports.endpoints import Endpoint
 
@@ -143,7 +143,7 @@ def test_what_the_network_held_back_is_not_done_behind_what_came_later(
     with FaultProxy(Endpoint.parse(f"tcp://{valkey.address}")) as proxy:
         url = valkey.url().replace(f":{valkey.port}", f":{proxy.endpoint.port}")
         store = open_store(url)
-        store._upkeep.close()  # so that it asks nothing meanwhile
+        store._chores.close()  # so that it asks nothing meanwhile
         store.mailboxes.create("bob")
         held = proxy.routes[-1]
         held.up.fault = Fault(delay=1.5)
@@ -487,7 +487,7 @@ def test_the_first_write_to_an_engine_that_promises_less_is_refused(
     engine = start_valkey()
     store = open_store(engine.url())
     store.mailboxes.create("bob")
-    store._upkeep.close()
+    store._chores.close()
     engine.stop()
     engine._settings["appendfsync"] = "everysec"
     engine.start()
@@ -671,7 +671,7 @@ def test_what_a_crash_left_of_accounts_is_finished(
     def fail(*_: object, **__: object) -> None:
         raise unfinished
 
-    store._upkeep.close()  # as everything ends with a server that is killed
+    store._chores.close()  # as everything ends with a server that is killed
     with monkeypatch.context() as patched:
         patched.setattr(store.accounts._pending, "finish", fail)
         assert accounts.withdraw(people["ann"].account_id, keep_name=True)

@@ -1,0 +1,425 @@
+"""A Valkey or Redis store's keys as an archive: read, or filled, while no server uses it.
+
+A target says in ``{meta}:store`` that it is unfinished until it is whole, and no server begins to
+use it. The hash of a mailbox is written last, as one step, so that a mailbox that is there is
+whole. It is given the epoch that its last seq lies in, and the id of no engine: so its seqs jump
+before the next one is given out.
+"""
+
+# ruff: noqa: D102 - the contract tells what the methods do
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final, Self
+
+from twinline.core.errors import StoreUnavailable
+from twinline.core.passwords import profile_of
+from twinline.core.store import SEQ_JUMP, Account
+from twinline.stores.archive import AccountRow, AckRow, MailboxRow, MessageRow, SendIdRow
+from twinline.stores.shared.paged import FIRST, Beginnings, PagedArchive
+from twinline.stores.upkeep import UpkeepError
+from twinline.stores.valkey.keys import FORMAT, PENDING
+from twinline.stores.valkey.lane import Call, plain
+from twinline.stores.valkey.session import Session
+from twinline.stores.valkey.url import Target
+from twinline.stores.valkey.wire import to_bytes, to_text
+
+_BUCKETS: Final = 16  # whose names are asked for at once
+_PAGE: Final = 256
+_SYNC_MS: Final = 3_000
+
+
+class ValkeyArchive(PagedArchive):
+    """The keys of a store that this command has to itself."""
+
+    def __init__(self, session: Session, filled_from: str) -> None:
+        """Take over a session that is alone.
+
+        Args:
+            session: the session.
+            filled_from: see `Archive`.
+        """
+        self.name = session.name
+        self.filled_from = filled_from
+        self._session = session
+        self._keys = session.keys
+        self._reserved: tuple[bytes, list[bytes]] = (b"", [])  # a bucket, and its reserved names
+        self._withdrawn: set[bytes] = set()  # names of accounts whose deletion reserves them
+        self._place = ("", 0, 0)  # of which mailbox acks were read, up to which, and where it is
+        # Of the mailbox that is not whole.
+        self._seqs: list[int] = []
+        self._oldest_ack = b""
+
+    @classmethod
+    def open_source(cls, target: Target) -> Self:
+        """Open the store to be read.
+
+        Raises:
+            UpkeepError: servers use it, or it cannot be read.
+            StoreNotOpened: it is no store of this format.
+        """
+        session = Session(target)
+        try:
+            filled_from = session.require_store()
+            session.take_alone()
+            archive = cls(session, filled_from)
+            archive._find_withdrawn()
+        except BaseException:
+            session.close()
+            raise
+        return archive
+
+    @classmethod
+    def open_target(cls, target: Target) -> Self:
+        """Open the store that is to be one, or go on with one that is unfinished.
+
+        Raises:
+            UpkeepError: servers use it, or it cannot be written.
+            StoreNotOpened: it is of another format.
+        """
+        session = Session(target)
+        try:
+            filled_from = session.require_store() if session.is_there else ""
+            session.take_alone()
+            return cls(session, filled_from)
+        except BaseException:
+            session.close()
+            raise
+
+    # -- reading
+
+    def accounts(self, after: str, limit: int) -> Sequence[AccountRow]:
+        while names := self._names_in_use(after, limit):
+            rows = self._accounts_of(names)
+            if rows:
+                return rows
+            after = to_text(names[-1])  # deletions that are not finished, all of them
+        return ()
+
+    def _names_in_use(self, after: str, limit: int) -> list[bytes]:
+        buckets = self._session.buckets(self._keys.bucket_of(after))
+        found: list[bytes] = []
+        for start in range(0, len(buckets), _BUCKETS):
+            sets = [self._keys.names(each, "z") for each in buckets[start : start + _BUCKETS]]
+            begin, count = b"(" + to_bytes(after), b"%d" % limit
+            for names in self._session.ask_all(
+                [
+                    plain(key, b"ZRANGEBYLEX", key, begin, b"+", b"LIMIT", b"0", count)
+                    for key in sets
+                ]
+            ):
+                found += names
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def _accounts_of(self, names: Sequence[bytes]) -> list[AccountRow]:
+        ids = self._session.ask_all([self._owner(name) for name in names])
+        known = [(to_text(name), to_text(own)) for name, own in zip(names, ids, strict=True) if own]
+        calls: list[Call] = []
+        for _, account_id in known:
+            record, addresses = (self._keys.of(account_id, kind) for kind in "pd")
+            calls.append(plain(record, b"HMGET", record, b"h", b"c", b"g"))
+            calls.append(plain(addresses, b"HGETALL", addresses))
+        answers = iter(self._session.ask_all(calls))
+        rows = []
+        for username, account_id in known:
+            (password_hash, created_at, gone), flat = next(answers), next(answers)
+            if password_hash is None or gone is not None:
+                continue
+            noted = zip(flat[::2], flat[1::2], strict=True)
+            account = Account(account_id, username, to_text(password_hash), int(created_at))
+            rows.append(
+                AccountRow(account, tuple(sorted((to_text(each), int(at)) for each, at in noted)))
+            )
+        return rows
+
+    def _owner(self, name: bytes) -> Call:
+        key = self._keys.names(self._keys.bucket_of(to_text(name)), "n")
+        return plain(key, b"HGET", key, name)
+
+    def reserved_names(self, after: str, limit: int) -> Sequence[str]:
+        place = to_bytes(after)
+        found: list[bytes] = []
+        for bucket in self._session.buckets(self._keys.bucket_of(after)):
+            found += [name for name in self._reserved_in(bucket) if name > place]
+            if len(found) >= limit:
+                break
+        return [to_text(name) for name in found[:limit]]
+
+    def _reserved_in(self, bucket: bytes) -> list[bytes]:
+        if self._reserved[0] != bucket:
+            names = {
+                name
+                for page in self._session.names_in(bucket)
+                for name, own in page
+                if not own or name in self._withdrawn
+            }
+            self._reserved = bucket, sorted(names)
+        return self._reserved[1]
+
+    def _find_withdrawn(self) -> None:
+        """See which deletions are not finished, and whose names they reserve."""
+        for number in range(PENDING):
+            key = self._keys.pending_part(number)
+            ids = self._session.ask(plain(key, b"ZRANGE", key, b"0", b"-1"))
+            records = [self._keys.of(to_text(each), "p") for each in ids]
+            for name, gone in self._session.ask_all(
+                [plain(record, b"HMGET", record, b"u", b"g") for record in records]
+            ):
+                if gone == b"1":
+                    self._withdrawn.add(name)
+
+    def _beginnings(self, account_id: str) -> Beginnings | None:
+        box, messages, acks, sends = (self._keys.of(account_id, kind) for kind in "bmat")
+        first = b"%d" % FIRST
+        found, *rows = self._session.ask_all(
+            [
+                plain(box, b"HMGET", box, b"p", b"l"),
+                plain(messages, b"XRANGE", messages, b"-", b"+", b"COUNT", first),
+                plain(acks, b"LRANGE", acks, b"0", b"%d" % (FIRST - 1)),
+                plain(sends, b"XRANGE", sends, b"-", b"+", b"COUNT", first),
+            ]
+        )
+        position, last = found
+        if position is None:
+            return None
+        row = MailboxRow(account_id, int(position), int(last))
+        return Beginnings(row, _messages(rows[0]), _acks(rows[1]), _send_ids(rows[2]))
+
+    def _messages(self, account_id: str, after: int, limit: int) -> Sequence[MessageRow]:
+        return _messages(self._range(account_id, "m", after, limit))
+
+    def _send_ids(self, account_id: str, after: int, limit: int) -> Sequence[SendIdRow]:
+        return _send_ids(self._range(account_id, "t", after, limit))
+
+    def _range(self, account_id: str, kind: str, after: int, limit: int) -> list[Any]:
+        key = self._keys.of(account_id, kind)
+        begin, count = b"(%d-0" % after, b"%d" % limit
+        found: list[Any] = self._session.ask(
+            plain(key, b"XRANGE", key, begin, b"+", b"COUNT", count)
+        )
+        return found
+
+    def _acks(self, account_id: str, after: int, limit: int) -> Sequence[AckRow]:
+        """Return acks from a list, which is read from where the last page of them ended."""
+        key = self._keys.of(account_id, "a")
+        index = self._place[2] if self._place[:2] == (account_id, after) else 0
+        found: list[AckRow] = []
+        while len(found) < limit:
+            until = b"%d" % (index + _PAGE - 1)
+            page = _acks(self._session.ask(plain(key, b"LRANGE", key, b"%d" % index, until)))
+            for row in page:
+                if len(found) == limit:
+                    break
+                index += 1
+                if row.position > after:
+                    found.append(row)
+            if len(page) < _PAGE:
+                break
+        if found:
+            self._place = account_id, found[-1].position, index
+        return found
+
+    # -- writing
+
+    def begin(self, source: str) -> None:
+        if self.filled_from:
+            return
+        for keys in self._session.scan():
+            if any(kind == "b" for _, kind in keys):
+                raise UpkeepError(f"{self.name} has mailboxes already; nothing in it was changed")
+        self._describe(b"HSET", b"format", b"%d" % FORMAT, b"filled_from", to_bytes(source))
+        self.filled_from = source
+
+    def _describe(self, command: bytes, *arguments: bytes) -> None:
+        store = self._keys.store
+        self._session.ask(plain(store, command, store, *arguments, writes=True))
+
+    def put_accounts(self, rows: Sequence[AccountRow]) -> None:
+        owners = self._session.ask_all(
+            [self._owner(to_bytes(row.account.username)) for row in rows]
+        )
+        records = [self._keys.of(row.account.account_id, "p") for row in rows]
+        names = self._session.ask_all([plain(key, b"HGET", key, b"u") for key in records])
+        calls: list[Call] = []
+        for (account, addresses), owner, name in zip(rows, owners, names, strict=True):
+            if owner and to_text(owner) != account.account_id:
+                calls += self._removing(to_text(owner))
+            if name is not None and to_text(name) != account.username:
+                calls += self._freeing(name)
+            calls += self._keeping(account, addresses)
+        self._session.ask_all(calls)
+
+    def _removing(self, account_id: str) -> Iterator[Call]:
+        """Yield what removes an account and its mailbox, but not its name."""
+        for kind in "pkdbmauts":
+            key = self._keys.of(account_id, kind)
+            yield plain(key, b"UNLINK", key, writes=True)
+
+    def _freeing(self, name: bytes) -> Iterator[Call]:
+        bucket = self._keys.bucket_of(to_text(name))
+        for kind, command in (("n", b"HDEL"), ("z", b"ZREM")):
+            key = self._keys.names(bucket, kind)
+            yield plain(key, command, key, name, writes=True)
+
+    def _keeping(self, account: Account, addresses: Sequence[tuple[str, int]]) -> Iterator[Call]:
+        record, noted = (self._keys.of(account.account_id, kind) for kind in "pd")
+        name = to_bytes(account.username)
+        fields = (b"u", name, b"h", to_bytes(account.password_hash), b"c")
+        yield plain(record, b"UNLINK", record, writes=True)
+        yield plain(record, b"HSET", record, *fields, b"%d" % account.created_at, writes=True)
+        yield plain(noted, b"UNLINK", noted, writes=True)
+        for address, at in addresses:
+            yield plain(noted, b"HSET", noted, to_bytes(address), b"%d" % at, writes=True)
+        yield from self._naming(name, to_bytes(account.account_id))
+        key = self._keys.names(self._keys.bucket_of(account.username), "z")
+        yield plain(key, b"ZADD", key, b"0", name, writes=True)
+
+    def _naming(self, name: bytes, owner: bytes) -> Iterator[Call]:
+        bucket, buckets = self._keys.bucket_of(to_text(name)), self._keys.buckets
+        key = self._keys.names(bucket, "n")
+        yield plain(buckets, b"ZADD", buckets, b"0", bucket, writes=True)
+        yield plain(key, b"HSET", key, name, owner, writes=True)
+
+    def put_reserved_names(self, names: Sequence[str]) -> None:
+        self._reserved = b"", []
+        self._session.ask_all(
+            [each for name in names for each in self._naming(to_bytes(name), b"")]
+        )
+
+    def begin_mailbox(self, account_id: str) -> None:
+        self._read = None
+        self._seqs, self._oldest_ack = [], b""
+        keys = [self._keys.of(account_id, kind) for kind in "bmauts"]
+        self._session.ask(plain(keys[0], b"UNLINK", *keys, writes=True))
+
+    def put_messages(self, account_id: str, rows: Sequence[MessageRow]) -> None:
+        key = self._keys.of(account_id, "m")
+        self._seqs += [row.seq for row in rows]
+        self._session.ask_all(
+            [
+                plain(
+                    key,
+                    *(b"XADD", key, b"%d-0" % row.seq, b"i", to_bytes(row.message_id)),
+                    *(b"f", to_bytes(row.sender), b"b", to_bytes(row.body)),
+                    *(b"t", b"%d" % row.sent_at),
+                    writes=True,
+                )
+                for row in rows
+            ]
+        )
+
+    def put_acks(self, account_id: str, rows: Sequence[AckRow]) -> None:
+        key = self._keys.of(account_id, "a")
+        self._oldest_ack = self._oldest_ack or b"%d" % rows[0].acked_at
+        kept = [b"%d:%d" % row for row in rows]
+        self._session.ask(plain(key, b"RPUSH", key, *kept, writes=True))
+
+    def put_send_ids(self, account_id: str, rows: Sequence[SendIdRow]) -> None:
+        # The next send gives them the time after which they are forgotten.
+        seqs, entries, senders = (self._keys.of(account_id, kind) for kind in "uts")
+        calls = []
+        for row in rows:
+            sender, seq, sent_at = to_bytes(row.sender_id), b"%d" % row.seq, b"%d" % row.sent_at
+            send_id = b"%b\0%b" % (sender, to_bytes(row.send_id))
+            calls += [
+                plain(
+                    entries,
+                    *(b"XADD", entries, seq + b"-0", b"k", send_id, b"c", row.content),
+                    *(b"i", to_bytes(row.message_id), b"s", sent_at),
+                    writes=True,
+                ),
+                plain(seqs, b"HSET", seqs, send_id, seq, writes=True),
+                plain(
+                    *(senders, b"ZADD", senders, b"0", b"%b\0%016d" % (sender, row.seq)),
+                    writes=True,
+                ),
+            ]
+        self._session.ask_all(calls)
+
+    def end_mailbox(self, row: MailboxRow) -> None:
+        key = self._keys.of(row.account_id, "b")
+        acked = bisect_right(self._seqs, row.position)
+        fields = {
+            b"p": b"%d" % row.position,
+            b"l": b"%d" % row.last,
+            b"n": b"%d" % (len(self._seqs) - acked),
+            b"k": b"%d" % acked,
+            b"o": self._oldest_ack,
+            b"r": b"",
+            b"e": b"%d" % (row.last // SEQ_JUMP),
+        }
+        flat = [each for pair in fields.items() for each in pair]
+        self._session.ask(plain(key, b"HSET", key, *flat, writes=True))
+
+    def end(self) -> None:
+        profiles = count_profiles(self)
+        key = self._keys.profiles
+        calls = [plain(key, b"UNLINK", key, writes=True)]
+        for profile, count in profiles.items():
+            counted = to_bytes(profile), b"%d" % count
+            calls.append(plain(key, b"HSET", key, *counted, writes=True))
+        self._session.ask_all(calls)
+        if profiles:
+            self._describe(b"HSET", b"accounts", b"1")
+        self._sync()
+        self._session.require_alone()
+        self._describe(b"HDEL", b"filled_from")
+        self.filled_from = ""
+
+    def _sync(self) -> None:
+        """Have all of it on the engine's disk, if that has a log; an old one cannot be asked."""
+        wait = plain(b"", b"WAITAOF", b"1", b"0", b"%d" % _SYNC_MS)
+        for peer in self._session.engine.peers():
+            with suppress(StoreUnavailable):
+                self._session.engine.ask_peer(peer, [wait], 2 * _SYNC_MS / 1000)
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def count_profiles(archive: ValkeyArchive) -> Counter[str]:
+    """Return how many accounts have hashes of each profile."""
+    profiles: Counter[str] = Counter()
+    after = ""
+    while rows := archive.accounts(after, _PAGE):
+        profiles.update(profile_of(row.account.password_hash) for row in rows)
+        after = rows[-1].account.username
+    return profiles
+
+
+def _messages(entries: Sequence[Any]) -> list[MessageRow]:
+    return [
+        MessageRow(
+            _seq(place), to_text(fields[1]), to_text(fields[3]), to_text(fields[5]), int(fields[7])
+        )
+        for place, fields in entries
+    ]
+
+
+def _acks(kept: Sequence[bytes]) -> list[AckRow]:
+    return [AckRow(*map(int, each.split(b":"))) for each in kept]
+
+
+def _send_ids(entries: Sequence[Any]) -> list[SendIdRow]:
+    rows = []
+    for place, fields in entries:
+        sender_id, _, send_id = fields[1].partition(b"\0")
+        rows.append(
+            SendIdRow(
+                _seq(place),
+                to_text(sender_id),
+                to_text(send_id),
+                fields[3],
+                to_text(fields[5]),
+                int(fields[7]),
+            )
+        )
+    return rows
+
+
+def _seq(place: bytes) -> int:
+    return int(place.partition(b"-")[0])

@@ -1,0 +1,117 @@
+"""The scripts that look for what must not be found: each looks at one account at one moment.
+
+So what is found is no half of a step that a server makes just then.
+"""
+
+from typing import Final
+
+from twinline.stores.valkey.wire import Script
+
+# KEYS: all six of a mailbox, and the account. Returns the numbers of what is found.
+_BOX: Final = """
+local b, m, a, u, t, s = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local call = redis.call
+local v = call('HMGET', b, 'p', 'l', 'n', 'k', 'o')
+local found = {}
+if not v[1] then
+  if call('EXISTS', m, a, u, t, s) > 0 then found[1] = 1 end
+  return found
+end
+local function note(number) found[#found + 1] = number end
+local function seq(entry) return tonumber(string.match(entry[1], '^%d+')) end
+local p, l, n, k = tonumber(v[1]), tonumber(v[2]), tonumber(v[3]), tonumber(v[4])
+local first, last = call('XRANGE', m, '-', '+', 'COUNT', 1)[1], nil
+last = call('XREVRANGE', m, '+', '-', 'COUNT', 1)[1]
+if p > l or (last and (seq(last) > l or seq(first) < 1)) then note(2) end
+local function count(from, to)
+  local all = 0
+  repeat
+    local some = call('XRANGE', m, from, to, 'COUNT', 200)
+    all = all + #some
+    if #some > 0 then from = '(' .. some[#some][1] end
+  until #some < 200
+  return all
+end
+local place = string.format('%.0f', p) .. '-0'
+if n + k ~= call('XLEN', m) then
+  note(3)
+elseif n <= k then
+  if count('(' .. place, '+') ~= n then note(3) end
+elseif count('-', place) ~= k then
+  note(3)
+end
+local front, back = call('LINDEX', a, 0), call('LINDEX', a, -1)
+if v[5] ~= (front and string.match(front, ':(.*)$') or '') then note(4) end
+if back and tonumber(string.match(back, '^%d+')) > p then note(5) end
+local remembered = call('XLEN', t)
+if call('HLEN', u) ~= remembered or call('ZCARD', s) ~= remembered then note(6) end
+if call('EXISTS', KEYS[7]) == 0 then note(7) end
+return found
+"""
+# KEYS: the account, its mailbox, sessions and addresses. Returns its name, and what is found.
+_ACCOUNT: Final = """
+local v = redis.call('HMGET', KEYS[1], 'u', 'g')
+local live = v[1] and not v[2]
+local found = {v[1] or '', live and 1 or 0}
+local function note(number) found[#found + 1] = number end
+if live and redis.call('EXISTS', KEYS[2]) == 0 then note(8) end
+local sessions = redis.call('HVALS', KEYS[3])
+for _, kept in ipairs(sessions) do
+  if not live or string.match(kept, '^%-?%d+:%-?%d+:(.*)$') ~= v[1] then note(9) end
+end
+if not live and redis.call('EXISTS', KEYS[4]) == 1 then note(10) end
+return found
+"""
+# KEYS: as of the mailbox. Makes an empty one where an account has none, of the first epoch.
+_MAKE: Final = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
+redis.call('HSET', KEYS[1], 'p', 0, 'l', 0, 'n', 0, 'k', 0, 'o', '', 'r', '', 'e', 0)
+return 1
+"""
+# KEYS: the account, its sessions and addresses. Ends what is not its own; returns how many of each.
+_MEND: Final = """
+local v = redis.call('HMGET', KEYS[1], 'u', 'g')
+local live = v[1] and not v[2]
+local all, ended = redis.call('HGETALL', KEYS[2]), 0
+for i = 1, #all, 2 do
+  if not live or string.match(all[i + 1], '^%-?%d+:%-?%d+:(.*)$') ~= v[1] then
+    ended = ended + redis.call('HDEL', KEYS[2], all[i])
+  end
+end
+return {ended, live and 0 or redis.call('UNLINK', KEYS[3])}
+"""
+
+ORPHAN: Final = 1
+NO_ACCOUNT: Final = 7
+NO_MAILBOX: Final = 8
+SESSIONS: Final = 9
+ADDRESSES: Final = 10
+"""What the scripts find, among others."""
+FAULTS: Final = {
+    2: "mailboxes whose position or a message's seq is beyond the last seq given out",
+    3: "mailboxes whose count of unread or of read messages is wrong",
+    ORPHAN: "messages, acks or send_ids in no mailbox",
+    4: "mailboxes whose history does not begin with its oldest ack",
+    5: "mailboxes with an ack beyond their position",
+    6: "mailboxes whose send_ids are not all found by sender and by age",
+    NO_MAILBOX: "accounts without a mailbox",
+    SESSIONS: "sessions of no account, or under another name than it has",
+    ADDRESSES: "accounts that are gone and have addresses",
+}
+"""What must not be found, by its number."""
+
+
+class ExamineScripts:
+    """All of them."""
+
+    def __init__(self) -> None:
+        self.box = Script(_BOX)
+        self.account = Script(_ACCOUNT)
+        self.make = Script(_MAKE)
+        self.mend = Script(_MEND)
+
+    @property
+    def all(self) -> tuple[Script, ...]:
+        """Every one of them."""
+        return tuple(vars(self).values())
