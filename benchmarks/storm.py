@@ -43,7 +43,9 @@ FIRST: Final = 1.0
 LONGEST: Final = 30.0
 """And of its longest."""
 ASKED: Final = 0.5
-"""The part that a client adds at random to the time that a server asks for, at most."""
+"""The part of its first wait that a client adds at random to what a server asks for, at most."""
+TURN_SPREAD: Final = (0.5, 1.5)
+"""By this a server varies the time until a turn, so that they do not come back together."""
 ADMITTED_SECONDS: Final = 2.0
 """The work that a server with bounded admission lets wait."""
 TOO_LONG: Final = 2.0
@@ -80,12 +82,13 @@ class Busy(Enum):
     """What a server tells those whom it does not admit, and what they make of it."""
 
     RANDOM = "a random time"
-    """From 1 s to `Storm.busy_seconds`. The client adds up to half of that at random, its backoff
+    """From 1 s to `Storm.busy_seconds`. The client adds up to half a second at random, its backoff
     goes on, and the longer wait counts."""
     TURN = "a turn"
-    """When it will have served those who are admitted or have a turn before. As above."""
+    """When it will have served those who are admitted or have a turn before, give or take half, as
+    `core/admission.py` says it. The client does as above."""
     KEPT_TURN = "a turn, which is kept to"
-    """The same, in the place of the backoff's wait; the backoff begins again."""
+    """To the moment, in the place of the backoff's wait; the backoff begins again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,8 +347,10 @@ def simulate(storm: Storm, strategy: Strategy) -> Outcome:
             at[outside] = told
             all_clients.wait[outside] = FIRST
         else:
-            asked = (told - since) * random.uniform(1, 1 + ASKED, len(outside))
-            at[outside] = np.maximum(at[outside], since + asked)
+            if strategy.busy is Busy.TURN:
+                told = since + (told - since) * random.uniform(*TURN_SPREAD, len(outside))
+            later = np.minimum(told - since, FIRST) * random.uniform(0, ASKED, len(outside))
+            at[outside] = np.maximum(at[outside], told + later)
     return Outcome(np.sort(np.concatenate(back_at)), lost, attempts, refused, unreachable, in_vain)
 
 
