@@ -323,10 +323,15 @@ def flow(pair: Pair, window: int, seconds: float) -> Sample:
     return Sample(delivered, now - started, [], spent)
 
 
-def delivery_latency(pairs: Sequence[Pair], seconds: float) -> Sample:
+def delivery_latency(pairs: Sequence[Pair], seconds: float, pause: float = 0) -> Sample:
     """Send to one watcher after another, and time each until the watcher has it.
 
     The next message follows at once: a server is at work, and not just woken from its sleep.
+
+    Args:
+        pairs: the senders and their watchers.
+        seconds: how long.
+        pause: in seconds, before each message, if it is not to follow at once.
 
     Raises:
         LoadError: as for `one_at_a_time`.
@@ -340,6 +345,8 @@ def delivery_latency(pairs: Sequence[Pair], seconds: float) -> Sample:
             pair.watcher.begin()
         time.sleep(_SETTLE_SECONDS)
         for pair in cycle(pairs):
+            if pause:
+                time.sleep(pause)
             latencies.append(_deliver(pair))
             if time.perf_counter() >= ends:
                 break
