@@ -20,6 +20,7 @@ KINDS = {
     "tests/cli/bench/test_command.py::*": "measure",
     "tests/cli/test_json.py::*[[]bench]": "measure",
     "tests/stores/crash/*": "crash",
+    "tests/docs/test_several_servers.py::test_two_servers*": "engines",
     "tests/stores/postgresql/*": "engines",
     "tests/stores/shared/*": "engines",
     "tests/stores/valkey/*": "engines",
