@@ -104,7 +104,7 @@ class AccountRules:
                 monotonic=monotonic,
             )
             if an_hour:
-                self._registrations = SharedHourly(store.states, an_hour, clock)
+                self._registrations = SharedHourly(store.states, an_hour, clock, monotonic)
 
     def register(self, username: str, password: str, address: str) -> Account:
         """Create an account for somebody who asks for one.

@@ -193,6 +193,8 @@ class ChatService:
             None, or what the request is answered with instead: `Busy`.
         """
         gate = self._logins if request.may_take_long else self._resumes
+        if session.entry is not None:
+            session.entry.leave()  # its request had no thread to be carried out in
         session.entry = entry = Entry(gate)
         try:
             entry.enter()

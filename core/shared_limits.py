@@ -74,11 +74,18 @@ def _who(address: str) -> bytes:
 class SharedHourly:
     """`HourlyThrottle`, for all servers of a store together."""
 
-    def __init__(self, states: SharedStates, per_hour: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        states: SharedStates,
+        per_hour: int,
+        clock: Clock,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Count in states; the clock is in ms since 1970 UTC."""
         self._states = states
         self._per_hour = per_hour
         self._clock = clock
+        self._refusals = _Refusals(monotonic)
 
     def take(self, key: str, refusal: str) -> None:
         """Count an event; as `HourlyThrottle.take`.
@@ -87,6 +94,9 @@ class SharedHourly:
             RateLimited: there were too many; with the time to wait.
             StoreUnavailable: it is not known.
         """
+        left = self._refusals.left(key)
+        if left > 0:
+            raise too_many(refusal, left)
 
         def step(kept: bytes | None) -> bytes:
             events = events_of(kept)
@@ -95,7 +105,8 @@ class SharedHourly:
                 raise too_many(refusal, wait)
             return events_to_bytes(events)
 
-        self._states.change(_key("hour", key), step, keep_ms=_HOUR_MS)
+        with self._refusals.noting(key):
+            self._states.change(_key("hour", key), step, keep_ms=_HOUR_MS)
 
 
 class _Claim:
@@ -197,13 +208,18 @@ class _Refusals:
         Raises:
             RateLimited: it was.
         """
+        left = self.left(key)
+        if left > 0:
+            raise slowed(left)
+
+    def left(self, key: Hashable) -> float:
+        """Return for how many seconds from now it was refused; 0 if it was not."""
         now = round(self._monotonic() * 1000)
         with self._lock:
             until = self._until.get(key, now)
             if until <= now:
                 self._until.pop(key, None)
-        if until > now:
-            raise slowed((until - now) / 1000)
+        return max(0, until - now) / 1000
 
     @contextmanager
     def noting(self, key: Hashable) -> Iterator[None]:

@@ -43,6 +43,7 @@ class Greeting:
         version: its first number.
         clock_offset_ms: how far this machine's clock is ahead of its.
         connection_id: of this connection.
+        run_id: of the engine's process, which counts connections from one on.
     """
 
     primary: bool
@@ -52,6 +53,7 @@ class Greeting:
     version: int
     clock_offset_ms: int
     connection_id: bytes
+    run_id: bytes
 
 
 def greet(connection: Connection) -> Greeting:
@@ -70,7 +72,7 @@ def greet(connection: Connection) -> Greeting:
 def greeting_from(answers: Sequence[Any], clock_offset_ms: int) -> Greeting:
     """Return what the answers to `QUESTIONS` say."""
     replication, memory, server, appendonly, appendfsync, connection_id = answers
-    told = _info(replication)
+    told, process = _info(replication), _info(server)
     # Some providers keep their settings to themselves: then nothing can be promised.
     synced = _setting(appendonly) == b"yes" and _setting(appendfsync) == b"always"
     return Greeting(
@@ -78,9 +80,10 @@ def greeting_from(answers: Sequence[Any], clock_offset_ms: int) -> Greeting:
         replication_id=told.get(b"master_replid", b""),
         durability=Durability.DISK if synced else Durability.PROCESS,
         evicts=_evicts(_info(memory)),
-        version=int(_info(server).get(b"redis_version", b"0").split(b".")[0]),
+        version=int(process.get(b"redis_version", b"0").split(b".")[0]),
         clock_offset_ms=clock_offset_ms,
         connection_id=b"%d" % connection_id,
+        run_id=process.get(b"run_id", b""),
     )
 
 

@@ -174,11 +174,12 @@ class Peer:
         self._scripts = tuple(scripts)
         self._greeted = greeted
         self._lock = new_lock("peer")
-        self._lost: set[bytes] = set()  # connections to be closed by it; guarded by _lock
+        # Connections that it is to close: of which of its runs, and their ids; guarded by _lock.
+        self._lost: set[tuple[bytes, bytes]] = set()
         self._generation = 0  # guarded by _lock
 
-    def connect(self) -> tuple[Connection, bytes, bytes]:
-        """Return a connection, its id, and the engine's epoch.
+    def connect(self) -> tuple[Connection, Greeting, bytes]:
+        """Return a connection, what the engine said on it, and the engine's epoch.
 
         Raises:
             NotUsableError: the engine is not what is asked for.
@@ -192,7 +193,9 @@ class Peer:
         except BaseException:
             disconnect(connection)
             raise
-        return connection, greeting.connection_id, tail
+        with self._lock:
+            self._lost = {each for each in self._lost if each[0] == greeting.run_id}
+        return connection, greeting, tail
 
     def load(self, connection: Connection) -> None:
         """Have the engine keep the scripts."""
@@ -211,20 +214,23 @@ class Peer:
         with self._lock:
             self._generation += 1
 
-    def lose(self, connection_id: bytes) -> None:
+    def lose(self, greeting: Greeting) -> None:
         """Note a connection that the engine may still be reading from."""
         with self._lock:
-            self._lost.add(connection_id)
+            self._lost.add((greeting.run_id, greeting.connection_id))
 
-    def lost(self) -> tuple[bytes, ...]:
-        """Return the connections that it is to close."""
+    def lost(self, run_id: bytes) -> list[bytes]:
+        """Return the ids of the connections that it is to close in this run.
+
+        Those of a run that has ended are gone, and their ids are other connections' by now.
+        """
         with self._lock:
-            return tuple(self._lost)
+            return [connection_id for run, connection_id in self._lost if run == run_id]
 
-    def closed(self, connection_ids: Iterable[bytes]) -> None:
+    def closed(self, run_id: bytes, connection_ids: Iterable[bytes]) -> None:
         """Note that it has closed some, or never had them."""
         with self._lock:
-            self._lost.difference_update(connection_ids)
+            self._lost.difference_update((run_id, each) for each in connection_ids)
 
 
 class NotUsableError(Exception):
@@ -243,7 +249,7 @@ class Lane:
         self._work = Waiter()
         # The thread's own.
         self._connection: Connection | None = None
-        self._connection_id = b""
+        self._greeting: Greeting | None = None  # on that connection
         self._tail = b""
         self._generation = -1
         self._used_at = 0.0
@@ -369,7 +375,9 @@ class Lane:
 
     def _exchange(self, connection: Connection, batch: list[Call]) -> None:
         answered = 0
-        lost = self.peer.lost()
+        assert self._greeting is not None  # noqa: S101 - it came with the connection
+        run_id = self._greeting.run_id
+        lost = self.peer.lost(run_id)
         commands = [command(b"CLIENT", b"KILL", b"ID", each) for each in lost]
         commands += [call.bytes_with(self._tail) for call in batch]
         try:
@@ -377,7 +385,7 @@ class Lane:
             for _ in lost:
                 answer(connection)
             if lost:
-                self.peer.closed(lost)
+                self.peer.closed(run_id, lost)
             for call in batch:
                 if call.asking:
                     answer(connection)
@@ -416,7 +424,7 @@ class Lane:
             if time.monotonic() - self._failed_at < _PAUSE_SECONDS:
                 return None
             try:
-                self._connection, self._connection_id, self._tail = self.peer.connect()
+                self._connection, self._greeting, self._tail = self.peer.connect()
             except Exception as error:  # noqa: BLE001 - whatever it is, this thread must go on
                 self._failed_at = time.monotonic()
                 self._reason = reason_of(error)
@@ -427,7 +435,8 @@ class Lane:
 
     def _lose(self, error: Exception) -> None:
         log.warning("a connection to the engine was lost: %s", details_of(error))
-        self.peer.lose(self._connection_id)
+        if self._greeting is not None:
+            self.peer.lose(self._greeting)
         self._drop()
 
     def _drop(self) -> None:

@@ -143,6 +143,7 @@ class Link:
         # The thread's own.
         self._subscribed: set[bytes] = set()
         self._expected: deque[tuple[bytes, bytes]] = deque()  # answers: their kind, and channel
+        self._asked: set[bytes] = set()  # channels of which SSUBSCRIBE is not answered yet
         self._wakes: list[Wake] = []
         self._thread = threading.Thread(
             target=self._run, name=f"valkey notices {shown(address)}", daemon=True
@@ -198,6 +199,7 @@ class Link:
             # In a cluster its part may have gone to another server.
             lost, self._subscribed = self._subscribed, set()
             self._expected.clear()
+            self._asked.clear()
             self._watches.unconfirmed(lost)
             self._changed.extend(lost)
             self._engine.ask_anew()
@@ -210,6 +212,10 @@ class Link:
     def _listen(self, connection: Connection) -> None:
         """Send what is wanted and take what comes, until the connection fails."""
         listening: Any = connection._sock  # noqa: SLF001 - redis-py has no name for it
+        # Not select(2), which fails where a process with many connections has high descriptors.
+        poll = select.poll()
+        poll.register(listening, select.POLLIN)
+        poll.register(self._hear, select.POLLIN)
         self._heard_at = time.monotonic()
         asked_at = 0.0
         while not self._closing.is_set():
@@ -224,12 +230,12 @@ class Link:
             if due:
                 send(connection, due)
             seconds = 0.0 if self._changed else _PING_SECONDS
-            ready, _, _ = select.select([listening, self._hear], [], [], seconds)
-            if self._hear in ready:
+            ready = {number for number, _ in poll.poll(seconds * 1000)}
+            if self._hear.fileno() in ready:
                 with suppress(BlockingIOError):
                     while self._hear.recv(4096):
                         pass
-            if listening in ready:
+            if listening.fileno() in ready:
                 while connection.can_read(0):
                     self._heard_at = time.monotonic()
                     self._take(answer(connection))
@@ -246,9 +252,10 @@ class Link:
                 self._subscribed.add(channel)
                 commands.append(command(b"SSUBSCRIBE", channel))
                 self._expected.append((b"ssubscribe", channel))
+                self._asked.add(channel)
             elif wanted:
                 # Confirmed before, unless that is still on its way.
-                if (b"ssubscribe", channel) not in self._expected:
+                if channel not in self._asked:
                     self._watches.confirmed(channel)
             else:
                 self._links.forget(channel, self._address)
@@ -268,8 +275,10 @@ class Link:
             self._wakes += self._watches.notice(channel, told[2])
         elif self._expected and self._expected[0] == (kind, channel):
             self._expected.popleft()
-            if kind == b"ssubscribe" and channel in self._subscribed:
-                self._watches.confirmed(channel)
+            if kind == b"ssubscribe":
+                self._asked.discard(channel)
+                if channel in self._subscribed:
+                    self._watches.confirmed(channel)
         elif kind == b"sunsubscribe":  # not asked for: its slot is another server's by now
             self._subscribed.discard(channel)
             self._watches.unconfirmed([channel])
@@ -282,6 +291,7 @@ class Link:
         kind, channel = self._expected.popleft() if self._expected else (b"", b"")
         if kind != b"ssubscribe":
             raise redis.ConnectionError(f"the engine refuses to notify: {error}")
+        self._asked.discard(channel)
         self._subscribed.discard(channel)
         if isinstance(error, redis.exceptions.MovedError):
             host, port = error.node_addr

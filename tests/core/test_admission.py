@@ -183,6 +183,13 @@ def test_what_waits_in_a_queue_counts_until_it_is_carried_out_or_leaves() -> Non
     assert service.handle(service.session(), log_in).username == "ann"  # type: ignore[attr-defined]
 
 
+def test_a_login_that_had_no_thread_is_counted_once_when_it_comes_again() -> None:
+    service = make_service()
+    session = service.session()
+    for _ in range(2 * FIRST):
+        assert service.queue(session, Resume(session="x")) is None
+
+
 def test_a_service_that_stops_counts_nobody() -> None:
     service = make_service()
     session = service.session()

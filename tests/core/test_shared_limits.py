@@ -116,7 +116,7 @@ def test_several_servers_count_an_hour_as_one_would(
     acts: list[tuple[int, bool, int]], per_hour: int
 ) -> None:
     clock, states = FakeClock(), MemoryStates()
-    nodes = [SharedHourly(states, per_hour, clock) for _ in range(2)]
+    nodes = [SharedHourly(states, per_hour, clock, seconds_of(clock)) for _ in range(2)]
     one = HourlyThrottle(per_hour, seconds_of(clock))
     for server, home, pause in acts:
         address = HOME if home else AWAY
@@ -259,7 +259,7 @@ def test_after_a_pause_one_try_of_an_address_and_of_a_session_is_made() -> None:
 
 def test_registrations_at_one_moment() -> None:
     clock, states = FakeClock(), MemoryStates()
-    nodes = [SharedHourly(states, 5, clock) for _ in range(2)]
+    nodes = [SharedHourly(states, 5, clock, seconds_of(clock)) for _ in range(2)]
     let: list[int] = []
 
     def act(number: int) -> None:
@@ -268,6 +268,22 @@ def test_registrations_at_one_moment() -> None:
 
     together(16, act)
     assert len(let) == 5
+
+
+def test_who_registers_again_and_again_costs_the_store_little() -> None:
+    clock, states = FakeClock(), MemoryStates()
+    hourly = SharedHourly(states, 2, clock, seconds_of(clock))
+    for _ in range(2):
+        hourly.take(HOME, "no")
+    assert waits(lambda: hourly.take(HOME, "no"))
+    with states.counting() as asked:
+        for _ in range(10):
+            clock.forward(seconds=1)
+            with pytest.raises(errors.RateLimited, match="no"):
+                hourly.take(HOME, "no")
+    assert not asked
+    clock.forward(seconds=3_590)
+    assert not waits(lambda: hourly.take(HOME, "no"))
 
 
 # --- clocks
@@ -521,7 +537,7 @@ def test_garbage_in_the_store_keeps_nobody_out(garbage: bytes, versioned: bool) 
     clock, states = FakeClock(), MemoryStates()
     limits = node(states, clock)
     attempt = Attempt("ann", AWAY, known=False)
-    hourly = SharedHourly(states, 5, clock)
+    hourly = SharedHourly(states, 5, clock, seconds_of(clock))
     outcome_of(limits.attempt(attempt), "failed")
     outcome_of(limits.on_session(b"token"), "failed")
     hourly.take(AWAY, "no")

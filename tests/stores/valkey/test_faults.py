@@ -1,10 +1,12 @@
 """What becomes of sends, watches and sessions when the engine fails, stops, or becomes another."""
 
+import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
@@ -72,6 +74,49 @@ class Watcher:
 def bodies(store: Store, account_id: str = "bob") -> list[str]:
     """Return what is in a mailbox."""
     return [each.body for each in store.mailboxes.read(account_id, 0, ALL, ALL).messages]
+
+
+def test_notices_come_where_a_process_has_many_descriptors(
+    open_store: Open, valkey: ValkeyEngine
+) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = min(4_096, hard)
+    if soft < 2_048:
+        pytest.skip(f"this system allows {hard} open files")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    held: list[int] = []
+    try:
+        while not held or held[-1] < 1_100:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+        store = open_store(valkey.url())
+        other = open_store(store)
+        store.mailboxes.create("bob")
+        watcher = Watcher(store, "bob")
+        other.mailboxes.append("bob", draft("one"))
+        watcher.reads("one", SOON)
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_an_engine_that_has_started_again_is_not_asked_to_close_connections_of_before(
+    open_store: Open, valkey: ValkeyEngine
+) -> None:
+    store = open_store(valkey.url())
+    (peer,) = store._engine.peers()
+    assert peer.greeting is not None
+    with closing(valkey.client()) as others:
+        number = str(others.execute_command("CLIENT", "ID")).encode()
+        lost = replace(peer.greeting, connection_id=number, run_id=b"that of before")
+        peer.lose(lost)
+        store.mailboxes.create("bob")
+        assert others.execute_command("CLIENT", "ID") == int(number), "it was closed"
+        peer.lose(replace(lost, run_id=peer.greeting.run_id))
+        store.mailboxes.append("bob", draft("one"))
+        assert not peer.lost(peer.greeting.run_id)
+        assert others.execute_command("CLIENT", "ID") != int(number), "it was not closed"
 
 
 # -- the engine stops, and fails ----------------------------------------------------------------
