@@ -18,8 +18,8 @@ readers
 account_connections
     connections for accounts and sessions (2), 1 to 3.
 
-With the four that every store has, for writing, for listening, for notices and for the main
-thread, a server has at most ten.
+Those two are at most 5 together: with the four that every store has, for writing, for listening,
+for notices and for the main thread, a server has at most ten and in general eight.
 """
 
 import re
@@ -38,6 +38,7 @@ CONNECT_SECONDS: Final = 3
 """How long a host may take to answer a connection's beginning; libpq's least is 2."""
 MOST_OF_A_KIND: Final = 3
 """The most connections that read, and the most that work for accounts."""
+_MOST_OF_BOTH: Final = 5
 _LEVELS: Final = (Durability.PROCESS, Durability.DISK, Durability.REPLICATED)
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,47}", re.ASCII)
 _DEFAULTS: Final = {
@@ -109,13 +110,19 @@ def parse_url(url: str) -> Target:
     parameters = {**_DEFAULTS, **{name: str(value) for name, value in given.items()}}
     hosts = parameters.get("host") or parameters.get("hostaddr") or "the local socket"
     database = parameters.get("dbname") or "the user's database"
+    readers = _count("readers", ours.get("readers", "2"))
+    account_connections = _count("account_connections", ours.get("account_connections", "2"))
+    if readers + account_connections > _MOST_OF_BOTH:
+        raise StoreNotOpened(
+            f"readers and account_connections are at most {_MOST_OF_BOTH} together"
+        )
     return Target(
         parameters,
         f"{database} on {hosts}",
         _level(ours.get("durability")),
         _schema(ours.get("schema", "twinline")),
-        _count("readers", ours.get("readers", "2")),
-        _count("account_connections", ours.get("account_connections", "2")),
+        readers,
+        account_connections,
     )
 
 

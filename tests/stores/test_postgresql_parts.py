@@ -58,6 +58,7 @@ def test_a_url_is_libpqs_but_for_the_stores_own_options() -> None:
         (f"{URL}?readers=4", "from 1 to 3"),
         (f"{URL}?readers=0", "from 1 to 3"),
         (f"{URL}?account_connections=many", "from 1 to 3"),
+        (f"{URL}?readers=3&account_connections=3", "at most 5 together"),
         (f"{URL}?hunter2=1", "has the option"),
         ("postgresql://ann:hunter2%zz@db/chat", "cannot read the URL"),
     ],

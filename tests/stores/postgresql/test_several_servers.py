@@ -188,7 +188,9 @@ def test_a_listening_connection_that_is_killed_is_made_again(
         here.mailboxes.append("bob", draft())  # its notice finds nobody, or the next connection
         wait_event(woken, "it is looked at when there is a connection again", 2)
         wait_until(
-            lambda link=link: there._wakes._listening.link is not link and there._wakes.lease_holds,
+            lambda link=link: (
+                there._wakes._listening.link not in (None, link) and there._wakes.lease_holds
+            ),
             "notices are heard again",
         )
 
