@@ -56,7 +56,7 @@ def store(context: click.Context) -> None:
     """Look after a store: a SQLite file, or what several servers share.
 
     PATH_OR_URL is the URL that the server was given, or the path of a SQLite file. check, backup
-    and stats also work while servers use the store.
+    and stats also work while servers use the store; but in Valkey or Redis, backup does not.
     """
     show_help(context)
 
@@ -114,7 +114,8 @@ def backup(store: str, target: Path, as_json: bool) -> None:
     """Copy the store as it is at this moment, also while servers write it.
 
     TARGET is a file, and must not be there yet. It appears when it is complete and on disk, and
-    is a SQLite store, whatever the original is.
+    is a SQLite store, whatever the original is. Of Valkey or Redis there is no moment that all of
+    it could be read of: there no server may use the store.
     """
     upkeep = _upkeep(store)
     with _readable(upkeep.name), _bar("copying") as on_progress:
@@ -132,7 +133,7 @@ def backup(store: str, target: Path, as_json: bool) -> None:
 @click.argument("target", type=click.Path(readable=False), metavar="TO")
 @json_option
 def copy(source: str, target: str, as_json: bool) -> None:
-    """Copy all that a store keeps to another one, of any kind.
+    """Copy all that a store keeps to another one: SQLite, PostgreSQL, Valkey or Redis.
 
     No server may use either. What has arrived is compared with what was there, and nobody can
     open TO before that is done; a copy that was stopped goes on when it is said again. Everybody

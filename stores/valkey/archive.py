@@ -28,6 +28,7 @@ from twinline.stores.valkey.wire import to_bytes, to_text
 
 _BUCKETS: Final = 16  # whose names are asked for at once
 _PAGE: Final = 256
+_AT_ONCE: Final = 500  # calls in one pipeline
 _SYNC_MS: Final = 3_000
 
 
@@ -48,7 +49,8 @@ class ValkeyArchive(PagedArchive):
         self._reserved: tuple[bytes, list[bytes]] = (b"", [])  # a bucket, and its reserved names
         self._withdrawn: set[bytes] = set()  # names of accounts whose deletion reserves them
         self._place = ("", 0, 0)  # of which mailbox acks were read, up to which, and where it is
-        # Of the mailbox that is not whole.
+        # Of the mailbox that is not whole; what is still to be asked goes with its end.
+        self._waiting: list[Call] = []
         self._seqs: list[int] = []
         self._oldest_ack = b""
 
@@ -294,12 +296,22 @@ class ValkeyArchive(PagedArchive):
         self._read = None
         self._seqs, self._oldest_ack = [], b""
         keys = [self._keys.of(account_id, kind) for kind in "bmauts"]
-        self._session.ask(plain(keys[0], b"UNLINK", *keys, writes=True))
+        self._waiting = [plain(keys[0], b"UNLINK", *keys, writes=True)]
+
+    def _put(self, calls: Sequence[Call]) -> None:
+        """Leave calls for the end of the mailbox, where there are not too many already."""
+        self._waiting += calls
+        if len(self._waiting) > _AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        calls, self._waiting = self._waiting, []
+        self._session.ask_all(calls)
 
     def put_messages(self, account_id: str, rows: Sequence[MessageRow]) -> None:
         key = self._keys.of(account_id, "m")
         self._seqs += [row.seq for row in rows]
-        self._session.ask_all(
+        self._put(
             [
                 plain(
                     key,
@@ -316,7 +328,7 @@ class ValkeyArchive(PagedArchive):
         key = self._keys.of(account_id, "a")
         self._oldest_ack = self._oldest_ack or b"%d" % rows[0].acked_at
         kept = [b"%d:%d" % row for row in rows]
-        self._session.ask(plain(key, b"RPUSH", key, *kept, writes=True))
+        self._put([plain(key, b"RPUSH", key, *kept, writes=True)])
 
     def put_send_ids(self, account_id: str, rows: Sequence[SendIdRow]) -> None:
         # The next send gives them the time after which they are forgotten.
@@ -338,7 +350,7 @@ class ValkeyArchive(PagedArchive):
                     writes=True,
                 ),
             ]
-        self._session.ask_all(calls)
+        self._put(calls)
 
     def end_mailbox(self, row: MailboxRow) -> None:
         key = self._keys.of(row.account_id, "b")
@@ -353,7 +365,10 @@ class ValkeyArchive(PagedArchive):
             b"e": b"%d" % (row.last // SEQ_JUMP),
         }
         flat = [each for pair in fields.items() for each in pair]
-        self._session.ask(plain(key, b"HSET", key, *flat, writes=True))
+        if len(self._waiting) > 1:
+            self._flush()  # so that it is whole only if all of them were done
+        self._waiting.append(plain(key, b"HSET", key, *flat, writes=True))
+        self._flush()
 
     def end(self) -> None:
         profiles = count_profiles(self)

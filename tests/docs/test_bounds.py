@@ -306,6 +306,7 @@ DO_NOT_GROW = {
     ("stores/sql/writes.py", "outcome"): "of one write",
     ("stores/valkey/accounts.py", "_known_buckets"): "two letters each, of usernames",
     ("stores/valkey/archive.py", "_seqs"): "one mailbox at a time",
+    ("stores/valkey/archive.py", "_waiting"): "of one mailbox, and few of them",
     ("stores/valkey/archive.py", "_withdrawn"): "accounts whose deletion a crash cut in two",
     ("stores/valkey/engine.py", "_epochs"): "one for each start of a server of the engine",
     ("stores/valkey/engine.py", "_lanes"): "two for each server of the engine",

@@ -265,21 +265,22 @@ POSTGRESQL_FAULTS: list[dict[str, str]] = [
     },
     {"DROP TABLE send_ids": "there is no send_ids.box"},
 ]
-VALKEY_FAULTS: list[tuple[str, str]] = [
-    ("HSET {id-ann}:b l 300", "1 .*beyond the last seq"),
-    ("HINCRBY {id-ann}:b n 1", "1 .*count of unread"),
-    ("XDEL {id-ann}:m 50-0", "1 .*count of unread"),
-    ("HSET {id-ann}:b p 45", "1 .*count of unread"),
-    ("HSET {id-ann}:b o 7", "1 .*oldest ack"),
-    ("RPUSH {id-ann}:a 41:9", "1 .*ack beyond"),
-    ("HDEL {id-ann}:u id-ann\0s7", "1 .*send_ids"),
-    ("XADD {id-x}:m 1-0 i x", "1 messages, acks or send_ids in no mailbox"),
-    ("DEL {id-carl}:b", "1 accounts without a mailbox"),
-    ("HSET {id-ann}:k x 1:1:bob", "1 sessions of no account"),
-    ("HSET {id-x}:k x 1:1:x", "1 sessions of no account"),
-    ("HSET {id-x}:d x 1", "1 accounts that are gone and have"),
-    ("HSET {d:an}:n anna id-x", "1 names of accounts that are not there"),
-    ("ZREM {d:an}:z ann", "1 names that are in use and not listed"),
+VALKEY_FAULTS: list[dict[str, str]] = [
+    {
+        "HSET {id-ann}:b l 300": "1 .*beyond the last seq",
+        "HINCRBY {id-ann}:b n 1": "1 .*count of unread",
+        "HSET {id-ann}:b o 7": "1 .*oldest ack",
+        "RPUSH {id-ann}:a 41:9": "1 .*ack beyond",
+        "HDEL {id-ann}:u id-ann\0s7": "1 .*send_ids",
+        "XADD {id-x}:m 1-0 i x": "1 messages, acks or send_ids in no mailbox",
+        "DEL {id-carl}:b": "1 accounts without a mailbox",
+        "HSET {id-ann}:k x 1:1:bob": "1 sessions of no account",
+        "HSET {id-y}:d x 1": "1 accounts that are gone and have",
+        "HSET {d:an}:n anna id-x": "1 names of accounts that are not there",
+        "ZREM {d:an}:z ann": "1 names that are in use and not listed",
+    },
+    {"XDEL {id-ann}:m 50-0": "1 .*count", "HSET {id-x}:k x 1:1:x": "1 sessions of no account"},
+    {"HSET {id-ann}:b p 45": "1 .*count of unread"},  # 40 with history: counted on that side
 ]
 
 
@@ -299,14 +300,16 @@ def test_each_fault_is_found_in_postgresql(postgres: PostgresEngine, file: Path)
 
 
 def test_each_fault_is_found_in_valkey(valkey: ValkeyEngine, file: Path) -> None:
-    for command, says in VALKEY_FAULTS:
+    for faults in VALKEY_FAULTS:
         url = valkey.url()
         moved(f"sqlite:{file}", url)
-        name, place, *rest = command.split()
-        valkey.command(name, f"{url.partition('=')[2]}{place}", *rest)
+        for command in faults:
+            name, place, *rest = command.split()
+            valkey.command(name, f"{url.partition('=')[2]}{place}", *rest)
         found = upkeep_of(url).check().faults
-        assert len(found) == 1, (command, found)
-        assert re.match(says, found[0]), (command, found)
+        assert len(found) == len(faults), found
+        for says in faults.values():
+            assert any(re.match(says, fault) for fault in found), (says, found)
 
 
 def test_what_is_half_done_is_mended_in_postgresql(postgres: PostgresEngine, file: Path) -> None:
