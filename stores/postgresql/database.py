@@ -66,7 +66,7 @@ _SET: Final = (  # of constants alone
     # That a server is there: `store` asks whether it is alone.
     + f", pg_advisory_lock_shared({LOCK_SPACE + 1}, hashtext($1))"
     + ", (SELECT extract(epoch FROM backend_start)::text FROM pg_stat_activity "
-    "WHERE pid = pg_backend_pid())"
+    "WHERE pid = pg_backend_pid()), pg_backend_pid()::bigint"
 )
 _STILL_THERE: Final = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -152,11 +152,11 @@ class Database:
         )
         link = Link(connection)
         try:
-            ((*_, started),) = link.execute(_SET, self.target.schema)
+            ((*_, started, backend),) = link.execute(_SET, self.target.schema)
         except BaseException:
             link.close()
             raise
-        link.started = started
+        link.started, link.backend = started, backend
         return link
 
     def doubt(self, link: Link) -> None:

@@ -90,7 +90,8 @@ class Link:
     """A connection; one thread at a time uses it.
 
     Attributes:
-        backend: the process in the database that answers, for `pg_terminate_backend`.
+        backend: the process in the database that answers, for `pg_terminate_backend`; as the
+            database tells it, once it was asked.
         started: when it started, as the database tells it.
         broken: whether it is of no use any more.
         warnings: what the database warned of during the last call, as SQLSTATEs.
@@ -98,7 +99,7 @@ class Link:
     """
 
     def __init__(self, connection: "psycopg.Connection[Any]") -> None:
-        self.backend = connection.pgconn.backend_pid
+        self.backend = connection.pgconn.backend_pid  # a pooler gives a number of its own
         self.started = ""
         self.broken = False
         self.warnings: list[str] = []

@@ -217,6 +217,7 @@ OF_CONTAINERS = {
         "_changed": "subscriptions to mail and to the end of sessions",
         "_subscribed": "subscriptions to mail and to the end of sessions",
         "_expected": "subscriptions to mail and to the end of sessions",
+        "_asked": "subscriptions to mail and to the end of sessions",
         "_wakes": "subscriptions to mail and to the end of sessions",
     },
     "stores/valkey/watches.py": {

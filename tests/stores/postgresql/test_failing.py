@@ -4,6 +4,7 @@ import threading
 import time
 from contextlib import closing
 from itertools import count
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,10 +15,10 @@ from waiting import Call, wait_until
 
 from twinline.core.errors import StoreUnavailable
 from twinline.core.store import SEQ_JUMP, Durability, MailboxLook, Receipt
-from twinline.stores.postgresql import PostgresqlStore
+from twinline.stores.postgresql import PostgresqlStore, parse_url
 from twinline.stores.postgresql import condition as postgresql_condition
-from twinline.stores.postgresql.database import Pool
-from twinline.stores.postgresql.link import CALL_SECONDS
+from twinline.stores.postgresql.database import Database, Pool
+from twinline.stores.postgresql.link import CALL_SECONDS, Link
 from twinline.stores.postgresql.link import Call as Statement
 
 NOW = 1_767_225_600_000
@@ -37,6 +38,21 @@ def sent(store: PostgresqlStore, body: str, seconds: float = 30.0) -> Receipt:
             if time.monotonic() >= until:
                 raise
             threading.Event().wait(0.02)
+
+
+def test_a_process_is_known_by_the_number_that_the_database_has_for_it(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pooler gives its clients numbers of its own; what is in doubt is ended by this one."""
+    made = Link.__init__
+
+    def through_a_pooler(link: Link, connection: "psycopg.Connection[Any]") -> None:
+        made(link, connection)
+        link.backend = -1
+
+    monkeypatch.setattr(Link, "__init__", through_a_pooler)
+    with closing(Database(parse_url(store_url)).open()) as link:
+        assert link.execute("SELECT pg_backend_pid()::bigint") == [(link.backend,)]
 
 
 @pytest.mark.parametrize("end", ["pg_cancel_backend", "pg_terminate_backend"])
