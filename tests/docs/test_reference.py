@@ -56,6 +56,7 @@ INTERNAL = (
     "stores.conformance.*",
     "stores.memory.*",
     "stores.archive",
+    "stores.backup",
     "stores.copying",
     "stores.rules",
     "stores.upkeep",
