@@ -1,4 +1,6 @@
-"""Forks servers for the crash tests: ``start ARGUMENTS`` and ``wait PID`` on stdin.
+"""Forks servers for the crash tests: ``start LOG ARGUMENTS`` and ``wait PID`` on stdin.
+
+Its own argument, if it has one, names what these servers do wrong (`crash_faults`).
 
 Starting an interpreter and importing everything takes most of a restart. This process does it
 once; each server is then a process of its own, which can be killed like any other.
@@ -22,14 +24,20 @@ def run() -> None:
             if pid == 0:
                 null = os.open(os.devnull, os.O_RDONLY)
                 os.dup2(null, 0)
+                log, *arguments = rest
+                os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)
                 signal.signal(signal.SIGPIPE, signal.SIG_IGN)
                 # The caller reads which process it is before what that says.
                 print(f"pid {os.getpid()}", flush=True)
-                main(rest, "twinline")
+                main(arguments, "twinline")
         elif word == "wait":
             os.waitpid(int(rest[0]), 0)
             print(f"ended {rest[0]}", flush=True)
 
 
 if __name__ == "__main__":
+    for fault in sys.argv[1:]:
+        import crash_faults
+
+        crash_faults.FAULTS[fault]()
     run()

@@ -83,22 +83,46 @@ class CrashServer:
 
     Attributes:
         endpoint: where it listens.
-        path: of the file that its store is in.
+        path: of the file that its store is in, if it is in one.
     """
 
-    def __init__(self, folder: Path, *, options: str = "", path: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        options: str = "",
+        path: Path | None = None,
+        store: str | None = None,
+        port: int | None = None,
+        warm: "WarmStart | None" = None,
+        log_level: str = "error",
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            folder: where its log is.
+            options: of its store, behind the path.
+            path: of the file that its store is in, or None for one in the folder.
+            store: the URL of a store instead.
+            port: where it listens, or None for a free one.
+            warm: what a fork is made of that starts it warm; None for one of its own.
+            log_level: from which on it logs.
+        """
         self.path = path or folder / "store"
-        self.endpoint = f"tcp://127.0.0.1:{free_port()}"
+        self.endpoint = f"tcp://127.0.0.1:{port or free_port()}"
         self._log = (folder / "server.log").open("ab")
-        self._store = f"sqlite:{self.path}{options}"
+        self._store = store or f"sqlite:{self.path}{options}"
+        self._log_level = log_level
         self._process: subprocess.Popen[bytes] | None = None
-        self._warm: WarmStart | None = None
+        self._warm = warm
+        self._own_warm: WarmStart | None = None
         self._warm_pid: int | None = None
 
     @property
     def arguments(self) -> list[str]:
         """What `twinline` is started with."""
-        return ["serve", "--listen", self.endpoint, "--store", self._store, "--log-level", "error"]
+        where = ("--listen", self.endpoint, "--store", self._store)
+        return ["serve", *where, "--log-level", self._log_level]
 
     def start(self, prefix: Sequence[str] = (), *, wait: bool = True) -> Self:
         """Start it, and wait until it listens.
@@ -129,8 +153,9 @@ class CrashServer:
     def start_warm(self) -> Self:
         """Start it as a fork of a process that has all its modules: in a tenth of the time."""
         assert self._warm_pid is None
-        self._warm = self._warm or WarmStart(self._log)
-        self._warm_pid = self._warm.start(self.arguments)
+        if self._warm is None:
+            self._warm = self._own_warm = WarmStart()
+        self._warm_pid = self._warm.start(self._log.name, self.arguments)
         return self
 
     @property
@@ -185,27 +210,36 @@ class CrashServer:
         try:
             self.kill()
         finally:
-            if self._warm is not None:
-                self._warm.close()
+            if self._own_warm is not None:
+                self._own_warm.close()
             self._log.close()
 
 
 class WarmStart:
     """A process that has imported the server and forks one whenever it is asked to."""
 
-    def __init__(self, log: IO[bytes]) -> None:
+    def __init__(self, fault: str = "") -> None:
+        """Import it.
+
+        Args:
+            fault: what its servers do wrong (`crash_faults`); nothing by default.
+        """
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "crash_forker.py")],
+            [sys.executable, str(HERE / "crash_forker.py"), *([fault] if fault else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log,
             start_new_session=True,
             env=os.environ | {"TWINLINE_CHECK_LOCKS": "1"},
         )
 
-    def start(self, arguments: Sequence[str]) -> int:
-        """Return the process id of a server that listens."""
-        pid = int(self._ask("start " + " ".join(arguments)).split()[1])
+    def start(self, log: str, arguments: Sequence[str]) -> int:
+        """Return the process id of a server that listens.
+
+        Args:
+            log: the file to which it adds what it says on stderr.
+            arguments: of `twinline`.
+        """
+        pid = int(self._ask(" ".join(("start", log, *arguments))).split()[1])
         assert self._process.stdout is not None
         assert b"listening on" in _line(self._process.stdout)
         return pid
@@ -213,6 +247,12 @@ class WarmStart:
     def wait(self, pid: int) -> None:
         """Wait until a server has ended."""
         assert self._ask(f"wait {pid}") == f"ended {pid}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End all of them."""

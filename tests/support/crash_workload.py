@@ -1,16 +1,18 @@
 """The workload of the crash tests: the one of `twinline verify`, and what is required of it."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from waiting import wait_until
 
+from twinline.cli.verify.accounts import Places
 from twinline.cli.verify.workload import Workload, WorkloadSettings
 from twinline.stores.conformance.history import (
     Anomaly,
     Checker,
+    EventSink,
     Judgement,
     Recorder,
     Verdict,
@@ -20,12 +22,25 @@ from twinline.stores.conformance.history import (
 
 @contextmanager
 def workload_at(
-    endpoint: str, history: Path, settings: WorkloadSettings
+    endpoint: Places,
+    history: Path,
+    settings: WorkloadSettings,
+    *,
+    watching: str | None = None,
+    sinks: Iterable[EventSink] = (),
 ) -> Iterator[tuple[Workload, Checker]]:
-    """Return a workload that is prepared, and the checker that judges it at the end."""
+    """Return a workload that is prepared, and the checker that judges it at the end.
+
+    Args:
+        endpoint: where it sends.
+        history: the file for what happens.
+        settings: how much is done.
+        watching: where it watches, if that is elsewhere.
+        sinks: what else takes the events.
+    """
     checker = Checker()
-    recorder = Recorder([checker])
-    workload = Workload(endpoint, recorder, settings)
+    recorder = Recorder([checker, *sinks])
+    workload = Workload(endpoint, recorder, settings, watching=watching)
     try:
         yield workload, checker
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
 from random import Random
+from typing import Any
 
 import psycopg
 import pytest
@@ -193,6 +194,37 @@ def test_a_listening_connection_that_is_killed_is_made_again(
             ),
             "notices are heard again",
         )
+
+
+def test_what_a_notifier_could_not_send_it_sends_later_and_says_so(
+    open_node: Open, postgres: PostgresEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error that it passed over would leave two servers deaf to each other, unnoticed."""
+    here, there = open_node(), open_node(reread_seconds=60)
+    here.mailboxes.create("bob")
+    woken = threading.Event()
+    there.mailboxes.on_mail("bob", woken.set)
+    assert here._wakes.node != there._wakes.node
+    failures: list[postgresql_link.LinkLost] = []
+    sends = here._wakes._send_all
+
+    def send(*arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        sends(*arguments)
+
+    here._wakes._send_all = send  # type: ignore[method-assign]
+    for what in ("the first", "a connection that is gone", "one that breaks"):
+        link = here._wakes._sending.link
+        if what == "one that breaks":
+            failures.append(postgresql_link.LinkLost("broken", in_doubt=True))
+        elif link is not None:
+            postgres.sql("SELECT pg_terminate_backend(%s, 5000)", link.backend)
+        woken.clear()
+        here.mailboxes.append("bob", draft())
+        wait_event(woken, f"it is told: {what}", 10)
+        assert here._wakes._sending.link is not link
+    assert "notices wait to be sent: broken" in caplog.text
 
 
 def test_a_server_whose_heartbeats_do_not_come_back_is_refused(
