@@ -135,6 +135,7 @@ class Chores:
             self._watches.sweep()
 
     def _see_peers(self) -> None:
+        self._engine.forget_gone()
         for peer in self._engine.peers():
             self._try(lambda peer=peer: self._see(peer))  # type: ignore[misc]
 

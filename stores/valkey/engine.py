@@ -265,6 +265,14 @@ class Engine:
         peer.refusal = why
         self.refuse(name, why)
 
+    def forget_gone(self) -> None:
+        """Refuse nothing for servers that have no keys any more, whatever is wrong with them."""
+        with self._lock:
+            owners = set(self._slots)
+            gone = [address for address in self._peers if address not in owners]
+        for address in gone:
+            self.refuse(shown(address), None)
+
     # --- asking
 
     def do(self, call: Call, seconds: float = CALL_SECONDS) -> Any:

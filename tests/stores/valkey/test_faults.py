@@ -440,6 +440,25 @@ def test_a_notice_drops_what_is_cached_of_an_account_at_once(
 # -- a cluster whose slots move -------------------------------------------------------------------
 
 
+def test_a_server_that_has_no_keys_any_more_has_no_write_refused(
+    valkey_cluster: ValkeyCluster, open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(valkey_cluster.url())
+    first, *_, last = valkey_cluster.engines
+    last.set(appendfsync="no")
+    try:
+        with pytest.raises(StoreUnavailable, match="appendfsync always"):
+            store.health()
+        # As when it has failed over, and is replaced.
+        left = [("127.0.0.1", first.port)] * wire.SLOTS
+        monkeypatch.setattr(store._engine, "_ask_slots", lambda _address: left)
+        store._engine.ask_anew()
+        wait_until(lambda: store._engine.refusal is None, "writes are taken again", 10)
+        assert store.health().durability is Durability.DISK
+    finally:
+        last.set(appendfsync="always")
+
+
 def test_a_watched_mailbox_moves(valkey_cluster: ValkeyCluster, open_store: Open) -> None:
     here = open_store(valkey_cluster.url(prefix="moves:"))
     there = open_store(here)
