@@ -25,11 +25,10 @@ from twinline.cli.console.shapes import (
     StoreStats,
 )
 from twinline.cli.console.text import visible
-from twinline.cli.settings.options import json_option
+from twinline.cli.settings.options import config_option, json_option, load_from
 from twinline.core.errors import StoreUnavailable
 from twinline.core.names import parse_username
 from twinline.core.service import ChatService
-from twinline.core.store import MailboxPolicy
 from twinline.stores.copying import CopyError, copy_all
 from twinline.stores.registry import UnknownStore, open_store, store_schemes, upkeep_of
 from twinline.stores.sqlite import StoreNotOpened
@@ -164,19 +163,24 @@ def copy(source: str, target: str, as_json: bool) -> None:
 @store.command("add-account", example="twinline store add-account chat.db ann")
 @_argument
 @click.argument("username")
+@config_option
 @password_option
 @json_option
-def add_account(store: str, username: str, password_file: str | None, as_json: bool) -> None:
+def add_account(
+    store: str, username: str, config_file: str | None, password_file: str | None, as_json: bool
+) -> None:
     """Create the account USERNAME, for a server whose registration is closed.
 
-    No server may have a SQLite file open; it is made if it is not there yet.
+    No server may have a SQLite file open; it is made if it is not there yet. Servers that share
+    a store may go on: what mailboxes keep is read from the same settings as theirs.
     """
+    settings = load_from({"config_file": config_file}).settings
     upkeep = _upkeep(store)
     name = parse_username(username)
     prompt = f"New password for {name} in {upkeep.name}"
     password = read_password(password_file, prompt, twice=True)
     url = store if _is_url(store) else f"sqlite:{store}"
-    with _readable(upkeep.name), open_store(url, MailboxPolicy()) as opened:
+    with _readable(upkeep.name), open_store(url, settings) as opened:
         ChatService(opened).add_account(name, password)
     report(Account(username=name), f"{name} was created in {upkeep.name}", as_json=as_json)
 

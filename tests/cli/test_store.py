@@ -426,3 +426,21 @@ def test_a_store_that_is_served_is_not_copied_to_another_one(
     store: SqliteStore, tmp_path: Path
 ) -> None:
     assert "another server has" in run("copy", store.path, tmp_path / "new.db", code=1).stderr
+
+
+def test_an_account_is_added_under_the_policy_of_the_servers(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, password = tmp_path / "twinline.toml", tmp_path / "password"
+    config.write_text("mailbox_messages = 7\n")
+    password.write_text(PASSWORD)
+    opened: list[object] = []
+    open_store = store_commands.open_store
+    monkeypatch.setattr(
+        store_commands,
+        "open_store",
+        lambda url, policy: (opened.append(policy), open_store(url, policy))[1],
+    )
+    run("add-account", path, "dan", "--config", config, "--password-file", password)
+    (policy,) = opened
+    assert policy.mailbox_messages == 7  # type: ignore[attr-defined]
