@@ -234,7 +234,12 @@ class ValkeyAccounts(Accounts):
         def withdraw() -> Any:
             return self._run(self._scripts.withdraw, keys, *arguments)
 
-        outcome = self._ending(account_id, withdraw, lambda found: found[2])
+        try:
+            outcome = self._ending(account_id, withdraw, lambda found: found[2])
+        except StoreUnavailable as error:
+            if error.in_doubt:  # if it was done after all, its name is not to stay behind
+                self._pending.retry_soon(account_id)
+            raise
         if outcome == GONE:
             return False
         username, password_hash, _ = outcome

@@ -440,6 +440,27 @@ def test_a_notice_drops_what_is_cached_of_an_account_at_once(
 # -- a cluster whose slots move -------------------------------------------------------------------
 
 
+def test_a_deletion_whose_answer_was_lost_is_finished_soon(
+    valkey: ValkeyEngine, open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(valkey.url())
+    store.accounts.create(account("bob"))
+    run = store.accounts._run
+
+    def lose_the_answer(*arguments: Any) -> None:
+        run(*arguments)
+        error = StoreUnavailable()
+        error.in_doubt = True
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.accounts, "_run", lose_the_answer)
+        with pytest.raises(StoreUnavailable):
+            store.accounts.withdraw(account("bob").account_id, keep_name=False)
+    assert store.accounts.find("bob") is None
+    wait_until(lambda: store.accounts.is_free("bob"), "the name is free", 5)
+
+
 def test_a_server_that_has_no_keys_any_more_has_no_write_refused(
     valkey_cluster: ValkeyCluster, open_store: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
