@@ -114,7 +114,7 @@ class Condition:
             )
         self.note(fsync, commit, standbys)
         mine = self._origin(link)
-        if mine is not None and mine != origin:
+        if mine is not None and self._is_another(origin, mine):
             epoch = self._renew(link, mine)
         self.epoch = epoch
         self._refuse(
@@ -179,10 +179,17 @@ class Condition:
         self._refuse("standby", "it is a standby, which takes no writes" if standby else None)
         if standby:
             return None
-        parts = [cluster, timeline, database, tables]
+        return "/".join([cluster, timeline, database, tables, started])
+
+    def _is_another(self, noted: str, mine: str) -> bool:
+        """Return whether the tables come from elsewhere than was noted.
+
+        The start of the database is always noted and asked about only where it matters. So servers
+        that are promised different things, by a role's settings for instance, note the same.
+        """
         if self.durability is Durability.PROCESS:
-            parts.append(started)
-        return "/".join(parts)
+            return noted != mine
+        return noted.rpartition("/")[0] != mine.rpartition("/")[0]
 
     def _note_clock(self, offset_ms: int) -> None:
         self.clock_offset_ms = offset_ms
@@ -200,7 +207,7 @@ class Condition:
         with link.transaction():
             link.execute(_LOCK, self._schema)
             ((_, epoch, noted, _),) = link.execute(_STORE)
-            if noted != origin:
+            if self._is_another(noted, origin):
                 first = not noted
                 epoch = next_epoch(epoch)
                 link.execute("UPDATE store SET epoch = $1::bigint, origin = $2", epoch, origin)

@@ -12,7 +12,7 @@ from twinline.core.store import SEQ_JUMP, Durability, MailboxLook, MailboxPolicy
 from twinline.stores.postgresql import StoreNotOpened, parse_url
 from twinline.stores.postgresql.arrays import blobs, integers, integers_or_null, texts
 from twinline.stores.postgresql.batch import Ack, Batch, Create, Drop, Looks, append_of
-from twinline.stores.postgresql.condition import durability_of
+from twinline.stores.postgresql.condition import Condition, durability_of
 from twinline.stores.postgresql.database import Database, retry_seconds
 from twinline.stores.postgresql.notices import (
     EVERYTHING,
@@ -335,3 +335,16 @@ def test_of_two_who_create_one_mailbox_one_does_and_who_has_none_is_told() -> No
     assert batch.dropped == {}
     (outcome,) = decided(append_of("bob", draft())).outcomes
     assert isinstance(outcome, NoSuchUser)
+
+
+def test_servers_that_are_promised_different_things_agree_where_the_tables_come_from() -> None:
+    disk, process = (Condition("twinline", MailboxPolicy(), None, time.time) for _ in range(2))
+    disk.note("on", "on", "")
+    process.note("on", "off", "")
+    before, restarted, elsewhere = "c/1/d/t/100", "c/1/d/t/200", "c/2/d/t/200"
+    for one in (disk, process):
+        assert one._is_another("", before)  # the first that ever opens it
+        assert not one._is_another(before, before)
+        assert one._is_another(before, elsewhere)
+    assert not disk._is_another(before, restarted)
+    assert process._is_another(before, restarted)  # what it acknowledged may be gone
