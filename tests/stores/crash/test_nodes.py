@@ -60,11 +60,12 @@ def engine(request: pytest.FixtureRequest) -> tuple[str, Engine, str]:
     return str(request.param), *engine_of(request)
 
 
-def finish(what: str, workload: Workload, checker: Checker, folder: Path, more: str = "") -> None:
+def finish(what: str, workload: Workload, checker: Checker, folder: Path, times: Times) -> None:
     """End a workload, report its figures, and see that nothing went wrong."""
     workload.finish()
     judgement = checker.judge()
-    report(what, more + figures(judgement))
+    late = f"received {times.slowest:.1f} s after the acknowledgement at the latest"
+    report(what, f"{late}; {figures(judgement)}")
     require_ok(judgement, folder)
 
 
@@ -98,21 +99,20 @@ def test_what_is_killed_loses_nothing(
                 wait_until(lambda: cut_listeners(running), "there are some to be killed")
             time.sleep(max(0.0, due - time.monotonic()))
         wait_sends(workload, 50)
-        more = f"received {times.slowest:.1f} s after the acknowledgement at the latest; "
         said = f"{name}: {what} killed {rounds} times (seed {seed})"
-        finish(said, workload, checker, tmp_path, more)
+        finish(said, workload, checker, tmp_path, times)
 
 
 def test_an_engine_that_stands_still_loses_nothing(
     engine: tuple[str, Engine, str], tmp_path: Path
 ) -> None:
     name, running, url = engine
+    times = Times()
     with (
         nodes_at(tmp_path, url, url) as (here, there),
-        workload_at(here.endpoint, tmp_path / "history", WORK, watching=there.endpoint) as (
-            workload,
-            checker,
-        ),
+        workload_at(
+            here.endpoint, tmp_path / "history", WORK, watching=there.endpoint, sinks=[times]
+        ) as (workload, checker),
     ):
         workload.open()
         workload.start()
@@ -125,7 +125,7 @@ def test_an_engine_that_stands_still_loses_nothing(
                 running.go_on()
         wait_sends(workload, 100)
         what = f"{name}: the engine stopped for {STOP_SECONDS} s, {STOPS} times"
-        finish(what, workload, checker, tmp_path)
+        finish(what, workload, checker, tmp_path, times)
 
 
 def test_without_notices_mail_is_late_and_not_lost(
@@ -143,8 +143,7 @@ def test_without_notices_mail_is_late_and_not_lost(
         workload.open()
         workload.start()
         wait_sends(workload, by_form(400, 12_000), 120)
-        finish(f"{name}: no notices", workload, checker, tmp_path)
-    report(f"{name}: no notices", f"received at the latest {times.slowest:.1f} s later")
+        finish(f"{name}: no notices", workload, checker, tmp_path, times)
     assert 1 < times.slowest < LOOK_SECONDS + LATE_SECONDS
 
 
