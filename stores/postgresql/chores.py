@@ -20,7 +20,7 @@ from twinline.core.store import MailboxPolicy
 from twinline.core.waiting import Waiter
 from twinline.stores.postgresql.batch import Drop
 from twinline.stores.postgresql.database import Pool, start_thread
-from twinline.stores.postgresql.lane import Lane
+from twinline.stores.postgresql.lane import SENDS, Lane
 from twinline.stores.postgresql.link import Call, EngineError
 from twinline.stores.rules import send_ids_count
 
@@ -117,15 +117,16 @@ class Chores:
         return True
 
     def _expire(self) -> bool:
-        """Remove send_ids that count no more, by the time of this server's last send.
+        """Remove send_ids that count no more, by the lowest time of this server's last sends.
 
-        Only what is too old: another server may have sent long after this one did, so what is later
-        than its last send by any time may be of now.
+        Of many, so that a clock that was wrong for a few of them removes nothing; a server that
+        sends less leaves it to the others. And only what is too old: another server may have sent
+        long after this one did, so what is later than its last send by any time may be of now.
         """
-        now = self._lane.sent_at
-        if now is None:
+        sent = tuple(self._lane.sent)
+        if len(sent) < SENDS:
             return False
-        begin, _ = send_ids_count(self._policy, now)
+        begin, _ = send_ids_count(self._policy, min(sent))
         (rows,) = self._pool.run(Call(_EXPIRE, begin, _PIECE))
         return len(rows) == _PIECE
 

@@ -16,6 +16,7 @@ The queue before it is `twinline.stores.sql.writes`; what a transaction does, `b
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 SECONDS: Final = 2 * CALL_SECONDS
 """How long a write may wait for its commit."""
+SENDS: Final = 64
+"""So many times of sends are kept."""
 _BATCH: Final = 1_000  # the most writes in a transaction: what waits behind it is not kept long
 _UNREPLICATED: Final = "01000"  # the warning of a commit whose wait for the standby was cancelled
 
@@ -47,7 +50,7 @@ class Lane(WriteQueue[Write]):
     """Takes writes from any thread and makes them in its own.
 
     Attributes:
-        sent_at: the time of the last send, in ms, or None before the first.
+        sent: the times of its last sends, in ms; `SENDS` at the most.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class Lane(WriteQueue[Write]):
         self._condition = condition
         self._wakes = wakes
         self._policy = policy
-        self.sent_at: int | None = None
+        self.sent: deque[int] = deque(maxlen=SENDS)  # written by the lane's thread alone
         # The lane's thread's.
         self._keeper = Keeper(database)
         self._sends = SendIds(policy)
@@ -181,10 +184,11 @@ class Lane(WriteQueue[Write]):
             for request in requests:
                 if isinstance(request.write, Append | Drop):
                     request.wakes.extend(wakes.pop(request.write.account_id, ()))
-            for request in reversed(requests):
-                if isinstance(request.write, Append):
-                    self.sent_at = request.write.draft.sent_at
-                    break
+            self.sent.extend(
+                request.write.draft.sent_at
+                for request in requests
+                if isinstance(request.write, Append)
+            )
             follow(lambda: self._wakes.tell_mail([*batch.appended, *batch.dropped]))
         self._finish(requests)
 

@@ -39,6 +39,9 @@ class Subscriber(NamedTuple):
     token: bytes | None
     wake: Wake
 
+    def __repr__(self) -> str:
+        return f"Subscriber(of_mail={self.token is None}, wake={self.wake!r})"
+
 
 class Watch:
     """One channel, and who is woken by it.

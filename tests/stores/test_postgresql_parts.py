@@ -2,6 +2,7 @@
 
 import struct
 import time
+from collections import deque
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from twinline.core.store import SEQ_JUMP, Durability, MailboxLook, MailboxPolicy
 from twinline.stores.postgresql import StoreNotOpened, parse_url
 from twinline.stores.postgresql.arrays import blobs, integers, integers_or_null, texts
 from twinline.stores.postgresql.batch import Ack, Batch, Create, Drop, Looks, append_of
+from twinline.stores.postgresql.chores import Chores
 from twinline.stores.postgresql.condition import Condition, durability_of
 from twinline.stores.postgresql.database import Database, retry_seconds
+from twinline.stores.postgresql.lane import SENDS
+from twinline.stores.postgresql.link import Call, Rows
 from twinline.stores.postgresql.notices import (
     EVERYTHING,
     MOST_KEYS,
@@ -348,3 +352,27 @@ def test_servers_that_are_promised_different_things_agree_where_the_tables_come_
         assert one._is_another(before, elsewhere)
     assert not disk._is_another(before, restarted)
     assert process._is_another(before, restarted)  # what it acknowledged may be gone
+
+
+def test_send_ids_expire_by_the_lowest_of_many_sends() -> None:
+    """A clock that was wrong for a moment has nothing removed that still counts."""
+    asked: list[int] = []
+
+    class Pool:
+        def run(self, call: Call) -> list[Rows]:
+            asked.append(int(call.values[0]))
+            return [[]]
+
+    class Lane:
+        def __init__(self) -> None:
+            self.sent: deque[int] = deque(maxlen=SENDS)
+
+    lane: Any = Lane()
+    pool: Any = Pool()
+    chores = Chores(pool, lane, MailboxPolicy(send_id_hours=1), None)
+    lane.sent.extend([DAY] * (SENDS - 1))
+    chores._expire()
+    assert asked == []  # too few to tell
+    lane.sent.extend([30 * DAY] * (SENDS - 1))
+    chores._expire()
+    assert asked == [DAY - DAY // 24]
