@@ -265,6 +265,7 @@ DO_NOT_GROW = {
     ("core/hash_queue.py", "_held"): "as many as there are slots",
     ("core/messages.py", "_ids"): "made in advance, so many at a time",
     ("core/waiting.py", "_hints"): "one hint at most",
+    ("stores/postgresql/lane.py", "sent"): "the times of the last sends, so many",
     ("stores/sqlite/archive.py", "_begun"): "one mailbox at a time",
     ("stores/shared/cache.py", "_changing"): "one for each thread that changes a session",
     ("stores/shared/cache.py", "_reads"): "one for each thread that reads a session",
