@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -162,7 +162,7 @@ def test_an_unfinished_copy_is_of_one_source(
         moved(source, tmp_path / "two.db")
     with pytest.raises(CopyError, match="unfinished copy of sqlite:"):
         moved(other, tmp_path / "two.db")
-    with sqlite3.connect(tmp_path / "four.db.unfinished") as database:
+    with closing(sqlite3.connect(tmp_path / "four.db.unfinished")) as database:
         database.execute("CREATE TABLE mine (a)")
     with pytest.raises(StoreNotOpened, match="no unfinished copy"):
         moved(source, tmp_path / "four.db")

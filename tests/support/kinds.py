@@ -17,6 +17,7 @@ KINDS = {
     "tests/benchmarks/*": "measure",
     "tests/browser/*": "browser",
     "tests/transports/listener/test_slow_readers.py::*_p99": "measure",
+    "tests/transports/listener/test_storm.py::test_a_storm*": "measure",
     "tests/cli/bench/test_command.py::*": "measure",
     "tests/cli/test_json.py::*[[]bench]": "measure",
     "tests/stores/crash/*": "crash",
