@@ -5,6 +5,7 @@ what an engine says is on the disk is there. Its processes are of another user w
 as root, which PostgreSQL refuses, and none of them outlives the run (`orphans`).
 """
 
+import atexit
 import functools
 import importlib.util
 import os
@@ -45,12 +46,30 @@ _SETTINGS: Final = {
 }
 
 
+@functools.cache
 def binaries() -> Path | None:
     """Return the folder of PostgreSQL's programs, if the package is installed."""
     spec = importlib.util.find_spec(_PACKAGE)
-    return (
-        None if spec is None or spec.origin is None else Path(spec.origin).parent / "pginstall/bin"
+    if spec is None or spec.origin is None:
+        return None
+    package = Path(spec.origin).parent
+    # It is installed for this user, and the user that the engine runs as may not get there.
+    reachable = subprocess.run(
+        ["test", "-x", str(package / "pginstall/bin/postgres")],
+        check=False,
+        cwd="/",
+        **_other_user(),
     )
+    if reachable.returncode:
+        folder = _new_folder("postgres-programs")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        # Its libraries stand beside the package, where they are found by a relative path.
+        for each in package.parent.glob(f"{package.name}*"):
+            if each.is_dir() and not each.name.endswith("-info"):
+                shutil.copytree(each, folder / each.name, symlinks=True)
+        _give_away(folder)
+        package = folder / package.name
+    return package / "pginstall/bin"
 
 
 @functools.cache
