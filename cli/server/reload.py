@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS: Final = 2.0
 """How long files that do not fit together may be about to be changed."""
 _RETRY_SECONDS: Final = 0.2
+_GOING_SECONDS: Final = 0.2  # for a terminal that hangs up to be gone
 REMIND_SECONDS: Final = 86_400.0
 """How often it is said again what the operator should know."""
 Identity = tuple[int, int, int, int] | None
@@ -176,8 +178,18 @@ class Terminal:
         self._ends = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _is_there()
 
     def has_hung_up(self) -> bool:
-        """Return whether it was there, and has gone away."""
-        return self._ends and not _is_there()
+        """Return whether it was there, and has gone away; it may take a moment to tell.
+
+        The system sends the signal first, and takes the terminal away then.
+        """
+        if not self._ends:
+            return False
+        until = time.monotonic() + _GOING_SECONDS
+        while _is_there():
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_GOING_SECONDS / 20)
+        return True
 
 
 def identities(paths: Iterable[str]) -> dict[str, Identity]:
