@@ -21,6 +21,23 @@ class UpkeepError(TwinlineError):
     """A store cannot be looked after in this way; the text says why, and what can be done."""
 
 
+def require_finished(name: str, filled_from: str) -> None:
+    """See that a store is not the unfinished target of a copy.
+
+    Args:
+        name: the store's, for the message.
+        filled_from: as `Archive` has it.
+
+    Raises:
+        UpkeepError: it is.
+    """
+    if filled_from:
+        raise UpkeepError(
+            f"{name} is the unfinished copy of {filled_from}; have it finished by saying "
+            "the same 'twinline store copy' once more"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Findings:
     """What a check came to: sentences, each with a count; without faults the store is sound."""

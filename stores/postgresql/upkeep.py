@@ -12,7 +12,16 @@ from twinline.stores.postgresql.schema import VERSION
 from twinline.stores.postgresql.session import Session, name_of
 from twinline.stores.postgresql.url import Target, parse_url
 from twinline.stores.shared.opening import StoreNotOpened
-from twinline.stores.upkeep import Findings, Migration, Stats, Step, Upkeep, UpkeepError, no_step
+from twinline.stores.upkeep import (
+    Findings,
+    Migration,
+    Stats,
+    Step,
+    Upkeep,
+    UpkeepError,
+    no_step,
+    require_finished,
+)
 
 # A page or a value that is damaged is found by reading it.
 _READ_ALL: Final = (
@@ -236,9 +245,4 @@ class PostgresqlUpkeep(Upkeep):
         return PostgresqlArchive.open_target(self._target)
 
     def _require_whole(self, session: Session) -> None:
-        filled_from = session.require_store()
-        if filled_from:
-            raise UpkeepError(
-                f"{self.name} is the unfinished copy of {filled_from}; have it finished by saying "
-                "the same 'twinline store copy' once more"
-            )
+        require_finished(self.name, session.require_store())

@@ -12,7 +12,16 @@ from typing import Any, Final
 
 from twinline.stores.archive import Archive
 from twinline.stores.backup import write_backup
-from twinline.stores.upkeep import Findings, Migration, Stats, Step, Upkeep, UpkeepError, no_step
+from twinline.stores.upkeep import (
+    Findings,
+    Migration,
+    Stats,
+    Step,
+    Upkeep,
+    UpkeepError,
+    no_step,
+    require_finished,
+)
 from twinline.stores.valkey.archive import ValkeyArchive, count_profiles
 from twinline.stores.valkey.examine_scripts import (
     ADDRESSES,
@@ -125,12 +134,7 @@ class ValkeyUpkeep(Upkeep):
         return ValkeyArchive.open_target(self._target)
 
     def _require_whole(self, session: Session) -> None:
-        filled_from = session.require_store()
-        if filled_from:
-            raise UpkeepError(
-                f"{self.name} is the unfinished copy of {filled_from}; have it finished by saying "
-                "the same 'twinline store copy' once more"
-            )
+        require_finished(self.name, session.require_store())
 
 
 class _Examined:
