@@ -10,6 +10,7 @@
     accounts       the rules for accounts and sessions
     certificates   sessions that a client's certificate opens
     tokens         what a session's token says, and what the store knows it by
+    admin          what an operator may do to them
     settling       what creating or deleting an account left open
     messages       the rules for messages
     looks          what a watch does at once

@@ -12,10 +12,13 @@ from twinline.core.addresses import is_local, limit_key
 from twinline.core.certificates import Certificate, CertificateSessions, stamp, stamp_of
 from twinline.core.clock import DAY_MS, HOUR_MS, Clock
 from twinline.core.errors import (
+    AccountDisabled,
     BadCredentials,
     Busy,
     InvalidPassword,
+    InvitationInvalid,
     NoSuchUser,
+    PasswordChangeRequired,
     RegistrationClosed,
     SessionExpired,
     StoreUnavailable,
@@ -26,14 +29,14 @@ from twinline.core.guesses import Attempt, Guess, GuessThrottle
 from twinline.core.hash_queue import Urgency
 from twinline.core.messages import on_own_mailbox
 from twinline.core.names import parse_username
-from twinline.core.passwords import Passwords, fits
+from twinline.core.passwords import Passwords, fits, one_time_password
 from twinline.core.protocol import MAX_WAIT_SECONDS
 from twinline.core.settings import Registration, ServiceSettings
 from twinline.core.settling import Settling
 from twinline.core.shared_limits import SharedGuesses, SharedHourly
 from twinline.core.store import Account, SessionKey, SessionRecord, Standing, Store
 from twinline.core.throttle import HourlyThrottle
-from twinline.core.tokens import key_of, new_token
+from twinline.core.tokens import invitation_hash, key_of, new_token
 
 log = logging.getLogger(__name__)
 
@@ -106,18 +109,39 @@ class AccountRules:
             if an_hour:
                 self._registrations = SharedHourly(store.states, an_hour, clock, monotonic)
 
-    def register(self, username: str, password: str, address: str) -> Account:
-        """Create an account for somebody who asks for one.
+    def register(
+        self, username: str, password: str, address: str, invitation: str | None = None
+    ) -> Account:
+        """Create an account for somebody who asks for one, and spend the invitation if one is due.
 
         Raises:
             RegistrationClosed: the operator alone creates accounts.
+            InvitationInvalid: it needs an invitation, and this is none that counts.
             RateLimited: there were too many from this address.
             InvalidUsername, InvalidPassword, UsernameTaken, Busy.
         """
         if self._registration is Registration.CLOSED:
             raise RegistrationClosed
+        spent = None
+        if self._registration is Registration.INVITATION:
+            spent = self._invitation(invitation)
         whose = limit_key(address, self._ipv6_prefix)
-        return self._create(username, password, whose, lambda: self._count_registration(address))
+        return self._create(
+            username, password, whose, lambda: self._count_registration(address), spent
+        )
+
+    def _invitation(self, token: str | None) -> bytes:
+        """Return what the store knows an invitation by that counts now.
+
+        Who has none learns nothing else: not even which names are taken.
+        """
+        if token is None:
+            raise InvitationInvalid
+        token_hash = invitation_hash(token)
+        found = self._accounts.find_invitation(token_hash)
+        if found is None or found.expires_at <= self._clock():
+            raise InvitationInvalid
+        return token_hash
 
     def create(self, username: str, password: str) -> Account:
         """Create an account for the operator: first its mailbox, then the account itself.
@@ -136,7 +160,12 @@ class AccountRules:
             )
 
     def _create(
-        self, username: str, password: str, whose: str, count: Callable[[], None]
+        self,
+        username: str,
+        password: str,
+        whose: str,
+        count: Callable[[], None],
+        invitation: bytes | None = None,
     ) -> Account:
         name = parse_username(username)
         if not fits(password):
@@ -153,8 +182,8 @@ class AccountRules:
         )
         try:
             self._mailboxes.create(account.account_id)
-            self._accounts.create(account)
-        except UsernameTaken:
+            self._accounts.create(account, invitation=invitation)
+        except (UsernameTaken, InvitationInvalid):
             self._settling.drop(account)
             raise
         except BaseException:
@@ -202,20 +231,59 @@ class AccountRules:
                 return replace(account, password_hash=password_hash)
         return account
 
-    def log_in(self, username: str, password: str, address: str) -> tuple[str, SessionRecord]:
+    def log_in(
+        self, username: str, password: str, address: str, new_password: str | None = None
+    ) -> tuple[str, SessionRecord]:
         """Open a session with a password, and return its token.
 
+        Args:
+            username: whose account it is.
+            password: that account's.
+            address: where the caller comes from.
+            new_password: what the password is to be first; None: what it is.
+
         Raises:
+            AccountDisabled: the operator has disabled it.
+            PasswordChangeRequired: it opens nothing without a new one.
+            InvalidPassword: the new one does not follow the rule, or is the old one.
             InvalidUsername, BadCredentials, RateLimited, Busy: see `authenticate`.
         """
-        account = self.authenticate(username, password, address)
+        if new_password is not None and not fits(new_password):
+            raise InvalidPassword
+        account = self._admitted(username, password, address, new_password)
         try:
             return self.open_session(account, address)
         except BadCredentials:
             # Another login may have upgraded the hash since it was read: that is no other password.
             if self._accounts.find(account.username) in (None, account):
                 raise
-        return self.open_session(self.authenticate(username, password, address), address)
+        # It was changed by this one, if it was to be.
+        password = password if new_password is None else new_password
+        return self.open_session(self._admitted(username, password, address), address)
+
+    def _admitted(
+        self, username: str, password: str, address: str, new_password: str | None = None
+    ) -> Account:
+        """Return the account that this password opens a session of, the new one if there is one."""
+        account = self.authenticate(username, password, address)
+        if not account.enabled:
+            raise AccountDisabled
+        if new_password is None:
+            if account.must_change:
+                raise PasswordChangeRequired
+            return account
+        if new_password == password:
+            raise InvalidPassword("the new password is the old one")
+        password_hash = self._passwords.hash(new_password, Urgency.LOGIN, account.account_id)
+        changed = replace(account, password_hash=password_hash, must_change=False)
+        try:
+            if not self._accounts.change_password(
+                account.account_id, password_hash, instead_of=account.password_hash, keep=None
+            ):
+                raise BadCredentials  # it is another by now
+        except NoSuchUser:
+            raise BadCredentials from None
+        return changed
 
     def log_in_by_certificate(
         self, certificate: Certificate | None, address: str
@@ -226,6 +294,7 @@ class AccountRules:
 
         Raises:
             BadCredentials: there is none, or it opens nothing, with why.
+            AccountDisabled: the operator has disabled the account.
         """
         if certificate is None:
             raise BadCredentials("this line has no client certificate that names an account")
@@ -236,6 +305,8 @@ class AccountRules:
         account = self._accounts.find(certificate.username)
         if account is None:
             raise BadCredentials("the account that the client certificate names is not there")
+        if not account.enabled:
+            raise AccountDisabled
         return self.open_session(account, address, certificate)
 
     def open_session(
@@ -251,8 +322,8 @@ class AccountRules:
             certificate: what has authenticated the account; None for its password.
 
         Raises:
-            BadCredentials: the account was deleted, or its password changed, since it was
-                authenticated by that.
+            BadCredentials: the account was deleted or disabled, or its password changed, since it
+                was authenticated by that.
         """
         token = new_token(account.account_id, "" if certificate is None else stamp(certificate))
         now = self._idle_clock()
@@ -403,6 +474,37 @@ class AccountRules:
             raise
         self._settling.drop(account)
         log.info("account %s was deleted", session.username)
+
+    def reset_password(self, account: Account) -> str:
+        """Give an account a one-time password, end all its sessions, and return the password.
+
+        It opens nothing but a login that sets another, and so is no use to who reads it later.
+
+        Raises:
+            NoSuchUser: the account is gone.
+            Busy: no core was free in time.
+        """
+        password = one_time_password()
+        password_hash = self._passwords.hash(password, Urgency.OWNER, account.account_id)
+        self._accounts.change_password(
+            account.account_id, password_hash, instead_of=None, keep=None, must_change=True
+        )
+        return password
+
+    def remove(self, account: Account) -> bool:
+        """Withdraw an account for the operator, then drop its mailbox; return whether it was there.
+
+        Raises:
+            StoreUnavailable: that is not known.
+        """
+        try:
+            gone = self._accounts.withdraw(account.account_id, keep_name=self._keep_names)
+        except StoreUnavailable:
+            self._settling.note(account)
+            raise
+        if gone:
+            self._settling.drop(account)
+        return gone
 
     def standing(self, session: SessionRecord) -> Standing:
         """Return where a session's mailbox stands; an account that has none gets one.

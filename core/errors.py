@@ -12,7 +12,10 @@
     │   ├── AlreadyLoggedIn          already_logged_in
     │   ├── BadCredentials           bad_credentials
     │   ├── SessionExpired           session_expired
+    │   ├── AccountDisabled          account_disabled
+    │   ├── PasswordChangeRequired   password_change_required
     │   ├── RegistrationClosed       registration_closed
+    │   ├── InvitationInvalid        invitation_invalid
     │   ├── UsernameTaken            username_taken
     │   ├── InvalidUsername          invalid_username
     │   ├── InvalidPassword          invalid_password
@@ -179,11 +182,32 @@ class SessionExpired(RequestError):
     default_message = "the session has ended; log in again"
 
 
+class AccountDisabled(RequestError):
+    """The operator has disabled the account; told to nobody but who has its password."""
+
+    code = "account_disabled"
+    default_message = "the operator of this server has disabled this account"
+
+
+class PasswordChangeRequired(RequestError):
+    """The password is a one-time password: it opens a session only together with a new one."""
+
+    code = "password_change_required"
+    default_message = "this is a one-time password: set a password of your own to log in"
+
+
 class RegistrationClosed(RequestError):
     """Only the operator creates accounts on this server."""
 
     code = "registration_closed"
     default_message = "this server takes no registrations; ask its operator for an account"
+
+
+class InvitationInvalid(RequestError):
+    """An invitation is needed here, and this is none: unknown, spent, withdrawn or expired."""
+
+    code = "invitation_invalid"
+    default_message = "this server needs an invitation that counts; ask its operator for one"
 
 
 class UsernameTaken(RequestError):
@@ -312,7 +336,10 @@ ERROR_BY_CODE: Final[dict[str, type[RequestError]]] = {
         AlreadyLoggedIn,
         BadCredentials,
         SessionExpired,
+        AccountDisabled,
+        PasswordChangeRequired,
         RegistrationClosed,
+        InvitationInvalid,
         UsernameTaken,
         InvalidUsername,
         InvalidPassword,

@@ -20,6 +20,7 @@ MIN_CHARACTERS: Final = 8
 MAX_CHARACTERS: Final = 128
 """The longest one; a longer one is refused before it is hashed."""
 _RETRY_AFTER_MS: Final = 1_000
+_LEGIBLE: Final = "abcdefghjkmnpqrstuvwxyz23456789"  # none that look alike
 # ARGON2_MEMORY_ALLOCATION_ERROR in <argon2.h>; the exceptions of argon2-cffi have texts alone.
 _NO_MEMORY: Final = error_to_str(-22)
 
@@ -31,6 +32,12 @@ def default_hasher() -> PasswordHasher:
     parallelism here is a login: as many run as there are cores.
     """
     return PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+
+
+def one_time_password() -> str:
+    """Return a new password to be told to somebody: 15 letters and digits, which are 74 bits."""
+    groups = ("".join(secrets.choice(_LEGIBLE) for _ in range(5)) for _ in range(3))
+    return "-".join(groups)
 
 
 def fits(password: str) -> bool:

@@ -181,6 +181,19 @@ class HistoryReply(Reply):
     more: Flag = Field(description="whether older ones are kept")
 
 
+class TraceReply(Reply):
+    """Where a message is that the caller sent."""
+
+    state: Text = Field(
+        description="`waiting`: in the mailbox; `acked`: acknowledged, and in the history; `gone`: "
+        "accepted, and not there any more; `unknown`: the server knows of no such message"
+    )
+    sent_at: Uint | None = Field(default=None, description="when the server accepted it, in ms")
+    acked_at: Uint | None = Field(
+        default=None, description="when its recipient acknowledged it, in ms, if that is known"
+    )
+
+
 class DeletedReply(Reply):
     """How many of the named messages there were to delete."""
 
@@ -236,6 +249,11 @@ class CreateAccount(Request):
     repeatable = False
     username: Text = Field(description="1 to 32 of a-z 0-9 . _ -, case is folded")
     password: Secret = Field(repr=False, description="8 to 128 characters")
+    invitation: Secret | None = Field(
+        default=None,
+        repr=False,
+        description="the operator's, where the server asks for one; it is spent with it",
+    )
 
 
 class Login(Request):
@@ -248,6 +266,12 @@ class Login(Request):
     repeatable = False
     username: Text = Field(description="the account")
     password: Secret = Field(repr=False, description="its password")
+    new_password: Secret | None = Field(
+        default=None,
+        repr=False,
+        description="set this password first, which revokes every session of the account; "
+        "`password_change_required` asks for it",
+    )
 
 
 class LoginCertificate(Request):
@@ -359,6 +383,16 @@ class DeleteMessages(Request):
     )
 
 
+class Trace(Request):
+    """Ask where a message is that this account sent."""
+
+    op = "trace"
+    reply = TraceReply
+    may_take_long = True
+    message_id: MessageId = Field(description="as its reply to `send` had it")
+    to: Text = Field(description="whom it was sent to")
+
+
 class Status(Request):
     """Ask who is logged in and how much is unread."""
 
@@ -409,6 +443,7 @@ REQUESTS: Final[tuple[type[Request], ...]] = (
     Ack,
     History,
     DeleteMessages,
+    Trace,
     Status,
     ChangePassword,
     DeleteAccount,

@@ -16,6 +16,7 @@ from argon2 import PasswordHasher
 
 from twinline.core import protocol
 from twinline.core.accounts import AccountRules
+from twinline.core.admin import Administration
 from twinline.core.admission import Admission, Entry
 from twinline.core.clock import Clock, SteadyClock, wall_clock_ms
 from twinline.core.deadline import Deadline
@@ -37,7 +38,7 @@ from twinline.core.errors import (
 from twinline.core.locks import new_lock
 from twinline.core.looks import Look
 from twinline.core.messages import PAGE_BYTES, MessageRules, on_own_mailbox
-from twinline.core.names import NamePattern
+from twinline.core.names import NamePattern, parse_username
 from twinline.core.passwords import Passwords
 from twinline.core.protocol import (
     MAX_WAIT_SECONDS,
@@ -54,6 +55,7 @@ from twinline.core.protocol import (
     SentReply,
     SessionReply,
     StatusReply,
+    TraceReply,
     WatchReply,
     maker,
 )
@@ -135,8 +137,10 @@ class ChatService:
         self._watches = Watches(self.settings.watches_per_account)
         self._handlers: dict[type[Request | Look], Callable[[Session, Any], Any]] = {
             protocol.Hello: lambda s, r: self.hello(s, r.protocol, r.client),
-            protocol.CreateAccount: lambda s, r: self.create_account(s, r.username, r.password),
-            protocol.Login: lambda s, r: self.login(s, r.username, r.password),
+            protocol.CreateAccount: lambda s, r: self.create_account(
+                s, r.username, r.password, r.invitation
+            ),
+            protocol.Login: lambda s, r: self.login(s, r.username, r.password, r.new_password),
             protocol.LoginCertificate: lambda s, _: self.login_certificate(s),
             protocol.Resume: lambda s, r: self.resume(s, r.session),
             protocol.Logout: lambda s, _: self.logout(s),
@@ -150,6 +154,7 @@ class ChatService:
             protocol.Ack: lambda s, r: self.ack(s, r.up_to),
             protocol.History: lambda s, r: self.history(s, r.before, r.limit),
             protocol.DeleteMessages: lambda s, r: self.delete_messages(s, r.seqs),
+            protocol.Trace: lambda s, r: self.trace(s, r.message_id, r.to),
             protocol.Status: lambda s, _: self.status(s),
             protocol.ChangePassword: lambda s, r: self.change_password(
                 s, r.password, r.new_password
@@ -254,15 +259,17 @@ class ChatService:
             limits=self.settings.limits(),
         )
 
-    def create_account(self, session: Session, username: str, password: str) -> SessionReply:
+    def create_account(
+        self, session: Session, username: str, password: str, invitation: str | None = None
+    ) -> SessionReply:
         """Create an account and log in to it.
 
         Raises:
-            AlreadyLoggedIn, RegistrationClosed, InvalidUsername, InvalidPassword, UsernameTaken,
-            RateLimited, Busy.
+            AlreadyLoggedIn, RegistrationClosed, InvitationInvalid, InvalidUsername,
+            InvalidPassword, UsernameTaken, RateLimited, Busy.
         """
         with self._admitted(session):
-            account = self._accounts.register(username, password, session.address)
+            account = self._accounts.register(username, password, session.address, invitation)
             log.info("account %s was created", account.username)
             return self._bind_new(session, *self._accounts.open_session(account, session.address))
 
@@ -277,6 +284,14 @@ class ChatService:
         self._admit()
         account = self._accounts.create(username, password)
         log.info("account %s was added", account.username)
+
+    def administration(self, by: str) -> Administration:
+        """Return what an operator may do here.
+
+        Args:
+            by: who that is, for the log.
+        """
+        return Administration(self.store, self._accounts, self._clock, by)
 
     def revoke_certificates(self, identities: Iterable[bytes], source: str = "") -> int:
         """End the sessions that these certificates have opened, and open none with them.
@@ -295,14 +310,17 @@ class ChatService:
         """
         return self._accounts.certificates.revoke(identities, source)
 
-    def login(self, session: Session, username: str, password: str) -> SessionReply:
-        """Open a session.
+    def login(
+        self, session: Session, username: str, password: str, new_password: str | None = None
+    ) -> SessionReply:
+        """Open a session; with a new password set that first, which revokes every other session.
 
         Raises:
-            AlreadyLoggedIn, InvalidUsername, BadCredentials, RateLimited, Busy.
+            AccountDisabled, PasswordChangeRequired: the password was right.
+            AlreadyLoggedIn, InvalidUsername, InvalidPassword, BadCredentials, RateLimited, Busy.
         """
         with self._admitted(session):
-            opened = self._accounts.log_in(username, password, session.address)
+            opened = self._accounts.log_in(username, password, session.address, new_password)
             return self._bind_new(session, *opened)
 
     def login_certificate(self, session: Session) -> SessionReply:
@@ -312,7 +330,7 @@ class ChatService:
         `Session.certificate` and `revoke_certificates`.
 
         Raises:
-            AlreadyLoggedIn, Busy.
+            AlreadyLoggedIn, AccountDisabled, Busy.
             BadCredentials: the caller has no certificate that names an account, there is no such
                 account, or the certificate has expired or is revoked.
         """
@@ -552,6 +570,28 @@ class ChatService:
         """Delete messages from the caller's mailbox."""
         record = self._require(session, self._clock())
         return DeletedReply(deleted=on_own_mailbox(self._mailboxes.delete, record, seqs))
+
+    def trace(self, session: Session, message_id: str, to: str) -> TraceReply:
+        """Say where a message is that the caller has sent.
+
+        Raises:
+            InvalidUsername, NoSuchUser.
+        """
+        record = self._require(session, self._clock())
+        recipient = self.store.accounts.find(parse_username(to))
+        if recipient is None:
+            raise NoSuchUser
+        found = self._mailboxes.trace(message_id, recipient.account_id)
+        # Whose it is says its sender's id, where the store still knows it, or else the name.
+        mine = found is not None and (
+            found.sender == record.username
+            if found.sender_id is None
+            else found.sender_id == record.account_id
+        )
+        if found is None or not mine:
+            return TraceReply(state="unknown")
+        state = "gone" if found.seq is None else "acked" if found.acked else "waiting"
+        return TraceReply(state=state, sent_at=found.sent_at, acked_at=found.acked_at)
 
     # -- sessions -----------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ class Registration(StrEnum):
 
     OPEN = "open"
     """Everybody who can connect."""
+    INVITATION = "invitation"
+    """Who has an invitation of the operator's, and the operator."""
     CLOSED = "closed"
     """The operator alone."""
 
@@ -93,8 +95,8 @@ class ServiceSettings(BaseModel):
     )
     registration: Registration = Field(
         default=Registration.OPEN,
-        description="who may create an account: everybody (`open`), or only the operator "
-        "(`closed`)",
+        description="who may create an account: everybody (`open`), who has an invitation of the "
+        "operator's (`invitation`), or only the operator (`closed`)",
     )
     registrations_per_hour: int = Field(
         default=20,

@@ -103,12 +103,34 @@ class Account:
         username: in its one spelling.
         password_hash: an argon2 string with its own parameters and salt.
         created_at: in ms.
+        enabled: whether it may be logged in to; its mail comes in either case.
+        must_change: whether its password opens nothing but the change of it: it is one that the
+            operator gave out.
     """
 
     account_id: str
     username: str
     password_hash: str = field(repr=False)
     created_at: int
+    enabled: bool = True
+    must_change: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """Lets one account be created where registration is by invitation.
+
+    Attributes:
+        token_hash: SHA-256 of its token; the token itself is nowhere in the store.
+        created_at: in ms.
+        expires_at: in ms: it counts before then.
+        note: what the operator wrote to it.
+    """
+
+    token_hash: bytes = field(repr=False)
+    created_at: int
+    expires_at: int
+    note: str = ""
 
 
 class SessionKey(NamedTuple):
@@ -209,6 +231,46 @@ class Standing(NamedTuple):
     unread: int
 
 
+class MailboxUsage(NamedTuple):
+    """What a mailbox holds.
+
+    Attributes:
+        messages: how many, acked or not.
+        unread: how many of them lie beyond the position.
+        size: the bodies' bytes of UTF-8.
+        quota: how many unacked ones it may hold, where that is its own number; None: the policy's.
+    """
+
+    messages: int
+    unread: int
+    size: int
+    quota: int | None
+
+
+class MessageTrace(NamedTuple):
+    """Where a message is; never what it says.
+
+    Attributes:
+        account_id: whose mailbox it was put into.
+        message_id: its id.
+        sent_at: when it was accepted, in ms.
+        seq: its number there; None: it is not there any more, expired or deleted.
+        sender: the sender's username; None where it is gone.
+        sender_id: the sender's account id; None where the store does not know it any more.
+        acked: whether the position has passed it.
+        acked_at: when that was, in ms; None: it has not, or that is not known any more.
+    """
+
+    account_id: str
+    message_id: str
+    sent_at: int
+    seq: int | None
+    sender: str | None
+    sender_id: str | None
+    acked: bool
+    acked_at: int | None
+
+
 class MailPage(NamedTuple):
     """A page of a mailbox.
 
@@ -251,11 +313,16 @@ class Accounts(ABC):
     """The half with users, password hashes and sessions."""
 
     @abstractmethod
-    def create(self, account: Account) -> None:
-        """Publish an account.
+    def create(self, account: Account, *, invitation: bytes | None = None) -> None:
+        """Publish an account, and spend an invitation in the same step.
+
+        Args:
+            account: the account.
+            invitation: the token hash of one, which is gone afterwards; None: none is needed.
 
         Raises:
             UsernameTaken: the name is in use or reserved.
+            InvitationInvalid: there is no such invitation, or it has expired by ``created_at``.
             ValueError: the account id is in use: a bug in the caller; nothing changes.
         """
 
@@ -324,7 +391,13 @@ class Accounts(ABC):
 
     @abstractmethod
     def change_password(
-        self, account_id: str, password_hash: str, *, instead_of: str, keep: bytes
+        self,
+        account_id: str,
+        password_hash: str,
+        *,
+        instead_of: str | None,
+        keep: bytes | None,
+        must_change: bool = False,
     ) -> bool:
         """Replace a password hash and revoke the account's other sessions, as one step.
 
@@ -334,8 +407,9 @@ class Accounts(ABC):
         Args:
             account_id: the account.
             password_hash: the new one.
-            instead_of: the one that the caller knows.
-            keep: the token hash of the session that stays.
+            instead_of: the one that the caller knows; None: whichever it is.
+            keep: the token hash of the session that stays; None: all end.
+            must_change: what `Account.must_change` is from now on.
 
         Returns:
             False when the hash is another by now: then nothing changes.
@@ -343,6 +417,48 @@ class Accounts(ABC):
         Raises:
             NoSuchUser: the account is gone.
         """
+
+    def enable(self, account_id: str, *, enabled: bool) -> None:
+        """Let an account be logged in to, or not; disabling it ends all its sessions, as one step.
+
+        Nobody ever sees a session of an account that was found disabled.
+
+        Raises:
+            NoSuchUser: the account is gone.
+        """
+        raise NotImplementedError
+
+    def addresses(self, account_id: str) -> Mapping[str, int]:
+        """Return the addresses that are noted for an account, and when each was, in ms."""
+        raise NotImplementedError
+
+    def sessions(self, account_id: str) -> Sequence[SessionRecord]:
+        """Return the account's open sessions, the one that was used last first."""
+        raise NotImplementedError
+
+    def close_sessions(self, account_id: str) -> int:
+        """Revoke all sessions of an account and wake their subscribers; return how many."""
+        raise NotImplementedError
+
+    def add_invitation(self, invitation: Invitation) -> None:
+        """Keep an invitation, and forget those that have expired by its ``created_at``.
+
+        Raises:
+            ValueError: there is one with this token hash.
+        """
+        raise NotImplementedError
+
+    def find_invitation(self, token_hash: bytes) -> Invitation | None:
+        """Return an invitation that was not spent yet; it may have expired."""
+        raise NotImplementedError
+
+    def invitations(self) -> Sequence[Invitation]:
+        """Return the invitations that are not spent, the oldest first; some may have expired."""
+        raise NotImplementedError
+
+    def drop_invitation(self, token_hash: bytes) -> bool:
+        """Withdraw an invitation, and return whether there was one."""
+        raise NotImplementedError
 
     @abstractmethod
     def withdraw(self, account_id: str, *, keep_name: bool, verified: str | None = None) -> bool:
@@ -374,7 +490,7 @@ class Accounts(ABC):
                 ago ends.
 
         Raises:
-            NoSuchUser: the account is gone, or its password hash is not ``verified``.
+            NoSuchUser: the account is gone or disabled, or its password hash is not ``verified``.
             ValueError: the account has a session with this token hash.
         """
 
@@ -447,7 +563,7 @@ class Mailboxes(ABC):
         Raises:
             NoSuchUser: there is no such mailbox.
             SendIdConflict: the send_id stands for another body.
-            MailboxFull: too much in it is not acked.
+            MailboxFull: as much in it is not acked as its quota allows.
         """
 
     @abstractmethod
@@ -539,6 +655,40 @@ class Mailboxes(ABC):
         Raises:
             NoSuchUser: there is no such mailbox.
         """
+
+    def usage(self, account_id: str) -> MailboxUsage:
+        """Return what a mailbox holds; it may read all of it.
+
+        Raises:
+            NoSuchUser: there is no such mailbox.
+        """
+        raise NotImplementedError
+
+    def set_quota(self, account_id: str, messages: int | None) -> None:
+        """Set how many unacked messages one mailbox may hold; None: the policy's number.
+
+        What is in it already stays.
+
+        Args:
+            account_id: whose mailbox.
+            messages: at least 1.
+
+        Raises:
+            NoSuchUser: there is no such mailbox.
+        """
+        raise NotImplementedError
+
+    def trace(self, message_id: str, account_id: str | None = None) -> MessageTrace | None:
+        """Return where a message is, or None if nothing is known of it.
+
+        A message that is gone is known for as long as its send_id is. It may read all that a
+        mailbox holds, and with no account given all that the store holds.
+
+        Args:
+            message_id: which message.
+            account_id: whose mailbox to look into; None: every one, for the operator.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:

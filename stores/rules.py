@@ -47,6 +47,11 @@ def fingerprint(body: str) -> bytes:
     return hashlib.blake2b(body.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
+def size_of(body: str) -> int:
+    """Return a message's body's bytes of UTF-8."""
+    return len(body if body.isascii() else body.encode(errors="surrogatepass"))
+
+
 def fitting(
     messages: Iterable[Message], limit: int, max_bytes: int
 ) -> tuple[tuple[Message, ...], bool]:
@@ -64,8 +69,7 @@ def fitting(
     page: list[Message] = []
     total = 0
     for message in messages:
-        body = message.body
-        total += len(body if body.isascii() else body.encode(errors="surrogatepass"))
+        total += size_of(message.body)
         if len(page) == limit or (page and total > max_bytes):
             return tuple(page), True
         page.append(message)

@@ -3,20 +3,21 @@
 # ruff: noqa: D102 - the contract tells what the methods do
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Protocol
 
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
-from twinline.core.errors import NoSuchUser, UsernameTaken
+from twinline.core.errors import InvitationInvalid, NoSuchUser, UsernameTaken
 from twinline.core.locks import new_lock
 from twinline.core.names import NamePattern
 from twinline.core.passwords import profile_of
 from twinline.core.store import (
     Account,
     Accounts,
+    Invitation,
     SessionKey,
     SessionRecord,
     Unsubscribe,
@@ -59,13 +60,19 @@ class MemoryAccounts(Accounts):
         # lists, for most accounts have one of each.
         self._addresses: dict[str, tuple[tuple[str, int], ...]] = {}
         self._tokens: dict[str, list[bytes]] = {}
+        self._invitations: dict[bytes, Invitation] = {}  # by token hash
 
-    def create(self, account: Account) -> None:
+    def create(self, account: Account, *, invitation: bytes | None = None) -> None:
         with self._lock:
             if account.account_id in self._by_id:
                 raise ValueError(f"account id {account.account_id!r} is used twice")
             if account.username in self._by_name or account.username in self._reserved:
                 raise UsernameTaken
+            if invitation is not None:
+                found = self._invitations.get(invitation)
+                if found is None or found.expires_at <= account.created_at:
+                    raise InvitationInvalid
+                del self._invitations[invitation]
             self._by_name[account.username] = account
             self._by_id[account.account_id] = account
             self._names.add(account.username)
@@ -116,21 +123,77 @@ class MemoryAccounts(Accounts):
             return dict(self._addresses.get(account_id, ())).get(address)
 
     def change_password(
-        self, account_id: str, password_hash: str, *, instead_of: str, keep: bytes
+        self,
+        account_id: str,
+        password_hash: str,
+        *,
+        instead_of: str | None,
+        keep: bytes | None,
+        must_change: bool = False,
     ) -> bool:
         with self._lock:
             account = self._by_id.get(account_id)
             if account is None:
                 raise NoSuchUser
-            if account.password_hash != instead_of:
+            if instead_of not in (None, account.password_hash):
                 return False
-            others = [each for each in self._tokens.get(account_id, ()) if each != keep]
-            wakes = [wake for token_hash in others for wake in self._end(token_hash)]
+            wakes = self._end_all(account_id, keep)
             # Last: who looks without the lock, at the one and then at the other, sees no new hash
             # beside a session that has not ended.
-            self._set_hash(account, password_hash)
+            self._set_hash(replace(account, must_change=must_change), password_hash)
         wake_all(wakes)
         return True
+
+    def enable(self, account_id: str, *, enabled: bool) -> None:
+        wakes: Sequence[Wake] = ()
+        with self._lock:
+            account = self._by_id.get(account_id)
+            if account is None:
+                raise NoSuchUser
+            if not enabled:
+                wakes = self._end_all(account_id)
+            # Last, as above.
+            self._put(replace(account, enabled=enabled))
+        wake_all(wakes)
+
+    def addresses(self, account_id: str) -> Mapping[str, int]:
+        with self._lock:
+            return dict(self._addresses.get(account_id, ()))
+
+    def sessions(self, account_id: str) -> Sequence[SessionRecord]:
+        with self._lock:
+            records = [self._sessions[each].record for each in self._tokens.get(account_id, ())]
+        return sorted(records, key=lambda record: record.used_at, reverse=True)
+
+    def close_sessions(self, account_id: str) -> int:
+        with self._lock:
+            count = len(self._tokens.get(account_id, ()))
+            wakes = self._end_all(account_id)
+        wake_all(wakes)
+        return count
+
+    def add_invitation(self, invitation: Invitation) -> None:
+        with self._lock:
+            if invitation.token_hash in self._invitations:
+                raise ValueError("an invitation's token is used twice")
+            self._invitations = {
+                token_hash: each
+                for token_hash, each in self._invitations.items()
+                if each.expires_at > invitation.created_at
+            } | {invitation.token_hash: invitation}
+
+    def find_invitation(self, token_hash: bytes) -> Invitation | None:
+        with self._lock:
+            return self._invitations.get(token_hash)
+
+    def invitations(self) -> Sequence[Invitation]:
+        with self._lock:
+            found = list(self._invitations.values())
+        return sorted(found, key=lambda each: each.created_at)
+
+    def drop_invitation(self, token_hash: bytes) -> bool:
+        with self._lock:
+            return self._invitations.pop(token_hash, None) is not None
 
     def withdraw(self, account_id: str, *, keep_name: bool, verified: str | None = None) -> bool:
         with self._lock:
@@ -144,11 +207,7 @@ class MemoryAccounts(Accounts):
             self._addresses.pop(account_id, None)
             if keep_name:
                 self._reserved.add(account.username)
-            wakes = [
-                wake
-                for token_hash in tuple(self._tokens.get(account_id, ()))
-                for wake in self._end(token_hash)
-            ]
+            wakes = self._end_all(account_id)
         wake_all(wakes)
         return True
 
@@ -158,7 +217,9 @@ class MemoryAccounts(Accounts):
         wakes: tuple[Wake, ...] = ()
         with self._lock:
             account = self._by_id.get(session.account_id)
-            if account is None or verified not in (None, account.password_hash):
+            if account is None or not account.enabled:
+                raise NoSuchUser
+            if verified not in (None, account.password_hash):
                 raise NoSuchUser
             if session.token_hash in self._sessions:
                 raise ValueError("a session token is used twice")
@@ -209,7 +270,9 @@ class MemoryAccounts(Accounts):
         """Replace a password hash, under the user lock."""
         self._count_profile(account.password_hash, -1)
         self._count_profile(password_hash, 1)
-        account = replace(account, password_hash=password_hash)
+        self._put(replace(account, password_hash=password_hash))
+
+    def _put(self, account: Account) -> None:
         self._by_id[account.account_id] = self._by_name[account.username] = account
 
     def _names_from(self, start: str, count: int) -> list[str]:
@@ -218,6 +281,11 @@ class MemoryAccounts(Accounts):
 
     def _used_at(self, token_hash: bytes) -> int:
         return self._sessions[token_hash].record.used_at
+
+    def _end_all(self, account_id: str, keep: bytes | None = None) -> list[Wake]:
+        """Remove an account's sessions, under the user lock, and return whom to wake after it."""
+        tokens = [each for each in self._tokens.get(account_id, ()) if each != keep]
+        return [wake for token_hash in tokens for wake in self._end(token_hash)]
 
     def _end(self, token_hash: bytes) -> tuple[Wake, ...]:
         """Remove a session, under the user lock, and return whom to wake after it."""

@@ -32,6 +32,7 @@ class Mailbox:
         position: the last acked seq.
         last: the last seq that was given out; never lower, whatever is deleted.
         unread: how many messages lie beyond the position.
+        quota: how many messages may lie beyond the position; None: as many as the policy says.
         send_ids: what the send_ids of its senders stand for.
         watchers: whom to wake when mail arrives; None until somebody has asked.
     """
@@ -44,6 +45,7 @@ class Mailbox:
         "_seqs",
         "last",
         "position",
+        "quota",
         "send_ids",
         "unread",
         "watchers",
@@ -53,6 +55,7 @@ class Mailbox:
         self.position = 0
         self.last = 0
         self.unread = 0
+        self.quota: int | None = None
         self.send_ids = SendIds(limits)
         self.watchers: list[Subscription] | None = None
         self._limits = limits
@@ -88,7 +91,7 @@ class Mailbox:
         # An ack removes at once what is too much; the rest is removed when its time has come.
         if self._acks and self._acks[0][1] <= sent_at - self._limits.history_ms:
             self.trim(sent_at)
-        if self.unread >= self._limits.mailbox_messages:
+        if self.unread >= (self.quota or self._limits.mailbox_messages):
             raise MailboxFull
         if content is not None:
             send_ids = self.send_ids
@@ -122,6 +125,14 @@ class Mailbox:
         end = len(self._seqs) if seq is None else bisect_left(self._seqs, seq, self._head)
         start = max(self._head, end - count)
         return [(found, self._messages[found]) for found in self._seqs[start:end]]
+
+    def entries(self) -> list[Entry]:
+        """Return all messages, by rising seq."""
+        return list(self._messages.items())
+
+    def acked_at(self, seq: int) -> int | None:
+        """Return when the position passed a seq, in ms, if it did and that is still known."""
+        return next((at for position, at in self._acks or () if position >= seq), None)
 
     def ack(self, up_to: int, now: int) -> None:
         """Move the position forward; a lower seq changes nothing.

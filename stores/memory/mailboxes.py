@@ -13,7 +13,9 @@ from twinline.core.store import (
     Draft,
     Mailboxes,
     MailboxPolicy,
+    MailboxUsage,
     MailPage,
+    MessageTrace,
     Receipt,
     Standing,
     Unsubscribe,
@@ -23,7 +25,7 @@ from twinline.stores.memory.limits import limits_of
 from twinline.stores.memory.mailbox import Entry, Mailbox
 from twinline.stores.memory.send_ids import Kept, SendIds
 from twinline.stores.memory.subscribers import Subscription, wakes_of
-from twinline.stores.rules import fitting
+from twinline.stores.rules import fitting, size_of
 
 _make_message: Final = maker(Message)
 
@@ -125,6 +127,59 @@ class MemoryMailboxes(Mailboxes):
     def standing(self, account_id: str) -> Standing:
         with self._lock:
             return self._box(account_id).standing
+
+    def usage(self, account_id: str) -> MailboxUsage:
+        with self._lock:
+            box = self._box(account_id)
+            entries, unread, quota = box.entries(), box.unread, box.quota
+        size = sum(size_of(body) for _, (_, _, _, body, _, _) in entries)
+        return MailboxUsage(len(entries), unread, size, quota)
+
+    def set_quota(self, account_id: str, messages: int | None) -> None:
+        with self._lock:
+            self._box(account_id).quota = messages
+
+    def trace(self, message_id: str, account_id: str | None = None) -> MessageTrace | None:
+        if account_id is not None:
+            return self._trace(account_id, message_id)
+        with self._lock:
+            account_ids = list(self._boxes)
+        return next(filter(None, (self._trace(each, message_id) for each in account_ids)), None)
+
+    def _trace(self, account_id: str, message_id: str) -> MessageTrace | None:
+        with self._lock:
+            box = self._boxes.get(account_id)
+            if box is None:
+                return None
+            entries, known, position = box.entries(), box.send_ids.kept(), box.position
+        for seq, kept in entries:
+            if kept[0] == message_id:
+                _, sender_id, sender, _, sent_at, _ = kept
+                with self._lock:
+                    acked_at = box.acked_at(seq) if seq <= position else None
+                return MessageTrace(
+                    account_id,
+                    message_id,
+                    sent_at,
+                    seq,
+                    sender,
+                    sender_id,
+                    acked=seq <= position,
+                    acked_at=acked_at,
+                )
+        for sender_id, _, _, first, sent_at in known:
+            if first == message_id:
+                return MessageTrace(
+                    account_id,
+                    message_id,
+                    sent_at,
+                    None,
+                    None,
+                    sender_id,
+                    acked=False,
+                    acked_at=None,
+                )
+        return None
 
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
         subscription = Subscription(wake, self._lock)

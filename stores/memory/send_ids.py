@@ -117,6 +117,10 @@ class SendIds:
         self._forget_first(order)
         return True
 
+    def kept(self) -> list[First]:
+        """Return all, in the order in which they came."""
+        return [first for first in self._order or () if not self._is_stale(first)]
+
     def clear(self) -> None:
         """Forget all."""
         self._by_sender = {}

@@ -148,7 +148,9 @@ class PostgresqlAccounts(Accounts):
 
     # -- accounts and names -----------------------------------------------------------------------
 
-    def create(self, account: Account) -> None:
+    def create(self, account: Account, *, invitation: bytes | None = None) -> None:
+        if invitation is not None:
+            raise NotImplementedError
         name = _plain(account.username)
         if name is None:
             raise ValueError("PostgreSQL cannot keep such a name")
@@ -212,8 +214,16 @@ class PostgresqlAccounts(Accounts):
         return replaced
 
     def change_password(
-        self, account_id: str, password_hash: str, *, instead_of: str, keep: bytes
+        self,
+        account_id: str,
+        password_hash: str,
+        *,
+        instead_of: str | None,
+        keep: bytes | None,
+        must_change: bool = False,
     ) -> bool:
+        if instead_of is None or keep is None or must_change:
+            raise NotImplementedError
         with self._ending(account_id) as (link, ended):
             if not _replace_hash(link, account_id, password_hash, instead_of):
                 return False

@@ -44,7 +44,10 @@ class SqliteAccounts(Accounts):
         )
         writer.on_rollback.append(self._resume_caching)
 
-    def create(self, account: Account) -> None:
+    def create(self, account: Account, *, invitation: bytes | None = None) -> None:
+        if invitation is not None:
+            raise NotImplementedError
+
         def write(transaction: Transaction) -> None:
             connection = transaction.connection
             if _one(connection, "SELECT 1 FROM accounts WHERE account_id = ?", account.account_id):
@@ -100,8 +103,17 @@ class SqliteAccounts(Accounts):
         )
 
     def change_password(
-        self, account_id: str, password_hash: str, *, instead_of: str, keep: bytes
+        self,
+        account_id: str,
+        password_hash: str,
+        *,
+        instead_of: str | None,
+        keep: bytes | None,
+        must_change: bool = False,
     ) -> bool:
+        if instead_of is None or keep is None or must_change:
+            raise NotImplementedError
+
         def write(transaction: Transaction) -> bool:
             if not self._replace_hash(transaction, account_id, password_hash, instead_of):
                 return False

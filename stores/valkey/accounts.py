@@ -68,7 +68,9 @@ class ValkeyAccounts(Accounts):
 
     # --- accounts and names
 
-    def create(self, account: Account) -> None:
+    def create(self, account: Account, *, invitation: bytes | None = None) -> None:
+        if invitation is not None:
+            raise NotImplementedError
         own = to_bytes(account.account_id)
         name = to_bytes(account.username)
         bucket = self._keys.bucket_of(account.username)
@@ -206,8 +208,16 @@ class ValkeyAccounts(Accounts):
         return None if noted is None else int(noted)
 
     def change_password(
-        self, account_id: str, password_hash: str, *, instead_of: str, keep: bytes
+        self,
+        account_id: str,
+        password_hash: str,
+        *,
+        instead_of: str | None,
+        keep: bytes | None,
+        must_change: bool = False,
     ) -> bool:
+        if instead_of is None or keep is None or must_change:
+            raise NotImplementedError
         keys = self._keys.of(account_id, "p"), self._keys.of(account_id, "k")
         arguments = to_bytes(instead_of), to_bytes(password_hash), keep
 

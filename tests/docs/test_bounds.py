@@ -10,6 +10,7 @@ from docs_blocks import ROOT
 
 from twinline.cli.settings.model import ServerSettings
 from twinline.core import (
+    admin,
     accounts,
     admission,
     guesses,
@@ -71,6 +72,7 @@ FIXED = {
     # And SSL_MAX_CERT_LIST_DEFAULT of OpenSSL.
     "bytes of a TLS handshake that is not over yet": (hello.MOST_BYTES // 1024, 100),
     OPEN: (settling._MOST,),
+    "invitations": (admin.MOST_INVITATIONS,),
     "logins that are let in at once": (
         admission._FIRST,
         admission._FEW,
@@ -152,6 +154,7 @@ OF_CONTAINERS = {
     "core/session.py": {"_watches": "watches that wait"},
     "core/watches.py": {"_waiting": "watches that wait"},
     "stores/memory/accounts.py": {
+        "_invitations": "invitations",
         "_by_name": "accounts, each with a mailbox",
         "_by_id": "accounts, each with a mailbox",
         "_names": "accounts, each with a mailbox",

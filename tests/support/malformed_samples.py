@@ -150,7 +150,7 @@ MALFORMED_BINARY: tuple[Malformed, ...] = (
     Malformed("a reserved flag, no field has a default", frame(b"\x01", flags=1), fatal=True),
     Malformed("a reserved flag", frame(b"\x01\x03bob\x02hi", kind=7, flags=2), fatal=True),
     Malformed("the highest flag", frame(b"\x01\x00", kind=8, flags=0x80), fatal=True),
-    Malformed("an unknown kind", frame(b"\x01", kind=17), "unknown_op", 1),
+    Malformed("an unknown kind", frame(b"\x01", kind=0x7F), "unknown_op", 1),
     Malformed("kind 0", frame(b"\x01", kind=0), "unknown_op", 1),
     Malformed(
         "an unknown kind with fields",
@@ -160,7 +160,7 @@ MALFORMED_BINARY: tuple[Malformed, ...] = (
     ),
     Malformed("the kind of a reply", frame(b"\x01", kind=0x80), "unknown_op", 1),
     Malformed("the kind of an error without an id", frame(b"\x01", kind=0xFE), "unknown_op", 1),
-    Malformed("an unknown kind without an id", frame(b"\x80", kind=17), fatal=True),
+    Malformed("an unknown kind without an id", frame(b"\x80", kind=0x7F), fatal=True),
     Malformed("half an id", frame(b"\x80"), fatal=True),
     Malformed("an id that is not in its shortest form", frame(b"\x81\x00"), fatal=True),
     Malformed("an id of 9 bytes", frame(b"\x80" * 8 + b"\x01"), fatal=True),

@@ -30,6 +30,7 @@ KIND_BY_REQUEST: Final[dict[type[Request], int]] = {
     protocol.Ack: 9,
     protocol.History: 10,
     protocol.DeleteMessages: 11,
+    protocol.Trace: 17,
     protocol.Status: 12,
     protocol.ChangePassword: 13,
     protocol.DeleteAccount: 14,
@@ -45,6 +46,7 @@ KIND_BY_REPLY: Final[dict[type[Reply], int]] = {
     protocol.AckReply: 0x86,
     protocol.HistoryReply: 0x87,
     protocol.DeletedReply: 0x88,
+    protocol.TraceReply: 0x8A,
     protocol.StatusReply: 0x89,
     protocol.ErrorReply: 0xFF,
 }

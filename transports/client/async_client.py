@@ -161,15 +161,21 @@ class AsyncClient(ClientBase):
 
     # -- the session --------------------------------------------------------------------
 
-    async def create_account(self, username: str, password: str) -> protocol.SessionReply:
-        return await self._engine.log_in(
-            build(protocol.CreateAccount, username=username, password=password)
+    async def create_account(
+        self, username: str, password: str, *, invitation: str | None = None
+    ) -> protocol.SessionReply:
+        request = build(
+            protocol.CreateAccount, username=username, password=password, invitation=invitation
         )
+        return await self._engine.log_in(request)
 
-    async def login(self, username: str, password: str) -> protocol.SessionReply:
-        return await self._engine.log_in(
-            build(protocol.Login, username=username, password=password)
+    async def login(
+        self, username: str, password: str, *, new_password: str | None = None
+    ) -> protocol.SessionReply:
+        request = build(
+            protocol.Login, username=username, password=password, new_password=new_password
         )
+        return await self._engine.log_in(request)
 
     async def login_certificate(self) -> protocol.SessionReply:
         return await self._engine.log_in(protocol.LoginCertificate())
@@ -247,6 +253,10 @@ class AsyncClient(ClientBase):
     async def history(self, before: int | None = None, limit: int = 50) -> protocol.HistoryReply:
         request = build(protocol.History, before=before, limit=limit)
         return await self._engine.ask(request, protocol.HistoryReply)
+
+    async def trace(self, message_id: str, to: str) -> protocol.TraceReply:
+        request = build(protocol.Trace, message_id=message_id, to=to)
+        return await self._engine.ask(request, protocol.TraceReply)
 
     async def delete_messages(self, seqs: Iterable[int]) -> int:
         deleted = 0

@@ -188,23 +188,44 @@ class Client(ClientBase):
 
     # -- the session --------------------------------------------------------------------
 
-    def create_account(self, username: str, password: str) -> protocol.SessionReply:
+    def create_account(
+        self, username: str, password: str, *, invitation: str | None = None
+    ) -> protocol.SessionReply:
         """Create an account, log in to it, and begin to watch its mailbox.
 
-        Raises:
-            AlreadyLoggedIn, InvalidUsername, InvalidPassword, UsernameTaken, Busy.
-        """
-        return run(
-            self._engine.log_in(build(protocol.CreateAccount, username=username, password=password))
-        )
+        Args:
+            username: the name that it is to have.
+            password: 8 to 128 characters.
+            invitation: the operator's, where the server asks for one.
 
-    def login(self, username: str, password: str) -> protocol.SessionReply:
+        Raises:
+            AlreadyLoggedIn, RegistrationClosed, InvitationInvalid, InvalidUsername,
+            InvalidPassword, UsernameTaken, RateLimited, Busy.
+        """
+        request = build(
+            protocol.CreateAccount, username=username, password=password, invitation=invitation
+        )
+        return run(self._engine.log_in(request))
+
+    def login(
+        self, username: str, password: str, *, new_password: str | None = None
+    ) -> protocol.SessionReply:
         """Open a session and begin to watch the mailbox.
 
+        Args:
+            username: whose account it is.
+            password: that account's.
+            new_password: what it is to be from now on; a one-time password opens a session only
+                with it. Every other session of the account is revoked.
+
         Raises:
-            AlreadyLoggedIn, InvalidUsername, BadCredentials, RateLimited, Busy.
+            AccountDisabled, PasswordChangeRequired: the password was right.
+            AlreadyLoggedIn, InvalidUsername, InvalidPassword, BadCredentials, RateLimited, Busy.
         """
-        return run(self._engine.log_in(build(protocol.Login, username=username, password=password)))
+        request = build(
+            protocol.Login, username=username, password=password, new_password=new_password
+        )
+        return run(self._engine.log_in(request))
 
     def login_certificate(self) -> protocol.SessionReply:
         """Open a session of the account that the client's certificate names.
@@ -350,6 +371,19 @@ class Client(ClientBase):
         """
         request = build(protocol.History, before=before, limit=limit)
         return run(self._engine.ask(request, protocol.HistoryReply))
+
+    def trace(self, message_id: str, to: str) -> protocol.TraceReply:
+        """Return where a message is that this account has sent.
+
+        Args:
+            message_id: what `send` has returned.
+            to: whom it was sent to.
+
+        Raises:
+            InvalidUsername, NoSuchUser.
+        """
+        request = build(protocol.Trace, message_id=message_id, to=to)
+        return run(self._engine.ask(request, protocol.TraceReply))
 
     def delete_messages(self, seqs: Iterable[int]) -> int:
         """Delete messages from the mailbox, and return how many of them there were."""

@@ -91,11 +91,11 @@ export const REQUESTS = Object.freeze({
     reply: "HelloReply", beforeLogin: true, repeatable: true,
   },
   create_account: {
-    fields: { username: REQUIRED, password: REQUIRED },
+    fields: { username: REQUIRED, password: REQUIRED, invitation: null },
     reply: "SessionReply", beforeLogin: true, repeatable: false,
   },
   login: {
-    fields: { username: REQUIRED, password: REQUIRED },
+    fields: { username: REQUIRED, password: REQUIRED, new_password: null },
     reply: "SessionReply", beforeLogin: true, repeatable: false,
   },
   login_certificate: { fields: {}, reply: "SessionReply", beforeLogin: true, repeatable: false },
@@ -124,6 +124,10 @@ export const REQUESTS = Object.freeze({
   delete_messages: {
     fields: { seqs: REQUIRED },
     reply: "DeletedReply", beforeLogin: false, repeatable: true,
+  },
+  trace: {
+    fields: { message_id: REQUIRED, to: REQUIRED },
+    reply: "TraceReply", beforeLogin: false, repeatable: true,
   },
   status: { fields: {}, reply: "StatusReply", beforeLogin: false, repeatable: true },
   change_password: {
@@ -167,6 +171,7 @@ const REPLIES = {
   AckReply: object({ position: integer, unread: integer }),
   HistoryReply: object({ messages: listOf(MESSAGE), more: truth }),
   DeletedReply: object({ deleted: integer }),
+  TraceReply: object({ state: text, sent_at: orNull(integer), acked_at: orNull(integer) }),
   StatusReply: object({ username: text, position: integer, unread: integer }),
 };
 const ERROR = object({
@@ -759,10 +764,12 @@ export class Client {
   /**
    * Log in. Tries each server once: a person who waits for it can try again.
    *
+   * @param {{newPassword?: string | null}} more what the password is to be from now on:
+   *   `password_change_required` asks for it
    * @returns {Promise<{username: string, session: string, position: number, unread: number}>}
    */
-  login(username, password) {
-    return this.#begin("login", { username, password });
+  login(username, password, { newPassword = null } = {}) {
+    return this.#begin("login", { username, password, new_password: newPassword });
   }
 
   /** Log in by the certificate that the browser, or Node, has shown; like `login`. */
@@ -770,9 +777,9 @@ export class Client {
     return this.#begin("login_certificate", {});
   }
 
-  /** Create an account, and be logged in; like `login`. */
-  createAccount(username, password) {
-    return this.#begin("create_account", { username, password });
+  /** Create an account, and be logged in; like `login`. Some servers ask for an invitation. */
+  createAccount(username, password, { invitation = null } = {}) {
+    return this.#begin("create_account", { username, password, invitation });
   }
 
   /**
@@ -832,6 +839,11 @@ export class Client {
   /** Delete messages of the own mailbox; return how many there were. */
   async deleteMessages(seqs) {
     return (await this.request("delete_messages", { seqs: [...seqs] })).deleted;
+  }
+
+  /** Return where a message is that this account has sent: `{state, sent_at, acked_at}`. */
+  trace(messageId, to) {
+    return this.request("trace", { message_id: messageId, to });
   }
 
   /** Return `{username, position, unread}`. */

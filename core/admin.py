@@ -1,0 +1,283 @@
+"""What an operator may do to accounts, mailboxes and invitations: the door behind the admin socket.
+
+It knows no password but the one-time one that it gives out, and shows no message's text but to the
+export of an account's own data. Each action is in the log, with who did it.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from twinline.core.accounts import AccountRules
+from twinline.core.clock import HOUR_MS, Clock
+from twinline.core.errors import BadRequest, NoSuchUser
+from twinline.core.names import NamePattern, parse_username
+from twinline.core.protocol import MAX_PAGE, Message
+from twinline.core.store import (
+    Account,
+    Invitation,
+    MailboxUsage,
+    MessageTrace,
+    SessionRecord,
+    Standing,
+    Store,
+)
+from twinline.core.tokens import invitation_hash, new_invitation
+
+log = logging.getLogger(__name__)
+
+MOST_INVITATIONS: Final = 10_000
+"""So many may be open at once."""
+INVITATION_HOURS: Final = 72.0
+"""How long an invitation counts, unless that is said."""
+_EXPORT_BYTES: Final = 1 << 20
+
+
+class AccountView(NamedTuple):
+    """An account, as an operator sees it.
+
+    Attributes:
+        username: its name.
+        created_at: in ms.
+        enabled: whether it may be logged in to.
+        must_change: whether its password is a one-time password.
+        sessions: how many are open.
+        usage: what its mailbox holds; None: it has none.
+        position: the last acked seq.
+        addresses: where it was logged in to from, and when each was last noted, in ms.
+    """
+
+    username: str
+    created_at: int
+    enabled: bool
+    must_change: bool
+    sessions: int
+    usage: MailboxUsage | None
+    position: int
+    addresses: dict[str, int]
+
+
+class TraceView(NamedTuple):
+    """Where a message is, and whose mailbox that is.
+
+    Attributes:
+        recipient: the account's name; None: it was deleted since.
+        trace: the rest.
+    """
+
+    recipient: str | None
+    trace: MessageTrace
+
+
+class Administration:
+    """What one operator does; made by `twinline.core.service.ChatService.administration`."""
+
+    def __init__(self, store: Store, rules: AccountRules, clock: Clock, by: str) -> None:
+        self._accounts = store.accounts
+        self._mailboxes = store.mailboxes
+        self._rules = rules
+        self._clock = clock
+        self._by = by
+
+    # -- to see -------------------------------------------------------------------------
+
+    def names(
+        self, pattern: str = "*", after: str | None = None, limit: int = MAX_PAGE
+    ) -> Sequence[str]:
+        """Return the first usernames beyond ``after`` that match, sorted.
+
+        Raises:
+            BadRequest: the pattern cannot be read.
+        """
+        return self._accounts.page(NamePattern(pattern), after, limit).usernames
+
+    def account(self, username: str) -> AccountView:
+        """Return all that there is to see of an account; its mailbox is read for its size.
+
+        Raises:
+            InvalidUsername, NoSuchUser.
+        """
+        account = self._find(username)
+        usage: MailboxUsage | None = None
+        standing = Standing(0, 0)
+        try:
+            usage = self._mailboxes.usage(account.account_id)
+            standing = self._mailboxes.standing(account.account_id)
+        except NoSuchUser:
+            pass  # it gets one when it is logged in to
+        return AccountView(
+            username=account.username,
+            created_at=account.created_at,
+            enabled=account.enabled,
+            must_change=account.must_change,
+            sessions=len(self._accounts.sessions(account.account_id)),
+            usage=usage,
+            position=standing.position,
+            addresses=dict(self._accounts.addresses(account.account_id)),
+        )
+
+    def sessions(self, username: str) -> Sequence[SessionRecord]:
+        """Return an account's open sessions, the one that was used last first.
+
+        Raises:
+            InvalidUsername, NoSuchUser.
+        """
+        return self._accounts.sessions(self._find(username).account_id)
+
+    def trace(self, message_id: str, username: str | None = None) -> TraceView | None:
+        """Return where a message is, or None if nothing is known of it.
+
+        Args:
+            message_id: which message.
+            username: whom it was sent to; None: all mailboxes are looked through.
+
+        Raises:
+            InvalidUsername, NoSuchUser.
+        """
+        account = None if username is None else self._find(username)
+        if account is not None:
+            found = self._mailboxes.trace(message_id, account.account_id)
+            return None if found is None else TraceView(account.username, found)
+        found = self._mailboxes.trace(message_id)
+        return None if found is None else TraceView(self._name_of(found.account_id), found)
+
+    def messages(self, username: str) -> Iterator[Message]:
+        """Yield the messages that an account's mailbox holds, by rising seq, for their owner.
+
+        Raises:
+            InvalidUsername, NoSuchUser.
+        """
+        account = self._find(username)
+        self._log("the mail of account %s is exported", account.username)
+        after, more = 0, True
+        while more:
+            page = self._mailboxes.read(account.account_id, after, MAX_PAGE, _EXPORT_BYTES)
+            yield from page.messages
+            more = page.more
+            if page.messages:
+                after = page.messages[-1].seq
+
+    # -- to do --------------------------------------------------------------------------
+
+    def kick(self, username: str) -> int:
+        """End all sessions of an account, and return how many there were.
+
+        Raises:
+            InvalidUsername, NoSuchUser.
+        """
+        account = self._find(username)
+        count = self._accounts.close_sessions(account.account_id)
+        self._log("%d sessions of account %s were ended", count, account.username)
+        return count
+
+    def disable(self, username: str) -> None:
+        """End all sessions of an account, and let nobody log in to it; its mail still comes.
+
+        Raises:
+            InvalidUsername, NoSuchUser.
+        """
+        account = self._find(username)
+        self._accounts.enable(account.account_id, enabled=False)
+        self._log("account %s was disabled", account.username)
+
+    def enable(self, username: str) -> None:
+        """Let an account be logged in to again.
+
+        Raises:
+            InvalidUsername, NoSuchUser.
+        """
+        account = self._find(username)
+        self._accounts.enable(account.account_id, enabled=True)
+        self._log("account %s was enabled", account.username)
+
+    def reset_password(self, username: str) -> str:
+        """Return a one-time password; all sessions end, and the first login has to set another.
+
+        Raises:
+            InvalidUsername, NoSuchUser, Busy.
+        """
+        account = self._find(username)
+        password = self._rules.reset_password(account)
+        self._log("account %s got a one-time password", account.username)
+        return password
+
+    def set_quota(self, username: str, messages: int | None) -> None:
+        """Set how many unacked messages an account's mailbox may hold; None: as all others.
+
+        Raises:
+            BadRequest: it is less than 1.
+            InvalidUsername, NoSuchUser.
+        """
+        if messages is not None and messages < 1:
+            raise BadRequest("a quota is at least 1 message")
+        account = self._find(username)
+        self._mailboxes.set_quota(account.account_id, messages)
+        what = "the default" if messages is None else f"{messages:,} messages"
+        self._log("the quota of account %s is %s", account.username, what)
+
+    def delete(self, username: str) -> None:
+        """Delete an account, its sessions and all its mail, acked or not.
+
+        Raises:
+            InvalidUsername, NoSuchUser.
+        """
+        account = self._find(username)
+        if not self._rules.remove(account):
+            raise NoSuchUser
+        self._log("account %s was deleted", account.username)
+
+    # -- invitations --------------------------------------------------------------------
+
+    def invite(self, hours: float = INVITATION_HOURS, note: str = "") -> tuple[str, Invitation]:
+        """Return a new invitation, with its token, which is kept nowhere else.
+
+        Raises:
+            BadRequest: the time is not above 0, or too many are open.
+        """
+        now = self._clock()
+        if not 0 < hours <= 24 * 366:
+            raise BadRequest("an invitation counts for some hours, a year at most")
+        if len(self._accounts.invitations()) >= MOST_INVITATIONS:
+            raise BadRequest(f"{MOST_INVITATIONS:,} invitations are open: withdraw some")
+        token = new_invitation()
+        invitation = Invitation(invitation_hash(token), now, now + round(hours * HOUR_MS), note)
+        self._accounts.add_invitation(invitation)
+        until = datetime.fromtimestamp(invitation.expires_at / 1000, UTC)
+        self._log("an invitation was made that counts until %s", f"{until:%Y-%m-%d %H:%M} UTC")
+        return token, invitation
+
+    def invitations(self) -> Sequence[Invitation]:
+        """Return the invitations that count, the oldest first."""
+        now = self._clock()
+        return [each for each in self._accounts.invitations() if each.expires_at > now]
+
+    def withdraw_invitation(self, token_hash: bytes) -> bool:
+        """Take an invitation back, and return whether there was one."""
+        gone = self._accounts.drop_invitation(token_hash)
+        if gone:
+            self._log("invitation %s was withdrawn", token_hash.hex()[:12])
+        return gone
+
+    # -- the rest -----------------------------------------------------------------------
+
+    def _find(self, username: str) -> Account:
+        account = self._accounts.find(parse_username(username))
+        if account is None:
+            raise NoSuchUser
+        return account
+
+    def _name_of(self, account_id: str) -> str | None:
+        after: str | None = None
+        pattern = NamePattern("*")
+        while True:
+            page = self._accounts.page(pattern, after, MAX_PAGE)
+            for name in page.usernames:
+                if self._accounts.recipient(name) == account_id:
+                    return name
+            if not page.more:
+                return None
+            after = page.usernames[-1]
+
+    def _log(self, what: str, *args: object) -> None:
+        log.info(f"{what}, by %s", *args, self._by)  # noqa: G004 - the templates are all above
