@@ -10,8 +10,8 @@ from docs_blocks import ROOT
 
 from twinline.cli.settings.model import ServerSettings
 from twinline.core import (
-    admin,
     accounts,
+    admin,
     admission,
     guesses,
     limit_states,
