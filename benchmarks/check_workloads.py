@@ -41,7 +41,7 @@ from twinline.core.store import Account, Draft, MailboxPolicy
 from twinline.stores.memory import MemoryStore
 from twinline.transports.contract import Transport
 from twinline.transports.listener.conversation import Conversation
-from twinline.transports.listener.settings import ListenerSettings
+from twinline.transports.listener.settings import InForce, ListenerSettings
 from twinline.transports.registry import transport
 from twinline.transports.tls import ServerTls, TlsLayer, client_context
 
@@ -136,7 +136,7 @@ class Talk:
         self._talk = Conversation(
             wire.server_codec(service.settings.frame_bytes),
             service,
-            ListenerSettings(),
+            InForce(ListenerSettings()),
             address="127.0.0.1",
             on_mail=self._mail_has_come,
             on_end=lambda: None,

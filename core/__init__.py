@@ -5,6 +5,7 @@
     service        ChatService: the one door to the rules, a method for each request
     session        what the service knows of one caller
     settings       what the service allows
+    reloading      which settings may change while a server runs
     protocol       every request and reply, as a frozen model
     errors         the tree of errors, a leaf for each error code
     accounts       the rules for accounts and sessions

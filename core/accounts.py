@@ -76,18 +76,10 @@ class AccountRules:
         self._passwords = passwords
         self._clock = clock
         self._idle_clock = idle_clock
-        idle_ms = round(settings.session_idle_days * DAY_MS)
-        # An hour's precision is enough for days of idleness and spares a write a request.
-        self._touch_ms = min(HOUR_MS, idle_ms // 2)
-        # A use may be later than it is noted, and may be a watch, which takes this long.
-        self._idle_ms = idle_ms + self._touch_ms + MAX_WAIT_SECONDS * 1000
-        self._most_sessions = settings.sessions_per_account
-        self._keep_names = not settings.free_deleted_names
-        self._ipv6_prefix = settings.ipv6_prefix
-        self._registration = settings.registration
+        self._monotonic = monotonic
+        self._states = store.states
         self._guesses: GuessThrottle | SharedGuesses
         self._registrations: HourlyThrottle | SharedHourly | None = None
-        an_hour = settings.registrations_per_hour
         if store.states is None:
             self._guesses = GuessThrottle(
                 failures_per_account=settings.failures_per_account,
@@ -95,8 +87,6 @@ class AccountRules:
                 guesses_per_minute=settings.guesses_per_minute,
                 clock=monotonic,
             )
-            if an_hour:
-                self._registrations = HourlyThrottle(an_hour, monotonic)
         else:
             self._guesses = SharedGuesses(
                 store.states,
@@ -106,8 +96,33 @@ class AccountRules:
                 clock=clock,
                 monotonic=monotonic,
             )
-            if an_hour:
-                self._registrations = SharedHourly(store.states, an_hour, clock, monotonic)
+        self.follow(settings)
+
+    def follow(self, settings: ServiceSettings) -> None:
+        """Allow what settings say, from now on; from any thread. What is counted stays counted."""
+        idle_ms = round(settings.session_idle_days * DAY_MS)
+        # An hour's precision is enough for days of idleness and spares a write a request.
+        self._touch_ms = min(HOUR_MS, idle_ms // 2)
+        # A use may be later than it is noted, and may be a watch, which takes this long.
+        self._idle_ms = idle_ms + self._touch_ms + MAX_WAIT_SECONDS * 1000
+        self._most_sessions = settings.sessions_per_account
+        self._keep_names = not settings.free_deleted_names
+        self._ipv6_prefix = settings.ipv6_prefix
+        self._registration = settings.registration
+        self._guesses.change(
+            failures_per_account=settings.failures_per_account,
+            failures_per_address=settings.failures_per_address,
+            guesses_per_minute=settings.guesses_per_minute,
+        )
+        an_hour = settings.registrations_per_hour
+        if not an_hour:
+            self._registrations = None
+        elif self._registrations is not None:
+            self._registrations.per_hour = an_hour
+        elif self._states is None:
+            self._registrations = HourlyThrottle(an_hour, self._monotonic)
+        else:
+            self._registrations = SharedHourly(self._states, an_hour, self._clock, self._monotonic)
 
     def register(
         self, username: str, password: str, address: str, invitation: str | None = None
@@ -153,8 +168,9 @@ class AccountRules:
 
     def _count_registration(self, address: str) -> None:
         exempt = address == "" or is_local(address)
-        if self._registrations is not None and not exempt:
-            self._registrations.take(
+        registrations = self._registrations  # which may be replaced meanwhile
+        if registrations is not None and not exempt:
+            registrations.take(
                 limit_key(address, self._ipv6_prefix),
                 "too many new accounts from this address; try again later",
             )

@@ -105,6 +105,14 @@ class Admission:
         self._busy_at = now  # when there were enough of them the last time
         self._next = now  # when the one who was refused last is to come back
 
+    def change(self, seconds: float) -> None:
+        """Let in those who are served within so many seconds, from now on."""
+        with self._lock:
+            guess = max(_FIRST, self._least) / seconds
+            if self._rate == self._guess:  # nothing has been measured that is worse or better
+                self._rate = guess
+            self._seconds, self._guess = seconds, guess
+
     def count_in(self, entry: Entry) -> None:
         """Let somebody in; see `Entry.enter`."""
         now = self._monotonic()

@@ -96,6 +96,14 @@ class GuessThrottle:
         self._sessions = FailureThrottle(failures_per_account, clock)
         self._turns = Turns(guesses_per_minute, clock)
 
+    def change(
+        self, *, failures_per_account: int, failures_per_address: int, guesses_per_minute: int
+    ) -> None:
+        """Allow what other settings say, from now on; what is counted stays counted."""
+        self._pairs.allowed = self._sessions.allowed = failures_per_account
+        self._addresses.allowed = failures_per_address
+        self._turns.change(guesses_per_minute)
+
     def attempt(self, attempt: Attempt) -> Guess:
         """Return a try of a login."""
         return _LoginGuess(self, attempt)
@@ -264,6 +272,10 @@ class Turns:
         self._lock = new_lock("turns")
         # By username, whoever was asked for longest ago first; guarded by _lock.
         self._lines: OrderedDict[str, Line] = OrderedDict()
+
+    def change(self, per_minute: int) -> None:
+        """Have so many a minute from now on; turns that were given out stay as they are."""
+        self._interval = interval_of(per_minute)
 
     def check(self, username: str, address: str) -> None:
         """Return if it is the address's turn, without taking it.

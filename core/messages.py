@@ -28,11 +28,21 @@ class MessageRules:
     def __init__(self, store: Store, settings: ServiceSettings) -> None:
         self._accounts = store.accounts
         self._mailboxes = store.mailboxes
-        self._body_bytes = settings.body_bytes
-        rate = settings.sends_per_second
-        self._rate = RateThrottle(rate) if rate else None
+        self._rate: RateThrottle | None = None
+        self.follow(settings)
         self._ids: list[str] = []  # to be given out; appended and popped, no more
         watch_forks(self)
+
+    def follow(self, settings: ServiceSettings) -> None:
+        """Allow what settings say, from now on; from any thread."""
+        self._body_bytes = settings.body_bytes
+        rate = settings.sends_per_second
+        if not rate:
+            self._rate = None
+        elif self._rate is None:
+            self._rate = RateThrottle(rate)
+        else:
+            self._rate.change(rate)
 
     def forked(self) -> None:
         """Drop the ids that were drawn before a fork: the parent gives them out."""
@@ -56,8 +66,9 @@ class MessageRules:
             0 < len(send_id) <= MAX_SEND_ID_BYTES and send_id.isascii()
         ):
             _check_send_id(send_id)
-        if self._rate is not None:
-            self._rate.take(session.account_id)
+        rate = self._rate  # which may be replaced meanwhile
+        if rate is not None:
+            rate.take(session.account_id)
         recipient = self._accounts.recipient(name)
         if recipient is None:
             raise NoSuchUser

@@ -67,7 +67,7 @@ class Passwords:
             slots: hashes at once; None for the number of cores.
         """
         self._hasher = hasher or default_hasher()
-        self._wait_seconds = wait_seconds
+        self.wait_seconds = wait_seconds
         self._queue = HashQueue(slots or os.cpu_count() or 1)
         self._stand_ins = _StandIns(self._hasher)
 
@@ -83,7 +83,7 @@ class Passwords:
         if not fits(password):
             raise InvalidPassword
         encoded = _encode(password)
-        with self._queue.slot(urgency, self._wait_seconds, whose), _busy_without_memory():
+        with self._queue.slot(urgency, self.wait_seconds, whose), _busy_without_memory():
             return self._hasher.hash(encoded)
 
     def verify(
@@ -114,7 +114,7 @@ class Passwords:
             encoded = _encode(password)
         except InvalidPassword:
             return False
-        with self._queue.slot(urgency, self._wait_seconds, whose):
+        with self._queue.slot(urgency, self.wait_seconds, whose):
             begin()
             try:
                 return self._opens(password_hash, encoded)

@@ -86,7 +86,7 @@ class ChatService:
     with ``wait`` blocks the thread that calls it.
 
     Attributes:
-        settings: what it allows.
+        settings: what it allows; `change_settings` replaces it.
         store: where its state is.
     """
 
@@ -114,7 +114,9 @@ class ChatService:
         """
         self.settings = settings or ServiceSettings()
         self.store = store
-        passwords = Passwords(hasher, wait_seconds=self.settings.hash_wait_seconds)
+        self._passwords = passwords = Passwords(
+            hasher, wait_seconds=self.settings.hash_wait_seconds
+        )
         self._node = node
         self._clock = clock or wall_clock_ms
         self._accounts = AccountRules(
@@ -207,6 +209,20 @@ class ChatService:
             session.entry = None
             return error.to_reply()
         return None
+
+    def change_settings(self, settings: ServiceSettings) -> None:
+        """Allow what other settings say, from now on; from any thread.
+
+        What is counted stays counted: a limit that is lower now holds for what comes next. A
+        request that is being carried out may go by either, and each limit is replaced by itself.
+        """
+        self.settings = settings
+        self._accounts.follow(settings)
+        self._messages.follow(settings)
+        self._passwords.wait_seconds = settings.hash_wait_seconds
+        for gate in (self._resumes, self._logins):
+            gate.change(settings.admission_seconds)
+        self._watches.most = settings.watches_per_account
 
     def stop(self) -> None:
         """Wake every wait; from now on every request is `ShuttingDown`."""

@@ -72,7 +72,11 @@ def _who(address: str) -> bytes:
 
 
 class SharedHourly:
-    """`HourlyThrottle`, for all servers of a store together."""
+    """`HourlyThrottle`, for all servers of a store together.
+
+    Attributes:
+        per_hour: how many; it may be replaced at any time.
+    """
 
     def __init__(
         self,
@@ -83,7 +87,7 @@ class SharedHourly:
     ) -> None:
         """Count in states; the clock is in ms since 1970 UTC."""
         self._states = states
-        self._per_hour = per_hour
+        self.per_hour = per_hour
         self._clock = clock
         self._refusals = _Refusals(monotonic)
 
@@ -100,7 +104,7 @@ class SharedHourly:
 
         def step(kept: bytes | None) -> bytes:
             events = events_of(kept)
-            wait = take_event(events, self._clock() / 1000, self._per_hour)
+            wait = take_event(events, self._clock() / 1000, self.per_hour)
             if wait > 0:
                 raise too_many(refusal, wait)
             return events_to_bytes(events)
@@ -134,12 +138,16 @@ class _Claim:
 
 
 class _SharedFailures:
-    """`FailureThrottle`, for all servers of a store together."""
+    """`FailureThrottle`, for all servers of a store together.
+
+    Attributes:
+        allowed: so many failures pass; it may be replaced at any time.
+    """
 
     def __init__(self, states: SharedStates, kind: str, allowed: int, clock: Clock) -> None:
         self._states = states
         self._kind = kind
-        self._allowed = allowed
+        self.allowed = allowed
         self._clock = clock
 
     def look(self, whose: str | bytes) -> Failures | None:
@@ -152,7 +160,7 @@ class _SharedFailures:
 
     def _allow(self, kept: bytes | None) -> Failures | None:
         failures = failures_of(kept)
-        wait = pause_of(failures, self._clock() / 1000, self._allowed)
+        wait = pause_of(failures, self._clock() / 1000, self.allowed)
         if wait > 0:
             raise slowed(wait)
         return failures
@@ -163,17 +171,17 @@ class _SharedFailures:
         Raises:
             RateLimited: another was faster.
         """
-        if seen is not None and seen.number >= self._allowed:
+        if seen is not None and seen.number >= self.allowed:
             self._change(
                 whose,
-                lambda kept: claim.set(self._allow(kept), self._clock() / 1000, self._allowed),
+                lambda kept: claim.set(self._allow(kept), self._clock() / 1000, self.allowed),
             )
 
     def failed(self, whose: str | bytes) -> None:
         """Count a failure."""
         self._change(
             whose,
-            lambda kept: one_more(failures_of(kept), self._clock() / 1000, self._allowed),
+            lambda kept: one_more(failures_of(kept), self._clock() / 1000, self.allowed),
         )
 
     def undo(self, whose: str | bytes, claim: _Claim) -> None:
@@ -264,12 +272,23 @@ class SharedGuesses:
         self.states = states
         self.clock = clock
         self.refusals = _Refusals(monotonic)
-        self.failures_per_account = failures_per_account
-        self.interval = interval_of(guesses_per_minute)
-        queue = (MOST_TURNS + 1) * self.interval + TURN_HELD_SECONDS
-        self.keep_ms = round((max(FORGIVEN_AFTER_SECONDS, queue) + FUTURE_SECONDS) * 1000)
         self.addresses = _SharedFailures(states, "address", failures_per_address, clock)
         self.sessions = _SharedFailures(states, "session", failures_per_account, clock)
+        self.change(
+            failures_per_account=failures_per_account,
+            failures_per_address=failures_per_address,
+            guesses_per_minute=guesses_per_minute,
+        )
+
+    def change(
+        self, *, failures_per_account: int, failures_per_address: int, guesses_per_minute: int
+    ) -> None:
+        """Allow what other settings say, from now on; as `GuessThrottle.change`."""
+        self.failures_per_account = self.sessions.allowed = failures_per_account
+        self.addresses.allowed = failures_per_address
+        self.interval = interval = interval_of(guesses_per_minute)
+        queue = (MOST_TURNS + 1) * interval + TURN_HELD_SECONDS
+        self.keep_ms = round((max(FORGIVEN_AFTER_SECONDS, queue) + FUTURE_SECONDS) * 1000)
 
     def attempt(self, attempt: Attempt) -> Guess:
         """Return a try of a login."""

@@ -32,6 +32,7 @@ from twinline.core.deadline import LONGEST_DAYS
 from twinline.core.errors import RequestError
 from twinline.core.names import NamePattern
 from twinline.core.protocol import Message
+from twinline.core.reloading import RELOADED_BY_STORE
 from twinline.core.waiting import Wake
 
 SEQ_JUMP: Final = 2**32
@@ -60,35 +61,41 @@ class MailboxPolicy(BaseModel):
     mailbox_messages: int = Field(
         default=10_000,
         ge=1,
+        json_schema_extra=RELOADED_BY_STORE,
         description="unacknowledged messages that one mailbox holds before a sender gets "
         "`mailbox_full`",
     )
     history_messages: int = Field(
         default=1_000,
         ge=0,
+        json_schema_extra=RELOADED_BY_STORE,
         description="acknowledged messages that one mailbox keeps as history; 0 keeps none",
     )
     history_days: float = Field(
         default=7,
         ge=0,
         le=LONGEST_DAYS,
+        json_schema_extra=RELOADED_BY_STORE,
         description="how long an acknowledged message is kept; 0 keeps none",
     )
     send_id_hours: float = Field(
         default=24,
         ge=0,
         le=24 * LONGEST_DAYS,
+        json_schema_extra=RELOADED_BY_STORE,
         description="how long a repeated send_id gets the first result",
     )
     send_ids_per_mailbox: int = Field(
         default=10_000,
         ge=1,
+        json_schema_extra=RELOADED_BY_STORE,
         description="send_ids that are remembered for one mailbox; beyond them the oldest is "
         "forgotten, and its repeat is a new message",
     )
     send_ids_per_sender: int = Field(
         default=4_000,
         ge=1,
+        json_schema_extra=RELOADED_BY_STORE,
         description="of those, the ones of one sender: what it sends to one recipient while a "
         "connection is lost and made again",
     )
@@ -794,6 +801,17 @@ class Store(ABC):
             StoreUnavailable: it does not answer in time, or writes are refused, with why.
         """
         return Health(self.durability)
+
+    def change_policy(self, policy: MailboxPolicy) -> bool:  # noqa: ARG002 - of those that can
+        """Keep in mailboxes what another policy says, from now on; from any thread.
+
+        What is too much by then goes when it would have gone: at the next ack, for instance.
+
+        Returns:
+            Whether it does. A store that servers share does not: all must have the same policy,
+            and so it is changed while none uses the store.
+        """
+        return False
 
     def close(self) -> None:  # noqa: B027 - a store in memory holds nothing to release
         """Release what the store holds; it must not be used afterwards."""

@@ -88,10 +88,13 @@ class FailureThrottle:
     A success, or a quarter of an hour without a failure, clears the key. When there are too many
     keys, those with the fewest failures are forgotten first: whoever wants a count forgotten has
     to make as many failures with every other key.
+
+    Attributes:
+        allowed: so many failures pass; it may be replaced at any time.
     """
 
     def __init__(self, allowed: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._allowed = allowed
+        self.allowed = allowed
         self._clock = clock
         self._lock = new_lock("failure throttle")
         # Guarded by _lock: failures by key; and by failures, as far as they count, the keys with
@@ -107,10 +110,10 @@ class FailureThrottle:
         """
         with self._lock:
             failures = self._failures.get(key, 0)
-            if failures < self._allowed:
+            if failures < self.allowed:
                 return
             last = self._last[failures][key]
-        wait = pause_of(Failures(failures, last), self._clock(), self._allowed)
+        wait = pause_of(Failures(failures, last), self._clock(), self.allowed)
         if wait > 0:
             raise slowed(wait)
 
@@ -118,7 +121,7 @@ class FailureThrottle:
         """Count a failure."""
         now = self._clock()
         with self._lock:
-            failures, last = one_more(self._forget(key), now, self._allowed)
+            failures, last = one_more(self._forget(key), now, self.allowed)
             if len(self._failures) >= MAX_KEYS:
                 self._make_room(now)
             self._failures[key] = failures
@@ -156,6 +159,11 @@ class RateThrottle:
         # key -> (tokens, time they were counted); guarded by _lock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
+    def change(self, per_second: float) -> None:
+        """Allow so many a second from now on."""
+        with self._lock:
+            self._rate, self._burst = per_second, max(1.0, per_second)
+
     def take(self, key: str) -> None:
         """Count an event.
 
@@ -164,24 +172,29 @@ class RateThrottle:
         """
         now = self._clock()
         with self._lock:
+            rate = self._rate
             tokens, counted = self._buckets.pop(key, (self._burst, now))
-            tokens = min(self._burst, tokens + (now - counted) * self._rate)
+            tokens = min(self._burst, tokens + (now - counted) * rate)
             allowed = tokens >= 1.0
             self._buckets[key] = (tokens - 1.0 if allowed else tokens, now)
             if len(self._buckets) > MAX_KEYS:
                 self._buckets.popitem(last=False)
         if not allowed:
-            wait = (1.0 - tokens) / self._rate
+            wait = (1.0 - tokens) / rate
             raise RateLimited(
                 "too many messages; try again later", retry_after_ms=max(1, round(wait * 1000))
             )
 
 
 class HourlyThrottle:
-    """So many events an hour for each key: in no hour, wherever it begins, are there more."""
+    """So many events an hour for each key: in no hour, wherever it begins, are there more.
+
+    Attributes:
+        per_hour: how many; it may be replaced at any time.
+    """
 
     def __init__(self, per_hour: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_hour = per_hour
+        self.per_hour = per_hour
         self._clock = clock
         self._lock = new_lock("hourly throttle")
         # key -> times of its events within the last hour; guarded by _lock
@@ -201,7 +214,7 @@ class HourlyThrottle:
         with self._lock:
             events = self._events.setdefault(key, deque())
             self._events.move_to_end(key)
-            wait = take_event(events, now, self._per_hour)
+            wait = take_event(events, now, self.per_hour)
             if len(self._events) > MAX_KEYS:
                 self._events.popitem(last=False)
         if wait > 0:

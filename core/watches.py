@@ -16,6 +16,7 @@ class Watches:
     """The watches that wait; no account has more than a limit, and they can be ended together.
 
     Attributes:
+        most: so many of one account may wait; it may be replaced at any time.
         ended: whether `end` was called; watches that enter later are woken at once.
     """
 
@@ -26,7 +27,7 @@ class Watches:
             most: so many of one account may wait.
         """
         self.ended = False  # written under _lock
-        self._most = most
+        self.most = most
         self._lock = new_lock("watches")
         # By account id; guarded by _lock. Tuples, for most have one and a set takes four times as
         # much; each is as short as the limit is low.
@@ -40,9 +41,9 @@ class Watches:
         """
         with self._lock:
             waiting = self._waiting.get(account_id, ())
-            if len(waiting) >= self._most:
+            if len(waiting) >= self.most:
                 raise Busy(
-                    f"{self._most} connections of this account wait for mail already, and no more "
+                    f"{self.most} connections of this account wait for mail already, and no more "
                     "may; close one of them",
                     retry_after_ms=_RETRY_AFTER_MS,
                 )

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from twinline.cli.console.errors import SettingsError
 from twinline.core.deadline import Seconds
+from twinline.core.reloading import RELOADED
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
 from twinline.stores.registry import store_schemes
@@ -102,11 +103,13 @@ class ServerSettings(BaseModel):
     )
     web_origins: tuple[_OriginText, ...] = Field(
         default=(),
+        json_schema_extra=RELOADED,
         description="a site whose pages may connect by WebSocket, such as "
         "`https://chat.example.org`; the server's own pages always may",
     )
     web_servers: tuple[_WebServerText, ...] = Field(
         default=(),
+        json_schema_extra=RELOADED,
         description="another server with the same store that the chat page uses when this one is "
         "away, such as `wss://b.example.org/`; its web_origins has the page's site",
     )
@@ -129,20 +132,26 @@ class ServerSettings(BaseModel):
         "the reply to `hello`; unset: the machine's and a number, where there may be others",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="how much the server logs, on stderr"
+        default="info",
+        json_schema_extra=RELOADED,
+        description="how much the server logs, on stderr",
     )
     log_format: Literal["text", "json"] = Field(
-        default="text", description="what a line of the log is: text, or a JSON object"
+        default="text",
+        json_schema_extra=RELOADED,
+        description="what a line of the log is: text, or a JSON object",
     )
     log_queue: int = Field(
         default=4096,
         ge=16,
+        json_schema_extra=RELOADED,
         description="lines of the log that may wait to be written; beyond it they are lost, "
         "the debug lines first, and the next line tells how many",
     )
     reload_seconds: Seconds = Field(
         default=5,
         ge=0,
+        json_schema_extra=RELOADED,
         description="how often to look whether the files of TLS have changed, to read them again; "
         "0: only when SIGHUP comes",
     )

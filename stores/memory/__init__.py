@@ -34,6 +34,11 @@ class MemoryStore(Store):
         self.mailboxes: MemoryMailboxes = MemoryMailboxes(policy)
         watch_forks(self)
 
+    def change_policy(self, policy: MailboxPolicy) -> bool:
+        """See `Store.change_policy`."""
+        self.mailboxes.change_policy(policy)
+        return True
+
     def forked(self) -> None:
         """Refuse every call: what a child stored would be in its own copy, where nobody looks."""
         refuse_calls(self.accounts)

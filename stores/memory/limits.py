@@ -1,14 +1,14 @@
 """A policy's numbers as the mailboxes in memory look at them, in every send and every ack."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from twinline.core.store import MailboxPolicy
 from twinline.stores.rules import history_span, send_id_span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Limits:
-    """How much a mailbox keeps, and for how long; one for all of a store.
+    """How much a mailbox keeps, and for how long; one for all of a store, which may change it.
 
     They could be asked of the policy: a field of a pydantic model takes several times as long.
 
@@ -27,6 +27,12 @@ class Limits:
     send_ids_per_mailbox: int
     send_ids_per_sender: int
     send_id_ms: int
+
+    def change(self, policy: MailboxPolicy) -> None:
+        """Be what another policy says; under the lock of those who look."""
+        other = limits_of(policy)
+        for field in fields(self):
+            setattr(self, field.name, getattr(other, field.name))
 
 
 def limits_of(policy: MailboxPolicy) -> Limits:

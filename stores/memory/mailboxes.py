@@ -44,6 +44,11 @@ class MemoryMailboxes(Mailboxes):
         self._boxes: dict[str, Mailbox] = {}  # by account id
         self._expiring: deque[SendIds] = deque()  # of the mailboxes that have some, in turn
 
+    def change_policy(self, policy: MailboxPolicy) -> None:
+        """See `Store.change_policy`."""
+        with self._lock:
+            self._limits.change(policy)
+
     def create(self, account_id: str) -> None:
         with self._lock:
             if account_id in self._boxes:

@@ -72,6 +72,11 @@ class SqliteMailboxes(Mailboxes):
         writer.on_reopen.append(self._sweep_anew)
         self._sweep_soon()
 
+    def change_policy(self, policy: MailboxPolicy) -> None:
+        """See `Store.change_policy`."""
+        # A write that is under way may go by either.
+        self._policy = self._sends.policy = self._old_sends.policy = policy
+
     def create(self, account_id: str) -> None:
         self._writer.do(lambda transaction: self.create_in(transaction, account_id))
 

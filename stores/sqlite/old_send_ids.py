@@ -14,10 +14,14 @@ from twinline.stores.sqlite.schema import OLD_SEND_IDS
 
 
 class OldSendIds:
-    """The table that the migration left: it is read, and removed when its time is over."""
+    """The table that the migration left: it is read, and removed when its time is over.
+
+    Attributes:
+        policy: says how long they count; it may be replaced.
+    """
 
     def __init__(self, policy: MailboxPolicy) -> None:
-        self._policy = policy
+        self.policy = policy
         self._there = True  # until it was looked for
         self._newest: int | None = None  # of those that count
 
@@ -38,7 +42,7 @@ class OldSendIds:
         if row is None:
             return None
         content, message_id, sent_at = row
-        begin, end = send_ids_count(self._policy, draft.sent_at)
+        begin, end = send_ids_count(self.policy, draft.sent_at)
         if begin < sent_at < end and content == _content(connection, account_id, draft.body):
             return Receipt(message_id, sent_at)
         return None
@@ -49,7 +53,7 @@ class OldSendIds:
 
     def _counts(self, connection: sqlite3.Connection, now: int) -> bool:
         """Return whether any of them counts; when none does, remove the table."""
-        begin, end = send_ids_count(self._policy, now)
+        begin, end = send_ids_count(self.policy, now)
         if self._newest is not None and begin < self._newest < end:
             return True
         self._there = bool(

@@ -39,10 +39,14 @@ _LAST_TO_COME: Final = (
 
 
 class SendIds:
-    """The table ``send_ids``, read and written once in each transaction."""
+    """The table ``send_ids``, read and written once in each transaction.
+
+    Attributes:
+        policy: says how many there may be, and how long they count; it may be replaced.
+    """
 
     def __init__(self, policy: MailboxPolicy) -> None:
-        self._policy = policy
+        self.policy = policy
         # None in the table is older or newer than these.
         self._oldest, self._newest = LONG_AGO, NO_SUCH_SEQ
         # By mailbox and sender, how many there are at the most: expired ones are not taken off.
@@ -74,7 +78,7 @@ class SendIds:
         if self._transaction is not transaction:
             self._begin(transaction, wanted(transaction), draft.sent_at)
         known = None if key is None else self._known.get(key)
-        return first_receipt(self._policy, draft, content, known)
+        return first_receipt(self.policy, draft, content, known)
 
     def keep(
         self, transaction: Transaction, key: Key, draft: Draft, content: bytes, seq: int
@@ -88,7 +92,7 @@ class SendIds:
             content: its fingerprint.
             seq: the message's.
         """
-        if self._policy.send_id_hours <= 0:
+        if self.policy.send_id_hours <= 0:
             return
         box, sender_id, send_id = key
         sent_at = draft.sent_at
@@ -107,11 +111,11 @@ class SendIds:
         """Put what is new into the table, and no more in all than the policy allows."""
         write_rows(connection, "INSERT OR REPLACE INTO send_ids", self._new)
         for number, sender_id in {row[:2] for row in self._new}:
-            if self._counts[number][sender_id] > self._policy.send_ids_per_sender:
-                self._forget(connection, number, sender_id, self._policy.send_ids_per_sender)
+            if self._counts[number][sender_id] > self.policy.send_ids_per_sender:
+                self._forget(connection, number, sender_id, self.policy.send_ids_per_sender)
         for number in {row[0] for row in self._new}:
-            if self._counts[number].total() > self._policy.send_ids_per_mailbox:
-                self._forget(connection, number, None, self._policy.send_ids_per_mailbox)
+            if self._counts[number].total() > self.policy.send_ids_per_mailbox:
+                self._forget(connection, number, None, self.policy.send_ids_per_mailbox)
         self._new.clear()
         if len(self._counts) > _COUNTED:
             self._counts.clear()
@@ -155,7 +159,7 @@ class SendIds:
 
     def _expire(self, transaction: Transaction, now: int) -> None:
         """Remove some that count no more, when all else in the transaction is done."""
-        begin, end = send_ids_count(self._policy, now)
+        begin, end = send_ids_count(self.policy, now)
         if begin < self._oldest and self._newest < end:
             return
 

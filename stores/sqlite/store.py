@@ -109,6 +109,11 @@ class SqliteStore(Store):
             (epoch,) = connection.execute("SELECT epoch FROM store").fetchone()
         return Health(self.durability, str(epoch))
 
+    def change_policy(self, policy: MailboxPolicy) -> bool:
+        """See `Store.change_policy`."""
+        self.mailboxes.change_policy(policy)
+        return True
+
     def close(self) -> None:
         """Make the writes that wait, refuse others, and let another server have the file."""
         if not self._closed and not self._release():

@@ -37,6 +37,7 @@ INTERNAL = (
     "core.hash_queue",
     "core.limit_states",
     "core.settling",
+    "core.reloading",
     "core.shared_limits",
     "core.throttle",
     "core.tokens",

@@ -11,6 +11,7 @@ from twinline.core.service import ChatService
 from twinline.transports.contract import ReplyReceived
 from twinline.transports.listener import ListenerSettings
 from twinline.transports.listener.conversation import Conversation, Job
+from twinline.transports.listener.settings import InForce
 from twinline.transports.registry import transport
 
 BOTH_WAYS = (("jsonl", "jsonl"), ("binary", "binary"), ("auto", "jsonl"), ("auto", "binary"))
@@ -64,7 +65,7 @@ class Conversing:
         self.talk = Conversation(
             _transport(served).server_codec(self.service.settings.frame_bytes_before_login),
             self.service,
-            SETTINGS,
+            InForce(SETTINGS),
             address="127.0.0.1",
             on_mail=lambda: setattr(self, "woken", True),
             on_end=lambda: setattr(self, "session_ended", True),

@@ -41,8 +41,8 @@ from twinline.transports.contract import ServerCodec, Transport
 from twinline.transports.endpoints import Endpoint, EndpointError, tune
 from twinline.transports.listener.binding import BoundEndpoint, listen
 from twinline.transports.listener.introduction import Introduction
-from twinline.transports.listener.settings import ListenerSettings
-from twinline.transports.listener.tls import server_tls
+from twinline.transports.listener.settings import InForce, ListenerSettings
+from twinline.transports.listener.tls import server_tls, tls_files
 from twinline.transports.listener.waker import Waker
 from twinline.transports.tls.contexts import ServerTls, TlsFiles, TlsFilesError
 from twinline.transports.tls.layer import TlsLayer
@@ -140,7 +140,7 @@ class Listener(ABC):
 
     Attributes:
         service: carries requests out.
-        settings: its deadlines and limits.
+        in_force: its deadlines and limits, shared with its connections.
         endpoints: where it listens, with the ports that the system chose, in the order given.
     """
 
@@ -167,7 +167,7 @@ class Listener(ABC):
             TlsFilesError: what one of them needs for TLS cannot be used.
         """
         self.service = service
-        self.settings = settings or ListenerSettings()
+        self.in_force = InForce(settings or ListenerSettings())
         self._bound: list[BoundEndpoint] = []
         self._served: dict[int, tuple[socket.socket, Served]] = {}  # by listening sockets
         self._proxies = AddressSet(self.settings.trusted_proxies)
@@ -291,6 +291,64 @@ class Listener(ABC):
                     ended = self._revoke(served.tls)
                     results.append(TlsReload(served.endpoint, served.tls.files, None, ended))
         return results
+
+    def change_settings(
+        self, settings: ListenerSettings, transports: Sequence[Transport] | None = None
+    ) -> None:
+        """Go by other settings from now on; from any thread. It may read files of TLS.
+
+        No connection ends. What is decided when one comes (its transport, its TLS, whether there
+        are too many, who is believed where it comes from) is decided so for those that come from
+        now on; deadlines that run already stay as they are, and the next ones are the new ones.
+
+        Args:
+            settings: all of them.
+            transports: what is spoken at each endpoint from now on, in the order in which they
+                were given; None: what is spoken there now.
+
+        Raises:
+            EndpointError: proxies are to name the peers of an endpoint, and none is trusted now.
+            TlsFilesError: what an endpoint needs for TLS cannot be used. In both cases nothing has
+                changed.
+        """
+        before = list(self._served_once())
+        spoken = [each.transport for each in before] if transports is None else transports
+        after = {
+            served: self._served_with(settings, served, transport)
+            for served, transport in zip(before, spoken, strict=True)
+        }
+        for number, (listening, served) in list(self._served.items()):
+            self._served[number] = (listening, after[served])
+        self._proxies = AddressSet(settings.trusted_proxies)
+        self.in_force.settings = settings
+        self._revoke_anew(before, list(after.values()))
+
+    def _served_with(
+        self, settings: ListenerSettings, served: Served, transport: Transport
+    ) -> Served:
+        """Return what an endpoint is served with under other settings."""
+        check_proxies(served.endpoint, settings)
+        tls = served.tls
+        if tls is not None and tls_files(served.endpoint, settings) != tls.files:
+            tls = server_tls(served.endpoint, transport, settings)
+        return Served(served.endpoint, transport, tls)
+
+    def _revoke_anew(self, before: Sequence[Served], after: Sequence[Served]) -> None:
+        """Have the revocation lists hold that are named now, and no others."""
+        known = {served.tls for served in before}
+        lists = {served.tls.files.crl for served in after if served.tls is not None}
+        for served in before:
+            crl = None if served.tls is None else served.tls.files.crl
+            if crl is not None and crl not in lists:
+                self.service.revoke_certificates((), crl)
+        for served in after:
+            if served.tls is not None and served.tls not in known:
+                self._revoke(served.tls)
+
+    @property
+    def settings(self) -> ListenerSettings:
+        """Its deadlines and limits; `change_settings` replaces them."""
+        return self.in_force.settings
 
     def _revoke(self, tls: ServerTls) -> int:
         """End the sessions of revoked certificates, and return how many there were."""

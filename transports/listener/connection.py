@@ -24,7 +24,7 @@ from twinline.core.waiting import DeferredWakes, deferred_wakes, wake_deferred
 from twinline.transports.contract import ServerCodec
 from twinline.transports.listener.conversation import Conversation
 from twinline.transports.listener.introduction import Introduction
-from twinline.transports.listener.settings import ListenerSettings
+from twinline.transports.listener.settings import InForce
 from twinline.transports.tls.layer import TlsLayer
 from twinline.transports.wakeup import WakeDescriptor
 
@@ -53,7 +53,7 @@ class Connection:
         address: str,
         codec: ServerCodec,
         service: ChatService,
-        settings: ListenerSettings,
+        in_force: InForce,
         *,
         limit_key: str,
         layer: TlsLayer | None = None,
@@ -66,7 +66,7 @@ class Connection:
             address: where it comes from.
             codec: for this connection.
             service: carries the requests out.
-            settings: the deadlines.
+            in_force: the deadlines.
             limit_key: what limits by address count it by.
             layer: of TLS; None where the bytes travel in plain.
             introduction: finds out who the peer is; None where the address says that already.
@@ -79,7 +79,7 @@ class Connection:
         self._talk = Conversation(
             codec,
             service,
-            settings,
+            in_force,
             address=address,
             on_mail=self._wake.wake,
             on_end=partial(self._shutdown, socket.SHUT_RD),

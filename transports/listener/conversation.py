@@ -84,7 +84,7 @@ from twinline.core.waiting import Wake
 from twinline.transports.contract import RequestRefused, ServerCodec
 from twinline.transports.listener.introduction import Introduction
 from twinline.transports.listener.proxy import ProxyHeaderError
-from twinline.transports.listener.settings import ListenerSettings
+from twinline.transports.listener.settings import InForce, ListenerSettings
 from twinline.transports.tls.certificates import client_certificate
 from twinline.transports.tls.layer import TlsError, TlsLayer
 
@@ -124,6 +124,7 @@ class Conversation:
         "_frame_by",
         "_frame_bytes",
         "_id",
+        "_in_force",
         "_introduction",
         "_layer",
         "_login_by",
@@ -136,7 +137,6 @@ class Conversation:
         "_sent",
         "_sent_by",
         "_session_over",
-        "_settings",
         "_stops",
         "_watch",
         "codec",
@@ -153,7 +153,7 @@ class Conversation:
         self,
         codec: ServerCodec,
         service: ChatService,
-        settings: ListenerSettings,
+        in_force: InForce,
         *,
         address: str,
         on_mail: Wake,
@@ -167,7 +167,7 @@ class Conversation:
         Args:
             codec: of the connection.
             service: carries the requests out.
-            settings: the deadlines.
+            in_force: the deadlines.
             address: where the peer comes from.
             on_mail: called from any thread when the owner is to call `look_again`.
             on_end: called from any thread when the session has ended, and the owner is to go on.
@@ -184,12 +184,12 @@ class Conversation:
         self.codec = codec
         self._layer = layer
         self._introduction = introduction  # until all is known
-        self._settings = settings
+        self._in_force = in_force
         self._frame_bytes = service.settings.frame_bytes
         self._clock = clock
         self._on_end = on_end
         self.session = service.session(address, on_end=self._session_ended, on_mail=on_mail)
-        self._login_by: float | None = clock() + settings.login_seconds
+        self._login_by: float | None = clock() + in_force.settings.login_seconds
         self._frame_by: float | None = None  # from a frame's first byte
         self._sent_by: float | None = None  # while the peer reads more slowly than it is written to
         self._out: list[bytes] = []
@@ -351,7 +351,7 @@ class Conversation:
         Returns:
             When it is up.
         """
-        self._sent_by = by = self._clock() + self._settings.write_seconds
+        self._sent_by = by = self._clock() + self._in_force.settings.write_seconds
         return by
 
     def has_sent(self) -> None:
@@ -393,7 +393,7 @@ class Conversation:
             elif isinstance(event, RequestRefused):
                 self._refuse(event)
             elif self._drains:
-                self._reply(event.id, _shutting_down(self._settings))
+                self._reply(event.id, _shutting_down(self._in_force.settings))
             else:
                 self._id, request = event
                 if type(request) is not Watch:
@@ -421,7 +421,7 @@ class Conversation:
         if not (codec.mid_frame or (self._layer is not None and self._layer.mid_record)):
             self._frame_by = None
         elif self._frame_by is None:
-            self._frame_by = self._clock() + self._settings.frame_seconds
+            self._frame_by = self._clock() + self._in_force.settings.frame_seconds
         self.waits = not self.full
 
     def finish(self, outcome: Reply | MailPage) -> None:
@@ -596,7 +596,7 @@ class Conversation:
         self._watch = None
         urgent = self.urgent
         if self._drains:
-            self._reply(watch.id, _shutting_down(self._settings))
+            self._reply(watch.id, _shutting_down(self._in_force.settings))
         elif self._session_over:
             self._reply(watch.id, SessionExpired().to_reply())
         else:

@@ -28,7 +28,7 @@ from twinline.core.service import ChatService
 from twinline.core.store import Mailboxes
 from twinline.transports.contract import ServerCodec, Transport
 from twinline.transports.endpoints import Endpoint
-from twinline.transports.listener.base import CUT_SECONDS, PAUSE_SECONDS, Drainer, Listener, Served
+from twinline.transports.listener.base import CUT_SECONDS, PAUSE_SECONDS, Drainer, Listener
 from twinline.transports.listener.conversation import Job
 from twinline.transports.listener.holds import HoldDetector
 from twinline.transports.listener.introduction import Introduction
@@ -95,8 +95,7 @@ class LoopListener(Listener):
         super().__init__(service, endpoints, settings, waker=waker)
         self.long: frozenset[type[Job]] = frozenset(job for job in REQUESTS if job.may_take_long)
         self.elsewhere = _ON_STORE if service.store.blocks else self.long
-        seconds = self.settings.loop_warn_seconds
-        self.detector = HoldDetector(service, seconds) if seconds else None
+        self.detector = self._new_detector()
         store = service.store
         # One that makes each of several looks alone is better off with a worker for each.
         self.looks_together = (
@@ -114,6 +113,19 @@ class LoopListener(Listener):
         self._all_ended: asyncio.Future[None] | None = None  # while it drains
         self._opening: set[asyncio.Task[Any]] = set()
         self._checks = False  # whether it is about to look at workers that were started
+
+    def change_settings(
+        self, settings: ListenerSettings, transports: Sequence[Transport] | None = None
+    ) -> None:
+        """See `Listener.change_settings`."""
+        super().change_settings(settings, transports)
+        self.detector = self._new_detector()
+        for workers in (self._workers, self._patient):
+            workers.change(settings.loop_workers)
+
+    def _new_detector(self) -> HoldDetector | None:
+        seconds = self.settings.loop_warn_seconds
+        return HoldDetector(self.service, seconds) if seconds else None
 
     # -- its life -----------------------------------------------------------------------
 
@@ -192,8 +204,8 @@ class LoopListener(Listener):
 
     def _accept_again(self) -> None:
         if self._loop is not None and not self._stopping:
-            for listening, served in self._served.values():
-                self._loop.add_reader(listening, self._arrived, listening, served)
+            for number in self._served:
+                self._loop.add_reader(number, self._arrived, number)
 
     def _pause(self) -> None:
         """Accept nothing for a moment: a descriptor may become free."""
@@ -206,10 +218,10 @@ class LoopListener(Listener):
         for listening, _ in self._served.values():
             self._loop.remove_reader(listening)
 
-    def _arrived(self, listening: socket.socket, served: Served) -> None:
+    def _arrived(self, number: int) -> None:
         enough = False
         with suppress(MemoryError):
-            enough = self._accept(listening, served)
+            enough = self._accept(*self._served[number])
         if not enough:
             self._pause()
 

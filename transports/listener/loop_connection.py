@@ -30,7 +30,7 @@ from twinline.transports.contract import ServerCodec
 from twinline.transports.listener.conversation import Conversation, Job
 from twinline.transports.listener.holds import HoldDetector
 from twinline.transports.listener.introduction import Introduction
-from twinline.transports.listener.settings import ListenerSettings
+from twinline.transports.listener.settings import InForce
 from twinline.transports.listener.turns import Timer, Turns
 from twinline.transports.listener.workers import Work
 from twinline.transports.tls.layer import TlsLayer
@@ -49,7 +49,7 @@ class Host(Protocol):
 
     Attributes:
         service: carries requests out.
-        settings: the deadlines.
+        in_force: the deadlines.
         turns: of the loop.
         elsewhere: the jobs that may block, and so are a worker's.
         looks_together: whether the looks of several connections are one worker's.
@@ -58,7 +58,7 @@ class Host(Protocol):
     """
 
     service: ChatService
-    settings: ListenerSettings
+    in_force: InForce
     turns: Turns
     elsewhere: frozenset[type[Job]]
     looks_together: bool
@@ -143,7 +143,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         self._talk = Conversation(
             codec,
             host.service,
-            host.settings,
+            host.in_force,
             address=address,
             on_mail=self.mark_mail,
             on_end=self._mark,
@@ -364,8 +364,8 @@ class LoopConnection(asyncio.BufferedProtocol):
         if self._mail:
             self._mail = False  # before it looks, so that no mail is missed
             talk.look_again()
-        session, elsewhere = talk.session, host.elsewhere
-        handle = host.service.handle if host.detector is None else host.detector.handle
+        session, elsewhere, detector = talk.session, host.elsewhere, host.detector
+        handle = host.service.handle if detector is None else detector.handle
         job = self._job or talk.next_job()
         self._job = None
         for _ in range(_JOBS_A_TURN):

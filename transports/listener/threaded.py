@@ -129,7 +129,7 @@ class ThreadedListener(Listener):
             address,
             codec,
             self.service,
-            self.settings,
+            self.in_force,
             limit_key=limit_key,
             layer=layer,
             introduction=introduction,

@@ -39,6 +39,11 @@ class Workers:
         self._starting: dict[int, Callable[[], object | None]] = {}
         self._started = 0  # so many, ever
 
+    def change(self, limit: int) -> None:
+        """Have so many threads at most, from now on; those beyond it end after their work."""
+        with self._lock:
+            self._limit = limit
+
     @property
     def starting(self) -> bool:
         """Whether a thread was started that does not run yet; see `replace_stillborn`."""
@@ -123,6 +128,9 @@ class Workers:
     def _next(self) -> Work | None:
         """Return the next piece of work, or None when this thread is to end, and counts no more."""
         with self._lock:
+            if self._threads > self._limit:  # it was lowered, and the others are enough
+                self._threads -= 1
+                return None
             self._idle += 1
         while True:
             try:

@@ -26,6 +26,7 @@ from twinline.core.service import ChatService
 from twinline.transports.contract import BufferedCodec, Transport
 from twinline.transports.listener import ListenerSettings
 from twinline.transports.listener.conversation import Conversation
+from twinline.transports.listener.settings import InForce
 from twinline.transports.registry import transport
 
 USERS = 200
@@ -51,7 +52,7 @@ class IdleConnection:
         self.talk = Conversation(
             codec,
             service,
-            SETTINGS,
+            InForce(SETTINGS),
             address="127.0.0.1",
             on_mail=self.nothing,
             on_end=self.nothing,

@@ -27,6 +27,7 @@ from twinline.transports.jsonl import JsonlServerCodec, JsonlTransport
 from twinline.transports.listener import ListenerSettings
 from twinline.transports.listener.conversation import Conversation
 from twinline.transports.listener.introduction import Introduction
+from twinline.transports.listener.settings import InForce
 from twinline.transports.registry import connecting_transport
 from twinline.transports.tls import TlsLayer, client_context
 
@@ -504,7 +505,7 @@ def test_who_is_refused_is_answered_behind_the_header(header: bytes) -> None:
     talk = Conversation(
         JsonlTransport().server_codec(4096),
         asked.service,
-        ListenerSettings(),
+        InForce(ListenerSettings()),
         address="127.0.0.1",
         on_mail=lambda: None,
         on_end=lambda: None,

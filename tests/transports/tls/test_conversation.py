@@ -14,6 +14,7 @@ from sealing import ALERT, HANDSHAKE, SPOKEN, Forger, Pair, records, server_tls,
 from twinline.core.protocol import Login
 from twinline.transports.listener import ListenerSettings
 from twinline.transports.listener.conversation import Conversation
+from twinline.transports.listener.settings import InForce
 from twinline.transports.registry import transport
 from twinline.transports.tls import ServerTls
 
@@ -52,7 +53,7 @@ class Sealed:
         self.talk = Conversation(
             transport("jsonl").server_codec(1 << 16),
             self.service,
-            SETTINGS,
+            InForce(SETTINGS),
             address="127.0.0.1",
             on_mail=lambda: None,
             on_end=lambda: None,
