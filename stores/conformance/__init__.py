@@ -163,7 +163,19 @@ What one node does, and another must learn (`nodes`):
 84. What a login asks of an account, a node that is opened later knows.
 85. What a node did to an account or a mailbox is so on every other at once.
 
-Over several nodes, rules 56 to 58, 65, 68, 69 and 79 are about one of them.
+What an operator asks of it (`operating`):
+
+86. Disabling an account ends all its sessions, and none opens until it is enabled again.
+87. An account's sessions are listed, the one used last first, and closed all at once.
+88. A password that is set without the old one ends every session, and may have to change.
+89. An invitation makes one account before it expires, and is spent by that alone.
+90. Of those who spend one invitation at once exactly one gets an account.
+91. No session of an account that is disabled meanwhile is left open.
+92. A mailbox's own quota holds instead of the policy's, and what it holds is counted.
+93. A trace tells where a message is: waiting, acked and when, or gone.
+94. What an operator has set survives a reopening.
+
+Over several nodes, rules 56 to 58, 65, 68, 69, 79 and 94 are about one of them.
 """
 
 from collections.abc import Collection
@@ -190,6 +202,7 @@ from twinline.stores.conformance import (
     mail_races,
     mailboxes,
     nodes,
+    operating,
     reading,
     restoring,
     sending,
@@ -227,6 +240,7 @@ RULES: Final[tuple[Rule[StoreBench], ...]] = rules_of(
     health,
     states,
     nodes,
+    operating,
 )
 """The rules, by number."""
 _PATIENCE_SECONDS: Final = 30.0  # for one rule; it takes one or two

@@ -91,6 +91,12 @@ def _ends(
             instead_of=account.password_hash,
             keep=kept.token_hash,
         ),
+        "disabling the account": lambda account, _session, _kept: accounts.enable(
+            account.account_id, enabled=False
+        ),
+        "closing all sessions": lambda account, _session, _kept: accounts.close_sessions(
+            account.account_id
+        ),
         "a session that takes its room": lambda account, _session, _kept: accounts.open_session(
             bench.session(account, NOW + 2), most=2
         ),
@@ -194,6 +200,8 @@ def _changes(bench: StoreBench, node: Store, name: str, account_id: str) -> list
     accounts, boxes = node.accounts, node.mailboxes
     first, again = bench.account(name, account_id), bench.account(name)
     second, third = (replace(first, password_hash=password_hash(one)) for one in ("2nd", "3rd"))
+    once = replace(first, password_hash=password_hash("once"), must_change=True)
+    closed = replace(once, enabled=False)
     look = MailboxLook(account_id, 0, 9, ALL, 2, NOW)
 
     def send() -> None:
@@ -206,6 +214,10 @@ def _changes(bench: StoreBench, node: Store, name: str, account_id: str) -> list
     def change_password() -> None:
         new = third.password_hash
         accounts.change_password(account_id, new, instead_of=second.password_hash, keep=b"")
+
+    def reset_password() -> None:
+        new = once.password_hash
+        accounts.change_password(account_id, new, instead_of=None, keep=None, must_change=True)
 
     def withdraw(*, keep_name: bool) -> None:
         gone = again.account_id if keep_name else account_id
@@ -223,6 +235,14 @@ def _changes(bench: StoreBench, node: Store, name: str, account_id: str) -> list
         ("a deletion", lambda: boxes.delete(account_id, [3]), first, Standing(2, 0)),
         ("another hash", set_hash, second, Standing(2, 0)),
         ("another password", change_password, third, Standing(2, 0)),
+        ("a one-time password", reset_password, once, Standing(2, 0)),
+        (
+            "disabling it",
+            partial(accounts.enable, account_id, enabled=False),
+            closed,
+            Standing(2, 0),
+        ),
+        ("enabling it", partial(accounts.enable, account_id, enabled=True), once, Standing(2, 0)),
         ("a withdrawal", partial(withdraw, keep_name=False), None, Standing(2, 0)),
         ("the name's next account", lambda: accounts.create(again), again, Standing(2, 0)),
         ("a drop", lambda: boxes.drop(account_id), again, None),

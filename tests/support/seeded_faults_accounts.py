@@ -4,11 +4,12 @@ Each gets the half that it is in, the method that it replaces, and the arguments
 """
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 from seeded_faults_mailboxes import a_moment
 
-from twinline.core.errors import NoSuchUser, StoreUnavailable, UsernameTaken
+from twinline.core.errors import InvitationInvalid, NoSuchUser, StoreUnavailable, UsernameTaken
 from twinline.core.names import NamePattern
 from twinline.core.store import SessionKey, UsernamePage
 from twinline.stores.memory.accounts import MemoryAccounts, _Session
@@ -252,3 +253,114 @@ def unsubscribes_with_a_round_trip(half, was, key, wake):
         unsubscribe()
 
     return end
+
+
+def leaves_sessions_open(half: MemoryAccounts, was, account_id, *, enabled):
+    with half._lock:
+        account = half._by_id.get(account_id)
+        if account is None:
+            raise NoSuchUser
+        half._put(replace(account, enabled=enabled))
+
+
+def disables_for_good(half: MemoryAccounts, was, account_id, *, enabled):
+    was(account_id, enabled=False)
+
+
+def opens_for_the_disabled(half: MemoryAccounts, was, session, *, verified=None, most=None):
+    account = half._by_id.get(session.account_id)
+    if account is not None and not account.enabled:
+        half._sessions[session.token_hash] = _Session(session)
+        return
+    was(session, verified=verified, most=most)
+
+
+def looks_then_opens_enabled(half: MemoryAccounts, was, session, *, verified=None, most=None):
+    account = half._by_id.get(session.account_id)
+    if account is None or not account.enabled:
+        raise NoSuchUser
+    a_moment()
+    half._sessions[session.token_hash] = _Session(session)
+
+
+def lists_all_sessions(half: MemoryAccounts, was, account_id):
+    return [one.record for one in half._sessions.values()]
+
+
+def lists_the_oldest_first(half: MemoryAccounts, was, account_id):
+    return list(reversed(was(account_id)))
+
+
+def closes_all_but_one(half: MemoryAccounts, was, account_id):
+    records = half.sessions(account_id)
+    for record in records[1:]:
+        half.close_session(record.key)
+    return len(records)
+
+
+def closes_and_disables(half: MemoryAccounts, was, account_id):
+    count = was(account_id)
+    if account_id in half._by_id:
+        half.enable(account_id, enabled=False)
+    return count
+
+
+def forgets_must_change(
+    half: MemoryAccounts, was, account_id, password_hash, *, must_change=False, **options
+):
+    return was(account_id, password_hash, **options)
+
+
+def upgrades_one_time_passwords(
+    half: MemoryAccounts, was, account_id, password_hash, *, instead_of
+):
+    done = was(account_id, password_hash, instead_of=instead_of)
+    with half._lock:
+        account = half._by_id[account_id]
+        half._put(replace(account, must_change=False))
+    return done
+
+
+def keeps_sessions_of_a_reset(
+    half: MemoryAccounts, was, account_id, password_hash, *, instead_of, keep, must_change=False
+):
+    tokens = half._tokens.get(account_id, [])
+    keep = keep or (tokens[0] if tokens else None)
+    return was(account_id, password_hash, instead_of=instead_of, keep=keep, must_change=must_change)
+
+
+def spends_before_it_looks(half: MemoryAccounts, was, account, *, invitation=None):
+    try:
+        was(account, invitation=invitation)
+    except UsernameTaken:
+        half.drop_invitation(invitation or b"")
+        raise
+
+
+def takes_expired_invitations(half: MemoryAccounts, was, account, *, invitation=None):
+    if invitation is not None and not half.drop_invitation(invitation):
+        raise InvitationInvalid
+    was(account)
+
+
+def spends_nothing(half: MemoryAccounts, was, account, *, invitation=None):
+    found = None if invitation is None else half.find_invitation(invitation)
+    was(account, invitation=invitation)
+    if found is not None:
+        half._invitations[found.token_hash] = found
+
+
+def keeps_expired_invitations(half: MemoryAccounts, was, invitation):
+    if invitation.token_hash in half._invitations:
+        raise ValueError("used twice")
+    half._invitations[invitation.token_hash] = invitation
+
+
+def looks_then_spends(half: MemoryAccounts, was, account, *, invitation=None):
+    if invitation is not None:
+        found = half.find_invitation(invitation)
+        if found is None or found.expires_at <= account.created_at:
+            raise InvitationInvalid
+        a_moment()
+    was(account)
+    half.drop_invitation(invitation or b"")

@@ -437,3 +437,43 @@ def unsubscribes_under_a_lock(half: MemoryMailboxes, was, account_id, wake):
 def wakes_under_that_lock(half: MemoryMailboxes, was, account_id, draft):
     with vars(half).setdefault("lock", threading.Lock()):
         return was(account_id, draft)
+
+
+def raises_the_quota_alone(half: MemoryMailboxes, was, account_id, messages):
+    box = half._boxes.get(account_id)
+    if box is None or messages is None or messages > (box.quota or 0):
+        was(account_id, messages)
+
+
+def fills_by_all_that_is_kept(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes.get(account_id)
+    if box is not None and box.quota is not None and len(box) >= box.quota:
+        raise MailboxFull
+    return was(account_id, draft)
+
+
+def counts_characters(half: MemoryMailboxes, was, account_id):
+    usage = was(account_id)
+    bodies = (message.body for message in half.read(account_id, 0, 10**6, 10**9).messages)
+    return usage._replace(size=sum(map(len, bodies)))
+
+
+def counts_unread_alone(half: MemoryMailboxes, was, account_id):
+    usage = was(account_id)
+    return usage._replace(messages=usage.unread)
+
+
+def traces_the_last_ack(half: MemoryMailboxes, was, message_id, account_id=None):
+    found = was(message_id, account_id)
+    if found is None or found.acked_at is None:
+        return found
+    return found._replace(acked_at=half._boxes[found.account_id]._acks[-1][1])
+
+
+def traces_everywhere(half: MemoryMailboxes, was, message_id, account_id=None):
+    return was(message_id)
+
+
+def traces_what_is_there(half: MemoryMailboxes, was, message_id, account_id=None):
+    found = was(message_id, account_id)
+    return None if found is None or found.seq is None else found

@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import seeded_faults_accounts as by_accounts
 import seeded_faults_mailboxes as by_mailboxes
 
-from twinline.core.store import SEQ_JUMP, Durability, Health, MailboxPolicy, SessionKey
+from twinline.core.store import SEQ_JUMP, Durability, Health, Invitation, MailboxPolicy, SessionKey
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory.accounts import _Session
 from twinline.stores.memory.mailbox import Mailbox
@@ -134,7 +136,16 @@ def reopened(
 ) -> MemoryStore:
     """Return another store with what one kept, less what is forgotten: a restart in memory."""
     again = MemoryStore()
-    for name in ("_by_name", "_by_id", "_names", "_reserved", "_tokens", "_profiles", "_addresses"):
+    for name in (
+        "_by_name",
+        "_by_id",
+        "_names",
+        "_reserved",
+        "_tokens",
+        "_profiles",
+        "_addresses",
+        "_invitations",
+    ):
         setattr(again.accounts, name, getattr(store.accounts, name))
     sessions = store.accounts._sessions
     again.accounts._sessions = {token: _Session(one.record) for token, one in sessions.items()}
@@ -227,6 +238,25 @@ def keeps_orphans(store: MemoryStore) -> None:
 
 def forgets_addresses(store: MemoryStore) -> None:
     store.accounts._addresses.clear()
+
+
+def forgets_invitations(store: MemoryStore) -> None:
+    store.accounts._invitations.clear()
+
+
+def brings_invitations_back(store: MemoryStore) -> None:
+    token_hash = sha256(b"spent").digest()
+    store.accounts._invitations[token_hash] = Invitation(token_hash, 1, 2)
+
+
+def forgets_quotas(store: MemoryStore) -> None:
+    for box in store.mailboxes._boxes.values():
+        box.quota = None
+
+
+def enables_all(store: MemoryStore) -> None:
+    for account in store.accounts._by_id.values():
+        store.accounts._put(replace(account, enabled=True))
 
 
 def forgets_profiles(store: MemoryStore) -> None:
@@ -344,6 +374,32 @@ FAULTS: tuple[tuple[Open, str], ...] = (
     (mailboxes(look_many=by_mailboxes.stops_at_what_is_refused), "many_looks_are_apart"),
     (mailboxes(look_many=by_mailboxes.leaves_out_what_is_refused), "many_looks_are_apart"),
     (mailboxes(look_many=by_mailboxes.answers_mailbox_by_mailbox), "many_looks_are_apart"),
+    (accounts(enable=by_accounts.leaves_sessions_open), "disabled_accounts_are_closed"),
+    (accounts(enable=by_accounts.disables_for_good), "disabled_accounts_are_closed"),
+    (accounts(open_session=by_accounts.opens_for_the_disabled), "disabled_accounts_are_closed"),
+    (accounts(open_session=by_accounts.looks_then_opens_enabled), "disabling_races_with_no_login"),
+    (accounts(sessions=by_accounts.lists_all_sessions), "sessions_are_listed_and_closed"),
+    (accounts(sessions=by_accounts.lists_the_oldest_first), "sessions_are_listed_and_closed"),
+    (accounts(close_sessions=by_accounts.closes_all_but_one), "sessions_are_listed_and_closed"),
+    (accounts(close_sessions=by_accounts.closes_and_disables), "sessions_are_listed_and_closed"),
+    (accounts(change_password=by_accounts.forgets_must_change), "passwords_are_reset"),
+    (accounts(set_password_hash=by_accounts.upgrades_one_time_passwords), "passwords_are_reset"),
+    (accounts(change_password=by_accounts.keeps_sessions_of_a_reset), "passwords_are_reset"),
+    (accounts(create=by_accounts.spends_before_it_looks), "invitations_make_one_account"),
+    (accounts(create=by_accounts.takes_expired_invitations), "invitations_make_one_account"),
+    (accounts(create=by_accounts.spends_nothing), "invitations_make_one_account"),
+    (
+        accounts(add_invitation=by_accounts.keeps_expired_invitations),
+        "invitations_make_one_account",
+    ),
+    (accounts(create=by_accounts.looks_then_spends), "one_spends_an_invitation"),
+    (mailboxes(set_quota=by_mailboxes.raises_the_quota_alone), "quotas_are_set"),
+    (mailboxes(append=by_mailboxes.fills_by_all_that_is_kept), "quotas_are_set"),
+    (mailboxes(usage=by_mailboxes.counts_characters), "quotas_are_set"),
+    (mailboxes(usage=by_mailboxes.counts_unread_alone), "quotas_are_set"),
+    (mailboxes(trace=by_mailboxes.traces_the_last_ack), "messages_are_traced"),
+    (mailboxes(trace=by_mailboxes.traces_everywhere), "messages_are_traced"),
+    (mailboxes(trace=by_mailboxes.traces_what_is_there), "messages_are_traced"),
     (with_another_durability, "health_is_told"),
     (with_an_epoch_each_time, "health_is_told"),
     (far_from_its_clock, "health_is_told"),
@@ -375,6 +431,10 @@ FORGETFUL: tuple[tuple[Callable[[MemoryStore], None], str], ...] = (
     (forgets_addresses, "logins_survive"),
     (forgets_profiles, "logins_survive"),
     (keeps_orphans, "orphans_are_dropped"),
+    (forgets_invitations, "what_was_set_survives"),
+    (brings_invitations_back, "what_was_set_survives"),
+    (forgets_quotas, "what_was_set_survives"),
+    (enables_all, "what_was_set_survives"),
 )
 """What a store forgets when it is reopened, and the rule that must say so."""
 

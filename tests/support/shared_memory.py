@@ -163,6 +163,14 @@ class SharedAccounts(_Half, Accounts):
     change_password = told("change_password")
     withdraw = told("withdraw")
     open_session = told("open_session")
+    enable = told("enable")
+    close_sessions = told("close_sessions")
+    sessions = passed_on("sessions")
+    addresses = passed_on("addresses")
+    add_invitation = passed_on("add_invitation")
+    find_invitation = passed_on("find_invitation")
+    invitations = passed_on("invitations")
+    drop_invitation = passed_on("drop_invitation")
     _close_session = told("close_session")
 
     def close_session(self, key):
@@ -200,6 +208,9 @@ class SharedMailboxes(_Half, Mailboxes):
     ack = passed_on("ack")
     delete = passed_on("delete")
     standing = passed_on("standing")
+    usage = passed_on("usage")
+    set_quota = passed_on("set_quota")
+    trace = passed_on("trace")
     append = told("append")
     drop = told("drop")
 
