@@ -332,7 +332,8 @@ def fill(path: Path, accounts: int, messages: int) -> None:
         store.mailboxes.create("id-0")
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany(
-            "INSERT INTO accounts VALUES (?, ?, '$argon2id$none', 1)",
+            "INSERT INTO accounts (account_id, username, password_hash, created_at) "
+            "VALUES (?, ?, '$argon2id$none', 1)",
             ((f"id-{number}", f"user{number}") for number in range(1, accounts)),
         )
         connection.executemany(

@@ -6,14 +6,14 @@ not find, so they all end with the move, and everybody logs in again.
 
 Reading goes by pages, each the first rows behind a place, so that no archive has to hold more than
 a page. Writing replaces: what is put twice is there once, so a move that was stopped can begin
-again anywhere.
+again anywhere. What an archive cannot keep it refuses, so that nothing is lost silently.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
-from twinline.core.store import Account
+from twinline.core.store import Account, Invitation
 
 
 class AccountRow(NamedTuple):
@@ -30,11 +30,13 @@ class MailboxRow(NamedTuple):
         account_id: whose it is.
         position: the last acked seq.
         last: the last seq that was given out.
+        quota: how many unacked messages it may hold; None: as many as the policy says.
     """
 
     account_id: str
     position: int
     last: int
+    quota: int | None = None
 
 
 class MessageRow(NamedTuple):
@@ -97,6 +99,10 @@ class Archive(ABC):
     def reserved_names(self, after: str, limit: int) -> Sequence[str]:
         """Return reserved names behind a name, sorted."""
 
+    def invitations(self, after: bytes, limit: int) -> Sequence[Invitation]:  # noqa: ARG002
+        """Return invitations behind a token hash, by token hash."""
+        return ()
+
     @abstractmethod
     def mailbox(self, account_id: str) -> MailboxRow | None:
         """Return an account's mailbox, or None if there is none that is whole."""
@@ -126,6 +132,10 @@ class Archive(ABC):
     @abstractmethod
     def put_reserved_names(self, names: Sequence[str]) -> None:
         """Reserve names."""
+
+    def put_invitations(self, rows: Sequence[Invitation]) -> None:
+        """Keep invitations, instead of those with the same token hashes."""
+        raise NotImplementedError
 
     @abstractmethod
     def begin_mailbox(self, account_id: str) -> None:

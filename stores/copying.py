@@ -6,11 +6,12 @@ something differs, it is put once more, and if it differs still the source has c
 """
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 from typing import Any, Final, TypeVar
 
 from twinline.core.errors import TwinlineError
+from twinline.core.store import Invitation
 from twinline.stores.archive import AccountRow, Archive, MailboxRow
 
 Row = TypeVar("Row")
@@ -34,12 +35,14 @@ class Copied:
     Attributes:
         accounts: how many there are.
         reserved_names: the same.
+        invitations: the same.
         messages: the same.
         mailboxes_copied: how many mailboxes were written; the others were there already.
     """
 
     accounts: int = 0
     reserved_names: int = 0
+    invitations: int = 0
     messages: int = 0
     mailboxes_copied: int = 0
 
@@ -74,6 +77,9 @@ def copy_all(
     for names in _pages(source.reserved_names, "", lambda name: name):
         target.put_reserved_names(names)
         copied.reserved_names += len(names)
+    for invitations in _invitations(source):
+        target.put_invitations(invitations)
+        copied.invitations += len(invitations)
     _verify(source, target, copied, progress)
     progress(total, total, "done")
     target.end()
@@ -90,7 +96,9 @@ def _require_target(source: Archive, target: Archive) -> None:
             f"{target.name} is the unfinished copy of {target.filled_from}; go on with that, or "
             "take an empty one"
         )
-    if not target.filled_from and (target.accounts("", 1) or target.reserved_names("", 1)):
+    if not target.filled_from and (
+        target.accounts("", 1) or target.reserved_names("", 1) or target.invitations(b"", 1)
+    ):
         raise CopyError(f"{target.name} is not empty; nothing in it was changed")
 
 
@@ -128,6 +136,8 @@ def _verify(source: Archive, target: Archive, copied: Copied, progress: Progress
         raise _changed(source, target, f"the account {surplus.account.username}")
     if _names(source) != _names(target):
         raise _changed(source, target, "a reserved name")
+    if _invited(source) != _invited(target):
+        raise _changed(source, target, "an invitation")
 
 
 def _changed(source: Archive, target: Archive, what: str) -> CopyError:
@@ -149,17 +159,28 @@ def _digest(archive: Archive, row: AccountRow) -> bytes:
         _of(archive.acks, account_id, lambda each: each.position),
         _of(archive.send_ids, account_id, lambda each: each.seq),
     ):
-        for page in pages:
-            digest.update(repr(list(page)).encode(errors="surrogatepass"))
-        digest.update(b"\0")
+        digest.update(_digest_of(pages))
+    return digest.digest()
+
+
+def _digest_of(pages: Iterable[Sequence[Any]]) -> bytes:
+    digest = hashlib.blake2b()
+    for page in pages:
+        digest.update(repr(list(page)).encode(errors="surrogatepass"))
     return digest.digest()
 
 
 def _names(archive: Archive) -> bytes:
-    digest = hashlib.blake2b()
-    for page in _pages(archive.reserved_names, "", lambda name: name):
-        digest.update("".join(f"{name}\0" for name in page).encode())
-    return digest.digest()
+    return _digest_of(_pages(archive.reserved_names, "", lambda name: name))
+
+
+def _invited(archive: Archive) -> bytes:
+    # Whole: what an invitation shows of itself is without its token hash.
+    return _digest_of([astuple(each) for each in page] for page in _invitations(archive))
+
+
+def _invitations(archive: Archive) -> Iterator[Sequence[Invitation]]:
+    return _pages(archive.invitations, b"", lambda each: each.token_hash)
 
 
 def _accounts(archive: Archive) -> Iterator[AccountRow]:

@@ -291,7 +291,7 @@ class PostgresqlArchive(PagedArchive):
             self._waiting.clear()
 
     def end_mailbox(self, row: MailboxRow) -> None:
-        account_id, position, last = row
+        account_id, position, last, _ = row
         whole = Call(_WHOLE, account_id, position, last, last // SEQ_JUMP)
         self._open = True
         self._session.run(*self._waiting, whole, Call("COMMIT"))

@@ -4,7 +4,7 @@ The messages of a mailbox are in another table. The row counts them, so that mos
 of a mailbox is answered by it alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from twinline.core.errors import CursorInvalid, MailboxFull
@@ -29,6 +29,7 @@ class MailboxRow:
         unread: how many messages have a seq above the position.
         acked: how many have not.
         oldest_ack: when the first ack that still counts was made, or None.
+        quota: how many messages may lie above the position; None: as many as the policy says.
     """
 
     number: int
@@ -38,6 +39,7 @@ class MailboxRow:
     unread: int = 0
     acked: int = 0
     oldest_ack: int | None = None
+    quota: int | None = field(default=None, kw_only=True)
 
     @property
     def standing(self) -> Standing:
@@ -50,7 +52,7 @@ class MailboxRow:
         Raises:
             MailboxFull: too many are not acked.
         """
-        if self.unread >= policy.mailbox_messages:
+        if self.unread >= (self.quota or policy.mailbox_messages):
             raise MailboxFull
 
     def add(self) -> int:

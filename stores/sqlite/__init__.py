@@ -18,6 +18,7 @@
     readers          the connections that read
     cache            what was read, for as long as it holds
     rows             many rows in one statement
+    columns          what records and texts are in columns, and back
     archive          what a file keeps, to move it to another store or from one
     upkeep           check, back up, migrate and measure a file
 """

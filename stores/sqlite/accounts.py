@@ -3,15 +3,16 @@
 # ruff: noqa: D102 - the contract tells what the methods do
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from twinline.core.errors import NoSuchUser, StoreUnavailable, UsernameTaken
+from twinline.core.errors import InvitationInvalid, NoSuchUser, StoreUnavailable, UsernameTaken
 from twinline.core.names import NamePattern
 from twinline.core.store import (
     Account,
     Accounts,
+    Invitation,
     SessionKey,
     SessionRecord,
     Unsubscribe,
@@ -21,7 +22,16 @@ from twinline.core.waiting import Wake
 from twinline.stores.rules import page_of_names
 from twinline.stores.shared.subscriptions import Subscriptions
 from twinline.stores.sqlite.cache import ReadThroughCache
+from twinline.stores.sqlite.columns import (
+    ACCOUNT_COLUMNS,
+    INVITATION_COLUMNS,
+    from_account,
+    from_invitation,
+    to_account,
+    to_invitation,
+)
 from twinline.stores.sqlite.readers import Readers
+from twinline.stores.sqlite.rows import write_rows
 from twinline.stores.sqlite.writer import Transaction, Writer
 
 _CACHED: Final = 20_000  # accounts, and sessions
@@ -45,19 +55,16 @@ class SqliteAccounts(Accounts):
         writer.on_rollback.append(self._resume_caching)
 
     def create(self, account: Account, *, invitation: bytes | None = None) -> None:
-        if invitation is not None:
-            raise NotImplementedError
-
         def write(transaction: Transaction) -> None:
             connection = transaction.connection
             if _one(connection, "SELECT 1 FROM accounts WHERE account_id = ?", account.account_id):
                 raise ValueError(f"account id {account.account_id!r} is used twice")
             if not _is_free(connection, account.username):
                 raise UsernameTaken
-            connection.execute(
-                "INSERT INTO accounts VALUES (?, ?, ?, ?)",
-                (account.account_id, account.username, account.password_hash, account.created_at),
-            )
+            if invitation is not None:
+                _require_invitation(connection, invitation, account.created_at)
+                connection.execute("DELETE FROM invitations WHERE token_hash = ?", (invitation,))
+            write_rows(connection, "INSERT INTO accounts", [from_account(account)])
 
         self._writer.do(write)
 
@@ -68,11 +75,10 @@ class SqliteAccounts(Accounts):
         with self._readers.reading() as connection:
             row = _one(
                 connection,
-                "SELECT account_id, username, password_hash, created_at FROM accounts "
-                "WHERE username = ?",
+                f"SELECT {ACCOUNT_COLUMNS} FROM accounts WHERE username = ?",  # noqa: S608 - a constant
                 username,
             )
-        return None if row is None else Account(*row)
+        return None if row is None else to_account(row)
 
     def is_free(self, username: str) -> bool:
         with self._readers.reading() as connection:
@@ -111,11 +117,10 @@ class SqliteAccounts(Accounts):
         keep: bytes | None,
         must_change: bool = False,
     ) -> bool:
-        if instead_of is None or keep is None or must_change:
-            raise NotImplementedError
-
         def write(transaction: Transaction) -> bool:
-            if not self._replace_hash(transaction, account_id, password_hash, instead_of):
+            if not self._replace_hash(
+                transaction, account_id, password_hash, instead_of, must_change=must_change
+            ):
                 return False
             tokens = _tokens(transaction.connection, account_id)
             self._end(transaction, [token for token in tokens if token != keep])
@@ -124,8 +129,15 @@ class SqliteAccounts(Accounts):
         return self._writer.do(write)
 
     def _replace_hash(
-        self, transaction: Transaction, account_id: str, password_hash: str, instead_of: str
+        self,
+        transaction: Transaction,
+        account_id: str,
+        password_hash: str,
+        instead_of: str | None,
+        *,
+        must_change: bool | None = None,
     ) -> bool:
+        """Replace a hash, if the present one is named or none is; None leaves `must_change`."""
         row = _one(
             transaction.connection,
             "SELECT username, password_hash FROM accounts WHERE account_id = ?",
@@ -134,14 +146,30 @@ class SqliteAccounts(Accounts):
         if row is None:
             raise NoSuchUser
         username, known = row
-        if known != instead_of:
+        if instead_of not in (None, known):
             return False
         self._invalidate(transaction, username)
         transaction.connection.execute(
-            "UPDATE accounts SET password_hash = ? WHERE account_id = ?",
-            (password_hash, account_id),
+            "UPDATE accounts SET password_hash = ?, must_change = ifnull(?, must_change) "
+            "WHERE account_id = ?",
+            (password_hash, must_change, account_id),
         )
         return True
+
+    def enable(self, account_id: str, *, enabled: bool) -> None:
+        def write(transaction: Transaction) -> None:
+            connection = transaction.connection
+            row = _one(connection, "SELECT username FROM accounts WHERE account_id = ?", account_id)
+            if row is None:
+                raise NoSuchUser
+            self._invalidate(transaction, row[0])
+            connection.execute(
+                "UPDATE accounts SET enabled = ? WHERE account_id = ?", (enabled, account_id)
+            )
+            if not enabled:
+                self._end(transaction, _tokens(connection, account_id))
+
+        self._writer.do(write)
 
     def hash_profiles(self) -> Mapping[str, int]:
         with self._readers.reading() as connection:
@@ -175,6 +203,48 @@ class SqliteAccounts(Accounts):
             )
         return None if row is None else int(row[0])
 
+    def addresses(self, account_id: str) -> Mapping[str, int]:
+        with self._readers.reading() as connection:
+            query = "SELECT address, noted_at FROM known_addresses WHERE account_id = ?"
+            return dict(connection.execute(query, (account_id,)).fetchall())
+
+    def add_invitation(self, invitation: Invitation) -> None:
+        def write(transaction: Transaction) -> None:
+            connection = transaction.connection
+            query = "SELECT 1 FROM invitations WHERE token_hash = ?"
+            if _one(connection, query, invitation.token_hash):
+                raise ValueError("an invitation's token is used twice")
+            connection.execute(
+                "DELETE FROM invitations WHERE expires_at <= ?", (invitation.created_at,)
+            )
+            write_rows(connection, "INSERT INTO invitations", [from_invitation(invitation)])
+
+        self._writer.do(write)
+
+    def find_invitation(self, token_hash: bytes) -> Invitation | None:
+        with self._readers.reading() as connection:
+            row = _one(
+                connection,
+                f"SELECT {INVITATION_COLUMNS} FROM invitations WHERE token_hash = ?",  # noqa: S608 - a constant
+                token_hash,
+            )
+        return None if row is None else to_invitation(row)
+
+    def invitations(self) -> Sequence[Invitation]:
+        with self._readers.reading() as connection:
+            query = f"SELECT {INVITATION_COLUMNS} FROM invitations ORDER BY created_at"  # noqa: S608 - a constant
+            return [to_invitation(row) for row in connection.execute(query).fetchall()]
+
+    def drop_invitation(self, token_hash: bytes) -> bool:
+        def write(transaction: Transaction) -> bool:
+            return bool(
+                transaction.connection.execute(
+                    "DELETE FROM invitations WHERE token_hash = ?", (token_hash,)
+                ).rowcount
+            )
+
+        return self._writer.do(write)
+
     def withdraw(self, account_id: str, *, keep_name: bool, verified: str | None = None) -> bool:
         def write(transaction: Transaction) -> bool:
             connection = transaction.connection
@@ -204,7 +274,7 @@ class SqliteAccounts(Accounts):
             connection = transaction.connection
             known = _one(
                 connection,
-                "SELECT password_hash FROM accounts WHERE account_id = ?",
+                "SELECT password_hash FROM accounts WHERE account_id = ? AND enabled",
                 session.account_id,
             )
             if known is None or verified not in (None, known[0]):
@@ -245,6 +315,23 @@ class SqliteAccounts(Accounts):
                 token_hash,
             )
         return None if row is None else SessionRecord(*row)
+
+    def sessions(self, account_id: str) -> Sequence[SessionRecord]:
+        with self._readers.reading() as connection:
+            rows = connection.execute(
+                "SELECT token_hash, account_id, username, opened_at, used_at FROM sessions "
+                "WHERE account_id = ? ORDER BY used_at DESC",
+                (account_id,),
+            ).fetchall()
+        return [SessionRecord(*row) for row in rows]
+
+    def close_sessions(self, account_id: str) -> int:
+        def write(transaction: Transaction) -> int:
+            tokens = _tokens(transaction.connection, account_id)
+            self._end(transaction, tokens)
+            return len(tokens)
+
+        return self._writer.do(write)
 
     def touch_session(self, key: SessionKey, used_at: int) -> None:
         """Note that a session is in use, if that can be done without a long wait.
@@ -306,6 +393,12 @@ def _one(connection: sqlite3.Connection, query: str, *values: object) -> Any:
     # All rows: a statement that is not read to its end keeps its snapshot.
     rows = connection.execute(query, values).fetchall()
     return rows[0] if rows else None
+
+
+def _require_invitation(connection: sqlite3.Connection, token_hash: bytes, now: int) -> None:
+    row = _one(connection, "SELECT expires_at FROM invitations WHERE token_hash = ?", token_hash)
+    if row is None or row[0] <= now:
+        raise InvitationInvalid
 
 
 def _is_free(connection: sqlite3.Connection, username: str) -> bool:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
-from twinline.core.store import SEQ_JUMP, Account
+from twinline.core.store import SEQ_JUMP, Invitation
 from twinline.stores.archive import (
     AccountRow,
     AckRow,
@@ -23,14 +23,24 @@ from twinline.stores.archive import (
     SendIdRow,
 )
 from twinline.stores.shared.opening import StoreNotOpened
+from twinline.stores.sqlite.columns import (
+    ACCOUNT_COLUMNS,
+    INVITATION_COLUMNS,
+    from_account,
+    from_column,
+    from_invitation,
+    to_account,
+    to_column,
+    to_invitation,
+)
 from twinline.stores.sqlite.file import APPLICATION_ID, StoreFile, located
 from twinline.stores.sqlite.lock import FileLock
-from twinline.stores.sqlite.mailbox import from_column, to_column
 from twinline.stores.sqlite.provenance import epoch_of, mark_as_copy, require_own_log, require_whole
 from twinline.stores.sqlite.rows import write_rows
 from twinline.stores.sqlite.schema import (
     TABLES,
     VERSION,
+    lacking_tables,
     publish,
     require_free,
     sync,
@@ -128,6 +138,11 @@ class SqliteArchive(Archive):
             raise StoreNotOpened(
                 f"{self._path}{_UNFINISHED} is no unfinished copy of a store; move it away"
             ) from None
+        if lacking_tables(self._connection):
+            raise StoreNotOpened(
+                f"{self._path}{_UNFINISHED} was begun by another version of this program, which "
+                "does not keep the same; remove it, and begin again"
+            )
         return True
 
     # -- reading
@@ -136,14 +151,14 @@ class SqliteArchive(Archive):
         if not self._is_readable():
             return ()
         rows = self._connection.execute(
-            "SELECT account_id, username, password_hash, created_at, (SELECT json_group_array("
+            f"SELECT {ACCOUNT_COLUMNS}, (SELECT json_group_array("  # noqa: S608 - a constant
             "json_array(address, noted_at)) FROM known_addresses AS known "
             "WHERE known.account_id = accounts.account_id) FROM accounts "
             "WHERE username > ? ORDER BY username LIMIT ?",
             (after, limit),
         ).fetchall()
         return [
-            AccountRow(Account(*row[:4]), tuple(sorted(map(tuple, json.loads(row[4])))))
+            AccountRow(to_account(row[:-1]), tuple(sorted(map(tuple, json.loads(row[-1])))))
             for row in rows
         ]
 
@@ -156,9 +171,20 @@ class SqliteArchive(Archive):
         ).fetchall()
         return [name for (name,) in rows]
 
+    def invitations(self, after: bytes, limit: int) -> Sequence[Invitation]:
+        if not self._is_readable():
+            return ()
+        rows = self._connection.execute(
+            f"SELECT {INVITATION_COLUMNS} FROM invitations WHERE token_hash > ? "  # noqa: S608 - a constant
+            "ORDER BY token_hash LIMIT ?",
+            (after, limit),
+        ).fetchall()
+        return [to_invitation(row) for row in rows]
+
     def mailbox(self, account_id: str) -> MailboxRow | None:
         rows = self._connection.execute(
-            "SELECT account_id, position, last FROM mailboxes WHERE account_id = ?", (account_id,)
+            "SELECT account_id, position, last, quota FROM mailboxes WHERE account_id = ?",
+            (account_id,),
         ).fetchall()
         if not rows or account_id in self._begun or rows[0][2] < 0:
             return None
@@ -219,15 +245,7 @@ class SqliteArchive(Archive):
                     "DELETE FROM accounts WHERE account_id = ? OR username = ?",
                     (account.account_id, account.username),
                 )
-                connection.execute(
-                    "INSERT INTO accounts VALUES (?, ?, ?, ?)",
-                    (
-                        account.account_id,
-                        account.username,
-                        account.password_hash,
-                        account.created_at,
-                    ),
-                )
+                write_rows(connection, "INSERT INTO accounts", [from_account(account)])
                 noted = [(account.account_id, *each) for each in addresses]
                 write_rows(connection, "INSERT INTO known_addresses", noted)
 
@@ -235,6 +253,14 @@ class SqliteArchive(Archive):
         with self._writing() as connection:
             write_rows(
                 connection, "INSERT OR IGNORE INTO reserved_names", [(name,) for name in names]
+            )
+
+    def put_invitations(self, rows: Sequence[Invitation]) -> None:
+        with self._writing() as connection:
+            write_rows(
+                connection,
+                "INSERT OR REPLACE INTO invitations",
+                [from_invitation(each) for each in rows],
             )
 
     def begin_mailbox(self, account_id: str) -> None:
@@ -278,12 +304,12 @@ class SqliteArchive(Archive):
         box = self._begun.pop(row.account_id)
         with self._writing() as connection:
             connection.execute(
-                "UPDATE mailboxes SET position = :position, last = :last, "
+                "UPDATE mailboxes SET position = :position, last = :last, quota = :quota, "
                 "unread = (SELECT count(*) FROM messages WHERE box = :box AND seq > :position), "
                 "acked = (SELECT count(*) FROM messages WHERE box = :box AND seq <= :position), "
                 "oldest_ack = (SELECT acked_at FROM acks WHERE box = :box "
                 "ORDER BY position LIMIT 1) WHERE box = :box",
-                {"box": box, "position": row.position, "last": row.last},
+                {"box": box, **row._asdict()},
             )
 
     def end(self) -> None:

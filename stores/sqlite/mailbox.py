@@ -19,11 +19,11 @@ Tables = Callable[[], sqlite3.Connection]
 
 @dataclass(slots=True)
 class Mailbox(MailboxRow):
-    """A row of ``mailboxes``, its columns in the table's order."""
+    """A row of ``mailboxes``."""
 
     @property
     def columns(self) -> tuple[int | str | None, ...]:
-        """The row, in the table's order."""
+        """What mail changes, in the table's order, from the number on."""
         return (
             self.number,
             self.account_id,
@@ -104,17 +104,3 @@ class Mailbox(MailboxRow):
 
 AGED: Final = aged(":box", ":ends")
 """The seq up to which a mailbox's history has aged, for ``:box`` at ``:ends``."""
-
-
-def to_column(text: str) -> str | bytes:
-    """Return a text as SQLite can keep it: as it is, unless it has half a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="surrogatepass")
-    return text
-
-
-def from_column(body: str | bytes) -> str:
-    """Return a body as it was sent."""
-    return body if isinstance(body, str) else body.decode(errors="surrogatepass")

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from twinline.core.errors import NoSuchUser
 from twinline.core.store import Draft, MailboxPolicy
-from twinline.stores.sqlite.mailbox import Mailbox, Tables, to_column
+from twinline.stores.sqlite.columns import to_column
+from twinline.stores.sqlite.mailbox import Mailbox, Tables
 from twinline.stores.sqlite.rows import write_rows
 from twinline.stores.sqlite.writer import Transaction
 
@@ -45,12 +46,12 @@ class MailboxRows:
         box = self._rows.get(account_id)
         if box is None:
             row = transaction.connection.execute(
-                "SELECT box, account_id, position, last, unread, acked, oldest_ack "
+                "SELECT box, account_id, position, last, unread, acked, oldest_ack, quota "
                 "FROM mailboxes WHERE account_id = ?",
                 (account_id,),
             ).fetchone()
             if row is not None:
-                box = self._rows[account_id] = Mailbox(*row)
+                box = self._rows[account_id] = Mailbox(*row[:-1], quota=row[-1])
         return box
 
     def get(self, transaction: Transaction, account_id: str) -> Mailbox:
@@ -91,6 +92,20 @@ class MailboxRows:
         box.add()
         self._messages.append(row)
 
+    def set_quota(self, transaction: Transaction, account_id: str, quota: int | None) -> None:
+        """Set how many unacked messages a mailbox may hold.
+
+        At once and by itself: what mail changes is written without it.
+
+        Raises:
+            NoSuchUser: there is no such row.
+        """
+        box = self.get(transaction, account_id)
+        transaction.connection.execute(
+            "UPDATE mailboxes SET quota = ? WHERE box = ?", (quota, box.number)
+        )
+        box.quota = quota
+
     def tables(self, transaction: Transaction) -> Tables:
         """Return what writes the messages that wait, and then returns the connection."""
 
@@ -121,7 +136,7 @@ class MailboxRows:
         self._write_messages(connection)
         write_rows(
             connection,
-            "INSERT INTO mailboxes",
+            "INSERT INTO mailboxes (box, account_id, position, last, unread, acked, oldest_ack)",
             [box.columns for box in self._changed.values()],
             "ON CONFLICT (box) DO UPDATE SET position = excluded.position, last = excluded.last, "
             "unread = excluded.unread, acked = excluded.acked, oldest_ack = excluded.oldest_ack",

@@ -18,7 +18,9 @@ from twinline.core.store import (
     Draft,
     Mailboxes,
     MailboxPolicy,
+    MailboxUsage,
     MailPage,
+    MessageTrace,
     Receipt,
     Standing,
     Unsubscribe,
@@ -27,7 +29,8 @@ from twinline.core.waiting import Wake, wake_after_reply
 from twinline.stores.rules import fingerprint, fitting, history_ends
 from twinline.stores.shared.subscriptions import Subscriptions
 from twinline.stores.sql.mailbox import NO_SUCH_SEQ
-from twinline.stores.sqlite.mailbox import AGED, Mailbox, Tables, from_column
+from twinline.stores.sqlite.columns import BYTES_OF_BODY, from_column
+from twinline.stores.sqlite.mailbox import AGED, Mailbox, Tables
 from twinline.stores.sqlite.mailbox_rows import MailboxRows
 from twinline.stores.sqlite.old_send_ids import OldSendIds
 from twinline.stores.sqlite.readers import Readers
@@ -53,6 +56,26 @@ _HISTORY: Final = f"""
     FROM mine LEFT JOIN messages ON messages.box = mine.box AND seq < :before
         AND seq > CASE WHEN ageing THEN {AGED.replace(":box", "mine.box")} ELSE 0 END
     ORDER BY seq DESC LIMIT :limit"""  # noqa: S608
+_USAGE: Final = f"""
+    SELECT unread + acked, unread,
+        (SELECT ifnull(sum({BYTES_OF_BODY}), 0) FROM messages WHERE messages.box = mailboxes.box),
+        quota
+    FROM mailboxes WHERE account_id = ?"""  # noqa: S608
+# The message, and what is known of it by its send_id. One statement: what is not in the one table
+# is not there any more. Who sent a message is kept with its send_id alone.
+_TRACE: Final = """
+    SELECT account_id, sent_at, seq, sender,
+        (SELECT sender_id FROM send_ids
+            WHERE send_ids.box = messages.box AND send_ids.message_id = messages.message_id),
+        seq <= position,
+        CASE WHEN seq <= position THEN (SELECT acked_at FROM acks WHERE acks.box = messages.box
+            AND acks.position >= seq ORDER BY acks.position LIMIT 1) END
+    FROM messages JOIN mailboxes USING (box) WHERE message_id = :message {mine}
+    UNION ALL
+    SELECT account_id, sent_at, NULL, NULL, sender_id, 0, NULL
+    FROM send_ids JOIN mailboxes USING (box) WHERE message_id = :message {mine}"""
+_TRACE_ANYWHERE: Final = _TRACE.format(mine="")
+_TRACE_IN_ONE: Final = _TRACE.format(mine="AND account_id = :id")
 
 
 class SqliteMailboxes(Mailboxes):
@@ -125,6 +148,28 @@ class SqliteMailboxes(Mailboxes):
         if not rows:
             raise NoSuchUser
         return Standing(*rows[0])
+
+    def usage(self, account_id: str) -> MailboxUsage:
+        with self._readers.reading() as connection:
+            rows = connection.execute(_USAGE, (account_id,)).fetchall()
+        if not rows:
+            raise NoSuchUser
+        return MailboxUsage(*rows[0])
+
+    def set_quota(self, account_id: str, messages: int | None) -> None:
+        self._writer.do(lambda transaction: self._rows.set_quota(transaction, account_id, messages))
+
+    def trace(self, message_id: str, account_id: str | None = None) -> MessageTrace | None:
+        query = _TRACE_ANYWHERE if account_id is None else _TRACE_IN_ONE
+        with self._readers.reading() as connection:
+            rows = connection.execute(query, {"message": message_id, "id": account_id}).fetchall()
+        if not rows:
+            return None
+        there = [row for row in rows if row[2] is not None]
+        owner, sent_at, seq, sender, sender_id, acked, acked_at = (there or rows)[0]
+        return MessageTrace(
+            owner, message_id, sent_at, seq, sender, sender_id, bool(acked), acked_at
+        )
 
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
         return self._mail.add(account_id, wake)

@@ -9,7 +9,7 @@ import sqlite3
 
 from twinline.core.store import Draft, MailboxPolicy, Receipt
 from twinline.stores.rules import send_ids_count
-from twinline.stores.sqlite.mailbox import to_column
+from twinline.stores.sqlite.columns import to_column
 from twinline.stores.sqlite.schema import OLD_SEND_IDS
 
 

@@ -2,21 +2,24 @@
 
 ::
 
-    accounts(account_id, username, password_hash, created_at)
+    accounts(account_id, username, password_hash, created_at, enabled, must_change)
     reserved_names(username)
     sessions(token_hash, account_id, username, opened_at, used_at)
     known_addresses(account_id, address, noted_at)
         where the account was logged in to; triggers drop them with it
     hash_profiles(profile, accounts)
         how many accounts have hashes of the same parameters; triggers count them
+    invitations(token_hash, created_at, expires_at, note)
+        those that are not spent
 
-    mailboxes(box, account_id, position, last, unread, acked, oldest_ack)
+    mailboxes(box, account_id, position, last, unread, acked, oldest_ack, quota)
         box         a number that is never used twice: what is left of a dropped mailbox can
                     be swept later and never shows up in another
         last        the last seq that was given out; never lower, whatever is deleted
         unread      how many messages have a seq above the position
         acked       how many have not, and are kept as history
         oldest_ack  when the first of `acks` was made, or NULL
+        quota       how many messages may be unread, or NULL for the policy's number
     messages(box, seq, message_id, sender, body, sent_at)
     acks(box, position, acked_at)
         history ages from its ack, so each ack that moved over messages is kept with them
@@ -54,7 +57,7 @@ from twinline.stores.sqlite.provenance import (
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 2
+VERSION: Final = 3
 """The version of the tables below, kept in ``PRAGMA user_version``."""
 
 
@@ -109,12 +112,25 @@ _SEND_IDS: Final = (
     "CREATE INDEX send_ids_by_age ON send_ids (sent_at)",
 )
 
+_INVITATIONS: Final = """CREATE TABLE invitations (
+        token_hash BLOB NOT NULL PRIMARY KEY,
+        created_at INTEGER NOT NULL,
+        expires_at INTEGER NOT NULL,
+        note NOT NULL
+    ) WITHOUT ROWID"""
+# As a table is made with them, and as an older one gets them.
+_ENABLED: Final = "enabled INTEGER NOT NULL DEFAULT 1 CHECK (enabled IN (0, 1))"
+_MUST_CHANGE: Final = "must_change INTEGER NOT NULL DEFAULT 0 CHECK (must_change IN (0, 1))"
+_QUOTA: Final = "quota INTEGER CHECK (quota >= 1)"
+
 TABLES: Final = (
-    """CREATE TABLE accounts (
+    f"""CREATE TABLE accounts (
         account_id TEXT NOT NULL PRIMARY KEY,
         username TEXT NOT NULL UNIQUE,
         password_hash TEXT NOT NULL,
-        created_at INTEGER NOT NULL
+        created_at INTEGER NOT NULL,
+        {_ENABLED},
+        {_MUST_CHANGE}
     ) WITHOUT ROWID""",
     "CREATE TABLE reserved_names (username TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID",
     """CREATE TABLE sessions (
@@ -126,14 +142,16 @@ TABLES: Final = (
     ) WITHOUT ROWID""",
     "CREATE INDEX sessions_of_account ON sessions (account_id, used_at)",
     *_ADDRESSES_AND_PROFILES,
-    """CREATE TABLE mailboxes (
+    _INVITATIONS,
+    f"""CREATE TABLE mailboxes (
         box INTEGER PRIMARY KEY AUTOINCREMENT,
         account_id TEXT NOT NULL UNIQUE,
         position INTEGER NOT NULL DEFAULT 0 CHECK (position <= last),
         last INTEGER NOT NULL DEFAULT 0,
         unread INTEGER NOT NULL DEFAULT 0 CHECK (unread >= 0),
         acked INTEGER NOT NULL DEFAULT 0 CHECK (acked >= 0),
-        oldest_ack INTEGER
+        oldest_ack INTEGER,
+        {_QUOTA}
     )""",
     """CREATE TABLE messages (
         box INTEGER NOT NULL,
@@ -163,7 +181,8 @@ TABLES: Final = (
 )
 
 MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
-    # What 2 has beyond 1 stands in TABLES too: a new file and a migrated one are alike.
+    # What a version has beyond the one before stands in TABLES too: a new file and a migrated one
+    # are alike.
     1: (
         *_ADDRESSES_AND_PROFILES,
         f"""INSERT INTO hash_profiles
@@ -180,6 +199,12 @@ MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
         "ALTER TABLE store ADD COLUMN place TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE store ADD COLUMN identity TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE store ADD COLUMN identity_before TEXT NOT NULL DEFAULT ''",
+    ),
+    2: (
+        f"ALTER TABLE accounts ADD COLUMN {_ENABLED}",
+        f"ALTER TABLE accounts ADD COLUMN {_MUST_CHANGE}",
+        _INVITATIONS,
+        f"ALTER TABLE mailboxes ADD COLUMN {_QUOTA}",
     ),
 }
 """For each older version, the statements that make the next one of it."""

@@ -12,7 +12,8 @@ from twinline.core.store import Draft, MailboxPolicy, Receipt
 from twinline.stores.rules import send_ids_count
 from twinline.stores.sql.mailbox import LONG_AGO, NO_SUCH_SEQ
 from twinline.stores.sql.send_ids import first_receipt, surplus
-from twinline.stores.sqlite.mailbox import Mailbox, to_column
+from twinline.stores.sqlite.columns import to_column
+from twinline.stores.sqlite.mailbox import Mailbox
 from twinline.stores.sqlite.rows import read_rows, write_rows
 from twinline.stores.sqlite.writer import Transaction
 

@@ -58,11 +58,11 @@ def test_an_account_whose_commit_the_disk_holds_up_has_its_mailbox(
     do, publish, drop = store._writer.do, store.accounts.create, store.mailboxes.drop
     gates: list[Gate] = []
 
-    def held_up(account: Account) -> None:
+    def held_up(account: Account, *, invitation: bytes | None) -> None:
         gates.append(faults.stop_at("COMMIT"))
         store._writer.do = partial(do, seconds=0.1)  # type: ignore[method-assign]
         try:
-            publish(account)
+            publish(account, invitation=invitation)
         finally:
             store._writer.do = do  # type: ignore[method-assign]
 
