@@ -17,6 +17,7 @@
     looks          what a watch does at once
     names          usernames, and the patterns that list them
     passwords      the rule for passwords, and argon2id
+    metrics        what is counted while a server runs
     hash_queue     who gets a core for a hash first
     admission      how many logins are let in at once
     guesses        who may try a password now

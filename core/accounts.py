@@ -19,6 +19,7 @@ from twinline.core.errors import (
     InvitationInvalid,
     NoSuchUser,
     PasswordChangeRequired,
+    RateLimited,
     RegistrationClosed,
     SessionExpired,
     StoreUnavailable,
@@ -28,6 +29,7 @@ from twinline.core.errors import (
 from twinline.core.guesses import Attempt, Guess, GuessThrottle
 from twinline.core.hash_queue import Urgency
 from twinline.core.messages import on_own_mailbox
+from twinline.core.metrics import Metrics
 from twinline.core.names import parse_username
 from twinline.core.passwords import Passwords, fits, one_time_password
 from twinline.core.protocol import MAX_WAIT_SECONDS
@@ -63,6 +65,7 @@ class AccountRules:
         clock: Clock,
         idle_clock: Clock,
         monotonic: Callable[[], float],
+        metrics: Metrics | None = None,
     ) -> None:
         """Follow settings; sessions go idle by a clock of their own, throttles by seconds.
 
@@ -73,6 +76,7 @@ class AccountRules:
         self.certificates = CertificateSessions(store.accounts)
         self._stamps = self.certificates.held
         self._settling = Settling(store, monotonic)
+        self._metrics = metrics
         self._passwords = passwords
         self._clock = clock
         self._idle_clock = idle_clock
@@ -577,6 +581,21 @@ class AccountRules:
             Busy: no core was free in time.
             StoreUnavailable: a limit could not be asked or kept.
         """
+        try:
+            self._try_once(guess, password_hash, password, urgency, whose)
+        except BadCredentials:
+            if self._metrics is not None:
+                self._metrics.login_failures.add()
+            raise
+        except RateLimited:
+            if self._metrics is not None:
+                self._metrics.login_lockouts.add()
+            raise
+
+    def _try_once(
+        self, guess: Guess, password_hash: str, password: str, urgency: Urgency, whose: str
+    ) -> None:
+        """As `_try`, without counting what came of it."""
         guess.check()
         try:
             opened = self._passwords.verify(

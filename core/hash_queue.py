@@ -15,6 +15,7 @@ from weakref import WeakSet
 from twinline.core.deadline import Deadline
 from twinline.core.errors import Busy
 from twinline.core.locks import may_block, new_lock
+from twinline.core.metrics import Metrics
 from twinline.core.waiting import Waiter, wake_all
 
 _RETRY_AFTER_MS: Final = 1_000
@@ -76,8 +77,9 @@ class _Waiting:
 class HashQueue:
     """A semaphore that is acquired by urgency, and in turn within it."""
 
-    def __init__(self, slots: int) -> None:
-        """Let so many hashes run at once."""
+    def __init__(self, slots: int, metrics: Metrics | None = None) -> None:
+        """Let so many hashes run at once, and count them if there is something to count in."""
+        self._metrics = metrics
         self._lock = new_lock("hash queue")
         self._slots = slots
         # Guarded by _lock. Each that waits is a thread of somebody's, so they are as many at most.
@@ -86,6 +88,13 @@ class HashQueue:
         self._held: WeakSet[_Ticket] = WeakSet()
         self._waiting = {urgency: _Waiting() for urgency in Urgency}
         self._owners = 0  # slots that went to owners since one went to another login
+        if metrics is not None:
+            metrics.hash_queues.append(self.standing)
+
+    def standing(self) -> tuple[int, int]:
+        """Return how many wait, and how many run."""
+        with self._lock:
+            return sum(map(len, self._waiting.values())), len(self._held)
 
     @contextmanager
     def slot(self, urgency: Urgency, seconds: float, whose: Hashable = None) -> Iterator[None]:
@@ -101,11 +110,16 @@ class HashQueue:
         """
         may_block("hashing a password")
         ticket, deadline = _Ticket(whose), Deadline.after(seconds)
+        metrics = self._metrics
+        since = 0.0 if metrics is None else metrics.clock()
         try:
             self._enter(ticket, urgency)
             while not ticket.granted and not deadline.passed:
                 if not ticket.waiter.wait(deadline.sooner(_LOOK_AGAIN_SECONDS)):
                     self._grant_what_is_free()
+            if metrics is not None:
+                asked, since = since, metrics.clock()
+                metrics.hash_wait_seconds.observe(since - asked)
             if not ticket.granted:
                 raise Busy(
                     "too many logins at once; try again",
@@ -115,6 +129,8 @@ class HashQueue:
             yield
         finally:
             self._leave(ticket, urgency)
+            if metrics is not None and ticket.granted:
+                metrics.hash_seconds.observe(metrics.clock() - since)
 
     def _enter(self, ticket: _Ticket, urgency: Urgency) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from argon2.low_level import error_to_str
 
 from twinline.core.errors import Busy, InvalidPassword
 from twinline.core.hash_queue import HashQueue, Urgency
+from twinline.core.metrics import Metrics
 
 MIN_CHARACTERS: Final = 8
 """The shortest password that may be set."""
@@ -58,6 +59,7 @@ class Passwords:
         *,
         wait_seconds: float,
         slots: int | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """Prepare to hash.
 
@@ -65,10 +67,11 @@ class Passwords:
             hasher: None for `default_hasher`.
             wait_seconds: how long a hash may wait for a slot.
             slots: hashes at once; None for the number of cores.
+            metrics: where they are counted, or None.
         """
         self._hasher = hasher or default_hasher()
         self.wait_seconds = wait_seconds
-        self._queue = HashQueue(slots or os.cpu_count() or 1)
+        self._queue = HashQueue(slots or os.cpu_count() or 1, metrics)
         self._stand_ins = _StandIns(self._hasher)
 
     def hash(self, password: str, urgency: Urgency, whose: Hashable = None) -> str:

@@ -38,6 +38,7 @@ from twinline.core.errors import (
 from twinline.core.locks import new_lock
 from twinline.core.looks import Look
 from twinline.core.messages import PAGE_BYTES, MessageRules, on_own_mailbox
+from twinline.core.metrics import Metrics
 from twinline.core.names import NamePattern, parse_username
 from twinline.core.passwords import Passwords
 from twinline.core.protocol import (
@@ -99,6 +100,7 @@ class ChatService:
         monotonic: Callable[[], float] = time.monotonic,
         hasher: PasswordHasher | None = None,
         node: str | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """Open the door.
 
@@ -111,11 +113,15 @@ class ChatService:
             hasher: None for `twinline.core.passwords.default_hasher`.
             node: which of the servers with one state this is, for the reply to `hello`; None where
                 it is alone.
+            metrics: where passwords and hashes are counted, and calls of the store timed; None:
+                nowhere. Requests are counted by a listener, which is given the same.
         """
         self.settings = settings or ServiceSettings()
         self.store = store
+        if metrics is not None:
+            store = metrics.timed(store)
         self._passwords = passwords = Passwords(
-            hasher, wait_seconds=self.settings.hash_wait_seconds
+            hasher, wait_seconds=self.settings.hash_wait_seconds, metrics=metrics
         )
         self._node = node
         self._clock = clock or wall_clock_ms
@@ -126,6 +132,7 @@ class ChatService:
             clock=self._clock,
             idle_clock=clock or SteadyClock(wall_clock_ms, monotonic),
             monotonic=monotonic,
+            metrics=metrics,
         )
         seconds = self.settings.admission_seconds
         self._resumes = Admission(seconds, monotonic=monotonic)

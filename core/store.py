@@ -312,6 +312,21 @@ class MailboxLook(NamedTuple):
     now: int
 
 
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """How full the mailboxes of a store are.
+
+    Attributes:
+        mailboxes: how many there are.
+        deepest: the most unread messages that one of them has.
+        full: how many have as many unread messages as they may, or more.
+    """
+
+    mailboxes: int
+    deepest: int
+    full: int
+
+
 Unsubscribe = Callable[[], None]
 """Ends a subscription; harmless when called twice. It waits for nothing and raises nothing."""
 
@@ -697,6 +712,16 @@ class Mailboxes(ABC):
         """
         raise NotImplementedError
 
+    def depths(self) -> Depths | None:
+        """Return how full the mailboxes are; None from a store that does not say.
+
+        It looks at all of them, so it is called once a minute at most, by a thread that may wait.
+
+        Raises:
+            StoreUnavailable: they cannot be read.
+        """
+        return None
+
     @abstractmethod
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
         """Have ``wake`` called whenever a message arrives or the mailbox is dropped.
@@ -763,12 +788,19 @@ class Health:
         clock_offset_ms: how far this machine's clock is ahead of the store's, in ms.
         lag_seconds: for how long this server may not have heard what the others did; 0 where
             there are no others.
+        free_bytes: how much room the file system has that the store is in; None where that is not
+            on this machine, or not in files.
     """
 
     durability: Durability
     epoch: str = ""
     clock_offset_ms: int = 0
     lag_seconds: float = 0.0
+    free_bytes: int | None = None
+
+
+OnCommit = Callable[[int, float], None]
+"""Called after a commit with how many writes were in it, and how many seconds it took."""
 
 
 class Store(ABC):
@@ -812,6 +844,13 @@ class Store(ABC):
             and so it is changed while none uses the store.
         """
         return False
+
+    def on_commit(self, call: OnCommit) -> None:  # noqa: B027 - most stores gather nothing
+        """Have ``call`` called after each commit, if writes that wait are committed together.
+
+        It is called by the thread that commits, and returns at once. A store that makes each write
+        by itself need not do anything.
+        """
 
     def close(self) -> None:  # noqa: B027 - a store in memory holds nothing to release
         """Release what the store holds; it must not be used afterwards."""

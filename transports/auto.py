@@ -31,7 +31,16 @@ class AutoServerCodec(ServerCodec):
 
     unprompted = True  # as what is chosen may be
 
-    __slots__ = ("_asked", "_chosen", "_codec", "_early", "_ended", "_start", "_transports")
+    __slots__ = (
+        "_asked",
+        "_chosen",
+        "_codec",
+        "_early",
+        "_ended",
+        "_spoken",
+        "_start",
+        "_transports",
+    )
 
     def __init__(self, transports: Sequence[Transport], frame_limit: int) -> None:
         self._transports = transports
@@ -41,6 +50,7 @@ class AutoServerCodec(ServerCodec):
         # Until the choice is made, and when none can be, the answer is one a person can read.
         self._codec: ServerCodec = JsonlServerCodec(frame_limit)
         self._chosen = False
+        self._spoken = ""
         self._early = b""  # to be sent, from before the choice
 
     @property
@@ -100,6 +110,7 @@ class AutoServerCodec(ServerCodec):
         self._start = bytearray()
         self._codec = chosen
         self._chosen = True
+        self._spoken = chosen.spoken or transport.name
 
     def _not_recognised(self, start: bytes) -> RequestRefused:
         if is_http(start) or is_tls(start):
@@ -128,6 +139,10 @@ class AutoServerCodec(ServerCodec):
     @property
     def forwarded_for(self) -> tuple[str, ...]:
         return self._codec.forwarded_for
+
+    @property
+    def spoken(self) -> str:
+        return self._spoken
 
     def resolve(self) -> ServerCodec:
         return self._codec.resolve() if self._chosen else self

@@ -183,6 +183,14 @@ class ServerCodec(Codec):
         return self
 
     @property
+    def spoken(self) -> str | None:
+        """The name of the transport that was chosen, by a codec that chooses one.
+
+        "" before it has; None from a codec that is of one transport alone.
+        """
+        return None
+
+    @property
     def at_rest(self) -> bool:
         """Whether the peer has been answered and needs no login, as one that was sent a page.
 

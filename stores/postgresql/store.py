@@ -9,7 +9,7 @@ import psycopg
 
 from twinline.core.errors import StoreUnavailable
 from twinline.core.forks import refuse_calls, watch_forks
-from twinline.core.store import Durability, Health, MailboxPolicy, Store
+from twinline.core.store import Durability, Health, MailboxPolicy, OnCommit, Store
 from twinline.stores.postgresql.accounts import PostgresqlAccounts
 from twinline.stores.postgresql.chores import Chores
 from twinline.stores.postgresql.condition import Condition, wall_clock
@@ -121,6 +121,10 @@ class PostgresqlStore(Store):
             self._condition.clock_offset_ms,
             self._wakes.lag_seconds,
         )
+
+    def on_commit(self, call: OnCommit) -> None:
+        """Have ``call`` called after each transaction of mail; see `Store.on_commit`."""
+        self._lane.on_commit = call
 
     def close(self) -> None:
         """Make the writes that wait, tell of them, and let go of the database."""

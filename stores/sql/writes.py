@@ -13,6 +13,7 @@ writer, which all that write wait for, only where no thread asked or the one tha
 
 import logging
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -23,6 +24,7 @@ from typing import Any, Final, Generic, TypeVar
 from twinline.core.errors import StoreUnavailable
 from twinline.core.interrupts import may_be_interrupted
 from twinline.core.locks import may_block, new_lock
+from twinline.core.store import OnCommit
 from twinline.core.waiting import Waiter, Wake, wake_all
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,11 @@ class Request(Generic[Write]):
 
 
 class WriteQueue(ABC, Generic[Write]):
-    """Takes writes from any thread; who derives from it makes them in a thread of its own."""
+    """Takes writes from any thread; who derives from it makes them in a thread of its own.
+
+    Attributes:
+        on_commit: called after each commit, as `Store.on_commit` says; None: nobody asks.
+    """
 
     def __init__(self, name: str) -> None:
         """Take nothing yet; `start` begins.
@@ -86,6 +92,8 @@ class WriteQueue(ABC, Generic[Write]):
         self._closed = False  # guarded by the queue lock
         self._work = Waiter()
         self._kept: object = None
+        self.on_commit: OnCommit | None = None
+        self._taken_at = 0.0  # the writer's thread's: when it took what it writes
         self._thread = threading.Thread(target=self._begin, name=name, daemon=True)
 
     def start(self, kept: object) -> None:
@@ -217,12 +225,15 @@ class WriteQueue(ABC, Generic[Write]):
 
     def _take(self, most: int) -> tuple[list[Request[Write]], bool]:
         """Return the writes that wait, so many at most, and whether the queue is closed."""
+        self._taken_at = time.monotonic()
         with self._lock:
             batch, self._waiting = self._waiting[:most], self._waiting[most:]
             return batch, self._closed
 
     def _finish(self, batch: list[Request[Write]]) -> None:
         """Tell those who asked for them that their writes are committed."""
+        if self.on_commit is not None:
+            follow(partial(self.on_commit, len(batch), time.monotonic() - self._taken_at))
         for request, following in zip(batch, [*batch[1:], None], strict=True):
             request.next = following
             request.committed = True

@@ -6,6 +6,7 @@ transaction for all that wait (`twinline.stores.sqlite.writer`); reads by the th
 """
 
 import logging
+import shutil
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from twinline.core.errors import StoreUnavailable
 from twinline.core.forks import refuse_calls, watch_forks
-from twinline.core.store import Durability, Health, MailboxPolicy, Store
+from twinline.core.store import Durability, Health, MailboxPolicy, OnCommit, Store
 from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.sqlite.accounts import SqliteAccounts
 from twinline.stores.sqlite.file import StoreFile, Synchronous, located
@@ -107,7 +108,16 @@ class SqliteStore(Store):
             raise StoreUnavailable
         with self._readers.reading() as connection:
             (epoch,) = connection.execute("SELECT epoch FROM store").fetchone()
-        return Health(self.durability, str(epoch))
+        try:
+            free = shutil.disk_usage(self.path.parent).free
+        except OSError:
+            free = None
+        return Health(self.durability, str(epoch), free_bytes=free)
+
+    def on_commit(self, call: OnCommit) -> None:
+        """Have ``call`` called after each transaction; see `Store.on_commit`."""
+        if self._writer is not None:
+            self._writer.on_commit = call
 
     def change_policy(self, policy: MailboxPolicy) -> bool:
         """See `Store.change_policy`."""

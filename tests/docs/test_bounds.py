@@ -15,6 +15,7 @@ from twinline.core import (
     admission,
     guesses,
     limit_states,
+    metrics,
     names,
     service,
     settling,
@@ -64,6 +65,7 @@ NO_BOUNDS = {
     "web_servers": "the operator's",
 }
 OPEN = "accounts of which a failing store left it open whether they are there"
+FOLLOWED = "sessions and accounts of which metrics know what was sent"
 TOGETHER = "failures and turns that servers count together"
 FRAME = "bytes of a frame that is not whole yet, or of a message in fragments"
 FIXED = {
@@ -79,6 +81,7 @@ FIXED = {
         service._LEAST_LOGINS,
     ),
     "sessions of TLS 1.2 that may be resumed": (20 * 1024,),  # SSL_SESSION_CACHE_MAX_SIZE_DEFAULT
+    FOLLOWED: (metrics._FOLLOWED,),
     "known addresses": (accounts.KNOWN_ADDRESSES,),
     "failures": (throttle.MAX_KEYS,),
     "turns at accounts": (throttle.MAX_KEYS, guesses.MOST_TURNS, guesses._SHARED_LINES),
@@ -142,6 +145,7 @@ OF_CONTAINERS = {
         "_tickets": "threads that wait for a hash",
     },
     "core/limit_states.py": {"pairs": TOGETHER, "turns": TOGETHER},
+    "core/metrics.py": {"_open": "connections", "_sent": FOLLOWED, "awaited": FOLLOWED},
     "core/names.py": {"parse_username": "usernames that were read"},
     "core/settling.py": {"_open": OPEN},
     "core/throttle.py": {
@@ -266,6 +270,25 @@ OF_CONTAINERS = {
 DO_NOT_GROW = {
     ("cli/server/log.py", "_lost"): "one count for each level",
     ("core/hash_queue.py", "_held"): "as many as there are slots",
+    **{
+        (
+            "core/metrics.py",
+            name,
+        ): "counts by op, outcome, bucket and endpoint, which are few"
+        for name in (
+            "answered",
+            "refused",
+            "_endpoints",
+            "_received",
+            "_refused",
+            "_request_seconds",
+            "_requests",
+            "_sent_bytes",
+            "_store_seconds",
+            "_taken",
+            "hash_queues",
+        )
+    },
     ("core/messages.py", "_ids"): "made in advance, so many at a time",
     ("core/waiting.py", "_hints"): "one hint at most",
     ("stores/postgresql/lane.py", "sent"): "the times of the last sends, so many",

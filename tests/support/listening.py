@@ -18,6 +18,7 @@ from services import PASSWORD, make_service
 from waiting import Call, fail_with_stacks, join, wait_event, wait_until
 
 from twinline.core.looks import Look
+from twinline.core.metrics import Metrics
 from twinline.core.protocol import REQUESTS, Reply, Request
 from twinline.core.service import ChatService
 from twinline.core.session import Session
@@ -101,13 +102,14 @@ def make_listener(
     settings: ListenerSettings | None = None,
     endpoints: Sequence[tuple[str, str]] = ((TCP, "auto"),),
     waker: Waker | None = None,
+    metrics: Metrics | None = None,
 ) -> Listener:
     """Return a listener of the present kind."""
     places = [
         (endpoint, listening_transport(endpoint, name, page=PAGE))
         for endpoint, name in ((Endpoint.parse(url), name) for url, name in endpoints)
     ]
-    return Kind.made(service or make_service(), places, settings, waker=waker)
+    return Kind.made(service or make_service(), places, settings, waker=waker, metrics=metrics)
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -296,9 +298,10 @@ class Server:
         endpoints: Sequence[tuple[str, str]] = ((TCP, "auto"),),
         service: ChatService | None = None,
         settings: ListenerSettings | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.service = service or make_service()
-        self.listener: Any = make_listener(self.service, settings, endpoints)
+        self.listener: Any = make_listener(self.service, settings, endpoints, metrics=metrics)
         self.endpoints = self.listener.endpoints
         self.subscriptions: set[object] = set()
         self.subscribed = 0
@@ -449,10 +452,11 @@ class Arrivals(socket.socket):
 def serving(
     endpoints: Sequence[tuple[str, str]] = ((TCP, "auto"),),
     service: ChatService | None = None,
+    metrics: Metrics | None = None,
     **settings: object,
 ) -> Iterator[Server]:
     """Run a listener; it is drained at the end, and no thread of it may be left."""
-    server = Server(endpoints, service, ListenerSettings.model_validate(settings))
+    server = Server(endpoints, service, ListenerSettings.model_validate(settings), metrics)
     try:
         yield server
     finally:

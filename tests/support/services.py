@@ -6,10 +6,11 @@ from typing import Any
 from argon2 import PasswordHasher
 from argon2.profiles import CHEAPEST
 
+from twinline.core.metrics import Metrics
 from twinline.core.service import ChatService
 from twinline.core.session import Session
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import MailboxPolicy, Unsubscribe
+from twinline.core.store import MailboxPolicy, Store, Unsubscribe
 from twinline.core.waiting import Wake
 from twinline.stores.memory import MemoryStore
 
@@ -37,14 +38,20 @@ def cheap_hasher() -> PasswordHasher:
 
 
 def make_service(
-    *, policy: MailboxPolicy | None = None, clock: FakeClock | None = None, **settings: object
+    *,
+    policy: MailboxPolicy | None = None,
+    clock: FakeClock | None = None,
+    store: Store | None = None,
+    metrics: Metrics | None = None,
+    **settings: object,
 ) -> ChatService:
-    """Return a service over a new in-memory store."""
+    """Return a service over a new in-memory store, or another one."""
     return ChatService(
-        MemoryStore(policy or MailboxPolicy()),
+        store or MemoryStore(policy or MailboxPolicy()),
         ServiceSettings.model_validate(settings),
         clock=clock or FakeClock(),
         hasher=cheap_hasher(),
+        metrics=metrics,
     )
 
 

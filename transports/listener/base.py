@@ -24,7 +24,7 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -35,6 +35,7 @@ from twinline.core.deadline import Deadline
 from twinline.core.errors import LockRuleError
 from twinline.core.forks import watch_forks
 from twinline.core.locks import new_lock
+from twinline.core.metrics import ConnectionCounts, Metrics, Refusal
 from twinline.core.service import ChatService
 from twinline.core.waiting import Waiter
 from twinline.transports.contract import ServerCodec, Transport
@@ -110,10 +111,12 @@ class ServedConnection(Protocol):
     Attributes:
         address: where it comes from: an IP address, or "unix".
         limit_key: what limits by address count it by; "" while it is counted by none.
+        counts: what it counts in, or None.
     """
 
     address: str
     limit_key: str
+    counts: ConnectionCounts | None
 
     def drain(self) -> None:
         """Let the request that is being carried out finish, and then end."""
@@ -151,6 +154,7 @@ class Listener(ABC):
         settings: ListenerSettings | None = None,
         *,
         waker: Waker | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """Bind.
 
@@ -160,6 +164,7 @@ class Listener(ABC):
             settings: None for the defaults.
             waker: what ends the wait for connections; it stays the caller's, who may have signals
                 wake it, and is closed after the listener. None for one of the listener's own.
+            metrics: where connections, requests and deliveries are counted; None: nowhere.
 
         Raises:
             EndpointError: one of them cannot be listened on, then none is; or proxies are to name
@@ -196,6 +201,10 @@ class Listener(ABC):
         # In the order of their arrival, in which they are drained; guarded by _lock.
         self._connections: dict[ServedConnection, None] = {}
         self._by_address: Counter[str] = Counter()  # by `limit_key`; guarded by _lock
+        self._metrics = metrics
+        if metrics is not None:
+            for endpoint in self.endpoints:
+                metrics.listen(endpoint.place)
         self._is_parents = False
         for served in self._served_once():
             if served.tls is not None:
@@ -426,6 +435,7 @@ class Listener(ABC):
         layer: TlsLayer | None,
         *,
         introduction: Introduction | None,
+        counts: ConnectionCounts | None,
     ) -> ServedConnection:
         """Return what is to drive a connection; nothing is read yet."""
 
@@ -444,6 +454,7 @@ class Listener(ABC):
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     self._is_short(f"cannot accept: {error.strerror}")
+                    self._note_refusal(served.endpoint.place, Refusal.EXHAUSTED)
                     return False
                 continue  # that peer was gone again
             # Those behind one that is refused are told as well, before the pause.
@@ -453,6 +464,7 @@ class Listener(ABC):
     def _admit(self, peer: socket.socket, address: str, served: Served) -> bool:
         """Have a connection driven, and return False when there is nothing to drive it."""
         header, introduction, key = served.endpoint.listening.proxy, None, ""
+        place, counts = served.endpoint.place, None
         try:
             limits = self.service.settings
             if self._proxies and address in self._proxies:
@@ -460,6 +472,7 @@ class Listener(ABC):
             elif header:
                 peer.close()
                 log.info("connection from %s: it is none of trusted_proxies", address)
+                self._note_refusal(place, Refusal.PROXY)
                 return True
             else:
                 key = limit_key(address, limits.ipv6_prefix)
@@ -467,38 +480,55 @@ class Listener(ABC):
                 tune(peer)
             codec = served.transport.server_codec(limits.frame_bytes_before_login)
             layer = None if served.tls is None else served.tls.layer()
+            if self._metrics is not None:
+                counts = self._metrics.connection(place, _speaking(served.transport, codec))
             connection = self._connection(
-                peer, address, key, codec, layer, introduction=introduction
+                peer, address, key, codec, layer, introduction=introduction, counts=counts
             )
             if introduction is not None:
                 introduction.on_address = partial(self._introduce, connection)
-            admitted = self._register(connection)
+            refusal = self._register(connection)
         except BaseException as error:
             peer.close()
             if not isinstance(error, Exception) or isinstance(error, MemoryError | LockRuleError):
                 raise
             log.exception("the connection from %s cannot be served", address)
+            self._note_refusal(place, Refusal.FAULT)
             return True
-        if not admitted:
+        if refusal is not None:
             connection.close()
+            self._note_refusal(place, refusal)
+            self._note_end(connection)
             return True
+        if self._metrics is not None and counts is not None:
+            self._metrics.connected(counts)
         return self._start(connection)
 
-    def _register(self, connection: ServedConnection) -> bool:
-        """Count a connection, unless there are too many."""
+    def _note_refusal(self, place: str, reason: Refusal) -> None:
+        """Count a connection that is not served, if anything is counted."""
+        if self._metrics is not None:
+            self._metrics.refuse(place, reason)
+
+    def _note_end(self, connection: ServedConnection) -> None:
+        """Add up what a connection has counted, if anything; harmless when repeated."""
+        if self._metrics is not None and connection.counts is not None:
+            self._metrics.disconnected(connection.counts)
+
+    def _register(self, connection: ServedConnection) -> Refusal | None:
+        """Count a connection, unless there are too many: then return of what."""
         key, connection.limit_key = connection.limit_key, ""
         with self._lock:
-            if len(self._connections) >= self.settings.connections or not self._count_address(
-                connection, key
-            ):
-                return False
+            if len(self._connections) >= self.settings.connections:
+                return Refusal.CONNECTIONS
+            if not self._count_address(connection, key):
+                return Refusal.ADDRESS
             try:
                 # Before it is driven, so that a drain that begins now includes it.
                 self._count_in(connection)
             except MemoryError:
                 self._count_out(connection)
                 raise
-        return True
+        return None
 
     def _introduce(self, connection: ServedConnection, introduction: Introduction) -> bool:
         """Go by the address that a proxy has named; from any thread.
@@ -516,7 +546,10 @@ class Listener(ABC):
             if connection not in self._connections:
                 return False  # it has ended meanwhile
             connection.address = introduction.address
-            return self._count_address(connection, key)
+            counted = self._count_address(connection, key)
+        if not counted and connection.counts is not None:
+            self._note_refusal(connection.counts.endpoint, Refusal.ADDRESS)
+        return counted
 
     def _count_address(self, connection: ServedConnection, key: str) -> bool:
         """Count a connection by an address too, unless there are too many; under the lock.
@@ -578,6 +611,16 @@ class Listener(ABC):
     def _running(self) -> list[ServedConnection]:
         with self._lock:
             return list(self._connections)
+
+
+def _speaking(transport: Transport, codec: ServerCodec) -> Callable[[], str]:
+    """Return what tells which transport a connection speaks."""
+
+    def spoken() -> str:
+        chosen = codec.spoken
+        return transport.name if chosen is None else chosen
+
+    return spoken
 
 
 def _host(peer_address: object) -> str:

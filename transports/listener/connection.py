@@ -19,6 +19,7 @@ from typing import Final
 from twinline.core.errors import Busy, RequestError
 from twinline.core.locks import checking, may_block, new_lock
 from twinline.core.looks import Look
+from twinline.core.metrics import ConnectionCounts
 from twinline.core.service import ChatService
 from twinline.core.waiting import DeferredWakes, deferred_wakes, wake_deferred
 from twinline.transports.contract import ServerCodec
@@ -45,6 +46,7 @@ class Connection:
     Attributes:
         address: where it comes from: an IP address, or "unix".
         limit_key: what limits by address count it by; "" while it is counted by none.
+        counts: what it counts in, or None.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Connection:
         limit_key: str,
         layer: TlsLayer | None = None,
         introduction: Introduction | None = None,
+        counts: ConnectionCounts | None = None,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -70,9 +73,11 @@ class Connection:
             limit_key: what limits by address count it by.
             layer: of TLS; None where the bytes travel in plain.
             introduction: finds out who the peer is; None where the address says that already.
+            counts: what it counts in; None: nothing is counted.
         """
         self.address = address
         self.limit_key = limit_key
+        self.counts = counts
         self._socket = peer
         self._service = service
         self._wake = WakeDescriptor()  # opened for the first watch that waits
@@ -86,6 +91,7 @@ class Connection:
             clock=monotonic,
             layer=layer,
             introduction=introduction,
+            counts=counts,
         )
         self._receive_bytes = _IDLE_RECEIVE_BYTES
         self._woken = -1  # the number of what wakes it, once that is open

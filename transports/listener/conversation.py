@@ -68,8 +68,10 @@ from typing import Final
 from twinline.core.errors import RESTART_MS, RequestError, SessionExpired, ShuttingDown
 from twinline.core.looks import Look
 from twinline.core.messages import PAGE_BYTES
+from twinline.core.metrics import UNREADABLE, ConnectionCounts
 from twinline.core.protocol import (
     MAX_PAGE,
+    AckReply,
     ErrorReply,
     Message,
     Reply,
@@ -81,7 +83,7 @@ from twinline.core.protocol import (
 from twinline.core.service import ChatService
 from twinline.core.store import MailPage
 from twinline.core.waiting import Wake
-from twinline.transports.contract import RequestRefused, ServerCodec
+from twinline.transports.contract import RequestReceived, RequestRefused, ServerCodec
 from twinline.transports.listener.introduction import Introduction
 from twinline.transports.listener.proxy import ProxyHeaderError
 from twinline.transports.listener.settings import InForce, ListenerSettings
@@ -120,6 +122,7 @@ class Conversation:
 
     __slots__ = (
         "_clock",
+        "_counts",
         "_drains",
         "_frame_by",
         "_frame_bytes",
@@ -161,6 +164,7 @@ class Conversation:
         clock: Callable[[], float],
         layer: TlsLayer | None = None,
         introduction: Introduction | None = None,
+        counts: ConnectionCounts | None = None,
     ) -> None:
         """Begin: the time to log in runs.
 
@@ -174,6 +178,7 @@ class Conversation:
             clock: seconds that never leap.
             layer: of TLS, through which all bytes go; None where they travel in plain.
             introduction: finds out who the peer is; None where the address says that already.
+            counts: what it counts in; None: nothing is counted.
         """
         self.waits = False
         self.urgent = False
@@ -189,6 +194,9 @@ class Conversation:
         self._clock = clock
         self._on_end = on_end
         self.session = service.session(address, on_end=self._session_ended, on_mail=on_mail)
+        self._counts = counts
+        if counts is not None:
+            counts.follow(self.session)
         self._login_by: float | None = clock() + in_force.settings.login_seconds
         self._frame_by: float | None = None  # from a frame's first byte
         self._sent_by: float | None = None  # while the peer reads more slowly than it is written to
@@ -229,6 +237,8 @@ class Conversation:
 
         So a peer that never ceases to send cannot keep its deadlines from being looked at.
         """
+        if self._counts is not None:
+            self._counts.received += len(data)
         if self._login_by is not None or self._frame_by is not None:
             self.time_is_up()
         if self._introduction is not None and self._introduction.awaits_header:
@@ -313,6 +323,8 @@ class Conversation:
         """Have an open watch look for mail: its session's ``on_mail`` was called."""
         if self._watch is not None:
             self._watch.looks = True
+            if self._counts is not None:
+                self._counts.looks()
             if self._frame_by is not None:
                 self.time_is_up()  # as in `receive_data`
 
@@ -360,7 +372,7 @@ class Conversation:
 
     # -- what is to be done -------------------------------------------------------------
 
-    def next_job(self) -> Job | None:
+    def next_job(self) -> Job | None:  # noqa: PLR0912 - one piece, for the reason below
         """Return what is to be carried out now, if anything; `finish` takes what came of it.
 
         None does not mean that it `waits`: there may be something to send first.
@@ -368,7 +380,7 @@ class Conversation:
         # What happens to every request stands here in one piece. A thread that was just woken
         # finds nothing in the processor's caches, and each call costs it about a microsecond.
         self.waits = False
-        watch = self._watch
+        watch, counts = self._watch, self._counts
         # A due look comes first, even if a frame has arrived: what a stream brings before that
         # frame ends it does not depend on when it arrived.
         if (
@@ -376,6 +388,8 @@ class Conversation:
             and watch.looks
             and not (self.ended or self.full or self._drains or self._session_over)
         ):
+            if counts is not None:
+                self._begin(counts, Watch.op)
             return watch.look()
         while not (self.ended or self.full):
             event = self.codec.next_event()
@@ -393,9 +407,11 @@ class Conversation:
             elif isinstance(event, RequestRefused):
                 self._refuse(event)
             elif self._drains:
-                self._reply(event.id, _shutting_down(self._in_force.settings))
+                self._decline(event)
             else:
                 self._id, request = event
+                if counts is not None:
+                    self._begin(counts, request.op)
                 if type(request) is not Watch:
                     return request
                 look = self._open(request, ended)
@@ -424,8 +440,28 @@ class Conversation:
             self._frame_by = self._clock() + self._in_force.settings.frame_seconds
         self.waits = not self.full
 
+    def _begin(self, counts: ConnectionCounts, op: str) -> None:
+        counts.op = op
+        counts.left -= 1
+        if counts.left <= 0:
+            counts.begin()
+
+    def _count(self, counts: ConnectionCounts, outcome: Reply | MailPage) -> None:
+        """Count what came of a job."""
+        if counts.began:
+            counts.end()
+        if type(outcome) is MailPage or type(outcome) is AckReply:
+            counts.acked(outcome.position)
+        if self._watch is None:
+            counts.answer(counts.op, outcome)  # type: ignore[arg-type] # only watches look
+        elif type(outcome) is ErrorReply:
+            counts.answer(Watch.op, outcome)
+        # Any other watch counts when it ends.
+
     def finish(self, outcome: Reply | MailPage) -> None:
         """Take what came of the job that was returned last."""
+        if self._counts is not None:
+            self._count(self._counts, outcome)
         if self._watch is None:
             self._reply(self._id, outcome)  # type: ignore[arg-type]  # only watches look
             if self._login_by is not None and self.session.logged_in:
@@ -476,9 +512,11 @@ class Conversation:
         self._out_bytes = 0
         self._replies_left, self._replies = self._replies, False
         self.urgent = self.full = False
-        if self._layer is None:
-            return data
-        return self._layer.send(data, last=self.ended)
+        if self._layer is not None:
+            data = self._layer.send(data, last=self.ended)
+        if self._counts is not None:
+            self._counts.sent += len(data)
+        return data
 
     def refuse(self, data: bytes, error: RequestError) -> None:
         """Answer what has arrived with an error, and end: there is nobody to hold this.
@@ -513,11 +551,23 @@ class Conversation:
 
     def _refuse(self, event: RequestRefused) -> None:
         self.fault = self.fault or f"{event.error.code}: {event.error.message}"
-        self._reply(event.id, event.error.to_reply())
+        refusal = event.error.to_reply()
+        self._reply(event.id, refusal)
+        if self._counts is not None:
+            self._counts.answer(UNREADABLE, refusal)
         self.ended = event.fatal
+
+    def _decline(self, event: RequestReceived) -> None:
+        """Answer a request that has arrived before the drain, and was not begun."""
+        refusal = _shutting_down(self._in_force.settings)
+        self._reply(event.id, refusal)
+        if self._counts is not None:
+            self._counts.answer(event.request.op, refusal)
 
     def _logged_in(self) -> None:
         self._login_by = None
+        if self._counts is not None:
+            self._counts.speaks()  # while there is the codec that knows
         self.codec = self.codec.resolve()
         self.codec.frame_limit = self._frame_bytes
 
@@ -560,9 +610,13 @@ class Conversation:
         before = self._out_bytes
         if not watch.window:
             self._watch = None
-            self._reply(watch.id, WatchReply(messages=messages, position=page.position))
+            reply = WatchReply(messages=messages, position=page.position)
+            self._reply(watch.id, reply)
             if stream is not None:
                 stream.note(messages, self._out_bytes - before)
+            if self._counts is not None:
+                self._counts.deliver(messages)
+                self._counts.answer(Watch.op, reply)
             return
         assert stream is not None  # noqa: S101 - who has a window has a stream
         others = page.more
@@ -573,15 +627,18 @@ class Conversation:
         more = watch.room > len(messages) and (
             others or (watch.waits and self._clock() < watch.until)
         )
-        self._reply(
-            watch.id, _watched({"messages": messages, "position": page.position, "more": more})
-        )
+        reply = _watched({"messages": messages, "position": page.position, "more": more})
+        self._reply(watch.id, reply)
         stream.note(messages, self._out_bytes - before)
+        if self._counts is not None:
+            self._counts.deliver(messages)
         watch.after = stream.last
         if others:  # else a wake may have come during the look
             watch.looks = True
         if not more:
             self._watch = None
+            if self._counts is not None:
+                self._counts.answer(Watch.op, reply)
         elif stream.bytes >= _STREAM_BYTES:
             self._end_watch()
 
@@ -595,13 +652,18 @@ class Conversation:
         assert watch is not None  # noqa: S101 - only an open watch ends
         self._watch = None
         urgent = self.urgent
+        reply: Reply
         if self._drains:
-            self._reply(watch.id, _shutting_down(self._in_force.settings))
+            reply = _shutting_down(self._in_force.settings)
         elif self._session_over:
-            self._reply(watch.id, SessionExpired().to_reply())
+            reply = SessionExpired().to_reply()
         else:
-            self._reply(watch.id, WatchReply(messages=(), position=watch.position))
+            reply = WatchReply(messages=(), position=watch.position)
+        self._reply(watch.id, reply)
+        if type(reply) is WatchReply:
             self.urgent = urgent or self.full
+        if self._counts is not None:
+            self._counts.answer(Watch.op, reply)
 
 
 class _OpenWatch:

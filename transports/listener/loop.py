@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, Final
 
 from twinline.core.looks import Look
+from twinline.core.metrics import ConnectionCounts, Metrics
 from twinline.core.protocol import REQUESTS, Hello, Ping
 from twinline.core.service import ChatService
 from twinline.core.store import Mailboxes
@@ -77,6 +78,7 @@ class LoopListener(Listener):
         settings: ListenerSettings | None = None,
         *,
         waker: Waker | None = None,
+        metrics: Metrics | None = None,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
     ) -> None:
         """Bind; see `Listener`.
@@ -86,13 +88,14 @@ class LoopListener(Listener):
             endpoints: as there.
             settings: as there.
             waker: as there.
+            metrics: as there.
             loop_factory: makes the loop of `serve_forever`; None for uvloop's where that is
                 installed, else for asyncio's own.
 
         Raises:
             EndpointError: as there.
         """
-        super().__init__(service, endpoints, settings, waker=waker)
+        super().__init__(service, endpoints, settings, waker=waker, metrics=metrics)
         self.long: frozenset[type[Job]] = frozenset(job for job in REQUESTS if job.may_take_long)
         self.elsewhere = _ON_STORE if service.store.blocks else self.long
         self.detector = self._new_detector()
@@ -234,10 +237,18 @@ class LoopListener(Listener):
         layer: TlsLayer | None,
         *,
         introduction: Introduction | None,
+        counts: ConnectionCounts | None,
     ) -> LoopConnection:
         peer.setblocking(False)  # noqa: FBT003 - the name of the method says what it means
         return LoopConnection(
-            peer, address, codec, self, limit_key, layer=layer, introduction=introduction
+            peer,
+            address,
+            codec,
+            self,
+            limit_key,
+            layer=layer,
+            introduction=introduction,
+            counts=counts,
         )
 
     def _start(self, connection: LoopConnection) -> bool:
@@ -337,6 +348,7 @@ class LoopListener(Listener):
             if connection in self._connections:
                 self._count_out(connection)
             others = bool(self._connections)
+        self._note_end(connection)
         if not others and self._all_ended is not None and not self._all_ended.done():
             self._all_ended.set_result(None)
 
@@ -395,6 +407,7 @@ class LoopListener(Listener):
             connection.close()
             with self._lock:
                 self._count_out(connection)
+            self._note_end(connection)
 
 
 def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:

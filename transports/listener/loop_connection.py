@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 
 from twinline.core.errors import Busy, LockRuleError
 from twinline.core.looks import Look
+from twinline.core.metrics import ConnectionCounts
 from twinline.core.protocol import Reply
 from twinline.core.service import LOGINS, ChatService
 from twinline.core.session import Session
@@ -85,6 +86,7 @@ class LoopConnection(asyncio.BufferedProtocol):
     Attributes:
         address: where it comes from: an IP address, or "unix".
         limit_key: what limits by address count it by; "" while it is counted by none.
+        counts: what it counts in, or None.
         socket: the connected one.
         timer: of `Turns`.
     """
@@ -106,6 +108,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         "_transport",
         "_working",
         "address",
+        "counts",
         "limit_key",
         "socket",
         "timer",
@@ -121,6 +124,7 @@ class LoopConnection(asyncio.BufferedProtocol):
         *,
         layer: TlsLayer | None = None,
         introduction: Introduction | None = None,
+        counts: ConnectionCounts | None = None,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -132,9 +136,11 @@ class LoopConnection(asyncio.BufferedProtocol):
             limit_key: what limits by address count it by.
             layer: of TLS; None where the bytes travel in plain.
             introduction: finds out who the peer is; None where the address says that already.
+            counts: what it counts in; None: nothing is counted.
         """
         self.address = address
         self.limit_key = limit_key
+        self.counts = counts
         self.timer: Timer | None = None
         self.socket = peer
         self._host = host
@@ -150,6 +156,7 @@ class LoopConnection(asyncio.BufferedProtocol):
             clock=monotonic,
             layer=layer,
             introduction=introduction,
+            counts=counts,
         )
         self._mail = False  # whether mail has woken it since it looked
         self._resting = False

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import Busy, LockRuleError
+from twinline.core.metrics import ConnectionCounts, Metrics, Refusal
 from twinline.core.service import ChatService
 from twinline.core.waiting import Waiter
 from twinline.transports.contract import ServerCodec, Transport
@@ -55,9 +56,10 @@ class ThreadedListener(Listener):
         settings: ListenerSettings | None = None,
         *,
         waker: Waker | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """Bind; see `Listener`."""
-        super().__init__(service, endpoints, settings, waker=waker)
+        super().__init__(service, endpoints, settings, waker=waker, metrics=metrics)
         self._poller = Poller(self._waker, signals_wake=not self._owns_waker)
         self._ended = Waiter()  # woken at the end of each connection, once it is stopping
         self._resume: Deadline | None = None  # when to accept again; None: it accepts
@@ -123,6 +125,7 @@ class ThreadedListener(Listener):
         layer: TlsLayer | None,
         *,
         introduction: Introduction | None,
+        counts: ConnectionCounts | None,
     ) -> Connection:
         return Connection(
             peer,
@@ -133,6 +136,7 @@ class ThreadedListener(Listener):
             limit_key=limit_key,
             layer=layer,
             introduction=introduction,
+            counts=counts,
         )
 
     def _count_in(self, connection: Connection) -> None:
@@ -170,6 +174,9 @@ class ThreadedListener(Listener):
             connection.refuse(Busy(_NO_ROOM, retry_after_ms=_RETRY_AFTER_MS))
             with self._lock:
                 self._count_out(connection)
+            if connection.counts is not None:
+                self._note_refusal(connection.counts.endpoint, Refusal.EXHAUSTED)
+            self._note_end(connection)
             # Closed after the pause that follows, when the peer has read it.
             self._refused.append(connection)
         self._is_short("cannot start a thread")
@@ -208,6 +215,7 @@ class ThreadedListener(Listener):
         finally:
             with self._lock:
                 self._count_out(connection)
+            self._note_end(connection)
             if self._stopping:
                 self._ended.wake()
 

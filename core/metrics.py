@@ -1,0 +1,771 @@
+"""What is counted while a server runs: the table of metrics, and the numbers behind them.
+
+A `Metrics` is given to a `twinline.transports.listener.Listener` and a
+`twinline.core.service.ChatService`, which count into it; where they are given none, nothing is
+counted, and no object here is made. `Metrics.collect` sums up. It knows no format: whoever embeds a
+server may write the numbers in any.
+
+What counting costs, and how that is kept small:
+
+1. What a request counts belongs to its connection (`ConnectionCounts`): plain integers of the one
+   thread that drives it, so no lock is taken. They are added up when they are asked for, and at the
+   connection's end.
+2. A time is taken of one request in `Metrics.sample`, chosen at random: every sixteenth would
+   always be the same op of a client that repeats a pattern of two or four.
+3. What happens once a hash or once a commit is counted under a lock, each time.
+
+No name, address or secret is in any label: ops, outcomes and reasons are from closed sets, and the
+endpoints are those of the settings.
+"""
+
+import time
+from bisect import bisect_left
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from random import randrange
+from typing import Any, Final, NamedTuple, cast
+
+from twinline.core.clock import wall_clock_ms
+from twinline.core.errors import ERROR_BY_CODE
+from twinline.core.locks import new_lock
+from twinline.core.protocol import ErrorReply, Message, Reply
+from twinline.core.session import Session
+from twinline.core.store import SessionKey, Store
+from twinline.core.waiting import Wake
+
+PREFIX: Final = "twinline_"
+"""What the name of each metric begins with."""
+SAMPLE: Final = 16
+"""Times are taken of one request in so many, unless another number is set."""
+OK: Final = "ok"
+"""The outcome of a request that was carried out; of another one it is the error's code."""
+UNREADABLE: Final = "unreadable"
+"""The op of a frame that is no request."""
+UNDECIDED: Final = "none"
+"""The transport of a connection that has said nothing by which it could be chosen."""
+_OTHER: Final = "other"  # the code of an error that only somebody else's store knows
+_FOLLOWED: Final = 4096
+"""Of so many sessions it is known what was sent to them, and of so many accounts one message is
+followed until its ack."""
+_QUICK: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+_SLOW: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_HUMAN: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 300, 3600, 86400)
+_WRITES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Kind(StrEnum):
+    """What a metric is, as Prometheus has it."""
+
+    COUNTER = "counter"
+    """It only goes up."""
+    GAUGE = "gauge"
+    """It is what it is now."""
+    HISTOGRAM = "histogram"
+    """How many values there were of which size."""
+
+
+class Refusal(StrEnum):
+    """Why a connection was not served."""
+
+    CONNECTIONS = "connections"
+    """There are as many as the setting allows."""
+    ADDRESS = "address"
+    """There are as many from its address as the setting allows."""
+    PROXY = "proxy"
+    """It comes from none of the trusted proxies, where only those may connect."""
+    EXHAUSTED = "exhausted"
+    """The system has no descriptor, thread or memory for it."""
+    FAULT = "fault"
+    """It could not be prepared; the log has the error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A row of the table.
+
+    Attributes:
+        name: without the prefix.
+        kind: what it is.
+        help: a sentence, without its full stop.
+        labels: what its samples are told apart by.
+        bounds: of a histogram's buckets, each with its upper end.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        """Its name, as it is written."""
+        return PREFIX + self.name
+
+
+class Distribution(NamedTuple):
+    """What a histogram has observed.
+
+    Attributes:
+        counts: by bucket, and at last what is above the last bound; not cumulative.
+        sum: of all values.
+    """
+
+    counts: tuple[int, ...]
+    sum: float
+
+
+Samples = Sequence[tuple[tuple[str, ...], float | Distribution]]
+"""The values of a metric's labels, in their order, each with what was counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A metric and its samples now.
+
+    Attributes:
+        metric: the row of the table.
+        samples: each with a number, or a `Distribution` where it is a histogram.
+    """
+
+    metric: Metric
+    samples: Samples
+
+
+_SAMPLED: Final = "one in metrics_sample was measured"
+
+CONNECTIONS: Final = Metric(
+    "connections",
+    Kind.GAUGE,
+    "Connections that are open, by what they speak",
+    ("endpoint", "transport"),
+)
+CONNECTIONS_TOTAL: Final = Metric(
+    "connections_total",
+    Kind.COUNTER,
+    "Connections that were taken; each counts once it is known what it speaks, or at its end",
+    ("endpoint", "transport"),
+)
+REFUSED: Final = Metric(
+    "connections_refused_total",
+    Kind.COUNTER,
+    "Connections that were not served, by why",
+    ("endpoint", "reason"),
+)
+SESSIONS: Final = Metric("sessions", Kind.GAUGE, "Sessions that have a connection here")
+RECEIVED: Final = Metric(
+    "received_bytes_total", Kind.COUNTER, "Bytes that peers have sent", ("endpoint",)
+)
+SENT: Final = Metric("sent_bytes_total", Kind.COUNTER, "Bytes sent to peers", ("endpoint",))
+REQUESTS: Final = Metric(
+    "requests_total",
+    Kind.COUNTER,
+    "Requests that were answered, by their outcome: ok or the error's code",
+    ("op", "outcome"),
+)
+REQUEST_SECONDS: Final = Metric(
+    "request_seconds",
+    Kind.HISTOGRAM,
+    "From taking up a request to its reply, of a watch for each look at the mailbox; " + _SAMPLED,
+    ("op",),
+    _QUICK,
+)
+DELIVERIES: Final = Metric(
+    "deliveries_total", Kind.COUNTER, "Messages that were sent to watches, repeats among them"
+)
+REDELIVERIES: Final = Metric(
+    "redeliveries_total",
+    Kind.COUNTER,
+    "Messages that were sent to a session once more, as far as this process knows",
+)
+WAKE_SECONDS: Final = Metric(
+    "wake_seconds",
+    Kind.HISTOGRAM,
+    "From the arrival of mail to the look of a watch that waits for it; " + _SAMPLED,
+    (),
+    _QUICK,
+)
+ACK_SECONDS: Final = Metric(
+    "send_to_ack_seconds",
+    Kind.HISTOGRAM,
+    "From accepting a message to its recipient's ack, of messages delivered here; a sample",
+    (),
+    _HUMAN,
+)
+HASHES_WAITING: Final = Metric(
+    "hash_queue_waiting", Kind.GAUGE, "Password hashes that wait for a processor"
+)
+HASHES_RUNNING: Final = Metric("hash_queue_running", Kind.GAUGE, "Password hashes under way")
+HASH_WAIT_SECONDS: Final = Metric(
+    "hash_wait_seconds",
+    Kind.HISTOGRAM,
+    "How long a password hash has waited for a processor, given up or not",
+    (),
+    _SLOW,
+)
+HASH_SECONDS: Final = Metric(
+    "hash_seconds", Kind.HISTOGRAM, "How long a password hash has taken", (), _SLOW
+)
+LOGIN_FAILURES: Final = Metric(
+    "login_failures_total",
+    Kind.COUNTER,
+    "Wrong passwords, and passwords for names that nobody has, whatever they were given for",
+)
+LOCKOUTS: Final = Metric(
+    "login_lockouts_total",
+    Kind.COUNTER,
+    "Passwords that were not looked at, for too many before them were wrong",
+)
+STORE_SECONDS: Final = Metric(
+    "store_call_seconds",
+    Kind.HISTOGRAM,
+    "How long a call of the store has taken; " + _SAMPLED,
+    ("call",),
+    _QUICK,
+)
+COMMIT_SECONDS: Final = Metric(
+    "store_commit_seconds",
+    Kind.HISTOGRAM,
+    "How long a commit of the store has taken, with all writes in it",
+    (),
+    _QUICK,
+)
+COMMIT_WRITES: Final = Metric(
+    "store_commit_writes",
+    Kind.HISTOGRAM,
+    "Writes that a commit of the store had in it",
+    (),
+    _WRITES,
+)
+
+COUNTED: Final[tuple[Metric, ...]] = (
+    CONNECTIONS,
+    CONNECTIONS_TOTAL,
+    REFUSED,
+    SESSIONS,
+    RECEIVED,
+    SENT,
+    REQUESTS,
+    REQUEST_SECONDS,
+    DELIVERIES,
+    REDELIVERIES,
+    WAKE_SECONDS,
+    ACK_SECONDS,
+    HASHES_WAITING,
+    HASHES_RUNNING,
+    HASH_WAIT_SECONDS,
+    HASH_SECONDS,
+    LOGIN_FAILURES,
+    LOCKOUTS,
+    STORE_SECONDS,
+    COMMIT_SECONDS,
+    COMMIT_WRITES,
+)
+"""The metrics that `Metrics.collect` returns, in this order."""
+
+TIMED_OF_MAILBOXES: Final = ("append", "look", "look_many", "ack", "history")
+TIMED_OF_ACCOUNTS: Final = ("find", "open_session", "page")
+"""The calls of a store's two halves that are timed."""
+
+
+class Count:
+    """A number that goes up, from any thread."""
+
+    __slots__ = ("_lock", "value")
+
+    def __init__(self) -> None:
+        self._lock = new_lock("count")
+        self.value = 0  # written under _lock
+
+    def add(self) -> None:
+        """Count one more."""
+        with self._lock:
+            self.value += 1
+
+
+class Histogram:
+    """Observes values, from any thread."""
+
+    __slots__ = ("_bounds", "_counts", "_lock", "_sum")
+
+    def __init__(self, metric: Metric) -> None:
+        """Begin with none; the buckets are the metric's."""
+        self._bounds = metric.bounds
+        self._lock = new_lock("histogram")
+        # Guarded by _lock.
+        self._counts = [0] * (len(metric.bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Take in a value."""
+        bucket = bisect_left(self._bounds, value)
+        with self._lock:
+            self._counts[bucket] += 1
+            self._sum += value
+
+    @property
+    def value(self) -> Distribution:
+        """What it has observed."""
+        with self._lock:
+            return Distribution(tuple(self._counts), self._sum)
+
+
+class ConnectionCounts:
+    """What one connection has counted; its owner alone writes to it, but for `wake`.
+
+    Attributes:
+        endpoint: where it was taken.
+        transport: what it speaks, "" before that is known; `speaks` finds out.
+        answered: by op, the requests that were carried out.
+        refused: by op and code, those that were not.
+        received: bytes.
+        sent: bytes.
+        op: of the request that is being carried out.
+        left: so many requests until a time is taken.
+        began: when the request began of which a time is taken, or 0.
+        woken: when mail has woken the connection that has not looked since, or 0.
+        counted: whether the connection itself was added up.
+    """
+
+    __slots__ = (
+        "_acks_left",
+        "_deliveries",
+        "_folded",
+        "_highest",
+        "_metrics",
+        "_on_mail",
+        "_redeliveries",
+        "_session",
+        "_spoken",
+        "_wakes_left",
+        "answered",
+        "began",
+        "counted",
+        "endpoint",
+        "left",
+        "op",
+        "received",
+        "refused",
+        "sent",
+        "transport",
+        "woken",
+    )
+
+    def __init__(self, metrics: "Metrics", endpoint: str, spoken: Callable[[], str]) -> None:
+        """Begin with nothing; made by `Metrics.connection`."""
+        self.endpoint = endpoint
+        self.answered: Counter[str] = Counter()
+        self.refused: Counter[tuple[str, str]] = Counter()
+        self.received = 0
+        self.sent = 0
+        self.op = ""
+        self.left = metrics.gap()
+        self.began = 0.0
+        self.woken = 0.0
+        self._wakes_left = metrics.gap()
+        self._acks_left = metrics.gap()
+        self._deliveries = 0
+        self._redeliveries = 0
+        self._highest = -1  # the last seq that its session was sent; -1: not asked yet
+        self._metrics = metrics
+        self.transport = ""
+        self._spoken: Callable[[], str] | None = spoken  # until that is known
+        self._session: Session | None = None
+        self._on_mail: Wake | None = None
+        # What was added up before, and whether the connection itself was; guarded by the metrics'
+        # lock.
+        self._folded = _Sums()
+        self.counted = False
+
+    @property
+    def session_key(self) -> SessionKey | None:
+        """The session that it is bound to, if any."""
+        return None if self._session is None else self._session.key
+
+    def follow(self, session: Session) -> None:
+        """Count for a caller, and see when mail wakes it."""
+        self._session = session
+        if session.on_mail is not None:
+            self._on_mail, session.on_mail = session.on_mail, self.wake
+
+    def speaks(self) -> str:
+        """Find out what it speaks, and return it; "" before that is known."""
+        spoken = self._spoken
+        if spoken is not None:
+            self.transport = spoken()
+            if self.transport:
+                self._spoken = None
+        return self.transport
+
+    def wake(self) -> None:
+        """Pass a wake on, and note when it came; from any thread."""
+        if not self.woken:
+            self.woken = self._metrics.clock()
+        on_mail = self._on_mail
+        if on_mail is not None:
+            on_mail()
+
+    def looks(self) -> None:
+        """Take in that its connection looks for the mail that has woken it."""
+        woken, self.woken = self.woken, 0.0
+        self._wakes_left -= 1
+        if woken and self._wakes_left <= 0:
+            self._wakes_left = self._metrics.gap()
+            self._metrics.wake_seconds.observe(self._metrics.clock() - woken)
+
+    def begin(self) -> None:
+        """Take the time of the request whose op was set just now."""
+        self.left = self._metrics.gap()
+        self.began = self._metrics.clock()
+
+    def end(self) -> None:
+        """Take the time that has passed since `begin`."""
+        seconds = self._metrics.clock() - self.began
+        self.began = 0.0
+        self._metrics.observe_request(self.op, seconds)
+
+    def answer(self, op: str, reply: Reply) -> None:
+        """Count a request by its last reply."""
+        if isinstance(reply, ErrorReply):
+            self.refused[op, reply.code] += 1
+        else:
+            self.answered[op] += 1
+
+    def deliver(self, messages: Sequence[Message]) -> None:
+        """Count messages that are sent to a watch, by rising seq."""
+        session_key = self.session_key
+        highest = self._highest
+        if highest < 0 and session_key is not None:
+            highest = self._metrics.sent_before(session_key)
+        self._deliveries += len(messages)
+        last = messages[-1]
+        if messages[0].seq <= highest:
+            self._redeliveries += sum(message.seq <= highest for message in messages)
+        self._highest = max(highest, last.seq)
+        self._acks_left -= 1
+        if self._acks_left <= 0 and session_key is not None:
+            self._acks_left = self._metrics.gap()
+            self._metrics.await_ack(session_key.account_id, last.seq, last.sent_at)
+
+    def acked(self, position: int) -> None:
+        """Take in how far the account's messages are acked."""
+        session_key = self.session_key
+        if session_key is not None and session_key.account_id in self._metrics.awaited:
+            self._metrics.note_ack(session_key.account_id, position)
+
+    def read(self) -> "_Sums":
+        """Return what it has counted so far; from any thread."""
+        # A copy is one step; to go through what its owner may add to is not.
+        return _Sums(
+            self.received,
+            self.sent,
+            self._deliveries,
+            self._redeliveries,
+            self.answered.copy(),
+            self.refused.copy(),
+        )
+
+    def fold(self, *, last: bool) -> "tuple[_Sums, _Sums] | None":
+        """Return what it had counted before and has now; None if that is the same.
+
+        Args:
+            last: whether it counts no more.
+        """
+        before = self._folded
+        # Whatever happens on a connection moves bytes, sooner or later; nearly all are idle.
+        if not last and before.received == self.received and before.sent == self.sent:
+            return None
+        self._folded = now = self.read()
+        return before, now
+
+    def let_go(self) -> tuple[SessionKey | None, int]:
+        """Lead to its connection no more; return its session, and the last seq sent to it."""
+        session_key = self.session_key
+        self._session = self._on_mail = self._spoken = None
+        return session_key, self._highest
+
+
+class _Sums(NamedTuple):
+    """What was counted, of one connection at one moment."""
+
+    received: int = 0
+    sent: int = 0
+    deliveries: int = 0
+    redeliveries: int = 0
+    answered: "Counter[str]" = Counter()  # noqa: RUF012 - never changed
+    refused: "Counter[tuple[str, str]]" = Counter()  # noqa: RUF012 - never changed
+
+
+class Metrics:
+    """What a server counts; each method may be called by any thread.
+
+    One may be given to a service and to several listeners of it.
+
+    Attributes:
+        sample: times are taken of one request in so many.
+        clock: seconds that never leap.
+        login_failures: passwords that were wrong.
+        login_lockouts: passwords that were not looked at.
+        wake_seconds: from mail's arrival to a watch's look.
+        hash_wait_seconds: of each password hash.
+        hash_seconds: of each password hash.
+        hash_queues: what returns how many hashes wait and how many run; a service adds its own.
+        awaited: by account id, the message that is followed until its ack: seq and time in ms.
+    """
+
+    def __init__(
+        self,
+        sample: int = SAMPLE,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], int] = wall_clock_ms,
+    ) -> None:
+        """Begin with nothing counted.
+
+        Args:
+            sample: take times of one request in so many; 1 takes those of all.
+            clock: seconds that never leap.
+            wall_clock: ms since 1970 UTC, as messages have it.
+        """
+        self.sample = sample
+        self.clock = clock
+        self._wall_clock = wall_clock
+        self.login_failures = Count()
+        self.login_lockouts = Count()
+        self.wake_seconds = Histogram(WAKE_SECONDS)
+        self.hash_wait_seconds = Histogram(HASH_WAIT_SECONDS)
+        self.hash_seconds = Histogram(HASH_SECONDS)
+        self._ack_seconds = Histogram(ACK_SECONDS)
+        self._commit_seconds = Histogram(COMMIT_SECONDS)
+        self._commit_writes = Histogram(COMMIT_WRITES)
+        # Filled by the calls and ops that there are, which are closed sets.
+        self._store_seconds = {
+            call: Histogram(STORE_SECONDS) for call in (*TIMED_OF_MAILBOXES, *TIMED_OF_ACCOUNTS)
+        }
+        self.hash_queues: list[Callable[[], tuple[int, int]]] = []
+        self._lock = new_lock("metrics")
+        self.awaited: OrderedDict[str | None, tuple[int, int]] = (
+            OrderedDict()
+        )  # written under _lock
+        # All of these are guarded by _lock.
+        self._sent: OrderedDict[SessionKey, int] = OrderedDict()  # the last seq, of those that left
+        self._open: dict[ConnectionCounts, None] = {}
+        self._endpoints: dict[str, None] = {}
+        self._taken: Counter[tuple[str, str]] = Counter()
+        self._refused: Counter[tuple[str, str]] = Counter()
+        self._received: Counter[str] = Counter()
+        self._sent_bytes: Counter[str] = Counter()
+        self._requests: Counter[tuple[str, str]] = Counter()
+        self._request_seconds: dict[str, Histogram] = {}
+        self._deliveries = 0
+        self._redeliveries = 0
+
+    def gap(self) -> int:
+        """Return how many requests it is until the next one of which a time is taken."""
+        return randrange(1, 2 * self.sample)  # noqa: S311 - guards nothing
+
+    # -- for listeners ------------------------------------------------------------------
+
+    def listen(self, endpoint: str) -> None:
+        """Tell of an endpoint also while nothing has happened there."""
+        with self._lock:
+            self._endpoints[endpoint] = None
+
+    def connection(self, endpoint: str, spoken: Callable[[], str]) -> ConnectionCounts:
+        """Return what a connection counts in; it is counted itself once it is `connected`.
+
+        Args:
+            endpoint: where it was taken.
+            spoken: returns the transport, "" before it is known.
+        """
+        return ConnectionCounts(self, endpoint, spoken)
+
+    def connected(self, counts: ConnectionCounts) -> None:
+        """Count a connection from now on."""
+        with self._lock:
+            self._open[counts] = None
+
+    def disconnected(self, counts: ConnectionCounts) -> None:
+        """Add up what a connection has counted, for it has ended; harmless when repeated."""
+        with self._lock:
+            if counts in self._open:
+                del self._open[counts]
+                self._fold(counts, last=True)
+            session_key, highest = counts.let_go()
+            if session_key is not None and highest > 0:
+                self._sent[session_key] = max(highest, self._sent.pop(session_key, 0))
+                if len(self._sent) > _FOLLOWED:
+                    self._sent.popitem(last=False)
+
+    def refuse(self, endpoint: str, reason: Refusal) -> None:
+        """Count a connection that is not served."""
+        with self._lock:
+            self._refused[endpoint, reason] += 1
+
+    def observe_request(self, op: str, seconds: float) -> None:
+        """Take in how long a request has taken."""
+        histogram = self._request_seconds.get(op)
+        if histogram is None:
+            made = Histogram(REQUEST_SECONDS)
+            with self._lock:
+                histogram = self._request_seconds.setdefault(op, made)
+        histogram.observe(seconds)
+
+    def sent_before(self, session: SessionKey) -> int:
+        """Return the last seq that a session was sent by connections that have ended; 0 if none."""
+        with self._lock:
+            return self._sent.get(session, 0)
+
+    def await_ack(self, account_id: str | None, seq: int, sent_at: int) -> None:
+        """Follow a message until it is acked, unless another one of the account is followed."""
+        with self._lock:
+            if account_id not in self.awaited:
+                self.awaited[account_id] = (seq, sent_at)
+                if len(self.awaited) > _FOLLOWED:
+                    self.awaited.popitem(last=False)
+
+    def note_ack(self, account_id: str | None, position: int) -> None:
+        """Take in how far the messages of an account are acked."""
+        with self._lock:
+            seq, sent_at = self.awaited.get(account_id, (position + 1, 0))
+            if seq > position:
+                return
+            del self.awaited[account_id]
+        self._ack_seconds.observe(max(0, self._wall_clock() - sent_at) / 1000)
+
+    # -- for services and stores --------------------------------------------------------
+
+    def timed(self, store: Store) -> Store:
+        """Return a store, some of whose calls are timed now and then."""
+        accounts = _Timed(self, store.accounts, TIMED_OF_ACCOUNTS)
+        mailboxes = _Timed(self, store.mailboxes, TIMED_OF_MAILBOXES)
+        store.on_commit(self.observe_commit)
+        return cast("Store", _TimedStore(store, accounts, mailboxes))
+
+    def observe_call(self, call: str, seconds: float) -> None:
+        """Take in how long a call of the store has taken."""
+        self._store_seconds[call].observe(seconds)
+
+    def observe_commit(self, writes: int, seconds: float) -> None:
+        """Take in a commit: the writes in it, and how long it has taken."""
+        self._commit_writes.observe(writes)
+        self._commit_seconds.observe(seconds)
+
+    # -- for who asks -------------------------------------------------------------------
+
+    def collect(self) -> list[Family]:
+        """Add up, and return all metrics of `COUNTED`, in that order."""
+        queues = [queue() for queue in self.hash_queues]
+        now: Counter[tuple[str, str]] = Counter()
+        sessions: set[SessionKey] = set()
+        found: dict[Metric, Samples]
+        with self._lock:
+            for counts in self._open:
+                now[counts.endpoint, self._fold(counts, last=False)] += 1
+                session_key = counts.session_key
+                if session_key is not None:
+                    sessions.add(session_key)
+            for endpoint in self._endpoints:
+                self._received[endpoint] += 0
+                self._sent_bytes[endpoint] += 0
+                for reason in Refusal:
+                    self._refused[endpoint, reason] += 0
+            found = {
+                CONNECTIONS: _listed({**dict.fromkeys(self._taken, 0), **now}),
+                CONNECTIONS_TOTAL: _listed(self._taken),
+                REFUSED: _listed(self._refused),
+                SESSIONS: [((), len(sessions))],
+                RECEIVED: [((endpoint,), n) for endpoint, n in sorted(self._received.items())],
+                SENT: [((endpoint,), n) for endpoint, n in sorted(self._sent_bytes.items())],
+                REQUESTS: _listed(self._requests),
+                DELIVERIES: [((), self._deliveries)],
+                REDELIVERIES: [((), self._redeliveries)],
+            }
+            of_requests = sorted(self._request_seconds.items())
+        found[REQUEST_SECONDS] = [((op,), each.value) for op, each in of_requests]
+        found[STORE_SECONDS] = [((call,), each.value) for call, each in self._store_seconds.items()]
+        found[HASHES_WAITING] = [((), sum(waiting for waiting, _ in queues))]
+        found[HASHES_RUNNING] = [((), sum(running for _, running in queues))]
+        found[LOGIN_FAILURES] = [((), self.login_failures.value)]
+        found[LOCKOUTS] = [((), self.login_lockouts.value)]
+        for metric, histogram in (
+            (WAKE_SECONDS, self.wake_seconds),
+            (ACK_SECONDS, self._ack_seconds),
+            (HASH_WAIT_SECONDS, self.hash_wait_seconds),
+            (HASH_SECONDS, self.hash_seconds),
+            (COMMIT_SECONDS, self._commit_seconds),
+            (COMMIT_WRITES, self._commit_writes),
+        ):
+            found[metric] = [((), histogram.value)]
+        return [Family(metric, found[metric]) for metric in COUNTED]
+
+    def _fold(self, counts: ConnectionCounts, *, last: bool) -> str:
+        """Add what is new of a connection; under the lock. Return what it speaks."""
+        spoken = counts.speaks()
+        if not counts.counted and (spoken or last):
+            counts.counted = True
+            self._taken[counts.endpoint, spoken or UNDECIDED] += 1
+        changed = counts.fold(last=last)
+        if changed is not None:
+            before, after = changed
+            self._received[counts.endpoint] += after.received - before.received
+            self._sent_bytes[counts.endpoint] += after.sent - before.sent
+            self._deliveries += after.deliveries - before.deliveries
+            self._redeliveries += after.redeliveries - before.redeliveries
+            for op, number in after.answered.items():
+                self._requests[op, OK] += number - before.answered[op]
+            for (op, code), number in after.refused.items():
+                outcome = code if code in ERROR_BY_CODE else _OTHER
+                self._requests[op, outcome] += number - before.refused[op, code]
+        return spoken or UNDECIDED
+
+
+class _TimedStore:
+    """A store whose halves are timed."""
+
+    def __init__(self, store: Store, accounts: "_Timed", mailboxes: "_Timed") -> None:
+        self.accounts = accounts
+        self.mailboxes = mailboxes
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+class _Timed:
+    """A half of a store, some of whose calls are timed now and then."""
+
+    def __init__(self, metrics: Metrics, half: object, calls: Iterable[str]) -> None:
+        self._half = half
+        for call in calls:
+            setattr(self, call, _timing(metrics, half, call))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._half, name)
+
+
+def _timing(metrics: Metrics, half: object, call: str) -> Callable[..., Any]:
+    left = metrics.gap()
+
+    def timed(*arguments: Any, **options: Any) -> Any:
+        nonlocal left
+        # Threads that count at the same moment count once: it is a sample all the same.
+        left -= 1
+        # Asked each time: in a forked child another one stands there.
+        method = getattr(half, call)
+        if left > 0:
+            return method(*arguments, **options)
+        left = metrics.gap()
+        began = metrics.clock()
+        try:
+            return method(*arguments, **options)
+        finally:
+            metrics.observe_call(call, metrics.clock() - began)
+
+    return timed
+
+
+def _listed(counted: Mapping[tuple[str, str], int]) -> Samples:
+    return sorted(counted.items())
