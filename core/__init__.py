@@ -8,6 +8,7 @@
     reloading      which settings may change while a server runs
     protocol       every request and reply, as a frozen model
     errors         the tree of errors, a leaf for each error code
+    events         what an operator is told of
     accounts       the rules for accounts and sessions
     certificates   sessions that a client's certificate opens
     tokens         what a session's token says, and what the store knows it by

@@ -2,12 +2,12 @@
 
 import contextlib
 import hmac
-import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, cast
 
+from twinline.core import events
 from twinline.core.addresses import is_local, limit_key
 from twinline.core.certificates import Certificate, CertificateSessions, stamp, stamp_of
 from twinline.core.clock import DAY_MS, HOUR_MS, Clock
@@ -16,6 +16,7 @@ from twinline.core.errors import (
     BadCredentials,
     Busy,
     InvalidPassword,
+    InvalidUsername,
     InvitationInvalid,
     NoSuchUser,
     PasswordChangeRequired,
@@ -26,6 +27,7 @@ from twinline.core.errors import (
     UndeliveredMessages,
     UsernameTaken,
 )
+from twinline.core.events import emit
 from twinline.core.guesses import Attempt, Guess, GuessThrottle
 from twinline.core.hash_queue import Urgency
 from twinline.core.messages import on_own_mailbox
@@ -39,8 +41,6 @@ from twinline.core.shared_limits import SharedGuesses, SharedHourly
 from twinline.core.store import Account, SessionKey, SessionRecord, Standing, Store
 from twinline.core.throttle import HourlyThrottle
 from twinline.core.tokens import invitation_hash, key_of, new_token
-
-log = logging.getLogger(__name__)
 
 KNOWN_ADDRESSES: Final = 16
 """The most addresses that are known of an account."""
@@ -220,21 +220,40 @@ class AccountRules:
             RateLimited: see `Guess`; with the time to wait.
             Busy: no core was free in time.
         """
-        name = parse_username(username)
+        try:
+            name = parse_username(username)
+        except InvalidUsername:
+            self._tell_failed(None, address, "no_username")
+            raise
         account = self._accounts.find(name)
         # What an account costs, a name that nobody has costs too: the reads, and the hash.
         stand_in = self._passwords.stand_in(name, self._accounts.hash_profiles())
         account_id, password_hash = (
             ("", stand_in) if account is None else (account.account_id, account.password_hash)
         )
-        address = limit_key(address, self._ipv6_prefix)
-        noted_at = self._accounts.address_noted_at(account_id, address)
+        whose = limit_key(address, self._ipv6_prefix)
+        noted_at = self._accounts.address_noted_at(account_id, whose)
         known = noted_at is not None and self._clock() - noted_at <= KNOWN_DAYS * DAY_MS
-        guess = self._guesses.attempt(Attempt(name, address, known))
+        guess = self._guesses.attempt(Attempt(name, whose, known))
         urgency = Urgency.OWNER if known else Urgency.LOGIN
-        self._try(guess, password_hash, password, urgency, address)
+        try:
+            self._try(guess, password_hash, password, urgency, whose)
+        except BadCredentials:
+            self._tell_failed(account, address, "wrong_password" if account else "no_account")
+            raise
+        except RateLimited as error:
+            emit(
+                events.LOGIN_SLOWED,
+                username=_named(account),
+                address=address,
+                seconds=(error.retry_after_ms or 0) / 1000,
+            )
+            raise
         # Nothing opens a stand-in, so there is an account.
         return self._rehashed(cast("Account", account), password)
+
+    def _tell_failed(self, account: Account | None, address: str, why: str) -> None:
+        emit(events.LOGIN_FAILED, username=_named(account), address=address, why=why)
 
     def _rehashed(self, account: Account, password: str) -> Account:
         """Bring an old hash to today's parameters, now that the password is at hand."""
@@ -303,6 +322,7 @@ class AccountRules:
                 raise BadCredentials  # it is another by now
         except NoSuchUser:
             raise BadCredentials from None
+        emit(events.PASSWORD_CHANGED, username=account.username, address=address)
         return changed
 
     def log_in_by_certificate(
@@ -393,7 +413,7 @@ class AccountRules:
         """Have a session end with the certificate that opened it, if one did."""
         stamped = stamp_of(token)
         if stamped is not None:
-            self.certificates.hold(record.key, stamped)
+            self.certificates.hold(record, stamped)
 
     def session(self, key: SessionKey, now: int) -> SessionRecord:
         """Return a session that is alive, and note that it is in use; asked for every request.
@@ -411,21 +431,23 @@ class AccountRules:
             self.certificates.forget(key)
             raise SessionExpired
         if self._stamps:
-            self._check_certificate(record.key, now)
+            self._check_certificate(record, now)
         # A use in the future was noted by a clock that was wrong.
         if abs(now - record.used_at) > self._touch_ms:
             self._note_use(record)
         return record
 
-    def _check_certificate(self, key: SessionKey, now: int) -> None:
+    def _check_certificate(self, record: SessionRecord, now: int) -> None:
         """End a session with the certificate that opened it, if one did."""
-        stamped = self._stamps.get(key)
+        stamped = self._stamps.get(record.key)
         if stamped is None:
             return
         # A clock that has leapt ahead for a while ends nothing, as with what is idle for too long.
         expired = stamped.expires_at <= now and stamped.expires_at <= self._idle_clock()
         if expired or self.certificates.is_revoked(stamped.identity):
-            self._accounts.close_session(key)
+            self._accounts.close_session(record.key)
+            why = "certificate_expired" if expired else "certificate_revoked"
+            emit(events.SESSION_REVOKED, username=record.username, why=why)
             raise SessionExpired
 
     def _note_use(self, session: SessionRecord) -> None:
@@ -434,6 +456,7 @@ class AccountRules:
         idle = now - session.used_at
         if idle > self._idle_ms:
             self._accounts.close_session(session.key)
+            emit(events.SESSION_REVOKED, username=session.username, why="idle")
             raise SessionExpired
         if abs(idle) > self._touch_ms:
             self._accounts.touch_session(session.key, now)
@@ -493,7 +516,6 @@ class AccountRules:
             self._settling.note(account)  # it may have been withdrawn all the same
             raise
         self._settling.drop(account)
-        log.info("account %s was deleted", session.username)
 
     def reset_password(self, account: Account) -> str:
         """Give an account a one-time password, end all its sessions, and return the password.
@@ -608,3 +630,8 @@ class AccountRules:
             guess.failed()
             raise BadCredentials
         guess.succeeded()
+
+
+def _named(account: Account | None) -> str | None:
+    """Return the name of an account; of a name that none has, nothing: it may be a password."""
+    return None if account is None else account.username

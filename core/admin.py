@@ -4,14 +4,15 @@ It knows no password but the one-time one that it gives out, and shows no messag
 export of an account's own data. Each action is in the log, with who did it.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
+from twinline.core import events
 from twinline.core.accounts import AccountRules
 from twinline.core.clock import HOUR_MS, Clock
 from twinline.core.errors import BadRequest, NoSuchUser
+from twinline.core.events import emit
 from twinline.core.names import NamePattern, parse_username
 from twinline.core.protocol import MAX_PAGE, Message
 from twinline.core.store import (
@@ -24,8 +25,6 @@ from twinline.core.store import (
     Store,
 )
 from twinline.core.tokens import invitation_hash, new_invitation
-
-log = logging.getLogger(__name__)
 
 MOST_INVITATIONS: Final = 10_000
 """So many may be open at once."""
@@ -149,7 +148,8 @@ class Administration:
             InvalidUsername, NoSuchUser.
         """
         account = self._find(username)
-        self._log("the mail of account %s is exported", account.username)
+        name = account.username
+        self._tell("export", name, f"the mail of account {name} is exported")
         after, more = 0, True
         while more:
             page = self._mailboxes.read(account.account_id, after, MAX_PAGE, _EXPORT_BYTES)
@@ -168,7 +168,8 @@ class Administration:
         """
         account = self._find(username)
         count = self._accounts.close_sessions(account.account_id)
-        self._log("%d sessions of account %s were ended", count, account.username)
+        name = account.username
+        self._tell("kick", name, f"{count} sessions of account {name} were ended")
         return count
 
     def disable(self, username: str) -> None:
@@ -179,7 +180,7 @@ class Administration:
         """
         account = self._find(username)
         self._accounts.enable(account.account_id, enabled=False)
-        self._log("account %s was disabled", account.username)
+        self._tell("disable", account.username, f"account {account.username} was disabled")
 
     def enable(self, username: str) -> None:
         """Let an account be logged in to again.
@@ -189,7 +190,7 @@ class Administration:
         """
         account = self._find(username)
         self._accounts.enable(account.account_id, enabled=True)
-        self._log("account %s was enabled", account.username)
+        self._tell("enable", account.username, f"account {account.username} was enabled")
 
     def reset_password(self, username: str) -> str:
         """Return a one-time password; all sessions end, and the first login has to set another.
@@ -199,7 +200,8 @@ class Administration:
         """
         account = self._find(username)
         password = self._rules.reset_password(account)
-        self._log("account %s got a one-time password", account.username)
+        name = account.username
+        self._tell("reset_password", name, f"account {name} got a one-time password")
         return password
 
     def set_quota(self, username: str, messages: int | None) -> None:
@@ -214,7 +216,8 @@ class Administration:
         account = self._find(username)
         self._mailboxes.set_quota(account.account_id, messages)
         what = "the default" if messages is None else f"{messages:,} messages"
-        self._log("the quota of account %s is %s", account.username, what)
+        name = account.username
+        self._tell("set_quota", name, f"the quota of account {name} is {what}")
 
     def delete(self, username: str) -> None:
         """Delete an account, its sessions and all its mail, acked or not.
@@ -225,7 +228,7 @@ class Administration:
         account = self._find(username)
         if not self._rules.remove(account):
             raise NoSuchUser
-        self._log("account %s was deleted", account.username)
+        self._tell("delete", account.username, f"account {account.username} was deleted")
 
     # -- invitations --------------------------------------------------------------------
 
@@ -244,7 +247,9 @@ class Administration:
         invitation = Invitation(invitation_hash(token), now, now + round(hours * HOUR_MS), note)
         self._accounts.add_invitation(invitation)
         until = datetime.fromtimestamp(invitation.expires_at / 1000, UTC)
-        self._log("an invitation was made that counts until %s", f"{until:%Y-%m-%d %H:%M} UTC")
+        self._tell(
+            "invite", None, f"an invitation was made that counts until {until:%Y-%m-%d %H:%M} UTC"
+        )
         return token, invitation
 
     def invitations(self) -> Sequence[Invitation]:
@@ -256,7 +261,8 @@ class Administration:
         """Take an invitation back, and return whether there was one."""
         gone = self._accounts.drop_invitation(token_hash)
         if gone:
-            self._log("invitation %s was withdrawn", token_hash.hex()[:12])
+            which = token_hash.hex()[:12]
+            self._tell("withdraw_invitation", None, f"invitation {which} was withdrawn")
         return gone
 
     # -- the rest -----------------------------------------------------------------------
@@ -279,5 +285,5 @@ class Administration:
                 return None
             after = page.usernames[-1]
 
-    def _log(self, what: str, *args: object) -> None:
-        log.info(f"{what}, by %s", *args, self._by)  # noqa: G004 - the templates are all above
+    def _tell(self, action: str, username: str | None, told: str) -> None:
+        emit(events.ADMIN_ACTION, action=action, by=self._by, username=username, told=told)

@@ -11,9 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from twinline.core import events
 from twinline.core.errors import StoreUnavailable
+from twinline.core.events import emit
 from twinline.core.locks import new_lock
-from twinline.core.store import Accounts, SessionKey
+from twinline.core.store import Accounts, SessionKey, SessionRecord
 
 log = logging.getLogger(__name__)
 
@@ -67,28 +69,37 @@ def stamp_of(token: str) -> Stamp | None:
     return Stamp(urlsafe_b64decode(found["identity"] + "="), int(found["expires_at"]))
 
 
+class Held(NamedTuple):
+    """A session in use that a certificate has opened: what its token says, and whose it is."""
+
+    identity: bytes
+    expires_at: int
+    username: str
+
+
 class CertificateSessions:
     """The sessions in use here that certificates opened, and the certificates that are revoked.
 
     Attributes:
-        held: the stamp of each such session, by its key, until the session ends. Every access is
+        held: what opened each such session, by its key, until the session ends. Every access is
             a single step of the dictionary, and takes no lock.
     """
 
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
-        self.held: dict[SessionKey, Stamp] = {}
+        self.held: dict[SessionKey, Held] = {}
         self._lock = new_lock("certificates")
         self._lists: dict[str, frozenset[bytes]] = {}  # by their source; guarded by _lock
         self._revoked: frozenset[bytes] = frozenset()  # all of them; replaced whole under _lock
 
-    def hold(self, key: SessionKey, stamp: Stamp) -> None:
+    def hold(self, session: SessionRecord, stamp: Stamp) -> None:
         """Know by which certificate a session was opened, for as long as it lasts.
 
         Look for the session afterwards: if it has ended just now, `held` has to forget it.
         """
+        key = session.key
         if key not in self.held:
-            self.held[key] = stamp
+            self.held[key] = Held(*stamp, session.username)
             self._accounts.on_session_end(key, lambda: self.forget(key))
 
     def forget(self, key: SessionKey) -> None:
@@ -112,13 +123,16 @@ class CertificateSessions:
         # First the list and then the look at what is held, and a session is held before the list
         # is asked about it: one of the two finds it.
         ended = failed = 0
-        for key, stamp in self.held.copy().items():
-            if stamp.identity in revoked:
+        for key, held in self.held.copy().items():
+            if held.identity in revoked:
                 try:
                     self._accounts.close_session(key)
-                    ended += 1
                 except StoreUnavailable:
                     failed += 1
+                else:
+                    ended += 1
+                    why = "certificate_revoked"
+                    emit(events.SESSION_REVOKED, username=held.username, why=why)
         if failed:
             log.warning(
                 "%d sessions of revoked certificates could not be ended: the store does not "

@@ -82,10 +82,10 @@ SERVER_READY: Final = Event(
 STORE_KEEPS_NOTHING: Final = Event(
     "store_keeps_nothing",
     logging.WARNING,
-    "the store is %(store)s: accounts and messages are gone when this server ends; to keep them, "
-    "set store, for instance to sqlite:chat.db",
+    "the store is %(store)s: accounts and messages are gone when this server ends; "
+    'store = "sqlite:chat.db" would keep them',
     "the server starts with a store that keeps nothing",
-    {"store": "its URL, which is the default"},
+    {"store": "its kind"},
 )
 RELOADED: Final = Event(
     "reloaded",
@@ -139,10 +139,11 @@ LOGIN_FAILED: Final = Event(
     "login as %(username)s from %(address)s failed: %(why)s",
     "a login was refused, since what it showed does not open the account",
     {
-        "username": _TRIED,
+        "username": f"{_TRIED}; where a certificate was shown, the one that it names",
         "address": _ADDRESS,
-        "why": "`wrong_password`, `no_account`, `no_username` (no account can have such a name) or "
-        "`certificate` (it opens nothing)",
+        "why": "`wrong_password`, `no_account`, `no_username` (no account can have such a name), "
+        "`certificate` (it opens nothing), `account_disabled` or `password_change_required` (the "
+        "password was right)",
     },
     by=_BY_ADDRESS,
     many="failed logins",
@@ -238,10 +239,26 @@ REGISTRATION_REFUSED: Final = Event(
     "registration_refused",
     logging.INFO,
     "no account was created from %(address)s: %(why)s",
-    "an account was not created since the settings do not allow it",
-    {"address": _ADDRESS, "why": "the error's code: `registration_closed` or `rate_limited`"},
+    "an account was not created, since it was not allowed",
+    {"address": _ADDRESS, "why": "`registration_closed`, `invitation_invalid` or `rate_limited`"},
     by=_BY_ADDRESS,
     many="refused registrations",
+)
+
+# -- the operator ---------------------------------------------------------------------------
+
+ADMIN_ACTION: Final = Event(
+    "admin_action",
+    logging.INFO,
+    "%(told)s, by %(by)s",
+    "an operator has done something to an account, a mailbox or an invitation",
+    {
+        "action": "`kick`, `disable`, `enable`, `reset_password`, `set_quota`, `delete`, `export`, "
+        "`invite` or `withdraw_invitation`",
+        "by": "who it was",
+        "username": "the account that it was done to, or null",
+        "told": "what was done, as a sentence",
+    },
 )
 
 # -- connections ----------------------------------------------------------------------------
@@ -253,11 +270,18 @@ CONNECTION_REFUSED: Final = Event(
     "a connection was ended at once, for there are too many",
     {
         "address": _ADDRESS,
-        "why": "`connections` or `connections_per_address`, the setting that it was beyond; or "
-        "`threads`, which the system has no more of",
+        "why": "`connections` or `connections_per_address`: the setting that it was beyond",
     },
     by=_BY_ADDRESS,
     many="refused connections",
+)
+LISTENER_SHORT: Final = Event(
+    "listener_short",
+    logging.WARNING,
+    "%(why)s; trying again every %(seconds)s s",
+    "the system has no descriptor, thread or memory for another connection; it is told once, until "
+    "there is enough again",
+    {"why": "what there is too little of", "seconds": "between two tries"},
 )
 PROXY_REFUSED: Final = Event(
     "proxy_refused",
@@ -325,9 +349,10 @@ DURABILITY_RAISED: Final = Event(
 REPEATED: Final = Event(
     "repeated",
     logging.INFO,
-    "%(counts)s",
-    "events of one address were counted instead of told one by one; it is told once a minute, or "
-    "as soon as a log that was not read is read again",
+    "events were counted: %(counts)s",
+    "events of one address were counted instead of told one by one. It is told once a minute, at "
+    "the end, and as soon as a log that was not read is read again; its level is the highest of "
+    "the events",
     {
         "address": "whose events they are, a network for IPv6; null for all that have no place of "
         "their own",
@@ -376,3 +401,26 @@ def emit(event: Event, **fields: object) -> None:
             extra={"event": event.name, "fields": fields},
             stacklevel=2,
         )
+
+
+def record_of(
+    event: Event, fields: dict[str, Any], *, level: int, message: str
+) -> logging.LogRecord:
+    """Return the record of an event, for a log that tells of events itself.
+
+    Args:
+        event: of the table.
+        fields: exactly those that the table has.
+        level: which it is told at.
+        message: the sentence for a person.
+    """
+    return logging.makeLogRecord(
+        {
+            "name": log.name,
+            "levelno": level,
+            "levelname": logging.getLevelName(level),
+            "msg": message,
+            "event": event.name,
+            "fields": fields,
+        }
+    )

@@ -14,7 +14,7 @@ from typing import Any, Final, overload
 
 from argon2 import PasswordHasher
 
-from twinline.core import protocol
+from twinline.core import events, protocol
 from twinline.core.accounts import AccountRules
 from twinline.core.admin import Administration
 from twinline.core.admission import Admission, Entry
@@ -22,19 +22,26 @@ from twinline.core.clock import Clock, SteadyClock, wall_clock_ms
 from twinline.core.deadline import Deadline
 from twinline.core.errors import (
     RESTART_MS,
+    AccountDisabled,
     AlreadyLoggedIn,
+    BadCredentials,
     BadRequest,
     Busy,
     InternalError,
+    InvitationInvalid,
     LockRuleError,
     NoSuchUser,
     NotLoggedIn,
+    PasswordChangeRequired,
+    RateLimited,
+    RegistrationClosed,
     RequestError,
     SessionExpired,
     ShuttingDown,
     StoreUnavailable,
     UnsupportedVersion,
 )
+from twinline.core.events import emit
 from twinline.core.locks import new_lock
 from twinline.core.looks import Look
 from twinline.core.messages import PAGE_BYTES, MessageRules, on_own_mailbox
@@ -292,9 +299,14 @@ class ChatService:
             InvalidPassword, UsernameTaken, RateLimited, Busy.
         """
         with self._admitted(session):
-            account = self._accounts.register(username, password, session.address, invitation)
-            log.info("account %s was created", account.username)
-            return self._bind_new(session, *self._accounts.open_session(account, session.address))
+            address = session.address
+            try:
+                account = self._accounts.register(username, password, address, invitation)
+            except (RegistrationClosed, InvitationInvalid, RateLimited) as error:
+                emit(events.REGISTRATION_REFUSED, address=address, why=error.code)
+                raise
+            emit(events.ACCOUNT_CREATED, username=account.username, address=address)
+            return self._bind_new(session, *self._accounts.open_session(account, address))
 
     def add_account(self, username: str, password: str) -> None:
         """Create an account for the operator, whether registration is open or not.
@@ -306,7 +318,7 @@ class ChatService:
         """
         self._admit()
         account = self._accounts.create(username, password)
-        log.info("account %s was added", account.username)
+        emit(events.ACCOUNT_ADDED, username=account.username)
 
     def administration(self, by: str) -> Administration:
         """Return what an operator may do here.
@@ -343,8 +355,17 @@ class ChatService:
             AlreadyLoggedIn, InvalidUsername, InvalidPassword, BadCredentials, RateLimited, Busy.
         """
         with self._admitted(session):
-            opened = self._accounts.log_in(username, password, session.address, new_password)
-            return self._bind_new(session, *opened)
+            address = session.address
+            try:
+                opened = self._accounts.log_in(username, password, address, new_password)
+            except (AccountDisabled, PasswordChangeRequired) as error:
+                # The password was right, so there is such an account.
+                name = parse_username(username)
+                emit(events.LOGIN_FAILED, username=name, address=address, why=error.code)
+                raise
+            reply = self._bind_new(session, *opened)
+        emit(events.LOGIN, username=reply.username, address=address, by="password")
+        return reply
 
     def login_certificate(self, session: Session) -> SessionReply:
         """Open a session of the account that the caller's certificate names.
@@ -358,8 +379,17 @@ class ChatService:
                 account, or the certificate has expired or is revoked.
         """
         with self._admitted(session, self._resumes):
-            opened = self._accounts.log_in_by_certificate(session.certificate, session.address)
-            return self._bind_new(session, *opened)
+            certificate, address = session.certificate, session.address
+            try:
+                opened = self._accounts.log_in_by_certificate(certificate, address)
+            except (BadCredentials, AccountDisabled) as error:
+                name = None if certificate is None else certificate.username
+                why = "certificate" if isinstance(error, BadCredentials) else error.code
+                emit(events.LOGIN_FAILED, username=name, address=address, why=why)
+                raise
+            reply = self._bind_new(session, *opened)
+        emit(events.LOGIN, username=reply.username, address=address, by="certificate")
+        return reply
 
     def resume(self, session: Session, token: str) -> SessionReply:
         """Bind this caller to a session that is open already.
@@ -369,7 +399,10 @@ class ChatService:
             Busy: more come back to their sessions than can be served at once.
         """
         with self._admitted(session, self._resumes):
-            return self._bind(session, token, self._accounts.session_of(token, self._clock()))
+            record = self._accounts.session_of(token, self._clock())
+            reply = self._bind(session, token, record)
+        emit(events.SESSION_RESUMED, username=record.username, address=session.address)
+        return reply
 
     def ping(self, session: Session) -> Done:  # noqa: ARG002 - every request has a session
         """Answer."""
@@ -383,6 +416,7 @@ class ChatService:
         record = self._require(session, self._clock())
         self.store.accounts.close_session(record.key)
         session.unbind(record.key)
+        emit(events.LOGOUT, username=record.username, address=session.address)
         return Done()
 
     def list_accounts(
@@ -412,7 +446,9 @@ class ChatService:
             InvalidPassword, BadCredentials, RateLimited, Busy.
         """
         record = self._require(session, self._clock())
-        self._accounts.change_password(record, password, new_password)
+        with _refusals_told(session, record, "change_password"):
+            self._accounts.change_password(record, password, new_password)
+        emit(events.PASSWORD_CHANGED, username=record.username, address=session.address)
         return Done()
 
     def delete_account(self, session: Session, password: str, *, force: bool = False) -> Done:
@@ -423,7 +459,9 @@ class ChatService:
             BadCredentials, RateLimited, Busy.
         """
         record = self._require(session, self._clock())
-        self._accounts.delete(record, password, force=force)
+        with _refusals_told(session, record, "delete_account"):
+            self._accounts.delete(record, password, force=force)
+        emit(events.ACCOUNT_DELETED, username=record.username, address=session.address)
         session.unbind(record.key)
         return Done()
 
@@ -684,6 +722,15 @@ class ChatService:
             position=standing.position,
             unread=standing.unread,
         )
+
+
+@contextmanager
+def _refusals_told(session: Session, record: SessionRecord, op: str) -> Iterator[None]:
+    try:
+        yield
+    except BadCredentials:
+        emit(events.PASSWORD_REFUSED, username=record.username, address=session.address, op=op)
+        raise
 
 
 def _watched(page: MailPage) -> WatchReply:

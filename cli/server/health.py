@@ -8,11 +8,14 @@ history. A store that does not answer ends nothing: it comes back, or its operat
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, Self
 
 from twinline.cli.console.errors import CommandError
+from twinline.core import events
 from twinline.core.errors import StoreUnavailable
+from twinline.core.events import emit
 from twinline.core.store import CLOCK_REFUSE_MS, CLOCK_WARN_MS, Durability, Health, Store
 
 log = logging.getLogger(__name__)
@@ -53,6 +56,7 @@ class Watchman:
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
         # What was told last; each change is told once. Of the thread, once that runs.
         self._answers = True
+        self._silent_since = 0.0
         self._clock_is_off = False
         self._late = False
         try:
@@ -79,12 +83,13 @@ class Watchman:
         except StoreUnavailable as error:
             if self._answers and not self._ended.is_set():
                 self._answers = False
-                # Its traceback would tell nothing.
-                log.error("the store cannot be used: %s", error.message)  # noqa: TRY400
+                self._silent_since = time.monotonic()
+                emit(events.STORE_UNAVAILABLE, why=error.message)
             return
         if not self._answers:
             self._answers = True
-            log.warning("the store can be used again")
+            seconds = round(time.monotonic() - self._silent_since, 3)
+            emit(events.STORE_AVAILABLE, seconds=seconds)
         self._take(health)
 
     def _run(self) -> None:
@@ -98,11 +103,10 @@ class Watchman:
         self._take_clock(health.clock_offset_ms)
         if health.durability is not self._durability:
             lower = _LEVELS.index(health.durability) < _LEVELS.index(self._durability)
-            log.log(
-                logging.ERROR if lower else logging.WARNING,
-                "what is acknowledged from now on has durability %s; it was %s",
-                health.durability,
-                self._durability,
+            emit(
+                events.DURABILITY_LOWERED if lower else events.DURABILITY_RAISED,
+                durability=health.durability,
+                before=self._durability,
             )
             self._durability = health.durability
         late = health.lag_seconds >= _LAG_SECONDS

@@ -1,8 +1,9 @@
 """The log of `twinline serve`: it goes through a bounded queue, and no thread waits for its reader.
 
 A thread that logs leaves a line in the queue; one thread writes what is in it. So a stderr that
-nobody reads holds up that thread alone. When the queue fills, it drops the least important lines
-first, and the next line that is written says how many were lost.
+nobody reads holds up that thread alone. When the queue fills, lines are lost, the least important
+first, and the next line that is written says how many. Events (`twinline.core.events`) are not
+among them: when there is room for nothing else, they are counted, and the counts are told.
 """
 
 import json
@@ -11,33 +12,55 @@ import os
 import select
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from queue import SimpleQueue
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import Final, Literal
+
+from twinline.cli.console.text import visible
+from twinline.cli.server.event_sums import EventSums
+from twinline.cli.settings.model import Settings
 
 log = logging.getLogger(__name__)
 
 LogFormat = Literal["text", "json"]
-_TEXT: Final = "%(asctime)s %(levelname)s {node}%(name)s: %(message)s"
+LogTime = Literal["utc", "none"]
 _FLUSH_SECONDS: Final = 0.5
 """How long the end of the server waits for the reader of its log."""
 _DEBUG_SHARE: Final = 0.5
 _INFO_SHARE: Final = 0.75
 """How full the queue may be for lines of a level; the rest is the reserve of warnings."""
+_READ_SHARE: Final = 0.5
+"""How full the queue may be when the events are told that were counted for want of room."""
+_PRIORITIES: Final = (
+    (logging.CRITICAL, 2),
+    (logging.ERROR, 3),
+    (logging.WARNING, 4),
+    (logging.INFO, 6),
+    (logging.DEBUG, 7),
+)
+"""The least level for each priority of syslog (RFC 5424 section 6.2.1), the highest first."""
 
 
 class TextFormatter(logging.Formatter):
-    """Lines for people; where there are several nodes, each line tells which one it is of."""
+    """Lines for people: ``time LEVEL name: message``.
 
-    def __init__(self, node: str | None = None) -> None:
+    The name is an event's, or else the logger's. Where there are several nodes, each line tells
+    which one it is of.
+    """
+
+    def __init__(self, node: str | None = None, *, with_time: bool = True) -> None:
         """Prepare.
 
         Args:
             node: the name of the node; None where there are no others.
+            with_time: whether a line begins with its time, in UTC.
         """
-        super().__init__(_TEXT.format(node="" if node is None else f"node={node} "))
+        super().__init__()
+        self._with_time = with_time
+        self._node = "" if node is None else f"node={node} "
         self._continued = None if node is None else f"\nnode={node} | "
 
     def format(self, record: logging.LogRecord) -> str:
@@ -45,11 +68,27 @@ class TextFormatter(logging.Formatter):
         text = super().format(record)
         return text if self._continued is None else text.replace("\n", self._continued)
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return a record without its traceback."""
+        name, message = record.name, record.message
+        event = getattr(record, "event", None)
+        if event is not None:
+            # In one line: a field may be what somebody else has said.
+            name, message = event, visible(message)
+        when = f"{_utc(record)} " if self._with_time else ""
+        return f"{when}{record.levelname} {self._node}{name}: {message}"
+
+
+def _utc(record: logging.LogRecord) -> str:
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{seconds}.{int(record.msecs):03d}Z"
+
 
 class JsonFormatter(logging.Formatter):
     """A JSON object a record, in one line: ``time`` (ms), ``level``, ``logger``, ``message``.
 
-    And where there are any: ``node``, and ``traceback``, a text of several lines.
+    And where there are any: ``node``; ``event`` and beside it the event's fields; and
+    ``traceback``, a text of several lines.
     """
 
     def __init__(self, node: str | None = None) -> None:
@@ -66,12 +105,45 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        event = getattr(record, "event", None)
+        if event is not None:
+            said["event"] = event
+            said.update(record.fields)  # type: ignore[attr-defined]
         if record.exc_info:
             said["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(said)
+        return json.dumps(said, default=str)
 
 
-_FORMATTERS: Final = {"text": TextFormatter, "json": JsonFormatter}
+class JournalFormatter(logging.Formatter):
+    """Lines as another formatter makes them, each with its priority (sd-daemon(3))."""
+
+    def __init__(self, lines: logging.Formatter) -> None:
+        """Prepare.
+
+        Args:
+            lines: makes the lines.
+        """
+        super().__init__()
+        self._lines = lines
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record's lines, each with its priority."""
+        priority = next((each for least, each in _PRIORITIES if record.levelno >= least), 7)
+        text = self._lines.format(record)
+        return f"<{priority}>" + text.replace("\n", f"\n<{priority}>")
+
+
+def is_journal(environment: Mapping[str, str], descriptor: int) -> bool:
+    """Return whether a descriptor leads to systemd's journal.
+
+    The variable ``JOURNAL_STREAM`` has the device and the inode of what does (systemd.exec(5)): it
+    is inherited by processes whose output goes elsewhere.
+    """
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return environment.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 class QueuedLog(logging.Handler):
@@ -82,6 +154,8 @@ class QueuedLog(logging.Handler):
         write: Callable[[bytes], object],
         capacity: int,
         formatter: logging.Formatter | None = None,
+        *,
+        sums: EventSums | None = None,
     ) -> None:
         """Start the thread.
 
@@ -89,31 +163,63 @@ class QueuedLog(logging.Handler):
             write: writes some lines, for as long as it takes.
             capacity: how many lines may wait to be written.
             formatter: makes the lines; None for text.
+            sums: counts the events that repeat; None for those with the defaults.
         """
         super().__init__()
         self.setFormatter(formatter or TextFormatter())
         self._write = write
         self._capacity = capacity
-        self._lines: SimpleQueue[str | None] = SimpleQueue()  # None: the last line
-        self._lost: Counter[str] = Counter()  # by level; guarded by the handler's lock
+        # All of these are guarded by the handler's lock. What waits has a number, by which the two
+        # queues are one.
+        self._events: deque[tuple[int, str]] = deque()
+        self._others: deque[tuple[int, str, str]] = deque()  # with the name of the level
+        self._number = 0
+        self._lost: Counter[str] = Counter()  # by level
+        self._sums = sums or EventSums()
+        self._counted = False  # whether events were counted for want of room
+        self._ending = False
+        self._ended = False  # whether all is told
+        self._woken = False  # whether the thread is to look once more before it waits
+        self._wakes: SimpleQueue[None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Leave a line in the queue, or count it as lost; called under the handler's lock."""
-        if self._lines.qsize() >= self._room(record.levelno):
+        """Leave a line in the queue, or count it; called under the handler's lock."""
+        is_event = hasattr(record, "event")
+        if is_event:
+            if self._sums.takes(record):
+                self._wake()  # to know when that is to be told
+                return
+            if not self._has_room_for_event():
+                self._sums.count(record)
+                self._counted = True
+                return
+        elif len(self._events) + len(self._others) >= self._room(record.levelno):
             self._lost[record.levelname.lower()] += 1
             return
         try:
             line = self.format(record)
         except Exception:  # noqa: BLE001 - a handler raises nothing, and this one prints nothing
             line = f"a line of {record.name}:{record.lineno} cannot be formatted: {record.msg!r}"
-        self._lines.put(line)
+        self._number += 1
+        if is_event:
+            self._events.append((self._number, line))
+        else:
+            self._others.append((self._number, record.levelname.lower(), line))
+        self._wake()
 
     def stop(self, seconds: float) -> None:
         """Write what is left, for as long as this; what comes later is not written."""
-        self._lines.put(None)
+        with self.lock:  # type: ignore[union-attr]  # every handler that was made has one
+            self._ending = True
+            self._wake()
         self._thread.join(seconds)
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._wakes.put(None)
 
     def _room(self, level: int) -> float:
         if level < logging.INFO:
@@ -122,19 +228,52 @@ class QueuedLog(logging.Handler):
             return self._capacity * _INFO_SHARE
         return self._capacity
 
-    def _run(self) -> None:
-        while (line := self._lines.get()) is not None:
-            # Nothing is lost unless lines wait, so this one comes soon after the first that was.
-            lost = self._take_lost()
-            if lost:
-                line = f"{lost}\n{line}"
-            self._write(f"{line}\n".encode(errors="backslashreplace"))
+    def _has_room_for_event(self) -> bool:
+        """Return whether an event may wait, in the place of another line if need be."""
+        if len(self._events) + len(self._others) >= self._capacity:
+            if not self._others:
+                return False
+            _, level, _ = self._others.popleft()
+            self._lost[level] += 1
+        return True
 
-    def _take_lost(self) -> str:
-        with self.lock:  # type: ignore[union-attr]  # every handler that was made has one
+    def _run(self) -> None:
+        while True:
+            for line in self._take():
+                self._write(f"{line}\n".encode(errors="backslashreplace"))
+            with self.lock:  # type: ignore[union-attr]
+                if self._events or self._others:
+                    continue
+                if self._ended:
+                    return
+                self._woken = self._ending
+                patience = 0.0 if self._ending else self._sums.patience
+            with suppress(Empty):
+                self._wakes.get(timeout=patience)
+
+    def _take(self) -> list[str]:
+        """Return what is to be written next."""
+        with self.lock:  # type: ignore[union-attr]
+            events, others = self._events, self._others
+            line = None
+            if events and not (others and others[0][0] < events[0][0]):
+                line = events.popleft()[1]
+            elif others:
+                line = others.popleft()[2]
+            left = len(events) + len(others)
+            # What was counted for want of room is told once the log is read again.
+            counted = self._counted and left <= self._capacity * _READ_SHARE
+            self._ended = self._ending and not left
+            told = self._sums.take(everything=counted or self._ended)
+            self._counted = self._counted and not counted
             lost, self._lost = self._lost, Counter()
-        if not lost:
-            return ""
+        # Nothing is lost unless lines wait, so this line comes soon after the first that was.
+        lines = [self._tell_lost(lost)] if lost else []
+        if line is not None:
+            lines.append(line)
+        return lines + [self.format(each) for each in told]
+
+    def _tell_lost(self, lost: Counter[str]) -> str:
         counts = ", ".join(f"{count:,} {level}" for level, count in lost.items())
         record = logging.makeLogRecord(
             {
@@ -150,7 +289,13 @@ class QueuedLog(logging.Handler):
 
 @contextmanager
 def server_log(
-    level: str, capacity: int, *, node: str | None = None, form: LogFormat = "text"
+    level: str,
+    capacity: int,
+    *,
+    node: str | None = None,
+    form: LogFormat = "text",
+    times: LogTime = "utc",
+    ipv6_prefix: int = 64,
 ) -> Iterator[None]:
     """Log to stderr while the block runs, what ends a thread as well.
 
@@ -159,9 +304,13 @@ def server_log(
         capacity: how many lines may wait to be written.
         node: the name of this server among several; None where it is alone.
         form: what a line is.
+        times: whether lines of text have a time; where stderr is systemd's journal, which notes it,
+            none has.
+        ipv6_prefix: the setting of that name.
     """
     root = logging.getLogger()
-    handler = QueuedLog(_write_to_stderr, capacity, _FORMATTERS[form](node))
+    formatter = _formatter(node, form, times)
+    handler = QueuedLog(_write_to_stderr, capacity, formatter, sums=EventSums(ipv6_prefix))
     before, hook = root.level, threading.excepthook
     root.addHandler(handler)
     root.setLevel(level.upper())
@@ -173,6 +322,34 @@ def server_log(
         root.setLevel(before)
         root.removeHandler(handler)
         handler.stop(_FLUSH_SECONDS)
+
+
+def log_of(settings: Settings, node: str | None) -> AbstractContextManager[None]:
+    """Return the log that settings ask for; see `server_log`.
+
+    Args:
+        settings: all of them.
+        node: the name of this server among several; None where it is alone.
+    """
+    return server_log(
+        settings.log_level,
+        settings.log_queue,
+        node=node,
+        form=settings.log_format,
+        times=settings.log_time,
+        ipv6_prefix=settings.ipv6_prefix,
+    )
+
+
+def _formatter(node: str | None, form: LogFormat, times: LogTime) -> logging.Formatter:
+    journal = False
+    with suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+        journal = is_journal(os.environ, sys.stderr.fileno())
+    if form == "json":
+        lines: logging.Formatter = JsonFormatter(node)
+    else:
+        lines = TextFormatter(node, with_time=times == "utc" and not journal)
+    return JournalFormatter(lines) if journal else lines
 
 
 def _log_end_of_thread(end: threading.ExceptHookArgs) -> None:

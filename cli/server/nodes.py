@@ -34,7 +34,7 @@ from typing import Final
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.server.channel import Channel, ChannelError, Said
-from twinline.cli.server.log import server_log
+from twinline.cli.server.log import log_of
 from twinline.cli.server.place import Place, machine_name
 from twinline.cli.server.process import signals_handled
 from twinline.cli.server.reload import Terminal
@@ -341,7 +341,7 @@ def run_nodes(settings: Settings, on_ready: OnReady) -> None:
     terminal = Terminal()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is a node to pass it on to
     with (
-        server_log(settings.log_level, settings.log_queue, node=base, form=settings.log_format),
+        log_of(settings, base),
         _reserved([endpoint for endpoint, _ in endpoints]) as shared,
         Waker() as waker,
     ):

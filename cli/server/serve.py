@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from twinline.cli.server.certificates import Certificates, files_of
 from twinline.cli.server.hashing import BackgroundHasher
 from twinline.cli.server.health import Watchman
 from twinline.cli.server.listeners import LISTENERS
-from twinline.cli.server.log import server_log
+from twinline.cli.server.log import log_of
 from twinline.cli.server.nodes import run_nodes
 from twinline.cli.server.place import Place, own_name
 from twinline.cli.server.process import server_process, signals_handled
@@ -27,6 +28,8 @@ from twinline.cli.server.trial import for_trial
 from twinline.cli.settings.checks import check_settings
 from twinline.cli.settings.model import Settings
 from twinline.cli.settings.options import config_option, json_option, load_from, server_options
+from twinline.core import events
+from twinline.core.events import emit
 from twinline.core.locks import check_locks
 from twinline.core.service import ChatService
 from twinline.core.store import Store
@@ -124,9 +127,7 @@ def run_server(
         server_process(
             one_processor=settings.one_processor, many_threads=threads, index=index
         ) as descriptors,
-        server_log(
-            settings.log_level, settings.log_queue, node=place.name, form=settings.log_format
-        ),
+        log_of(settings, place.name),
     ):
         for warning in warnings:
             log.warning("%s", warning)
@@ -135,6 +136,7 @@ def run_server(
         descriptors.log_for(settings.connections, to_wake=to_wake)
         with _opened(settings) as store:
             hasher = BackgroundHasher(place.threads_to_hash)
+            _tell_start(settings, endpoints, store.durability)
             service = ChatService(store, settings, hasher=hasher, node=place.name)
             _serve(service, settings, endpoints, terminal, on_ready, orders=orders)
 
@@ -165,11 +167,31 @@ def _serve(
         signals_handled(listener.stop, reloader.wake, waker.fileno()),
         nullcontext() if orders is None else orders(listener.stop, reloader.wake),
     ):
+        emit(events.SERVER_READY, endpoints=[each.place for each in listener.endpoints])
         on_ready(listener.endpoints, settings, service.store.durability)
         listener.serve_forever()
         service.stop()
     if watchman.failure is not None:
         raise watchman.failure
+
+
+def _tell_start(
+    settings: Settings, endpoints: Sequence[tuple[Endpoint, Transport]], durability: str
+) -> None:
+    kind = settings.store.partition(":")[0]  # the rest may have a password
+    emit(
+        events.SERVER_STARTED,
+        version=version("twinline"),
+        endpoints=[endpoint.place for endpoint, _ in endpoints],
+        store=kind,
+        durability=str(durability),
+        listener=settings.listener,
+        connections=settings.connections,
+        connections_per_address=settings.connections_per_address,
+        registration=str(settings.registration),
+    )
+    if kind == "memory":
+        emit(events.STORE_KEEPS_NOTHING, store=kind)
 
 
 def _end_with(terminal: Terminal, listener: Listener) -> bool:

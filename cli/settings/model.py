@@ -141,12 +141,17 @@ class ServerSettings(BaseModel):
         json_schema_extra=RELOADED,
         description="what a line of the log is: text, or a JSON object",
     )
+    log_time: Literal["utc", "none"] = Field(
+        default="utc",
+        description="the time at the start of a line of text: UTC, or none; none where stderr is "
+        "systemd's journal, which notes it",
+    )
     log_queue: int = Field(
         default=4096,
         ge=16,
         json_schema_extra=RELOADED,
         description="lines of the log that may wait to be written; beyond it they are lost, "
-        "the debug lines first, and the next line tells how many",
+        "the debug lines first, and the next line tells how many; events are counted instead",
     )
     reload_seconds: Seconds = Field(
         default=5,

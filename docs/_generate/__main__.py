@@ -18,6 +18,7 @@ sys.path.append(str(ROOT / "tests" / "support"))
 
 import cli_page  # noqa: E402
 import client_states  # noqa: E402
+import events_page  # noqa: E402
 import man_page  # noqa: E402
 import protocol_page  # noqa: E402
 import settings_page  # noqa: E402
@@ -31,6 +32,7 @@ def made() -> dict[Path, str]:
         DOCS / "protocol.md": protocol_page.inserted,
         DOCS / "cli.md": cli_page.inserted,
         DOCS / "settings.md": settings_page.inserted,
+        DOCS / "events.md": events_page.inserted,
         DOCS / "api" / "client.md": client_states.inserted,
     }
     return {

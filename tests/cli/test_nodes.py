@@ -160,7 +160,7 @@ def test_nodes_share_a_port_and_are_looked_after(site: PretendedSite, tmp_path: 
         assert all(map(gone, last))
         assert served.parent.stdout is not None
         assert served.parent.stdout.read() == ""
-    named = re.compile(r"\S+ \S+ [A-Z]+ node=web(-[12])? twinline\.")
+    named = re.compile(r"\S+Z [A-Z]+ node=web(-[12])? [a-z_.]+: ")
     assert [line for line in served.log.splitlines() if not named.match(line)] == []
 
 
@@ -174,7 +174,7 @@ def test_nodes_drain_when_their_parent_is_killed(site: PretendedSite, tmp_path: 
             wait_until(lambda pid=pid: gone(pid), "a node to end", SECONDS)
     said = [json.loads(line) for line in served.log.splitlines()]
     assert {each["node"] for each in said} <= {"web", "web-1", "web-2"}
-    assert any(each["message"] == "account ann was created" for each in said)
+    assert any(each.get("event") == "account_created" for each in said)
 
 
 def test_a_second_signal_ends_all_at_once(site: PretendedSite, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from docs_blocks import ROOT
 
+from twinline.cli.server import event_sums
 from twinline.cli.settings.model import ServerSettings
 from twinline.core import (
     accounts,
@@ -48,6 +49,7 @@ NO_BOUNDS = {
     "listener": "the operator's",
     "log_format": "the operator's",
     "log_level": "the operator's",
+    "log_time": "the operator's",
     "loop_warn_seconds": "what is logged",
     "node": "the operator's",
     "nodes": "the operator's",
@@ -83,6 +85,11 @@ FIXED = {
     "sessions of TLS 1.2 that may be resumed": (20 * 1024,),  # SSL_SESSION_CACHE_MAX_SIZE_DEFAULT
     FOLLOWED: (metrics._FOLLOWED,),
     "known addresses": (accounts.KNOWN_ADDRESSES,),
+    "events that are counted": (
+        event_sums.MOST_ADDRESSES,
+        event_sums.MOST_NAMES,
+        event_sums.MOST_ACCOUNTS,
+    ),
     "failures": (throttle.MAX_KEYS,),
     "turns at accounts": (throttle.MAX_KEYS, guesses.MOST_TURNS, guesses._SHARED_LINES),
     "registrations": (throttle.MAX_KEYS,),
@@ -134,7 +141,7 @@ OF_TABLES = {
 }
 ONE_ROW = {"store"}
 OF_CONTAINERS = {
-    "cli/server/log.py": {"_lines": "lines of the log"},
+    "cli/server/log.py": {"_events": "lines of the log", "_others": "lines of the log"},
     "core/certificates.py": {
         "held": "sessions in use that a certificate opened",
         "_lists": "certificates that are revoked",
@@ -269,6 +276,7 @@ OF_CONTAINERS = {
 }
 DO_NOT_GROW = {
     ("cli/server/log.py", "_lost"): "one count for each level",
+    ("cli/server/log.py", "_wakes"): "two at most",
     ("core/hash_queue.py", "_held"): "as many as there are slots",
     **{
         (

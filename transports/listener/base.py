@@ -30,9 +30,11 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final, Protocol, Self
 
+from twinline.core import events
 from twinline.core.addresses import UNIX, AddressSet, canonical, is_local, limit_key
 from twinline.core.deadline import Deadline
 from twinline.core.errors import LockRuleError
+from twinline.core.events import emit
 from twinline.core.forks import watch_forks
 from twinline.core.locks import new_lock
 from twinline.core.metrics import ConnectionCounts, Metrics, Refusal
@@ -58,6 +60,11 @@ CUT_SECONDS: Final = 0.2
 """For a connection that was cut to end."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_BATCH: Final = 64
+_SETTINGS: Final = {
+    Refusal.CONNECTIONS: "connections",
+    Refusal.ADDRESS: "connections_per_address",
+}
+"""The setting beyond which a connection is refused."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,6 +212,11 @@ class Listener(ABC):
         if metrics is not None:
             for endpoint in self.endpoints:
                 metrics.listen(endpoint.place)
+        self._accepted = 0  # connections, so far; guarded by _lock
+        # Of the thread that drains: when it began, the connections that there were, and how many
+        # of them were cut.
+        self._drain_began: float | None = None
+        self._to_drain = self._cut = 0
         self._is_parents = False
         for served in self._served_once():
             if served.tls is not None:
@@ -398,6 +410,7 @@ class Listener(ABC):
         """Accept no more, and end the connections; for the first that serves or closes."""
         try:
             self._stopping = True
+            self._tell_drain()
             self._stop_listening()
             self._end_connections()
         finally:
@@ -405,9 +418,34 @@ class Listener(ABC):
                 connection.cut()  # again, or at last where an exception came between
             if self._owns_waker:
                 self._waker.close()
-            self._drained = True
-            while self._closing:
-                self._closing.pop().wake()
+            try:
+                self._tell_drained()
+            finally:
+                self._drained = True
+                while self._closing:
+                    self._closing.pop().wake()
+
+    def _tell_drain(self) -> None:
+        """Tell that a drain has begun, once, if there was anything to serve."""
+        if self._drain_began is None and self._drainer["first"].serving:
+            self._drain_began, self._to_drain = monotonic(), len(self._running())
+            emit(
+                events.DRAIN_BEGUN,
+                connections=self._to_drain,
+                seconds=self.settings.drain_spread_seconds + self.settings.drain_seconds,
+            )
+
+    def _tell_drained(self) -> None:
+        if self._drain_began is not None:
+            with self._lock:
+                accepted = self._accepted
+            emit(
+                events.DRAIN_ENDED,
+                finished=self._to_drain - self._cut,
+                cut=self._cut,
+                served=accepted,
+                seconds=round(monotonic() - self._drain_began, 3),
+            )
 
     def _stop_listening(self) -> None:
         # Each once: the file of a Unix socket may be another server's when it is closed again.
@@ -471,7 +509,7 @@ class Listener(ABC):
                 introduction = Introduction(address, self._proxies, header=header)
             elif header:
                 peer.close()
-                log.info("connection from %s: it is none of trusted_proxies", address)
+                emit(events.PROXY_REFUSED, address=address, why="it is none of trusted_proxies")
                 self._note_refusal(place, Refusal.PROXY)
                 return True
             else:
@@ -499,6 +537,7 @@ class Listener(ABC):
             connection.close()
             self._note_refusal(place, refusal)
             self._note_end(connection)
+            emit(events.CONNECTION_REFUSED, address=address, why=_SETTINGS[refusal])
             return True
         if self._metrics is not None and counts is not None:
             self._metrics.connected(counts)
@@ -528,6 +567,7 @@ class Listener(ABC):
             except MemoryError:
                 self._count_out(connection)
                 raise
+            self._accepted += 1
         return None
 
     def _introduce(self, connection: ServedConnection, introduction: Introduction) -> bool:
@@ -585,7 +625,7 @@ class Listener(ABC):
         """Log that there is too little of something, once until there is enough again."""
         if of != self._short_of:
             self._short_of = of
-            log.warning("%s; trying again every %g s", of, PAUSE_SECONDS)
+            emit(events.LISTENER_SHORT, why=of, seconds=PAUSE_SECONDS)
 
     def _told_gradually(self) -> Iterator[float]:
         """Let the connections drain one after the other, over the time that is set for it.

@@ -7,7 +7,6 @@ owner's hands. While a watch is open the owner waits on the socket and on a desc
 wakes; so it reads the mail and writes it by itself, and sees at once that its peer has gone.
 """
 
-import logging
 import socket
 from contextlib import suppress
 from functools import partial
@@ -28,8 +27,6 @@ from twinline.transports.listener.introduction import Introduction
 from twinline.transports.listener.settings import InForce
 from twinline.transports.tls.layer import TlsLayer
 from twinline.transports.wakeup import WakeDescriptor
-
-log = logging.getLogger(__name__)
 
 _RECEIVE_BYTES: Final = 16 * 1024
 _IDLE_RECEIVE_BYTES: Final = 1024
@@ -148,17 +145,15 @@ class Connection:
 
         The handshakes of TLS and of a WebSocket are made here too, under the login deadline.
         """
-        fault: str | None = None
+        error: str | None = None
         try:
             with deferred_wakes() as self._deferred:
                 self._converse()
-        except OSError as error:
-            fault = None if self._talk.silent else str(error)
+        except OSError as failure:
+            error = None if self._talk.silent else str(failure)
         finally:
             self._service.leave(self._talk.session)
-            fault = self._talk.fault or fault
-            if fault is not None:
-                log.info("connection from %s: %s", self.address, fault)
+            self._talk.tell_fault(self.address, error)
 
     def close(self) -> None:
         """Close the socket; the last thing that the owner thread does."""

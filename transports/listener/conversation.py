@@ -65,7 +65,9 @@ from operator import itemgetter
 from random import randint
 from typing import Final
 
+from twinline.core import events
 from twinline.core.errors import RESTART_MS, RequestError, SessionExpired, ShuttingDown
+from twinline.core.events import Event, emit
 from twinline.core.looks import Look
 from twinline.core.messages import PAGE_BYTES
 from twinline.core.metrics import UNREADABLE, ConnectionCounts
@@ -118,6 +120,7 @@ class Conversation:
         ended: whether nothing follows what there is to send.
         cut: whether not even that is sent: the peer took too long.
         fault: what was wrong with the peer, in a few words, or None.
+        fault_event: what kind of fault that is.
     """
 
     __slots__ = (
@@ -146,6 +149,7 @@ class Conversation:
         "cut",
         "ended",
         "fault",
+        "fault_event",
         "full",
         "session",
         "urgent",
@@ -186,6 +190,7 @@ class Conversation:
         self.ended = False
         self.cut = False
         self.fault: str | None = None
+        self.fault_event = events.CONNECTION_FAILED
         self.codec = codec
         self._layer = layer
         self._introduction = introduction  # until all is known
@@ -230,6 +235,24 @@ class Conversation:
         self.end_session()
         self._on_end()
 
+    # -- what was wrong -----------------------------------------------------------------
+
+    def _note_fault(self, fault: str | None, event: Event) -> None:
+        """Note what was wrong with the peer; what was wrong first is what counts."""
+        if self.fault is None and fault is not None:
+            self.fault, self.fault_event = fault, event
+
+    def tell_fault(self, address: str, error: str | None) -> None:
+        """Tell of what was wrong with the peer, if anything was; once it has ended.
+
+        Args:
+            address: where the peer comes from.
+            error: what the socket has said, or None.
+        """
+        why = self.fault or error
+        if why is not None:
+            emit(self.fault_event, address=address, why=why)
+
     # -- what happens -------------------------------------------------------------------
 
     def receive_data(self, data: bytes) -> None:
@@ -257,7 +280,7 @@ class Conversation:
         try:
             data = introduction.receive_data(data)
         except ProxyHeaderError as error:
-            self._cut_off(str(error))
+            self._cut_off(str(error), events.PROXY_REFUSED)
             return b""
         if not introduction.awaits_header and not self._introduced(introduction):
             return b""
@@ -275,11 +298,11 @@ class Conversation:
             self._introduction = None
         accepted = introduction.tell()
         if not accepted:
-            self._cut_off("there are too many connections from this address")
+            self._cut_off("connections_per_address", events.CONNECTION_REFUSED)
         return accepted
 
-    def _cut_off(self, fault: str | None) -> None:
-        self.fault = self.fault or fault
+    def _cut_off(self, fault: str | None, event: Event = events.CONNECTION_FAILED) -> None:
+        self._note_fault(fault, event)
         self.ended = self.cut = True
 
     def _open_seal(self, layer: TlsLayer, data: bytes) -> None:
@@ -288,7 +311,7 @@ class Conversation:
         try:
             opened = layer.receive_data(data)
         except TlsError as error:
-            self.fault = self.fault or str(error)
+            self._note_fault(str(error), events.TLS_FAILED)
             self.ended = self.urgent = True  # an alert may be left to send
             return
         if layer.established and not established:

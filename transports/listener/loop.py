@@ -357,6 +357,7 @@ class LoopListener(Listener):
     async def _drain_in_loop(self) -> None:
         self._stopping = True
         self._accept_no_more()
+        self._tell_drain()
         try:
             # Others may lock a Unix socket's directory.
             await self._in_thread(self._stop_listening)
@@ -366,6 +367,7 @@ class LoopListener(Listener):
         finally:
             stuck = self._running()
             if stuck:
+                self._cut = len(stuck)
                 log.warning("%d connections did not finish in time and are cut", len(stuck))
             for connection in stuck:
                 connection.cut()

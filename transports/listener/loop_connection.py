@@ -303,11 +303,8 @@ class LoopConnection(asyncio.BufferedProtocol):
         try:
             self._host.service.leave(self._talk.session)
         finally:
-            fault = self._talk.fault
-            if fault is None and exc is not None and not (self._linger_bytes or self._talk.silent):
-                fault = str(exc)
-            if fault is not None:
-                log.info("connection from %s: %s", self.address, fault)
+            told = exc is not None and not (self._linger_bytes or self._talk.silent)
+            self._talk.tell_fault(self.address, str(exc) if told else None)
             self._host.ended(self)
 
     # -- called by `Turns` --------------------------------------------------------------

@@ -233,6 +233,7 @@ class ThreadedListener(Listener):
                 self._end(starting)
         stuck = self._running()
         if stuck:
+            self._cut = len(stuck)
             log.warning("%d connections did not finish in time and are cut", len(stuck))
         for connection in stuck:
             connection.cut()
