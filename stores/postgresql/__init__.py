@@ -20,6 +20,7 @@ Opened as ``postgresql://USER@HOST/DATABASE``; it needs the extra ``postgresql``
     mailbox          } what it knows of a mailbox
     send_ids         } and of send_ids
     reads            reads that wait at once are one statement
+    tracing          where a message is
     mailboxes        the half with messages and positions
     rereads          what stands behind wakes that are lost
     chores           sweeping, expiring, and what a crash left half done

@@ -6,8 +6,10 @@
 2. A statement sees what was committed when it began. So the lock is a statement of its own, in
    front of those that look at what it guards.
 3. The end of a session is told to all servers within the transaction that ends it.
-4. Requests ask for sessions and sends for recipients, so both are remembered; see `find_session`
-   and `recipient`. Look-ups that wait at the same time are one statement.
+4. An invitation is spent by deleting its row in the transaction that inserts the name, behind it.
+5. Requests ask for sessions and sends for recipients, so both are remembered; see `find_session`
+   and `recipient`. Look-ups that wait at the same time are one statement. Whether an account may be
+   logged in to is never remembered: `find` asks, and `open_session` looks at it under the lock.
 """
 
 # ruff: noqa: D102 - the contract tells what the methods do
@@ -15,15 +17,16 @@
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Final
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final
 
-from twinline.core.errors import NoSuchUser, UsernameTaken
+from twinline.core.errors import InvitationInvalid, NoSuchUser, UsernameTaken
 from twinline.core.names import NamePattern
 from twinline.core.passwords import profile_of
 from twinline.core.store import (
     Account,
     Accounts,
+    Invitation,
     SessionKey,
     SessionRecord,
     Unsubscribe,
@@ -31,8 +34,8 @@ from twinline.core.store import (
 )
 from twinline.core.waiting import Wake
 from twinline.stores.postgresql.arrays import blobs, texts
-from twinline.stores.postgresql.database import Pool
-from twinline.stores.postgresql.link import Call, Link, LinkLost, Rows
+from twinline.stores.postgresql.database import Pool, transaction
+from twinline.stores.postgresql.link import Call, Link, Rows
 from twinline.stores.postgresql.notices import Kind
 from twinline.stores.postgresql.touches import Touches
 from twinline.stores.postgresql.wakes import Wakes
@@ -52,19 +55,24 @@ _PARTS: Final = 16
 """Rows in which the accounts of one profile are counted, so that registrations at the same time
 seldom wait for each other's."""
 
-_LOCK: Final = "SELECT username, password_hash FROM names WHERE account_id = $1 FOR NO KEY UPDATE"
+_LOCK: Final = """
+    SELECT username, password_hash, enabled FROM names WHERE account_id = $1
+    FOR NO KEY UPDATE"""
 _CREATE: Final = """
     INSERT INTO names (username, account_id, password_hash, created_at)
     VALUES ($1, $2, $3, $4::bigint) ON CONFLICT DO NOTHING RETURNING true"""
 _HAS_ID: Final = "SELECT true FROM names WHERE account_id = $1"
 _HAS_NAME: Final = "SELECT true FROM names WHERE username = $1"
 _FIND: Final = """
-    SELECT account_id, username, password_hash, created_at
+    SELECT account_id, username, password_hash, created_at, enabled, must_change
     FROM names WHERE username = ANY ($1::text[]) AND account_id IS NOT NULL"""
 _NAMES: Final = """
     SELECT username FROM names WHERE username {} $1 AND account_id IS NOT NULL
     ORDER BY username LIMIT $2::bigint"""
-_SET_HASH: Final = "UPDATE names SET password_hash = $2 WHERE account_id = $1"
+_SET_HASH: Final = """
+    UPDATE names SET password_hash = $2, must_change = coalesce($3::boolean, must_change)
+    WHERE account_id = $1"""
+_ENABLE: Final = "UPDATE names SET enabled = $2::boolean WHERE account_id = $1"
 _COUNT: Final = """
     INSERT INTO hash_profiles AS counted (profile, part, accounts)
     VALUES ($1, $2::bigint, $3::bigint)
@@ -73,7 +81,8 @@ _PROFILES: Final = """
     SELECT profile, sum(accounts)::bigint FROM hash_profiles
     GROUP BY profile HAVING sum(accounts) > 0"""
 _RESERVE: Final = """
-    UPDATE names SET account_id = NULL, password_hash = NULL, created_at = NULL
+    UPDATE names SET account_id = NULL, password_hash = NULL, created_at = NULL,
+        enabled = DEFAULT, must_change = DEFAULT
     WHERE account_id = $1"""
 _FREE: Final = "DELETE FROM names WHERE account_id = $1"
 _END: Final = """
@@ -81,6 +90,9 @@ _END: Final = """
 _END_OTHERS: Final = """
     DELETE FROM sessions WHERE account_id = $1 AND token_hash <> $2 RETURNING token_hash"""
 _END_ALL: Final = "DELETE FROM sessions WHERE account_id = $1 RETURNING token_hash"
+_SESSIONS_OF: Final = """
+    SELECT token_hash, account_id, username, opened_at, used_at FROM sessions
+    WHERE account_id = $1 ORDER BY used_at DESC, opened_at DESC, token_hash"""
 _OLDEST: Final = """
     SELECT token_hash FROM sessions WHERE account_id = $1
     ORDER BY used_at, opened_at, token_hash LIMIT $2::bigint"""
@@ -104,7 +116,23 @@ _NOTED_AT: Final = """
     SELECT account_id, address, noted_at
     FROM unnest($1::text[], $2::bytea[]) AS wanted (account_id, address)
     JOIN known_addresses USING (account_id, address)"""
+_ADDRESSES: Final = "SELECT address, noted_at FROM known_addresses WHERE account_id = $1"
 _FORGET: Final = "DELETE FROM known_addresses WHERE account_id = $1"
+_INVITE: Final = """
+    INSERT INTO invitations (token_hash, created_at, expires_at, note)
+    VALUES ($1, $2::bigint, $3::bigint, $4) ON CONFLICT DO NOTHING RETURNING true"""
+_INVITE_NO_MORE: Final = """
+    DELETE FROM invitations WHERE token_hash IN (
+        SELECT token_hash FROM invitations WHERE expires_at <= $1::bigint AND token_hash <> $2
+        FOR UPDATE SKIP LOCKED)"""
+_INVITATION: Final = """
+    SELECT token_hash, created_at, expires_at, note FROM invitations WHERE token_hash = $1"""
+_INVITATIONS: Final = """
+    SELECT token_hash, created_at, expires_at, note FROM invitations
+    ORDER BY created_at, token_hash"""
+_SPEND: Final = """
+    DELETE FROM invitations WHERE token_hash = $1 AND expires_at > $2::bigint RETURNING true"""
+_DROP_INVITATION: Final = "DELETE FROM invitations WHERE token_hash = $1 RETURNING true"
 
 
 class PostgresqlAccounts(Accounts):
@@ -149,20 +177,23 @@ class PostgresqlAccounts(Accounts):
     # -- accounts and names -----------------------------------------------------------------------
 
     def create(self, account: Account, *, invitation: bytes | None = None) -> None:
-        if invitation is not None:
-            raise NotImplementedError
         name = _plain(account.username)
         if name is None:
             raise ValueError("PostgreSQL cannot keep such a name")
         with self._transaction() as link:
-            created, same_id = link.run(
+            calls = [
                 Call(_CREATE, name, account.account_id, account.password_hash, account.created_at),
                 Call(_HAS_ID, account.account_id),
-            )
+            ]
+            if invitation is not None:
+                calls.append(Call(_SPEND, invitation, account.created_at))
+            created, same_id, *spent = link.run(*calls)
             if not created:
                 if same_id:
                     raise ValueError(f"account id {account.account_id!r} is used twice")
                 raise UsernameTaken
+            if spent == [[]]:
+                raise InvitationInvalid
             link.run(*_counting({profile_of(account.password_hash): 1}))
         self._profiles.clear()
 
@@ -222,14 +253,25 @@ class PostgresqlAccounts(Accounts):
         keep: bytes | None,
         must_change: bool = False,
     ) -> bool:
-        if instead_of is None or keep is None or must_change:
-            raise NotImplementedError
         with self._ending(account_id) as (link, ended):
-            if not _replace_hash(link, account_id, password_hash, instead_of):
+            if not _replace_hash(
+                link, account_id, password_hash, instead_of, must_change=must_change
+            ):
                 return False
-            ended.extend(link.execute(_END_OTHERS, account_id, keep))
+            if keep is None:
+                ended.extend(link.execute(_END_ALL, account_id))
+            else:
+                ended.extend(link.execute(_END_OTHERS, account_id, keep))
         self._profiles.clear()
         return True
+
+    def enable(self, account_id: str, *, enabled: bool) -> None:
+        with self._ending(account_id) as (link, ended):
+            if not link.execute(_LOCK, account_id):
+                raise NoSuchUser
+            if not enabled:
+                ended.extend(link.execute(_END_ALL, account_id))
+            link.execute(_ENABLE, account_id, enabled)
 
     def hash_profiles(self) -> Mapping[str, int]:
         """Return how many accounts there are of each profile, from memory if that is not old."""
@@ -258,12 +300,42 @@ class PostgresqlAccounts(Accounts):
         (rows,) = self._pool.run(Call(_NOTED_AT, texts(account_ids), blobs(addresses)))
         return {(account_id, address): noted_at for account_id, address, noted_at in rows}
 
+    def addresses(self, account_id: str) -> Mapping[str, int]:
+        (rows,) = self._pool.run(Call(_ADDRESSES, account_id))
+        return {_text(address): noted_at for address, noted_at in rows}
+
+    # -- invitations ------------------------------------------------------------------------------
+
+    def add_invitation(self, invitation: Invitation) -> None:
+        token_hash, created_at = invitation.token_hash, invitation.created_at
+        with self._transaction() as link:
+            added, _ = link.run(
+                Call(
+                    _INVITE, token_hash, created_at, invitation.expires_at, _blob(invitation.note)
+                ),
+                Call(_INVITE_NO_MORE, created_at, token_hash),
+            )
+            if not added:
+                raise ValueError("an invitation's token is used twice")
+
+    def find_invitation(self, token_hash: bytes) -> Invitation | None:
+        (rows,) = self._pool.run(Call(_INVITATION, token_hash))
+        return _invitation(rows[0]) if rows else None
+
+    def invitations(self) -> Sequence[Invitation]:
+        (rows,) = self._pool.run(Call(_INVITATIONS))
+        return [_invitation(row) for row in rows]
+
+    def drop_invitation(self, token_hash: bytes) -> bool:
+        with self._transaction() as link:
+            return bool(link.execute(_DROP_INVITATION, token_hash))
+
     def withdraw(self, account_id: str, *, keep_name: bool, verified: str | None = None) -> bool:
         with self._ending(account_id) as (link, ended):
             locked = link.execute(_LOCK, account_id)
             if not locked or verified not in (None, locked[0][1]):
                 return False
-            ((username, known),) = locked
+            ((username, known, _),) = locked
             _, tokens, *_ = link.run(
                 Call(_RESERVE if keep_name else _FREE, account_id),
                 Call(_END_ALL, account_id),
@@ -285,7 +357,7 @@ class PostgresqlAccounts(Accounts):
             locked, oldest = link.run(
                 Call(_LOCK, account_id), Call(_OLDEST, account_id, 0 if most is None else most)
             )
-            if not locked or verified not in (None, locked[0][1]):
+            if not locked or not locked[0][2] or verified not in (None, locked[0][1]):
                 raise NoSuchUser
             times = session.opened_at, session.used_at
             opened = link.execute(_OPEN, token_hash, account_id, session.username, *times)
@@ -293,6 +365,10 @@ class PostgresqlAccounts(Accounts):
                 raise ValueError("a session token is used twice")
             if most is not None and len(oldest) == most:
                 ended.extend(link.execute(_END, account_id, oldest[0][0]))
+
+    def sessions(self, account_id: str) -> Sequence[SessionRecord]:
+        (rows,) = self._pool.run(Call(_SESSIONS_OF, account_id))
+        return [SessionRecord(*row) for row in rows]
 
     def find_session(self, key: SessionKey) -> SessionRecord | None:
         """Return the session, from memory while the lease holds.
@@ -330,6 +406,12 @@ class PostgresqlAccounts(Accounts):
             with self._ending(account_id) as (link, ended):
                 ended.extend(link.execute(_END, account_id, token_hash))
 
+    def close_sessions(self, account_id: str) -> int:
+        with self._ending(account_id) as (link, ended):
+            _, tokens = link.run(Call(_LOCK, account_id), Call(_END_ALL, account_id))
+            ended.extend(tokens)
+        return len(ended)
+
     def on_session_end(self, key: SessionKey, wake: Wake) -> Unsubscribe:
         return self._wakes.on_session(key, wake)
 
@@ -352,16 +434,8 @@ class PostgresqlAccounts(Accounts):
                 link.run(self._wakes.tell_sessions(keys))
         self._wakes.end_sessions(keys)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Link]:
-        with self._pool.lend() as link:
-            self._permit(link)
-            with link.transaction():
-                yield link
-            if link.warnings:
-                # A wait for a standby was cut short (SQLSTATE 01000): it may have it, or not.
-                link.broken = True
-                raise LinkLost("the database warned of a commit", in_doubt=True)
+    def _transaction(self) -> AbstractContextManager[Link]:
+        return transaction(self._pool, self._permit)
 
     def _sessions_ended(self, keys: set[str] | None) -> None:
         if keys is None:
@@ -376,16 +450,35 @@ class PostgresqlAccounts(Accounts):
             self._sessions.forget(account_ids)
 
 
-def _replace_hash(link: Link, account_id: str, password_hash: str, instead_of: str) -> bool:
-    """Replace a password hash in an open transaction, unless it is another by now."""
+def _replace_hash(
+    link: Link,
+    account_id: str,
+    password_hash: str,
+    instead_of: str | None,
+    *,
+    must_change: bool | None = None,
+) -> bool:
+    """Replace a password hash in an open transaction, unless it is another by now.
+
+    Args:
+        link: where the transaction is open.
+        account_id: whose it is.
+        password_hash: the new one.
+        instead_of: the one that it replaces; None: whichever there is.
+        must_change: what that is from now on; None: what it was.
+
+    Raises:
+        NoSuchUser: the account is gone.
+    """
     locked = link.execute(_LOCK, account_id)
     if not locked:
         raise NoSuchUser
-    if locked[0][1] != instead_of:
+    known = locked[0][1]
+    if instead_of not in (None, known):
         return False
-    before, after = profile_of(instead_of), profile_of(password_hash)
+    before, after = profile_of(known), profile_of(password_hash)
     counted = _counting({before: -1, after: 1}) if before != after else []
-    link.run(Call(_SET_HASH, account_id, password_hash), *counted)
+    link.run(Call(_SET_HASH, account_id, password_hash, must_change), *counted)
     return True
 
 
@@ -424,5 +517,14 @@ def _at_or_above(start: str) -> tuple[str, str]:
     return (">" if zero else ">="), text
 
 
+def _invitation(row: tuple[Any, ...]) -> Invitation:
+    token_hash, created_at, expires_at, note = row
+    return Invitation(bytes(token_hash), created_at, expires_at, _text(note))
+
+
 def _blob(text: str) -> bytes:
     return text.encode(errors="surrogatepass")
+
+
+def _text(column: bytes) -> str:
+    return column.decode(errors="surrogatepass")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Final, Self
 
 from twinline.core.passwords import profile_of
-from twinline.core.store import SEQ_JUMP, Account
+from twinline.core.store import SEQ_JUMP, Account, Invitation
 from twinline.stores.archive import AccountRow, AckRow, MailboxRow, MessageRow, SendIdRow
 from twinline.stores.postgresql.arrays import blobs, integers, texts
 from twinline.stores.postgresql.link import Call, Rows
@@ -29,14 +29,17 @@ _AT_ONCE: Final = 10  # statements: few mailboxes need more, and a page of messa
 _PROFILED: Final = 5_000  # accounts of which the hashes are counted at a time
 
 _ACCOUNTS: Final = """
-    SELECT account_id, username, password_hash, created_at FROM names
+    SELECT account_id, username, password_hash, created_at, enabled, must_change FROM names
     WHERE username > $1 AND account_id IS NOT NULL ORDER BY username LIMIT $2::bigint"""
 _ADDRESSES: Final = """
     SELECT account_id, address, noted_at FROM known_addresses WHERE account_id = ANY ($1::text[])"""
 _RESERVED: Final = """
     SELECT username FROM names WHERE username > $1 AND account_id IS NULL
     ORDER BY username LIMIT $2::bigint"""
-_MAILBOX: Final = "SELECT account_id, position, last FROM mailboxes WHERE account_id = $1"
+_INVITATIONS: Final = """
+    SELECT token_hash, created_at, expires_at, note FROM invitations WHERE token_hash > $1
+    ORDER BY token_hash LIMIT $2::bigint"""
+_MAILBOX: Final = "SELECT account_id, position, last, quota FROM mailboxes WHERE account_id = $1"
 # What lies below the floor is removed, though it may still be there.
 _MESSAGES: Final = """
     SELECT seq, message_id, sender, body, sent_at FROM messages
@@ -78,6 +81,7 @@ _PUT_SEND_IDS: Final = f"""
         $6::bigint[], $7::bigint[])"""  # noqa: S608
 _WHOLE: Final = """
     UPDATE mailboxes AS mine SET position = $2::bigint, last = $3::bigint, epoch = $4::bigint,
+        quota = $5::bigint,
         unread = (SELECT count(*) FROM messages WHERE box = mine.box AND seq > $2::bigint),
         acked = (SELECT count(*) FROM messages WHERE box = mine.box AND seq <= $2::bigint),
         oldest_ack = (SELECT acked_at FROM acks WHERE acks.box = mine.box
@@ -167,6 +171,15 @@ class PostgresqlArchive(PagedArchive):
             return ()
         return [name for (name,) in self._session.ask(_RESERVED, after, limit)]
 
+    def invitations(self, after: bytes, limit: int) -> Sequence[Invitation]:
+        if not self._there:
+            return ()
+        rows = self._session.ask(_INVITATIONS, after, limit)
+        return [
+            Invitation(bytes(token_hash), created_at, expires_at, _text(note))
+            for token_hash, created_at, expires_at, note in rows
+        ]
+
     def _beginnings(self, account_id: str) -> Beginnings | None:
         reads = (_MESSAGES, _ACKS, _SEND_IDS)
         rows, messages, acks, send_ids = self._session.run(
@@ -216,12 +229,17 @@ class PostgresqlArchive(PagedArchive):
             ),
             Call("DELETE FROM known_addresses WHERE account_id = ANY ($1::text[])", ids),
             Call(
-                "INSERT INTO names (username, account_id, password_hash, created_at) "
-                "SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])",
+                "INSERT INTO names (username, account_id, password_hash, created_at, enabled, "
+                "must_change) SELECT username, account_id, password_hash, created_at, "
+                "enabled = 1, must_change = 1 FROM unnest($1::text[], $2::text[], $3::text[], "
+                "$4::bigint[], $5::bigint[], $6::bigint[]) AS given (username, account_id, "
+                "password_hash, created_at, enabled, must_change)",
                 names,
                 ids,
                 texts([account.password_hash for account, _ in rows]),
                 integers([account.created_at for account, _ in rows]),
+                integers([int(account.enabled) for account, _ in rows]),
+                integers([int(account.must_change) for account, _ in rows]),
             ),
             Call(
                 "INSERT INTO known_addresses (account_id, address, noted_at) "
@@ -236,6 +254,20 @@ class PostgresqlArchive(PagedArchive):
         self._session.ask(
             "INSERT INTO names (username) SELECT * FROM unnest($1::text[]) ON CONFLICT DO NOTHING",
             texts(names),
+        )
+
+    def put_invitations(self, rows: Sequence[Invitation]) -> None:
+        hashes = blobs([row.token_hash for row in rows])
+        self._session.run(
+            Call("DELETE FROM invitations WHERE token_hash = ANY ($1::bytea[])", hashes),
+            Call(
+                "INSERT INTO invitations (token_hash, created_at, expires_at, note) "
+                "SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bytea[])",
+                hashes,
+                integers([row.created_at for row in rows]),
+                integers([row.expires_at for row in rows]),
+                blobs([_column(row.note) for row in rows]),
+            ),
         )
 
     def begin_mailbox(self, account_id: str) -> None:
@@ -291,8 +323,8 @@ class PostgresqlArchive(PagedArchive):
             self._waiting.clear()
 
     def end_mailbox(self, row: MailboxRow) -> None:
-        account_id, position, last, _ = row
-        whole = Call(_WHOLE, account_id, position, last, last // SEQ_JUMP)
+        account_id, position, last, quota = row
+        whole = Call(_WHOLE, account_id, position, last, last // SEQ_JUMP, quota)
         self._open = True
         self._session.run(*self._waiting, whole, Call("COMMIT"))
         self._open = False

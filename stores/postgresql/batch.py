@@ -44,7 +44,8 @@ _CREATE: Final = """
 _LOCK: Final = """
     SELECT found.*, (SELECT epoch FROM store) FROM unnest($1::text[]) AS wanted
     CROSS JOIN LATERAL (
-        SELECT box, account_id, position, last, unread, acked, oldest_ack, floor, epoch, sends
+        SELECT box, account_id, position, last, unread, acked, oldest_ack, floor, epoch, sends,
+            quota
         FROM mailboxes WHERE account_id = wanted FOR NO KEY UPDATE) AS found"""
 _KNOWN: Final = """
     SELECT number, content, message_id, sent_at
@@ -262,8 +263,8 @@ class Batch:
                 made.discard(write.account_id)  # of two at once one makes it
             else:
                 self.outcomes[index] = ValueError(f"account id {write.account_id!r} is used twice")
-        for *columns, epoch in next(left, []):
-            box = Mailbox(*columns)
+        for *columns, quota, epoch in next(left, []):
+            box = Mailbox(*columns, quota=quota)
             box.enter(epoch)
             self._boxes[box.account_id] = box
             self._numbers[box.number] = box

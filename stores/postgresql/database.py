@@ -2,7 +2,8 @@
 
 1. A server has at most ten: one that writes mail, one that listens, one that sends notices, up to
    three that read, up to three for accounts, and one of the main thread's own, for there a signal's
-   handler may raise (`twinline.core.interrupts`).
+   handler may raise (`twinline.core.interrupts`). One more looks through all mailboxes for an
+   operator, for as long as that takes (`tracing`).
 2. What is broken is closed and made again. After a failure one thread at a time tries, at growing
    intervals; the others are refused at once, so that none waits for a database that is gone.
 3. Every new connection is checked before it is used (`Database.checks`), for it may lead to
@@ -298,6 +299,27 @@ class Pool:
             raise StoreUnavailable
         link, self._database.alone = self._database.alone, None
         return link
+
+
+@contextmanager
+def transaction(pool: Pool, permit: Callable[[Link], object]) -> Iterator[Link]:
+    """Have the block be a transaction that is acknowledged when it returns.
+
+    Args:
+        pool: connections that write.
+        permit: raises `StoreUnavailable` where writes are refused.
+
+    Raises:
+        StoreUnavailable: it was not committed, or that is in doubt.
+    """
+    with pool.lend() as link:
+        permit(link)
+        with link.transaction():
+            yield link
+        if link.warnings:
+            # A wait for a standby was cut short (SQLSTATE 01000): it may have it, or not.
+            link.broken = True
+            raise LinkLost("the database warned of a commit", in_doubt=True)
 
 
 class Keeper:

@@ -2,8 +2,8 @@
 
 # ruff: noqa: D102 - the contract tells what the methods do
 
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import Final
 
 from twinline.core.errors import CursorInvalid, NoSuchUser, RequestError, StoreUnavailable
@@ -11,7 +11,9 @@ from twinline.core.store import (
     Draft,
     Mailboxes,
     MailboxLook,
+    MailboxUsage,
     MailPage,
+    MessageTrace,
     Receipt,
     Standing,
     Unsubscribe,
@@ -19,20 +21,42 @@ from twinline.core.store import (
 from twinline.core.waiting import Wake, wake_after_reply
 from twinline.stores.postgresql.batch import Ack, Create, Delete, Drop, Looks, Trim, append_of
 from twinline.stores.postgresql.lane import Lane
+from twinline.stores.postgresql.link import Link
 from twinline.stores.postgresql.reads import Reads, Wanted
+from twinline.stores.postgresql.tracing import Tracing
 from twinline.stores.postgresql.wakes import Wakes
 from twinline.stores.sql.mailbox import NO_SUCH_SEQ
 
 _TRIM_SECONDS: Final = 0.05  # what trimming may make a reader wait
+_SET_QUOTA: Final = """
+    UPDATE mailboxes SET quota = $2::bigint WHERE account_id = $1 RETURNING true"""
 
 
 class PostgresqlMailboxes(Mailboxes):
     """Mailboxes in tables: the lane writes, many calls in a transaction; reads share statements."""
 
-    def __init__(self, lane: Lane, reads: Reads, wakes: Wakes) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        reads: Reads,
+        wakes: Wakes,
+        tracing: Tracing,
+        change: Callable[[], AbstractContextManager[Link]],
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            lane: writes.
+            reads: reads.
+            wakes: knows who watches.
+            tracing: looks for messages.
+            change: makes a block a transaction of its own.
+        """
         self._lane = lane
         self._reads = reads
         self._wakes = wakes
+        self._tracing = tracing
+        self._change = change
 
     def create(self, account_id: str) -> None:
         self._lane.do(Create(account_id))
@@ -108,6 +132,21 @@ class PostgresqlMailboxes(Mailboxes):
     def standing(self, account_id: str) -> Standing:
         return self._reads.read(Wanted(_known(account_id), 0, 0, 0)).standing
 
+    def usage(self, account_id: str) -> MailboxUsage:
+        return self._reads.usage(_known(account_id))
+
+    def set_quota(self, account_id: str, messages: int | None) -> None:
+        quota = None if messages is None else min(messages, NO_SUCH_SEQ)
+        with self._change() as link:
+            if not link.execute(_SET_QUOTA, _known(account_id), quota):
+                raise NoSuchUser
+
+    def trace(self, message_id: str, account_id: str | None = None) -> MessageTrace | None:
+        for text in (message_id, account_id):
+            if text is not None and not _is_column(text):
+                return None
+        return self._tracing.find(message_id, account_id)
+
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
         return self._wakes.mail.add(account_id, wake)
 
@@ -118,13 +157,17 @@ def _known(account_id: str) -> str:
     Raises:
         NoSuchUser: it is not.
     """
-    try:
-        account_id.encode()
-    except UnicodeEncodeError:  # half a surrogate pair
-        raise NoSuchUser from None
-    if "\0" in account_id:
+    if not _is_column(account_id):
         raise NoSuchUser
     return account_id
+
+
+def _is_column(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return "\0" not in text
 
 
 def _in_range(look: MailboxLook) -> MailboxLook:

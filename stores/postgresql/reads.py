@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from twinline.core.errors import CursorInvalid, NoSuchUser, RequestError
 from twinline.core.protocol import Message
-from twinline.core.store import MailboxPolicy, MailPage, Standing
+from twinline.core.store import MailboxPolicy, MailboxUsage, MailPage, Standing
 from twinline.stores.postgresql.arrays import integers, texts
 from twinline.stores.postgresql.batch import message
 from twinline.stores.postgresql.database import Pool
@@ -43,6 +43,11 @@ _HISTORY: Final = f"""
             CASE WHEN mine.ageing THEN {aged("mine.box", "$2::bigint")} ELSE 0 END)
         ORDER BY seq DESC LIMIT $4::bigint) AS found ON true
     ORDER BY seq DESC"""  # noqa: S608
+
+_USAGE: Final = """
+    SELECT count(seq), unread, coalesce(sum(octet_length(body)), 0)::bigint, quota
+    FROM mailboxes LEFT JOIN messages ON messages.box = mailboxes.box AND seq > floor
+    WHERE account_id = $1 GROUP BY account_id"""
 
 
 class Wanted(NamedTuple):
@@ -115,6 +120,18 @@ class Reads:
         messages = (message(*row[2:]) for row in rows if row[2] is not None)
         page, more = fitting(messages, limit, max_bytes)
         return MailPage(page[::-1], rows[0][0], more), rows[0][1]
+
+    def usage(self, account_id: str) -> MailboxUsage:
+        """Return what a mailbox holds.
+
+        Raises:
+            NoSuchUser: there is none.
+            StoreUnavailable: it cannot be read.
+        """
+        (rows,) = self._pool.run(Call(_USAGE, account_id))
+        if not rows:
+            raise NoSuchUser
+        return MailboxUsage(*rows[0])
 
     def _read(self, wanted: Sequence[Wanted]) -> Mapping[Wanted, Read]:
         (rows,) = self._pool.run(

@@ -2,7 +2,7 @@
 
 ::
 
-    names(username, account_id, password_hash, created_at)
+    names(username, account_id, password_hash, created_at, enabled, must_change)
         one row a name, in use or, without an account, reserved: it cannot be both
     sessions(account_id, token_hash, username, opened_at, used_at)
     known_addresses(account_id, address, noted_at)
@@ -10,11 +10,13 @@
     hash_profiles(profile, part, accounts)
         how many accounts have hashes of the same parameters, in several parts, so that those who
         create accounts at once do not all wait for one row
+    invitations(token_hash, created_at, expires_at, note)
+        those that are not spent; the note in UTF-8
     states(key, value, expires_at)
         what limits are counted in
 
     mailboxes(account_id, box, position, last, unread, acked, oldest_ack, floor, epoch, sends,
-              made_at)
+              made_at, quota)
         box         a number that is never used twice: what is left of a dropped mailbox can
                     be swept later and never shows up in another
         last        the last seq that was given out; never lower, whatever is deleted
@@ -25,6 +27,7 @@
         epoch       the store's, when a seq was last given out
         sends       how many send_ids it has ever had
         made_at     by the database's clock
+        quota       how many may be unread, or NULL: as many as the policy says
     messages(box, seq, message_id, sender, body, sent_at)
     acks(box, position, acked_at)
         history ages from its ack, so each ack that moved over messages is kept with them
@@ -47,18 +50,26 @@ from typing import Final
 from twinline.stores.postgresql.link import Call, EngineError, Link
 from twinline.stores.shared.opening import SchemaTooNew, StoreNotOpened
 
-VERSION: Final = 1
+VERSION: Final = 2
 """The version of the tables below, kept in ``store``."""
 LOCK_SPACE: Final = 0x74776C6E
 """The first half of the key of every advisory lock of ours; the second is made of the schema."""
 _OLDEST_ENGINE: Final = 130_000
 
+_INVITATIONS: Final = """CREATE TABLE invitations (
+        token_hash bytea PRIMARY KEY,
+        created_at bigint NOT NULL,
+        expires_at bigint NOT NULL,
+        note bytea NOT NULL
+    )"""
 TABLES: Final = (
     """CREATE TABLE names (
         username text COLLATE "C" PRIMARY KEY,
         account_id text COLLATE "C" UNIQUE,
         password_hash text,
         created_at bigint,
+        enabled boolean NOT NULL DEFAULT true,
+        must_change boolean NOT NULL DEFAULT false,
         CHECK (num_nulls(account_id, password_hash, created_at) IN (0, 3))
     )""",
     # Pages of names skip those that are reserved.
@@ -83,6 +94,7 @@ TABLES: Final = (
         accounts bigint NOT NULL,
         PRIMARY KEY (profile, part)
     )""",
+    _INVITATIONS,
     """CREATE TABLE states (
         key bytea PRIMARY KEY,
         value bytea NOT NULL,
@@ -101,6 +113,7 @@ TABLES: Final = (
         epoch bigint NOT NULL,
         sends bigint NOT NULL DEFAULT 0,
         made_at timestamptz NOT NULL DEFAULT now(),
+        quota bigint CHECK (quota > 0),
         CHECK (floor <= position AND position <= last)
     ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05)""",
     """CREATE TABLE messages (
@@ -145,7 +158,14 @@ TABLES: Final = (
     f"INSERT INTO store (version, epoch, origin, policy) VALUES ({VERSION}, 0, '', '')",  # noqa: S608
 )
 
-MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {}
+MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
+    1: (
+        "ALTER TABLE names ADD COLUMN enabled boolean NOT NULL DEFAULT true",
+        "ALTER TABLE names ADD COLUMN must_change boolean NOT NULL DEFAULT false",
+        "ALTER TABLE mailboxes ADD COLUMN quota bigint CHECK (quota > 0)",
+        _INVITATIONS,
+    ),
+}
 """For each older version, the statements that make the next one of it."""
 
 _LOOK: Final = """

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Self
 
 import psycopg
@@ -13,7 +14,7 @@ from twinline.core.store import Durability, Health, MailboxPolicy, OnCommit, Sto
 from twinline.stores.postgresql.accounts import PostgresqlAccounts
 from twinline.stores.postgresql.chores import Chores
 from twinline.stores.postgresql.condition import Condition, wall_clock
-from twinline.stores.postgresql.database import Database, Pool
+from twinline.stores.postgresql.database import Database, Pool, transaction
 from twinline.stores.postgresql.lane import Lane
 from twinline.stores.postgresql.link import EngineError, Link, LinkLost
 from twinline.stores.postgresql.mailboxes import PostgresqlMailboxes
@@ -21,6 +22,7 @@ from twinline.stores.postgresql.reads import Reads
 from twinline.stores.postgresql.rereads import REREAD_SECONDS, Rereads
 from twinline.stores.postgresql.schema import LOCK_SPACE, prepare
 from twinline.stores.postgresql.states import PostgresqlStates
+from twinline.stores.postgresql.tracing import Tracing
 from twinline.stores.postgresql.url import Target, parse_url
 from twinline.stores.postgresql.wakes import Wakes
 from twinline.stores.shared.opening import StoreNotOpened
@@ -76,6 +78,7 @@ class PostgresqlStore(Store):
         self._wakes = Wakes(database)
         self._reading = Pool(database, target.readers, writes=False)
         self._working = Pool(database, target.account_connections, writes=True)
+        self._tracing = Tracing(database, self._reading)
         self._lane = Lane(database, condition, self._wakes, policy)
         self._rereads = Rereads(self._reading, self._wakes, reread_seconds)
         self._chores = Chores(self._working, self._lane, policy, alone_at)
@@ -83,7 +86,11 @@ class PostgresqlStore(Store):
             self._working, self._wakes, condition.permit
         )
         self.mailboxes: PostgresqlMailboxes = PostgresqlMailboxes(
-            self._lane, Reads(self._reading, policy), self._wakes
+            self._lane,
+            Reads(self._reading, policy),
+            self._wakes,
+            self._tracing,
+            partial(transaction, self._working, condition.permit),
         )
         self.states: PostgresqlStates = PostgresqlStates(self._working)
         try:
@@ -137,6 +144,7 @@ class PostgresqlStore(Store):
         if not self._lane.close():
             log.error("%s does not answer, and is left as it is", self.target.place)
         self._wakes.close()
+        self._tracing.close()
         self._working.close()
         self._reading.close()
         self._database.close()

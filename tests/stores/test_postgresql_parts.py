@@ -213,6 +213,7 @@ def row(account_id: str, number: int = 1, epoch: int = 5, **columns: Any) -> tup
         "floor": 0,
         "epoch": 5,
         "sends": 0,
+        "quota": None,
     } | columns
     return number, account_id, *values.values(), epoch
 

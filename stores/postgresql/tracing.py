@@ -1,0 +1,91 @@
+"""Where a message is: looked for in one mailbox, or by an operator in all of them.
+
+Messages have no index by their ids, which every send would pay for. So one mailbox is read, and to
+look into all of them is to read the whole table: by a connection of its own that is closed
+afterwards, one look at a time, with a time that is long enough for that and ends it in the database
+too. It holds up neither sends nor reads.
+"""
+
+from typing import Final
+
+from twinline.core.errors import StoreUnavailable
+from twinline.core.store import MessageTrace
+from twinline.stores.postgresql.database import Database, Pool
+from twinline.stores.postgresql.link import Call, EngineError, Rows
+
+SECONDS: Final = 30.0
+"""How long all mailboxes may be looked through."""
+_ANSWER_SECONDS: Final = 2.0  # in which the answer comes after that
+_CANCELLED: Final = "57014"  # by its statement_timeout
+
+# Both of constants alone. What lies below the floor is removed, though it may still be there.
+_MESSAGE: Final = """
+    SELECT account_id, message_id, messages.sent_at, seq, sender,
+        (SELECT sender_id FROM send_ids WHERE send_ids.box = messages.box
+            AND send_ids.message_id = messages.message_id LIMIT 1),
+        seq <= mailboxes.position,
+        CASE WHEN seq <= mailboxes.position THEN (SELECT acked_at FROM acks
+            WHERE acks.box = messages.box AND acks.position >= seq
+            ORDER BY acks.position LIMIT 1) END
+    FROM mailboxes JOIN messages USING (box) WHERE message_id = $1 AND seq > floor {} LIMIT 1"""
+_SEND_ID: Final = """
+    SELECT account_id, message_id, sent_at, NULL::bigint, NULL::text, sender_id, false, NULL::bigint
+    FROM mailboxes JOIN send_ids USING (box) WHERE message_id = $1 {} LIMIT 1"""
+_OF_ONE: Final = tuple(each.format("AND account_id = $2") for each in (_MESSAGE, _SEND_ID))
+_OF_ALL: Final = tuple(each.format("") for each in (_MESSAGE, _SEND_ID))
+# Tables are read from one end to the other, which is not how a server reads otherwise.
+_SET: Final = f"""
+    SELECT set_config('statement_timeout', '{SECONDS * 1000:.0f}', true),
+        set_config('enable_seqscan', 'on', true), set_config('enable_hashjoin', 'on', true)"""
+
+
+class Tracing:
+    """Looks for messages."""
+
+    def __init__(self, database: Database, reading: Pool) -> None:
+        """Prepare; nothing is connected yet.
+
+        Args:
+            database: makes the connection by which all mailboxes are looked through.
+            reading: the connections by which one is.
+        """
+        self._reading = reading
+        self._alone = Pool(database, 1, writes=False)
+
+    def find(self, message_id: str, account_id: str | None) -> MessageTrace | None:
+        """Return where a message is; see `Mailboxes.trace`.
+
+        Raises:
+            StoreUnavailable: it cannot be looked for, or not in time.
+        """
+        if account_id is None:
+            return self._find_anywhere(message_id)
+        return _first(self._reading.run(*(Call(each, message_id, account_id) for each in _OF_ONE)))
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        self._alone.close()
+
+    def _find_anywhere(self, message_id: str) -> MessageTrace | None:
+        with self._alone.lend() as link:
+            try:
+                with link.transaction():
+                    link.execute(_SET)
+                    for each in _OF_ALL:
+                        rows = link.execute(each, message_id, seconds=SECONDS + _ANSWER_SECONDS)
+                        if rows:
+                            return MessageTrace(*rows[0])
+            except EngineError as error:
+                if error.sqlstate != _CANCELLED:
+                    raise
+                raise StoreUnavailable(
+                    f"the mail of this store cannot be looked through in {SECONDS:.0f} seconds; "
+                    "say whose mailbox the message was sent to"
+                ) from error
+            finally:
+                link.close()
+        return None
+
+
+def _first(results: list[Rows]) -> MessageTrace | None:
+    return next((MessageTrace(*rows[0]) for rows in results if rows), None)

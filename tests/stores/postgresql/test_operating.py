@@ -1,0 +1,77 @@
+"""What an operator asks of a PostgreSQL store: an older one brought up, and messages looked for."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from postgres_stores import run
+from store_samples import account, draft, session
+
+from twinline.core.errors import StoreUnavailable
+from twinline.core.store import MailboxUsage
+from twinline.stores.postgresql import PostgresqlStore, tracing
+from twinline.stores.postgresql.schema import VERSION
+from twinline.stores.postgresql.upkeep import PostgresqlUpkeep
+from twinline.stores.upkeep import Migration
+
+MANY = 50_000
+# What version 2 has and version 1 had not.
+VERSION_1 = (
+    "ALTER TABLE names DROP COLUMN enabled, DROP COLUMN must_change",
+    "ALTER TABLE mailboxes DROP COLUMN quota",
+    "DROP TABLE invitations",
+    "UPDATE store SET version = 1",
+)
+
+
+@pytest.mark.parametrize("by", ["a server", "a command"])
+def test_tables_of_version_1_are_brought_up(store_url: str, by: str) -> None:
+    ann, record = account("ann"), session("token")
+    with PostgresqlStore.open(store_url) as store:
+        store.mailboxes.create(ann.account_id)
+        store.accounts.create(ann)
+        store.accounts.open_session(record)
+        store.mailboxes.append(ann.account_id, draft("kept"))
+    run(store_url, *VERSION_1)
+    upkeep = PostgresqlUpkeep(store_url)
+    if by == "a command":
+        assert upkeep.migrate() == Migration(1, VERSION, None)
+    with PostgresqlStore.open(store_url) as store:
+        assert store.accounts.find("ann") == ann
+        assert store.accounts.find_session(record.key) == record
+        assert store.mailboxes.usage(ann.account_id) == MailboxUsage(1, 1, 4, None)
+        store.mailboxes.set_quota(ann.account_id, 5)
+        store.accounts.enable(ann.account_id, enabled=False)
+    findings = upkeep.check()
+    assert (findings.faults, findings.notes) == ([], [])
+
+
+def test_looking_through_all_mail_ends_in_time_and_keeps_no_connection(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with PostgresqlStore.open(store_url) as store:
+        boxes = store.mailboxes
+        boxes.create("bob")
+        boxes.create("carl")
+        message = draft("hello")
+        boxes.append("bob", message)
+        run(
+            store_url,
+            "INSERT INTO messages SELECT box, number, number, 'ann', '', 1 FROM mailboxes, "
+            f"generate_series(2, {MANY}) AS number WHERE account_id = 'carl'",
+            f"UPDATE mailboxes SET last = {MANY}, unread = {MANY} - 1 WHERE account_id = 'carl'",
+        )
+
+        assert boxes.trace("nowhere", "bob") is None
+        found = boxes.trace(message.message_id)
+        assert found is not None
+        assert (found.account_id, found.seq) == ("bob", 1)
+        assert boxes.trace(str(MANY)) is not None
+        # What is asked for may be anything; what cannot be an id is none.
+        assert boxes.trace("1\0") is boxes.trace("\ud800") is None
+        with monkeypatch.context() as patched:
+            patched.setattr(tracing, "_SET", tracing._SET.replace("'30000'", "'1'"))
+            with pytest.raises(StoreUnavailable, match="say whose mailbox"):
+                boxes.trace("nowhere")
+        with ThreadPoolExecutor(1) as beside:  # the main thread has a connection of its own
+            assert beside.submit(boxes.trace, "nowhere").result() is None
+        assert store._tracing._alone._free.get_nowait() is None
