@@ -47,8 +47,40 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
+class MailboxSize:
+    """How much mail one mailbox holds.
+
+    Attributes:
+        username: whose it is; None: the account is gone.
+        messages: how many, acked or not.
+        unread: how many of them lie beyond the position.
+        quota: how many unacked ones it may hold; None: as many as the policy says.
+        mail_bytes: the bodies' bytes of UTF-8.
+    """
+
+    username: str | None
+    messages: int
+    unread: int
+    quota: int | None
+    mail_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
-    """What a store holds; ``bytes`` are those that it takes in its engine or its file."""
+    """What a store holds.
+
+    Attributes:
+        accounts: how many there are, as of the next four.
+        sessions: those that are open.
+        mailboxes: whose accounts are gone too, until they are dropped.
+        messages: acked or not.
+        unread: those that lie beyond their mailbox's position.
+        bytes: what the store takes in its engine or its file.
+        schema_version: the version of its tables, or of its format.
+        durability: what an acknowledged write survives.
+        mail_bytes: the bodies' bytes of UTF-8; None: the store does not tell.
+        largest: the mailboxes with the most of them, the largest first.
+    """
 
     accounts: int
     sessions: int
@@ -58,6 +90,8 @@ class Stats:
     bytes: int
     schema_version: int
     durability: Durability
+    mail_bytes: int | None = None
+    largest: tuple[MailboxSize, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +127,12 @@ class Upkeep(ABC):
         """
 
     @abstractmethod
-    def stats(self) -> Stats:
-        """Count what it holds, also while servers use it."""
+    def stats(self, largest: int = 0) -> Stats:
+        """Count and measure what it holds, also while servers use it; all mail is read.
+
+        Args:
+            largest: how many of the largest mailboxes to tell of.
+        """
 
     @abstractmethod
     def backup(self, target: Path, step: Step = no_step) -> None:

@@ -144,6 +144,18 @@ class StoreMigrated(Shape):
     )
 
 
+class MailboxSize(Shape):
+    """How much mail one mailbox holds."""
+
+    username: str | None = Field(description="whose it is; null if the account is gone")
+    messages: int = Field(description="messages, read and unread")
+    unread: int = Field(description="messages that are not acknowledged")
+    quota: int | None = Field(
+        description="how many of those it may hold; null: as many as the server's settings say"
+    )
+    mail_bytes: int = Field(description="the bodies' bytes of UTF-8")
+
+
 class StoreStats(Shape):
     """What a store holds."""
 
@@ -155,3 +167,9 @@ class StoreStats(Shape):
     bytes: int = Field(description="that it takes: a file and its log, or in its engine")
     schema_version: int = Field(description="of the store")
     durability: str = Field(description="of an acknowledged message")
+    mail_bytes: int | None = Field(
+        description="the bodies' bytes of UTF-8, of all mailboxes; null: the store does not tell"
+    )
+    largest: tuple[MailboxSize, ...] = Field(
+        description="the mailboxes with the most of them, as many as `--largest` says"
+    )

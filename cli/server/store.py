@@ -241,18 +241,36 @@ def migrate(store: str, as_json: bool) -> None:
 
 @store.command(example="twinline store stats chat.db --json")
 @_argument
+@click.option(
+    "--largest",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="list the N mailboxes with the most bytes of mail",
+)
 @json_option
-def stats(store: str, as_json: bool) -> None:
-    """Count what is in the store."""
+def stats(store: str, largest: int, as_json: bool) -> None:
+    """Count and measure what is in the store, and in its largest mailboxes.
+
+    All mail is read for it, also while servers use the store.
+    """
     upkeep = _upkeep(store)
     with _readable(upkeep.name):
-        shape = StoreStats(**dataclasses.asdict(upkeep.stats()))
+        shape = StoreStats(**dataclasses.asdict(upkeep.stats(largest)))
     if as_json:
         write_json(shape)
         return
     for name, value in shape:
-        shown = f"{value:,}" if isinstance(value, int) else value
-        write_line(f"{name.replace('_', ' '):<15} {shown}")
+        if name != "largest" and value is not None:
+            shown = f"{value:,}" if isinstance(value, int) else value
+            write_line(f"{name.replace('_', ' '):<15} {shown}")
+    for box in shape.largest:
+        whose = "(no account)" if box.username is None else box.username
+        unread = f"{box.unread:,} unread"
+        if box.quota is not None:
+            unread += f" of {box.quota:,}"
+        write_line(f"  {whose:<32} {box.mail_bytes:,} bytes, {box.messages:,} messages, {unread}")
 
 
 def _upkeep(text: str) -> Upkeep:

@@ -213,7 +213,7 @@ class PostgresqlUpkeep(Upkeep):
                     done.append(f"{count} {what}")
         return done
 
-    def stats(self) -> Stats:
+    def stats(self, largest: int = 0) -> Stats:  # noqa: ARG002 - it tells of none
         with Session(self._target) as session:
             session.begin_snapshot()
             self._require_whole(session)

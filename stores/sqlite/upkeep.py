@@ -12,6 +12,7 @@ from twinline.core.store import Durability
 from twinline.stores.archive import Archive
 from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.sqlite.archive import SqliteArchive
+from twinline.stores.sqlite.columns import BYTES_OF_BODY
 from twinline.stores.sqlite.file import StoreFile, Synchronous, located
 from twinline.stores.sqlite.lock import FileLock
 from twinline.stores.sqlite.provenance import (
@@ -34,7 +35,7 @@ from twinline.stores.sqlite.schema import (
     sync,
     version_of,
 )
-from twinline.stores.upkeep import Findings, Migration, Stats, Step, Upkeep, no_step
+from twinline.stores.upkeep import Findings, MailboxSize, Migration, Stats, Step, Upkeep, no_step
 
 # What must not be found: what it is, and a query that counts it.
 _FAULTS: Final = (
@@ -105,6 +106,29 @@ _FAULTS: Final = (
             "WHERE accounts.username IS NOT sessions.username"
         ),
     ),
+    (
+        "sessions of accounts that are disabled",
+        "SELECT count(*) FROM sessions JOIN accounts USING (account_id) WHERE NOT enabled",
+    ),
+    (
+        "accounts that are neither enabled nor disabled, or whose password is of no kind",
+        "SELECT count(*) FROM accounts WHERE enabled NOT IN (0, 1) OR must_change NOT IN (0, 1)",
+    ),
+    (
+        "mailboxes whose quota is no number above 0",
+        (
+            "SELECT count(*) FROM mailboxes "
+            "WHERE quota < 1 OR typeof(quota) NOT IN ('integer', 'null')"
+        ),
+    ),
+    (
+        "invitations that cannot be read",
+        (
+            "SELECT count(*) FROM invitations WHERE typeof(token_hash) != 'blob' "
+            "OR typeof(created_at) != 'integer' OR typeof(expires_at) != 'integer' "
+            "OR typeof(note) NOT IN ('text', 'blob')"
+        ),
+    ),
 )
 # What a crash between two steps leaves: it does no harm.
 _NOTES: Final = (
@@ -130,6 +154,11 @@ _REPAIRS: Final = (
         accounts.account_id = sessions.account_id AND accounts.username = sessions.username)""",
     ),
     (
+        "sessions of accounts that are disabled were ended",
+        """DELETE FROM sessions WHERE account_id IN
+        (SELECT account_id FROM accounts WHERE NOT enabled)""",
+    ),
+    (
         "mailboxes whose account is gone were dropped",
         # With no account at all, and none that ever was, they are kept somewhere else.
         """DELETE FROM mailboxes WHERE account_id NOT IN (SELECT account_id FROM accounts) AND
@@ -149,6 +178,13 @@ _REPAIRS: Final = (
     ),
     ("dropped mailboxes were noted as swept", "DELETE FROM dropped"),
 )
+
+# The first row has what there is in all: of no mailbox, there is none.
+_LARGEST: Final = f"""
+    SELECT sum(size) OVER (), username, unread + acked, unread, quota, size FROM (
+        SELECT mailboxes.*, (SELECT ifnull(sum({BYTES_OF_BODY}), 0) FROM messages
+            WHERE messages.box = mailboxes.box) AS size FROM mailboxes
+    ) LEFT JOIN accounts USING (account_id) ORDER BY size DESC, username LIMIT max(?, 1)"""  # noqa: S608 - a constant
 
 
 def check(path: Path, step: Step = no_step) -> Findings:
@@ -330,30 +366,42 @@ def migrate(path: Path, progress: Progress | None = None) -> Migration:
     return Migration(before, VERSION, None if copy is None else str(copy))
 
 
-def stats(path: Path, synchronous: Synchronous = Synchronous.FULL) -> Stats:
+def stats(path: Path, synchronous: Synchronous = Synchronous.FULL, *, largest: int = 0) -> Stats:
     """Return what a file holds.
 
     Args:
         path: the file.
         synchronous: what a server of it is told, and so how durable it is.
+        largest: how many of the largest mailboxes to tell of.
 
     Raises:
         StoreNotOpened: it is no store of this version.
         sqlite3.Error, OSError: it cannot be read.
     """
     with _snapshot(path) as connection:
-        # The mailboxes' own counts: counting the messages would read all of them.
         row = connection.execute(
             "SELECT (SELECT count(*) FROM accounts), (SELECT count(*) FROM sessions), "
             "count(*), ifnull(sum(unread + acked), 0), ifnull(sum(unread), 0) FROM mailboxes"
         ).fetchone()
+        mail = connection.execute(_LARGEST, (largest,)).fetchall()
     path = located(path)  # the log is beside the file, not beside a link to it
     files = (path, path.with_name(f"{path.name}-wal"))
     size = sum(each.stat().st_size for each in files if each.exists())
     accounts, sessions, mailboxes, messages, unread = row
     full = synchronous is Synchronous.FULL
     durability = Durability.DISK if full else Durability.PROCESS
-    return Stats(accounts, sessions, mailboxes, messages, unread, size, VERSION, durability)
+    return Stats(
+        accounts,
+        sessions,
+        mailboxes,
+        messages,
+        unread,
+        size,
+        VERSION,
+        durability,
+        mail[0][0] if mail else 0,
+        tuple(MailboxSize(*row[1:]) for row in mail[:largest]),
+    )
 
 
 class SqliteUpkeep(Upkeep):
@@ -372,8 +420,8 @@ class SqliteUpkeep(Upkeep):
     def repair(self) -> list[str]:
         return repair(self.path)
 
-    def stats(self) -> Stats:
-        return stats(self.path, self._synchronous)
+    def stats(self, largest: int = 0) -> Stats:
+        return stats(self.path, self._synchronous, largest=largest)
 
     def backup(self, target: Path, step: Step = no_step) -> None:
         backup(self.path, target, lambda done, total: step(done, total, ""))

@@ -77,7 +77,7 @@ class ValkeyUpkeep(Upkeep):
             session.take_alone()
             return _Repair(session).mend()
 
-    def stats(self) -> Stats:
+    def stats(self, largest: int = 0) -> Stats:  # noqa: ARG002 - it tells of none
         accounts = sessions = mailboxes = messages = unread = size = 0
         with Session(self._target) as session:
             self._require_whole(session)

@@ -89,6 +89,12 @@ def test_a_sound_file(store: SqliteStore) -> None:
         ("UPDATE send_ids SET box = 99", "send_ids of no mailbox"),
         ("UPDATE sessions SET username = 'bob'", "under another name"),
         ("UPDATE sessions SET account_id = 'x'", "sessions of no account"),
+        ("UPDATE accounts SET enabled = 0", "sessions of accounts that are disabled"),
+        ("UPDATE accounts SET enabled = 2", "neither enabled nor disabled"),
+        ("UPDATE accounts SET must_change = 2", "whose password is of no kind"),
+        ("UPDATE mailboxes SET quota = 0", "quota is no number above 0"),
+        ("UPDATE mailboxes SET quota = 'many'", "quota is no number above 0"),
+        ("INSERT INTO invitations VALUES (x'07', 1, 'never', '')", "invitations that cannot"),
     ],
 )
 def test_each_fault_is_found(path: Path, statement: str, says: str) -> None:
@@ -210,9 +216,45 @@ def test_stats(store: SqliteStore) -> None:
         "unread": 3,
         "schema_version": VERSION,
         "durability": "disk",
+        "mail_bytes": 10,
+        "largest": [size("bob", 5, 3, 10), size("ann", 0, 0, 0)],
     }
     assert run_json("stats", f"sqlite:{store.path}?synchronous=normal")["durability"] == "process"
     assert "unread          3" in run("stats", store.path).stdout
+
+
+def size(username: str | None, messages: int, unread: int, mail_bytes: int) -> dict[str, object]:
+    return {
+        "username": username,
+        "messages": messages,
+        "unread": unread,
+        "quota": 7 if messages == 2 else None,
+        "mail_bytes": mail_bytes,
+    }
+
+
+def test_the_largest_mailboxes(store: SqliteStore) -> None:
+    store.mailboxes.set_quota("id-ann", 7)
+    store.mailboxes.append("id-ann", draft("é" * 1000))
+    store.mailboxes.append("id-ann", draft("half a pair \ud800"))
+    store.accounts.withdraw("id-bob", keep_name=False)
+    ann, bob = size("ann", 2, 2, 2015), size(None, 5, 3, 10)
+    for largest, expected in ((0, []), (1, [ann]), (9, [ann, bob])):
+        counted = run_json("stats", store.path, "--largest", largest)
+        assert (counted["mail_bytes"], counted["largest"]) == (2025, expected)
+    told = run("stats", store.path).stdout.splitlines()[-3:]
+    assert [" ".join(line.split()) for line in told] == [
+        "mail bytes 2,025",
+        "ann 2,015 bytes, 2 messages, 2 unread of 7",
+        "(no account) 10 bytes, 5 messages, 3 unread",
+    ]
+    assert "sqlite:" not in run("stats", store.path, "--largest", "-1", code=2).stderr
+
+
+def test_stats_of_a_store_with_nothing_in_it(tmp_path: Path) -> None:
+    SqliteStore(tmp_path / "new.db").close()
+    counted = run_json("stats", tmp_path / "new.db")
+    assert (counted["mail_bytes"], counted["largest"]) == (0, [])
 
 
 def test_putting_a_backup_back(store: SqliteStore, tmp_path: Path) -> None:
@@ -286,6 +328,8 @@ def half_done(path: Path) -> None:
     change(path, "INSERT INTO send_ids VALUES (77, 'id-ann', 'x', x'00', 'm', 1, 1)")
     change(path, "DELETE FROM mailboxes WHERE account_id = 'id-ann'")
     change(path, "INSERT INTO sessions VALUES (x'07', 'id-gone', 'gone', 1, 1)")
+    change(path, "UPDATE accounts SET enabled = 0 WHERE username = 'bob'")
+    change(path, "INSERT INTO sessions VALUES (x'08', 'id-bob', 'bob', 1, 1)")
 
 
 def test_repairing(path: Path) -> None:
@@ -293,12 +337,14 @@ def test_repairing(path: Path) -> None:
     assert run_json("check", path, code=1)["faults"] == [
         "1 accounts without a mailbox",
         "1 sessions of no account, or under another name than it has",
+        "1 sessions of accounts that are disabled",
     ]
     repaired = run_json("check", path, "--repair")
     assert (repaired["sound"], repaired["faults"], repaired["notes"]) == (True, [], [])
     assert repaired["repaired"] == [
         "1 accounts had no mailbox, and have an empty one now",
         "1 sessions of no account were ended",
+        "1 sessions of accounts that are disabled were ended",
         "1 mailboxes whose account is gone were dropped",
         "1 messages of mailboxes that are gone were swept",
         "1 send_ids of mailboxes that are gone were swept",

@@ -133,6 +133,7 @@ OF_TABLES = {
     "reserved_names": "names that stay reserved",
     "hash_profiles": "counts of hash profiles",
     "known_addresses": "known addresses",
+    "invitations": "invitations",
     "sessions": "sessions",
     "messages": "unread messages",
     "acks": "history",

@@ -4,11 +4,12 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from store_samples import ALL, HOUR, draft, filled, session
+from store_samples import ALL, HOUR, draft, filled, operated, session
 
-from twinline.core.errors import SendIdConflict
+from twinline.core.errors import MailboxFull, SendIdConflict
 from twinline.core.store import Mailboxes, MailboxPolicy, Standing
 from twinline.stores.archive import MessageRow
 from twinline.stores.copying import CopyError, copy_all
@@ -52,6 +53,53 @@ def test_what_a_store_keeps_is_in_the_other_one_and_nobody_is_logged_in(tmp_path
             boxes.append("id-ann", draft("another", send_id="s7"))
         assert boxes.append("id-bob", draft("half a pair \ud800 and \0", send_id="\udfff"))
         assert boxes.standing("id-bob") == Standing(0, 1)
+
+
+def test_what_an_operator_has_set_goes_with_it(tmp_path: Path) -> None:
+    source, target = filled(tmp_path / "one.db", POLICY), tmp_path / "two.db"
+    with SqliteStore(source, POLICY) as store:
+        operated(store)
+    with SqliteArchive.open_source(source) as one, SqliteArchive.open_target(target) as other:
+        assert copy_all(one, other).invitations == 300
+    with SqliteStore(source, POLICY) as one, SqliteStore(target, POLICY) as other:
+        for name in ("ann", "bob", "carl"):
+            assert other.accounts.find(name) == one.accounts.find(name)
+            usage = other.mailboxes.usage(f"id-{name}")
+            assert usage == one.mailboxes.usage(f"id-{name}")
+        assert usage.quota == 1
+        assert other.accounts.invitations() == one.accounts.invitations()
+        other.mailboxes.append("id-carl", draft())
+        with pytest.raises(MailboxFull):
+            other.mailboxes.append("id-carl", draft())
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ("UPDATE accounts SET enabled = 1", "the account carl"),
+        ("UPDATE accounts SET must_change = 0", "the account bob"),
+        ("UPDATE mailboxes SET quota = 2 WHERE quota = 1", "the mailbox of carl"),
+        ("UPDATE invitations SET expires_at = 7 WHERE note = 'for 299'", "an invitation"),
+        ("DELETE FROM invitations WHERE note = 'for 7'", "an invitation"),
+    ],
+)
+def test_what_has_not_arrived_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, what: str
+) -> None:
+    source, target = filled(tmp_path / "one.db", POLICY), tmp_path / "two.db"
+    with SqliteStore(source, POLICY) as store:
+        operated(store)
+    for method in ("put_invitations", "end_mailbox"):  # the last ones; the mailbox even again
+        was = getattr(SqliteArchive, method)
+
+        def changing(self: SqliteArchive, rows: object, was: Any = was) -> None:
+            was(self, rows)
+            self._connection.execute(changed)
+
+        monkeypatch.setattr(SqliteArchive, method, changing)
+    with pytest.raises(CopyError, match=f"{what} is not the same"):
+        moved(source, target)
+    assert not target.exists()
 
 
 def test_new_mail_is_beyond_whatever_a_reader_of_the_old_store_has_seen(tmp_path: Path) -> None:
@@ -101,6 +149,7 @@ def stopping(monkeypatch: pytest.MonkeyPatch, method: str, at: int) -> Iterator[
         ("put_send_ids", 0),
         ("end_mailbox", 0),
         ("put_reserved_names", 0),
+        ("put_invitations", 1),
         ("end", 0),
     ],
 )
@@ -108,6 +157,8 @@ def test_a_move_that_was_stopped_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, at: int
 ) -> None:
     source, target = filled(tmp_path / "one.db", POLICY), tmp_path / "two.db"
+    with SqliteStore(source, POLICY) as store:
+        operated(store)
     with stopping(monkeypatch, method, at):
         moved(source, target)
     assert not target.exists()
@@ -123,6 +174,7 @@ def test_a_move_that_was_stopped_goes_on(
         assert written == []  # what is there already is left alone
     with SqliteStore(source, POLICY) as one, SqliteStore(target, POLICY) as other:
         assert everything(other.mailboxes, "id-ann") == everything(one.mailboxes, "id-ann")
+        assert other.accounts.invitations() == one.accounts.invitations()
         assert not other.accounts.is_free("old")
 
 
@@ -162,6 +214,10 @@ def test_an_unfinished_copy_is_of_one_source(
         moved(source, tmp_path / "two.db")
     with pytest.raises(CopyError, match="unfinished copy of sqlite:"):
         moved(other, tmp_path / "two.db")
+    with closing(sqlite3.connect(tmp_path / "two.db.unfinished")) as database:
+        database.execute("DROP TABLE invitations")
+    with pytest.raises(StoreNotOpened, match="another version of this program"):
+        moved(source, tmp_path / "two.db")
     with closing(sqlite3.connect(tmp_path / "four.db.unfinished")) as database:
         database.execute("CREATE TABLE mine (a)")
     with pytest.raises(StoreNotOpened, match="no unfinished copy"):

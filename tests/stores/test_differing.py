@@ -7,12 +7,22 @@ from random import Random
 
 import pytest
 from differing import POLICIES, compare
-from seeded_faults_accounts import forgets_touches, takes_underscores_for_any_character
+from seeded_faults_accounts import (
+    forgets_must_change,
+    forgets_touches,
+    lists_the_oldest_first,
+    spends_nothing,
+    takes_underscores_for_any_character,
+)
 from seeded_faults_mailboxes import (
     counts_acked_mail,
+    counts_characters,
     looks_only_at_the_id,
+    raises_the_quota_alone,
     reads_then_acks,
     tells_more_by_the_limit,
+    traces_the_last_ack,
+    traces_what_is_there,
 )
 from seeded_faults_stores import (
     accounts,
@@ -64,6 +74,13 @@ def test_all_stores_answer_alike(stores: Stores, name: str) -> None:
         ("ageing", without_history_age),
         ("small", accounts(touch_session=forgets_touches)),
         ("small", accounts(page=takes_underscores_for_any_character)),
+        ("small", accounts(sessions=lists_the_oldest_first)),
+        ("small", accounts(change_password=forgets_must_change)),
+        ("small", accounts(create=spends_nothing)),
+        ("small", mailboxes(set_quota=raises_the_quota_alone)),
+        ("small", mailboxes(usage=counts_characters)),
+        ("few of a sender", mailboxes(trace=traces_the_last_ack)),
+        ("small", mailboxes(trace=traces_what_is_there)),
     ],
     ids=lambda each: each if isinstance(each, str) else named(each),
 )

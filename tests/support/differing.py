@@ -3,8 +3,9 @@
 A store that answers as the store in memory does keeps what `store_steps` has a model of, and what
 no model has: each error, each page, each receipt. The calls are data, drawn at random from few
 names, bodies and seqs, so that they meet; those that make a difference are made fewer. They keep to
-what the contract leaves no choice in: times of use are hours apart and never the same, and of a
-mailbox whose history ages only what has not aged is read.
+what the contract leaves no choice in: times of use are hours apart and never the same, of a mailbox
+whose history ages only what has not aged is read, and an invitation or a send_id that counts no
+more is as good as forgotten.
 """
 
 import itertools
@@ -19,8 +20,11 @@ from twinline.core.names import NamePattern
 from twinline.core.store import (
     Account,
     Draft,
+    Invitation,
     MailboxLook,
     MailboxPolicy,
+    MailboxUsage,
+    MessageTrace,
     SessionKey,
     SessionRecord,
     Store,
@@ -90,7 +94,7 @@ _PEOPLE = (
     *[_kind("create", _NAME)] * 2,
     _kind("create_twice", _WHO, _NAME),
     _kind("find", _NAME),
-    _kind("page", _of("*", "an*", "a?n", "a_n", "bob"), _of("", "ann", "anna"), _LIMIT),
+    *[_kind("page", _of("*", "an*", "a?n", "a_n", "bob"), _of("", "ann", "anna"), _LIMIT)] * 2,
     _kind("set_hash", _WHO, _HASH, _HASH),
     _kind("change_password", _WHO, _HASH, _HASH, _TOKEN),
     _kind("withdraw", _WHO, _of(False, False, True), _of(None, "first")),
@@ -103,12 +107,35 @@ _PEOPLE = (
     _kind("drop", _WHO),
     _WAIT,
 )
+# What an operator does, beside all that.
+_OPERATED_MAIL = (
+    _kind("set_quota", _WHO, _of(None, 1, 2, 3, 9)),
+    _kind("usage", _WHO),
+    *[_kind("trace", _of(0, 0, 1, 2, 5), _of(None, None, *[0] * 6, 1, _NOBODY))] * 2,
+)
+_OPERATED_PEOPLE = (
+    _kind("enable", _WHO, _of(True, True, False)),
+    _kind("reset_password", _WHO, _HASH, _of(True, True, False)),
+    _kind("sessions", _WHO),
+    _kind("close_sessions", _WHO),
+    *[_kind("invite", _of(2, 5, 40))] * 2,
+    _kind("invite_again", _TOKEN),
+    *[_kind("create_invited", _NAME, _TOKEN)] * 2,
+    _kind("drop_invitation", _TOKEN),
+)
 
 
-def drawn(seed: int) -> list[Call]:
-    """Return some calls: about mail, about accounts, or about both."""
+def drawn(seed: int, *, operated: bool = True) -> list[Call]:
+    """Return some calls: about mail, about accounts, or about both.
+
+    Args:
+        seed: of the draw.
+        operated: whether an operator makes some of them.
+    """
     random = Random(seed)
-    kinds = random.choice((_MAIL, _PEOPLE, (*_MAIL, *_MAIL, *_PEOPLE)))
+    mail = (*_MAIL, *_OPERATED_MAIL) if operated else _MAIL
+    people = (*_PEOPLE, *_OPERATED_PEOPLE) if operated else _PEOPLE
+    kinds = random.choice((mail, people, (*mail, *mail, *people)))
     some = (random.choice(kinds) for _ in range(random.randint(20, 60)))
     return [(name, tuple(draw(random) for draw in draws)) for name, draws in some]
 
@@ -122,16 +149,20 @@ class Calls:
         policy: theirs.
         prefix: of names and ids, so that one state serves many sequences.
         behind_seconds: how old what a store knows of sessions and recipients may be.
+        operated: whether what an operator sees is looked at in the end.
     """
 
     stores: Mapping[str, Store]
     policy: MailboxPolicy
     prefix: str
     behind_seconds: float = 0.0
+    operated: bool = True
     now: int = BEGAN
     ids: list[str] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     tokens: list[SessionRecord] = field(default_factory=list)
+    invitations: list[Invitation] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
     lasts: dict[str, int] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
 
@@ -185,14 +216,17 @@ class Calls:
 
     # -- accounts ------------------------------------------------------------------------
 
-    def create(self, name: str) -> None:
+    def create(self, name: str, invitation: bytes | None = None) -> None:
         """Make a mailbox, and then the account."""
         account_id, username = self._hex(f"{len(self.ids)}")[:32], f"{self.prefix}{name}"
         self.ids.append(account_id)
         self.names[account_id] = username
         account = Account(account_id, username, "first", self.now)
         self.ask(f"mailbox of {account_id}", lambda store: store.mailboxes.create(account_id))
-        self.ask(f"create {account}", lambda store: store.accounts.create(account))
+        self.ask(
+            f"create {account}",
+            lambda store: store.accounts.create(account, invitation=invitation),
+        )
 
     def create_twice(self, who: int, name: str) -> None:
         """Use an id again, for an account that may be there or gone."""
@@ -306,6 +340,104 @@ class Calls:
             "when it was noted", lambda store: store.accounts.address_noted_at(account_id, address)
         )
 
+    # -- accounts, by an operator --------------------------------------------------------
+
+    def enable(self, who: int, enabled: bool) -> None:
+        """Disable an account, or enable it."""
+        account_id = self._id(who)
+        self.ask(
+            f"enable {account_id}: {enabled}",
+            lambda store: store.accounts.enable(account_id, enabled=enabled),
+        )
+
+    def reset_password(self, who: int, new: str, must_change: bool) -> None:
+        """Replace a hash, whichever it is, and end all sessions."""
+        account_id = self._id(who)
+        self.ask(
+            f"reset {account_id} to {new}, {must_change}",
+            lambda store: store.accounts.change_password(
+                account_id, new, instead_of=None, keep=None, must_change=must_change
+            ),
+        )
+
+    def sessions(self, who: int) -> None:
+        """List an account's sessions and addresses."""
+        account_id = self._id(who)
+        self.ask(
+            f"sessions of {account_id}",
+            lambda store: list(map(_but_for_its_use, store.accounts.sessions(account_id))),
+            may_be_old=True,
+        )
+        self.ask(
+            f"addresses of {account_id}", lambda store: dict(store.accounts.addresses(account_id))
+        )
+
+    def close_sessions(self, who: int) -> None:
+        """End all of an account's sessions."""
+        account_id = self._id(who)
+        self.ask(
+            f"close all of {account_id}", lambda store: store.accounts.close_sessions(account_id)
+        )
+
+    def invite(self, hours: int) -> None:
+        """Make an invitation, an hour after all others."""
+        self.now += HOUR
+        token_hash = bytes.fromhex(self._hex(f"invitation {len(self.invitations)}"))
+        invitation = Invitation(token_hash, self.now, self.now + hours * HOUR, f"for {hours} hours")
+        self.invitations.append(invitation)
+        self._add_invitation(invitation)
+
+    def _add_invitation(self, invitation: Invitation) -> None:
+        self.ask(f"add {invitation}", lambda store: store.accounts.add_invitation(invitation))
+        self.list_invitations()
+
+    def _invitation(self, which: int) -> tuple[Invitation, bool]:
+        """Return an invitation, which may never have been made, and whether it counts."""
+        never = Invitation(bytes.fromhex(self._hex("never")), BEGAN, self.now + 1)
+        made = [never, *self.invitations]
+        invitation = made[-1 - which % len(made)]
+        return invitation, invitation is not never and invitation.expires_at > self.now
+
+    def invite_again(self, which: int) -> None:
+        """Use the token of an invitation again that is not spent."""
+        invitation, counts = self._invitation(which)
+        if not counts:
+            return
+        found = self.ask(
+            "is it spent?", lambda store: store.accounts.find_invitation(invitation.token_hash)
+        )
+        if found is not None:
+            self._add_invitation(invitation)
+
+    def create_invited(self, name: str, which: int) -> None:
+        """Create an account by an invitation, where no more than one of the two is refused."""
+        invitation, counts = self._invitation(which)
+        username = f"{self.prefix}{name}"
+        is_free = self.ask("free?", lambda store: store.accounts.is_free(username))
+        open_ones = self.list_invitations()
+        if is_free or (counts and invitation in open_ones):
+            self.create(name, invitation.token_hash)
+            self.list_invitations()
+
+    def drop_invitation(self, which: int) -> None:
+        """Withdraw an invitation that counts, is spent, or never was."""
+        invitation, _ = self._invitation(which)
+        if invitation.expires_at > self.now:
+            self.ask(
+                f"withdraw {invitation}",
+                lambda store: store.accounts.drop_invitation(invitation.token_hash),
+            )
+
+    def list_invitations(self) -> list[Invitation]:
+        """List the invitations that count."""
+        found: list[Invitation] = self.ask(
+            "invitations",
+            lambda store: [
+                each for each in store.accounts.invitations() if each.expires_at > self.now
+            ],
+        )
+        return found
+
     # -- mailboxes -----------------------------------------------------------------------
 
     def append(self, who: int, sender: str, body: str, send_id: str | None) -> None:
@@ -313,6 +445,7 @@ class Calls:
         account_id = self._id(who)
         message_id, sender_id = self._hex(f"message {len(self.log)}")[:24], self._hex(sender)[:32]
         draft = Draft(message_id, sender_id, sender, body, self.now, send_id)
+        self.sent.append(message_id)
         self.ask(
             f"append {account_id} {draft}", lambda store: store.mailboxes.append(account_id, draft)
         )
@@ -410,6 +543,45 @@ class Calls:
         if not isinstance(standing, str):
             self.ask("make it", lambda store: store.mailboxes.create(account_id))
 
+    def set_quota(self, who: int, messages: int | None) -> None:
+        """Set a mailbox's own quota."""
+        account_id = self._id(who)
+        self.ask(
+            f"quota of {account_id}: {messages}",
+            lambda store: store.mailboxes.set_quota(account_id, messages),
+        )
+
+    def usage(self, who: int) -> None:
+        """Measure a mailbox; what has aged may be in it."""
+        account_id = self._id(who)
+
+        def measured(store: Store) -> MailboxUsage:
+            usage = store.mailboxes.usage(account_id)
+            return usage._replace(messages=0, size=0) if self.policy.history_days < 1 else usage
+
+        self.ask(f"usage of {account_id}", measured)
+
+    def trace(self, which: int, who: int | None) -> None:
+        """Look for a message, in one mailbox or in all."""
+        message_id = self.sent[-1 - which % len(self.sent)] if self.sent else "0" * 24
+        account_id = None if who is None else self._id(who)
+        self.ask(
+            f"trace {message_id} in {account_id}",
+            lambda store: self._certain(store.mailboxes.trace(message_id, account_id)),
+        )
+
+    def _certain(self, trace: MessageTrace | None) -> MessageTrace | None:
+        """Return a trace without what a store may have forgotten."""
+        if trace is None:
+            return None
+        if trace.seq is None:
+            # Known by its send_id: one that counts no more may be there yet.
+            counts = self.now - trace.sent_at < self.policy.send_id_hours * HOUR
+            return trace if counts and self.policy.history_days >= 1 else None
+        if trace.acked and self.policy.history_days < 1:
+            return None
+        return trace._replace(sender_id=None)
+
     def wait(self, hours: int) -> None:
         """Let time pass."""
         self.now += hours * HOUR
@@ -432,6 +604,13 @@ class Calls:
             )
             self.history(who, None, 99, 10**6)
             self.read(who, 99, 99, 10**6)
+            if self.operated:
+                self.usage(who)
+                self.sessions(who)
+        if self.operated:
+            self.list_invitations()
+            for which in range(len(self.sent)):
+                self.trace(which, None)
 
 
 def _outcome(call: Callable[[Store], Any], store: Store) -> Any:
@@ -455,6 +634,8 @@ def compare(
     policy: MailboxPolicy,
     seeds: Iterable[int],
     behind_seconds: float = 0.0,
+    *,
+    operated: bool = True,
 ) -> None:
     """Make the same calls of all stores, each sequence in a part of their states that is new.
 
@@ -463,6 +644,7 @@ def compare(
         policy: theirs.
         seeds: of the sequences.
         behind_seconds: how old what a store knows of sessions and recipients may be.
+        operated: whether an operator makes some of the calls.
 
     Raises:
         AssertionError: their outcomes differ; the text has as few calls as show it, and the last
@@ -474,13 +656,13 @@ def compare(
         number = next(_sequences)
         now = BEGAN + number * _APART
         try:
-            Calls(stores, policy, f"s{number}.", behind_seconds, now).make(calls)
+            Calls(stores, policy, f"s{number}.", behind_seconds, operated, now).make(calls)
         except AssertionError as error:
             return str(error)
         return None
 
     for seed in seeds:
-        calls = drawn(seed)
+        calls = drawn(seed, operated=operated)
         found = difference(calls)
         if found is None:
             continue

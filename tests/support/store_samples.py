@@ -3,7 +3,16 @@
 import itertools
 from pathlib import Path
 
-from twinline.core.store import Account, Draft, Mailboxes, MailboxPolicy, SessionKey, SessionRecord
+from twinline.core.store import (
+    Account,
+    Draft,
+    Invitation,
+    Mailboxes,
+    MailboxPolicy,
+    SessionKey,
+    SessionRecord,
+    Store,
+)
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory.mailboxes import MemoryMailboxes
 from twinline.stores.sqlite import SqliteStore, Synchronous
@@ -18,6 +27,10 @@ VERSION_1 = Path(__file__).with_name("version_1.db")
 It has four accounts, one of them withdrawn and its mailbox still to be swept, two sessions, mail
 and send_ids; and what that version's interruptions could leave: two mailboxes of no account, and
 an account without one.
+"""
+VERSION_2 = Path(__file__).with_name("version_2.db")
+"""The same of version 2: ann and bob with a session and an address each, mail, history, acks and
+send_ids; and a name that is reserved.
 """
 _ids = itertools.count(1)
 
@@ -72,6 +85,19 @@ def history(
 ) -> list[int]:
     """Return the seqs in the history of bob."""
     return [message.seq for message in boxes.history("bob", before, limit, ALL, now).messages]
+
+
+def operated(store: Store) -> None:
+    """Do what an operator does, to the accounts of `filled`."""
+    store.accounts.change_password(
+        "id-bob", "one-time", instead_of=None, keep=None, must_change=True
+    )
+    store.accounts.enable("id-carl", enabled=False)
+    store.mailboxes.set_quota("id-ann", 300)
+    store.mailboxes.set_quota("id-carl", 1)
+    for number in range(300):  # more than a page
+        token_hash = number.to_bytes(32)
+        store.accounts.add_invitation(Invitation(token_hash, number, 2**50, f"for {number}"))
 
 
 def filled(path: Path, policy: MailboxPolicy) -> Path:

@@ -1,5 +1,6 @@
 """The SQLite store's versions: what an older file becomes, and which are refused."""
 
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -10,11 +11,17 @@ from pathlib import Path
 import pytest
 from services import FakeClock, cheap_hasher
 from sqlite_faults import Faults
-from store_samples import DAY, HOUR, VERSION_1, account, draft
+from store_samples import ALL, DAY, HOUR, VERSION_1, VERSION_2, account, draft, session
 from waiting import wait_until
 
 from twinline.core.certificates import Certificate, stamp
-from twinline.core.errors import NoSuchUser, SendIdConflict, SessionExpired, StoreUnavailable
+from twinline.core.errors import (
+    MailboxFull,
+    NoSuchUser,
+    SendIdConflict,
+    SessionExpired,
+    StoreUnavailable,
+)
 from twinline.core.passwords import profile_of
 from twinline.core.service import ChatService
 from twinline.core.settings import ServiceSettings
@@ -107,7 +114,65 @@ def test_a_migrated_file_has_the_tables_of_a_new_one_once_its_send_ids_are_old(
         assert OLD_SEND_IDS in {row[1] for row in tables(path)}
         store.mailboxes.append("id-bob", send("new", "n", after=DAY + HOUR))
     SqliteStore(tmp_path / "new.db").close()
-    assert tables(path) == tables(tmp_path / "new.db")
+    two = Path(shutil.copy(VERSION_2, tmp_path / "two.db"))
+    SqliteStore(two).close()
+    assert tables(path) == tables(two) == tables(tmp_path / "new.db")
+
+
+def dump(path: Path) -> list[str]:
+    """Return all that a file keeps, but for where it comes from."""
+    with closing(sqlite3.connect(path)) as connection:
+        return [line for line in connection.iterdump() if 'INTO "store"' not in line]
+
+
+def test_a_file_of_version_2_keeps_all_that_it_had(tmp_path: Path) -> None:
+    path = Path(shutil.copy(VERSION_2, tmp_path / "chat.db"))
+    before = dump(path)
+    with SqliteStore(path) as store:
+        accounts, boxes = store.accounts, store.mailboxes
+        assert [accounts.find(name) for name in ("ann", "bob")] == [account("ann"), account("bob")]
+        assert accounts.sessions("id-bob") == [session("token-bob", "bob")]
+        assert accounts.addresses("id-ann") == {"192.0.2.7": WRITTEN}
+        assert not accounts.is_free("old")
+        assert accounts.invitations() == []
+        assert boxes.standing("id-bob") == Standing(5, 3)
+        bodies = [each.body for each in boxes.read("id-bob", 0, 9, ALL).messages]
+        assert bodies == ["hello 2", "hello 4", "hello 5", "hello 7", "half a pair \ud800"]
+        assert boxes.usage("id-bob").quota is None
+        again = boxes.append("id-bob", send("hello 6", "s6", after=HOUR))
+        assert again.sent_at == WRITTEN + 6
+        found = boxes.trace(again.message_id)
+        assert found is not None
+        assert (found.seq, found.sender_id) == (None, "id-ann")  # it was deleted
+        first = boxes.read("id-bob", 0, 1, ALL).messages[0]
+        traced = boxes.trace(first.message_id, "id-bob")
+        assert traced is not None
+        assert traced.acked_at == WRITTEN + HOUR
+        # And from now on it takes what the other one could not.
+        accounts.enable("id-ann", enabled=False)
+        boxes.set_quota("id-bob", 3)
+        with pytest.raises(MailboxFull):
+            boxes.append("id-bob", draft())
+    assert check(path).faults == []
+    assert dump(Path(f"{path}.version-2")) == before
+
+
+def test_the_program_of_version_2_refuses_what_was_migrated_and_takes_the_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copy(VERSION_2, tmp_path / "chat.db"))
+    SqliteStore(path).close()
+    whole = path.read_bytes()
+    monkeypatch.setattr(sqlite_schema, "VERSION", 2)
+    words = (
+        f"{path} has schema version 3, and this program knows versions up to 2; "
+        "use the program that wrote it, or a later one"
+    )
+    with pytest.raises(SchemaTooNew, match=f"^{re.escape(words)}$"):
+        SqliteStore(path)
+    assert path.read_bytes() == whole
+    with closing(sqlite3.connect(f"{path}.version-2")) as copy:
+        assert sqlite_schema.version_of(copy, path) == 2
 
 
 def send(body: str, send_id: str, *, sender: str = "ann", after: int = 0) -> Draft:
