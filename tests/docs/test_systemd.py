@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from cli_server import ended
-from docs_blocks import ROOT, Block, blocks_of
+from docs_blocks import Block, blocks_of
 from own_systemd import SHARED, own_systemd
+from units import UNIT, problems_of
 
 from twinline.transports.listener import ListenerSettings
 
-UNIT = ROOT / "docs" / "how-to" / "twinline.service"
 PAGE = UNIT.with_name("systemd.md")
 EXPOSE = UNIT.with_name("expose.md")
 PROGRAM = "/opt/twinline/bin/twinline"
@@ -30,20 +30,6 @@ def setting(name: str) -> str:
     text = UNIT.read_text(encoding="utf-8").replace("\\\n", "")
     (value,) = re.findall(rf"^{name}=(.*)$", text, re.MULTILINE)
     return str(value)
-
-
-def problems_of(unit: Path) -> list[str]:
-    """Return what systemd has against a unit, and not against others of this machine."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not here")
-    verified = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(unit)],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    return [line for line in verified.stderr.splitlines() if "twinline" in line]
 
 
 def installed(folder: Path, text: str) -> Path:

@@ -13,6 +13,8 @@ KINDS = {
     "tests/transports/*::*[[]*uvloop*]": "uvloop",
     "tests/docs/test_blocks.py::*": "docs",
     "tests/docs/test_example_*.py::*": "docs",
+    "tests/docs/test_operating.py::*steps_of_the_image*": "docs",
+    "tests/docs/test_operating.py::*backup_while_serving*": "docs",
     "tests/docs/test_expose.py::test_a_client_talks_through_a_proxy*": "proxies",
     "tests/benchmarks/*": "measure",
     "tests/browser/*": "browser",
