@@ -101,6 +101,13 @@ RELOAD_FAILED: Final = Event(
     "something could not be read again, and what was in force stays so",
     {"what": "what was to be read", "why": "what is wrong"},
 )
+NEEDS_RESTART: Final = Event(
+    "needs_restart",
+    logging.WARNING,
+    "changed, and in force after a restart: %(settings)s",
+    "settings were read again, and some that have changed cannot while the server runs",
+    {"settings": "their names"},
+)
 DRAIN_BEGUN: Final = Event(
     "drain_begun",
     logging.INFO,

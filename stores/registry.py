@@ -9,6 +9,7 @@ be replaced. Where several servers may open the store, the first callable has a 
 
 import difflib
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import Final
 
@@ -37,8 +38,7 @@ class UnknownStore(TwinlineError):
 
 
 def _open_memory(url: str, policy: MailboxPolicy) -> Store:
-    if url.partition(":")[2]:
-        raise UnknownStore("the store in memory is written memory: and nothing after it")
+    _check_memory(url)
     return MemoryStore(policy)
 
 
@@ -107,6 +107,49 @@ _BUILT_IN_UPKEEP: Final[dict[str, OpenUpkeep]] = {
 }
 
 
+def _check_memory(url: str, _in_use: str | None = None) -> None:
+    if url.partition(":")[2]:
+        raise UnknownStore("the store in memory is written memory: and nothing after it")
+
+
+def _check_sqlite(url: str, in_use: str | None) -> None:
+    from twinline.stores.sqlite.looking import check_place  # noqa: PLC0415 - asked for once
+
+    path, _ = parse_url(url)
+    if in_use is not None and in_use.startswith("sqlite:"):
+        with suppress(OSError):
+            if path.samefile(parse_url(in_use)[0]):
+                return
+    check_place(path)
+
+
+def _check_postgresql(url: str, _in_use: str | None) -> None:
+    try:
+        from twinline.stores.postgresql import parse_url  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise _without("postgresql", "PostgreSQL", error) from error
+    parse_url(url)
+
+
+def _check_valkey(url: str, _in_use: str | None) -> None:
+    try:
+        from twinline.stores.valkey import parse_url  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise _without("redis", "Valkey or Redis", error) from error
+    parse_url(url)
+
+
+_CHECKS: Final[dict[str, Callable[[str, str | None], None]]] = {
+    "memory": _check_memory,
+    "sqlite": _check_sqlite,
+    "postgresql": _check_postgresql,
+    "redis": _check_valkey,
+    "rediss": _check_valkey,
+    "redis+cluster": _check_valkey,
+}
+"""What is seen of a built-in store before it is opened."""
+
+
 def store_schemes() -> list[str]:
     """Return the schemes that `open_store` knows, sorted."""
     return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINTS))})
@@ -133,6 +176,27 @@ def open_store(url: str, policy: MailboxPolicy = _DEFAULT_POLICY) -> Store:
     if not isinstance(store, Store):
         raise UnknownStore(f"what is registered for {scheme}: does not return a Store")
     return store
+
+
+def check_store(url: str, *, in_use: str | None = None) -> None:
+    """See whether a store could be opened, as far as it can be seen without opening it.
+
+    Nothing is made, and nobody is asked: a database that is away is no fault of the URL.
+
+    Args:
+        url: of the store.
+        in_use: the URL of the store that this process has open; what both name is not looked at.
+
+    Raises:
+        UnknownStore: as for `open_store`.
+        StoreNotOpened: the URL is wrong, or what it names cannot be a store.
+    """
+    scheme = _known_scheme(url)
+    check = _CHECKS.get(scheme)
+    if check is None:
+        _plugged_in(ENTRY_POINTS, scheme)
+    else:
+        check(url, in_use)
 
 
 def upkeep_of(url: str) -> Upkeep:

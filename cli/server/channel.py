@@ -3,8 +3,9 @@
 ::
 
     parent ── start: settings, place ─▶ node
-           ── reload, stop ──────────▶
+           ── reload: settings or why none, stop ─▶
            ◀── ready: durability ─────
+           ◀── reload: please ────────
            ◀── failed: why, exit code ─
 
 The node has its end as its standard input. The end of the stream is the other's end, however that

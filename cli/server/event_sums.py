@@ -52,7 +52,11 @@ class _Sum:
 
 
 class EventSums:
-    """The counts; its methods are called under one lock, the log's."""
+    """The counts; its methods are called under one lock, the log's.
+
+    Attributes:
+        ipv6_prefix: the setting of that name; what is counted already stays under what it was.
+    """
 
     def __init__(
         self, ipv6_prefix: int = 64, *, clock: Callable[[], float] = time.monotonic
@@ -63,7 +67,7 @@ class EventSums:
             ipv6_prefix: the setting of that name.
             clock: seconds that never leap.
         """
-        self._ipv6_prefix = ipv6_prefix
+        self.ipv6_prefix = ipv6_prefix
         self._clock = clock
         # Whose window ends first comes first.
         self._addresses: OrderedDict[_Key, _Sum] = OrderedDict()
@@ -128,7 +132,7 @@ class EventSums:
         """Return where an event is counted; None where an account has no place for it."""
         address = fields.get("address") or ""
         if address:
-            address = limit_key(address, self._ipv6_prefix)
+            address = limit_key(address, self.ipv6_prefix)
         if "username" in event.by:
             return _found(self._accounts, (fields["username"] or "", address), now, MOST_ACCOUNTS)
         found = _found(self._addresses, ("", address), now, MOST_ADDRESSES)

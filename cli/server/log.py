@@ -209,6 +209,16 @@ class QueuedLog(logging.Handler):
             self._others.append((self._number, record.levelname.lower(), line))
         self._wake()
 
+    def change(self, capacity: int, formatter: logging.Formatter, ipv6_prefix: int) -> None:
+        """Have so many lines wait, make them otherwise, and count by other networks, from now on.
+
+        Lines that wait already stay as they are.
+        """
+        with self.lock:  # type: ignore[union-attr]
+            self._capacity = capacity
+            self._sums.ipv6_prefix = ipv6_prefix
+            self.setFormatter(formatter)
+
     def stop(self, seconds: float) -> None:
         """Write what is left, for as long as this; what comes later is not written."""
         with self.lock:  # type: ignore[union-attr]  # every handler that was made has one
@@ -287,6 +297,21 @@ class QueuedLog(logging.Handler):
         return self.format(record)
 
 
+class LogInForce:
+    """The log of a server that runs, which can be changed meanwhile."""
+
+    def __init__(self, root: logging.Logger, handler: QueuedLog, node: str | None) -> None:
+        self._root = root
+        self._handler = handler
+        self._node = node
+
+    def follow(self, settings: Settings) -> None:
+        """Log from now on as `log_of` would with other settings; from any thread."""
+        formatter = _formatter(self._node, settings.log_format, settings.log_time)
+        self._handler.change(settings.log_queue, formatter, settings.ipv6_prefix)
+        self._root.setLevel(settings.log_level.upper())
+
+
 @contextmanager
 def server_log(
     level: str,
@@ -296,7 +321,7 @@ def server_log(
     form: LogFormat = "text",
     times: LogTime = "utc",
     ipv6_prefix: int = 64,
-) -> Iterator[None]:
+) -> Iterator["LogInForce"]:
     """Log to stderr while the block runs, what ends a thread as well.
 
     Args:
@@ -316,7 +341,7 @@ def server_log(
     root.setLevel(level.upper())
     threading.excepthook = _log_end_of_thread
     try:
-        yield
+        yield LogInForce(root, handler, node)
     finally:
         threading.excepthook = hook
         root.setLevel(before)
@@ -324,7 +349,7 @@ def server_log(
         handler.stop(_FLUSH_SECONDS)
 
 
-def log_of(settings: Settings, node: str | None) -> AbstractContextManager[None]:
+def log_of(settings: Settings, node: str | None) -> AbstractContextManager["LogInForce"]:
     """Return the log that settings ask for; see `server_log`.
 
     Args:

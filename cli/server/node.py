@@ -7,18 +7,20 @@ word the parent was killed: the node drains, as it does when it is told to.
 
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from twinline.cli.console.errors import exit_code_of, sentence
+from twinline.cli.console.errors import SettingsError, exit_code_of, sentence
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.output import prepare_streams
 from twinline.cli.server.channel import Channel, Said
 from twinline.cli.server.place import Place
 from twinline.cli.server.serve import run_server
+from twinline.cli.server.settings_in_force import Source
 from twinline.cli.settings.model import Settings
 from twinline.core.locks import new_lock
 from twinline.transports.endpoints import Endpoint
@@ -26,16 +28,58 @@ from twinline.transports.endpoints import Endpoint
 log = logging.getLogger(__name__)
 
 
-class _Orders:
-    """Does what the parent says, in a thread of its own, from the first moment of the process."""
+class _FromParent(Source):
+    """The settings of a node: its parent reads them, checks them and passes them on."""
 
-    def __init__(self, channel: Channel, rest: list[Said]) -> None:
+    name = "the settings file"
+    checks = False  # they were checked
+    tells = False  # until it has said something of a file
+
+    def __init__(self, settings: Settings, channel: Channel) -> None:
+        self._channel = channel
+        # Both replaced by the thread that hears the parent.
+        self._settings = settings
+        self._refusal: str | None = None
+
+    def files(self) -> Iterable[str]:
+        """See `Source`: none of its own."""
+        return ()
+
+    def read(self) -> Settings:
+        """See `Source`."""
+        refusal = self._refusal
+        if refusal is not None:
+            raise SettingsError(refusal)
+        return self._settings
+
+    def ask(self, wake: Callable[[], None]) -> None:  # noqa: ARG002 - what the parent says wakes
+        """See `Source`: the parent is asked."""
+        self._channel.send(reload=True)
+
+    def take(self, said: Said) -> None:
+        """Take what the parent says of them."""
+        self._refusal = said["refused"]
+        self.tells = said["settings"] is not None
+        if said["settings"] is not None:
+            self._settings = Settings(**said["settings"])
+
+
+class _Orders:
+    """Does what the parent says, in a thread of its own, from the first moment of the process.
+
+    Attributes:
+        source: the settings, as the parent passes them on.
+    """
+
+    def __init__(self, channel: Channel, rest: list[Said], settings: Settings) -> None:
+        self.source = _FromParent(settings, channel)
         self._channel = channel
         self._rest = rest
         self._lock = new_lock("orders")
         # Guarded by _lock; None: it does not serve yet, or no more.
         self._stop: Callable[[], None] | None = None
         self._reload: Callable[[], None] | None = None
+        self._reloads = False  # whether it is to read again what it read before it served
         self._ends = False  # whether it was told to end
         threading.Thread(target=self._run, name="orders", daemon=True).start()
 
@@ -44,6 +88,9 @@ class _Orders:
         """Carry orders out by these while the block runs."""
         with self._lock:
             self._stop, self._reload = stop, reload
+            reloads = self._reloads
+        if reloads:
+            reload()
         try:
             yield
         finally:
@@ -56,6 +103,7 @@ class _Orders:
         while said is not None:
             for each in said:
                 if "reload" in each:
+                    self.source.take(each["reload"])
                     self._order_reload()
                 if "stop" in each:
                     self._order_stop()
@@ -67,6 +115,7 @@ class _Orders:
     def _order_reload(self) -> None:
         with self._lock:
             reload = self._reload
+            self._reloads = True
         if reload is not None:
             reload()
 
@@ -83,6 +132,9 @@ class _Orders:
 
 def main() -> int:
     """Serve as the parent says, and return the exit code."""
+    # Its parent has held it back until now.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     prepare_streams()
     channel = Channel(socket.socket(fileno=os.dup(sys.stdin.fileno())))
     said: list[Said] | None = []
@@ -91,17 +143,19 @@ def main() -> int:
         if said is None:
             return ExitCode.OK  # nobody wants it any more
     start = said[0]["start"]
-    orders = _Orders(channel, said[1:])
+    settings = Settings(**start["settings"])
+    orders = _Orders(channel, said[1:], settings)
 
     def tell_ready(_endpoints: Sequence[Endpoint], _settings: Settings, durability: str) -> None:
         channel.send(ready={"durability": durability})
 
     try:
         run_server(
-            Settings(**start["settings"]),
+            settings,
             tell_ready,
             place=Place(**start["place"]),
             orders=orders.obeyed,
+            source=orders.source,
         )
     except Exception as error:  # noqa: BLE001 - the parent tells it, whatever it is
         code = exit_code_of(error)

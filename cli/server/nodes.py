@@ -24,7 +24,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from enum import Enum, auto
@@ -34,10 +35,11 @@ from typing import Final
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.server.channel import Channel, ChannelError, Said
-from twinline.cli.server.log import log_of
+from twinline.cli.server.log import LogInForce, log_of
 from twinline.cli.server.place import Place, machine_name
 from twinline.cli.server.process import signals_handled
-from twinline.cli.server.reload import Terminal
+from twinline.cli.server.reload import Identity, Outcome, Part, Reloader, Terminal
+from twinline.cli.server.settings_in_force import FIXED, SettingsInForce, Source
 from twinline.cli.settings.checks import check_settings
 from twinline.cli.settings.model import Settings
 from twinline.core.deadline import Deadline
@@ -74,7 +76,11 @@ class State(Enum):
 
 
 class Node:
-    """One of the processes, as its parent sees it; used by the parent's one thread."""
+    """One of the processes, as its parent sees it; used by the parent's one thread.
+
+    Attributes:
+        settings: those that it is started with.
+    """
 
     def __init__(self, settings: Settings, place: Place) -> None:
         self.place = place
@@ -83,7 +89,8 @@ class Node:
         self.durability = ""
         self.failure: Said | None = None
         self.channel: Channel | None = None
-        self._settings = settings
+        self.asks = False  # for everything to be read again
+        self.settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._failures = 0  # starts, one after the other, that came to nothing
         self._steady: Deadline | None = None  # since it serves
@@ -101,7 +108,7 @@ class Node:
         """
         ours, theirs = socket.socketpair()
         try:
-            with theirs:
+            with theirs, _hangups_held():
                 self._process = subprocess.Popen(  # noqa: S603 - all of it is written here
                     _COMMAND, stdin=theirs.fileno(), process_group=0
                 )
@@ -111,7 +118,7 @@ class Node:
         self.channel = Channel(ours)
         self.failure = None
         self.state = State.STARTING
-        settings = self._settings.model_dump(mode="json")
+        settings = self.settings.model_dump(mode="json")
         self.channel.send(start={"settings": settings, "place": asdict(self.place)})
 
     def hear(self) -> None:
@@ -134,6 +141,8 @@ class Node:
                 self._steady = Deadline.after(STEADY_SECONDS)
             elif "failed" in said:
                 self.failure = said["failed"]
+            elif "reload" in said:
+                self.asks = True
 
     def ended(self) -> str | None:
         """Return how its process has ended, in words; None while it runs, or has none."""
@@ -179,28 +188,53 @@ class Node:
             self.channel = None
 
 
+@contextmanager
+def _hangups_held() -> Iterator[None]:
+    """Have a process that is started meanwhile keep SIGHUP until it knows what that is for."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Nodes:
     """All of them: starts, watches and ends them, in the thread that calls `run`."""
 
-    def __init__(self, nodes: Sequence[Node], waker: Waker, terminal: Terminal) -> None:
+    def __init__(self, nodes: Sequence[Node], waker: Waker, drain_seconds: float) -> None:
+        """Prepare.
+
+        Args:
+            nodes: all of them, none of which runs yet.
+            waker: what ends the wait for something to happen.
+            drain_seconds: what a node may take to end.
+        """
+        self.on_ask: Callable[[], None] = lambda: None  # a node wants everything read again
         self._nodes = nodes
         self._waker = waker
-        self._terminal = terminal
-        # Set by signal handlers.
-        self._stops = False
-        self._hangs_up = False
+        self._stops = False  # set by any thread, and by signal handlers
+        # Appended by the thread that reads settings again, taken by the one that runs: the settings
+        # of nodes from now on, and what they are told.
+        self._reloads: deque[tuple[Settings | None, Said]] = deque()
+        self._drain_seconds = drain_seconds
         self._ready = False  # whether all have served
         self._failure: CommandError | None = None  # what ends all of them
         self._late: Deadline | None = None
 
     def stop(self) -> None:
-        """Let all drain; from a signal handler."""
+        """Let all drain; from any thread or a signal handler."""
         self._stops = True
         self._waker.wake()
 
-    def reload(self) -> None:
-        """Have all read their files again; from a signal handler."""
-        self._hangs_up = True
+    def reload(self, settings: Settings | None, refusal: str | None) -> None:
+        """Have all read again what they have read; from any thread.
+
+        Args:
+            settings: theirs from now on; None: as before.
+            refusal: why they are as before, though others were there to be read; or None.
+        """
+        said = None if settings is None else settings.model_dump(mode="json")
+        self._reloads.append((settings, {"settings": said, "refused": refusal}))
         self._waker.wake()
 
     def kill(self) -> None:
@@ -208,11 +242,10 @@ class Nodes:
         for node in self._nodes:
             node.kill()
 
-    def run(self, drain_seconds: float, on_ready: Callable[[str], None]) -> None:
+    def run(self, on_ready: Callable[[str], None]) -> None:
         """Have them serve until `stop`.
 
         Args:
-            drain_seconds: what a node may take to end.
             on_ready: called with the durability when all serve for the first time.
 
         Raises:
@@ -223,7 +256,7 @@ class Nodes:
             while True:
                 if self._stops or self._failure is not None:
                     if self._late is None:
-                        self._late = Deadline.after(drain_seconds + _LATE_SECONDS)
+                        self._late = Deadline.after(self._drain_seconds + _LATE_SECONDS)
                         self._end_all()
                     if not any(node.runs for node in self._nodes):
                         break
@@ -237,7 +270,7 @@ class Nodes:
                         self._ready = True
                         on_ready(self._nodes[0].durability)
                 self._wait()
-                self._hear_signals()
+                self._pass_on()
                 for node in self._nodes:
                     self._look_after(node)
         except BaseException:
@@ -277,17 +310,21 @@ class Nodes:
             if node.channel is not None and node.channel.fileno() in heard:
                 node.hear()
 
-    def _hear_signals(self) -> None:
-        if not self._hangs_up:
-            return
-        self._hangs_up = False
-        if self._terminal.has_hung_up():
-            log.info("the terminal has hung up")
-            self._stops = True
-            return
-        for node in self._nodes:
-            if node.channel is not None and node.state is State.SERVING:
-                node.channel.send(reload=True)
+    def _pass_on(self) -> None:
+        """Tell the nodes what was read again, and have it read if one of them asks for it."""
+        while self._reloads:
+            settings, said = self._reloads.popleft()
+            if settings is not None:
+                self._drain_seconds = _drain_seconds(settings)
+            for node in self._nodes:
+                if settings is not None:
+                    node.settings = settings
+                if node.channel is not None and node.state in (State.STARTING, State.SERVING):
+                    node.channel.send(reload=said)
+        if any(node.asks for node in self._nodes):
+            for node in self._nodes:
+                node.asks = False
+            self.on_ask()
 
     def _look_after(self, node: Node) -> None:
         how = node.ended()
@@ -318,17 +355,29 @@ class Nodes:
             node.end()
 
 
+def _drain_seconds(settings: Settings) -> float:
+    return settings.drain_spread_seconds + settings.drain_seconds
+
+
 def _exit_code(number: int) -> ExitCode:
     return next((code for code in ExitCode if code == number), ExitCode.FAILURE)
 
 
-def run_nodes(settings: Settings, on_ready: OnReady) -> None:
+def run_nodes(
+    settings: Settings,
+    on_ready: OnReady,
+    *,
+    source: Source = FIXED,
+    since: Mapping[str, Identity] | None = None,
+) -> None:
     """Serve by several nodes until a signal, in the calling thread, which must be the main one.
 
     Args:
         settings: all of them.
         on_ready: called when all nodes take connections, with the endpoints, the settings and the
             store's durability.
+        source: where the settings are read again from.
+        since: what its files were like before they were read.
 
     Raises:
         SettingsError: the settings ask for what is not safe, or for what nodes cannot share.
@@ -341,30 +390,74 @@ def run_nodes(settings: Settings, on_ready: OnReady) -> None:
     terminal = Terminal()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is a node to pass it on to
     with (
-        log_of(settings, base),
+        log_of(settings, base) as logged,
         _reserved([endpoint for endpoint, _ in endpoints]) as shared,
         Waker() as waker,
     ):
         for warning in warnings:
             log.warning("%s", warning)
-        theirs = settings.model_copy(
-            update={"listen": tuple(map(str, shared)), "nodes": 1, "node": base}
-        )
+
+        def theirs(settings: Settings) -> Settings:
+            return settings.model_copy(
+                update={"listen": tuple(map(str, shared)), "nodes": 1, "node": base}
+            )
+
         nodes = Nodes(
             [
-                Node(theirs, Place(f"{base}-{index + 1}", index, settings.nodes))
+                Node(theirs(settings), Place(f"{base}-{index + 1}", index, settings.nodes))
                 for index in range(settings.nodes)
             ],
             waker,
-            terminal,
+            _drain_seconds(settings),
         )
         # What has a handler ends the wait: the end of a node too.
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        with signals_handled(nodes.stop, nodes.reload, waker.fileno(), at_once=nodes.kill):
-            nodes.run(
-                settings.drain_spread_seconds + settings.drain_seconds,
-                lambda durability: on_ready(shared, settings, durability),
-            )
+        with (
+            _reloader(
+                settings, source, nodes, theirs, since=since or {}, terminal=terminal, logged=logged
+            ) as reloader,
+            signals_handled(nodes.stop, reloader.wake, waker.fileno(), at_once=nodes.kill),
+        ):
+            nodes.on_ask = reloader.wake
+            if terminal.is_gone():  # before there was a handler for it
+                nodes.stop()
+            nodes.run(lambda durability: on_ready(shared, settings, durability))
+
+
+def _reloader(
+    settings: Settings,
+    source: Source,
+    nodes: Nodes,
+    theirs: Callable[[Settings], Settings],
+    *,
+    since: Mapping[str, Identity],
+    terminal: Terminal,
+    logged: LogInForce,
+) -> Reloader:
+    """Return what reads the settings again for all nodes, which read their files of TLS."""
+
+    def apply(settings: Settings, _names: frozenset[str]) -> None:
+        logged.follow(settings)
+        reloader.look_every(settings.reload_seconds)
+
+    def pass_on(outcomes: Sequence[Outcome]) -> None:
+        refusal = next((each.kept for each in outcomes if each.kept), None)
+        nodes.reload(theirs(in_force.now) if source.is_live else None, refusal)
+
+    def hung_up() -> bool:
+        gone = terminal.has_hung_up()
+        if gone:
+            log.info("the terminal has hung up")
+            nodes.stop()
+        return gone
+
+    # A store that servers share has one policy.
+    in_force = SettingsInForce(settings, source, apply, change_policy=lambda _: False)
+    parts: list[Part] = [in_force] if source.is_live else []
+    reloader = Reloader(
+        parts, settings.reload_seconds, since=since, hung_up=hung_up, on_done=pass_on
+    )
+    return reloader
 
 
 @contextmanager

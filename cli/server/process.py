@@ -197,7 +197,7 @@ def signals_handled(
     """Let SIGHUP call `reload`, SIGTERM and SIGINT `stop`; a second one ends the process at once.
 
     The handlers are not put back: when the block is over, the process is on its way to exit code
-    0, and no signal is to change that.
+    0, and no signal is to change that. SIGHUP is ignored then.
 
     Args:
         stop: called in the main thread, between two steps of Python.
@@ -230,4 +230,7 @@ def signals_handled(
         signal.signal(signal.SIGHUP, read_again)
         yield
     finally:
+        # There is nothing left to read again. A handler of Python's would be put back by the end of
+        # the interpreter, and then the signal would be one more way to end.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.set_wakeup_fd(before)

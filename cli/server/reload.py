@@ -14,12 +14,14 @@ import select
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, Self
 
 from twinline.core.deadline import Deadline
+from twinline.core.events import NEEDS_RESTART, RELOAD_FAILED, RELOADED, emit
 from twinline.transports.listener import Waker
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS: Final = 2.0
 """How long files that do not fit together may be about to be changed."""
 _RETRY_SECONDS: Final = 0.2
+REPLY_SECONDS: Final = 30.0
+"""How long to wait for what comes of a reload."""
 _GOING_SECONDS: Final = 0.2  # for a terminal that hangs up to be gone
 REMIND_SECONDS: Final = 86_400.0
 """How often it is said again what the operator should know."""
@@ -42,11 +46,15 @@ class Outcome:
         what: it is, for a person.
         told: what is in force now, for a person.
         kept: why that is what it was; None: it was read.
+        waits: the settings that have changed and need a restart.
+        final: whether to try it again, if it was not read, would be in vain.
     """
 
     what: str
     told: str = ""
     kept: str | None = None
+    waits: tuple[str, ...] = ()
+    final: bool = False
 
 
 class Part(Protocol):
@@ -62,8 +70,19 @@ class Part(Protocol):
         """Return what the operator should know of what is in force."""
 
 
+class _Ask:
+    """A wish to have everything read again, and to know what came of it."""
+
+    def __init__(self) -> None:
+        self.met = threading.Event()
+        self.outcomes: Sequence[Outcome] = ()
+
+
 class Reloader:
-    """Reads parts again when they have changed, or when it is woken."""
+    """Reads parts again when they have changed, or when it is woken.
+
+    A part is also read again when one before it has changed.
+    """
 
     def __init__(
         self,
@@ -72,6 +91,8 @@ class Reloader:
         *,
         since: Mapping[str, Identity] | None = None,
         hung_up: Callable[[], bool] = lambda: False,
+        ask: Callable[[Callable[[], None]], None] = lambda wake: wake(),
+        on_done: Callable[[Sequence[Outcome]], None] = lambda _: None,
         patience: float = PATIENCE_SECONDS,
         remind: float = REMIND_SECONDS,
     ) -> None:
@@ -82,22 +103,49 @@ class Reloader:
             seconds: between two looks at the files; 0: only when it is woken.
             since: what the files were like before the parts were made; None: as they are now.
             hung_up: asked when it is woken; if so, that was no wish to have anything read.
+            ask: called by `reload` with `wake`, to call it once all is there to be read.
+            on_done: called with the outcomes each time that parts were read.
             patience: how long a part that cannot be read is tried again.
             remind: seconds between two reminders.
         """
         self._parts = parts
         self._seconds = seconds or math.inf
         self._hung_up = hung_up
+        self._ask = ask
+        self._on_done = on_done
+        # Appended by any thread, taken by its own.
+        self._asks: deque[_Ask] = deque()
         self._patience = patience
         self._remind = remind
         self._waker = Waker()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
-        self._seen: Mapping[str, Identity] = self._identities() if since is None else since
+        self._seen = dict(self._identities() if since is None else since)
 
     def wake(self) -> None:
         """Have everything read again, soon; from any thread or a signal handler."""
         self._waker.wake()
+
+    def look_every(self, seconds: float) -> None:
+        """Look at the files so often from now on; 0: only when it is woken."""
+        self._seconds = seconds or math.inf
+
+    def reload(self, seconds: float = REPLY_SECONDS) -> Sequence[Outcome]:
+        """Have everything read again, and return what came of each thing; from any thread.
+
+        Args:
+            seconds: how long that may take; what is tried again for a moment, since it cannot be
+                read, takes some.
+
+        Raises:
+            TimeoutError: it is not known in time.
+        """
+        ask = _Ask()
+        self._asks.append(ask)
+        self._ask(self.wake)
+        if not ask.met.wait(seconds):
+            raise TimeoutError("nothing is known yet of what was to be read again")
+        return ask.outcomes
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -108,14 +156,16 @@ class Reloader:
         self._waker.wake()
         self._thread.join()
         self._waker.close()
+        _answer(self._take_asks(), [Outcome("the server", kept="it is about to end")])
 
     def _run(self) -> None:
         reminder = Deadline.after(self._remind)
-        asked = self._has_changed()
+        asked = False
+        looks = True  # also for what has changed since the parts were made
         while not self._closed.is_set():
             try:
-                if asked or (self._seconds < math.inf and self._has_changed()):
-                    self._reload()
+                if asked or (looks and self._has_changed()):
+                    self._reload(everything=asked)
                     reminder = Deadline.after(0)
                 if reminder.passed:
                     reminder = Deadline.after(self._remind)
@@ -123,11 +173,15 @@ class Reloader:
             except Exception:  # the next change is to be read all the same
                 log.exception("what has changed cannot be read again")
             asked = self._wait(reminder.sooner(self._seconds))
-            if asked and not self._closed.is_set():
+            looks = self._seconds < math.inf
+            if asked and not self._asks and not self._closed.is_set():
                 asked = not self._hung_up()
 
     def _has_changed(self) -> bool:
-        return self._identities() != self._seen
+        return any(map(self._is_other, self._parts))
+
+    def _is_other(self, part: Part) -> bool:
+        return any(identity(path) != self._seen.get(path) for path in part.files())
 
     def _wait(self, deadline: Deadline) -> bool:
         """Return whether it was woken."""
@@ -139,24 +193,56 @@ class Reloader:
             self._waker.clear()
         return woken
 
-    def _reload(self) -> None:
+    def _reload(self, *, everything: bool) -> None:
+        """Read all parts, or those that have changed and what depends on them, and tell of it."""
+        asks = self._take_asks()
+        try:
+            found = self._read_patiently(everything=everything)
+            self._tell(found)
+            self._on_done(found)
+        except Exception:
+            _answer(asks, [Outcome("the server", kept="the reload has failed; its log says how")])
+            raise
+        _answer(asks, found)
+
+    def _read_patiently(self, *, everything: bool) -> Sequence[Outcome]:
         patience = Deadline.after(self._patience)
+        outcomes: dict[int, Sequence[Outcome]] = {}
+        left = list(enumerate(self._parts))
+        woken = False
         while True:
-            # Before they are read: what changes meanwhile is seen at the next look.
-            self._seen = self._identities()
-            outcomes = [outcome for part in self._parts for outcome in part.reload()]
-            if all(outcome.kept is None for outcome in outcomes) or patience.passed:
+            for place, part in left:
+                everything = everything or self._is_other(part)
+                if everything:
+                    # Before they are read: what changes meanwhile is seen at the next look.
+                    self._seen |= identities(part.files())
+                    outcomes[place] = part.reload()
+            left = [
+                (place, part)
+                for place, part in left
+                if any(each.kept and not each.final for each in outcomes.get(place, ()))
+            ]
+            if not left or patience.passed or self._closed.is_set():
                 break
-            self._wait(patience.sooner(_RETRY_SECONDS))
-            if self._closed.is_set():
-                break
+            everything = True
+            woken = self._wait(patience.sooner(_RETRY_SECONDS)) or woken
+        if woken:
+            self._waker.wake()  # for those that had been read by then
+        return [outcome for place in sorted(outcomes) for outcome in outcomes[place]]
+
+    def _take_asks(self) -> list[_Ask]:
+        return [self._asks.popleft() for _ in range(len(self._asks))]
+
+    def _tell(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             if outcome.kept is None:
-                log.info("%s was read again: %s", outcome.what, outcome.told)
+                emit(RELOADED, what=outcome.what, told=outcome.told)
             else:
-                log.error("%s goes on with what it had: %s", outcome.what, outcome.kept)
-        if not outcomes:
-            log.info("there is nothing to read again: no endpoint has TLS")
+                emit(RELOAD_FAILED, what=outcome.what, why=outcome.kept)
+            if outcome.waits:
+                emit(NEEDS_RESTART, settings=outcome.waits)
+        if self._parts and not outcomes:
+            log.info("there is nothing to read again: no settings file, and no endpoint with TLS")
 
     def _warn(self) -> None:
         for part in self._parts:
@@ -165,6 +251,12 @@ class Reloader:
 
     def _identities(self) -> dict[str, Identity]:
         return identities(path for part in self._parts for path in part.files())
+
+
+def _answer(asks: Iterable[_Ask], outcomes: Sequence[Outcome]) -> None:
+    for ask in asks:
+        ask.outcomes = outcomes
+        ask.met.set()
 
 
 class Terminal:
@@ -176,6 +268,10 @@ class Terminal:
     def __init__(self) -> None:
         """Note whether there is one, before SIGHUP is handled."""
         self._ends = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _is_there()
+
+    def is_gone(self) -> bool:
+        """Return whether it was there, and is not now."""
+        return self._ends and not _is_there()
 
     def has_hung_up(self) -> bool:
         """Return whether it was there, and has gone away; it may take a moment to tell.

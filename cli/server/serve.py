@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib.metadata import version
@@ -19,25 +19,28 @@ from twinline.cli.server.certificates import Certificates, files_of
 from twinline.cli.server.hashing import BackgroundHasher
 from twinline.cli.server.health import Watchman
 from twinline.cli.server.listeners import LISTENERS
-from twinline.cli.server.log import log_of
+from twinline.cli.server.log import LogInForce, log_of
 from twinline.cli.server.nodes import run_nodes
 from twinline.cli.server.place import Place, own_name
 from twinline.cli.server.process import server_process, signals_handled
-from twinline.cli.server.reload import Reloader, Terminal, identities
+from twinline.cli.server.reload import Identity, Part, Reloader, Terminal, identities
+from twinline.cli.server.settings_in_force import FIXED, SettingsFile, SettingsInForce, Source
 from twinline.cli.server.trial import for_trial
 from twinline.cli.settings.checks import check_settings
 from twinline.cli.settings.model import Settings
-from twinline.cli.settings.options import config_option, json_option, load_from, server_options
+from twinline.cli.settings.options import config_option, json_option, origin_of, server_options
 from twinline.core import events
 from twinline.core.events import emit
 from twinline.core.locks import check_locks
 from twinline.core.service import ChatService
 from twinline.core.store import Store
 from twinline.stores.registry import UnknownStore, is_shared, open_store
+from twinline.stores.sqlite import SchemaTooNew
 from twinline.transports import wakeup
 from twinline.transports.contract import Transport
-from twinline.transports.endpoints import Endpoint
+from twinline.transports.endpoints import Endpoint, EndpointError
 from twinline.transports.listener import Listener, Waker
+from twinline.transports.tls import TlsFilesError
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +56,9 @@ Orders = Callable[[Callable[[], None], Callable[[], None]], AbstractContextManag
     twinline.toml, as log_level. A second signal ends the server at once, with 128 plus the
     signal's number.
 
-    SIGHUP reads the files of TLS again, for the connections that come from then on. A change of
-    them is noticed without it, see reload_seconds.
+    SIGHUP reads the settings file and the files of TLS again. What can change while the server
+    runs is in force from then on, and the log names what cannot; 'twinline config explain' says
+    which. A change of the files is noticed without it, see reload_seconds.
     """,
 )
 @config_option
@@ -76,16 +80,20 @@ def serve(as_json: bool, trial_folder: Path | None, **options: Any) -> None:
     signal drains: nobody new is let in, replies in flight finish, and the exit
     code is 0. Every setting has a flag: --help-all shows them.
     """
-    settings = load_from(options).settings
+    origin = origin_of(options)
+    source = SettingsFile(origin, trial_folder)
+    # Before it is read, so that no change of it is missed.
+    since = identities(source.files())
+    settings = origin.load().settings
     ca_file = None
     if trial_folder is not None:
         settings, trial = for_trial(settings, trial_folder)
         ca_file = str(trial.ca)
     announce = partial(_announce, as_json=as_json, ca_file=ca_file)
     if settings.nodes > 1:
-        run_nodes(settings, announce)
+        run_nodes(settings, announce, source=source, since=since)
     else:
-        run_server(settings, announce)
+        run_server(settings, announce, source=source, since=since)
 
 
 def run_server(
@@ -94,6 +102,8 @@ def run_server(
     *,
     place: Place | None = None,
     orders: Orders | None = None,
+    source: Source = FIXED,
+    since: Mapping[str, Identity] | None = None,
 ) -> None:
     """Serve until a signal, in the calling thread, which must be the main one.
 
@@ -103,6 +113,8 @@ def run_server(
             store's durability.
         place: which of several nodes this is; None for a server that is alone.
         orders: of who has started it; None: there are none but signals.
+        source: where the settings are read again from.
+        since: what its files were like before they were read.
 
     Raises:
         SettingsError: the settings ask for what is not safe, name no store, or a file of TLS
@@ -127,7 +139,7 @@ def run_server(
         server_process(
             one_processor=settings.one_processor, many_threads=threads, index=index
         ) as descriptors,
-        log_of(settings, place.name),
+        log_of(settings, place.name) as logged,
     ):
         for warning in warnings:
             log.warning("%s", warning)
@@ -138,41 +150,94 @@ def run_server(
             hasher = BackgroundHasher(place.threads_to_hash)
             _tell_start(settings, endpoints, store.durability)
             service = ChatService(store, settings, hasher=hasher, node=place.name)
-            _serve(service, settings, endpoints, terminal, on_ready, orders=orders)
+            server = _Server(
+                service, settings, endpoints, logged=logged, source=source, since=since or {}
+            )
+            server.run(terminal, on_ready, orders)
 
 
-def _serve(
-    service: ChatService,
-    settings: Settings,
-    endpoints: Sequence[tuple[Endpoint, Transport]],
-    terminal: Terminal,
-    on_ready: OnReady,
-    *,
-    orders: Orders | None,
-) -> None:
-    listens = LISTENERS[settings.listener]
-    # Before they are read, so that no change of them is missed.
-    since = identities(files_of(settings))
-    with (
-        Waker() as waker,
-        listens(service, endpoints, settings, waker=waker) as listener,
-        Watchman(service.store, listener.stop) as watchman,
-        Reloader(
-            [Certificates(listener)],
-            settings.reload_seconds,
-            since=since,
+class _Server:
+    """A service that is served: what serves it, and what is read again meanwhile."""
+
+    def __init__(
+        self,
+        service: ChatService,
+        settings: Settings,
+        endpoints: Sequence[tuple[Endpoint, Transport]],
+        *,
+        logged: LogInForce,
+        source: Source,
+        since: Mapping[str, Identity],
+    ) -> None:
+        self._service = service
+        self._settings = settings
+        self._endpoints = endpoints
+        self._log = logged
+        self._source = source
+        # Before they are read, so that no change of them is missed.
+        self._since = {**since, **identities(files_of(settings))}
+
+    def run(self, terminal: Terminal, on_ready: OnReady, orders: Orders | None) -> None:
+        """Serve until it is to stop."""
+        service, settings = self._service, self._settings
+        listens = LISTENERS[settings.listener]
+        with (
+            Waker() as waker,
+            listens(service, self._endpoints, settings, waker=waker) as listener,
+            Watchman(service.store, listener.stop) as watchman,
+            self._reloader(listener, terminal, orders) as reloader,
+            signals_handled(listener.stop, reloader.wake, waker.fileno()),
+            nullcontext() if orders is None else orders(listener.stop, reloader.wake),
+        ):
+            if terminal.is_gone():  # before there was a handler for it
+                listener.stop()
+            emit(events.SERVER_READY, endpoints=[each.place for each in listener.endpoints])
+            on_ready(listener.endpoints, settings, service.store.durability)
+            listener.serve_forever()
+            service.stop()
+        if watchman.failure is not None:
+            raise watchman.failure
+
+    def _reloader(self, listener: Listener, terminal: Terminal, orders: Orders | None) -> Reloader:
+        parts: list[Part] = [Certificates(listener)]
+        if self._source.is_live:
+
+            def apply(settings: Settings, changed: frozenset[str]) -> None:
+                self._apply(settings, changed, listener)
+                reloader.look_every(settings.reload_seconds)
+
+            in_force = SettingsInForce(
+                self._settings,
+                self._source,
+                apply,
+                change_policy=self._service.store.change_policy,
+            )
+            parts.insert(0, in_force)
+        reloader = Reloader(
+            parts,
+            self._settings.reload_seconds,
+            since=self._since,
             # A node's parent asks the terminal.
             hung_up=partial(_end_with, terminal, listener) if orders is None else lambda: False,
-        ) as reloader,
-        signals_handled(listener.stop, reloader.wake, waker.fileno()),
-        nullcontext() if orders is None else orders(listener.stop, reloader.wake),
-    ):
-        emit(events.SERVER_READY, endpoints=[each.place for each in listener.endpoints])
-        on_ready(listener.endpoints, settings, service.store.durability)
-        listener.serve_forever()
-        service.stop()
-    if watchman.failure is not None:
-        raise watchman.failure
+            ask=self._source.ask,
+        )
+        return reloader
+
+    def _apply(self, settings: Settings, changed: frozenset[str], listener: Listener) -> None:
+        """Have settings in force.
+
+        Raises:
+            SettingsError: the listener cannot go by them; nothing has changed.
+        """
+        spoken = None
+        if not changed.isdisjoint(("web_origins", "web_servers")):
+            spoken = [transport for _, transport in settings.endpoints()]
+        try:
+            listener.change_settings(settings, spoken)
+        except (EndpointError, TlsFilesError) as error:  # its files have changed since the check
+            raise SettingsError(str(error)) from None
+        self._service.change_settings(settings)
+        self._log.follow(settings)
 
 
 def _tell_start(
@@ -206,7 +271,7 @@ def _end_with(terminal: Terminal, listener: Listener) -> bool:
 def _opened(settings: Settings) -> Store:
     try:
         return open_store(settings.store, settings)
-    except UnknownStore as error:
+    except (UnknownStore, SchemaTooNew) as error:
         raise SettingsError(f"store: {error}") from None
 
 

@@ -5,22 +5,104 @@ A check is a function of the settings, and of the endpoints that they name: it r
 should know. Both commands make the same ones, in the same words.
 """
 
+import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from twinline.cli.console.errors import SettingsError
-from twinline.cli.settings.model import Settings, refuse_exposure
+from twinline.cli.settings.model import MASK, Settings, refuse_exposure
 from twinline.core.addresses import UNIX, AddressSet
-from twinline.stores.registry import is_shared
+from twinline.core.protocol import MAX_INT, MAX_REPLY_BYTES, Send
+from twinline.stores.registry import UnknownStore, check_store, is_shared
+from twinline.stores.sqlite import StoreNotOpened
+from twinline.transports.binary import BinaryTransport
 from twinline.transports.contract import Transport
 from twinline.transports.endpoints import Endpoint, EndpointError, Scheme
+from twinline.transports.jsonl import JsonlTransport
 from twinline.transports.listener import check_proxies, server_tls
 from twinline.transports.tls import TlsFiles, TlsFilesError, remarks
 from twinline.transports.websocket import WebSocketTransport
 
 Endpoints = Sequence[tuple[Endpoint, Transport]]
 """As `Settings.endpoints` returns them."""
+
+
+def check_twice(settings: Settings, endpoints: Endpoints) -> Iterable[str]:  # noqa: ARG001
+    """Refuse one port, or one file of a Unix socket, for two endpoints."""
+    taken: list[tuple[Endpoint, frozenset[str]]] = []
+    for endpoint, _ in endpoints:
+        addresses = _addresses(endpoint)
+        for other, theirs in taken:
+            if endpoint.port == other.port and addresses & theirs:
+                named = (
+                    f"{endpoint.place} twice"
+                    if endpoint.place == other.place
+                    else f"{other.place} and {endpoint.place}, which are the same port"
+                )
+                raise SettingsError(
+                    f"listen: it has {named}; transport=auto serves all transports at one endpoint"
+                )
+        if endpoint.scheme is Scheme.UNIX or endpoint.port:  # else the system chooses two ports
+            taken.append((endpoint, addresses))
+    return ()
+
+
+_IPV4, _IPV6 = "0.0.0.0", "::"  # noqa: S104 - compared, not bound
+
+
+def _addresses(endpoint: Endpoint) -> frozenset[str]:
+    """Return what an endpoint takes: addresses, or the path of a socket."""
+    if endpoint.scheme is Scheme.UNIX:
+        return frozenset({os.path.realpath(endpoint.path)})
+    host = endpoint.host.lower()
+    if host == "localhost":
+        return frozenset({"127.0.0.1", "::1", f"any {_IPV4}", f"any {_IPV6}"})
+    if host == _IPV6:  # it takes IPv4 as well
+        return frozenset({_IPV4, _IPV6, f"any {_IPV4}", f"any {_IPV6}"})
+    return frozenset({host, f"any {_IPV6}" if ":" in host else f"any {_IPV4}"})
+
+
+def check_sockets(settings: Settings, endpoints: Endpoints) -> Iterable[str]:  # noqa: ARG001
+    """Refuse the path of a Unix socket where none can be."""
+    for endpoint, _ in endpoints:
+        if endpoint.scheme is not Scheme.UNIX:
+            continue
+        path = Path(endpoint.path)
+        if not path.parent.is_dir():
+            raise SettingsError(
+                f"listen: {endpoint.place}: there is no folder {path.parent}; make it first"
+            )
+        if path.exists() and not path.is_socket():
+            raise SettingsError(f"listen: {endpoint.place}: what is there is no socket")
+    return ()
+
+
+def check_frames(settings: Settings, endpoints: Endpoints) -> Iterable[str]:  # noqa: ARG001
+    """Refuse frames that are too short for the longest message."""
+    longest = longest_send(settings.body_bytes)
+    if longest > settings.frame_bytes:
+        raise SettingsError(
+            f"frame_bytes: a message of {settings.body_bytes:,} bytes, the most that body_bytes "
+            f"allows, takes a frame of up to {longest:,}, and frame_bytes is "
+            f"{settings.frame_bytes:,}"
+        )
+    return ()
+
+
+def longest_send(body_bytes: int) -> int:
+    """Return how long the longest request to send so many bytes is, in a frame of any transport.
+
+    What JSON has to escape takes more: a quotation mark twice, a control character six times.
+    """
+    request = Send(to="x" * 32, body="x" * body_bytes, send_id="x" * 64)
+    frames = []
+    for spoken in (JsonlTransport(), BinaryTransport()):
+        codec = spoken.client_codec(MAX_REPLY_BYTES)
+        codec.send(MAX_INT, request)
+        frames.append(len(codec.data_to_send()))
+    return max(frames)
 
 
 def check_exposure(settings: Settings, endpoints: Endpoints) -> Iterable[str]:
@@ -95,6 +177,9 @@ def _here(endpoint: Endpoint) -> tuple[str, ...]:
 
 
 CHECKS: Final[tuple[Callable[[Settings, Endpoints], Iterable[str]], ...]] = (
+    check_twice,
+    check_sockets,
+    check_frames,
     check_exposure,
     check_certificates,
     check_proxied,
@@ -102,17 +187,30 @@ CHECKS: Final[tuple[Callable[[Settings, Endpoints], Iterable[str]], ...]] = (
 )
 
 
-def check_settings(settings: Settings, endpoints: Endpoints) -> list[str]:
+def check_settings(
+    settings: Settings, endpoints: Endpoints, *, store_in_use: str | None = None
+) -> list[str]:
     """Make every check, and return what the operator should know.
 
     Args:
         settings: all of them.
         endpoints: those that they name; made by the caller, who may serve them, for making them
             reads the page's files.
+        store_in_use: the URL of the store that this process has open, and which is not looked at;
+            None: it has none.
 
     Raises:
         SettingsError: a server must not run so.
     """
+    if MASK in settings.store:
+        raise SettingsError(
+            f"store: {MASK} is what is shown of a password, and none; write the password, or leave "
+            "it to the variable TWINLINE_STORE"
+        )
+    try:
+        check_store(settings.store, in_use=store_in_use)
+    except (UnknownStore, StoreNotOpened) as error:
+        raise SettingsError(f"store: {error}") from None
     return [warning for check in CHECKS for warning in check(settings, endpoints)]
 
 

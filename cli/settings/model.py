@@ -13,11 +13,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from twinline.cli.console.errors import SettingsError
 from twinline.core.deadline import Seconds
+from twinline.core.errors import InvalidUsername
+from twinline.core.names import parse_username
 from twinline.core.reloading import RELOADED
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
 from twinline.stores.registry import store_schemes
-from twinline.transports.contract import Transport
+from twinline.transports.contract import Transport, TransportError
 from twinline.transports.endpoints import DEFAULT_PORT, Endpoint, EndpointError, Scheme
 from twinline.transports.listener import ListenerSettings
 from twinline.transports.registry import UnknownTransport, listening_transport, transport
@@ -74,6 +76,13 @@ def _known_transport(name: str) -> str:
     except UnknownTransport as error:
         raise ValueError(str(error)) from None
     return name
+
+
+def _username(text: str) -> str:
+    try:
+        return parse_username(text)
+    except InvalidUsername as error:
+        raise ValueError(f"{text!r} is no username: {error.message}") from None
 
 
 _EndpointText = Annotated[str, AfterValidator(_known_endpoint)]
@@ -143,6 +152,7 @@ class ServerSettings(BaseModel):
     )
     log_time: Literal["utc", "none"] = Field(
         default="utc",
+        json_schema_extra=RELOADED,
         description="the time at the start of a line of text: UTC, or none; none where stderr is "
         "systemd's journal, which notes it",
     )
@@ -212,7 +222,7 @@ class ClientCommandSettings(BaseModel):
     client_transport: _TransportName = Field(
         default="jsonl", description="the transport to speak where the endpoint names none"
     )
-    user: str | None = Field(
+    user: Annotated[str, AfterValidator(_username)] | None = Field(
         default=None,
         description="the account to act as; unset: the one that logged in last at this endpoint",
     )
@@ -257,6 +267,12 @@ GROUPS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
 """The parts of the model, in the order of the documentation."""
 
 
+SERVER_FIELDS: Final = tuple(
+    name for _, model in GROUPS if model is not ClientCommandSettings for name in model.model_fields
+)
+"""The settings that are not the client commands' alone."""
+
+
 class Settings(
     ServerSettings,
     SafetySettings,
@@ -289,18 +305,39 @@ class Settings(
         return (init_settings,)
 
     def endpoints(self) -> list[tuple[Endpoint, Transport]]:
-        """Return where to listen, and the transport spoken there."""
+        """Return where to listen, and the transport spoken there.
+
+        Raises:
+            SettingsError: what is to be spoken at an endpoint is not spoken over it.
+        """
         parsed = [Endpoint.parse(text) for text in self.listen]
         names = [endpoint.transport or self.transport for endpoint in parsed]
         pages = WebSocketTransport.name in names or any(each.scheme.is_web for each in parsed)
         page = ChatPage(self.web_servers) if pages else None
-        return [
-            (
-                endpoint,
-                listening_transport(endpoint, self.transport, origins=self.web_origins, page=page),
-            )
-            for endpoint in parsed
-        ]
+        try:
+            return [
+                (
+                    endpoint,
+                    listening_transport(
+                        endpoint, self.transport, origins=self.web_origins, page=page
+                    ),
+                )
+                for endpoint in parsed
+            ]
+        except TransportError as error:
+            raise SettingsError(f"listen: {error}") from None
+
+
+_PASSWORD: Final = re.compile(r"(?P<begin>//[^/?#@]*?:)[^/?#]*(?P<end>@)")
+_PASSWORD_OPTION: Final = re.compile(r"(?P<begin>[?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
+MASK: Final = "***"
+"""What is shown of a password."""
+
+
+def masked(url: str) -> str:
+    """Return a store's URL with its passwords masked, to be shown."""
+    url = _PASSWORD.sub(rf"\g<begin>{MASK}\g<end>", url)
+    return _PASSWORD_OPTION.sub(rf"\g<begin>{MASK}", url)
 
 
 def refuse_exposure(settings: Settings, endpoints: Iterable[Endpoint]) -> None:

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from twinline.cli.console.command import option
 from twinline.cli.settings.model import GROUPS, ClientCommandSettings, Settings
-from twinline.cli.settings.sources import Loaded, flag_name, load
+from twinline.cli.settings.sources import Loaded, Origin, find_file, flag_name
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -102,12 +102,17 @@ def load_from(options: Mapping[str, Any], names: Mapping[str, str] | None = None
     Raises:
         SettingsError: a key is unknown or a value cannot be.
     """
+    return origin_of(options, names).load()
+
+
+def origin_of(options: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Origin:
+    """Return what the settings of a command are read from; as `load_from`, which reads them."""
     flags = {
         name: value
         for name, value in options.items()
         if name in Settings.model_fields and value is not None and value != ()
     }
-    return load(flags, config=options.get("config_file"), flag_names=names)
+    return Origin(flags, find_file(options.get("config_file")), names or {})
 
 
 def help_words(field: FieldInfo) -> str:

@@ -7,7 +7,7 @@ error that names the nearest known one; a value that cannot be is an error that 
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -41,16 +41,50 @@ class Loaded:
         settings: the values in effect.
         sources: for each setting: ``flag --store``, ``environment TWINLINE_STORE``, ``file`` with
             its path, or ``default``.
-        path: the file that was read, if any.
+        origin: what they were read from, to be read again.
     """
 
     settings: Settings
     sources: Mapping[str, str]
-    path: Path | None
+    origin: "Origin"
 
     def from_flag(self, name: str) -> bool:
         """Return whether a setting was given on the command line."""
         return self.sources[name].startswith("flag ")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What settings are read from, as often as they are.
+
+    Attributes:
+        flags: the settings given on the command line.
+        path: the settings file, or None: there is none, also when one appears.
+        flag_names: how a flag is written where it is not the setting's name, for errors.
+    """
+
+    flags: Mapping[str, Any]
+    path: Path | None
+    flag_names: Mapping[str, str] = field(default_factory=dict)
+
+    def load(self) -> Loaded:
+        """Read every source and return what holds.
+
+        Raises:
+            SettingsError: a key is unknown, a value cannot be, or the file cannot be read.
+        """
+        path, written = self.path, self.flag_names
+        layers: list[tuple[Mapping[str, Any], Callable[[str], str]]] = [
+            (self.flags, lambda name: f"flag {written.get(name, flag_name(name))}"),
+            (_read_environment(), lambda name: f"environment {variable_name(name)}"),
+            (read_file(path) if path is not None else {}, lambda _: f"file {path}"),
+        ]
+        values: dict[str, Any] = {}
+        sources = dict.fromkeys(Settings.model_fields, DEFAULT)
+        for layer, source in reversed(layers):
+            values |= layer
+            sources |= {name: source(name) for name in layer}
+        return Loaded(_validate(values, sources), sources, self)
 
 
 class _Environment(EnvSettingsSource):
@@ -76,19 +110,7 @@ def load(
     Raises:
         SettingsError: a key is unknown, a value cannot be, or the named file cannot be read.
     """
-    written = flag_names or {}
-    path = find_file(config)
-    layers: list[tuple[Mapping[str, Any], Callable[[str], str]]] = [
-        (flags or {}, lambda name: f"flag {written.get(name, flag_name(name))}"),
-        (_read_environment(), lambda name: f"environment {variable_name(name)}"),
-        (read_file(path) if path is not None else {}, lambda _: f"file {path}"),
-    ]
-    values: dict[str, Any] = {}
-    sources = dict.fromkeys(Settings.model_fields, DEFAULT)
-    for layer, source in reversed(layers):
-        values |= layer
-        sources |= {name: source(name) for name in layer}
-    return Loaded(_validate(values, sources), sources, path)
+    return Origin(flags or {}, find_file(config), flag_names or {}).load()
 
 
 def check_file(path: Path) -> Settings:

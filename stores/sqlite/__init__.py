@@ -5,6 +5,7 @@
     store            SqliteStore: opens the file and joins what follows
     lock             the right to serve a file, and whether its name still leads to it
     file             connections with the right settings
+    looking          whether a file could be served, before it is opened
     provenance       whether a file is the one that was served, and its log its own
     schema           the tables, their version, and migrations
     accounts         the half with accounts and sessions

@@ -300,7 +300,7 @@ def test_a_new_certificate_is_shown_and_no_connection_drops(
                 (tmp_path / "key.pem").write_bytes(soon.key.read_bytes())
                 if by == "signal":
                     server.send_signal(signal.SIGHUP)
-                log.wait(f"ERROR twinline.cli.server.reload: {place} goes on with what it had: ")
+                log.wait(f": {place} goes on with what it had: ")
                 log.wait("the key does not belong to the certificate")
                 with Open(place, trusting) as third:
                     assert third.shown == certificates.server.der
@@ -366,7 +366,7 @@ def test_nothing_to_read_is_said(tmp_path: Path) -> None:
         assert server.stdout.readline()
         log = Log(server)
         server.send_signal(signal.SIGHUP)
-        log.wait("there is nothing to read again: no endpoint has TLS")
+        log.wait("there is nothing to read again: no settings file, and no endpoint with TLS")
         server.send_signal(signal.SIGTERM)
         assert server.wait(10) == 0
         log.close()
