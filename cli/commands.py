@@ -12,7 +12,7 @@ COMMANDS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
         (
             ("demo", "server.demo:demo", "See two people talk through a real server."),
             ("serve", "server.serve:serve", "Run a server."),
-            ("config", "settings.command:config", "Show or check the settings."),
+            ("config", "settings.command:config", "Show, explain or check the settings."),
         ),
     ),
     (

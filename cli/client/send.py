@@ -1,5 +1,6 @@
 """`twinline send`: one message from the command line or stdin, or one for every line."""
 
+import shlex
 import sys
 import time
 from typing import Any
@@ -26,17 +27,27 @@ _PROGRESS_SECONDS = 0.2
     fails ends it: the error names the line and tells how many were sent before. Where the server
     limits the rate of sends, the command waits as it is told.
     """,
+    context_settings={"allow_extra_args": True},  # to say what is wrong with them
 )
 @argument("to")
 @click.argument("text", required=False)
 @option("--lines", is_flag=True, help="Send every line of stdin as a message of its own.")
 @client_options
-def send(to: str, text: str | None, lines: bool, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def send(
+    context: click.Context, /, to: str, text: str | None, lines: bool, as_json: bool, **options: Any
+) -> None:
     """Send TEXT to the account TO; without TEXT, send what stdin holds as one message.
 
     The server has stored a message when this returns. With --json its id is
     printed; else a success is silent.
     """
+    if context.args:
+        meant = shlex.join([to, " ".join([text or "", *context.args])])
+        raise click.UsageError(
+            f"the text is one argument, and these are {1 + len(context.args)}: put it in quotes, "
+            f"as in: twinline send {meant}"
+        )
     if lines and text is not None:
         raise click.UsageError("give TEXT, or --lines with the text on stdin, not both")
     target = Target.of(options)

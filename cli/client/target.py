@@ -26,7 +26,7 @@ from twinline.cli.settings.options import (
     load_from,
     settings_options,
 )
-from twinline.cli.settings.sources import Loaded, flag_name
+from twinline.cli.settings.sources import Loaded, flag_name, unknown_variables
 from twinline.core.errors import NotLoggedIn, RequestError, SessionExpired
 from twinline.core.protocol import SessionReply
 from twinline.transports.client import (
@@ -122,6 +122,9 @@ class Target:
                 of certificates cannot be used.
         """
         loaded = load_from(options, CLIENT_FLAGS)
+        if warn:
+            for warning in unknown_variables():
+                say(f"warning: {visible(warning)}")
         settings: Settings = loaded.settings
         endpoints = [Endpoint.parse(text) for text in dict.fromkeys(settings.connect)]
         refuse_exposure(settings, endpoints)

@@ -44,6 +44,7 @@ def values(
         "connect": lambda: [*SessionFile().endpoints(), *_SCHEMES],
         "watch_at": lambda: [*SessionFile().endpoints(), *_SCHEMES],
         "listen": lambda: _SCHEMES,
+        "key": lambda: Settings.model_fields,
         "transport": transport_names,
         "transports": transport_names,
         "client_transport": transport_names,

@@ -73,6 +73,21 @@ class InForce(Shape):
     source: str = Field(description="where it comes from")
 
 
+class Explained(Shape):
+    """A setting, and all there is to know of it."""
+
+    key: str = Field(description="the setting")
+    value: Any = Field(description="the value in force; null is unset")
+    source: str = Field(description="where it comes from")
+    line: int | None = Field(description="of the settings file, from 1; null where it is not there")
+    about: str = Field(description="what it does")
+    expected: str = Field(description="what it can be")
+    default: Any = Field(description="the value that it has if nothing is said")
+    reload: str = Field(description="what becomes of a change while a server runs")
+    flag: str = Field(description="its flag")
+    variable: str = Field(description="its environment variable")
+
+
 class FileChecked(Shape):
     """A settings file that a server could run with."""
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from twinline.cli.console.errors import SettingsError
 from twinline.cli.settings.model import MASK, Settings, refuse_exposure
+from twinline.cli.settings.sources import unknown_variables
 from twinline.core.addresses import UNIX, AddressSet
 from twinline.core.protocol import MAX_INT, MAX_REPLY_BYTES, Send
 from twinline.stores.registry import UnknownStore, check_store, is_shared
@@ -27,6 +28,11 @@ from twinline.transports.websocket import WebSocketTransport
 
 Endpoints = Sequence[tuple[Endpoint, Transport]]
 """As `Settings.endpoints` returns them."""
+
+
+def check_variables(settings: Settings, endpoints: Endpoints) -> Iterator[str]:  # noqa: ARG001
+    """See what the environment has that looks like a setting."""
+    yield from unknown_variables()
 
 
 def check_twice(settings: Settings, endpoints: Endpoints) -> Iterable[str]:  # noqa: ARG001
@@ -177,6 +183,7 @@ def _here(endpoint: Endpoint) -> tuple[str, ...]:
 
 
 CHECKS: Final[tuple[Callable[[Settings, Endpoints], Iterable[str]], ...]] = (
+    check_variables,
     check_twice,
     check_sockets,
     check_frames,

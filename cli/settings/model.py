@@ -5,7 +5,7 @@ here they become one model, with those of the command line beside them. `load` f
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
@@ -15,7 +15,7 @@ from twinline.cli.console.errors import SettingsError
 from twinline.core.deadline import Seconds
 from twinline.core.errors import InvalidUsername
 from twinline.core.names import parse_username
-from twinline.core.reloading import RELOADED
+from twinline.core.reloading import RELOADED, OnReload
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxPolicy
 from twinline.stores.registry import store_schemes
@@ -328,6 +328,14 @@ class Settings(
             raise SettingsError(f"listen: {error}") from None
 
 
+RELOAD_WORDS: Final[Mapping[str, str]] = {
+    OnReload.APPLIES: "applied by a reload",
+    OnReload.STORE: "applied by a reload with memory: and sqlite:; servers that share a store must "
+    "all have the same, so there it needs a restart",
+    OnReload.RESTART: "needs a restart",
+    "client": "no server's: each command reads it when it starts",
+}
+"""What becomes of a setting that is changed while a server runs, for a person."""
 _PASSWORD: Final = re.compile(r"(?P<begin>//[^/?#@]*?:)[^/?#]*(?P<end>@)")
 _PASSWORD_OPTION: Final = re.compile(r"(?P<begin>[?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
 MASK: Final = "***"

@@ -92,6 +92,12 @@ def all_options(function: Decorated) -> Decorated:
     return settings_options(*models, rare=("ca_file", "nodes"), grouped=True)(function)
 
 
+def rare_options(function: Decorated) -> Decorated:
+    """Give a command a flag for every setting, and its short help none of them."""
+    models = [model for _, model in GROUPS]
+    return settings_options(*models, rare=tuple(Settings.model_fields), grouped=True)(function)
+
+
 def load_from(options: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Loaded:
     """Return the settings of a command: its flags, over the environment, over the file.
 

@@ -5,8 +5,9 @@ error that names the nearest known one; a value that cannot be is an error that 
 """
 
 import os
+import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -31,6 +32,13 @@ OTHER_VARIABLES: Final = frozenset({"TWINLINE_CONFIG", "TWINLINE_PASSWORD", *MES
 """Variables that are no settings: where the file is, a secret that no file should hold, and those
 of a message."""
 DEFAULT: Final = "default"
+_NEAR: Final = 0.7
+"""How like a setting's name an unknown one is (`difflib`) that is taken for a slip."""
+_OF_SERVICE: Final = re.compile(
+    rf"{ENVIRONMENT_PREFIX}(\w+_)?"
+    r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+"""What Kubernetes tells every container of a service named twinline, or twinline-something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +121,6 @@ def load(
     return Origin(flags or {}, find_file(config), flag_names or {}).load()
 
 
-def check_file(path: Path) -> Settings:
-    """Return the settings of one file alone, over the defaults.
-
-    Raises:
-        SettingsError: it cannot be read, or holds what it should not.
-    """
-    values = read_file(path)
-    return _validate(values, dict.fromkeys(Settings.model_fields, f"file {path}"))
-
-
 def flag_name(name: str) -> str:
     """Return a setting's flag: ``--log-level``."""
     return "--" + name.replace("_", "-")
@@ -168,19 +166,76 @@ def read_file(path: Path) -> Mapping[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"the settings file {path} is not TOML: {error}") from None
     for name, value in values.items():
+        _refuse_table(path, name, value)
         if name not in Settings.model_fields:
-            raise _unknown(f"file {path}", name, list(Settings.model_fields))
+            raise unknown_setting(f"file {path}", name)
         if isinstance(value, bool) and Settings.model_fields[name].annotation is not bool:
             # pydantic would take true for the number 1.
             raise _impossible(name, f"file {path}", f"expected {describe_expected(name)}")
     return values
 
 
-def _read_environment() -> Mapping[str, Any]:
+def _refuse_table(path: Path, name: str, value: object) -> None:
+    """Refuse a table, and a list of them: the file is flat.
+
+    Raises:
+        SettingsError: it is one; what to write instead is said of its first key.
+    """
+    brackets = f"[{name}]"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        brackets, value = f"[[{name}]]", value[0]
+    if not isinstance(value, dict):
+        return
+    inside: dict[str, Any] = value
+    while isinstance(next(iter(inside.values()), None), dict):
+        inside = next(iter(inside.values()))
+    key = next(iter(inside), None)
+    instead = "remove it"
+    if key is not None:
+        known = list(Settings.model_fields)
+        near = get_close_matches(key.replace("-", "_"), known, n=1, cutoff=0.5)
+        instead = f"write {near[0] if near else key} = ... at the top level, without {brackets}"
+    raise SettingsError(f"file {path}: {brackets}: the file has keys and no tables; {instead}")
+
+
+def line_of(path: Path, name: str) -> int | None:
+    """Return the line of a settings file, from 1, where a key is; None if that cannot be told."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError):
+        return None
+    key = re.compile(rf"""\s*(["']?){re.escape(name)}\1\s*=""")
+    for number, line in enumerate(lines, start=1):
+        if key.match(line):
+            try:
+                tomllib.loads("".join(lines[: number - 1]))
+            except tomllib.TOMLDecodeError:
+                continue  # it stands within a value of several lines
+            return number
+    return None
+
+
+def unknown_variables() -> Iterator[str]:
+    """Yield what there is to say of variables that begin as a setting's and are none.
+
+    Raises:
+        SettingsError: one is so near to a setting's that it will be meant.
+    """
     known = {variable_name(name) for name in Settings.model_fields} | OTHER_VARIABLES
-    for variable in os.environ:
-        if variable.upper().startswith(ENVIRONMENT_PREFIX) and variable.upper() not in known:
+    suffixes = sorted(name.removeprefix(ENVIRONMENT_PREFIX) for name in known)
+    for variable in sorted(os.environ):
+        name = variable.upper()
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in known or _OF_SERVICE.fullmatch(name):
+            continue
+        suffix = name.removeprefix(ENVIRONMENT_PREFIX)
+        if get_close_matches(suffix, suffixes, n=1, cutoff=_NEAR):
             raise _unknown("environment", variable, sorted(known))
+        yield f"the variable {variable} is no setting, and does nothing"
+
+
+def _read_environment() -> Mapping[str, Any]:
+    for _ in unknown_variables():
+        pass  # it is told by who has somebody to tell it to
     return _Environment(Settings)()
 
 
@@ -196,8 +251,15 @@ def _validate(values: Mapping[str, Any], sources: Mapping[str, str]) -> Settings
         raise _impossible(name, sources[name], reason) from None
 
 
+def unknown_setting(source: str, name: str) -> SettingsError:
+    """Return the refusal of a key that there is not, with the nearest one that there is."""
+    return _unknown(source, name, list(Settings.model_fields))
+
+
 def _unknown(source: str, name: str, known: list[str]) -> SettingsError:
-    near = get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
+    said = name.replace("-", "_")
+    near = [each for each in known if each.startswith(said)]
+    near = near or get_close_matches(said, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else "; 'twinline config show' lists all"
     return SettingsError(f"{source}: unknown setting {name}{hint}")
 

@@ -99,6 +99,7 @@ RUNS: Mapping[str, Callable[[CommandLine, Path], Lines]] = {
         (folder / "t.toml").write_text("insecure = true\n"),
         printed("config check", str(folder / "t.toml"))(ann, folder),
     )[1],
+    "config explain": printed("config explain", "listen"),
     "register": printed("register", "carol"),
     "login": printed("login", "bob"),
     "logout": printed("logout"),

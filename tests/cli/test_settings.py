@@ -153,7 +153,10 @@ def test_several_servers_by_each_source(nowhere: Path, monkeypatch: pytest.Monke
         ("connect = 'tcp://h:1?transport=jsnl'", "connect: there is no transport 'jsnl'; did you"),
         ("transport = 'binry'", "transport: there is no transport 'binry'; did you mean binary?"),
         ("store = 'nothing:'", "store: expected the URL of a store, which begins with one of"),
-        ("[server]\nlisten = 1", "unknown setting server"),
+        (
+            "[server]\nlisten = 1",
+            "[server]: the file has keys and no tables; write listen = ... at the",
+        ),
         ("listen = ", "the settings file twinline.toml is not TOML: "),
     ],
 )
