@@ -12,6 +12,7 @@ from twinline.cli.bench.figures import Report
 from twinline.cli.console.shapes import (
     Account,
     DemoStep,
+    Explained,
     FileChecked,
     InForce,
     Listening,
@@ -53,6 +54,7 @@ PRINTED: Final[Mapping[str, Printed]] = {
     "demo": Printed((DemoStep,), "one for each step"),
     "serve": Printed((Listening,), "one for each endpoint, when it is ready"),
     "config show": Printed((InForce,), "one, with such an object for each setting", keyed=True),
+    "config explain": _one(Explained),
     "config check": _one(FileChecked),
     "register": _one(LoggedIn),
     "login": _one(LoggedIn),
