@@ -33,7 +33,7 @@ from twinline.cli.bench.plot import draw
 from twinline.cli.bench.report import table, warnings_of
 from twinline.cli.main import main
 
-pytestmark = [pytest.mark.measure, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 DOCS = Path(__file__).parents[3] / "docs"
 QUICK = ["--rounds", "1", "--seconds", "0.03"]

@@ -52,7 +52,7 @@ from twinline.transports.endpoints import Scheme
 from twinline.transports.registry import transport
 from twinline.transports.tls import client_context
 
-pytestmark = [pytest.mark.measure, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 SECONDS = 0.05
 REQUEST = b"request.\n"
