@@ -1,6 +1,7 @@
 """What an operator sets, beside the mail of the same transaction and when the disk fails."""
 
 import sqlite3
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,15 +16,43 @@ from twinline.stores.sqlite import SqliteStore
 from twinline.stores.sqlite.upkeep import stats
 
 
+def fail_the_update(faults: Faults) -> None:
+    """Let the next transaction fail that changes a row; a sweep only removes some."""
+    updated, failed = False, False
+
+    def before(word: str) -> None:
+        nonlocal updated, failed
+        if word == "COMMIT" and updated and not failed:
+            failed = True
+            raise sqlite3.OperationalError("disk I/O error")
+        updated = word == "UPDATE" or (updated and word != "BEGIN")
+
+    faults.before = before
+
+
+def refused(store: SqliteStore, write: Callable[[], object]) -> None:
+    """See that a write is refused, and wait until the store takes others."""
+    with pytest.raises(StoreUnavailable):
+        write()
+    wait_until(lambda: is_writable(store), "the store can be written again")
+
+
+def is_writable(store: SqliteStore) -> bool:
+    try:
+        store._writer.do(lambda _transaction: None)
+    except StoreUnavailable:
+        return False
+    return True
+
+
 def test_a_quota_that_was_not_committed_holds_nobody(tmp_path: Path) -> None:
     faults = Faults()
     with SqliteStore(tmp_path / "chat.db", factory=faults.factory) as store:
         boxes = store.mailboxes
         boxes.create("id-bob")
         boxes.append("id-bob", draft())  # the writer knows the mailbox by now
-        faults.fail("COMMIT")
-        with pytest.raises(StoreUnavailable):
-            boxes.set_quota("id-bob", 1)
+        fail_the_update(faults)
+        refused(store, lambda: boxes.set_quota("id-bob", 1))
         boxes.append("id-bob", draft())
         assert boxes.usage("id-bob").quota is None
 
@@ -66,9 +95,8 @@ def test_what_was_not_committed_is_not_remembered_of_an_account(tmp_path: Path) 
                 "id-ann", "other", instead_of=None, keep=None, must_change=True
             ),
         ):
-            faults.fail("COMMIT")
-            with pytest.raises(StoreUnavailable):
-                change()
+            fail_the_update(faults)
+            refused(store, change)
             assert store.accounts.find("ann") == before
         store.accounts.enable("id-ann", enabled=False)
         assert store.accounts.find("ann") != before
