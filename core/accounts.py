@@ -376,13 +376,15 @@ class AccountRules:
         )
         self._note_address(account.account_id, address)
         try:
-            self._accounts.open_session(
+            another_ended = self._accounts.open_session(
                 record,
                 verified=account.password_hash if certificate is None else None,
                 most=self._most_sessions,
             )
         except NoSuchUser:
             raise BadCredentials from None
+        if another_ended:
+            emit(events.SESSION_REVOKED, username=account.username, why="too_many_sessions")
         self._hold(token, record)
         self._settling.settle()
         return token, record

@@ -501,7 +501,7 @@ class Accounts(ABC):
     @abstractmethod
     def open_session(
         self, session: SessionRecord, *, verified: str | None = None, most: int | None = None
-    ) -> None:
+    ) -> bool:
         """Keep a session.
 
         Args:
@@ -510,6 +510,9 @@ class Accounts(ABC):
                 login with an old password outlives the change of it.
             most: when the account has so many sessions already, the one that was used longest
                 ago ends.
+
+        Returns:
+            Whether another session has ended to make room.
 
         Raises:
             NoSuchUser: the account is gone or disabled, or its password hash is not ``verified``.

@@ -3,7 +3,7 @@
 import gc
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from twinline.core.locks import check_locks  # noqa: E402
 check_locks(True)
 
 import kinds  # noqa: E402
+import log_watch  # noqa: E402
 import orphans  # noqa: E402
 import over as over_  # noqa: E402
 import pytest  # noqa: E402
@@ -44,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Set a limit to each test's time, and to the life of what tests start."""
     time_limit.register(config, orphans.watch_over_this_process())
+    log_watch.watch()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -69,6 +71,13 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """Do so again behind a file of which a test has served: it ends by undoing it."""
     if nextitem is not None and nextitem.path != item.path and not gc.get_freeze_count():
         pytest_collection_finish()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_secret_is_logged() -> Iterator[None]:
+    """Look at what the test has logged, in all its threads."""
+    yield
+    log_watch.fail_if_something_is_wrong()
 
 
 @pytest.hookimpl(wrapper=True)

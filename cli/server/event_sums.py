@@ -100,7 +100,7 @@ class EventSums:
     @property
     def patience(self) -> float | None:
         """How many seconds from now there may be something to tell; None for nothing."""
-        first = [next(iter(sums.values())).since for sums in self._all() if sums]
+        first = [_first(sums).since for sums in self._all() if sums]
         return max(0.0, min(first) + WINDOW_SECONDS - self._clock()) if first else None
 
     def take(self, *, everything: bool = False) -> list[logging.LogRecord]:
@@ -112,6 +112,9 @@ class EventSums:
         now = self._clock()
         records = []
         for sums in self._all():
+            # This is asked for every line: mostly there is nothing to tell.
+            if not sums or not (everything or now - _first(sums).since >= WINDOW_SECONDS):
+                continue
             for key, known in list(sums.items()):
                 over = now - known.since >= WINDOW_SECONDS
                 if not (over or everything):
@@ -158,6 +161,10 @@ class EventSums:
         username = record.fields.get("username")  # type: ignore[attr-defined]
         if username and len(known.accounts) < MOST_NAMES:
             known.accounts.add(username)
+
+
+def _first(sums: OrderedDict[_Key, _Sum]) -> _Sum:
+    return next(iter(sums.values()))
 
 
 def _found(sums: OrderedDict[_Key, _Sum], key: _Key, now: float, most: int) -> _Sum | None:

@@ -188,13 +188,14 @@ class QueuedLog(logging.Handler):
         """Leave a line in the queue, or count it; called under the handler's lock."""
         is_event = hasattr(record, "event")
         if is_event:
-            if self._sums.takes(record):
-                self._wake()  # to know when that is to be told
-                return
-            if not self._has_room_for_event():
+            if len(self._events) >= self._capacity:
                 self._sums.count(record)
                 self._counted = True
                 return
+            if self._sums.takes(record):
+                self._wake()  # to know when that is to be told
+                return
+            self._make_room()
         elif len(self._events) + len(self._others) >= self._room(record.levelno):
             self._lost[record.levelname.lower()] += 1
             return
@@ -238,14 +239,11 @@ class QueuedLog(logging.Handler):
             return self._capacity * _INFO_SHARE
         return self._capacity
 
-    def _has_room_for_event(self) -> bool:
-        """Return whether an event may wait, in the place of another line if need be."""
+    def _make_room(self) -> None:
+        """Let an event wait in the place of another line, if need be."""
         if len(self._events) + len(self._others) >= self._capacity:
-            if not self._others:
-                return False
             _, level, _ = self._others.popleft()
             self._lost[level] += 1
-        return True
 
     def _run(self) -> None:
         while True:

@@ -213,7 +213,7 @@ class MemoryAccounts(Accounts):
 
     def open_session(
         self, session: SessionRecord, *, verified: str | None = None, most: int | None = None
-    ) -> None:
+    ) -> bool:
         wakes: tuple[Wake, ...] = ()
         with self._lock:
             account = self._by_id.get(session.account_id)
@@ -224,11 +224,13 @@ class MemoryAccounts(Accounts):
             if session.token_hash in self._sessions:
                 raise ValueError("a session token is used twice")
             tokens = self._tokens.setdefault(session.account_id, [])
-            if most is not None and len(tokens) >= most:
+            full = most is not None and len(tokens) >= most
+            if full:
                 wakes = self._end(min(tokens, key=self._used_at))
             self._sessions[session.token_hash] = _Session(session)
             self._tokens.setdefault(session.account_id, []).append(session.token_hash)
         wake_all(wakes)
+        return full
 
     def find_session(self, key: SessionKey) -> SessionRecord | None:
         session = self._session(key)

@@ -351,7 +351,7 @@ class PostgresqlAccounts(Accounts):
 
     def open_session(
         self, session: SessionRecord, *, verified: str | None = None, most: int | None = None
-    ) -> None:
+    ) -> bool:
         account_id, token_hash = session.account_id, session.token_hash
         with self._ending(account_id) as (link, ended):
             locked, oldest = link.run(
@@ -365,6 +365,7 @@ class PostgresqlAccounts(Accounts):
                 raise ValueError("a session token is used twice")
             if most is not None and len(oldest) == most:
                 ended.extend(link.execute(_END, account_id, oldest[0][0]))
+        return bool(ended)
 
     def sessions(self, account_id: str) -> Sequence[SessionRecord]:
         (rows,) = self._pool.run(Call(_SESSIONS_OF, account_id))

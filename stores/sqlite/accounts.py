@@ -269,8 +269,8 @@ class SqliteAccounts(Accounts):
 
     def open_session(
         self, session: SessionRecord, *, verified: str | None = None, most: int | None = None
-    ) -> None:
-        def write(transaction: Transaction) -> None:
+    ) -> bool:
+        def write(transaction: Transaction) -> bool:
             connection = transaction.connection
             known = _one(
                 connection,
@@ -281,10 +281,12 @@ class SqliteAccounts(Accounts):
                 raise NoSuchUser
             if _one(connection, "SELECT 1 FROM sessions WHERE token_hash = ?", session.token_hash):
                 raise ValueError("a session token is used twice")
+            oldest = []
             if most is not None:
                 tokens = _tokens(connection, session.account_id)
                 # By use, the longest ago first.
-                self._end(transaction, tokens[: 1 if len(tokens) >= most else 0])
+                oldest = tokens[: 1 if len(tokens) >= most else 0]
+                self._end(transaction, oldest)
             connection.execute(
                 "INSERT INTO sessions VALUES (?, ?, ?, ?, ?)",
                 (
@@ -296,8 +298,9 @@ class SqliteAccounts(Accounts):
                 ),
             )
             transaction.committed.append(lambda: self._ends.discard(session.token_hash))
+            return bool(oldest)
 
-        self._writer.do(write)
+        return self._writer.do(write)
 
     def find_session(self, key: SessionKey) -> SessionRecord | None:
         account_id, token_hash = key

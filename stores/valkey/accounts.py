@@ -267,7 +267,7 @@ class ValkeyAccounts(Accounts):
 
     def open_session(
         self, session: SessionRecord, *, verified: str | None = None, most: int | None = None
-    ) -> None:
+    ) -> bool:
         account_id = session.account_id
         keys = self._keys.of(account_id, "p"), self._keys.of(account_id, "k")
         arguments = (
@@ -287,6 +287,7 @@ class ValkeyAccounts(Accounts):
             raise NoSuchUser
         if outcome == TWICE:
             raise ValueError("a session token is used twice")
+        return bool(outcome)
 
     def find_session(self, key: SessionKey) -> SessionRecord | None:
         account_id, token_hash = key

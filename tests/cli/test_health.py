@@ -98,6 +98,21 @@ def test_a_store_that_does_not_answer_is_told_once_and_ends_nothing(told: Told) 
     assert re.fullmatch(r"the store can be used again, after [\d.e-]+ s", words)
 
 
+def test_what_becomes_of_the_store_are_events(
+    store: TellingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    watchman = Watchman(store, lambda: None)
+    for now in (StoreUnavailable(), Health(Durability.DISK), replicated()):
+        store.now = now
+        watchman.look()
+    assert [each.event for each in caplog.records] == [  # type: ignore[attr-defined]
+        "store_unavailable",
+        "store_available",
+        "durability_lowered",
+        "durability_raised",
+    ]
+
+
 def test_a_server_does_not_begin_where_it_must_not(store: TellingStore) -> None:
     store.now = replicated(clock_offset_ms=CLOCK_REFUSE_MS)
     with pytest.raises(ClockRefused, match="30 s ahead of"):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import re
 import signal
 import socket
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import pytest
 from cli_server import CommandLine, ended
-from waiting import join, wait_event
+from waiting import join, wait_event, wait_until
 
 from twinline.cli.server.log import JsonFormatter, QueuedLog, TextFormatter, server_log
+from twinline.core import events
+from twinline.core.events import Event, record_of
 
 CAPACITY = 16
 
@@ -203,3 +206,105 @@ def test_a_line_of_json_is_one_line() -> None:
     assert "ZeroDivisionError: nothing\nmore" in said.pop("traceback")
     assert said == {"level": "error", "node": "web-1", "logger": "test", "message": "it broke"}
     assert "node" not in json.loads(failed(JsonFormatter()))
+
+
+# -- events ---------------------------------------------------------------------------------
+
+
+def record_of_event(event: Event, **fields: object) -> logging.LogRecord:
+    return record_of(
+        event, fields, level=event.level, message=event.sentence % {**fields, "seconds": 1}
+    )
+
+
+def added(number: int) -> logging.LogRecord:
+    return record_of_event(events.ACCOUNT_ADDED, username=f"user{number}")
+
+
+def test_an_event_is_never_the_one_that_is_lost(log: Log) -> None:
+    for number in range(2 * CAPACITY):
+        log.logger.error("%d", number)
+        log.logger.handle(added(number))
+    # All others have made room, and the events beyond are counted.
+    assert len(log.handler._events) == CAPACITY
+    assert not log.handler._others
+    for _ in range(5):
+        failed = record_of_event(
+            events.LOGIN_FAILED, username="ann", address="192.0.2.1", why="wrong_password"
+        )
+        log.logger.handle(failed)
+    told = log.lines()
+    names = [line.rpartition("account ")[2] for line in told if " account_added: " in line]
+    assert names == [f"user{number} was added" for number in range(CAPACITY)]
+    assert any(f"{2 * CAPACITY} lines of the log are lost" in line for line in told)
+    assert any(f"all others: {CAPACITY} account_added, to {CAPACITY} accounts" in t for t in told)
+    assert any("address 192.0.2.1: 5 failed logins, to 1 account" in line for line in told)
+
+
+def test_what_was_counted_is_told_as_soon_as_the_log_is_read_again(log: Log) -> None:
+    for number in range(CAPACITY + 3):
+        log.logger.handle(added(number))
+    log.reader.go_on.set()
+    wait_until(lambda: "all others: 3 account_added" in log.reader.text, "the counts are told")
+    assert log.reader.text.count("repeated") == 1
+
+
+def test_an_event_in_text_is_one_line_with_its_name_and_utc() -> None:
+    record = record_of_event(events.TLS_FAILED, address="192.0.2.1", why="no\nline of mine\x1b[2J")
+    record.created, record.msecs = 1_795_762_588.114, 114.0
+    text = TextFormatter().format(record)
+    assert text == (
+        "2026-11-27T06:56:28.114Z INFO tls_failed: connection from 192.0.2.1: no␊line of mine␛[2J"
+    )
+    assert (
+        TextFormatter("web-1", with_time=False)
+        .format(record)
+        .startswith("INFO node=web-1 tls_failed: connection")
+    )
+
+
+def test_an_event_in_json_has_its_fields_beside_its_name() -> None:
+    said = json.loads(JsonFormatter().format(added(1)))
+    assert said["event"] == "account_added"
+    assert said["username"] == "user1"
+    assert said["logger"] == "twinline.events"
+
+
+def test_under_systemd_each_line_has_its_priority_and_no_time(tmp_path: Path) -> None:
+    """Standard error is a file that JOURNAL_STREAM names, as the journal's socket is."""
+    script = """
+import logging
+from twinline.cli.server.log import server_log
+with server_log("debug", 100):
+    for level in (10, 20, 30, 40, 50):
+        logging.getLogger("test").log(level, "a line")
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        logging.getLogger("test").exception("failed")
+"""
+    outcomes = []
+    for own in (True, False):
+        path = tmp_path / f"log-{own}"
+        with path.open("wb") as stderr:
+            found = os.fstat(stderr.fileno())
+            stream = f"{found.st_dev}:{found.st_ino if own else found.st_ino + 1}"
+            subprocess.run(
+                [sys.executable, "-c", script],
+                stderr=stderr,
+                env={**os.environ, "JOURNAL_STREAM": stream},
+                timeout=60,
+                check=True,
+            )
+        outcomes.append(path.read_text().splitlines())
+    journal, other = outcomes
+    assert journal[:5] == [
+        "<7>DEBUG test: a line",
+        "<6>INFO test: a line",
+        "<4>WARNING test: a line",
+        "<3>ERROR test: a line",
+        "<2>CRITICAL test: a line",
+    ]
+    assert len(journal) > 6
+    assert all(line.startswith("<3>") for line in journal[5:])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z DEBUG test: a line", other[0])

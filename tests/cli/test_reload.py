@@ -88,6 +88,24 @@ def test_a_change_is_noticed_once(thing: Thing, caplog: pytest.LogCaptureFixture
     assert not [each for each in threading.enumerate() if each.name == "reload"]
 
 
+def test_what_comes_of_it_are_events(
+    thing: Thing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcomes = [
+        Outcome("it", "new", waits=("listen", "store")),
+        Outcome("that", kept="it is bad", final=True),
+    ]
+    monkeypatch.setattr(thing, "reload", lambda: outcomes)
+    with Reloader([thing], 0.02):
+        put(thing.path, "other")
+        wait_until(lambda: len(caplog.records) >= 3, "it is said")
+    assert [(each.event, each.fields) for each in caplog.records] == [  # type: ignore[attr-defined]
+        ("reloaded", {"what": "it", "told": "new"}),
+        ("needs_restart", {"settings": ("listen", "store")}),
+        ("reload_failed", {"what": "that", "why": "it is bad"}),
+    ]
+
+
 def test_a_link_is_followed(thing: Thing, tmp_path: Path) -> None:
     """As certbot's: the file has its place below another folder, and the link changes."""
     for name in ("1", "2"):

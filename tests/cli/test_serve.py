@@ -12,6 +12,8 @@ from cli_server import CommandLine, ended
 from waiting import wait_until
 
 from twinline.cli.client.sessions import SessionFile
+from twinline.cli.server import serve
+from twinline.cli.settings.model import Settings
 from twinline.transports.endpoints import Endpoint
 
 READY = re.compile(r"listening on (\S+) transport=(auto|binary) store=memory durability=process\n")
@@ -79,7 +81,20 @@ def test_it_serves_until_sigterm_drains_it(
         assert server.stdout.read() == ""
         assert server.stderr is not None
         log = server.stderr.read()
-        assert "account ann was created" in log
+        names = re.findall(r"^\S+Z [A-Z]+ ([a-z_]+): ", log, re.MULTILINE)
+        assert names == [
+            "server_started",
+            "store_keeps_nothing",
+            "server_ready",
+            "account_created",
+            "drain_begun",
+            "drain_ended",
+        ]
+        places = f"tcp://127.0.0.1:0, unix:{tmp_path}/s"
+        assert f"starts on {places}: store memory, durability process, listener {listener}" in log
+        assert f"ready on {first[1]}, unix:{tmp_path}/s" in log
+        assert "account ann was created from 127.0.0.1" in log
+        assert re.search(r"drained in \S+ s: 2 connections finished, 0 were cut; \d+ were se", log)
         assert "Traceback" not in log
         assert token not in log
     assert not (tmp_path / "s").exists()
@@ -112,6 +127,16 @@ def test_a_second_signal_ends_it_at_once(
         assert server.poll() is None
         server.send_signal(signal.SIGINT)
         assert server.wait(5) == 130
+
+
+def test_what_is_kept_where_is_told_without_a_password(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    settings = Settings(store="postgresql://ann:hunter2@db.example.org/chat")
+    serve._tell_start(settings, settings.endpoints(), "disk")
+    (record,) = caplog.records
+    assert record.event == "server_started"  # type: ignore[attr-defined]
+    assert "store postgresql, durability disk" in record.getMessage()
+    assert "hunter2" not in caplog.text
 
 
 def refuses(place: str) -> bool:

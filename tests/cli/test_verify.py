@@ -164,11 +164,11 @@ class Stumbles(MemoryAccounts):
 
     def open_session(
         self, session: SessionRecord, *, verified: str | None = None, most: int | None = None
-    ) -> None:
+    ) -> bool:
         if self.refusals:
             self.refusals -= 1
             raise StoreUnavailable
-        super().open_session(session, verified=verified, most=most)
+        return super().open_session(session, verified=verified, most=most)
 
 
 def test_an_account_that_was_half_made_is_used() -> None:

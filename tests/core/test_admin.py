@@ -274,17 +274,23 @@ def test_each_action_is_in_the_log_with_who_did_it(
         "kick": lambda: admin.kick("ann"),
         "disable": lambda: admin.disable("ann"),
         "enable": lambda: admin.enable("ann"),
-        "reset": lambda: admin.reset_password("ann"),
-        "quota": lambda: admin.set_quota("ann", 7),
+        "reset_password": lambda: admin.reset_password("ann"),
+        "set_quota": lambda: admin.set_quota("ann", 7),
         "export": lambda: list(admin.messages("ann")),
         "invite": admin.invite,
+        "withdraw_invitation": lambda: admin.withdraw_invitation(admin.invitations()[0].token_hash),
         "delete": lambda: admin.delete("ann"),
     }
     for action, act in actions.items():
         caplog.clear()
         with caplog.at_level("INFO"):
             outcome = act()
-        lines = [each.getMessage() for each in caplog.records if "uid 1234" in each.getMessage()]
-        assert len(lines) == 1, action
-        secret = outcome if action == "reset" else outcome[0] if action == "invite" else None
-        assert secret is None or secret not in caplog.text
+        (record,) = caplog.records
+        assert record.event == "admin_action"  # type: ignore[attr-defined]
+        fields = record.fields  # type: ignore[attr-defined]
+        assert (fields["action"], fields["by"]) == (action, "uid 1234")
+        assert fields["username"] == (None if "invit" in action else "ann")
+        assert record.getMessage().endswith(", by uid 1234")
+        if action in ("reset_password", "invite"):
+            secret = outcome if action == "reset_password" else outcome[0]
+            assert secret not in caplog.text

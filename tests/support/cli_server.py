@@ -2,14 +2,16 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import log_watch
 import pytest
 from click.testing import CliRunner, Result
 from listening import serving
@@ -58,6 +60,7 @@ class CommandLine:
         result = CliRunner().invoke(main, arguments, input=input, env=self.environment)
         assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr)
         assert "Traceback" not in result.output
+        log_watch.look(result.stderr)
         if code not in (0, 130):
             last = result.stderr.splitlines()[-1]
             if "--json" in arguments and "--" not in arguments:
@@ -110,6 +113,20 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
+            log_watch.look(_rest(process.stderr))
+
+
+def _rest(stream: IO[str] | None) -> str:
+    """Return what nobody has read yet of what a process wrote, without waiting for more."""
+    if stream is None or stream.closed:
+        return ""
+    rest = b""
+    while select.select([stream], [], [], 0)[0]:
+        piece = os.read(stream.fileno(), 65536)
+        if not piece:
+            break
+        rest += piece
+    return rest.decode(errors="replace")
 
 
 @pytest.fixture
