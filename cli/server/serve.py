@@ -150,13 +150,13 @@ def run_server(
             hasher = BackgroundHasher(place.threads_to_hash)
             _tell_start(settings, endpoints, store.durability)
             service = ChatService(store, settings, hasher=hasher, node=place.name)
-            server = _Server(
+            server = Server(
                 service, settings, endpoints, logged=logged, source=source, since=since or {}
             )
             server.run(terminal, on_ready, orders)
 
 
-class _Server:
+class Server:
     """A service that is served: what serves it, and what is read again meanwhile."""
 
     def __init__(
@@ -185,7 +185,7 @@ class _Server:
             Waker() as waker,
             listens(service, self._endpoints, settings, waker=waker) as listener,
             Watchman(service.store, listener.stop) as watchman,
-            self._reloader(listener, terminal, orders) as reloader,
+            self.reloader(listener, terminal, orders) as reloader,
             signals_handled(listener.stop, reloader.wake, waker.fileno()),
             nullcontext() if orders is None else orders(listener.stop, reloader.wake),
         ):
@@ -198,7 +198,10 @@ class _Server:
         if watchman.failure is not None:
             raise watchman.failure
 
-    def _reloader(self, listener: Listener, terminal: Terminal, orders: Orders | None) -> Reloader:
+    def reloader(
+        self, listener: Listener, terminal: Terminal, orders: Orders | None = None
+    ) -> Reloader:
+        """Return what reads the settings and the files of TLS again, for what serves."""
         parts: list[Part] = [Certificates(listener)]
         if self._source.is_live:
 

@@ -59,6 +59,8 @@ KINDS = {
     "tests/transports/listener/test_tls_handshakes.py::*": "wires",
     "tests/transports/tls/test_wire.py::*": "wires",
     "tests/cli/test_reload.py::*": "wires",
+    "tests/cli/test_settings_in_force.py::*[[]1000-*": "commands",
+    "tests/cli/test_settings_in_force.py::*no_sighup_ends*": "commands",
     "tests/cli/test_exec.py::*": "commands",
     "tests/cli/test_verify.py::test_the_verdict_on*": "commands",
     "tests/cli/test_verify.py::test_ctrl_c_*": "commands",
