@@ -445,9 +445,44 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     if not os.access(path, os.R_OK):
         raise PermissionError(errno.EACCES, "it cannot be read: permission denied", str(path))
     file = StoreFile(located(path))
+    shared = _can_be_shared(file.path)  # first: to compare the log makes an index, where it can
     require_own_log(file)
-    with closing(file.reader()) as connection:
+    if shared:
+        with closing(file.reader()) as connection:
+            yield connection
+        return
+    # SQLite makes an index of the log to read a file of ours, and cannot here. Without it nothing
+    # keeps others from writing, but who does has a log, or leaves the file changed.
+    before = _state(file.path)
+    with closing(file.plain("ro&immutable=1")) as connection:
         yield connection
+    if _state(file.path) != before:
+        raise StoreNotOpened(f"{path} was written while it was read")
+
+
+def _can_be_shared(path: Path) -> bool:
+    """Return whether a file can be read beside others; else it has to be read by itself.
+
+    Raises:
+        StoreNotOpened: it cannot be read at all: its log cannot.
+    """
+    beside = {end: path.with_name(f"{path.name}-{end}") for end in ("shm", "wal", "journal")}
+    if os.access(path.parent, os.W_OK) or beside["shm"].exists():
+        return True
+    for log in (beside["wal"], beside["journal"]):
+        if log.exists() and log.stat().st_size:
+            raise StoreNotOpened(
+                f"{path} has a log, {log.name}, and cannot be read with it where nothing can be "
+                "written; copy both to another folder, and look at the copy"
+            )
+    return False
+
+
+def _state(path: Path) -> tuple[object, ...]:
+    """Return what changes when somebody writes a file."""
+    status = path.stat()
+    log = path.with_name(f"{path.name}-wal")
+    return status.st_ino, status.st_size, status.st_mtime_ns, log.exists()
 
 
 def _require_store(connection: sqlite3.Connection, path: Path) -> int:

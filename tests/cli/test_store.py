@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import sqlite3
 import sys
@@ -22,7 +23,7 @@ from twinline.cli.server import store as store_commands
 from twinline.core.errors import RegistrationClosed
 from twinline.core.service import ChatService
 from twinline.core.settings import Registration, ServiceSettings
-from twinline.stores.sqlite import SqliteStore
+from twinline.stores.sqlite import SqliteStore, StoreNotOpened
 from twinline.stores.sqlite.schema import VERSION
 from twinline.stores.sqlite.upkeep import backup, check
 
@@ -289,6 +290,29 @@ def test_what_cannot_be_read_is_no_mistake_in_the_command_line(
         assert "cannot be read" in run(each, path, code=1).stderr
     assert "cannot be read" in run("backup", path, tmp_path / "copy.db", code=1).stderr
     assert "cannot be read" in run("restore", path, tmp_path / "copy.db", code=1).stderr
+
+
+def test_a_file_where_nothing_can_be_written(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os_access = os.access
+    monkeypatch.setattr(  # for root can write anywhere
+        "os.access", lambda place, mode: place != path.parent and os_access(place, mode)
+    )
+    before = sorted(each.name for each in tmp_path.iterdir())
+    assert run_json("check", path)["sound"]
+    assert run_json("stats", path)["messages"] == 5
+    assert sorted(each.name for each in tmp_path.iterdir()) == before
+    copied = tmp_path / "more"
+    copied.mkdir()
+    run("backup", path, copied / "copy.db")
+    with pytest.raises(StoreNotOpened, match="written while it was read"):
+        backup(path, copied / "other.db", lambda _done, _total: os.utime(path, (7, 7)))
+    log = tmp_path / "chat.db-wal"
+    log.write_bytes(b"a log")
+    refused = run("check", path, code=1).stderr
+    assert "copy both to another folder" in refused
+    log.unlink()
 
 
 def test_a_version_that_never_was_is_not_sent_from_one_command_to_the_other(path: Path) -> None:
