@@ -82,8 +82,10 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
     result = CliRunner().invoke(
         main, ["serve", "--listen", "tcp://127.0.0.1:0", "--store", f"sqlite:{folder}"]
     )
-    assert result.exit_code != 0
-    assert "Is a directory" in result.stderr
+    assert result.exit_code == 2
+    assert "it is not a file" in result.stderr
+    with pytest.raises(StoreNotOpened, match="Is a directory"):
+        SqliteStore(folder)
     assert list(tmp_path.iterdir()) == [folder]
 
 
