@@ -59,8 +59,9 @@ _LOCK: Final = """
     SELECT username, password_hash, enabled FROM names WHERE account_id = $1
     FOR NO KEY UPDATE"""
 _CREATE: Final = """
-    INSERT INTO names (username, account_id, password_hash, created_at)
-    VALUES ($1, $2, $3, $4::bigint) ON CONFLICT DO NOTHING RETURNING true"""
+    INSERT INTO names (username, account_id, password_hash, created_at, enabled, must_change)
+    VALUES ($1, $2, $3, $4::bigint, $5::boolean, $6::boolean)
+    ON CONFLICT DO NOTHING RETURNING true"""
 _HAS_ID: Final = "SELECT true FROM names WHERE account_id = $1"
 _HAS_NAME: Final = "SELECT true FROM names WHERE username = $1"
 _FIND: Final = """
@@ -182,7 +183,15 @@ class PostgresqlAccounts(Accounts):
             raise ValueError("PostgreSQL cannot keep such a name")
         with self._transaction() as link:
             calls = [
-                Call(_CREATE, name, account.account_id, account.password_hash, account.created_at),
+                Call(
+                    _CREATE,
+                    name,
+                    account.account_id,
+                    account.password_hash,
+                    account.created_at,
+                    account.enabled,
+                    account.must_change,
+                ),
                 Call(_HAS_ID, account.account_id),
             ]
             if invitation is not None:

@@ -14,6 +14,7 @@ from twinline.stores.postgresql.url import Target, parse_url
 from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.upkeep import (
     Findings,
+    MailboxSize,
     Migration,
     Stats,
     Step,
@@ -159,6 +160,18 @@ _STATS: Final = """
             WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r')
     FROM mailboxes"""
 
+# What lies below the floor is removed, though it may still be there.
+_MAIL: Final = """
+    SELECT coalesce(sum(octet_length(body)), 0)::bigint
+    FROM messages JOIN mailboxes USING (box) WHERE seq > floor"""
+_LARGEST: Final = """
+    SELECT username, messages, unread, quota, mail FROM (
+        SELECT account_id, count(seq) AS messages, unread, quota,
+            coalesce(sum(octet_length(body)), 0)::bigint AS mail
+        FROM mailboxes LEFT JOIN messages ON messages.box = mailboxes.box AND seq > floor
+        GROUP BY account_id ORDER BY mail DESC, account_id LIMIT $1::bigint) AS found
+    LEFT JOIN names USING (account_id) ORDER BY mail DESC, account_id"""
+
 
 class PostgresqlUpkeep(Upkeep):
     """All of it, for the store of a URL."""
@@ -213,14 +226,25 @@ class PostgresqlUpkeep(Upkeep):
                     done.append(f"{count} {what}")
         return done
 
-    def stats(self, largest: int = 0) -> Stats:  # noqa: ARG002 - it tells of none
+    def stats(self, largest: int = 0) -> Stats:
         with Session(self._target) as session:
             session.begin_snapshot()
             self._require_whole(session)
-            (settings,), (counts,) = session.run(SETTINGS, Call(_STATS))
+            (settings,), (counts,), ((mail,),) = session.run(SETTINGS, Call(_STATS), Call(_MAIL))
+            found = session.ask(_LARGEST, largest) if largest else ()
         accounts, sessions, mailboxes, messages, unread, size = counts
-        durability = durability_of(*settings)
-        return Stats(accounts, sessions, mailboxes, messages, unread, size, VERSION, durability)
+        return Stats(
+            accounts,
+            sessions,
+            mailboxes,
+            messages,
+            unread,
+            size,
+            VERSION,
+            durability_of(*settings),
+            mail,
+            tuple(MailboxSize(*row) for row in found),
+        )
 
     def backup(self, target: Path, step: Step = no_step) -> None:
         with PostgresqlArchive.open_source(self._target, served=True) as source:

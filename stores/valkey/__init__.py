@@ -9,6 +9,8 @@
     box_scripts      } the scripts of both halves,
     account_scripts  } each of which the engine runs as one step
     accounts         the half with accounts and sessions
+    invitations      how one is spent though an account is in several parts
+    tracing          where a message is, and how much a mailbox holds
     states           what limits are counted in
     pending          accounts that are made or deleted just now
     engine           who has a key, and asks it; the epoch

@@ -1,8 +1,8 @@
 """The scripts on accounts, names, sessions and what servers share: each runs as one step.
 
 The hash of an account has the fields ``u`` its username, ``h`` its password hash, ``c`` when it was
-made, and ``g`` once it is deleted: 1 if its name stays reserved, else 0. A session is kept as
-``OPENED:USED:USERNAME``.
+made, ``x`` while it is disabled, ``m`` while its password must be changed, and ``g`` once it is
+deleted: 1 if its name stays reserved, else 0. A session is kept as ``OPENED:USED:USERNAME``.
 """
 
 from typing import Final
@@ -21,7 +21,7 @@ local function now_ms()
 end
 """
 _LIVE: Final = """
-local v = redis.call('HMGET', KEYS[1], 'u', 'h', 'g')
+local v = redis.call('HMGET', KEYS[1], 'u', 'h', 'g', 'x')
 local there = v[1] and not v[3]
 """
 _END: Final = """
@@ -36,7 +36,7 @@ end
 """
 _BORN: Final = f"""{_NOW}
 if redis.call('EXISTS', KEYS[1]) == 1 then return -2 end
-redis.call('HSET', KEYS[1], 'u', ARGV[1], 'h', ARGV[2], 'c', ARGV[3])
+redis.call('HSET', KEYS[1], unpack(ARGV))
 return string.format('%.0f', now_ms())
 """
 # With a time behind which it is not done: it may be asked of an engine that was stopped meanwhile,
@@ -61,12 +61,30 @@ return 1
 """
 _CHANGE_PASSWORD: Final = f"""{_LIVE}{_END}
 if not there then return -1 end
-if v[2] ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'h', ARGV[2])
+if ARGV[2] == '1' and v[2] ~= ARGV[3] then return 0 end
+redis.call('HSET', KEYS[1], 'h', ARGV[1])
+if ARGV[6] == '1' then redis.call('HSET', KEYS[1], 'm', 1) else redis.call('HDEL', KEYS[1], 'm') end
 local tokens = {{}}
 for _, token in ipairs(redis.call('HKEYS', KEYS[2])) do
-  if token ~= ARGV[3] then tokens[#tokens + 1] = token end
+  if ARGV[4] ~= '1' or token ~= ARGV[5] then tokens[#tokens + 1] = token end
 end
+end_sessions(tokens)
+return {{v[2], tokens}}
+"""
+_ENABLE: Final = f"""{_LIVE}{_END}
+if not there then return -1 end
+if ARGV[1] == '1' then
+  redis.call('HDEL', KEYS[1], 'x')
+  return {{}}
+end
+redis.call('HSET', KEYS[1], 'x', 1)
+local tokens = redis.call('HKEYS', KEYS[2])
+end_sessions(tokens)
+return tokens
+"""
+# Of an account that may be gone.
+_CLOSE_ALL: Final = f"""{_END}
+local tokens = redis.call('HKEYS', KEYS[2])
 end_sessions(tokens)
 return tokens
 """
@@ -89,7 +107,7 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 return 1
 """
 _OPEN_SESSION: Final = f"""{_LIVE}{_END}
-if not there or (ARGV[4] == '1' and v[2] ~= ARGV[5]) then return -1 end
+if not there or v[4] or (ARGV[4] == '1' and v[2] ~= ARGV[5]) then return -1 end
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return -2 end
 local ended = {{}}
 if ARGV[6] ~= '' and redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[6]) then
@@ -144,6 +162,57 @@ local function text(x) return string.format('%.0f', x) end
 local before = text(math.min(now_ms() - ARGV[1], tonumber(ARGV[2])))
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', before, 'LIMIT', 0, ARGV[3])
 return {{due, redis.call('ZCOUNT', KEYS[1], '-inf', ARGV[2]) - #due}}
+"""
+# KEYS of what is done to invitations: they and the claims of them. See `invitations`.
+_INVITE: Final = """
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return -2 end
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  if tonumber(string.match(all[i + 1], '^%-?%d+:(%-?%d+):')) <= tonumber(ARGV[3]) then
+    redis.call('HDEL', KEYS[1], all[i])
+    redis.call('HDEL', KEYS[2], all[i])
+  end
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
+_UNINVITE: Final = """
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 0 end
+return redis.call('HDEL', KEYS[1], ARGV[1])
+"""
+_CLAIM: Final = f"""{_NOW}
+local kept = redis.call('HGET', KEYS[1], ARGV[1])
+if not kept or redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 0 end
+if tonumber(string.match(kept, '^%-?%d+:(%-?%d+):')) <= tonumber(ARGV[3]) then return 0 end
+redis.call('HSET', KEYS[2], ARGV[1], string.format('%.0f', now_ms()) .. ':' .. ARGV[2])
+return 1
+"""
+_OWN_CLAIM: Final = """
+local function of(claim, id) return claim and string.match(claim, '^%d+:(.*)$') == id end
+"""
+_SETTLE: Final = f"""{_OWN_CLAIM}
+if not of(redis.call('HGET', KEYS[2], ARGV[1]), ARGV[2]) then return 0 end
+redis.call('HDEL', KEYS[2], ARGV[1])
+if ARGV[3] == '1' then redis.call('HDEL', KEYS[1], ARGV[1]) end
+return 1
+"""
+_RELEASE_CLAIMS: Final = f"""{_OWN_CLAIM}
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  if of(all[i + 1], ARGV[1]) then redis.call('HDEL', KEYS[1], all[i]) end
+end
+return 1
+"""
+_OLD_CLAIMS: Final = f"""{_NOW}
+local all, old, before = redis.call('HGETALL', KEYS[2]), {{}}, now_ms() - ARGV[1]
+for i = 1, #all, 2 do
+  local since, id = string.match(all[i + 1], '^(%d+):(.*)$')
+  if tonumber(since) <= before then
+    old[#old + 1] = all[i]
+    old[#old + 1] = id
+  end
+end
+return old
 """
 # What this store is, and who uses it: another policy is taken over once nobody else does.
 _JOIN: Final = f"""{_NOW}
@@ -205,13 +274,21 @@ class AccountScripts:
         self.unmake = Script(_UNMAKE)
         self.set_hash = Script(_SET_HASH)
         self.change_password = Script(_CHANGE_PASSWORD)
+        self.enable = Script(_ENABLE)
         self.withdraw = Script(_WITHDRAW)
         self.release = Script(_RELEASE)
         self.open_session = Script(_OPEN_SESSION)
         self.touch = Script(_TOUCH)
         self.close = Script(_CLOSE)
+        self.close_all = Script(_CLOSE_ALL)
         self.note_address = Script(_NOTE_ADDRESS)
         self.count = Script(_COUNT)
+        self.invite = Script(_INVITE)
+        self.uninvite = Script(_UNINVITE)
+        self.claim = Script(_CLAIM)
+        self.settle = Script(_SETTLE)
+        self.release_claims = Script(_RELEASE_CLAIMS)
+        self.old_claims = Script(_OLD_CLAIMS)
         self.note = Script(_NOTE)
         self.due = Script(_DUE)
         self.join = Script(_JOIN)

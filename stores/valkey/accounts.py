@@ -6,12 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from twinline.core.errors import NoSuchUser, StoreUnavailable, UsernameTaken
+from twinline.core.errors import (
+    InvitationInvalid,
+    NoSuchUser,
+    StoreUnavailable,
+    UsernameTaken,
+)
 from twinline.core.names import NamePattern
 from twinline.core.passwords import profile_of
 from twinline.core.store import (
     Account,
     Accounts,
+    Invitation,
     SessionKey,
     SessionRecord,
     Unsubscribe,
@@ -22,6 +28,7 @@ from twinline.stores.rules import page_of_names
 from twinline.stores.shared.cache import RecentCache
 from twinline.stores.valkey.account_scripts import GONE, LATE, TWICE, AccountScripts
 from twinline.stores.valkey.engine import Engine
+from twinline.stores.valkey.invitations import Invitations
 from twinline.stores.valkey.keys import Keys
 from twinline.stores.valkey.lane import plain
 from twinline.stores.valkey.pending import Pending, script_call
@@ -49,12 +56,15 @@ class ValkeyAccounts(Accounts):
         scripts: AccountScripts,
         watches: Watches,
         pending: Pending,
+        *,
+        invitations: Invitations,
     ) -> None:
         self._engine = engine
         self._keys = keys
         self._scripts = scripts
         self._watches = watches
         self._pending = pending
+        self._invitations = invitations
         # Each name is a group of its own; the sessions of an account are one.
         self._ids: RecentCache[str, str, str] = RecentCache(
             "names' cache", most=_CACHED, keep_seconds=FRESH_SECONDS
@@ -69,17 +79,21 @@ class ValkeyAccounts(Accounts):
     # --- accounts and names
 
     def create(self, account: Account, *, invitation: bytes | None = None) -> None:
-        if invitation is not None:
-            raise NotImplementedError
+        if invitation is not None and not self.is_free(account.username):
+            raise UsernameTaken
         own = to_bytes(account.account_id)
         name = to_bytes(account.username)
         bucket = self._keys.bucket_of(account.username)
         self._prepare(bucket)
         record = self._keys.of(account.account_id, "p")
-        fields = name, to_bytes(account.password_hash), b"%d" % account.created_at
-        now = self._run(self._scripts.born, (record,), *fields)
+        now = self._run(self._scripts.born, (record,), *fields_of(account))
         if now == TWICE:
             raise ValueError(f"account id {account.account_id!r} is used twice")
+        if invitation is not None and not self._invitations.claim(
+            invitation, account.account_id, account.created_at
+        ):
+            self._pending.unmake(account.account_id)
+            raise InvitationInvalid
         names = tuple(self._keys.names(bucket, kind) for kind in "nz")
         until = b"%d" % (int(now) + _PUBLISH_MS)
         outcome = self._run(self._scripts.publish, names, name, own, until)
@@ -88,6 +102,9 @@ class ValkeyAccounts(Accounts):
             if outcome == LATE:
                 raise StoreUnavailable("the account was not made in time")
             raise UsernameTaken
+        if invitation is not None:
+            with suppress(StoreUnavailable):  # it is claimed, and found to be spent later
+                self._invitations.spend(invitation, account.account_id)
         self._engine.do_many(
             [
                 self._count((account.password_hash, 1)),
@@ -123,12 +140,8 @@ class ValkeyAccounts(Accounts):
         if account_id is None:
             return None
         record = self._keys.of(account_id, "p")
-        name, password_hash, created_at, gone = self._engine.do(
-            plain(record, b"HMGET", record, b"u", b"h", b"c", b"g")
-        )
-        if name is None or gone is not None:
-            return None
-        return Account(account_id, username, to_text(password_hash), int(created_at))
+        found = self._engine.do(plain(record, *ask_account(record)))
+        return account_of(account_id, username, found)
 
     def recipient(self, username: str) -> str | None:
         return self._ids.get(username, username, lambda: self._owner(username))
@@ -216,21 +229,55 @@ class ValkeyAccounts(Accounts):
         keep: bytes | None,
         must_change: bool = False,
     ) -> bool:
-        if instead_of is None or keep is None or must_change:
-            raise NotImplementedError
         keys = self._keys.of(account_id, "p"), self._keys.of(account_id, "k")
-        arguments = to_bytes(instead_of), to_bytes(password_hash), keep
+        arguments = (
+            to_bytes(password_hash),
+            b"" if instead_of is None else b"1",
+            to_bytes(instead_of or ""),
+            b"" if keep is None else b"1",
+            keep or b"",
+            b"1" if must_change else b"",
+        )
 
         def change() -> Any:
             return self._run(self._scripts.change_password, keys, *arguments)
 
-        outcome = self._ending(account_id, change, lambda ended: ended)
+        outcome = self._ending(account_id, change, lambda found: found[1])
         if outcome == GONE:
             raise NoSuchUser
         if not isinstance(outcome, list):
             return False
-        self._engine.do_many([self._count((password_hash, 1), (instead_of, -1))])
+        self._engine.do_many([self._count((password_hash, 1), (to_text(outcome[0]), -1))])
         return True
+
+    def enable(self, account_id: str, *, enabled: bool) -> None:
+        keys = self._keys.of(account_id, "p"), self._keys.of(account_id, "k")
+
+        def change() -> Any:
+            return self._run(self._scripts.enable, keys, b"1" if enabled else b"")
+
+        if self._ending(account_id, change, lambda ended: ended) == GONE:
+            raise NoSuchUser
+
+    def addresses(self, account_id: str) -> Mapping[str, int]:
+        key = self._keys.of(account_id, "d")
+        flat = self._engine.do(plain(key, b"HGETALL", key))
+        return {to_text(each): int(at) for each, at in zip(flat[::2], flat[1::2], strict=True)}
+
+    # --- invitations
+
+    def add_invitation(self, invitation: Invitation) -> None:
+        if not self._invitations.add(invitation):
+            raise ValueError("an invitation's token is used twice")
+
+    def find_invitation(self, token_hash: bytes) -> Invitation | None:
+        return self._invitations.find(token_hash)
+
+    def invitations(self) -> Sequence[Invitation]:
+        return self._invitations.all()
+
+    def drop_invitation(self, token_hash: bytes) -> bool:
+        return self._invitations.drop(token_hash)
 
     def withdraw(self, account_id: str, *, keep_name: bool, verified: str | None = None) -> bool:
         self._pending.begin(account_id)
@@ -300,12 +347,14 @@ class ValkeyAccounts(Accounts):
         assert account_id is not None  # noqa: S101 - for the type checker
         sessions = self._keys.of(account_id, "k")
         kept = self._engine.do(plain(sessions, b"HGET", sessions, token_hash))
-        if kept is None:
-            return None
-        opened_at, used_at, username = kept.split(b":", 2)
-        return SessionRecord(
-            token_hash, account_id, to_text(username), int(opened_at), int(used_at)
-        )
+        return None if kept is None else _session(token_hash, account_id, kept)
+
+    def sessions(self, account_id: str) -> Sequence[SessionRecord]:
+        key = self._keys.of(account_id, "k")
+        flat = self._engine.do(plain(key, b"HGETALL", key))
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        records = [_session(token_hash, account_id, kept) for token_hash, kept in pairs]
+        return sorted(records, key=lambda record: record.used_at, reverse=True)
 
     def touch_session(self, key: SessionKey, used_at: int) -> None:
         """Note that a session is in use, if that can be done.
@@ -330,6 +379,14 @@ class ValkeyAccounts(Accounts):
             return self._run(self._scripts.close, sessions, token_hash)
 
         self._ending(account_id, close, lambda closed: [token_hash] if closed else [])
+
+    def close_sessions(self, account_id: str) -> int:
+        keys = self._keys.of(account_id, "p"), self._keys.of(account_id, "k")
+
+        def close() -> Any:
+            return self._run(self._scripts.close_all, keys)
+
+        return len(self._ending(account_id, close, lambda ended: ended))
 
     def on_session_end(self, key: SessionKey, wake: Wake) -> Unsubscribe:
         return self._watches.watch_session(key, wake)
@@ -356,3 +413,36 @@ class ValkeyAccounts(Accounts):
 
     def _run(self, script: Script, keys: tuple[bytes, ...], *arguments: bytes) -> Any:
         return self._engine.do(script_call(script, keys, arguments))
+
+
+def fields_of(account: Account) -> list[bytes]:
+    """Return the fields of an account's hash, each behind its name."""
+    fields = [b"u", to_bytes(account.username), b"h", to_bytes(account.password_hash)]
+    fields += [b"c", b"%d" % account.created_at]
+    fields += [] if account.enabled else [b"x", b"1"]
+    return fields + ([b"m", b"1"] if account.must_change else [])
+
+
+def ask_account(record: bytes) -> tuple[bytes, ...]:
+    """Return the command that asks for what `account_of` takes."""
+    return b"HMGET", record, b"h", b"c", b"g", b"x", b"m"
+
+
+def account_of(account_id: str, username: str, found: list[bytes | None]) -> Account | None:
+    """Return an account of what was asked for; None if it is not there, or is being deleted."""
+    password_hash, created_at, gone, disabled, must_change = found
+    if password_hash is None or created_at is None or gone is not None:
+        return None
+    return Account(
+        account_id,
+        username,
+        to_text(password_hash),
+        int(created_at),
+        enabled=disabled is None,
+        must_change=must_change is not None,
+    )
+
+
+def _session(token_hash: bytes, account_id: str, kept: bytes) -> SessionRecord:
+    opened_at, used_at, username = kept.split(b":", 2)
+    return SessionRecord(token_hash, account_id, to_text(username), int(opened_at), int(used_at))

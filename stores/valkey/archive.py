@@ -16,10 +16,12 @@ from typing import Any, Final, Self
 
 from twinline.core.errors import StoreUnavailable
 from twinline.core.passwords import profile_of
-from twinline.core.store import SEQ_JUMP, Account
+from twinline.core.store import SEQ_JUMP, Account, Invitation
 from twinline.stores.archive import AccountRow, AckRow, MailboxRow, MessageRow, SendIdRow
 from twinline.stores.shared.paged import FIRST, Beginnings, PagedArchive
 from twinline.stores.upkeep import UpkeepError
+from twinline.stores.valkey.accounts import account_of, ask_account, fields_of
+from twinline.stores.valkey.invitations import Invitations, kept
 from twinline.stores.valkey.keys import FORMAT, PENDING
 from twinline.stores.valkey.lane import Call, plain
 from twinline.stores.valkey.session import Session
@@ -47,6 +49,8 @@ class ValkeyArchive(PagedArchive):
         self._session = session
         self._keys = session.keys
         self._reserved: tuple[bytes, list[bytes]] = (b"", [])  # a bucket, and its reserved names
+        self._invitations = Invitations(session.engine, self._keys, session.accounts, 0.0)
+        self._invited: list[Invitation] | None = None  # until they are asked for
         self._withdrawn: set[bytes] = set()  # names of accounts whose deletion reserves them
         self._place = ("", 0, 0)  # of which mailbox acks were read, up to which, and where it is
         # Of the mailbox that is not whole; what is still to be asked goes with its end.
@@ -123,16 +127,16 @@ class ValkeyArchive(PagedArchive):
         calls: list[Call] = []
         for _, account_id in known:
             record, addresses = (self._keys.of(account_id, kind) for kind in "pd")
-            calls.append(plain(record, b"HMGET", record, b"h", b"c", b"g"))
+            calls.append(plain(record, *ask_account(record)))
             calls.append(plain(addresses, b"HGETALL", addresses))
         answers = iter(self._session.ask_all(calls))
         rows = []
         for username, account_id in known:
-            (password_hash, created_at, gone), flat = next(answers), next(answers)
-            if password_hash is None or gone is not None:
+            found, flat = next(answers), next(answers)
+            account = account_of(account_id, username, found)
+            if account is None:
                 continue
             noted = zip(flat[::2], flat[1::2], strict=True)
-            account = Account(account_id, username, to_text(password_hash), int(created_at))
             rows.append(
                 AccountRow(account, tuple(sorted((to_text(each), int(at)) for each, at in noted)))
             )
@@ -174,21 +178,28 @@ class ValkeyArchive(PagedArchive):
                 if gone == b"1":
                     self._withdrawn.add(name)
 
+    def invitations(self, after: bytes, limit: int) -> Sequence[Invitation]:
+        if self._invited is None:
+            with self._session.named():
+                found = self._invitations.unspent()
+            self._invited = sorted(found, key=lambda each: each.token_hash)
+        return [each for each in self._invited if each.token_hash > after][:limit]
+
     def _beginnings(self, account_id: str) -> Beginnings | None:
         box, messages, acks, sends = (self._keys.of(account_id, kind) for kind in "bmat")
         first = b"%d" % FIRST
         found, *rows = self._session.ask_all(
             [
-                plain(box, b"HMGET", box, b"p", b"l"),
+                plain(box, b"HMGET", box, b"p", b"l", b"q"),
                 plain(messages, b"XRANGE", messages, b"-", b"+", b"COUNT", first),
                 plain(acks, b"LRANGE", acks, b"0", b"%d" % (FIRST - 1)),
                 plain(sends, b"XRANGE", sends, b"-", b"+", b"COUNT", first),
             ]
         )
-        position, last = found
+        position, last, quota = found
         if position is None:
             return None
-        row = MailboxRow(account_id, int(position), int(last))
+        row = MailboxRow(account_id, int(position), int(last), quota and int(quota))
         return Beginnings(row, _messages(rows[0]), _acks(rows[1]), _send_ids(rows[2]))
 
     def _messages(self, account_id: str, after: int, limit: int) -> Sequence[MessageRow]:
@@ -270,9 +281,8 @@ class ValkeyArchive(PagedArchive):
     def _keeping(self, account: Account, addresses: Sequence[tuple[str, int]]) -> Iterator[Call]:
         record, noted = (self._keys.of(account.account_id, kind) for kind in "pd")
         name = to_bytes(account.username)
-        fields = (b"u", name, b"h", to_bytes(account.password_hash), b"c")
         yield plain(record, b"UNLINK", record, writes=True)
-        yield plain(record, b"HSET", record, *fields, b"%d" % account.created_at, writes=True)
+        yield plain(record, b"HSET", record, *fields_of(account), writes=True)
         yield plain(noted, b"UNLINK", noted, writes=True)
         for address, at in addresses:
             yield plain(noted, b"HSET", noted, to_bytes(address), b"%d" % at, writes=True)
@@ -291,6 +301,12 @@ class ValkeyArchive(PagedArchive):
         self._session.ask_all(
             [each for name in names for each in self._naming(to_bytes(name), b"")]
         )
+
+    def put_invitations(self, rows: Sequence[Invitation]) -> None:
+        self._invited = None
+        key = self._keys.invitations
+        flat = [each for row in rows for each in (row.token_hash, kept(row))]
+        self._session.ask(plain(key, b"HSET", key, *flat, writes=True))
 
     def begin_mailbox(self, account_id: str) -> None:
         self._read = None
@@ -364,6 +380,8 @@ class ValkeyArchive(PagedArchive):
             b"r": b"",
             b"e": b"%d" % (row.last // SEQ_JUMP),
         }
+        if row.quota is not None:
+            fields[b"q"] = b"%d" % row.quota
         flat = [each for pair in fields.items() for each in pair]
         if len(self._waiting) > 1:
             self._flush()  # so that it is whole only if all of them were done

@@ -5,7 +5,8 @@ the engine's epoch (`twinline.stores.valkey.engine`). The policy's numbers are p
 
 The hash of a mailbox has these fields: ``p`` the position, ``l`` the last seq, ``n`` how many
 messages lie beyond the position, ``k`` how many do not, ``o`` when the oldest ack that counts was
-made, or nothing, ``r`` and ``e`` the epoch, ``x`` when send_ids were last given their time, and
+made, or nothing, ``q`` how many messages may lie beyond the position, where that is not the
+policy's number, ``r`` and ``e`` the epoch, ``x`` when send_ids were last given their time, and
 ``f`` when the first of them was sent.
 
 Lua's numbers are doubles, exact up to 2^53 as seqs and times are; but Lua writes them with 14
@@ -31,7 +32,7 @@ _OPEN: Final = """
 local b, m, a, u, t, s = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local call = redis.call
 local function str(x) return string.format('%.0f', x) end
-local v = call('HMGET', b, 'p', 'l', 'n', 'k', 'o', 'r', 'e', 'x', 'f')
+local v = call('HMGET', b, 'p', 'l', 'n', 'k', 'o', 'r', 'e', 'x', 'f', 'q')
 if not v[1] then return NO_MAILBOX end
 local p, l, n, k = tonumber(v[1]), tonumber(v[2]), tonumber(v[3]), tonumber(v[4])
 local o, e, epoch = tonumber(v[5]), tonumber(v[7]), ARGV[#ARGV - 1]
@@ -98,7 +99,7 @@ if counts then
     end
   end
 end
-if n >= MAILBOX then return FULL end
+if n >= (tonumber(v[10]) or MAILBOX) then return FULL end
 local trims = needs_trim(now)
 if trims then trim(now) end
 l, n = l + 1, n + 1
@@ -272,6 +273,12 @@ if of_unread + of_acked > 0 then
 end
 return of_unread + of_acked
 """
+_SET_QUOTA: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return NO_MAILBOX end
+if ARGV[1] == '' then return redis.call('HDEL', KEYS[1], 'q') end
+redis.call('HSET', KEYS[1], 'q', ARGV[1])
+return 1
+"""
 _CREATE: Final = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return EXISTS end
 redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
@@ -324,6 +331,7 @@ class BoxScripts:
         self.history = script(_OPEN, _TRIM, _HISTORY)
         self.ack = script(_OPEN, _TRIM, _ACK, _STANDING_AFTER)
         self.delete = script(_OPEN, _DELETE)
+        self.set_quota = script(_SET_QUOTA)
 
     @property
     def all(self) -> tuple[Script, ...]:
@@ -336,4 +344,5 @@ class BoxScripts:
             self.history,
             self.ack,
             self.delete,
+            self.set_quota,
         )

@@ -2,7 +2,9 @@
 
 - the servers of the engine: their settings, clocks and replication ids may change;
 - which server has what, after a failover or a slot's move;
-- the watches: what was subscribed to anew is read again at once, the others every few seconds;
+- the watches: what was subscribed to anew is read again at once, the others every few seconds,
+  and the ends of sessions as soon as a server is not heard;
+- invitations that are claimed, and that no account was made of in time;
 - that this server uses the store, and still has its policy;
 - once, what a crash left of accounts that were made or deleted.
 """
@@ -34,6 +36,7 @@ _LOOK_SECONDS: Final = 0.25
 _PEER_SECONDS: Final = 2.0
 _SUBSCRIBE_SECONDS: Final = 1.0
 _JOIN_SECONDS: Final = 3.0
+_CLAIMS_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 2.0
 _CLOSE_SECONDS: Final = 10.0
 
@@ -50,6 +53,7 @@ class Chores:
         join: Callable[[], object],
         pending: Pending,
         follow_up: Callable[[], bool],
+        settle: Callable[[], object],
     ) -> None:
         """Prepare; `start` begins.
 
@@ -60,6 +64,7 @@ class Chores:
             join: says that this server uses the store.
             pending: what is to be done as soon as it can be.
             follow_up: finishes what a crash left; returns whether that was all.
+            settle: spends or releases invitations that were claimed long ago.
         """
         self._engine = engine
         self._watches = watches
@@ -76,6 +81,8 @@ class Chores:
             _Task(self._read_all, READ_AGAIN_SECONDS, now + READ_AGAIN_SECONDS),
             _Task(self._follow, _LOOK_SECONDS, now),
             _Task(pending.retry, _LOOK_SECONDS, now),
+            _Task(self._read_sessions, _LOOK_SECONDS, now),
+            _Task(settle, _CLAIMS_SECONDS, now),
         ]
         self._read_at = now
         self._links = links
@@ -133,6 +140,10 @@ class Chores:
             self._read_at = time.monotonic()
             self._watches.read_again(everything=True)
             self._watches.sweep()
+
+    def _read_sessions(self) -> None:
+        if self._links.silence():
+            self._watches.read_sessions_again()
 
     def _see_peers(self) -> None:
         self._engine.forget_gone()

@@ -25,6 +25,8 @@ and a script can change it as one step. ``ID`` is an account's id::
     {meta}:nodes   zset  the servers that use it, with when they were last heard of
     {meta}:held    string  a command has it to itself; it ends by itself
     {meta}:h       hash  how many accounts there are of each profile of a password hash
+    {meta}:i       hash  invitations that are not spent, by token hash: CREATED:EXPIRES:NOTE
+    {meta}:c       hash  those of them that are claimed: SINCE:ID, by token hash
     l:KEY       string   a state that limits are counted in
 """
 
@@ -35,12 +37,26 @@ from zlib import crc32
 from twinline.stores.valkey.wire import packed, to_bytes, to_text
 
 _CACHED: Final = 10_000  # mailboxes whose keys are not made anew for every call
-FORMAT: Final = 1
+FORMAT: Final = 2
 """The version of how everything is kept."""
 ALIVE_MS: Final = 10_000
 """A server that was not heard of for so long does not use the store."""
 PENDING: Final = 16
 """How many parts the accounts that are made or deleted just now are kept in."""
+
+
+def format_text(name: str, found: int) -> str:
+    """Return what is said of a store of another format than this program's."""
+    if found > FORMAT:
+        return (
+            f"{name} has format {found}, and this program knows formats up to {FORMAT}; use the "
+            "program that wrote it, or a later one"
+        )
+    return (
+        f"{name} has format {found}, which this program does not read; copy it to a file with "
+        "'twinline store copy' of the program that wrote it, and the file to an empty store with "
+        "that of this one"
+    )
 
 
 class Keys:
@@ -52,6 +68,8 @@ class Keys:
         self.nodes = self._prefix + b"{meta}:nodes"
         self.held = self._prefix + b"{meta}:held"
         self.profiles = self._prefix + b"{meta}:h"
+        self.invitations = self._prefix + b"{meta}:i"
+        self.claims = self._prefix + b"{meta}:c"
         self.buckets = self._prefix + b"{d}:x"
         self.box = lru_cache(maxsize=_CACHED)(self._box)
 
@@ -63,6 +81,11 @@ class Keys:
     def pattern(self) -> bytes:
         """What every key matches that belongs to an account, or to names."""
         return self._prefix + b"{*"
+
+    @property
+    def boxes(self) -> bytes:
+        """What the hash of every mailbox matches."""
+        return self._prefix + b"{*}:b"
 
     def account_of(self, key: bytes) -> tuple[str, str] | None:
         """Return whose key this is, and of which kind; None if it is no account's."""

@@ -18,7 +18,9 @@ from twinline.core.store import (
     Draft,
     Mailboxes,
     MailboxLook,
+    MailboxUsage,
     MailPage,
+    MessageTrace,
     Receipt,
     Standing,
     Unsubscribe,
@@ -37,6 +39,7 @@ from twinline.stores.valkey.engine import Engine
 from twinline.stores.valkey.keys import Keys
 from twinline.stores.valkey.lane import Call, plain
 from twinline.stores.valkey.pending import Pending, script_call
+from twinline.stores.valkey.tracing import Tracing
 from twinline.stores.valkey.watches import Watches
 from twinline.stores.valkey.wire import Script, packed, to_bytes, to_text
 
@@ -60,12 +63,15 @@ class ValkeyMailboxes(Mailboxes):
         scripts: BoxScripts,
         watches: Watches,
         pending: Pending,
+        *,
+        tracing: Tracing,
     ) -> None:
         self._engine = engine
         self._keys = keys
         self._scripts = scripts
         self._watches = watches
         self._pending = pending
+        self._tracing = tracing
 
     def create(self, account_id: str) -> None:
         # First, so that whatever becomes of this process, it is found what it leaves.
@@ -177,6 +183,16 @@ class ValkeyMailboxes(Mailboxes):
         if position is None:
             raise NoSuchUser
         return Standing(int(position), int(unread))
+
+    def usage(self, account_id: str) -> MailboxUsage:
+        return self._tracing.usage(account_id)
+
+    def set_quota(self, account_id: str, messages: int | None) -> None:
+        quota = b"" if messages is None else b"%d" % min(messages, _NO_SUCH_SEQ)
+        self._run(self._scripts.set_quota, account_id, quota)
+
+    def trace(self, message_id: str, account_id: str | None = None) -> MessageTrace | None:
+        return self._tracing.find(message_id, account_id)
 
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
         return self._watches.watch_box(account_id, wake)

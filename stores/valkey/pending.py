@@ -5,7 +5,8 @@ have the account's id), and its name. To delete one takes as many. No engine mak
 they are done in an order in which nobody sees half of one:
 
 making
-    the mailbox; the account, which no name leads to yet; the name, which publishes it.
+    the mailbox; the account, which no name leads to yet; the name, which publishes it. In between
+    an invitation is claimed for it, if it needs one (`invitations`).
 deleting
     the account is marked as gone, with whether its name stays reserved: that is the moment. Then
     the name is freed or reserved, which nobody could take meanwhile; then the mailbox.
@@ -113,18 +114,13 @@ class Pending:
         if username is not None:
             if gone is not None:
                 self.finish(account_id, username, keep_name=gone == b"1")
-            elif self._owner(username) == to_bytes(account_id):
+            elif owner_of(self._engine, self._keys, username) == to_bytes(account_id):
                 self._engine.do(self.forget(account_id))
                 return False
             elif not self.unmake(account_id):
                 return False
         drop(account_id)
         return True
-
-    def _owner(self, username: bytes) -> bytes | None:
-        names = self._keys.names(self._keys.bucket_of(to_text(username)), "n")
-        owner: bytes | None = self._engine.do(plain(names, b"HGET", names, username))
-        return owner
 
     def finish(self, account_id: str, username: bytes, *, keep_name: bool) -> None:
         """Do the second half of a deletion: the name, and then the mark.
@@ -146,7 +142,13 @@ class Pending:
         self._engine.do(plain(record, b"UNLINK", record, writes=True))
 
     def unmake(self, account_id: str) -> bool:
-        """Take an account away that no name leads to; return whether it is gone."""
+        """Take an account away that no name leads to, and never will; return whether it is gone.
+
+        Raises:
+            StoreUnavailable: that is not known.
+        """
+        claims = self._keys.claims
+        self._engine.do(self._script(self._scripts.release_claims, claims, to_bytes(account_id)))
         keys = tuple(self._keys.of(account_id, kind) for kind in "pkd")
         return bool(self._engine.do(script_call(self._scripts.unmake, keys, ())))
 
@@ -154,8 +156,24 @@ class Pending:
         return script_call(script, (key,), arguments)
 
 
+def owner_of(engine: Engine, keys: Keys, username: bytes) -> bytes | None:
+    """Return the id of the account that a name leads to; nothing for a reserved one.
+
+    Raises:
+        StoreUnavailable: it cannot be asked.
+    """
+    names = keys.names(keys.bucket_of(to_text(username)), "n")
+    owner: bytes | None = engine.do(plain(names, b"HGET", names, username))
+    return owner
+
+
 def script_call(
-    script: Any, keys: tuple[bytes, ...], arguments: tuple[bytes, ...], *, writes: bool = True
+    script: Any,
+    keys: tuple[bytes, ...],
+    arguments: tuple[bytes, ...],
+    *,
+    writes: bool = True,
+    bulk: bool = False,
 ) -> Call:
     """Return the call of a script on some keys of one part."""
     return Call(
@@ -163,4 +181,5 @@ def script_call(
         script.name + packed(b"%d" % len(keys), *keys, *arguments),
         3 + len(keys) + len(arguments),
         writes=writes,
+        bulk=bulk,
     )

@@ -18,9 +18,10 @@ from twinline.stores.upkeep import UpkeepError
 from twinline.stores.valkey.account_scripts import AccountScripts
 from twinline.stores.valkey.engine import Engine
 from twinline.stores.valkey.examine_scripts import ExamineScripts
-from twinline.stores.valkey.keys import ALIVE_MS, FORMAT, Keys
+from twinline.stores.valkey.keys import ALIVE_MS, FORMAT, Keys, format_text
 from twinline.stores.valkey.lane import Call, plain
 from twinline.stores.valkey.pending import script_call
+from twinline.stores.valkey.tracing import TraceScripts, Tracing
 from twinline.stores.valkey.url import Target
 from twinline.stores.valkey.wire import to_text
 
@@ -48,6 +49,7 @@ class Session:
         engine: whom to ask.
         accounts: scripts.
         examine: scripts.
+        tracing: measures mailboxes.
     """
 
     def __init__(self, target: Target) -> None:
@@ -60,8 +62,10 @@ class Session:
         self.keys = Keys(target.prefix)
         self.accounts = AccountScripts()
         self.examine = ExamineScripts()
-        scripts = (*self.accounts.all, *self.examine.all)
+        traces = TraceScripts()
+        scripts = (*self.accounts.all, *self.examine.all, *traces.all)
         self.engine = Engine(target, scripts)
+        self.tracing = Tracing(self.engine, self.keys, traces)
         self._token = secrets.token_hex(8).encode()
         self._held_at: float | None = None
         try:
@@ -166,10 +170,8 @@ class Session:
         if found is None:
             raise StoreNotOpened(f"{self.name} holds no store yet")
         if int(found) != FORMAT:
-            raise SchemaTooNew(
-                f"{self.name} has format {int(found)}, and this program knows {FORMAT}; use the "
-                "program that wrote it, or a later one"
-            )
+            kind = SchemaTooNew if int(found) > FORMAT else StoreNotOpened
+            raise kind(format_text(self.name, int(found)))
         return filled_from
 
     @property

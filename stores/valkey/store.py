@@ -13,12 +13,14 @@ from twinline.stores.valkey.accounts import ValkeyAccounts
 from twinline.stores.valkey.box_scripts import BoxScripts
 from twinline.stores.valkey.chores import Chores, see
 from twinline.stores.valkey.engine import Engine
-from twinline.stores.valkey.keys import ALIVE_MS, FORMAT, Keys
+from twinline.stores.valkey.invitations import Invitations
+from twinline.stores.valkey.keys import ALIVE_MS, FORMAT, Keys, format_text
 from twinline.stores.valkey.lane import plain
 from twinline.stores.valkey.links import Links
 from twinline.stores.valkey.mailboxes import ValkeyMailboxes
 from twinline.stores.valkey.pending import GRACE_SECONDS, Pending, script_call
 from twinline.stores.valkey.states import ValkeyStates
+from twinline.stores.valkey.tracing import TraceScripts, Tracing
 from twinline.stores.valkey.url import Target, parse_url
 from twinline.stores.valkey.watches import Watches
 
@@ -61,7 +63,9 @@ class ValkeyStore(Store):
         self._keys = keys = Keys(target.prefix)
         self._account_scripts = account_scripts = AccountScripts()
         box_scripts = BoxScripts(policy)
-        self._engine = engine = Engine(target, (*account_scripts.all, *box_scripts.all))
+        trace_scripts = TraceScripts()
+        scripts = (*account_scripts.all, *box_scripts.all, *trace_scripts.all)
+        self._engine = engine = Engine(target, scripts)
         try:
             engine.open()
             self._join(opening=True)
@@ -76,12 +80,14 @@ class ValkeyStore(Store):
         self._links = links = Links(target, engine, watches)
         watches.changed = links.changed
         pending = Pending(engine, keys, account_scripts, grace_seconds)
+        invitations = Invitations(engine, keys, account_scripts, grace_seconds)
+        tracing = Tracing(engine, keys, trace_scripts)
         self.states: ValkeyStates = ValkeyStates(engine, keys, account_scripts)
         self.accounts: ValkeyAccounts = ValkeyAccounts(
-            engine, keys, account_scripts, watches, pending
+            engine, keys, account_scripts, watches, pending, invitations=invitations
         )
         self.mailboxes: ValkeyMailboxes = ValkeyMailboxes(
-            engine, keys, box_scripts, watches, pending
+            engine, keys, box_scripts, watches, pending, tracing=tracing
         )
         self._chores = Chores(
             engine,
@@ -90,6 +96,7 @@ class ValkeyStore(Store):
             join=self._join,
             pending=pending,
             follow_up=lambda: pending.follow_up(self.mailboxes.drop, opened_at),
+            settle=invitations.settle,
         )
         self._chores.start()
         watch_forks(self)
@@ -161,7 +168,7 @@ class ValkeyStore(Store):
         outcome, found = answer
         why = None
         if outcome == -1:
-            why = f"the store has format {found.decode()}; this program knows format {FORMAT}"
+            why = format_text("the store", int(found))
         elif outcome == -2:
             why = _policy_text(json.loads(found), json.loads(text))
         elif outcome == -3:
@@ -172,7 +179,8 @@ class ValkeyStore(Store):
         elif outcome == -4:
             why = "a command of 'twinline store' has the store to itself; wait until that ends"
         if why is not None and opening:
-            raise SchemaTooNew(why) if outcome == -1 else StoreNotOpened(why)
+            too_new = outcome == -1 and int(found) > FORMAT
+            raise SchemaTooNew(why) if too_new else StoreNotOpened(why)
         self._engine.refuse("policy", why)
 
 

@@ -10,10 +10,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+from twinline.core.store import MailboxUsage
 from twinline.stores.archive import Archive
 from twinline.stores.backup import write_backup
 from twinline.stores.upkeep import (
     Findings,
+    MailboxSize,
     Migration,
     Stats,
     Step,
@@ -31,6 +33,7 @@ from twinline.stores.valkey.examine_scripts import (
     ORPHAN,
     SESSIONS,
 )
+from twinline.stores.valkey.invitations import Invitations
 from twinline.stores.valkey.keys import FORMAT, PENDING
 from twinline.stores.valkey.lane import Call, plain
 from twinline.stores.valkey.pending import GRACE_SECONDS, Pending, script_call
@@ -43,6 +46,7 @@ _UNLISTED: Final = "names that are in use and not listed"
 _UNNAMED: Final = "accounts that no name leads to"
 _GONE: Final = "mailboxes whose account is gone"
 _UNFINISHED: Final = "creations or deletions of accounts that a server will finish"
+_CLAIMED: Final = "invitations that a server will spend or release"
 _SWEPT: Final = "what was left of mailboxes that are gone was removed"
 
 
@@ -68,6 +72,7 @@ class ValkeyUpkeep(Upkeep):
             examined.look_at_keys()
             step(1, 2, "names")
             examined.look_at_names()
+            examined.look_at_invitations()
             step(2, 2, "done")
         return examined.findings()
 
@@ -77,8 +82,9 @@ class ValkeyUpkeep(Upkeep):
             session.take_alone()
             return _Repair(session).mend()
 
-    def stats(self, largest: int = 0) -> Stats:  # noqa: ARG002 - it tells of none
-        accounts = sessions = mailboxes = messages = unread = size = 0
+    def stats(self, largest: int = 0) -> Stats:
+        accounts = sessions = mailboxes = messages = unread = size = mail = 0
+        sizes: dict[str, MailboxUsage] = {}
         with Session(self._target) as session:
             self._require_whole(session)
             for bucket in session.buckets():
@@ -104,8 +110,24 @@ class ValkeyUpkeep(Upkeep):
                             messages += int(beyond) + int(acked)
                     elif kind == "k":
                         sessions += next(answers)
+                with session.named():
+                    found = session.tracing.usages([own for own, kind in keys if kind == "b"])
+                mail += sum(usage.size for usage in found.values())
+                sizes = _largest(sizes | found, largest)
+            told = [_mailbox_size(session, *each) for each in sizes.items()]
             durability = session.engine.durability
-        return Stats(accounts, sessions, mailboxes, messages, unread, size, FORMAT, durability)
+        return Stats(
+            accounts,
+            sessions,
+            mailboxes,
+            messages,
+            unread,
+            size,
+            FORMAT,
+            durability,
+            mail,
+            tuple(told),
+        )
 
     def backup(self, target: Path, step: Step = no_step) -> None:
         try:
@@ -151,7 +173,7 @@ class _Examined:
         faults = [f"{self._found[number]} {what}" for number, what in FAULTS.items()]
         faults += [f"{self._words[what]} {what}" for what in (_LOST_NAMES, _UNLISTED)]
         notes = [f"{self._found[NO_ACCOUNT]} {_GONE}"]
-        notes += [f"{self._words[what]} {what}" for what in (_UNNAMED, _UNFINISHED)]
+        notes += [f"{self._words[what]} {what}" for what in (_UNNAMED, _UNFINISHED, _CLAIMED)]
         return Findings(*([each for each in some if each[0] != "0"] for some in (faults, notes)))
 
     def look_at_keys(self) -> None:
@@ -207,6 +229,12 @@ class _Examined:
             old = b"%d" % (int(seconds) * 1000 - round(GRACE_SECONDS * 1000))
             self._words[_UNFINISHED] += self._session.ask(plain(key, b"ZCOUNT", key, b"-inf", old))
 
+    def look_at_invitations(self) -> None:
+        """See whether any is claimed for longer than an account is made."""
+        with self._session.named():
+            claimed = _invitations(self._session).claimed(round(GRACE_SECONDS * 1000))
+        self._words[_CLAIMED] += len(claimed)
+
 
 class _Repair:
     """What is mended in a store that no server uses."""
@@ -218,6 +246,9 @@ class _Repair:
 
     def mend(self) -> list[str]:
         """Mend what can be, and return it in words."""
+        with self._session.named():
+            settled = _invitations(self._session).settle()
+        self._done["claimed invitations were spent or released"] += settled
         self._follow_up()
         for keys in self._session.scan():
             for account_id, kind in keys:
@@ -309,6 +340,21 @@ class _Repair:
             count = to_bytes(profile), b"%d" % counted[profile]
             session.ask(plain(key, b"HSET", key, *count, writes=True))
         self._done["counts of accounts by their passwords' hashes were set right"] += len(wrong)
+
+
+def _invitations(session: Session) -> Invitations:
+    return Invitations(session.engine, session.keys, session.accounts, 0.0)
+
+
+def _largest(sizes: dict[str, MailboxUsage], count: int) -> dict[str, MailboxUsage]:
+    return dict(sorted(sizes.items(), key=lambda each: (-each[1].size, each[0]))[:count])
+
+
+def _mailbox_size(session: Session, account_id: str, usage: MailboxUsage) -> MailboxSize:
+    record = session.keys.of(account_id, "p")
+    name, gone = session.ask(plain(record, b"HMGET", record, b"u", b"g"))
+    username = to_text(name) if name is not None and gone is None else None
+    return MailboxSize(username, usage.messages, usage.unread, usage.quota, usage.size)
 
 
 def _script(session: Session, script: Script, account_id: str, kinds: str) -> Call:

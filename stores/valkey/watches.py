@@ -318,6 +318,13 @@ class Watches:
         for at in range(0, len(channels), _CHUNK):
             self._read_some(channels[at : at + _CHUNK])
 
+    def read_sessions_again(self) -> None:
+        """Wake those whose session has ended unnoticed."""
+        with self._lock:
+            channels = [each for each, watch in self._watches.items() if not watch.mail]
+        for at in range(0, len(channels), _CHUNK):
+            self._read_some(channels[at : at + _CHUNK])
+
     def _read_some(self, channels: list[bytes]) -> None:
         looked: list[tuple[Watch, list[bytes]]] = []
         with self._lock:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import redis
 from redis.connection import Connection, SSLConnection
 
+from twinline.core.errors import StoreUnavailable
 from twinline.stores.valkey.url import Address, Target
 
 SLOTS: Final = 16_384
@@ -55,6 +56,18 @@ def packed(*arguments: bytes) -> bytes:
 def command(*arguments: bytes) -> bytes:
     """Return a whole command."""
     return b"*%d\r\n%b" % (len(arguments), packed(*arguments))
+
+
+def answered(answers: list[Any]) -> list[Any]:
+    """Return the answers to several calls.
+
+    Raises:
+        StoreUnavailable: one has none.
+    """
+    for each in answers:
+        if isinstance(each, StoreUnavailable):
+            raise each
+    return answers
 
 
 class Script:

@@ -90,7 +90,7 @@ def history(
 def operated(store: Store) -> None:
     """Do what an operator does, to the accounts of `filled`."""
     store.accounts.change_password(
-        "id-bob", "one-time", instead_of=None, keep=None, must_change=True
+        "id-bob", "$argon2id$once", instead_of=None, keep=None, must_change=True
     )
     store.accounts.enable("id-carl", enabled=False)
     store.mailboxes.set_quota("id-ann", 300)

@@ -14,13 +14,13 @@ from zlib import crc32
 import pytest
 from click.testing import CliRunner, Result
 from postgres_engine import PostgresEngine
-from store_samples import ALL, HOUR, account, draft, filled, key
+from store_samples import ALL, HOUR, account, draft, filled, key, operated
 from valkey_engine import ValkeyCluster, ValkeyEngine
 from waiting import join, wait_until
 
 from twinline.cli.main import main
 from twinline.core.errors import SendIdConflict
-from twinline.core.store import SEQ_JUMP, Durability, Mailboxes, MailboxPolicy
+from twinline.core.store import SEQ_JUMP, Durability, Invitation, Mailboxes, MailboxPolicy
 from twinline.stores.archive import Archive
 from twinline.stores.copying import copy_all
 from twinline.stores.postgresql.archive import PostgresqlArchive
@@ -59,7 +59,10 @@ def url(request: pytest.FixtureRequest, new_url: Callable[[str], str]) -> str:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with accounts, mail, history, gaps, acks and send_ids of every kind."""
-    return filled(tmp_path_factory.mktemp("filled") / "one.db", POLICY)
+    path = filled(tmp_path_factory.mktemp("filled") / "one.db", POLICY)
+    with open_store(f"sqlite:{path}", POLICY) as store:
+        operated(store)
+    return path
 
 
 def moved(source: str, target: str) -> Any:
@@ -81,8 +84,11 @@ def same(one_url: str, other_url: str) -> None:
             assert other.accounts.find(name) == one.accounts.find(name)
             noted = [each.accounts.address_noted_at(f"id-{name}", "::1") for each in (one, other)]
             assert noted == [5, 5]
+            used = [each.mailboxes.usage(f"id-{name}") for each in (one, other)]
+            assert used[0] == used[1]
             mail = everything(one.mailboxes, f"id-{name}")
             assert everything(other.mailboxes, f"id-{name}") == mail
+        assert other.accounts.invitations() == one.accounts.invitations()
         assert other.accounts.hash_profiles() == one.accounts.hash_profiles()
         assert not other.accounts.is_free("old")
 
@@ -92,7 +98,8 @@ def test_what_was_in_a_file_is_on_the_engine(url: str, file: Path) -> None:
     assert (copied.accounts, copied.reserved_names, copied.mailboxes_copied) == (3, 1, 3)
     assert upkeep_of(url).check().faults == []
     same(f"sqlite:{file}", url)
-    counted = upkeep_of(url).stats()
+    counted, of_file = (upkeep_of(each).stats(2) for each in (url, f"sqlite:{file}"))
+    assert (counted.mail_bytes, counted.largest) == (of_file.mail_bytes, of_file.largest)
     assert (counted.accounts, counted.sessions, counted.mailboxes) == (3, 0, 3)
     assert (counted.messages, counted.unread) == (copied.messages, 279)
     assert counted.bytes > 50_000
@@ -195,6 +202,7 @@ def test_a_backup_is_of_one_moment_while_servers_write(
     moved(f"sqlite:{file}", url)
     stop = threading.Event()
     with open_store(url, MailboxPolicy(mailbox_messages=10**6)) as store:
+        store.mailboxes.set_quota("id-carl", None)
 
         def write() -> None:  # of two mailboxes the first is never behind
             number = 0
@@ -363,16 +371,23 @@ def test_what_is_half_done_is_mended_in_valkey(valkey: ValkeyEngine, file: Path)
         "HSET {meta}:h $argon2id 9",
         "HSET {id-bob}:p g 1",  # a deletion, from before anybody looks
         "ZADD {q:%d}:q 1 id-bob",
+        # Claims, of which the first made no account.
+        "HSET {meta}:i lost 5:9:lost spent 5:9:spent",
+        "HSET {meta}:c lost 1:born spent 1:id-ann",
     ):
         name, place, *rest = command.split()
         part = crc32(b"id-bob") % PENDING
         valkey.command(name, url.partition("=")[2] + place.replace("%d", f"{part}"), *rest)
     found = upkeep.check()
     assert len(found.faults) == 7
-    assert len(found.notes) == 3
+    assert len(found.notes) == 4
     with upkeep.source() as source:  # the deletion counts, though it is not finished
         assert [row.account.username for row in source.accounts("", 9)] == ["carl"]
         assert source.reserved_names("", 9) == ["bob", "old"]
+        assert [row.note for row in source.invitations(b"", 999) if row.created_at == 5] == [
+            "for 5",
+            "lost",
+        ]
     assert upkeep.repair()
     mended = upkeep.check()
     assert (mended.faults, mended.notes, upkeep.repair()) == ([], [], [])
@@ -381,6 +396,8 @@ def test_what_is_half_done_is_mended_in_valkey(valkey: ValkeyEngine, file: Path)
         assert store.accounts.find("bob") is None
         assert not store.accounts.is_free("bob")
         assert store.accounts.is_free("anna")
+        assert store.accounts.find_invitation(b"lost") == Invitation(b"lost", 5, 9, "lost")
+        assert store.accounts.find_invitation(b"spent") is None
         assert sum(store.accounts.hash_profiles().values()) == 2
         store.mailboxes.append("id-carl", draft("new"))
         assert [each.body for each in store.mailboxes.read("id-carl", 999, 9, ALL).messages]

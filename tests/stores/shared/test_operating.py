@@ -3,18 +3,21 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pytest
+from fault_proxy import Fault, FaultProxy
 from store_samples import account, session
 from waiting import wait_event, wait_until
 
 from twinline.core.errors import NoSuchUser
 from twinline.core.store import Account, Accounts, Store
 from twinline.stores.postgresql import PostgresqlStore
+from twinline.stores.valkey import ValkeyStore
+from twinline.transports.endpoints import Endpoint
 
 KNOWN_SECONDS = 1.0
 """How long a server may not know what another has ended."""
@@ -48,7 +51,25 @@ def on_postgresql(opened: ExitStack, request: pytest.FixtureRequest) -> Site:
     return Site(here, there, stalled)
 
 
-ENGINES = {"postgresql": on_postgresql}
+def on_valkey(opened: ExitStack, request: pytest.FixtureRequest) -> Site:
+    engine = request.getfixturevalue("valkey")
+    proxy = opened.enter_context(FaultProxy(Endpoint.parse(f"tcp://{engine.address}")))
+    proxy.keeps = True
+    url = engine.url()
+    far = url.replace(f":{engine.port}", f":{proxy.endpoint.port}")
+    here, there = (opened.enter_context(ValkeyStore.open(each)) for each in (url, far))
+
+    @contextmanager
+    def stalled() -> Iterator[None]:
+        listening = [route for route in proxy.routes if b"SSUBSCRIBE" in (route.up.seen or b"")]
+        listening[-1].down.fault = Fault(blackhole=True)
+        yield
+        listening[-1].cut()
+
+    return Site(here, there, stalled)
+
+
+ENGINES = {"postgresql": on_postgresql, "valkey": on_valkey}
 
 
 @pytest.fixture(params=ENGINES)

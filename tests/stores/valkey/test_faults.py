@@ -18,11 +18,21 @@ from store_samples import account, draft, session
 from valkey_engine import StartCluster, StartEngine, ValkeyCluster, ValkeyEngine
 from waiting import Call, join, wait_event, wait_until
 
-from twinline.core.errors import CursorInvalid, NoSuchUser, StoreUnavailable
-from twinline.core.store import SEQ_JUMP, Durability, MailboxPolicy, Standing, Store
-from twinline.stores.shared.opening import StoreNotOpened
+from twinline.core.errors import CursorInvalid, InvitationInvalid, NoSuchUser, StoreUnavailable
+from twinline.core.store import (
+    SEQ_JUMP,
+    Durability,
+    Invitation,
+    MailboxPolicy,
+    Standing,
+    Store,
+)
+from twinline.stores.shared.opening import SchemaTooNew, StoreNotOpened
 from twinline.stores.valkey import ValkeyStore, greeting, parse_url, wire
 from twinline.stores.valkey.chores import READ_AGAIN_SECONDS
+from twinline.stores.valkey.keys import FORMAT
+from twinline.stores.valkey.lane import plain
+from twinline.stores.valkey.upkeep import ValkeyUpkeep
 from twinline.stores.valkey.watches import Watches
 from twinline.transports.endpoints import Endpoint
 
@@ -669,11 +679,22 @@ def test_another_policy_is_taken_over_when_nobody_has_the_store(
         open_store(second)
 
 
-def test_what_a_later_version_wrote_is_refused(valkey: ValkeyEngine, open_store: Open) -> None:
-    open_store(valkey.url(prefix="later:")).close()
-    valkey.command("HSET", "later:{meta}:store", "format", "2")
-    with pytest.raises(StoreNotOpened, match="format 2"):
-        open_store(valkey.url(prefix="later:"))
+@pytest.mark.parametrize(
+    ("written", "kind", "why"),
+    [
+        (FORMAT - 1, StoreNotOpened, "copy it to a file with 'twinline store copy'"),
+        (FORMAT + 1, SchemaTooNew, "use the program that wrote it"),
+    ],
+)
+def test_what_another_version_wrote_is_refused(
+    valkey: ValkeyEngine, open_store: Open, written: int, kind: type[StoreNotOpened], why: str
+) -> None:
+    url = valkey.url(prefix=f"version{written}:")
+    open_store(url).close()
+    valkey.command("HSET", f"version{written}:{{meta}}:store", "format", written)
+    for use in (partial(open_store, url), ValkeyUpkeep(url).check):
+        with pytest.raises(kind, match=f"has format {written}, .*{why}"):
+            use()
 
 
 # -- numbers, and what is kept --------------------------------------------------------------------
@@ -780,6 +801,44 @@ def test_what_a_crash_left_of_accounts_is_finished(
     again = replace(people["dora"], account_id=f"{9:032x}")
     store.accounts.create(again)
     assert store.accounts.find("dora") == again
+
+
+@pytest.mark.parametrize("published", [False, True], ids=["not published", "published"])
+def test_an_invitation_that_a_crash_left_claimed_is_released_or_spent(
+    valkey_cluster: ValkeyCluster,
+    open_store: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    published: bool,
+) -> None:
+    store = open_store(valkey_cluster.url(prefix=f"claim{published}:"), grace_seconds=60)
+    invitation = Invitation(b"token", 1, 10**6, "for: ann")
+    store.accounts.add_invitation(invitation)
+    ann = account("ann")
+    store.mailboxes.create(ann.account_id)
+    broken = "spend" if published else "publish"
+    part = store.accounts._invitations if published else store.accounts._scripts
+    monkeypatch.setattr(part, broken, None)
+    with pytest.raises((TypeError, AttributeError)):
+        store.accounts.create(ann, invitation=invitation.token_hash)
+    # Whatever becomes of it, nobody else gets an account by it, or takes it away.
+    assert store.accounts.find("ann") == (ann if published else None)
+    assert store.accounts.find_invitation(invitation.token_hash) is None
+    assert store.accounts.invitations() == []
+    assert not store.accounts.drop_invitation(invitation.token_hash)
+    monkeypatch.undo()
+    with pytest.raises(InvitationInvalid):
+        store.accounts.create(account("bob"), invitation=invitation.token_hash)
+    if published:  # of an account that is gone by then it is known as well
+        assert store.accounts.withdraw(ann.account_id, keep_name=False)
+    store = open_store(store, grace_seconds=0.1)
+    if published:
+        counted = partial(store._engine.do, plain(store._keys.claims, b"HLEN", store._keys.claims))
+        wait_until(lambda: counted() == 0, "it is spent", 8)
+        assert store.accounts.invitations() == []
+        return
+    wait_until(lambda: store.accounts.invitations() == [invitation], "it is released", 8)
+    store.accounts.create(account("carl"), invitation=invitation.token_hash)
+    assert store.accounts.invitations() == []
 
 
 def test_a_deletion_that_the_engine_cut_in_two_is_finished_soon(

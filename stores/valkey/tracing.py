@@ -1,0 +1,225 @@
+"""Where a message is, and how much a mailbox holds: both are found by reading it, piece by piece.
+
+A script looks at so few entries at a time that the engine serves others in between, and no text of
+a message comes to this side. Into all mailboxes is looked by walking over the keys of each server
+(SCAN), the mailboxes of one step at once.
+"""
+
+from collections.abc import Collection, Iterator
+from typing import Any, Final
+
+from twinline.core.deadline import Deadline
+from twinline.core.errors import NoSuchUser, StoreUnavailable
+from twinline.core.store import MailboxUsage, MessageTrace
+from twinline.stores.valkey.engine import CALL_SECONDS, Engine
+from twinline.stores.valkey.keys import Keys
+from twinline.stores.valkey.lane import Call, plain
+from twinline.stores.valkey.pending import script_call
+from twinline.stores.valkey.wire import Script, answered, to_bytes, to_text
+
+SECONDS: Final = 30.0
+"""How long all mailboxes may be looked through."""
+_PIECE: Final = 64  # entries that a script looks at
+_SCANNED: Final = b"1000"  # keys in one step of a scan
+
+_NOTHING: Final = MailboxUsage(0, 0, 0, None)
+
+_PIECE_OF: Final = f"""
+local call, last = redis.call, ''
+if call('EXISTS', KEYS[1]) == 0 then return -1 end
+local function piece(key)
+  local some = call('XRANGE', key, ARGV[1], '+', 'COUNT', {_PIECE})
+  if #some == {_PIECE} then last = '(' .. some[#some][1] end
+  return some
+end
+"""
+# KEYS: the mailbox and its messages. Returns its quota, how many are in this piece and how many
+# bytes, and where the next one begins, or nothing.
+_USAGE: Final = f"""{_PIECE_OF}
+local found, bytes = piece(KEYS[2]), 0
+for i = 1, #found do bytes = bytes + #found[i][2][6] end
+local v = call('HMGET', KEYS[1], 'q', 'n')
+return {{v[1], tonumber(v[2]), #found, bytes, last}}
+"""
+# KEYS: the mailbox, its messages, acks and send_ids. Returns where the next piece begins or
+# nothing, and of the message, if it is in this one, its seq, time, sender, key, and its ack.
+_MESSAGE: Final = f"""{_PIECE_OF}
+for _, entry in ipairs(piece(KEYS[2])) do
+  local fields = entry[2]
+  if fields[2] == ARGV[2] then
+    local seq, acked_at = tonumber(string.match(entry[1], '^%d+')), ''
+    local first, passed = call('XRANGE', KEYS[4], entry[1], entry[1])[1], 0
+    if seq <= tonumber(call('HGET', KEYS[1], 'p')) then
+      local at, acks = 0, nil
+      passed = 1
+      repeat
+        acks = call('LRANGE', KEYS[3], at, at + 199)
+        for i = 1, #acks do
+          local up_to, when = string.match(acks[i], '^(%d+):(.*)$')
+          if acked_at == '' and tonumber(up_to) >= seq then acked_at = when end
+        end
+        at = at + 200
+      until acked_at ~= '' or #acks < 200
+    end
+    return {{'', entry[1], fields[8], fields[4], first and first[2][2] or '', passed, acked_at}}
+  end
+end
+return {{last}}
+"""
+# KEYS: as above. Returns where the next piece begins or nothing, and of the send, if it is in this
+# one, its time and key.
+_SEND_ID: Final = f"""{_PIECE_OF}
+for _, entry in ipairs(piece(KEYS[4])) do
+  local fields = entry[2]
+  if fields[6] == ARGV[2] then return {{'', fields[8], fields[2]}} end
+end
+return {{last}}
+"""
+
+
+class TraceScripts:
+    """All of them."""
+
+    def __init__(self) -> None:
+        self.usage = Script(_USAGE)
+        self.message = Script(_MESSAGE)
+        self.send_id = Script(_SEND_ID)
+
+    @property
+    def all(self) -> tuple[Script, ...]:
+        """Every one of them."""
+        return tuple(vars(self).values())
+
+
+class Tracing:
+    """Looks for messages, and measures mailboxes."""
+
+    def __init__(self, engine: Engine, keys: Keys, scripts: TraceScripts) -> None:
+        self._engine = engine
+        self._keys = keys
+        self._scripts = scripts
+
+    def usage(self, account_id: str) -> MailboxUsage:
+        """Return what a mailbox holds.
+
+        Raises:
+            NoSuchUser: there is none.
+            StoreUnavailable: it cannot be read.
+        """
+        found = self.usages([account_id])
+        if not found:
+            raise NoSuchUser
+        return found[account_id]
+
+    def usages(self, account_ids: Collection[str]) -> dict[str, MailboxUsage]:
+        """Return what some mailboxes hold, read at once; nothing of those that are not there.
+
+        Raises:
+            StoreUnavailable: they cannot be read.
+        """
+        usages: dict[str, MailboxUsage] = {}
+        left = dict.fromkeys(account_ids, b"-")
+        while left:
+            calls = [self._call(self._scripts.usage, each, "bm", at) for each, at in left.items()]
+            outcomes = dict(zip(left, answered(self._engine.do_many(calls)), strict=True))
+            left = {}
+            for account_id, outcome in outcomes.items():
+                if isinstance(outcome, int):
+                    usages.pop(account_id, None)  # it is gone
+                    continue
+                quota, unread, count, size, place = outcome
+                before = usages.get(account_id, _NOTHING)
+                usages[account_id] = MailboxUsage(
+                    before.messages + count, unread, before.size + size, quota and int(quota)
+                )
+                if place:
+                    left[account_id] = place
+        return usages
+
+    def find(self, message_id: str, account_id: str | None) -> MessageTrace | None:
+        """Return where a message is; see `Mailboxes.trace`.
+
+        Raises:
+            StoreUnavailable: it cannot be looked for, or not in time.
+        """
+        if account_id is not None:
+            return self._find(message_id, [account_id], Deadline.after(SECONDS))
+        deadline = Deadline.after(SECONDS)
+        for account_ids in self._mailboxes():
+            found = self._find(message_id, account_ids, deadline)
+            if found is not None:
+                return found
+        return None
+
+    def _mailboxes(self) -> Iterator[list[str]]:
+        """Yield whose mailboxes there are, some at a time."""
+        for peer in self._engine.peers():
+            cursor = b"0"
+            while True:
+                step = plain(b"", b"SCAN", cursor, b"MATCH", self._keys.boxes, b"COUNT", _SCANNED)
+                ((cursor, keys),) = self._engine.ask_peer(peer, [step], CALL_SECONDS)
+                found = map(self._keys.account_of, keys)
+                yield [each[0] for each in found if each is not None and each[1] == "b"]
+                if cursor == b"0":
+                    break
+
+    def _find(
+        self, message_id: str, account_ids: list[str], deadline: Deadline
+    ) -> MessageTrace | None:
+        """Look into some mailboxes at once: for the message, and then for what was of its send."""
+        for script in (self._scripts.message, self._scripts.send_id):
+            left = dict.fromkeys(account_ids, b"-")
+            while left:
+                if deadline.passed:
+                    raise StoreUnavailable(
+                        f"the mail of this store cannot be looked through in {SECONDS:.0f} "
+                        "seconds; say whose mailbox the message was sent to"
+                    )
+                own = to_bytes(message_id)
+                calls = [self._call(script, each, "bmat", at, own) for each, at in left.items()]
+                outcomes = dict(zip(left, answered(self._engine.do_many(calls)), strict=True))
+                left = {}
+                for account_id, outcome in outcomes.items():
+                    if isinstance(outcome, int):
+                        continue  # it is gone
+                    place, *found = outcome
+                    if found:
+                        return _trace(account_id, message_id, found)
+                    if place:
+                        left[account_id] = place
+        return None
+
+    def _call(self, script: Script, account_id: str, kinds: str, *arguments: bytes) -> Call:
+        keys = tuple(self._keys.of(account_id, kind) for kind in kinds)
+        return script_call(script, keys, arguments, writes=False, bulk=True)
+
+
+def _trace(account_id: str, message_id: str, found: list[Any]) -> MessageTrace:
+    if len(found) == 2:  # all that is left is its send_id
+        sent_at, key = found
+        return MessageTrace(
+            account_id,
+            message_id,
+            int(sent_at),
+            seq=None,
+            sender=None,
+            sender_id=_sender_id(key),
+            acked=False,
+            acked_at=None,
+        )
+    place, sent_at, sender, key, passed, acked_at = found
+    return MessageTrace(
+        account_id,
+        message_id,
+        int(sent_at),
+        int(place.partition(b"-")[0]),
+        to_text(sender),
+        _sender_id(key),
+        bool(passed),
+        int(acked_at) if acked_at else None,
+    )
+
+
+def _sender_id(key: bytes) -> str | None:
+    """Return whose send_id it is; None for none."""
+    return to_text(key.partition(b"\0")[0]) if key else None
