@@ -6,6 +6,7 @@
       │
       ├──▶ server                   serve, store, demo
       ├──▶ client  ◀── chat         the commands of one account; the talk at a prompt or in a pipe
+      ├──▶ admin ──▶ server, client admin, top, trace: the operator of a server that runs
       ├──▶ verify, bench ──▶ client, server
       └──▶ completion ──▶ client
                 │

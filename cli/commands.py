@@ -50,11 +50,26 @@ COMMANDS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
         ),
     ),
     (
+        "The operator",
+        (
+            ("admin", "admin.command:admin", "Look after a server that runs."),
+            ("top", "admin.top:top", "Show who is connected, and how busy they are."),
+            ("trace", "admin.trace:trace", "Say where a message is."),
+        ),
+    ),
+    (
         "The shell",
         (("completion", "completion.command:completion", "Complete commands with the Tab key."),),
     ),
 )
 """In the order of the help: a title, and its commands with their places and summaries."""
+
+TOGETHER: Final = {
+    "login": ("logout", "Log in, and stay logged in; end the session."),
+    "verify": ("bench", "Check that a server loses nothing; measure it."),
+    "top": ("trace", "See who is connected; where a message is."),
+}
+"""Commands that share a line of the overview with the next one, for it fits a screen."""
 
 COMPLETE_VARIABLE: Final = "_TWINLINE_COMPLETE"
 """Set by a shell that wants a completion, and only by it."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from twinline.cli.commands import COMMANDS, COMPLETE_VARIABLE, PLACES
+from twinline.cli.commands import COMMANDS, COMPLETE_VARIABLE, PLACES, TOGETHER
 from twinline.cli.console.command import Group, show_help
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.output import prepare_streams, write_line
@@ -62,9 +62,14 @@ class CommandGroup(Group):
         """Write the commands beside the titles of their groups; the usage has the options."""
         formatter.write("\n")
         for title, commands in COMMANDS:
+            shared = {second for second, _ in TOGETHER.values()}
             for at, (name, _, summary) in enumerate(commands):
+                if name in shared:
+                    continue
                 heading = "" if at else f"{title}:"
-                formatter.write(f"{heading:<14}{name:<17}{summary}\n")
+                second, words = TOGETHER.get(name, ("", summary))
+                names = f"{name}, {second}" if second else name
+                formatter.write(f"{heading:<14}{names:<17}{words}\n")
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the example."""

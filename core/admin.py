@@ -4,7 +4,7 @@ It knows no password but the one-time one that it gives out, and shows no messag
 export of an account's own data. Each action is in the log, with who did it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -19,6 +19,7 @@ from twinline.core.store import (
     Account,
     Invitation,
     MailboxUsage,
+    MailPage,
     MessageTrace,
     SessionRecord,
     Standing,
@@ -31,12 +32,14 @@ MOST_INVITATIONS: Final = 10_000
 INVITATION_HOURS: Final = 72.0
 """How long an invitation counts, unless that is said."""
 _EXPORT_BYTES: Final = 1 << 20
+_NUMBER_DIGITS: Final = 16  # 64 bits of a hash: too few to try, and enough to tell thousands apart
 
 
 class AccountView(NamedTuple):
     """An account, as an operator sees it.
 
     Attributes:
+        account_id: never used twice.
         username: its name.
         created_at: in ms.
         enabled: whether it may be logged in to.
@@ -47,6 +50,7 @@ class AccountView(NamedTuple):
         addresses: where it was logged in to from, and when each was last noted, in ms.
     """
 
+    account_id: str
     username: str
     created_at: int
     enabled: bool
@@ -55,6 +59,20 @@ class AccountView(NamedTuple):
     usage: MailboxUsage | None
     position: int
     addresses: dict[str, int]
+
+
+class AccountPage(NamedTuple):
+    """A page of accounts.
+
+    Attributes:
+        accounts: sorted by name.
+        last: the name to go on after; None: there was none.
+        more: whether others follow.
+    """
+
+    accounts: tuple[AccountView, ...]
+    last: str | None
+    more: bool
 
 
 class TraceView(NamedTuple):
@@ -81,15 +99,22 @@ class Administration:
 
     # -- to see -------------------------------------------------------------------------
 
-    def names(
+    def accounts(
         self, pattern: str = "*", after: str | None = None, limit: int = MAX_PAGE
-    ) -> Sequence[str]:
-        """Return the first usernames beyond ``after`` that match, sorted.
+    ) -> AccountPage:
+        """Return the first accounts beyond ``after`` that match; each mailbox is read for its size.
 
         Raises:
             BadRequest: the pattern cannot be read.
         """
-        return self._accounts.page(NamePattern(pattern), after, limit).usernames
+        page = self._accounts.page(NamePattern(pattern), after, limit)
+        views = []
+        for username in page.usernames:
+            account = self._accounts.find(username)
+            if account is not None:  # it was not deleted meanwhile
+                views.append(self._view(account))
+        last = page.usernames[-1] if page.usernames else None
+        return AccountPage(tuple(views), last, page.more)
 
     def account(self, username: str) -> AccountView:
         """Return all that there is to see of an account; its mailbox is read for its size.
@@ -97,7 +122,9 @@ class Administration:
         Raises:
             InvalidUsername, NoSuchUser.
         """
-        account = self._find(username)
+        return self._view(self._find(username))
+
+    def _view(self, account: Account) -> AccountView:
         usage: MailboxUsage | None = None
         standing = Standing(0, 0)
         try:
@@ -106,6 +133,7 @@ class Administration:
         except NoSuchUser:
             pass  # it gets one when it is logged in to
         return AccountView(
+            account_id=account.account_id,
             username=account.username,
             created_at=account.created_at,
             enabled=account.enabled,
@@ -141,18 +169,51 @@ class Administration:
         found = self._mailboxes.trace(message_id)
         return None if found is None else TraceView(self._name_of(found.account_id), found)
 
-    def messages(self, username: str) -> Iterator[Message]:
-        """Yield the messages that an account's mailbox holds, by rising seq, for their owner.
+    def unread(self, usernames: Collection[str]) -> Mapping[str, int]:
+        """Return how many messages wait for these accounts, those left out that are not there."""
+        found = {}
+        for username in usernames:
+            account_id = self._accounts.recipient(username)
+            if account_id is not None:
+                try:
+                    found[username] = self._mailboxes.standing(account_id).unread
+                except NoSuchUser:
+                    continue  # it has no mailbox yet, or none any more
+        return found
+
+    def export(self, username: str) -> AccountView:
+        """Begin to export what is kept of an account, for its owner; `mail` has its messages.
 
         Raises:
             InvalidUsername, NoSuchUser.
         """
         account = self._find(username)
         name = account.username
-        self._tell("export", name, f"the mail of account {name} is exported")
+        self._tell("export", name, f"what is kept of account {name} is exported")
+        return self._view(account)
+
+    def mail(self, account_id: str, after: int = 0) -> MailPage:
+        """Return a page of the messages that an account's mailbox holds, for its owner.
+
+        Args:
+            account_id: as `export` has told it: another account of the same name has another one.
+            after: the seq to go on after.
+
+        Raises:
+            NoSuchUser, CursorInvalid.
+        """
+        return self._mailboxes.read(account_id, after, MAX_PAGE, _EXPORT_BYTES)
+
+    def messages(self, username: str) -> Iterator[Message]:
+        """Yield the messages that an account's mailbox holds, by rising seq, for their owner.
+
+        Raises:
+            InvalidUsername, NoSuchUser.
+        """
+        account_id = self.export(username).account_id
         after, more = 0, True
         while more:
-            page = self._mailboxes.read(account.account_id, after, MAX_PAGE, _EXPORT_BYTES)
+            page = self.mail(account_id, after)
             yield from page.messages
             more = page.more
             if page.messages:
@@ -248,7 +309,10 @@ class Administration:
         self._accounts.add_invitation(invitation)
         until = datetime.fromtimestamp(invitation.expires_at / 1000, UTC)
         self._tell(
-            "invite", None, f"an invitation was made that counts until {until:%Y-%m-%d %H:%M} UTC"
+            "invite",
+            None,
+            f"invitation {number_of(invitation)} was made, which counts until "
+            f"{until:%Y-%m-%d %H:%M} UTC",
         )
         return token, invitation
 
@@ -257,13 +321,22 @@ class Administration:
         now = self._clock()
         return [each for each in self._accounts.invitations() if each.expires_at > now]
 
-    def withdraw_invitation(self, token_hash: bytes) -> bool:
-        """Take an invitation back, and return whether there was one."""
-        gone = self._accounts.drop_invitation(token_hash)
-        if gone:
-            which = token_hash.hex()[:12]
-            self._tell("withdraw_invitation", None, f"invitation {which} was withdrawn")
-        return gone
+    def withdraw_invitation(self, number: str) -> Invitation:
+        """Take an invitation back, and return it.
+
+        Args:
+            number: of `number_of`.
+
+        Raises:
+            BadRequest: there is none of this number.
+        """
+        for invitation in self._accounts.invitations():
+            if number_of(invitation) == number and self._accounts.drop_invitation(
+                invitation.token_hash
+            ):
+                self._tell("withdraw_invitation", None, f"invitation {number} was withdrawn")
+                return invitation
+        raise BadRequest("there is no invitation of this number: it is spent, or never was")
 
     # -- the rest -----------------------------------------------------------------------
 
@@ -287,3 +360,8 @@ class Administration:
 
     def _tell(self, action: str, username: str | None, told: str) -> None:
         emit(events.ADMIN_ACTION, action=action, by=self._by, username=username, told=told)
+
+
+def number_of(invitation: Invitation) -> str:
+    """Return what an operator knows an invitation by; it opens nothing."""
+    return invitation.token_hash.hex()[:_NUMBER_DIGITS]

@@ -25,6 +25,7 @@ log = logging.getLogger("twinline.events")
 _USERNAME: Final = "the account"
 _TRIED: Final = "the account; null where no account has the name that was given"
 _ADDRESS: Final = "where it came from: an IP address, `unix`, or empty where that is not known"
+_BY: Final = "who did it, as the admin socket knows it: a user's number, and a process's"
 _BY_ADDRESS: Final = ("address",)
 _BY_ACCOUNT: Final = ("address", "username")
 
@@ -254,15 +255,29 @@ REGISTRATION_REFUSED: Final = Event(
 
 # -- the operator ---------------------------------------------------------------------------
 
+ADMIN_ASKED: Final = Event(
+    "admin_asked",
+    logging.DEBUG,
+    "%(op)s was asked for on the admin socket, by %(by)s",
+    "something was asked for on the admin socket, before it is carried out",
+    {"op": "what was asked for", "by": _BY},
+)
+ADMIN_REFUSED: Final = Event(
+    "admin_refused",
+    logging.WARNING,
+    "%(by)s may not use the admin socket",
+    "somebody has connected to the admin socket who is neither root nor the server's user",
+    {"by": _BY},
+)
 ADMIN_ACTION: Final = Event(
     "admin_action",
     logging.INFO,
     "%(told)s, by %(by)s",
-    "an operator has done something to an account, a mailbox or an invitation",
+    "an operator has done something to an account, a mailbox, an invitation or the server",
     {
         "action": "`kick`, `disable`, `enable`, `reset_password`, `set_quota`, `delete`, `export`, "
-        "`invite` or `withdraw_invitation`",
-        "by": "who it was",
+        "`invite`, `withdraw_invitation`, `drain`, `reload` or `log_level`",
+        "by": _BY,
         "username": "the account that it was done to, or null",
         "told": "what was done, as a sentence",
     },

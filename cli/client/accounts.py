@@ -1,10 +1,7 @@
 """The commands about accounts: from `register` and `login` to `delete-account`."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
-
-import click
 
 from twinline.cli.client.passwords import (
     new_password_option,
@@ -13,6 +10,7 @@ from twinline.cli.client.passwords import (
     read_password,
 )
 from twinline.cli.client.target import Target, client_options, whereabouts
+from twinline.cli.console.asking import confirm
 from twinline.cli.console.command import argument, command, option
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
@@ -26,7 +24,7 @@ from twinline.cli.console.output import (
 )
 from twinline.cli.console.shapes import Account, LoggedIn
 from twinline.cli.console.text import visible
-from twinline.core.errors import SessionExpired
+from twinline.core.errors import InvitationInvalid, PasswordChangeRequired, SessionExpired
 from twinline.core.names import parse_username
 from twinline.core.protocol import SessionReply
 from twinline.transports.client import Client
@@ -34,9 +32,16 @@ from twinline.transports.client import Client
 
 @command(example="twinline register ann --password-file ann.password")
 @argument("username")
+@option(
+    "--invitation",
+    metavar="TOKEN",
+    help="The operator's invitation<|, where the server asks for one; it counts once>.",
+)
 @password_option
 @client_options
-def register(username: str, password_file: str | None, as_json: bool, **options: Any) -> None:
+def register(
+    username: str, invitation: str | None, password_file: str | None, as_json: bool, **options: Any
+) -> None:
     """Create the account USERNAME and log in to it.
 
     The session is kept for the commands that follow.
@@ -46,13 +51,27 @@ def register(username: str, password_file: str | None, as_json: bool, **options:
     password = read_password(
         password_file, f"New password for {name} at {target.place}", twice=True
     )
-    _open_session(target, as_json, lambda client: client.create_account(name, password))
+    try:
+        _open_session(
+            target,
+            as_json,
+            lambda client: client.create_account(name, password, invitation=invitation),
+        )
+    except InvitationInvalid as error:
+        how = "say --invitation TOKEN" if invitation is None else "this one does not count"
+        raise InvitationInvalid(f"{error.message} ({how})") from None
 
 
 @command(
     example="twinline login ann --connect unix:/tmp/twinline.sock",
-    details="With --certificate there is neither a name nor a password to give: the certificate of "
-    "--client-cert names the account. Its session ends when the certificate expires or is revoked.",
+    details="""
+    With --certificate there is neither a name nor a password to give: the certificate of
+    --client-cert names the account. Its session ends when the certificate expires or is revoked.
+
+    A one-time password, which the operator has given out, is changed by the login: the new one
+    comes from --new-password-file or a prompt, and is asked for only then. With - for both, stdin
+    has the password on its first line and the new one on its second.
+    """,
 )
 @argument("username", required=False)
 @option(
@@ -61,11 +80,13 @@ def register(username: str, password_file: str | None, as_json: bool, **options:
     help="Log in as whom the client certificate names<|, without a password>.",
 )
 @password_option
+@new_password_option
 @client_options
 def login(
     username: str | None,
     certificate: bool,
     password_file: str | None,
+    new_password_file: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -76,7 +97,7 @@ def login(
     """
     target = Target.of(options)
     if certificate:
-        if username is not None or password_file is not None:
+        if (username, password_file, new_password_file) != (None, None, None):
             raise CommandError(
                 "with --certificate there is no USERNAME and no password to give: the certificate "
                 "says who it is",
@@ -89,7 +110,15 @@ def login(
         raise CommandError("say who logs in: USERNAME, or --certificate", ExitCode.USAGE)
     name = parse_username(username)
     password = read_password(password_file, f"Password for {name} at {target.place}")
-    _open_session(target, as_json, lambda client: client.login(name, password))
+    try:
+        _open_session(target, as_json, lambda client: client.login(name, password))
+    except PasswordChangeRequired as error:
+        # Apart from the connection, which does not wait for a person.
+        say(error.message)
+        new = read_new_password(new_password_file, f"New password for {name} at {target.place}")
+        _open_session(
+            target, as_json, lambda client: client.login(name, password, new_password=new)
+        )
 
 
 @command(example="twinline logout --user ann")
@@ -184,7 +213,7 @@ def delete_account(
     target = Target.of(options)
     session = target.session()
     if not yes:
-        _confirm(f"Delete {session.username} at {target.place} and all its mail?")
+        confirm(f"Delete {session.username} at {target.place} and all its mail?")
     password = read_password(password_file, f"Password for {session.username} at {target.place}")
     with target.logged_in(session) as client:
         client.delete_account(password, force=force)
@@ -204,10 +233,3 @@ def _open_session(
         f"logged in as {visible(reply.username)} at {target.place}, {reply.unread} unread",
         as_json=as_json,
     )
-
-
-def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise CommandError("there is no terminal to ask at: say --yes", ExitCode.USAGE)
-    if not click.confirm(question, err=True):
-        raise CommandError("nothing was deleted")

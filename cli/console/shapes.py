@@ -188,3 +188,65 @@ class StoreStats(Shape):
     largest: tuple[MailboxSize, ...] = Field(
         description="the mailboxes with the most of them, as many as `--largest` says"
     )
+
+
+class Exported(Shape):
+    """An account whose data is in a file."""
+
+    username: str = Field(description="the account")
+    path: str = Field(description="the file, which only its owner can read")
+    messages: int = Field(description="how many messages are in it")
+
+
+class ExportedSession(Shape):
+    """A session of an account whose data is exported."""
+
+    kind: Literal["session"] = Field("session", description="`session`")
+    opened_at: int = Field(description="when it was opened, in ms")
+    used_at: int = Field(description="when it was last seen in use, to within an hour, in ms")
+
+
+class ExportedMessage(Shape):
+    """A message in the mailbox of an account whose data is exported."""
+
+    kind: Literal["message"] = Field("message", description="`message`")
+    seq: int = Field(description="its number in the mailbox")
+    message_id: str = Field(description="its id")
+    sender: str = Field(description="who sent it")
+    body: str = Field(description="its text")
+    sent_at: int = Field(description="when the server accepted it, in ms")
+
+
+class ConnectionRate(Shape):
+    """A connection, and what it does."""
+
+    node: str | None = Field(description="the server that it is connected to, or null")
+    number: int = Field(description="tells it from every other one of that server")
+    username: str | None = Field(description="who is logged in, or null")
+    address: str = Field(description="where it comes from: an IP address, or `unix`")
+    endpoint: str = Field(description="which it has come to")
+    transport: str = Field(description="what it speaks; empty where that is not known yet")
+    since: int = Field(description="when it was opened, in ms")
+    requests_per_second: float = Field(description="that it asks")
+    messages_per_second: float = Field(description="that it is sent")
+    received_per_second: float = Field(description="bytes that it sends")
+    sent_per_second: float = Field(description="bytes that it is sent")
+    unread: int | None = Field(description="messages that wait for its account, or null")
+
+
+class ServerShown(Shape):
+    """A server that has answered."""
+
+    node: str | None = Field(description="its name among several servers, or null")
+    version: str = Field(description="of twinline")
+    pid: int = Field(description="of its process")
+    now: int = Field(description="its time, in ms")
+    connections: int = Field(description="that are open")
+
+
+class TopShown(Shape):
+    """One look at all connections."""
+
+    interval_seconds: float = Field(description="between two looks")
+    servers: tuple[ServerShown, ...] = Field(description="one for each that has answered")
+    connections: tuple[ConnectionRate, ...] = Field(description="in the order of `--sort`")

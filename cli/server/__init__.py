@@ -10,5 +10,7 @@ with. ``listeners`` names what can drive its connections, and
 ``nodes`` is the parent of several servers, ``node`` one of them, ``channel`` what they say to each
 other, and ``place`` which of them a server is.
 
+``admin`` is the operator's way into a server that runs.
+
 ``private`` is a server within another command, such as ``demo``; ``store`` looks after a file.
 """

@@ -6,6 +6,7 @@
            ── reload: settings or why none, stop ─▶
            ◀── ready: durability ─────
            ◀── reload: please ────────
+           ◀── drain ─────────────────
            ◀── failed: why, exit code ─
 
 The node has its end as its standard input. The end of the stream is the other's end, however that

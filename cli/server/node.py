@@ -156,6 +156,7 @@ def main() -> int:
             place=Place(**start["place"]),
             orders=orders.obeyed,
             source=orders.source,
+            drain=lambda: channel.send(drain=True),
         )
     except Exception as error:  # noqa: BLE001 - the parent tells it, whatever it is
         code = exit_code_of(error)

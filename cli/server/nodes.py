@@ -87,6 +87,7 @@ class Node:
         self.state = State.ENDED
         self.pause = Deadline.after(0)  # while it waits to be started again
         self.durability = ""
+        self.drains = False  # whether its operator wants all to drain
         self.failure: Said | None = None
         self.channel: Channel | None = None
         self.asks = False  # for everything to be read again
@@ -143,6 +144,8 @@ class Node:
                 self.failure = said["failed"]
             elif "reload" in said:
                 self.asks = True
+            elif "drain" in said:
+                self.drains = True
 
     def ended(self) -> str | None:
         """Return how its process has ended, in words; None while it runs, or has none."""
@@ -327,6 +330,8 @@ class Nodes:
             self.on_ask()
 
     def _look_after(self, node: Node) -> None:
+        if node.drains:
+            self._stops = True
         how = node.ended()
         if how is not None:
             self._has_ended(node, how, node.failure)

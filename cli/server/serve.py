@@ -1,6 +1,7 @@
 """`twinline serve`: a service over a store, listening until a signal ends it."""
 
 import contextlib
+import grp
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +16,8 @@ from twinline.cli.console.command import command, option
 from twinline.cli.console.errors import SettingsError
 from twinline.cli.console.output import OutputClosed, write_json, write_line
 from twinline.cli.console.shapes import Listening
+from twinline.cli.server.admin.desk import Desk, Doors
+from twinline.cli.server.admin.peers import AdminSocket
 from twinline.cli.server.certificates import Certificates, files_of
 from twinline.cli.server.hashing import BackgroundHasher
 from twinline.cli.server.health import Watchman
@@ -26,7 +29,7 @@ from twinline.cli.server.process import server_process, signals_handled
 from twinline.cli.server.reload import Identity, Part, Reloader, Terminal, identities
 from twinline.cli.server.settings_in_force import FIXED, SettingsFile, SettingsInForce, Source
 from twinline.cli.server.trial import for_trial
-from twinline.cli.settings.checks import check_settings
+from twinline.cli.settings.checks import check_settings, own_place
 from twinline.cli.settings.model import Settings
 from twinline.cli.settings.options import config_option, json_option, origin_of, server_options
 from twinline.core import events
@@ -104,6 +107,7 @@ def run_server(
     orders: Orders | None = None,
     source: Source = FIXED,
     since: Mapping[str, Identity] | None = None,
+    drain: Callable[[], object] | None = None,
 ) -> None:
     """Serve until a signal, in the calling thread, which must be the main one.
 
@@ -115,6 +119,7 @@ def run_server(
         orders: of who has started it; None: there are none but signals.
         source: where the settings are read again from.
         since: what its files were like before they were read.
+        drain: has all servers of this one's parent drain; None: it has none, and drains itself.
 
     Raises:
         SettingsError: the settings ask for what is not safe, name no store, or a file of TLS
@@ -153,7 +158,13 @@ def run_server(
             server = Server(
                 service, settings, endpoints, logged=logged, source=source, since=since or {}
             )
-            server.run(terminal, on_ready, orders)
+            server.run(
+                terminal,
+                on_ready,
+                orders,
+                # Of several nodes each has its own.
+                partial(_admin_socket, settings, service, place, alone=orders is None, drain=drain),
+            )
 
 
 class Server:
@@ -177,7 +188,13 @@ class Server:
         # Before they are read, so that no change of them is missed.
         self._since = {**since, **identities(files_of(settings))}
 
-    def run(self, terminal: Terminal, on_ready: OnReady, orders: Orders | None) -> None:
+    def run(
+        self,
+        terminal: Terminal,
+        on_ready: OnReady,
+        orders: Orders | None,
+        admin_socket: Callable[[Listener, Reloader], AbstractContextManager[object]],
+    ) -> None:
         """Serve until it is to stop."""
         service, settings = self._service, self._settings
         listens = LISTENERS[settings.listener]
@@ -186,6 +203,7 @@ class Server:
             listens(service, self._endpoints, settings, waker=waker) as listener,
             Watchman(service.store, listener.stop) as watchman,
             self.reloader(listener, terminal, orders) as reloader,
+            admin_socket(listener, reloader),
             signals_handled(listener.stop, reloader.wake, waker.fileno()),
             nullcontext() if orders is None else orders(listener.stop, reloader.wake),
         ):
@@ -260,6 +278,25 @@ def _tell_start(
     )
     if kind == "memory":
         emit(events.STORE_KEEPS_NOTHING, store=kind)
+
+
+def _admin_socket(
+    settings: Settings,
+    service: ChatService,
+    place: Place,
+    listener: Listener,
+    reloader: Reloader,
+    *,
+    alone: bool,
+    drain: Callable[[], object] | None,
+) -> AbstractContextManager[object]:
+    """Return the admin socket that the settings ask for, or nothing."""
+    if settings.admin_listen is None:
+        return nullcontext()
+    doors = Doors(listener, drain or listener.stop, reloader.reload, place.name)
+    group = None if settings.admin_group is None else grp.getgrnam(settings.admin_group).gr_gid
+    where = own_place(settings.admin_listen, None if alone else place.index)
+    return AdminSocket(where, Desk(service, doors).answer, group=group)
 
 
 def _end_with(terminal: Terminal, listener: Listener) -> bool:

@@ -5,6 +5,7 @@ A check is a function of the settings, and of the endpoints that they name: it r
 should know. Both commands make the same ones, in the same words.
 """
 
+import grp
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -175,6 +176,52 @@ def check_nodes(settings: Settings, endpoints: Endpoints) -> Iterable[str]:
     return ()
 
 
+def check_admin(settings: Settings, endpoints: Endpoints) -> Iterator[str]:
+    """Refuse an admin socket that cannot be, and see whether a group is meant for none."""
+    if settings.admin_group is not None:
+        try:
+            grp.getgrnam(settings.admin_group)
+        except KeyError:
+            raise SettingsError(
+                f"admin_group: there is no group {settings.admin_group} on this machine"
+            ) from None
+    if settings.admin_listen is None:
+        if settings.admin_group is not None:
+            yield "admin_group has no effect: there is no admin_listen"
+        return
+    if not hasattr(socket, "SO_PEERCRED"):
+        raise SettingsError("admin_listen: this system does not say who connects to a Unix socket")
+    try:
+        last = own_place(settings.admin_listen, settings.nodes - 1 if settings.nodes > 1 else None)
+    except EndpointError as error:
+        raise SettingsError(f"admin_listen: {error}") from None
+    if not Path(last.path).parent.is_dir():
+        raise SettingsError(
+            f"admin_listen: there is no folder {Path(last.path).parent}; make it first"
+        )
+    taken = {last.path, Endpoint.parse(settings.admin_listen).path}
+    for endpoint, _ in endpoints:
+        if endpoint.scheme is Scheme.UNIX and endpoint.path in taken:
+            raise SettingsError(f"admin_listen: {endpoint.place} is where clients connect")
+
+
+def own_place(admin_listen: str, index: int | None) -> Endpoint:
+    """Return where one server's admin socket is.
+
+    Each of several nodes listens at the path that is set with its number behind a dot:
+    ``/run/twinline/admin.0``, ``/run/twinline/admin.1``.
+
+    Args:
+        admin_listen: the setting.
+        index: of one of several nodes; None for a server that is alone.
+
+    Raises:
+        EndpointError: the path is too long with its number.
+    """
+    path = Endpoint.parse(admin_listen).path
+    return Endpoint(Scheme.UNIX, path=path if index is None else f"{path}.{index}")
+
+
 def _here(endpoint: Endpoint) -> tuple[str, ...]:
     """Return where a proxy on this machine connects from to an endpoint that only it reaches."""
     if endpoint.scheme is Scheme.UNIX:
@@ -191,6 +238,7 @@ CHECKS: Final[tuple[Callable[[Settings, Endpoints], Iterable[str]], ...]] = (
     check_certificates,
     check_proxied,
     check_nodes,
+    check_admin,
 )
 
 

@@ -85,6 +85,17 @@ def _username(text: str) -> str:
         raise ValueError(f"{text!r} is no username: {error.message}") from None
 
 
+def _admin_place(text: str) -> str:
+    try:
+        endpoint = Endpoint.parse(text)
+    except EndpointError as error:
+        raise ValueError(str(error)) from None
+    if endpoint.scheme is not Scheme.UNIX or str(endpoint) != endpoint.place:
+        raise ValueError("expected a Unix socket without options, as in unix:/run/twinline/admin")
+    return text
+
+
+_AdminText = Annotated[str, AfterValidator(_admin_place)]
 _EndpointText = Annotated[str, AfterValidator(_known_endpoint)]
 _ListenText = Annotated[_EndpointText, AfterValidator(_listenable)]
 _ServerText = Annotated[_EndpointText, AfterValidator(_connectable)]
@@ -196,6 +207,24 @@ class ServerSettings(BaseModel):
         return value
 
 
+class AdminSettings(BaseModel):
+    """Where the operator reaches a server that runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    admin_listen: _AdminText | None = Field(
+        default=None,
+        description="the admin socket, `unix:/path`, that `twinline admin` and `twinline top` talk "
+        "to; with several nodes each adds its number to the path, as in `admin.0`; unset: none",
+    )
+    admin_group: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="the group whose members may use the admin socket; unset: only root and the "
+        "server's own user",
+    )
+
+
 class SafetySettings(BaseModel):
     """What a server and a client both refuse to risk unless it is set."""
 
@@ -258,6 +287,7 @@ class ClientCommandSettings(BaseModel):
 
 GROUPS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("Where to listen, what to serve", ServerSettings),
+    ("The operator", AdminSettings),
     ("Safety", SafetySettings),
     ("Accounts and messages", ServiceSettings),
     ("Mailboxes", MailboxPolicy),
@@ -275,6 +305,7 @@ SERVER_FIELDS: Final = tuple(
 
 class Settings(
     ServerSettings,
+    AdminSettings,
     SafetySettings,
     ServiceSettings,
     MailboxPolicy,

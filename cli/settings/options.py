@@ -153,6 +153,7 @@ def _metavar(name: str, annotation: Any) -> str:
         "listen": "ENDPOINT",
         "connect": "ENDPOINT",
         "drain_endpoints": "ENDPOINT",
+        "admin_listen": "ENDPOINT",
         "trusted_proxies": "NETWORK",
         "store": "URL",
         "web_origins": "ORIGIN",

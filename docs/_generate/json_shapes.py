@@ -13,6 +13,9 @@ from twinline.cli.console.shapes import (
     Account,
     DemoStep,
     Explained,
+    Exported,
+    ExportedMessage,
+    ExportedSession,
     FileChecked,
     InForce,
     Listening,
@@ -25,7 +28,9 @@ from twinline.cli.console.shapes import (
     StoreMoved,
     StoreRestored,
     StoreStats,
+    TopShown,
 )
+from twinline.cli.server.admin import replies
 from twinline.cli.verify.messages import Verified
 from twinline.core.protocol import Message, SentReply, StatusReply
 
@@ -80,6 +85,26 @@ PRINTED: Final[Mapping[str, Printed]] = {
     "ping": Printed((RoundTrip,), "one for each round trip"),
     "verify": _one(Verified),
     "bench": _one(Report),
+    "admin accounts": Printed((replies.AccountState,), "one for each account"),
+    "admin sessions": Printed((replies.OpenSession,), "one for each session"),
+    "admin kick": _one(replies.Kicked),
+    "admin disable": _one(replies.Switched),
+    "admin enable": _one(replies.Switched),
+    "admin reset-password": _one(replies.OneTimePassword),
+    "admin quota": _one(replies.QuotaSet),
+    "admin delete": _one(replies.Deleted),
+    "admin export": Printed(
+        (replies.ExportedAccount, ExportedSession, ExportedMessage, Exported),
+        "the account, then one for each session and each message; with `--output` one of the file",
+    ),
+    "admin invite": _one(replies.NewInvitation),
+    "admin invitations": Printed((replies.OpenInvitation,), "one for each invitation"),
+    "admin withdraw": _one(replies.OpenInvitation),
+    "admin drain": Printed((replies.Draining,), "one for each node"),
+    "admin reload": Printed((replies.ReadAgain,), "one for each thing, at each node"),
+    "admin log-level": Printed((replies.LogLevel,), "one for each node"),
+    "top": Printed((TopShown,), "one for each look"),
+    "trace": _one(replies.Traced),
     "completion": _one(Script),
 }
 """By the command, without the name of the program."""

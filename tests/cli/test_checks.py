@@ -1,6 +1,8 @@
 """What a server does not run with, and what its operator is told: by `serve` and `config check`."""
 
+import grp
 import json
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,3 +161,30 @@ def test_a_proxy_that_cannot_be_is_refused(tmp_path: Path) -> None:
 
 def test_a_server_listens_at_every_path(tmp_path: Path) -> None:
     assert "write no path" in refused(tmp_path, "ws://127.0.0.1:0/chat")
+
+
+# -- the admin socket -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"admin_listen": "tcp://127.0.0.1:1"}, "expected a Unix socket without options"),
+        ({"admin_listen": "unix:/a?transport=binary"}, "expected a Unix socket without options"),
+        ({"admin_listen": "unix:/" + "x" * 120}, "at most"),
+        ({"admin_listen": "unix:/run/x"}, "unix:/run/x is where clients connect"),
+        ({"admin_listen": "unix:/run/y", "admin_group": "no-such-group"}, "there is no group"),
+        ({"admin_listen": "unix:/run/y", "admin_group": "a b"}, "admin_group"),
+    ],
+)
+def test_an_admin_socket_that_cannot_be_is_refused(
+    tmp_path: Path, settings: dict[str, str], words: str
+) -> None:
+    assert words in refused(tmp_path, "unix:/run/x", **settings)
+
+
+def test_a_group_without_a_socket_is_a_remark(tmp_path: Path) -> None:
+    group = grp.getgrgid(os.getgid()).gr_name
+    told = checked(tmp_path, listen="unix:/run/x", admin_group=group)
+    assert told.exit_code == 0
+    assert "admin_group has no effect" in told.stderr

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import pytest
+from admin_server import administered
 from cli_server import CommandLine, ended, running_server
 from cli_tree import command_of, every_command
 from json_shapes import PRINTED, fields, inner_models
@@ -23,8 +24,9 @@ Lines = list[str]
 @pytest.fixture
 def ann(tmp_path: Path) -> Iterator[CommandLine]:
     """Ann is the one who acts; bob has one message of hers."""
-    with running_server() as endpoint:
-        twinline = CommandLine(tmp_path, endpoint)
+    with administered() as served:
+        twinline = CommandLine(tmp_path, served.endpoint)
+        twinline.environment["TWINLINE_ADMIN_LISTEN"] = served.place
         twinline.register("bob", "ann")
         twinline.run("send", "bob", "hello é")
         yield twinline
@@ -48,6 +50,7 @@ def printed(command: str, *arguments: str) -> Callable[[CommandLine, Path], Line
 
 def of_a_store(command: str, *arguments: str) -> Callable[[CommandLine, Path], Lines]:
     def run(twinline: CommandLine, folder: Path) -> Lines:
+        del twinline.environment["TWINLINE_ADMIN_LISTEN"]  # it is the other server's
         place = f"unix:{folder}/s"
         file = str(folder / "chat.db")
         server = twinline.start("serve", "--listen", place, "--store", f"sqlite:{file}")
@@ -63,6 +66,7 @@ def of_a_store(command: str, *arguments: str) -> Callable[[CommandLine, Path], L
 
 
 def serve(twinline: CommandLine, folder: Path) -> Lines:
+    del twinline.environment["TWINLINE_ADMIN_LISTEN"]  # it is the other server's
     places = ("tcp://127.0.0.1:0", f"unix:{folder}/s")
     server = twinline.start("serve", "--json", *(f"--listen={place}" for place in places))
     with ended(server):
@@ -90,6 +94,30 @@ def new_password(twinline: CommandLine, folder: Path) -> Lines:
     file = folder / "new"
     file.write_text("another horse\n")
     return printed("change-password", "--new-password-file", str(file))(twinline, folder)
+
+
+def with_invitation(*words: str) -> Callable[[CommandLine, Path], Lines]:
+    def run(twinline: CommandLine, folder: Path) -> Lines:
+        (made,) = twinline.json("admin", "invite", "--note", "é")
+        more = [made["number"]] if "withdraw" in words else []
+        return printed(" ".join(words), *more)(twinline, folder)
+
+    return run
+
+
+def export(twinline: CommandLine, folder: Path) -> Lines:
+    file = str(folder / "bob.jsonl")
+    of_the_file = printed("admin export", "bob", "--output", file)(twinline, folder)
+    return printed("admin export", "bob")(twinline, folder) + of_the_file
+
+
+def reload(twinline: CommandLine, _: Path) -> Lines:
+    return twinline.run("admin", "reload", "--json", code=1).stdout.splitlines()
+
+
+def trace(twinline: CommandLine, folder: Path) -> Lines:
+    (sent,) = twinline.json("send", "bob", "here")
+    return printed("trace", sent["message_id"])(twinline, folder)
 
 
 RUNS: Mapping[str, Callable[[CommandLine, Path], Lines]] = {
@@ -123,6 +151,23 @@ RUNS: Mapping[str, Callable[[CommandLine, Path], Lines]] = {
     "ping": printed("ping"),
     "verify": printed("verify", "--duration", "0.3", "--senders", "1", "--mailboxes", "1"),
     "bench": printed("bench", "--quick", "--only", "bytes", "--store", "memory:"),
+    "admin accounts": printed("admin accounts"),
+    "admin sessions": printed("admin sessions", "bob"),
+    "admin kick": printed("admin kick", "bob"),
+    "admin disable": printed("admin disable", "bob"),
+    "admin enable": printed("admin enable", "bob"),
+    "admin reset-password": printed("admin reset-password", "bob"),
+    "admin quota": printed("admin quota", "bob", "7"),
+    "admin delete": printed("admin delete", "bob", "--yes"),
+    "admin export": export,
+    "admin invite": printed("admin invite"),
+    "admin invitations": with_invitation("admin", "invitations"),
+    "admin withdraw": with_invitation("admin", "withdraw"),
+    "admin drain": printed("admin drain"),
+    "admin reload": reload,
+    "admin log-level": printed("admin log-level"),
+    "top": printed("top", "--once", "--interval", "0.2"),
+    "trace": trace,
     "completion": printed("completion", "fish"),
 }
 

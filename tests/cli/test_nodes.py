@@ -330,3 +330,36 @@ def test_each_of_many_nodes_hashes_on_its_share_of_the_machine(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert [Place("web", 0, count).threads_to_hash for count in (1, 3, 8, 99)] == [8, 2, 1, 1]
+
+
+# -- their operator ---------------------------------------------------------------------
+
+
+def test_each_node_has_an_admin_socket_and_one_order_drains_all(
+    site: PretendedSite, tmp_path: Path
+) -> None:
+    path = tmp_path / "admin"
+    operator = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    operator.environment["TWINLINE_ADMIN_LISTEN"] = f"unix:{path}"
+    with nodes(site, tmp_path, "--admin-listen", f"unix:{path}") as served:
+        served.wait_named("web-1", "web-2")
+        assert not path.exists()
+        assert path.with_name("admin.0").is_socket()
+        assert path.with_name("admin.1").is_socket()
+        with Peer(served.endpoint), Peer(served.endpoint):
+            (shown,) = operator.json("top", "--once", "--interval", "0.2")
+        assert [each["node"] for each in shown["servers"]] == ["web-1", "web-2"]
+        assert len(shown["connections"]) == 2
+        levels = operator.json("admin", "log-level", "warning")
+        assert levels == [{"node": name, "level": "warning"} for name in ("web-1", "web-2")]
+        # One that is not there is left out.
+        os.kill(served.nodes()[0], signal.SIGKILL)
+        assert operator.json("admin", "accounts") == []
+        served.wait_named("web-1")
+        wait_until(
+            lambda: len(operator.json("admin", "log-level")) == 2, "both to be back", SECONDS
+        )
+        drained = operator.json("admin", "drain")
+        assert {each["node"] for each in drained} <= {"web-1", "web-2"}
+        assert served.parent.wait(SECONDS) == 0
+        assert list(tmp_path.glob("admin*")) == []

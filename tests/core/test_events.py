@@ -29,6 +29,8 @@ SOURCES = [
 # Which other tests look at an event, by what they say of it.
 ELSEWHERE = {
     "admin_action": "tests/core/test_admin.py",
+    "admin_asked": "tests/cli/admin/test_peers.py",
+    "admin_refused": "tests/cli/admin/test_peers.py",
     "connection_failed": "tests/transports/listener/test_events.py",
     "connection_refused": "tests/transports/listener/test_events.py",
     "drain_begun": "tests/transports/listener/test_events.py",

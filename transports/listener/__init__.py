@@ -23,8 +23,8 @@
     holds             finds what holds the loop all the same
 """
 
-from twinline.transports.listener.base import Listener, TlsReload, check_proxies
-from twinline.transports.listener.binding import reserve
+from twinline.transports.listener.base import ConnectionView, Listener, TlsReload, check_proxies
+from twinline.transports.listener.binding import listen_private, reserve
 from twinline.transports.listener.loop import LoopListener
 from twinline.transports.listener.settings import ListenerSettings
 from twinline.transports.listener.threaded import ThreadedListener
@@ -32,6 +32,7 @@ from twinline.transports.listener.tls import server_tls, tls_files
 from twinline.transports.listener.waker import Waker
 
 __all__ = [
+    "ConnectionView",
     "Listener",
     "ListenerSettings",
     "LoopListener",
@@ -39,6 +40,7 @@ __all__ = [
     "TlsReload",
     "Waker",
     "check_proxies",
+    "listen_private",
     "reserve",
     "server_tls",
     "tls_files",

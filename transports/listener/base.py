@@ -28,10 +28,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 from twinline.core import events
 from twinline.core.addresses import UNIX, AddressSet, canonical, is_local, limit_key
+from twinline.core.clock import wall_clock_ms
 from twinline.core.deadline import Deadline
 from twinline.core.errors import LockRuleError
 from twinline.core.events import emit
@@ -43,6 +44,7 @@ from twinline.core.waiting import Waiter
 from twinline.transports.contract import ServerCodec, Transport
 from twinline.transports.endpoints import Endpoint, EndpointError, tune
 from twinline.transports.listener.binding import BoundEndpoint, listen
+from twinline.transports.listener.conversation import Conversation
 from twinline.transports.listener.introduction import Introduction
 from twinline.transports.listener.settings import InForce, ListenerSettings
 from twinline.transports.listener.tls import server_tls, tls_files
@@ -112,6 +114,48 @@ class TlsReload:
     ended: int = 0
 
 
+class ConnectionView(NamedTuple):
+    """A connection that is open, for who looks after a server.
+
+    Attributes:
+        number: tells it from every other one of its listener; later ones have higher numbers.
+        username: who is logged in, or None.
+        address: where it comes from: an IP address, or "unix".
+        endpoint: which it has come to.
+        transport: what it speaks; "" where that is not known yet.
+        since: when it was opened, in ms since 1970 UTC.
+        requests: how many have come.
+        messages: how many it was sent.
+        received: how many bytes have come.
+        sent: how many bytes were to be sent.
+    """
+
+    number: int
+    username: str | None
+    address: str
+    endpoint: str
+    transport: str
+    since: int
+    requests: int
+    messages: int
+    received: int
+    sent: int
+
+
+class Arrival(NamedTuple):
+    """What is known of a connection from its beginning.
+
+    Attributes:
+        number: as `ConnectionView` has it.
+        at: in ms since 1970 UTC.
+        served: what it has come to.
+    """
+
+    number: int
+    at: int
+    served: Served
+
+
 class ServedConnection(Protocol):
     """A peer that was accepted, however it is driven.
 
@@ -124,6 +168,10 @@ class ServedConnection(Protocol):
     address: str
     limit_key: str
     counts: ConnectionCounts | None
+
+    @property
+    def talk(self) -> Conversation:
+        """What is said on it; it belongs to who drives it, and others only look at its numbers."""
 
     def drain(self) -> None:
         """Let the request that is being carried out finish, and then end."""
@@ -206,7 +254,7 @@ class Listener(ABC):
         self._short_of = ""  # what there was too little of, until a connection is served again
         self._lock = new_lock("connections")
         # In the order of their arrival, in which they are drained; guarded by _lock.
-        self._connections: dict[ServedConnection, None] = {}
+        self._connections: dict[ServedConnection, Arrival] = {}
         self._by_address: Counter[str] = Counter()  # by `limit_key`; guarded by _lock
         self._metrics = metrics
         if metrics is not None:
@@ -371,6 +419,29 @@ class Listener(ABC):
         """Its deadlines and limits; `change_settings` replaces them."""
         return self.in_force.settings
 
+    @property
+    def connection_count(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
+    def connections(
+        self, *, after: int = 0, limit: int = 1_000
+    ) -> tuple[list[ConnectionView], bool]:
+        """Return connections that are open, in the order of their arrival, for who looks after it.
+
+        Args:
+            after: the number of the last one that is known; 0 begins with the first.
+            limit: at most so many.
+
+        Returns:
+            Them, and whether others follow. They go on meanwhile: the numbers of one are hardly
+            ever of the same moment.
+        """
+        with self._lock:
+            open_now = list(self._connections.items())
+        found = [item for item in open_now if item[1].number > after]
+        return [_view(*item) for item in found[:limit]], len(found) > limit
+
     def _revoke(self, tls: ServerTls) -> int:
         """End the sessions of revoked certificates, and return how many there were."""
         if tls.files.crl is None:
@@ -525,7 +596,7 @@ class Listener(ABC):
             )
             if introduction is not None:
                 introduction.on_address = partial(self._introduce, connection)
-            refusal = self._register(connection)
+            refusal = self._register(connection, served)
         except BaseException as error:
             peer.close()
             if not isinstance(error, Exception) or isinstance(error, MemoryError | LockRuleError):
@@ -553,9 +624,10 @@ class Listener(ABC):
         if self._metrics is not None and connection.counts is not None:
             self._metrics.disconnected(connection.counts)
 
-    def _register(self, connection: ServedConnection) -> Refusal | None:
+    def _register(self, connection: ServedConnection, served: Served) -> Refusal | None:
         """Count a connection, unless there are too many: then return of what."""
         key, connection.limit_key = connection.limit_key, ""
+        at = wall_clock_ms()
         with self._lock:
             if len(self._connections) >= self.settings.connections:
                 return Refusal.CONNECTIONS
@@ -563,7 +635,7 @@ class Listener(ABC):
                 return Refusal.ADDRESS
             try:
                 # Before it is driven, so that a drain that begins now includes it.
-                self._count_in(connection)
+                self._count_in(connection, Arrival(self._accepted + 1, at, served))
             except MemoryError:
                 self._count_out(connection)
                 raise
@@ -608,9 +680,9 @@ class Listener(ABC):
             connection.limit_key = key
         return True
 
-    def _count_in(self, connection: Any) -> None:
+    def _count_in(self, connection: Any, arrival: Arrival) -> None:
         """Note a connection; under the lock."""
-        self._connections[connection] = None
+        self._connections[connection] = arrival
 
     def _count_out(self, connection: Any) -> None:
         """Count a connection no more; under the lock, and without taking memory."""
@@ -661,6 +733,23 @@ def _speaking(transport: Transport, codec: ServerCodec) -> Callable[[], str]:
         return transport.name if chosen is None else chosen
 
     return spoken
+
+
+def _view(connection: ServedConnection, arrival: Arrival) -> ConnectionView:
+    talk = connection.talk
+    spoken = talk.spoken
+    return ConnectionView(
+        number=arrival.number,
+        username=talk.session.username,
+        address=connection.address,
+        endpoint=arrival.served.endpoint.place,
+        transport=arrival.served.transport.name if spoken is None else spoken,
+        since=arrival.at,
+        requests=talk.asked,
+        messages=talk.brought,
+        received=talk.received,
+        sent=talk.said,
+    )
 
 
 def _host(peer_address: object) -> str:

@@ -38,6 +38,8 @@ _START_LOCK_SECONDS: Final = 5.0
 _END_LOCK_SECONDS: Final = 1.0
 """Shorter than at the start: a file that stays is a left-over, which the next server replaces."""
 _LOCK_RETRY_SECONDS: Final = 0.01
+_PRIVATE: Final = 0o600
+_OF_GROUP: Final = 0o660
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,23 @@ def listen(endpoint: Endpoint) -> BoundEndpoint:
         if endpoint.scheme is Scheme.UNIX:
             return _listen_unix(endpoint)
         return _bind_tcp(endpoint, listens=True)
+
+
+def listen_private(endpoint: Endpoint, *, group: int | None = None) -> BoundEndpoint:
+    """Listen on a Unix socket that nobody else may connect to.
+
+    Its file has mode 600, or 660 where it is a group's too, and never had another one.
+
+    Args:
+        endpoint: of a Unix socket.
+        group: whose members may connect as well as this user and root; None: nobody.
+
+    Raises:
+        EndpointError: as for `listen`, or this user may not give the file to that group.
+    """
+    may_block("binding")
+    with _told(endpoint):
+        return _listen_unix(endpoint, private=True, group=group)
 
 
 def reserve(endpoint: Endpoint) -> BoundEndpoint:
@@ -213,10 +232,15 @@ def _listening(bound: socket.socket) -> socket.socket:
 # -- Unix sockets ---------------------------------------------------------------------------
 
 
-def _listen_unix(endpoint: Endpoint) -> BoundEndpoint:
+def _listen_unix(
+    endpoint: Endpoint, *, private: bool = False, group: int | None = None
+) -> BoundEndpoint:
     path = Path(endpoint.path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        if private:
+            # Of the socket, which its file then has from the start (Linux: unix_bind).
+            os.fchmod(listening.fileno(), _PRIVATE)
         with _locked_directory(path, _START_LOCK_SECONDS):
             try:
                 listening.bind(endpoint.path)
@@ -226,10 +250,27 @@ def _listen_unix(endpoint: Endpoint) -> BoundEndpoint:
                 path.unlink()
                 listening.bind(endpoint.path)
             file = _identity(path)
-            return BoundEndpoint(endpoint, (_listening(listening),), file)
+            bound = BoundEndpoint(endpoint, (listening,), file)
+            try:
+                if private:
+                    _restrict(path, group)
+                _listening(listening)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                raise
+            return bound
     except BaseException:
         listening.close()
         raise
+
+
+def _restrict(path: Path, group: int | None) -> None:
+    """Let nobody connect but this user, root and a group; before there is anybody to answer."""
+    path.chmod(_PRIVATE)
+    if group is not None:
+        os.chown(path, -1, group)
+        path.chmod(_OF_GROUP)
 
 
 @contextlib.contextmanager

@@ -97,6 +97,11 @@ class Connection:
         self._lock = new_lock("connection")
         self._closed = False  # guarded by _lock: a shutdown never meets a reused number
 
+    @property
+    def talk(self) -> Conversation:
+        """What is said on it; it is its own thread's."""
+        return self._talk
+
     # -- instead of the connection's own thread ------------------------------------------
 
     def refuse(self, error: RequestError) -> None:

@@ -121,6 +121,10 @@ class Conversation:
         cut: whether not even that is sent: the peer took too long.
         fault: what was wrong with the peer, in a few words, or None.
         fault_event: what kind of fault that is.
+        asked: how many requests have come.
+        brought: how many messages it was sent.
+        received: how many bytes have come.
+        said: how many bytes were to be sent.
     """
 
     __slots__ = (
@@ -143,14 +147,19 @@ class Conversation:
         "_sent",
         "_sent_by",
         "_session_over",
+        "_spoken",
         "_stops",
         "_watch",
+        "asked",
+        "brought",
         "codec",
         "cut",
         "ended",
         "fault",
         "fault_event",
         "full",
+        "received",
+        "said",
         "session",
         "urgent",
         "waits",
@@ -191,6 +200,9 @@ class Conversation:
         self.cut = False
         self.fault: str | None = None
         self.fault_event = events.CONNECTION_FAILED
+        # Whoever shows them reads them as they are: they are small, and cost next to nothing.
+        self.asked = self.brought = self.received = self.said = 0
+        self._spoken: str | None = None  # what `codec.spoken` was at login
         self.codec = codec
         self._layer = layer
         self._introduction = introduction  # until all is known
@@ -262,6 +274,7 @@ class Conversation:
         """
         if self._counts is not None:
             self._counts.received += len(data)
+        self.received += len(data)
         if self._login_by is not None or self._frame_by is not None:
             self.time_is_up()
         if self._introduction is not None and self._introduction.awaits_header:
@@ -435,6 +448,7 @@ class Conversation:
                 self._id, request = event
                 if counts is not None:
                     self._begin(counts, request.op)
+                self.asked += 1
                 if type(request) is not Watch:
                     return request
                 look = self._open(request, ended)
@@ -506,6 +520,11 @@ class Conversation:
         return not asks or (self.ended and not self._replies_left)
 
     @property
+    def spoken(self) -> str | None:
+        """The transport that was chosen on this connection; see `ServerCodec.spoken`."""
+        return self.codec.spoken if self._login_by is not None else self._spoken
+
+    @property
     def watches(self) -> bool:
         """Whether it waits for mail as well."""
         return self._watch is not None
@@ -539,6 +558,7 @@ class Conversation:
             data = self._layer.send(data, last=self.ended)
         if self._counts is not None:
             self._counts.sent += len(data)
+        self.said += len(data)
         return data
 
     def refuse(self, data: bytes, error: RequestError) -> None:
@@ -591,6 +611,7 @@ class Conversation:
         self._login_by = None
         if self._counts is not None:
             self._counts.speaks()  # while there is the codec that knows
+        self._spoken = self.codec.spoken
         self.codec = self.codec.resolve()
         self.codec.frame_limit = self._frame_bytes
 
@@ -635,6 +656,7 @@ class Conversation:
             self._watch = None
             reply = WatchReply(messages=messages, position=page.position)
             self._reply(watch.id, reply)
+            self.brought += len(messages)
             if stream is not None:
                 stream.note(messages, self._out_bytes - before)
             if self._counts is not None:
@@ -655,6 +677,7 @@ class Conversation:
         stream.note(messages, self._out_bytes - before)
         if self._counts is not None:
             self._counts.deliver(messages)
+        self.brought += len(messages)
         watch.after = stream.last
         if others:  # else a wake may have come during the look
             watch.looks = True

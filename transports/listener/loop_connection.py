@@ -176,6 +176,11 @@ class LoopConnection(asyncio.BufferedProtocol):
         """What reads its requests."""
         return self._talk.codec
 
+    @property
+    def talk(self) -> Conversation:
+        """What is said on it; it is the loop's."""
+        return self._talk
+
     # -- called by other threads --------------------------------------------------------
 
     def mark_mail(self) -> None:

@@ -25,6 +25,7 @@ from twinline.transports.endpoints import Endpoint
 from twinline.transports.listener.base import (
     CUT_SECONDS,
     PAUSE_SECONDS,
+    Arrival,
     Listener,
 )
 from twinline.transports.listener.connection import Connection
@@ -139,8 +140,8 @@ class ThreadedListener(Listener):
             counts=counts,
         )
 
-    def _count_in(self, connection: Connection) -> None:
-        super()._count_in(connection)
+    def _count_in(self, connection: Connection, arrival: Arrival) -> None:
+        super()._count_in(connection, arrival)
         self._starting[connection] = object  # not None: it is about to begin
 
     def _count_out(self, connection: Connection) -> None:

@@ -1,0 +1,301 @@
+"""`twinline admin` and `twinline trace`, against a real server."""
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from admin_server import Administered, administered
+from cli_server import CommandLine
+from services import PASSWORD
+
+from twinline.cli.server.admin import requests
+from twinline.cli.server.reload import Outcome
+
+NEW = "another horse"
+
+
+class Operator(CommandLine):
+    """The command line of somebody who may use the admin socket.
+
+    Attributes:
+        served: the server.
+    """
+
+    def __init__(self, home: Path, served: Administered) -> None:
+        super().__init__(home, served.endpoint)
+        self.served = served
+        self.environment["TWINLINE_ADMIN_LISTEN"] = served.place
+
+    def does(self, *words: str) -> list[dict]:
+        """Run a command of `admin` with --json, and return what it prints."""
+        return self.json("admin", *words)
+
+    def send(self, sender: str, to: str, body: str) -> str:
+        """Send a message, and return its id."""
+        return str(self.json("send", to, body, "--user", sender)[0]["message_id"])
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> Iterator[Operator]:
+    with administered() as served:
+        operator = Operator(tmp_path, served)
+        operator.register("bob", "ann")
+        yield operator
+
+
+# -- accounts ---------------------------------------------------------------------------
+
+
+def test_accounts_are_listed_page_by_page(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = operator.served.server.service
+    for number in range(2 * requests.PAGE + 5):
+        service.add_account(f"x{number:03}", PASSWORD)
+    operator.send("ann", "bob", "hällo")
+    every = operator.does("accounts")
+    assert [each["username"] for each in every] == sorted(each["username"] for each in every)
+    assert len(every) == 2 * requests.PAGE + 7
+    bob = next(each for each in every if each["username"] == "bob")
+    assert (bob["sessions"], bob["unread"], bob["messages"], bob["bytes"]) == (1, 1, 1, 6)
+    assert (bob["enabled"], bob["must_change"], bob["quota"]) == (True, False, None)
+    assert [each["address"] for each in bob["addresses"]] == ["127.0.0.1"]
+    assert [each["username"] for each in operator.does("accounts", "x20?")] == [
+        f"x20{digit}" for digit in range(5)
+    ]
+    table = operator.run("admin", "accounts", "[ab]*", code=0).stdout
+    assert table == ""  # a bracket is a bracket
+    titles, *rows = operator.run("admin", "accounts", "b*").stdout.splitlines()
+    assert titles.split()[:4] == ["ACCOUNT", "STATE", "SESSIONS", "UNREAD"]
+    assert [row.split() for row in rows] == [["bob", "enabled", "1", "1", "1", "6", "-"]]
+    assert max(map(len, (titles, *rows))) <= 80
+
+
+def test_sessions_are_listed_and_ended(operator: Operator) -> None:
+    operator.run("login", "bob")
+    assert len(operator.does("sessions", "bob")) == 2
+    assert operator.run("admin", "sessions", "bob").stdout.count("opened ") == 2
+    assert operator.run("admin", "kick", "bob").stderr == "2 sessions were ended of bob\n"
+    assert operator.run("admin", "sessions", "bob").stdout == ""
+    assert "has ended; log in again" in operator.run("status", "--user", "bob", code=3).stderr
+    operator.run("status", "--user", "ann")
+
+
+def test_an_account_is_disabled_and_enabled(operator: Operator) -> None:
+    assert operator.does("disable", "BOB") == [{"username": "bob", "enabled": False}]
+    told = operator.run("login", "bob", code=3).stderr
+    assert told == "twinline: the operator of this server has disabled this account\n"
+    assert "disabled" in operator.run("admin", "accounts", "bob").stdout
+    assert operator.run("admin", "enable", "bob").stderr == "bob is enabled\n"
+    operator.run("login", "bob")
+
+
+def test_quotas_are_set(operator: Operator) -> None:
+    assert operator.does("quota", "bob", "1") == [{"username": "bob", "quota": 1}]
+    operator.send("ann", "bob", "one")
+    assert "full" in operator.run("send", "bob", "two", "--user", "ann", code=3).stderr
+    assert operator.run("admin", "quota", "bob", "default").stderr.endswith(
+        "as the setting has it\n"
+    )
+    operator.send("ann", "bob", "two")
+    for wrong in ("0", "-1", "many", "1" * 20, "²"):
+        operator.run("admin", "quota", "bob", "--", wrong, code=2)
+
+
+def test_a_deletion_is_confirmed(operator: Operator) -> None:
+    assert "--yes" in operator.run("admin", "delete", "bob", code=2).stderr
+    assert operator.does("delete", "bob", "--yes") == [{"username": "bob"}]
+    assert "no such user" in operator.run("admin", "delete", "bob", "--yes", code=3).stderr
+    assert [each["username"] for each in operator.does("accounts")] == ["ann"]
+
+
+def test_a_one_time_password_is_changed_at_login(operator: Operator, tmp_path: Path) -> None:
+    once = operator.run("admin", "reset-password", "bob").stdout.strip()
+    assert once not in operator.run("admin", "accounts", "--json").stdout
+    operator.environment["TWINLINE_PASSWORD"] = once
+    # Without a terminal there must be a file, and nothing is opened before.
+    refused = operator.run("login", "bob", code=2).stderr
+    assert "--new-password-file" in refused
+    (tmp_path / "new").write_text(f"{NEW}\n")
+    operator.run("login", "bob", "--new-password-file", str(tmp_path / "new"))
+    operator.environment["TWINLINE_PASSWORD"] = NEW
+    # It is not asked for again, and stays.
+    (tmp_path / "new").write_text("a third horse\n")
+    operator.run("login", "bob", "--new-password-file", str(tmp_path / "new"))
+    operator.run("login", "bob")
+    assert operator.does("accounts", "bob")[0]["must_change"] is False
+
+
+def test_both_passwords_may_come_from_stdin(operator: Operator) -> None:
+    once = operator.does("reset-password", "bob")[0]["password"]
+    files = ("--password-file", "-", "--new-password-file", "-")
+    short = operator.run("login", "bob", *files, input=f"{once}\nshort\n", code=3).stderr
+    assert "8 to 128" in short
+    operator.run("login", "bob", *files, input=f"{once}\n{NEW}\n")
+    operator.run("login", "bob", "--password-file", "-", input=f"{NEW}\n")
+
+
+def test_an_export_has_all_that_is_kept_of_an_account(operator: Operator, tmp_path: Path) -> None:
+    for number in range(3):
+        operator.send("ann", "bob", f"number {number}")
+    operator.send("bob", "ann", "not bob's")
+    lines = operator.run("admin", "export", "bob").stdout.splitlines()
+    account, session, *messages = map(json.loads, lines)
+    assert (account["kind"], account["username"], account["unread"]) == ("account", "bob", 3)
+    assert session["kind"] == "session"
+    assert [(each["kind"], each["body"], each["sender"]) for each in messages] == [
+        ("message", f"number {number}", "ann") for number in range(3)
+    ]
+    file = tmp_path / "bob.jsonl"
+    told = operator.does("export", "bob", "--output", str(file))
+    assert told == [{"username": "bob", "path": str(file), "messages": 3}]
+    assert file.read_text().splitlines() == lines
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    # What is there already stays as it is.
+    refused = operator.run("admin", "export", "ann", "--output", str(file), code=2).stderr
+    assert "exists" in refused
+    assert file.read_text().splitlines() == lines
+
+
+def test_an_export_that_fails_leaves_no_half_of_a_file(
+    operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object) -> None:
+        raise RuntimeError("the store has gone mad")
+
+    monkeypatch.setattr(operator.served.server.service.store.mailboxes, "read", read)
+    operator.run("admin", "export", "bob", "--output", str(tmp_path / "half"), code=3)
+    assert not (tmp_path / "half").exists()
+
+
+# -- invitations ------------------------------------------------------------------------
+
+
+def test_an_invitation_lets_one_account_be_created(tmp_path: Path) -> None:
+    with administered(registration="invitation") as served:
+        operator = Operator(tmp_path, served)
+        uninvited = operator.run("register", "carol", code=3).stderr
+        assert "--invitation" in uninvited
+        token = operator.run("admin", "invite", "--note", "for carol").stdout.strip()
+        ((number, note),) = [
+            (each["number"], each["note"]) for each in operator.does("invitations")
+        ]
+        assert note == "for carol"
+        assert token not in operator.run("admin", "invitations").stdout
+        operator.run("register", "carol", "--invitation", token)
+        assert operator.does("invitations") == []
+        operator.run("register", "dan", "--invitation", token, code=3)
+        assert "no invitation" in operator.run("admin", "withdraw", number, code=3).stderr
+        (other,) = operator.does("invite", "--hours", "0.5")
+        assert other["expires_at"] - other["created_at"] == 1_800_000
+        assert operator.does("withdraw", other["number"])[0]["number"] == other["number"]
+        operator.run("register", "dan", "--invitation", other["token"], code=3)
+        for wrong in (("--hours", "0"), ("--hours", "nan"), ("--note", "x" * 201)):
+            operator.run("admin", "invite", *wrong, code=2)
+
+
+# -- messages ---------------------------------------------------------------------------
+
+
+def test_a_trace_tells_the_operator_where_a_message_is(operator: Operator) -> None:
+    sent = operator.send("ann", "bob", "where am I")
+    (found,) = operator.json("trace", sent)
+    assert (found["state"], found["recipient"], found["seq"], found["sender"]) == (
+        "waiting",
+        "bob",
+        1,
+        "ann",
+    )
+    assert "not acknowledged yet" in operator.run("trace", sent, "--to", "bob").stdout
+    operator.run("watch", "--user", "bob", "--count", "1")
+    (found,) = operator.json("trace", sent)
+    assert found["state"] == "acked"
+    assert found["acked_at"] >= found["sent_at"]
+    assert "acknowledged 2" in operator.run("trace", sent).stdout
+    assert "nothing is known" in operator.run("trace", sent, "--to", "ann", code=1).stderr
+    assert "no such user" in operator.run("trace", sent, "--to", "eve", code=3).stderr
+    unknown = operator.run("trace", "x", "--json", code=1)
+    assert json.loads(unknown.stdout)["state"] == "unknown"
+
+
+def test_a_trace_tells_its_sender_less(operator: Operator) -> None:
+    sent = operator.send("ann", "bob", "where am I")
+    del operator.environment["TWINLINE_ADMIN_LISTEN"]
+    assert "--to NAME" in operator.run("trace", sent, "--user", "ann", code=2).stderr
+    (found,) = operator.json("trace", sent, "--user", "ann", "--to", "bob")
+    assert (found["state"], found["recipient"], found["seq"]) == ("waiting", "bob", None)
+    assert (
+        "nothing is known"
+        in operator.run("trace", sent, "--to", "bob", "--user", "bob", code=1).stderr
+    )
+    operator.run("watch", "--user", "bob", "--count", "1")
+    assert "acknowledged" in operator.run("trace", sent, "--user", "ann", "--to", "bob").stdout
+
+
+# -- the server -------------------------------------------------------------------------
+
+
+def test_the_server_is_told_to_drain(operator: Operator) -> None:
+    assert operator.does("drain") == [{"node": None, "connections": 0}]
+    assert operator.run("admin", "drain").stderr == "the server drains 0 connections\n"
+    assert operator.served.drained == 2
+
+
+def test_a_reload_tells_what_came_of_it(operator: Operator) -> None:
+    failed = operator.run("admin", "reload", code=1)
+    assert failed.stdout == "it was read again: as new\nthat goes on with what it had: bad\n"
+    operator.served.outcomes = operator.served.outcomes[:1]
+    assert operator.does("reload") == [
+        {"node": None, "what": "it", "told": "as new", "kept": None, "needs_restart": []}
+    ]
+    operator.served.outcomes = [Outcome("file", "quieter", waits=("listen", "store"))]
+    assert operator.run("admin", "reload").stdout == (
+        "file was read again: quieter\nthese wait for a restart: listen, store\n"
+    )
+    operator.served.outcomes = []
+    assert "nothing" in operator.run("admin", "reload").stderr
+
+
+def test_the_log_level_is_changed_while_it_serves(
+    operator: Operator, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    caplog.handler.setLevel("DEBUG")
+    assert operator.does("log-level", "debug") == [{"node": None, "level": "debug"}]
+    operator.run("admin", "log-level")
+    assert "was asked for on the admin socket" in caplog.text
+    operator.run("admin", "log-level", "warning")
+    caplog.clear()
+    assert operator.run("admin", "log-level").stdout == "warning\n"
+    assert caplog.text == ""
+    operator.run("admin", "log-level", "loud", code=2)
+
+
+# -- how it gets there ------------------------------------------------------------------
+
+
+def test_where_there_is_no_socket_it_says_so(tmp_path: Path) -> None:
+    twinline = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    assert "--admin unix:/path" in twinline.run("admin", "accounts", code=2).stderr
+    assert "--admin unix:/path" in twinline.run("top", "--once", code=2).stderr
+    place = f"unix:{tmp_path}/none"
+    for words in (("admin", "accounts"), ("admin", "drain"), ("top", "--once"), ("trace", "x")):
+        told = twinline.run(*words, "--admin", place, code=4).stderr
+        assert "nobody listens on" in told
+        assert "no server runs with this admin_listen" in told
+    for wrong in ("tcp://127.0.0.1:1", "unix:relative?transport=binary", "/run/admin"):
+        twinline.run("admin", "accounts", "--admin", wrong, code=2)
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    import socket  # noqa: PLC0415
+
+    twinline = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(f"{tmp_path}/deaf")
+        deaf.listen()
+        place = f"unix:{tmp_path}/deaf"
+        told = twinline.run("admin", "kick", "bob", "--admin", place, "--timeout", "0.2", code=5)
+    assert "has not answered within 0.2 s" in told.stderr
