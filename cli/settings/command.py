@@ -35,7 +35,7 @@ from twinline.cli.settings.sources import (
     find_file,
     flag_name,
     line_of,
-    unknown_setting,
+    no_such_setting,
     variable_name,
 )
 from twinline.core.reloading import on_reload
@@ -93,7 +93,7 @@ def explain(key: str, as_json: bool, **options: Any) -> None:
     name = key.removeprefix("--").replace("-", "_").lower()
     name = name.removeprefix(ENVIRONMENT_PREFIX.lower())
     if name not in Settings.model_fields:
-        raise unknown_setting("KEY", key)
+        raise no_such_setting(key)
     found = _explained(load_from(options), name)
     if as_json:
         write_json(found)

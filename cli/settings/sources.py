@@ -168,7 +168,7 @@ def read_file(path: Path) -> Mapping[str, Any]:
     for name, value in values.items():
         _refuse_table(path, name, value)
         if name not in Settings.model_fields:
-            raise unknown_setting(f"file {path}", name)
+            raise _unknown(f"file {path}", name, list(Settings.model_fields))
         if isinstance(value, bool) and Settings.model_fields[name].annotation is not bool:
             # pydantic would take true for the number 1.
             raise _impossible(name, f"file {path}", f"expected {describe_expected(name)}")
@@ -251,17 +251,20 @@ def _validate(values: Mapping[str, Any], sources: Mapping[str, str]) -> Settings
         raise _impossible(name, sources[name], reason) from None
 
 
-def unknown_setting(source: str, name: str) -> SettingsError:
+def no_such_setting(name: str) -> SettingsError:
     """Return the refusal of a key that there is not, with the nearest one that there is."""
-    return _unknown(source, name, list(Settings.model_fields))
+    return SettingsError(f"there is no setting {name}{_nearest(name, list(Settings.model_fields))}")
 
 
 def _unknown(source: str, name: str, known: list[str]) -> SettingsError:
+    return SettingsError(f"{source}: unknown setting {name}{_nearest(name, known)}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
     said = name.replace("-", "_")
     near = [each for each in known if each.startswith(said)]
     near = near or get_close_matches(said, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else "; 'twinline config show' lists all"
-    return SettingsError(f"{source}: unknown setting {name}{hint}")
+    return f"; did you mean {near[0]}?" if near else "; 'twinline config show' lists all"
 
 
 def _impossible(name: str, source: str, reason: str) -> SettingsError:

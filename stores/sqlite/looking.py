@@ -21,6 +21,13 @@ def check_place(path: Path) -> None:
         StoreNotOpened: it cannot be, with why.
     """
     path = located(path)
+    try:
+        _check(path)
+    except OSError as error:  # a folder above may not be looked into
+        raise _refused(path, error.strerror or str(error)) from None
+
+
+def _check(path: Path) -> None:
     folder = path.parent
     if not folder.is_dir():
         raise _refused(path, f"there is no folder {folder}; make it first")

@@ -3,14 +3,22 @@
 import grp
 import json
 import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
 
 from twinline.cli.main import main
+from twinline.cli.settings.model import Settings
+from twinline.stores.sqlite.file import APPLICATION_ID
 
 if TYPE_CHECKING:
     from certificates import Certificates, Issued
@@ -188,3 +196,204 @@ def test_a_group_without_a_socket_is_a_remark(tmp_path: Path) -> None:
     told = checked(tmp_path, listen="unix:/run/x", admin_group=group)
     assert told.exit_code == 0
     assert "admin_group has no effect" in told.stderr
+
+
+# -- everything that a server does not start with, by both commands ------------------------
+
+SHORT = "tcp://127.0.0.1:0"
+REFUSED: dict[str, tuple[str, str]] = {
+    "a certificate that is missing": (f'listen = "tls://{SHORT[6:]}"', "needs a certificate"),
+    "no path of a file": ('store = "sqlite:"', "store: a SQLite store is written sqlite:PATH"),
+    "a store in memory with more": ('store = "memory:x"', "written memory: and nothing after it"),
+    "an unknown option of a file": (
+        'store = "sqlite:chat.db?sync=off"',
+        "store: the only option of a SQLite store is ?synchronous=full",
+    ),
+    "an unknown option of a database": (
+        'store = "postgresql://u@h/d?nonsense=1"',
+        "store: neither libpq nor the store has the option 'nonsense'",
+    ),
+    "an unknown option of an engine": (
+        'store = "redis://h?nonsense=1"',
+        "store: a Valkey or Redis store has no option 'nonsense'",
+    ),
+    "an engine's database that is none": ('store = "redis://h/x"', "is the number of a database"),
+    "a store of a kind that there is not": ('store = "mysql://h/d"', "expected the URL of a store"),
+    "a password that was masked": (
+        'store = "postgresql://u:***@h/d"',
+        "store: *** is what is shown of a password",
+    ),
+    "a folder that is not there": (
+        'store = "sqlite:{folder}/none/chat.db"',
+        "there is no folder {folder}/none; make it first",
+    ),
+    "a folder in the place of a file": ('store = "sqlite:{folder}"', "it is not a file"),
+    "a file that is no database": ('store = "sqlite:{folder}/text"', "file is not a database"),
+    "a database of something else": (
+        'store = "sqlite:{folder}/other.db"',
+        "is a SQLite database, but not a store of twinline",
+    ),
+    "a file of a later program": ('store = "sqlite:{folder}/later.db"', "has schema version 99"),
+    "an unknown option of an endpoint": (
+        f'listen = "{SHORT}?nonsense=1"',
+        "listen: '{place}?nonsense=1': unknown option nonsense".replace("{place}", SHORT),
+    ),
+    "the same endpoint twice": (
+        'listen = ["tcp://127.0.0.1:7001", "tcp://127.0.0.1:7001?transport=binary"]',
+        "listen: it has tcp://127.0.0.1:7001 twice",
+    ),
+    "an address and all of them": (
+        'insecure = true\nlisten = ["tcp://0.0.0.0:7001", "tcp://127.0.0.1:7001"]',
+        "listen: it has tcp://0.0.0.0:7001 and tcp://127.0.0.1:7001, which are the same port",
+    ),
+    "all addresses of both families": (
+        'insecure = true\nlisten = ["ws://127.0.0.1:7001", "tcp://[::]:7001"]',
+        "ws://127.0.0.1:7001 and tcp://[::]:7001, which are the same port",
+    ),
+    "a name and its address": (
+        'listen = ["tcp://localhost:7001", "tcp://[::1]:7001"]',
+        "tcp://localhost:7001 and tcp://[::1]:7001, which are the same port",
+    ),
+    "a socket's path twice": (
+        'listen = ["unix:{folder}/s", "unix:{folder}/./s"]',
+        "unix:{folder}/s and unix:{folder}/./s, which are the same",
+    ),
+    "a socket where there is no folder": (
+        'listen = "unix:{folder}/none/s"',
+        "listen: unix:{folder}/none/s: there is no folder {folder}/none",
+    ),
+    "a socket in the place of a file": ('listen = "unix:{folder}/text"', "is no socket"),
+    "a socket's path that is too long": (f'listen = "unix:/{"p" * 120}"', "has at most 10"),
+    "a transport that does not travel so": (
+        'listen = "ws://127.0.0.1:0?transport=msgpack"',
+        "there is no transport 'msgpack'",
+    ),
+    "a frame that is shorter than a body": (
+        "body_bytes = 8000\nframe_bytes = 8100",
+        "frame_bytes: a message of 8,000 bytes, the most that body_bytes allows, takes a frame",
+    ),
+    "a user that is no username": ('user = "Ann Smith"', "user: 'Ann Smith' is no username"),
+    "nodes that cannot share a file": (
+        'nodes = 2\nstore = "sqlite:chat.db"',
+        "2 nodes need a store that servers can share",
+    ),
+    "proxies of which none is trusted": (
+        f'listen = "{SHORT}?proxy=yes"',
+        "proxy=yes needs trusted_proxies",
+    ),
+    "plain text for others to read": ('listen = "tcp://0.0.0.0:0"', "is plain TCP beyond"),
+    "an unknown key": ("body_byte = 1", "unknown setting body_byte; did you mean body_bytes?"),
+    "a table": ("[server]\nlog_levl = 1", "[server]: the file has keys and no tables; write log_l"),
+    "a table in a table": ("[a.b]\nbody_bytes = 1", "[a]: the file has keys and no tables; write"),
+    "an empty table": ("[server]", "[server]: the file has keys and no tables; remove it"),
+    "a list of tables": ("[[server]]\nnodes = 2", "write nodes = ... at the top level, without [["),
+    "what is no TOML": ("listen = ", "is not TOML"),
+}
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A folder with files that are no stores."""
+    (tmp_path / "text").write_text("this is a letter, and no database at all\n" * 40)
+    for name, pragma in (
+        ("other.db", "CREATE TABLE others (x)"),
+        ("later.db", f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 99"),
+    ):
+        with closing(sqlite3.connect(tmp_path / name)) as connection:
+            connection.executescript(pragma)
+            connection.execute("VACUUM")
+    return tmp_path
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_both_commands_refuse(broken: Path, what: str) -> None:
+    text, words = (each.replace("{folder}", str(broken)) for each in REFUSED[what])
+    file = broken / "twinline.toml"
+    file.write_text(text)
+    there = sorted(broken.iterdir())
+    by_check, by_serve = (
+        twinline(*command, str(file)) for command in (("config", "check"), ("serve", "--config"))
+    )
+    assert words in by_check.stderr
+    assert (by_check.exit_code, by_check.stdout) == (2, "")
+    assert (by_serve.exit_code, by_serve.stdout, by_serve.stderr) == (2, "", by_check.stderr)
+    assert by_check.stderr.count("\n") == 1
+    assert sorted(broken.iterdir()) == there, "nothing is made"
+
+
+def test_a_driver_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("twinline.stores.postgresql")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    found = refused(tmp_path, SHORT, store="postgresql://h/d")
+    assert "store: a store in PostgreSQL needs psycopg: pip install 'twinline[postgresql]'" in found
+
+
+def test_a_folder_that_may_not_be_written_is_refused() -> None:
+    """For root, who may write everywhere, by a process of another user."""
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from twinline.stores.sqlite.looking import check_place\n"
+        "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+        "check_place(Path(sys.argv[1]))\n"
+    )
+    with TemporaryDirectory() as outer:
+        Path(outer).chmod(0o755)
+        folder = Path(outer, "folder")
+        folder.mkdir(0o555)
+        for path, words in (
+            (folder / "chat.db", f"nothing may be written in the folder {folder}"),
+            (folder / "none" / "chat.db", f"there is no folder {folder}/none"),
+        ):
+            done = subprocess.run(
+                [sys.executable, "-c", script, str(path)],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert words in done.stderr
+        assert not list(folder.iterdir())
+
+
+def test_a_store_that_is_away_and_a_port_that_is_taken_are_no_wrong_settings(
+    tmp_path: Path,
+) -> None:
+    """They may pass by themselves, so their exit code is another: systemd is to try again."""
+    assert checked(tmp_path, store="redis://127.0.0.1:1", listen=SHORT).exit_code == 0
+    away = twinline("serve", "--config", str(tmp_path / "twinline.toml"))
+    assert (away.exit_code, away.stdout) == (1, "")
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        place = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        assert checked(tmp_path, listen=place).exit_code == 0
+        found = twinline("serve", "--config", str(tmp_path / "twinline.toml"))
+        assert (found.exit_code, "Address already in use" in found.stderr) == (1, True)
+
+
+WRONG = ["", "\x00", -1, 10**30, 1.5, True, "no such thing", ["no such thing"], {"a": 1}]
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_a_wrong_value_is_refused_by_both_in_the_same_words(tmp_path: Path, name: str) -> None:
+    """Each setting with some values that are mostly wrong: whatever one refuses the other does."""
+    file = tmp_path / "twinline.toml"
+    wrong = 0
+    for value in WRONG:
+        shown = "{ a = 1 }" if isinstance(value, dict) else json.dumps(value)
+        file.write_text(f"{name} = {shown}\n")
+        by_check = twinline("config", "check", str(file))
+        assert by_check.exit_code in (0, 2), by_check.stderr
+        if by_check.exit_code:
+            wrong += 1
+            by_serve = twinline("serve", "--config", str(file))
+            assert (by_serve.exit_code, by_serve.stderr) == (2, by_check.stderr)
+            assert str(file) in by_check.stderr or f"{name}: " in by_check.stderr
+    assert wrong >= 3, f"{name} may be nearly anything"
+
+
+def test_the_flags_of_the_server_are_checked_too(tmp_path: Path) -> None:
+    listen = ("--listen", "tls://127.0.0.1:0")
+    assert "needs a certificate" in checked(tmp_path, *listen, log_level="info").stderr
+    assert checked(tmp_path, *listen, "--store", "sqlite:", log_level="info").exit_code == 2

@@ -503,3 +503,11 @@ def test_history_asks_again_where_a_page_is_bounded_by_bytes(ann: CommandLine) -
     ann.run("send", "bob", "--lines", input=("x" * 16000 + "\n") * 9)
     messages = ann.json("history", "--user", "bob", "--limit", "8")
     assert [message["seq"] for message in messages] == list(range(2, 10))
+
+
+def test_a_text_of_several_words_wants_quotes(ann: CommandLine) -> None:
+    found = ann.run("send", "bob", "hi", "there", "$HOME", "--timeout", "1", code=2)
+    assert "the text is one argument, and these are 3: put it in quotes" in found.stderr
+    assert "twinline send bob 'hi there $HOME'" in found.stderr
+    assert ann.run("send", "bob", "--lines", "x", "y", input="z\n", code=2).stdout == ""
+    assert ann.unread("bob") == 0

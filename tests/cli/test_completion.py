@@ -72,6 +72,14 @@ def values(twinline: CommandLine, *words: str) -> list[str]:
 # -- what is completed ------------------------------------------------------------------
 
 
+def test_settings_to_explain(ann: CommandLine) -> None:
+    assert values(ann, "config", "explain", "tls_c") == [
+        "tls_certificate",
+        "tls_client_ca",
+        "tls_crl",
+    ]
+
+
 def test_commands_and_options(ann: CommandLine) -> None:
     assert values(ann, "") == list(PLACES)
     assert values(ann, "s") == ["serve", "status", "send", "store"]

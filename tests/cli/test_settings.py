@@ -253,16 +253,127 @@ def test_every_time_of_a_command_is_checked(command: str, option: str, value: st
     assert option in result.stderr
 
 
-def test_an_unknown_variable_is_an_error_and_those_of_other_use_are_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_variable_that_is_nearly_a_setting_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TWINLINE_PASSWORD", "correct horse")
     assert shown()
     monkeypatch.setenv("TWINLINE_LOG_LEVL", "debug")
-    assert twinline("config", "show").stderr == (
+    said = (
         "twinline: environment: unknown setting TWINLINE_LOG_LEVL; "
         "did you mean TWINLINE_LOG_LEVEL?\n"
     )
+    for command in (("config", "show"), ("serve",), ("ping",)):
+        assert twinline(*command).stderr == said
+    monkeypatch.delenv("TWINLINE_LOG_LEVL")
+    monkeypatch.setenv("TWINLINE_TLS_CERT", "server.pem")
+    assert "did you mean TWINLINE_TLS_CERTIFICATE?" in twinline("serve").stderr
+
+
+def test_a_variable_that_is_like_no_setting_is_named_and_does_nothing(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nowhere / "twinline.toml").write_text("listen = 'tcp://127.0.0.1:0'\n")
+    monkeypatch.setenv("TWINLINE_IMAGE", "latest")
+    said = "warning: the variable TWINLINE_IMAGE is no setting, and does nothing\n"
+    checked = twinline("config", "check")
+    assert (checked.exit_code, said in checked.stderr) == (0, True)
+    pinged = twinline("ping", "--connect", "tcp://127.0.0.1:1")
+    assert (pinged.exit_code, said in pinged.stderr) == (4, True)
+    assert shown()
+
+
+OF_KUBERNETES = {
+    "TWINLINE_SERVICE_HOST": "10.96.0.12",
+    "TWINLINE_SERVICE_PORT": "7767",
+    "TWINLINE_SERVICE_PORT_CHAT": "7767",
+    "TWINLINE_PORT": "tcp://10.96.0.12:7767",
+    "TWINLINE_PORT_7767_TCP": "tcp://10.96.0.12:7767",
+    "TWINLINE_PORT_7767_TCP_PROTO": "tcp",
+    "TWINLINE_PORT_7767_TCP_PORT": "7767",
+    "TWINLINE_PORT_7767_TCP_ADDR": "10.96.0.12",
+    "TWINLINE_METRICS_PORT_9464_TCP_ADDR": "10.96.0.13",
+    "TWINLINE_METRICS_SERVICE_HOST": "10.96.0.13",
+}
+
+
+def test_what_kubernetes_tells_of_a_service_is_no_setting(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nowhere / "twinline.toml").write_text("listen = 'tcp://127.0.0.1:0'\n")
+    for name, value in OF_KUBERNETES.items():
+        monkeypatch.setenv(name, value)
+    checked = twinline("config", "check")
+    assert (checked.exit_code, checked.stderr) == (0, "twinline.toml is fine\n")
+
+
+SECRETS = [
+    ("postgresql://ann:hunter2@db/chat", "postgresql://ann:***@db/chat"),
+    ("postgresql://ann:hunter2:@db,other/chat", "postgresql://ann:***@db,other/chat"),
+    ("postgresql://db/chat?user=ann&password=hunter2&sslmode=require", None),
+    ("postgresql://db/chat?sslpassword=hunter2", "postgresql://db/chat?sslpassword=***"),
+    ("rediss://:hunter2@[::1]:6379/1?prefix=chat:", "rediss://:***@[::1]:6379/1?prefix=chat:"),
+    ("redis+cluster://ann:hunter2@one:1,two:2", "redis+cluster://ann:***@one:1,two:2"),
+]
+
+
+@pytest.mark.parametrize(("url", "masked"), SECRETS)
+def test_a_password_in_the_url_of_a_store_is_masked(
+    nowhere: Path, url: str, masked: str | None
+) -> None:
+    masked = masked or url.replace("hunter2", "***")
+    (nowhere / "twinline.toml").write_text(f"store = {json.dumps(url)}\n")
+    assert shown()["store"] == {"value": masked, "source": "file twinline.toml"}
+    for command in ("config show", "config explain store", "config explain store --json"):
+        result = twinline(*command.split())
+        assert masked in result.stdout
+        assert "hunter2" not in result.output
+    # What was shown is taken for no password.
+    (nowhere / "twinline.toml").write_text(f"store = {json.dumps(masked)}\n")
+    refused = twinline("serve")
+    assert refused.exit_code == 2
+    assert "*** is what is shown of a password" in refused.stderr
+
+
+def test_other_urls_of_stores_are_shown_as_they_are() -> None:
+    for url in ("memory:", "sqlite:a@b:c.db", "redis://h:1/2", "postgresql://ann@h/d?passfile=/p"):
+        assert shown("--store", url)["store"]["value"] == url
+
+
+def test_a_setting_is_explained(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nowhere / "twinline.toml").write_text(
+        'listen = [\n  "tcp://127.0.0.1:1",  # body_bytes = 3\n]\n\n"body_bytes" = 4096\n'
+    )
+    assert twinline("config", "explain", "body_bytes").stdout == (
+        "body_bytes = 4096\n"
+        "from     file twinline.toml, line 5\n"
+        "what     The longest message body, in bytes of UTF-8.\n"
+        "value    a whole number, at least 1, at most 65,536\n"
+        "default  16384\n"
+        "reload   applied by a reload\n"
+        "set by   --body-bytes, TWINLINE_BODY_BYTES, or body_bytes in the settings file\n"
+    )
+    explained = json.loads(twinline("config", "explain", "TWINLINE_LISTEN", "--json").stdout)
+    assert (explained["key"], explained["line"]) == ("listen", 1)
+    assert explained["reload"] == "needs a restart"
+    monkeypatch.setenv("TWINLINE_BODY_BYTES", "5")
+    by_variable = json.loads(twinline("config", "explain", "body_bytes", "--json").stdout)
+    assert (by_variable["source"], by_variable["line"]) == ("environment TWINLINE_BODY_BYTES", None)
+    by_flag = twinline("config", "explain", "--body-bytes", "6", "--", "--body-bytes").stdout
+    assert "from     flag --body-bytes\n" in by_flag
+    assert "from     default\n" in twinline("config", "explain", "user").stdout
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_can_be_explained(name: str) -> None:
+    result = twinline("config", "explain", name)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{name} = ")
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+def test_the_nearest_setting_is_named() -> None:
+    result = twinline("config", "explain", "bodybytes")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "there is no setting bodybytes; did you mean body_bytes?" in result.stderr
 
 
 def test_a_value_that_may_be_secret_is_not_repeated(nowhere: Path) -> None:

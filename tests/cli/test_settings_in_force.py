@@ -419,7 +419,7 @@ def test_who_asks_at_the_end_is_answered() -> None:
 
 
 @pytest.mark.parametrize("listener", ["threads", "loop"])
-@pytest.mark.parametrize("times", [20, 1000])
+@pytest.mark.parametrize("times", [20, pytest.param(1000, marks=pytest.mark.timeout(400))])
 def test_reloads_under_load_drop_nothing(
     tmp_path: Path, certificates: "Certificates", listener: str, times: int
 ) -> None:

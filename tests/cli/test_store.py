@@ -5,11 +5,13 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -514,3 +516,96 @@ def test_an_account_is_added_under_the_policy_of_the_servers(
     run("add-account", path, "dan", "--config", config, "--password-file", password)
     (policy,) = opened
     assert policy.mailbox_messages == 7  # type: ignore[attr-defined]
+
+
+# -- where nothing can be made beside the file ----------------------------------------------
+
+AS_NOBODY = """
+import contextlib, io, os, sys
+from twinline.cli.main import main
+
+# Afterwards Python's own files may be out of reach: all that is imported is imported here.
+for warm in (["check", sys.argv[1]], ["stats", sys.argv[1], "--json"], ["check", "/no/file"]):
+    with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()):
+            main(["store", *warm])
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+main(["store", *sys.argv[2:]])
+"""
+
+
+def as_nobody(warm: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run a command as a user who may read, and write nothing."""
+    return subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, *map(str, (warm, *arguments))],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def read_only(path: Path) -> Iterator[Path]:
+    """A store in a folder that everybody may read, and nobody but root may write in."""
+    with TemporaryDirectory() as outer:
+        Path(outer).chmod(0o755)
+        folder = Path(outer, "folder")
+        folder.mkdir()
+        shutil.copyfile(path, folder / "chat.db")
+        yield folder
+        folder.chmod(0o755)
+
+
+def closed_to_writing(folder: Path) -> None:
+    for each in folder.iterdir():
+        each.chmod(0o444)
+    folder.chmod(0o555)
+
+
+def test_a_file_is_checked_where_nothing_may_be_written(path: Path, read_only: Path) -> None:
+    closed_to_writing(read_only)
+    found = as_nobody(path, "check", read_only / "chat.db")
+    assert (found.returncode, found.stdout) == (0, f"{read_only}/chat.db is sound\n"), found.stderr
+    counted = as_nobody(path, "stats", read_only / "chat.db", "--json")
+    assert json.loads(counted.stdout)["messages"] == 5
+    assert [each.name for each in read_only.iterdir()] == ["chat.db"]
+
+
+def test_what_is_in_a_log_that_cannot_be_read_is_not_left_out(path: Path, read_only: Path) -> None:
+    """Read without its log, the file would be taken for one that has lost its last mail."""
+    served = SqliteStore(read_only / "chat.db")
+    served.mailboxes.append("id-bob", draft("last"))
+    with TemporaryDirectory() as kept:
+        for name in ("chat.db", "chat.db-wal"):
+            shutil.copyfile(read_only / name, Path(kept, name))
+        served.close()
+        for each in read_only.iterdir():
+            each.unlink()
+        for each in Path(kept).iterdir():
+            shutil.copyfile(each, read_only / each.name)
+    closed_to_writing(read_only)
+    found = as_nobody(path, "check", read_only / "chat.db")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert f"{read_only}/chat.db has a log, chat.db-wal, and cannot be read with it" in found.stderr
+    assert "copy both to another folder" in found.stderr
+    # As it says.
+    with TemporaryDirectory() as copied:
+        for each in read_only.iterdir():
+            shutil.copyfile(each, Path(copied, each.name))
+        assert run_json("stats", Path(copied, "chat.db"))["messages"] == 6
+
+
+def test_a_log_with_its_index_is_read_where_nothing_may_be_written(
+    path: Path, read_only: Path
+) -> None:
+    """As while a server uses the file, and somebody else looks at it."""
+    with SqliteStore(read_only / "chat.db") as served:
+        served.mailboxes.append("id-bob", draft("last"))
+        closed_to_writing(read_only)
+        counted = as_nobody(path, "stats", read_only / "chat.db", "--json")
+        assert counted.returncode == 0, counted.stderr
+        assert json.loads(counted.stdout)["messages"] == 6
+        read_only.chmod(0o755)
