@@ -142,7 +142,7 @@ class Chores:
             self._watches.sweep()
 
     def _read_sessions(self) -> None:
-        if self._links.silence():
+        if self._links.miss_answers:
             self._watches.read_sessions_again()
 
     def _see_peers(self) -> None:

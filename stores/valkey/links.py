@@ -38,7 +38,8 @@ from twinline.stores.valkey.wire import answer, command, connect, disconnect, se
 
 log = logging.getLogger(__name__)
 
-_PING_SECONDS: Final = 0.3
+_PING_SECONDS: Final = 0.2
+_LAG_SECONDS: Final = 2.0  # what is told of as a server that is not heard
 _SILENT_SECONDS: Final = 3.0
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.4, 0.8)  # and so on with the last
 _AT_ONCE: Final = 500  # channels in one sending
@@ -97,10 +98,19 @@ class Links:
         return False
 
     def silence(self) -> float:
-        """Return for how many seconds a server was not heard, where that is more than usual."""
+        """Return for how many seconds a server was not heard, where those are many; or else 0."""
+        seconds = self._silent_seconds()
+        return seconds if seconds > _LAG_SECONDS else 0.0
+
+    @property
+    def miss_answers(self) -> bool:
+        """Whether a server has not answered twice: what it tells may be missing, too."""
+        return self._silent_seconds() > 2 * _PING_SECONDS
+
+    def _silent_seconds(self) -> float:
         with self._lock:
             links = list(self._links.values())
-        return max((link.silence() for link in links), default=0.0)
+        return max((link.silent_seconds for link in links), default=0.0)
 
     def _link(self, address: Address) -> "Link | None":
         with self._lock:
@@ -165,10 +175,10 @@ class Link:
         self._changed.append(channel)
         self._ring()
 
-    def silence(self) -> float:
-        """Return for how many seconds it has heard nothing, where that is more than usual."""
-        seconds = time.monotonic() - self._heard_at
-        return seconds if seconds > 2 * _PING_SECONDS else 0.0
+    @property
+    def silent_seconds(self) -> float:
+        """For how many seconds it has heard nothing."""
+        return time.monotonic() - self._heard_at
 
     def close(self) -> None:
         """End it."""

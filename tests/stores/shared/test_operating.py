@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 from fault_proxy import Fault, FaultProxy
-from store_samples import account, session
+from shared_engines import ENGINES as ALL_ENGINES
+from shared_engines import nodes_on
+from store_samples import account, draft, session
 from waiting import wait_event, wait_until
 
 from twinline.core.errors import NoSuchUser
-from twinline.core.store import Account, Accounts, Store
+from twinline.core.store import Account, Accounts, MailboxPolicy, Store
+from twinline.stores.memory import MemoryStore
 from twinline.stores.postgresql import PostgresqlStore
 from twinline.stores.valkey import ValkeyStore
 from twinline.transports.endpoints import Endpoint
@@ -122,3 +125,37 @@ def test_sessions_end_at_every_server_within_a_second(site: Site, hears: bool) -
             while any(site.there.accounts.find_session(each.key) for each in sessions):
                 assert time.monotonic() - begun <= KNOWN_SECONDS, act.__name__
             assert time.monotonic() - begun <= KNOWN_SECONDS, act.__name__
+
+
+@pytest.mark.parametrize("engine", ALL_ENGINES)
+def test_every_message_is_found_where_the_store_in_memory_has_it(
+    engine: str, request: pytest.FixtureRequest
+) -> None:
+    policy = MailboxPolicy()
+    with nodes_on(engine, request, policy, 2) as nodes, MemoryStore(policy) as memory:
+        names = [f"box{number}" for number in range(20)]
+        drafts = [
+            draft(f"{number}", sent_at=number, send_id=f"{number}" if number % 3 else None)
+            for number in range(160)  # several pieces of what is looked at at once
+        ]
+        for store in (memory, nodes[0]):
+            for name in names:
+                store.mailboxes.create(name)
+            for number, each in enumerate(drafts):
+                store.mailboxes.append(names[0 if number < 150 else number % 20], each)
+            for number in range(70):
+                store.mailboxes.ack("box0", number + 1, 1_000 + number)
+            store.mailboxes.delete("box0", [*range(20, 30), *range(140, 151)])
+        gone = 0
+        for number, each in enumerate([*drafts, draft("never sent")]):
+            whose = ("box0", "box1", None) if number % 20 == 0 else ("box0",)
+            for account_id in whose:
+                known = memory.mailboxes.trace(each.message_id, account_id)
+                found = nodes[number % 2].mailboxes.trace(each.message_id, account_id)
+                if known is not None and each.send_id is None:  # nothing else says whose it is
+                    known = known._replace(sender_id=None)
+                assert found == known, (number, account_id)
+            gone += found is not None and found.seq is None
+        assert gone > 10
+        for name in names:
+            assert nodes[1].mailboxes.usage(name) == memory.mailboxes.usage(name)
