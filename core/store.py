@@ -440,6 +440,7 @@ class Accounts(ABC):
             NoSuchUser: the account is gone.
         """
 
+    @abstractmethod
     def enable(self, account_id: str, *, enabled: bool) -> None:
         """Let an account be logged in to, or not; disabling it ends all its sessions, as one step.
 
@@ -448,39 +449,38 @@ class Accounts(ABC):
         Raises:
             NoSuchUser: the account is gone.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def addresses(self, account_id: str) -> Mapping[str, int]:
         """Return the addresses that are noted for an account, and when each was, in ms."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sessions(self, account_id: str) -> Sequence[SessionRecord]:
         """Return the account's open sessions, the one that was used last first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close_sessions(self, account_id: str) -> int:
         """Revoke all sessions of an account and wake their subscribers; return how many."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add_invitation(self, invitation: Invitation) -> None:
         """Keep an invitation, and forget those that have expired by its ``created_at``.
 
         Raises:
             ValueError: there is one with this token hash.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def find_invitation(self, token_hash: bytes) -> Invitation | None:
         """Return an invitation that was not spent yet; it may have expired."""
-        raise NotImplementedError
 
+    @abstractmethod
     def invitations(self) -> Sequence[Invitation]:
         """Return the invitations that are not spent, the oldest first; some may have expired."""
-        raise NotImplementedError
 
+    @abstractmethod
     def drop_invitation(self, token_hash: bytes) -> bool:
         """Withdraw an invitation, and return whether there was one."""
-        raise NotImplementedError
 
     @abstractmethod
     def withdraw(self, account_id: str, *, keep_name: bool, verified: str | None = None) -> bool:
@@ -681,14 +681,15 @@ class Mailboxes(ABC):
             NoSuchUser: there is no such mailbox.
         """
 
+    @abstractmethod
     def usage(self, account_id: str) -> MailboxUsage:
         """Return what a mailbox holds; it may read all of it.
 
         Raises:
             NoSuchUser: there is no such mailbox.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def set_quota(self, account_id: str, messages: int | None) -> None:
         """Set how many unacked messages one mailbox may hold; None: the policy's number.
 
@@ -701,8 +702,8 @@ class Mailboxes(ABC):
         Raises:
             NoSuchUser: there is no such mailbox.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def trace(self, message_id: str, account_id: str | None = None) -> MessageTrace | None:
         """Return where a message is, or None if nothing is known of it.
 
@@ -713,7 +714,6 @@ class Mailboxes(ABC):
             message_id: which message.
             account_id: whose mailbox to look into; None: every one, for the operator.
         """
-        raise NotImplementedError
 
     def depths(self) -> Depths | None:
         """Return how full the mailboxes are; None from a store that does not say.

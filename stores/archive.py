@@ -99,9 +99,9 @@ class Archive(ABC):
     def reserved_names(self, after: str, limit: int) -> Sequence[str]:
         """Return reserved names behind a name, sorted."""
 
-    def invitations(self, after: bytes, limit: int) -> Sequence[Invitation]:  # noqa: ARG002
+    @abstractmethod
+    def invitations(self, after: bytes, limit: int) -> Sequence[Invitation]:
         """Return invitations behind a token hash, by token hash."""
-        return ()
 
     @abstractmethod
     def mailbox(self, account_id: str) -> MailboxRow | None:
@@ -133,9 +133,9 @@ class Archive(ABC):
     def put_reserved_names(self, names: Sequence[str]) -> None:
         """Reserve names."""
 
+    @abstractmethod
     def put_invitations(self, rows: Sequence[Invitation]) -> None:
         """Keep invitations, instead of those with the same token hashes."""
-        raise NotImplementedError
 
     @abstractmethod
     def begin_mailbox(self, account_id: str) -> None:

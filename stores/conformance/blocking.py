@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from twinline.core.conformance import Checks, rule, shown
-from twinline.core.store import Store, Unsubscribe
+from twinline.core.store import Invitation, Store, Unsubscribe
 from twinline.stores.conformance.bench import ALL, HOUR, NOW, StoreBench, password_hash
 
 _ROUNDS: Final = 5
@@ -121,6 +121,7 @@ def calls(bench: StoreBench, store: Store) -> Iterator[tuple[str, Callable[[], o
     key, first, second = session.key, account.password_hash, password_hash("second")
     unsubscribes: list[Callable[[], None]] = []
     draft = bench.draft(send_id="once")
+    invitation = Invitation(session.token_hash, NOW, NOW + HOUR)
 
     def wake() -> None:
         pass
@@ -148,11 +149,22 @@ def calls(bench: StoreBench, store: Store) -> Iterator[tuple[str, Callable[[], o
         "accounts.change_password",
         lambda: accounts.change_password(mine, first, instead_of=second, keep=key.token_hash),
     )
+    yield "accounts.sessions", lambda: accounts.sessions(mine)
     yield "accounts.close_session", lambda: accounts.close_session(key)
+    yield "accounts.close_sessions", lambda: accounts.close_sessions(mine)
+    yield "accounts.addresses", lambda: accounts.addresses(mine)
+    yield "accounts.enable", lambda: accounts.enable(mine, enabled=False)
+    yield "accounts.add_invitation", lambda: accounts.add_invitation(invitation)
+    yield "accounts.find_invitation", lambda: accounts.find_invitation(invitation.token_hash)
+    yield "accounts.invitations", accounts.invitations
+    yield "accounts.drop_invitation", lambda: accounts.drop_invitation(invitation.token_hash)
     yield "mailboxes.on_mail", lambda: unsubscribes.append(boxes.on_mail(mine, wake))
     yield "mailboxes.append", lambda: boxes.append(mine, draft)
     yield "mailboxes.append of a repeat", lambda: boxes.append(mine, draft)
     yield "unsubscribing from mail", unsubscribes.pop()
+    yield "mailboxes.set_quota", lambda: boxes.set_quota(mine, 9)
+    yield "mailboxes.usage", lambda: boxes.usage(mine)
+    yield "mailboxes.trace", lambda: boxes.trace(draft.message_id, mine)
     yield "mailboxes.read", lambda: boxes.read(mine, 0, ALL, ALL)
     yield "mailboxes.ack", lambda: boxes.ack(mine, 1, NOW)
     yield "mailboxes.standing", lambda: boxes.standing(mine)
