@@ -211,6 +211,7 @@ class Batch:
         self._numbers: dict[int, Mailbox] = {}
         self._keys: list[tuple[str, str, bytes]] = []
         self._known: dict[Key, tuple[bytes, str, int]] = {}
+        self._stored: frozenset[Key] = frozenset()  # what of that is in the table
         self._rows: list[Rows] = []  # what the last step of `looking` came to
         self._passed: dict[tuple[int, int], int] = {}  # what acks pass, where it was counted
         # What is to be written, and read.
@@ -273,6 +274,7 @@ class Batch:
             found = self._boxes.get(account_id)
             if found is not None:
                 self._known[found.number, sender_id, send_id] = content, message_id, sent_at
+        self._stored = frozenset(self._known)
 
     # --- 2. what has to be looked up
 
@@ -505,7 +507,7 @@ class Batch:
         )
         if key is not None:
             self._known[key] = content, draft.message_id, draft.sent_at
-            if self._sends.keep(key, draft, content, seq):
+            if self._sends.keep(key, draft, content, seq, stored=key in self._stored):
                 box.sends += 1
         self.appended[account_id] = None
         return Receipt(draft.message_id, draft.sent_at)

@@ -46,6 +46,7 @@ _FIRST_RETRY_SECONDS: Final = 0.05
 _LAST_RETRY_SECONDS: Final = 1.0
 _END_SECONDS: Final = 3.0  # how long a process whose write is in doubt may take to end
 _LOOK_SECONDS: Final = 0.02
+_FRESH_SECONDS: Final = 0.01  # a connection that has answered so lately is taken to be there
 # A statement ends before this side gives up on it, and a lock is not waited for even so long; a
 # transaction that its server left open (it was stopped) does not keep its locks.
 _SETTINGS: Final = {
@@ -164,6 +165,11 @@ class Database:
         """Note that a connection is gone of whose last write nobody knows what became."""
         with self._lock:
             self._doubts.add((link.backend, link.started))
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether there is something to `settle`."""
+        return bool(self._doubts)
 
     def settle(self, link: Link) -> None:
         """See that no write of before is still to come.
@@ -334,7 +340,7 @@ class Keeper:
     def ready(self) -> Link | None:
         """Return the connection, or None while there is none; it may try to make it."""
         link = self.link
-        if link is not None and _alive(link):
+        if link is not None and (_is_fresh(link) or _alive(link)):
             return link
         self.link = None
         if time.monotonic() < self.retry_at:
@@ -367,6 +373,11 @@ def retry_seconds(failures: int) -> float:
 def is_passing(error: EngineError) -> bool:
     """Return whether a statement was refused for what has nothing to do with it."""
     return error.sqlstate.startswith(_PASSING)
+
+
+def _is_fresh(link: Link) -> bool:
+    """Return whether a connection need not be looked at: that gives away the interpreter."""
+    return not link.broken and time.monotonic() - link.answered_at < _FRESH_SECONDS
 
 
 def _alive(link: Link) -> bool:

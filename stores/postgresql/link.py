@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -86,6 +87,23 @@ COMMIT: Final = Call("COMMIT")
 ROLLBACK: Final = Call("ROLLBACK")
 
 
+class Asked:
+    """Statements that were sent, and whose answer is still to be taken.
+
+    Attributes:
+        calls: the statements.
+        expected: what each result will be of: a statement?
+        commits: whether it may be done, now or later, though no answer comes.
+    """
+
+    __slots__ = ("calls", "commits", "expected")
+
+    def __init__(self, calls: tuple[Call, ...], *, commits: bool) -> None:
+        self.calls = calls
+        self.expected: list[bool] = []
+        self.commits = commits
+
+
 class Link:
     """A connection; one thread at a time uses it.
 
@@ -94,6 +112,7 @@ class Link:
             database tells it, once it was asked.
         started: when it started, as the database tells it.
         broken: whether it is of no use any more.
+        answered_at: when the last answer was there, on the monotonic clock.
         warnings: what the database warned of during the last call, as SQLSTATEs.
         heard: called with the channel and the payload of each notice.
     """
@@ -102,6 +121,7 @@ class Link:
         self.backend = connection.pgconn.backend_pid  # a pooler gives a number of its own
         self.started = ""
         self.broken = False
+        self.answered_at = float("-inf")
         self.warnings: list[str] = []
         self.heard: Callable[[str, str], None] | None = None
         self._connection = connection
@@ -109,6 +129,8 @@ class Link:
         self._prepared: dict[str, bytes] = {}
         self._names = 0
         self._in_transaction = False
+        self._asked: deque[Asked] = deque()
+        self._warned_of: list[str] = []
         self._poll = select.poll()
         self._poll.register(self._pg.socket, select.POLLIN)
         self._poll_both = select.poll()
@@ -146,28 +168,76 @@ class Link:
                 only be ended.
             LinkLost: no answer came.
         """
-        may_block("asking the database")
-        self.warnings.clear()
-        if self.broken:
-            raise LinkLost("the connection is broken", in_doubt=False)
-        texts = {call.sql for call in calls}
-        commits = COMMIT.sql in texts or not (self._in_transaction or BEGIN.sql in texts)
+        until = time.monotonic() + seconds
         whole = False
         try:
-            until = time.monotonic() + seconds
-            expected = self._send(calls)
-            results, refused = self._collect(calls, expected, until)
+            if self._asked:
+                raise LinkLost("an answer was not taken", in_doubt=self._in_doubt)
+            asked = self.ask(*calls)
             whole = True
-        except psycopg.Error as error:
-            raise LinkLost(_line(error), in_doubt=commits) from error
+            return self.answer(asked, until - time.monotonic())
         finally:
             # Whatever happened in between: the next answer is not that of the next call.
+            if not whole or self._asked:
+                self.broken = True
+
+    def ask(self, *calls: Call) -> Asked:
+        """Send statements as `run` does, and wait for nothing.
+
+        What was asked for before may still wait for its answer; the database does one after the
+        other, each as a transaction of its own unless one is open.
+
+        Raises:
+            LinkLost: they were not sent; it is in doubt where what was asked for before is.
+        """
+        may_block("asking the database")
+        if self.broken:
+            raise LinkLost("the connection is broken", in_doubt=self._in_doubt)
+        texts = {call.sql for call in calls}
+        commits = COMMIT.sql in texts or not (self._in_transaction or BEGIN.sql in texts)
+        asked = Asked(calls, commits=commits)
+        self._asked.append(asked)
+        whole = False
+        try:
+            asked.expected = self._send(calls)
+            self._pg.flush()
+            whole = True
+        except psycopg.Error as error:
+            raise LinkLost(_line(error), in_doubt=self._in_doubt) from error
+        finally:
             if not whole:
                 self.broken = True
-        self._in_transaction = not self.idle
+        return asked
+
+    def answer(self, asked: Asked, seconds: float = CALL_SECONDS) -> list[Rows]:
+        """Wait for what was asked for; answers are taken in the order of the asking.
+
+        Raises:
+            EngineError, LinkLost: as `run` does.
+        """
+        may_block("asking the database")
+        until = time.monotonic() + seconds
+        whole = False
+        try:
+            results, refused = self._collect(asked.calls, asked.expected, until)
+            whole = True
+        except psycopg.Error as error:
+            raise LinkLost(_line(error), in_doubt=self._in_doubt) from error
+        finally:
+            if not whole:
+                self.broken = True
+        self._asked.popleft()
+        if not self._asked:  # until then libpq cannot tell
+            self._in_transaction = not self.idle
+        self.warnings, self._warned_of = self._warned_of, []
+        self.answered_at = time.monotonic()
         if refused is not None:
             raise refused
         return results
+
+    @property
+    def _in_doubt(self) -> bool:
+        return any(asked.commits for asked in self._asked)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -185,11 +255,14 @@ class Link:
         self.run(COMMIT)
 
     def roll_back(self) -> None:
-        """End a transaction, if one is open, as if it had not been.
+        """End a transaction, if one is open, as if it had not been; and take what was asked for.
 
         Raises:
             LinkLost: no answer came; it ends with the connection.
         """
+        while self._asked and not self.broken:
+            with suppress(EngineError):
+                self.answer(self._asked[0])
         if not self.broken and self._in_transaction:
             self.run(ROLLBACK)
 
@@ -267,6 +340,7 @@ class Link:
         refused: EngineError | None = None
         for number, is_statement in enumerate(expected):
             result = self._next(until)
+            self._pg.get_result()  # None, which ends the results of a statement, and is there
             if result.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
                 if is_statement:
                     results.append(self._rows(result))
@@ -322,7 +396,7 @@ class Link:
 
     def _warned(self, notice: psycopg.errors.Diagnostic) -> None:
         if notice.severity_nonlocalized == "WARNING" and notice.sqlstate:
-            self.warnings.append(notice.sqlstate)
+            self._warned_of.append(notice.sqlstate)
 
 
 def _encoded(value: Value) -> tuple[bytes | None, int, int]:
