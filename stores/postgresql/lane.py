@@ -85,6 +85,21 @@ class _Opened:
     looks: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Committed:
+    """A transaction that is committed.
+
+    Attributes:
+        batch: what became of its writes.
+        link: where.
+        told: what tells the other servers of it, if that was sent behind it.
+    """
+
+    batch: Batch
+    link: Link
+    told: Asked | None
+
+
 class Lane(WriteQueue[Write]):
     """Takes writes from any thread and makes them in its own.
 
@@ -155,7 +170,7 @@ class Lane(WriteQueue[Write]):
                 if opened is None or opened.link is not link:
                     self._database.settle(link)
                     opened = self._open(link, requests)
-                batch = self._committed(opened, until)
+                committed = self._committed(opened, until)
             except Exception as error:  # noqa: BLE001 - whatever it is, this thread must go on
                 opened = None
                 if self._give_up(requests, link, error):
@@ -163,7 +178,7 @@ class Lane(WriteQueue[Write]):
                 if time.monotonic() >= until:
                     break
             else:
-                self._tell(requests, batch)
+                self._tell(requests, committed)
                 return
         self._fail(requests, StoreUnavailable())
         self._recover()
@@ -230,7 +245,7 @@ class Lane(WriteQueue[Write]):
             if requests:
                 self._ahead = self._open(link, requests)
 
-    def _committed(self, opened: _Opened, until: float) -> Batch:
+    def _committed(self, opened: _Opened, until: float) -> _Committed:
         """Make what is left of a transaction that was opened.
 
         Raises:
@@ -254,15 +269,19 @@ class Lane(WriteQueue[Write]):
         began = time.monotonic()
         if len(opened.requests) > 1 or self._waiting:
             self._open_ahead(link)
+        told: Asked | None = None
+        if self._ahead is None and (batch.appended or batch.dropped):
+            call = self._wakes.telling_mail([*batch.appended, *batch.dropped])
+            told = None if call is None else link.ask(call)
         results = link.answer(asked, until - time.monotonic())
         self._commit_seconds += (time.monotonic() - began - self._commit_seconds) / _SMOOTH
         if _UNREPLICATED in link.warnings:
             raise _InDoubt("the wait for the standby was cancelled")
         batch.closed(results[:-1])
-        return batch
+        return _Committed(batch, link, told)
 
-    def _tell(self, requests: list[Request[Write]], batch: Batch) -> None:
-        mail = self._wakes.mail
+    def _tell(self, requests: list[Request[Write]], committed: _Committed) -> None:
+        mail, batch = self._wakes.mail, committed.batch
         for request, outcome in zip(requests, batch.outcomes, strict=True):
             request.value = outcome
             if isinstance(request.write, Create) and outcome is None:
@@ -279,8 +298,20 @@ class Lane(WriteQueue[Write]):
                 for request in requests
                 if isinstance(request.write, Append)
             )
-            follow(lambda: self._wakes.tell_mail([*batch.appended, *batch.dropped]))
+            if committed.told is None:
+                follow(lambda: self._wakes.tell_mail([*batch.appended, *batch.dropped]))
         self._finish(requests)
+        if committed.told is not None:
+            self._see_told(committed, committed.told)
+
+    def _see_told(self, committed: _Committed, told: Asked) -> None:
+        """Have the other servers told in the other way if it has failed behind the commit."""
+        try:
+            committed.link.answer(told)
+        except (EngineError, LinkLost) as error:
+            self._database.failed(error)
+            batch = committed.batch
+            follow(lambda: self._wakes.tell_mail([*batch.appended, *batch.dropped]))
 
     def _halve(self, requests: list[Request[Write]], error: Exception) -> None:
         """Make the writes of a transaction that one of them has spoilt, in two transactions."""

@@ -3,8 +3,10 @@
 One connection listens (LISTEN), one sends (NOTIFY). A notice is a hint: it may be late, come twice,
 or get lost with its connection, so what hangs on it is looked at again (`rereads`).
 
-1. Mail is told after its commit, many mailboxes in one notice, by a thread of its own. Inside of
-   the transaction NOTIFY would take a lock that all transactions of the database wait for.
+1. Mail is told after its commit, many mailboxes in one notice. Inside of the transaction NOTIFY
+   would take a lock that all transactions of the database wait for. A lone commit is followed by
+   its notice on the lane's own connection, and both are sent together: so the notice waits for
+   neither an answer nor a thread. Under load a thread tells of many commits at once.
 2. What could not be sent is kept, and sent when there is a connection again.
 3. The end of a session is told inside of its transaction, so that none can end untold.
 4. This server notifies itself too, every `BEAT_SECONDS`. PostgreSQL delivers notices in the order
@@ -12,7 +14,11 @@ or get lost with its connection, so what hangs on it is looked at again (`reread
    sent has been heard. For `LEASE_SECONDS` from then what is remembered of sessions may be used
    (a lease: Gray and Cheriton 1989); after that the database is asked. The time counts from when
    the heartbeat was sent.
-5. When the connection was lost, notices may have been: what is remembered is forgotten before the
+5. What a notice costs grows with the servers that hear it, so they are kept apart by that, and by
+   how many mailboxes a notice is about: where there are many, more gather meanwhile. How many
+   servers there are is told by their heartbeats. One that hears no other still tells, as one may
+   just have begun.
+6. When the connection was lost, notices may have been: what is remembered is forgotten before the
    lease holds again.
 
 Servers are told apart by a random id: were they counted, two could have one number after a crash,
@@ -58,8 +64,11 @@ LEASE_SECONDS: Final = 0.9
 """How long what is remembered may be used after a heartbeat was sent that came back."""
 _FIRST_BEAT_SECONDS: Final = 2.0
 _BEAT_CALL_SECONDS: Final = 1.5
-_PACE_SECONDS: Final = 0.005  # between two notices under load: each costs every listener's process
-_AT_ONCE: Final = 10  # notices that may follow each other at once, where there is no load
+_PACE_SECONDS: Final = 0.00025  # after a notice, for each server that hears it and each mailbox
+_LONGEST_PACE_SECONDS: Final = 0.005
+_ALONE_SECONDS: Final = 0.05  # where no other server is heard
+_BURST_SECONDS: Final = 0.045  # so far notices may be ahead of their pace, where there is no load
+_GONE_SECONDS: Final = 3.0  # a server that was not heard for so long is not counted
 _PENDING: Final = 100_000  # mailboxes that wait to be told; beyond them all are
 _CLOSE_SECONDS: Final = 3.0
 _USAGE_SECONDS: Final = 10.0  # between two looks at how full the queue of notices is
@@ -80,6 +89,7 @@ class Wakes:
         node: this server's random id.
         mail: who is woken when a mailbox gets mail or is dropped, by account id.
         sessions: who is woken when a session ends.
+        servers: how many servers were heard of late, this one included.
         on_gap: called in the listening thread when notices may have been missed, before the
             lease holds again; must neither block nor raise.
     """
@@ -88,6 +98,7 @@ class Wakes:
         self.node = secrets.token_hex(8)
         self.mail: Subscriptions[str] = Subscriptions("mail")
         self.sessions: Subscriptions[SessionKey] = Subscriptions("session ends")
+        self.servers = 1
         self.on_gap: list[Callable[[], object]] = []
         self._channel = f"twinline_{database.target.schema}"
         self._listening = Keeper(database)
@@ -101,12 +112,15 @@ class Wakes:
         }
         self._lock = new_lock("notices")
         self._pending: dict[Kind, dict[str, None]] = {}  # guarded by _lock
+        self._pace = Pace(_BURST_SECONDS)  # guarded by _lock
         self._work = Waiter()
         self._pause = Waiter()
         self._closed = False
         self._threads: list[Thread] = []
-        # The listening thread's: when each heartbeat that is on its way was sent.
+        # The listening thread's: when each heartbeat that is on its way was sent, and when each of
+        # the others was heard.
         self._beats: dict[str, float] = {}
+        self._others: dict[str, float] = {}
         self._beat = 0
         self._look_at_usage = 0.0
         # When the last heartbeat that came back was sent: written by that thread alone.
@@ -167,6 +181,28 @@ class Wakes:
             if len(pending) > _PENDING:
                 self._pending[Kind.MAIL] = {EVERYTHING: None}
         self._work.wake()
+
+    def telling_mail(self, account_ids: Collection[str]) -> Call | None:
+        """Return a call that tells the other servers of mail, to be run behind its commit.
+
+        Returns:
+            None where `tell_mail` is to be called instead: it is to wait, or no other is heard.
+        """
+        if self.servers == 1 or not self.lease_holds:
+            return None
+        with self._lock:
+            if self._pending or self._pace.wait_seconds() > 0:
+                return None
+            self._pace.step(self._pace_seconds(len(account_ids)))
+        return self.telling(Kind.MAIL, account_ids)
+
+    def _pace_seconds(self, keys: int) -> float:
+        """Return how far the next notice is to be behind one of so many mailboxes."""
+        if not self.lease_holds:
+            return _LONGEST_PACE_SECONDS
+        if self.servers == 1:
+            return _ALONE_SECONDS
+        return min(_LONGEST_PACE_SECONDS, _PACE_SECONDS * self.servers * keys)
 
     def start(self) -> None:
         """Begin to listen and to send.
@@ -238,6 +274,9 @@ class Wakes:
             link.wait(min(BEAT_SECONDS, beat_at - time.monotonic()))
 
     def _send_beat(self, link: Link, now: float) -> None:
+        for node in [node for node, at in self._others.items() if at < now - _GONE_SECONDS]:
+            del self._others[node]
+        self.servers = 1 + len(self._others)
         self._beat += 1
         key = str(self._beat)
         self._beats[key] = now
@@ -266,8 +305,12 @@ class Wakes:
         if notice is None:
             return
         kind, node, keys = notice
+        if kind is Kind.HEARTBEAT and node != self.node:
+            self._others[node] = time.monotonic()
+            self.servers = 1 + len(self._others)
+            return
         if kind is Kind.HEARTBEAT:
-            if node == self.node and (sent_at := self._beats.pop(keys[0], None)) is not None:
+            if (sent_at := self._beats.pop(keys[0], None)) is not None:
                 for key in [key for key, at in self._beats.items() if at < sent_at]:
                     del self._beats[key]
                 self._proven_at = max(self._proven_at, sent_at)
@@ -295,11 +338,15 @@ class Wakes:
     # --- in the sending thread
 
     def _send(self) -> None:
-        keeper, pace = self._sending, Pace(_PACE_SECONDS, _AT_ONCE)
+        keeper = self._sending
         while not (self._closed and not self._pending):
             if not self._pending:
                 self._work.wait(Deadline.after(None))
                 continue
+            with self._lock:
+                wait = self._pace.wait_seconds()
+            if wait > 0 and not self._closed:
+                time.sleep(wait)
             link = keeper.ready()
             if link is None:
                 if self._closed:
@@ -309,6 +356,7 @@ class Wakes:
                 continue
             with self._lock:
                 pending, self._pending = self._pending, {}
+                self._pace.step(self._pace_seconds(sum(map(len, pending.values()))))
             try:
                 self._send_all(link, pending)
             except (EngineError, LinkLost, psycopg.Error) as error:
@@ -317,8 +365,6 @@ class Wakes:
                 keeper.drop()
                 if self._closed:
                     break
-                continue
-            pace.keep()
         if keeper.link is not None:
             keeper.link.close()
 
@@ -335,34 +381,27 @@ class Wakes:
 
 
 class Pace:
-    """Lets a few steps follow each other at once, and keeps many of them apart: a token bucket."""
+    """Says when the next step may be made: some may follow each other at once, many may not.
 
-    def __init__(
-        self,
-        seconds: float,
-        most: int,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    Each step takes its time of the schedule, which is at most so far ahead: the generic cell rate
+    algorithm (ITU-T I.371).
+    """
+
+    def __init__(self, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin rested.
 
         Args:
-            seconds: between two steps, in the long run.
-            most: steps that may follow each other at once.
+            burst: how many seconds the steps may be ahead of their schedule.
             clock: in seconds.
-            sleep: waits for so many.
         """
-        self._seconds = seconds
-        self._most = most
+        self._burst = burst
         self._clock = clock
-        self._sleep = sleep
-        self._left = float(most)
-        self._at = clock()
+        self._scheduled = float("-inf")
 
-    def keep(self) -> None:
-        """Wait after a step, if there were many of late."""
-        now = self._clock()
-        self._left = min(self._most, self._left + (now - self._at) / self._seconds) - 1
-        self._at = now
-        if self._left < 0:
-            self._sleep(-self._left * self._seconds)
+    def wait_seconds(self) -> float:
+        """Return how long to wait before the next step; 0 or less if it may be made now."""
+        return self._scheduled - self._burst - self._clock()
+
+    def step(self, seconds: float) -> None:
+        """Note a step after which so long a pause is due."""
+        self._scheduled = max(self._scheduled, self._clock()) + seconds

@@ -140,23 +140,51 @@ def test_mail_that_could_not_be_told_is_told_later_and_too_much_of_it_as_all() -
 
 def test_a_few_notices_follow_each_other_at_once_and_many_are_kept_apart() -> None:
     now = 0.0
-    slept: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-        slept.append(seconds)
-
-    pace = Pace(0.005, 10, lambda: now, sleep)
-    for _ in range(10):
-        pace.keep()
-    assert slept == []
-    for _ in range(10):
-        pace.keep()
-    assert slept == pytest.approx([0.005] * 10)
+    pace = Pace(0.05, lambda: now)
+    for _ in range(11):
+        assert pace.wait_seconds() <= 0
+        pace.step(0.005)
+    assert pace.wait_seconds() == pytest.approx(0.005)
+    now += 0.005
+    assert pace.wait_seconds() <= 1e-9
+    pace.step(0.001)
+    assert pace.wait_seconds() == pytest.approx(0.001)
     now += 1
-    pace.keep()
-    assert len(slept) == 10
+    for _ in range(11):
+        assert pace.wait_seconds() <= 0
+        pace.step(0.005)
+    assert pace.wait_seconds() == pytest.approx(0.005), "a rest is not saved up without end"
+
+
+def test_notices_are_kept_apart_by_the_servers_that_hear_them_and_by_their_mailboxes() -> None:
+    wakes = Wakes(Database(parse_url(URL)))
+    assert wakes._pace_seconds(1) == 0.005, "nothing is heard, so nothing is known"
+    assert wakes.telling_mail(["a"]) is None
+
+    def beat(node: str) -> None:
+        for payload in payloads(Kind.HEARTBEAT, node, ["1"]):
+            wakes._notice("twinline_twinline", payload)
+
+    wakes._beats["1"] = time.monotonic()
+    beat(wakes.node)
+    assert (wakes.servers, wakes._pace_seconds(1)) == (1, 0.05)
+    assert wakes.telling_mail(["a"]) is None, "there is nobody to tell"
+    for node in ("b", "b"):
+        beat(node)
+    assert (wakes.servers, wakes._pace_seconds(1)) == (2, 0.0005)
+    assert [wakes._pace_seconds(keys) for keys in (4, 10, 16)] == [0.002, 0.005, 0.005]
+    for number in range(30):
+        beat(f"c{number}")
+    assert wakes._pace_seconds(1) == 0.005
+    told = 0
+    while wakes.telling_mail(["a"]) is not None:
+        told += 1
+    assert 5 <= told <= 15, "under load it is left to the thread that gathers"
+    wakes._others.clear()
+    wakes._pace = Pace(1)
+    beat("b")
+    wakes.tell_mail(["a"])
+    assert wakes.telling_mail(["b"]) is None, "what waits is told first"
 
 
 # --- what is sent to the database, and how often

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import count
 from random import Random
@@ -99,6 +99,39 @@ def deadlocks(engine: PostgresEngine) -> int:
     return (engine.data.parent / "log").read_text().count("deadlock detected")
 
 
+def test_a_lone_send_is_told_behind_its_commit_and_if_that_fails_by_the_thread_for_it(
+    open_node: Open, store_url: str
+) -> None:
+    here, there = open_node(), open_node(reread_seconds=60.0)
+    here.mailboxes.create("bob")
+    wait_until(lambda: here._wakes.servers == 2, "the other server is heard")
+    heard = threading.Semaphore(0)
+    there.mailboxes.on_mail("bob", heard.release)
+    by_thread: list[str] = []
+    tell_mail = here._wakes.tell_mail
+
+    def counted(account_ids: Iterable[str]) -> None:
+        by_thread.extend(account_ids)
+        tell_mail(account_ids)
+
+    here._wakes.tell_mail = counted  # type: ignore[method-assign]
+    while heard.acquire(timeout=1.0):  # the first look at a mailbox wakes
+        pass
+    here.mailboxes.append("bob", draft("first"))
+    assert heard.acquire(timeout=10)
+    assert by_thread == []
+    telling = here._wakes.telling_mail
+    refused = postgresql_link.Call("SELECT 1 / $1::bigint", 0)
+    here._wakes.telling_mail = lambda ids: telling(ids) and refused  # type: ignore[method-assign]
+    here.mailboxes.append("bob", draft("second"))
+    assert heard.acquire(timeout=10)
+    assert by_thread == ["bob"]
+    assert [each.body for each in there.mailboxes.read("bob", 0, ALL, ALL).messages] == [
+        "first",
+        "second",
+    ]
+
+
 def test_many_writes_are_few_commits_and_many_reads_few_statements(open_node: Open) -> None:
     store = open_node()
     names = [f"box{number}" for number in range(48)]
@@ -157,6 +190,7 @@ def test_mail_wakes_the_other_server_soon(open_node: Open) -> None:
 def test_a_notice_that_is_lost_costs_the_time_of_a_look(open_node: Open, what: str) -> None:
     here, there = open_node(), open_node(reread_seconds=0.2)
     here._wakes.tell_mail = lambda _: None  # type: ignore[method-assign] # swallowed
+    here._wakes.telling_mail = lambda _: None  # type: ignore[method-assign]
     here.mailboxes.create("bob")
     woken = threading.Event()
     there.mailboxes.on_mail("bob", woken.set)
@@ -213,6 +247,7 @@ def test_what_a_notifier_could_not_send_it_sends_later_and_says_so(
         sends(*arguments)
 
     here._wakes._send_all = send  # type: ignore[method-assign]
+    here._wakes.telling_mail = lambda _: None  # type: ignore[method-assign] # all by the notifier
     for what in ("the first", "a connection that is gone", "one that breaks"):
         link = here._wakes._sending.link
         if what == "one that breaks":
