@@ -59,6 +59,8 @@ _BATCH: Final = 1_000  # the most writes in a transaction: what waits behind it 
 _AHEAD: Final = 0.5
 _AHEAD_SECONDS: Final = 0.05  # at the latest
 _SMOOTH: Final = 8  # so many commits are looked back at
+_TOLD_SECONDS: Final = 1.0  # how long a notice behind a commit may take
+_UNTOLD_SECONDS: Final = 10.0  # for so long after one that failed there is none
 _UNREPLICATED: Final = "01000"  # the warning of a commit whose wait for the standby was cancelled
 
 
@@ -122,6 +124,7 @@ class Lane(WriteQueue[Write]):
         self._settings_at = 0.0
         self._ahead: _Opened | None = None  # behind the commit that was asked for last
         self._commit_seconds = 0.0
+        self._told_from = 0.0  # when notices may follow commits
 
     def do(
         self,
@@ -200,8 +203,11 @@ class Lane(WriteQueue[Write]):
         """Have what a transaction was opened ahead for wait once more, unless it is made now."""
         opened, self._ahead = self._ahead, None
         if opened is not None and opened.requests is not whose:
-            with self._lock:
-                self._waiting[:0] = opened.requests
+            self._put_back(opened.requests)
+
+    def _put_back(self, requests: list[Request[Write]]) -> None:
+        with self._lock:
+            self._waiting[:0] = requests
 
     def _give_up(self, requests: list[Request[Write]], link: Link, error: Exception) -> bool:
         """Tell those who asked what a transaction came to, unless it is to be tried once more."""
@@ -243,7 +249,11 @@ class Lane(WriteQueue[Write]):
         if self._condition.refusal is None and not self._database.doubtful:
             requests, _ = self._take(_BATCH)
             if requests:
-                self._ahead = self._open(link, requests)
+                try:
+                    self._ahead = self._open(link, requests)
+                finally:
+                    if self._ahead is None:
+                        self._put_back(requests)
 
     def _committed(self, opened: _Opened, until: float) -> _Committed:
         """Make what is left of a transaction that was opened.
@@ -267,18 +277,36 @@ class Lane(WriteQueue[Write]):
             batch.looked(link.run(*step, seconds=until - time.monotonic()))
         asked = link.ask(*batch.closing(), COMMIT)
         began = time.monotonic()
-        if len(opened.requests) > 1 or self._waiting:
-            self._open_ahead(link)
-        told: Asked | None = None
-        if self._ahead is None and (batch.appended or batch.dropped):
-            call = self._wakes.telling_mail([*batch.appended, *batch.dropped])
-            told = None if call is None else link.ask(call)
+        told = self._sent_behind(opened)
         results = link.answer(asked, until - time.monotonic())
         self._commit_seconds += (time.monotonic() - began - self._commit_seconds) / _SMOOTH
         if _UNREPLICATED in link.warnings:
             raise _InDoubt("the wait for the standby was cancelled")
         batch.closed(results[:-1])
         return _Committed(batch, link, told)
+
+    def _sent_behind(self, opened: _Opened) -> Asked | None:
+        """Send what goes behind the commit that was asked for: the next transaction, or a notice.
+
+        Returns:
+            The notice, if it was sent.
+
+        Raises:
+            LinkLost: the connection is gone, and with it the answer to the commit.
+        """
+        batch, link = opened.batch, opened.link
+        try:
+            if len(opened.requests) > 1 or self._waiting:
+                self._open_ahead(link)
+            tells = (batch.appended or batch.dropped) and time.monotonic() >= self._told_from
+            if tells and self._ahead is None:
+                call = self._wakes.telling_mail([*batch.appended, *batch.dropped])
+                return None if call is None else link.ask(call)
+        except LinkLost:
+            raise
+        except Exception:  # those whose commit it is must hear of that, and nothing else
+            log.exception("what goes behind a commit was not sent")
+        return None
 
     def _tell(self, requests: list[Request[Write]], committed: _Committed) -> None:
         mail, batch = self._wakes.mail, committed.batch
@@ -307,9 +335,10 @@ class Lane(WriteQueue[Write]):
     def _see_told(self, committed: _Committed, told: Asked) -> None:
         """Have the other servers told in the other way if it has failed behind the commit."""
         try:
-            committed.link.answer(told)
+            committed.link.answer(told, _TOLD_SECONDS)
         except (EngineError, LinkLost) as error:
             self._database.failed(error)
+            self._told_from = time.monotonic() + _UNTOLD_SECONDS
             batch = committed.batch
             follow(lambda: self._wakes.tell_mail([*batch.appended, *batch.dropped]))
 

@@ -18,6 +18,7 @@ from twinline.core.errors import StoreUnavailable
 from twinline.core.store import SEQ_JUMP, Durability, MailboxLook, Receipt
 from twinline.stores.postgresql import PostgresqlStore, parse_url
 from twinline.stores.postgresql import condition as postgresql_condition
+from twinline.stores.postgresql.batch import Batch
 from twinline.stores.postgresql.database import Database, Pool
 from twinline.stores.postgresql.lane import Lane
 from twinline.stores.postgresql.link import CALL_SECONDS, EngineError, Link
@@ -158,6 +159,29 @@ def test_what_was_opened_behind_a_refused_transaction_is_made_all_the_same(
         found = store.mailboxes.read("bob", 0, ALL, ALL).messages
         assert [each.seq for each in found] == [1, 2]
         assert sorted(each.body for each in found) == ["second", "third"]
+
+
+def test_what_cannot_be_opened_behind_a_commit_leaves_the_commit_alone(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Were the first made once more, it would be there twice: it has no send_id."""
+    with PostgresqlStore.open(store_url) as store:
+        store.mailboxes.create("bob")
+        opens = Batch.opening
+
+        def opening(batch: Batch) -> list[Statement]:
+            if len(batch._writes) == 2:
+                raise UnicodeError("two at once")
+            return opens(batch)
+
+        monkeypatch.setattr(Batch, "opening", opening)
+        with opened_ahead(store, store_url, "first") as calls:
+            for call in calls:
+                call.outcome()
+        found = store.mailboxes.read("bob", 0, ALL, ALL).messages
+        assert [each.seq for each in found] == [1, 2, 3]
+        assert found[0].body == "first"
+    assert "what goes behind a commit was not sent" in caplog.text
 
 
 def test_below_what_is_asked_for_no_write_is_taken(
