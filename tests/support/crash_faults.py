@@ -38,6 +38,7 @@ def swallow_notices() -> None:
 
     put_in(Watches, "notice", heard)
     put_in(Wakes, "tell_mail", lambda *_: None)
+    put_in(Wakes, "telling_mail", lambda *_: None)
 
 
 def swallow_notices_and_never_look() -> None:
