@@ -366,6 +366,41 @@ DURABILITY_RAISED: Final = Event(
     {"durability": "from now on", "before": "until now"},
 )
 
+CLOCK_OFF: Final = Event(
+    "clock_off",
+    logging.WARNING,
+    "this machine's clock is %(seconds)s s off the store's (above 0: ahead)",
+    "this machine's clock differs from the store's by two seconds or more",
+    {"seconds": "how far it is ahead; below 0, how far behind"},
+)
+CLOCK_AGREES: Final = Event(
+    "clock_agrees",
+    logging.WARNING,
+    "this machine's clock agrees with the store's again",
+    "the two clocks agree again",
+)
+CLOCK_REFUSED: Final = Event(
+    "clock_refused",
+    logging.ERROR,
+    "%(why)s",
+    "this machine's clock is so far off the store's that the server ends",
+    {"seconds": "as for `clock_off`", "why": "what is wrong, as a sentence"},
+)
+SERVERS_SILENT: Final = Event(
+    "servers_silent",
+    logging.WARNING,
+    "nothing has been heard of the other servers for %(seconds)s s: mail and the end of sessions "
+    "may be noticed late",
+    "the store does not tell this server of what others do",
+    {"seconds": "for how long"},
+)
+SERVERS_HEARD: Final = Event(
+    "servers_heard",
+    logging.WARNING,
+    "the other servers are heard of again",
+    "the store tells this server again of what others do",
+)
+
 # -- the log --------------------------------------------------------------------------------
 
 REPEATED: Final = Event(
@@ -419,7 +454,7 @@ def emit(event: Event, **fields: object) -> None:
         log.log(
             event.level,
             event.sentence,
-            _Shown(fields),
+            *((_Shown(fields),) if fields else ()),
             extra={"event": event.name, "fields": fields},
             stacklevel=2,
         )

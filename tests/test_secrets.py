@@ -176,3 +176,44 @@ def test_no_line_that_is_refused_shows_in_the_reply_or_the_log(
         server.wait_connections(0)
     assert SECRET not in str(reply)
     assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("spoken", ["jsonl", "binary"])
+@pytest.mark.usefixtures("each_listener")
+def test_nothing_that_is_said_in_secret_is_logged(
+    spoken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bodies, passwords right and wrong, tokens, and a password in the place of a name."""
+    caplog.set_level(logging.DEBUG)
+    replies: list[Reply] = []
+    secrets = {SECRET}
+    with serving([(TCP, spoken)]) as server:
+        with server.speaker(spoken) as ann, server.speaker(spoken) as other:
+            entered = ann.ask(protocol.CreateAccount(username="ann", password=SECRET))
+            assert isinstance(entered, SessionReply)
+            secrets.add(entered.session)
+            for request in (
+                protocol.Login(username="ann", password=f"{SECRET}?"),
+                protocol.Login(username=SECRET, password="a password"),
+                protocol.Login(username=f"{SECRET} {SECRET}", password="a password"),
+                protocol.Resume(session=f"{entered.session}?"),
+            ):
+                replies.append(other.ask(request))
+                assert isinstance(replies[-1], protocol.ErrorReply)
+            replies += map(
+                ann.ask,
+                (
+                    protocol.Send(to="ann", body=SECRET),
+                    protocol.ChangePassword(password=f"{SECRET}?", new_password=f"{SECRET}!"),
+                    protocol.ChangePassword(password=SECRET, new_password=f"{SECRET}!"),
+                    protocol.DeleteAccount(password=f"{SECRET}?"),
+                    protocol.DeleteAccount(password=f"{SECRET}!", force=True),
+                ),
+            )
+        server.wait_connections(0)
+    told = {getattr(record, "event", "") for record in caplog.records}
+    assert told >= {"login_failed", "password_refused", "password_changed", "account_deleted"}
+    for record in caplog.records:
+        said = f"{record.getMessage()} {vars(record)} {record.exc_info}"
+        assert not any(secret in said for secret in secrets), said
+    assert not any(secret in repr(replies) for secret in secrets)

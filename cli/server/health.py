@@ -113,29 +113,25 @@ class Watchman:
         if late is not self._late:
             self._late = late
             if late:
-                log.warning(
-                    "nothing has been heard of the other servers for %.3g s: mail and the end of "
-                    "sessions may be noticed late",
-                    health.lag_seconds,
-                )
+                emit(events.SERVERS_SILENT, seconds=health.lag_seconds)
             else:
-                log.warning("the other servers are heard of again")
+                emit(events.SERVERS_HEARD)
 
     def _take_clock(self, offset_ms: int) -> None:
         off = abs(offset_ms)
         seconds = off / 1000
-        which = "ahead of" if offset_ms > 0 else "behind"
         if off >= CLOCK_REFUSE_MS:
             if self.failure is None:
+                which = "ahead of" if offset_ms > 0 else "behind"
                 self.failure = ClockRefused(
                     f"this machine's clock is {seconds:,.3g} s {which} the store's: set it right; "
                     "history would be trimmed and sessions ended by it"
                 )
-                log.error("%s", self.failure)
+                emit(events.CLOCK_REFUSED, seconds=offset_ms / 1000, why=str(self.failure))
                 self._stop()
         elif (off >= CLOCK_WARN_MS) is not self._clock_is_off:
             self._clock_is_off = not self._clock_is_off
             if self._clock_is_off:
-                log.warning("this machine's clock is %.3g s %s the store's", seconds, which)
+                emit(events.CLOCK_OFF, seconds=offset_ms / 1000)
             else:
-                log.warning("this machine's clock agrees with the store's again")
+                emit(events.CLOCK_AGREES)

@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from queue import Empty, SimpleQueue
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from twinline.cli.console.text import visible
 from twinline.cli.server.event_sums import EventSums
@@ -146,6 +146,18 @@ def is_journal(environment: Mapping[str, str], descriptor: int) -> bool:
     return environment.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
+class _Line(NamedTuple):
+    """A line that waits to be written."""
+
+    number: int
+    level: str
+    text: str
+
+
+def _first_number(queue: deque[_Line]) -> int:
+    return queue[0].number
+
+
 class QueuedLog(logging.Handler):
     """A handler that never blocks: its lines are written by a thread of its own."""
 
@@ -169,10 +181,12 @@ class QueuedLog(logging.Handler):
         self.setFormatter(formatter or TextFormatter())
         self._write = write
         self._capacity = capacity
-        # All of these are guarded by the handler's lock. What waits has a number, by which the two
-        # queues are one.
-        self._events: deque[tuple[int, str]] = deque()
-        self._others: deque[tuple[int, str, str]] = deque()  # with the name of the level
+        # All of these are guarded by the handler's lock. The numbers of their lines make the queues
+        # one; the first of them makes room first.
+        self._debug: deque[_Line] = deque()
+        self._info: deque[_Line] = deque()
+        self._warnings: deque[_Line] = deque()  # and errors
+        self._events: deque[_Line] = deque()
         self._number = 0
         self._lost: Counter[str] = Counter()  # by level
         self._sums = sums or EventSums()
@@ -196,7 +210,7 @@ class QueuedLog(logging.Handler):
                 self._wake()  # to know when that is to be told
                 return
             self._make_room()
-        elif len(self._events) + len(self._others) >= self._room(record.levelno):
+        elif self._waiting >= self._room(record.levelno):
             self._lost[record.levelname.lower()] += 1
             return
         try:
@@ -204,10 +218,8 @@ class QueuedLog(logging.Handler):
         except Exception:  # noqa: BLE001 - a handler raises nothing, and this one prints nothing
             line = f"a line of {record.name}:{record.lineno} cannot be formatted: {record.msg!r}"
         self._number += 1
-        if is_event:
-            self._events.append((self._number, line))
-        else:
-            self._others.append((self._number, record.levelname.lower(), line))
+        queue = self._events if is_event else self._queue(record.levelno)
+        queue.append(_Line(self._number, record.levelname.lower(), line))
         self._wake()
 
     def change(self, capacity: int, formatter: logging.Formatter, ipv6_prefix: int) -> None:
@@ -241,16 +253,25 @@ class QueuedLog(logging.Handler):
 
     def _make_room(self) -> None:
         """Let an event wait in the place of another line, if need be."""
-        if len(self._events) + len(self._others) >= self._capacity:
-            _, level, _ = self._others.popleft()
-            self._lost[level] += 1
+        if self._waiting >= self._capacity:
+            least = next(each for each in (self._debug, self._info, self._warnings) if each)
+            self._lost[least.popleft().level] += 1
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._debug) + len(self._info) + len(self._warnings) + len(self._events)
+
+    def _queue(self, level: int) -> "deque[_Line]":
+        if level < logging.INFO:
+            return self._debug
+        return self._info if level < logging.WARNING else self._warnings
 
     def _run(self) -> None:
         while True:
             for line in self._take():
                 self._write(f"{line}\n".encode(errors="backslashreplace"))
             with self.lock:  # type: ignore[union-attr]
-                if self._events or self._others:
+                if self._waiting:
                     continue
                 if self._ended:
                     return
@@ -262,13 +283,11 @@ class QueuedLog(logging.Handler):
     def _take(self) -> list[str]:
         """Return what is to be written next."""
         with self.lock:  # type: ignore[union-attr]
-            events, others = self._events, self._others
-            line = None
-            if events and not (others and others[0][0] < events[0][0]):
-                line = events.popleft()[1]
-            elif others:
-                line = others.popleft()[2]
-            left = len(events) + len(others)
+            queues = [
+                each for each in (self._debug, self._info, self._warnings, self._events) if each
+            ]
+            line = min(queues, key=_first_number).popleft().text if queues else None
+            left = self._waiting
             # What was counted for want of room is told once the log is read again.
             counted = self._counted and left <= self._capacity * _READ_SHARE
             self._ended = self._ending and not left

@@ -77,7 +77,7 @@ def test_what_changes_is_told_once(told: Told) -> None:
 
 def test_a_clock_that_is_off_is_told_and_one_that_is_far_off_ends_the_server(told: Told) -> None:
     assert told(replicated(clock_offset_ms=CLOCK_WARN_MS - 1)) == []
-    for offset, which in ((CLOCK_WARN_MS, "ahead of"), (-CLOCK_REFUSE_MS + 1, "behind")):
+    for offset, which in ((CLOCK_WARN_MS, " is 2 s"), (-CLOCK_REFUSE_MS + 1, " is -30 s")):
         ((level, words),) = told(replicated(clock_offset_ms=offset))
         assert level == "WARNING"
         assert which in words
@@ -102,7 +102,15 @@ def test_what_becomes_of_the_store_are_events(
     store: TellingStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     watchman = Watchman(store, lambda: None)
-    for now in (StoreUnavailable(), Health(Durability.DISK), replicated()):
+    for now in (
+        StoreUnavailable(),
+        Health(Durability.DISK),
+        replicated(),
+        replicated(lag_seconds=3.0),
+        replicated(clock_offset_ms=-CLOCK_WARN_MS),
+        replicated(),
+        replicated(clock_offset_ms=CLOCK_REFUSE_MS),
+    ):
         store.now = now
         watchman.look()
     assert [each.event for each in caplog.records] == [  # type: ignore[attr-defined]
@@ -110,6 +118,11 @@ def test_what_becomes_of_the_store_are_events(
         "store_available",
         "durability_lowered",
         "durability_raised",
+        "servers_silent",
+        "clock_off",
+        "servers_heard",
+        "clock_agrees",
+        "clock_refused",
     ]
 
 

@@ -102,7 +102,7 @@ def test_logging_returns_while_nobody_reads(log: Log) -> None:
         thread.start()
     for thread in threads:
         join(thread)
-    assert len(log.handler._others) == CAPACITY
+    assert log.handler._waiting == CAPACITY
     assert log.handler._wakes.qsize() <= 2
 
 
@@ -226,8 +226,7 @@ def test_an_event_is_never_the_one_that_is_lost(log: Log) -> None:
         log.logger.error("%d", number)
         log.logger.handle(added(number))
     # All others have made room, and the events beyond are counted.
-    assert len(log.handler._events) == CAPACITY
-    assert not log.handler._others
+    assert log.handler._waiting == len(log.handler._events) == CAPACITY
     for _ in range(5):
         failed = record_of_event(
             events.LOGIN_FAILED, username="ann", address="192.0.2.1", why="wrong_password"
@@ -239,6 +238,18 @@ def test_an_event_is_never_the_one_that_is_lost(log: Log) -> None:
     assert any(f"{2 * CAPACITY} lines of the log are lost" in line for line in told)
     assert any(f"all others: {CAPACITY} account_added, to {CAPACITY} accounts" in t for t in told)
     assert any("address 192.0.2.1: 5 failed logins, to 1 account" in line for line in told)
+
+
+def test_what_makes_room_for_an_event_is_the_least(log: Log) -> None:
+    for level in (logging.ERROR, logging.INFO, logging.DEBUG):
+        for number in range(CAPACITY // 4):
+            log.logger.log(level, "%d-%d", level, number)
+    for number in range(CAPACITY // 2):
+        log.logger.handle(added(number))
+    lines = log.lines()
+    assert "4 lines of the log are lost, for it was not read in time: 4 debug" in lines[1]
+    kept = [line for line in lines if re.fullmatch(r"\d+-\d", line)]
+    assert kept == [f"40-{number}" for number in range(4)] + [f"20-{number}" for number in range(4)]
 
 
 def test_what_was_counted_is_told_as_soon_as_the_log_is_read_again(log: Log) -> None:

@@ -142,7 +142,12 @@ OF_TABLES = {
 }
 ONE_ROW = {"store"}
 OF_CONTAINERS = {
-    "cli/server/log.py": {"_events": "lines of the log", "_others": "lines of the log"},
+    "cli/server/log.py": {
+        "_debug": "lines of the log",
+        "_info": "lines of the log",
+        "_warnings": "lines of the log",
+        "_events": "lines of the log",
+    },
     "core/certificates.py": {
         "held": "sessions in use that a certificate opened",
         "_lists": "certificates that are revoked",
