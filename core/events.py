@@ -80,6 +80,13 @@ SERVER_READY: Final = Event(
     "connections are taken from now on",
     {"endpoints": "where it listens, with the ports that it got"},
 )
+METRICS_READY: Final = Event(
+    "metrics_ready",
+    logging.INFO,
+    "metrics and health are at %(endpoint)s: /metrics, /healthz, /readyz",
+    "metrics_listen is set, and these pages are served from now on",
+    {"endpoint": "the beginning of their URLs, with the port that it got"},
+)
 STORE_KEEPS_NOTHING: Final = Event(
     "store_keeps_nothing",
     logging.WARNING,

@@ -91,6 +91,7 @@ class Metric:
         help: a sentence, without its full stop.
         labels: what its samples are told apart by.
         bounds: of a histogram's buckets, each with its upper end.
+        sampled: whether it observes one in `Metrics.sample`.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     bounds: tuple[float, ...] = ()
+    sampled: bool = False
 
     @property
     def full_name(self) -> str:
@@ -134,8 +136,6 @@ class Family:
     samples: Samples
 
 
-_SAMPLED: Final = "one in metrics_sample was measured"
-
 CONNECTIONS: Final = Metric(
     "connections",
     Kind.GAUGE,
@@ -168,9 +168,10 @@ REQUESTS: Final = Metric(
 REQUEST_SECONDS: Final = Metric(
     "request_seconds",
     Kind.HISTOGRAM,
-    "From taking up a request to its reply, of a watch for each look at the mailbox; " + _SAMPLED,
+    "From taking up a request to its reply, of a watch for each look at the mailbox",
     ("op",),
     _QUICK,
+    sampled=True,
 )
 DELIVERIES: Final = Metric(
     "deliveries_total", Kind.COUNTER, "Messages that were sent to watches, repeats among them"
@@ -183,16 +184,18 @@ REDELIVERIES: Final = Metric(
 WAKE_SECONDS: Final = Metric(
     "wake_seconds",
     Kind.HISTOGRAM,
-    "From the arrival of mail to the look of a watch that waits for it; " + _SAMPLED,
+    "From the arrival of mail to the look of a watch that waits for it",
     (),
     _QUICK,
+    sampled=True,
 )
 ACK_SECONDS: Final = Metric(
     "send_to_ack_seconds",
     Kind.HISTOGRAM,
-    "From accepting a message to its recipient's ack, of messages delivered here; a sample",
+    "From accepting a message to its recipient's ack, of messages delivered here",
     (),
     _HUMAN,
+    sampled=True,
 )
 HASHES_WAITING: Final = Metric(
     "hash_queue_waiting", Kind.GAUGE, "Password hashes that wait for a processor"
@@ -221,9 +224,10 @@ LOCKOUTS: Final = Metric(
 STORE_SECONDS: Final = Metric(
     "store_call_seconds",
     Kind.HISTOGRAM,
-    "How long a call of the store has taken; " + _SAMPLED,
+    "How long a call of the store has taken",
     ("call",),
     _QUICK,
+    sampled=True,
 )
 COMMIT_SECONDS: Final = Metric(
     "store_commit_seconds",

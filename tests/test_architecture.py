@@ -25,7 +25,7 @@ LIBRARIES = {
     "stores.postgresql": {"psycopg"},
     "stores.valkey": {"redis"},
     # Extras, imported when they are needed: matplotlib by the plot of `bench`, cryptography by the
-    # certificate for a trial.
+    # certificate for a trial, prometheus_client by what writes metrics.
     "cli": {
         "pydantic",
         "pydantic_core",
@@ -34,6 +34,7 @@ LIBRARIES = {
         "prompt_toolkit",
         "matplotlib",
         "cryptography",
+        "prometheus_client",
         "argon2",
     },
 }

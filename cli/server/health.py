@@ -21,7 +21,7 @@ from twinline.core.store import CLOCK_REFUSE_MS, CLOCK_WARN_MS, Durability, Heal
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 15.0
-_LAG_SECONDS: Final = 2.0
+LAG_SECONDS: Final = 2.0
 """A server that has not heard of the others for so long is late, and that is told."""
 _LEVELS: Final = tuple(Durability)
 """The least first."""
@@ -109,7 +109,7 @@ class Watchman:
                 before=self._durability,
             )
             self._durability = health.durability
-        late = health.lag_seconds >= _LAG_SECONDS
+        late = health.lag_seconds >= LAG_SECONDS
         if late is not self._late:
             self._late = late
             if late:

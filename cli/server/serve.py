@@ -23,6 +23,7 @@ from twinline.cli.server.hashing import BackgroundHasher
 from twinline.cli.server.health import Watchman
 from twinline.cli.server.listeners import LISTENERS
 from twinline.cli.server.log import LogInForce, log_of
+from twinline.cli.server.metrics import watched
 from twinline.cli.server.nodes import run_nodes
 from twinline.cli.server.place import Place, own_name
 from twinline.cli.server.process import server_process, signals_handled
@@ -35,6 +36,7 @@ from twinline.cli.settings.options import config_option, json_option, origin_of,
 from twinline.core import events
 from twinline.core.events import emit
 from twinline.core.locks import check_locks
+from twinline.core.metrics import Metrics
 from twinline.core.service import ChatService
 from twinline.core.store import Store
 from twinline.stores.registry import UnknownStore, is_shared, open_store
@@ -154,9 +156,18 @@ def run_server(
         with _opened(settings) as store:
             hasher = BackgroundHasher(place.threads_to_hash)
             _tell_start(settings, endpoints, store.durability)
-            service = ChatService(store, settings, hasher=hasher, node=place.name)
+            # Where nobody is to read it, nothing is counted.
+            metrics = None if settings.metrics_listen is None else Metrics(settings.metrics_sample)
+            service = ChatService(store, settings, hasher=hasher, node=place.name, metrics=metrics)
             server = Server(
-                service, settings, endpoints, logged=logged, source=source, since=since or {}
+                service,
+                settings,
+                endpoints,
+                logged=logged,
+                source=source,
+                since=since or {},
+                metrics=metrics,
+                index=index or 0,
             )
             server.run(
                 terminal,
@@ -179,12 +190,16 @@ class Server:
         logged: LogInForce,
         source: Source,
         since: Mapping[str, Identity],
+        metrics: Metrics | None = None,
+        index: int = 0,
     ) -> None:
         self._service = service
         self._settings = settings
         self._endpoints = endpoints
         self._log = logged
         self._source = source
+        self._metrics = metrics
+        self._index = index
         # Before they are read, so that no change of them is missed.
         self._since = {**since, **identities(files_of(settings))}
 
@@ -200,12 +215,15 @@ class Server:
         listens = LISTENERS[settings.listener]
         with (
             Waker() as waker,
-            listens(service, self._endpoints, settings, waker=waker) as listener,
+            listens(
+                service, self._endpoints, settings, waker=waker, metrics=self._metrics
+            ) as listener,
             Watchman(service.store, listener.stop) as watchman,
             self.reloader(listener, terminal, orders) as reloader,
             admin_socket(listener, reloader),
             signals_handled(listener.stop, reloader.wake, waker.fileno()),
             nullcontext() if orders is None else orders(listener.stop, reloader.wake),
+            watched(settings, self._metrics, listener, service.store, index=self._index),
         ):
             if terminal.is_gone():  # before there was a handler for it
                 listener.stop()

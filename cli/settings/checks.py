@@ -9,6 +9,7 @@ import grp
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ from twinline.transports.listener import check_proxies, server_tls
 from twinline.transports.tls import TlsFiles, TlsFilesError, remarks
 from twinline.transports.websocket import WebSocketTransport
 
+_LAST_PORT: Final = 65_535
 Endpoints = Sequence[tuple[Endpoint, Transport]]
 """As `Settings.endpoints` returns them."""
 
@@ -222,6 +224,32 @@ def own_place(admin_listen: str, index: int | None) -> Endpoint:
     return Endpoint(Scheme.UNIX, path=path if index is None else f"{path}.{index}")
 
 
+def check_metrics(settings: Settings, endpoints: Endpoints) -> Iterable[str]:
+    """Refuse to show what others could read, or where it cannot be shown."""
+    if settings.metrics_listen is None:
+        return ()
+    if find_spec("prometheus_client") is None:
+        raise SettingsError(
+            "metrics_listen: what writes metrics is not installed: pip install 'twinline[metrics]'"
+        )
+    place = Endpoint.parse(settings.metrics_listen)
+    if not place.is_local and not settings.metrics_insecure:
+        raise SettingsError(
+            f"metrics_listen: {place} is beyond this machine: whoever connects there can read how "
+            "this server fares; stay on 127.0.0.1, or accept that with --metrics-insecure"
+        )
+    last = place.port + settings.nodes - 1
+    if last > _LAST_PORT:
+        raise SettingsError(f"metrics_listen: {settings.nodes} nodes take ports up to {last:,}")
+    for endpoint, _ in endpoints:
+        if place.port and place.port <= endpoint.port <= last:
+            raise SettingsError(
+                f"metrics_listen: {endpoint.place} is where peers connect; metrics have a port of "
+                "their own"
+            )
+    return ()
+
+
 def _here(endpoint: Endpoint) -> tuple[str, ...]:
     """Return where a proxy on this machine connects from to an endpoint that only it reaches."""
     if endpoint.scheme is Scheme.UNIX:
@@ -239,6 +267,7 @@ CHECKS: Final[tuple[Callable[[Settings, Endpoints], Iterable[str]], ...]] = (
     check_proxied,
     check_nodes,
     check_admin,
+    check_metrics,
 )
 
 

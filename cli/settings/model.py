@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from twinline.cli.console.errors import SettingsError
 from twinline.core.deadline import Seconds
 from twinline.core.errors import InvalidUsername
+from twinline.core.metrics import SAMPLE
 from twinline.core.names import parse_username
 from twinline.core.reloading import RELOADED, OnReload
 from twinline.core.settings import ServiceSettings
@@ -225,6 +226,47 @@ class AdminSettings(BaseModel):
     )
 
 
+def _metrics_place(text: str) -> str:
+    try:
+        endpoint = Endpoint.parse(text)
+    except EndpointError as error:
+        raise ValueError(str(error)) from None
+    if endpoint.scheme is not Scheme.TCP or str(endpoint) != endpoint.place or endpoint.transport:
+        raise ValueError("expected tcp://host:port, with no option: HTTP is spoken there")
+    return text
+
+
+_MetricsText = Annotated[str, AfterValidator(_metrics_place)]
+
+
+class MetricsSettings(BaseModel):
+    """What an operator's monitoring may see of a server."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metrics_listen: _MetricsText | None = Field(
+        default=None,
+        description="where to serve metrics for Prometheus, and health, by HTTP, such as "
+        "`tcp://127.0.0.1:9464`; of several nodes each takes the next port. It needs the extra "
+        "`metrics`",
+    )
+    metrics_insecure: bool = Field(
+        default=False,
+        description="allow that beyond this machine, where whoever can connect can read it",
+    )
+    metrics_sample: int = Field(
+        default=SAMPLE,
+        ge=1,
+        le=1_000_000,
+        description="times are taken of one request in so many",
+    )
+    ready_free_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=0,
+        description="with less room in the file system of its store a server is not ready",
+    )
+
+
 class SafetySettings(BaseModel):
     """What a server and a client both refuse to risk unless it is set."""
 
@@ -288,6 +330,7 @@ class ClientCommandSettings(BaseModel):
 GROUPS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("Where to listen, what to serve", ServerSettings),
     ("The operator", AdminSettings),
+    ("Metrics and health", MetricsSettings),
     ("Safety", SafetySettings),
     ("Accounts and messages", ServiceSettings),
     ("Mailboxes", MailboxPolicy),
@@ -306,6 +349,7 @@ SERVER_FIELDS: Final = tuple(
 class Settings(
     ServerSettings,
     AdminSettings,
+    MetricsSettings,
     SafetySettings,
     ServiceSettings,
     MailboxPolicy,

@@ -151,6 +151,7 @@ def _option(
 def _metavar(name: str, annotation: Any) -> str:
     known = {
         "listen": "ENDPOINT",
+        "metrics_listen": "ENDPOINT",
         "connect": "ENDPOINT",
         "drain_endpoints": "ENDPOINT",
         "admin_listen": "ENDPOINT",

@@ -20,6 +20,7 @@ import cli_page  # noqa: E402
 import client_states  # noqa: E402
 import events_page  # noqa: E402
 import man_page  # noqa: E402
+import metrics_page  # noqa: E402
 import protocol_page  # noqa: E402
 import settings_page  # noqa: E402
 import tutorial_page  # noqa: E402
@@ -33,6 +34,7 @@ def made() -> dict[Path, str]:
         DOCS / "cli.md": cli_page.inserted,
         DOCS / "settings.md": settings_page.inserted,
         DOCS / "events.md": events_page.inserted,
+        DOCS / "how-to" / "watch.md": metrics_page.inserted,
         DOCS / "api" / "client.md": client_states.inserted,
     }
     return {

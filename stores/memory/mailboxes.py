@@ -10,6 +10,7 @@ from twinline.core.errors import NoSuchUser, RequestError
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message, maker
 from twinline.core.store import (
+    Depths,
     Draft,
     Mailboxes,
     MailboxPolicy,
@@ -185,6 +186,17 @@ class MemoryMailboxes(Mailboxes):
                     acked_at=None,
                 )
         return None
+
+    def depths(self) -> Depths:
+        with self._lock:
+            boxes = list(self._boxes.values())
+        # Each is looked at without the lock, as there may be a million: a number is a number.
+        usual, deepest, full = self._limits.mailbox_messages, 0, 0
+        for box in boxes:
+            unread = box.unread
+            deepest = max(deepest, unread)
+            full += unread >= (box.quota or usual)
+        return Depths(len(boxes), deepest, full)
 
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
         subscription = Subscription(wake, self._lock)

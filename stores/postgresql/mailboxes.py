@@ -8,6 +8,7 @@ from typing import Final
 
 from twinline.core.errors import CursorInvalid, NoSuchUser, RequestError, StoreUnavailable
 from twinline.core.store import (
+    Depths,
     Draft,
     Mailboxes,
     MailboxLook,
@@ -131,6 +132,9 @@ class PostgresqlMailboxes(Mailboxes):
 
     def standing(self, account_id: str) -> Standing:
         return self._reads.read(Wanted(_known(account_id), 0, 0, 0)).standing
+
+    def depths(self) -> Depths:
+        return self._reads.depths()
 
     def usage(self, account_id: str) -> MailboxUsage:
         return self._reads.usage(_known(account_id))

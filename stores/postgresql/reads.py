@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from twinline.core.errors import CursorInvalid, NoSuchUser, RequestError
 from twinline.core.protocol import Message
-from twinline.core.store import MailboxPolicy, MailboxUsage, MailPage, Standing
+from twinline.core.store import Depths, MailboxPolicy, MailboxUsage, MailPage, Standing
 from twinline.stores.postgresql.arrays import integers, texts
 from twinline.stores.postgresql.batch import message
 from twinline.stores.postgresql.database import Pool
@@ -33,6 +33,9 @@ _READ: Final = """
         WHERE messages.box = mailbox.box AND seq > greatest(after, floor)
         ORDER BY seq LIMIT most) AS found ON true
     ORDER BY number, seq"""
+_DEPTHS: Final = """
+    SELECT count(*), coalesce(max(unread), 0),
+        count(*) FILTER (WHERE unread >= coalesce(quota, $1::bigint)) FROM mailboxes"""
 # Of constants alone.
 _HISTORY: Final = f"""
     SELECT position, mine.ageing, seq, message_id, sender, body, sent_at
@@ -132,6 +135,15 @@ class Reads:
         if not rows:
             raise NoSuchUser
         return MailboxUsage(*rows[0])
+
+    def depths(self) -> Depths:
+        """Return how full the mailboxes are.
+
+        Raises:
+            StoreUnavailable: they cannot be read.
+        """
+        ((row,),) = self._pool.run(Call(_DEPTHS, self._policy.mailbox_messages))
+        return Depths(*row)
 
     def _read(self, wanted: Sequence[Wanted]) -> Mapping[Wanted, Read]:
         (rows,) = self._pool.run(

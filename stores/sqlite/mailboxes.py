@@ -15,6 +15,7 @@ from twinline.core.errors import (
 )
 from twinline.core.protocol import Message
 from twinline.core.store import (
+    Depths,
     Draft,
     Mailboxes,
     MailboxPolicy,
@@ -47,6 +48,9 @@ _READ: Final = """
     SELECT mailboxes.position, mailboxes.last, seq, message_id, sender, body, sent_at
     FROM mailboxes LEFT JOIN messages ON messages.box = mailboxes.box AND seq > ?
     WHERE account_id = ? ORDER BY seq LIMIT ?"""
+_DEPTHS: Final = """
+    SELECT count(*), ifnull(max(unread), 0), ifnull(sum(unread >= ifnull(quota, ?)), 0)
+    FROM mailboxes"""
 # AGED is a constant too: nothing from a request is in the text.
 _HISTORY: Final = f"""
     WITH mine AS (
@@ -170,6 +174,11 @@ class SqliteMailboxes(Mailboxes):
         return MessageTrace(
             owner, message_id, sent_at, seq, sender, sender_id, bool(acked), acked_at
         )
+
+    def depths(self) -> Depths:
+        with self._readers.reading() as connection:
+            row = connection.execute(_DEPTHS, (self._policy.mailbox_messages,)).fetchone()
+        return Depths(*row)
 
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
         return self._mail.add(account_id, wake)

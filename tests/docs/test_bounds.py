@@ -370,6 +370,7 @@ DO_NOT_GROW = {
     ("transports/listener/base.py", "endpoints"): "the same",
     ("transports/listener/base.py", "_served"): "the same",
     ("transports/listener/base.py", "_drainer"): "one at most",
+    ("transports/listener/base.py", "_rounds"): "the program's calls of on_round",
     ("transports/listener/base.py", "_closing"): "the program's calls of close",
     ("transports/binary/fields.py", "_fields"): "of a model",
     ("transports/binary/fields.py", "_present"): "of a model",

@@ -21,6 +21,7 @@ import contextlib
 import errno
 import logging
 import socket
+import ssl
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter, deque
@@ -40,7 +41,7 @@ from twinline.core.forks import watch_forks
 from twinline.core.locks import new_lock
 from twinline.core.metrics import ConnectionCounts, Metrics, Refusal
 from twinline.core.service import ChatService
-from twinline.core.waiting import Waiter
+from twinline.core.waiting import Waiter, Wake, wake_all
 from twinline.transports.contract import ServerCodec, Transport
 from twinline.transports.endpoints import Endpoint, EndpointError, tune
 from twinline.transports.listener.binding import BoundEndpoint, listen
@@ -250,6 +251,7 @@ class Listener(ABC):
         self._drainer: dict[str, Drainer] = {}
         self._stopping = False  # set by any thread or signal handler
         self._drained = False  # set by the thread that drains
+        self._rounds: list[Wake] = []  # called when the thread that serves comes round
         self._closing: list[Waiter] = []  # woken when it is; appended and popped, no more
         self._short_of = ""  # what there was too little of, until a connection is served again
         self._lock = new_lock("connections")
@@ -456,6 +458,35 @@ class Listener(ABC):
             for served in self._served_once()
             if served.tls is not None
         ]
+
+    @property
+    def tls_contexts(self) -> list[tuple[Endpoint, ssl.SSLContext]]:
+        """The endpoints with TLS, in the order given, and what their connections begin with now."""
+        return [
+            (served.endpoint, served.tls.context)
+            for served in self._served_once()
+            if served.tls is not None
+        ]
+
+    @property
+    def draining(self) -> bool:
+        """Whether it was told to stop, and takes no more connections."""
+        return self._stopping
+
+    def on_round(self, call: Wake) -> None:
+        """Have ``call`` called once by the thread that takes connections, when it comes round.
+
+        So it is seen whether that thread lives. It may be called from any thread; while nothing
+        serves, nobody calls.
+        """
+        self._rounds.append(call)
+        self._waker.wake()
+
+    def _come_round(self) -> None:
+        """Call those who wait for it; in the thread that takes connections."""
+        if self._rounds:
+            rounds, self._rounds = self._rounds, []
+            wake_all(rounds)
 
     def _served_once(self) -> Iterable[Served]:
         """Return what is served at each endpoint, which may have several sockets."""

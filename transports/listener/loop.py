@@ -194,6 +194,7 @@ class LoopListener(Listener):
     def _look_up(self) -> None:
         """See whether it is to stop: something has woken it."""
         self._waker.clear()
+        self._come_round()
         if self._stopping and self._stopped is not None and not self._stopped.done():
             self._stopped.set_result(None)
 

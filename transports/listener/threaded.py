@@ -93,6 +93,7 @@ class ThreadedListener(Listener):
             if not self._accept(*self._served[fd]):
                 self._pause()
                 break
+        self._come_round()
         self._refuse_stillborn()
 
     def _patience(self) -> float | None:

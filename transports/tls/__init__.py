@@ -25,7 +25,13 @@ from twinline.transports.tls.contexts import (
     client_context,
     server_context,
 )
-from twinline.transports.tls.inspection import Inspected, inspect, remarks, shake_hands
+from twinline.transports.tls.inspection import (
+    Inspected,
+    certificate_end,
+    inspect,
+    remarks,
+    shake_hands,
+)
 from twinline.transports.tls.layer import UNKNOWN_AUTHORITY, TlsError, TlsLayer
 from twinline.transports.tls.revocation import (
     RevocationListError,
@@ -48,6 +54,7 @@ __all__ = [
     "TlsFilesError",
     "TlsLayer",
     "account_of",
+    "certificate_end",
     "client_certificate",
     "client_context",
     "identity_of",

@@ -85,6 +85,11 @@ class ServerTls:
         self._protocols = tuple(protocols)
         self.reload()
 
+    @property
+    def context(self) -> ssl.SSLContext:
+        """What connections begin with now; another one after a reload."""
+        return self._context
+
     def layer(self) -> TlsLayer:
         """Return the layer of a new connection; from any thread."""
         return TlsLayer(self._context)

@@ -82,6 +82,32 @@ def inspect(files: TlsFiles) -> Inspected:
         raise Unsuitable(f"{named}: clients cannot read it") from error
 
 
+def certificate_end(context: ssl.SSLContext) -> float | None:
+    """Return when the certificate that a server shows ends, in seconds since 1970 UTC.
+
+    It is the one in force, whatever is in its file by now.
+
+    Args:
+        context: what the server's connections begin with.
+
+    Returns:
+        None if it cannot be read.
+    """
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    try:
+        # What was not verified is shown as bytes alone, so it is trusted and shown once more.
+        shown = shake_hands(context, client).getpeercert(binary_form=True)
+        client.load_verify_locations(cadata=shown or b"")
+        client.verify_mode = ssl.CERT_REQUIRED
+        client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
+        found: dict[str, Any] = shake_hands(context, client).getpeercert() or {}
+        return float(ssl.cert_time_to_seconds(str(found["notAfter"])))
+    except (ssl.SSLError, ValueError, KeyError):
+        return None
+
+
 def remarks(files: TlsFiles, now: float | None = None) -> Iterator[str]:
     """Yield what the operator should know of an endpoint's files: a sentence each.
 
