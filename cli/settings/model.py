@@ -179,8 +179,8 @@ class ServerSettings(BaseModel):
         default=5,
         ge=0,
         json_schema_extra=RELOADED,
-        description="how often to look whether the files of TLS have changed, to read them again; "
-        "0: only when SIGHUP comes",
+        description="how often to look whether the settings file and the files of TLS have "
+        "changed, to read them again; 0: only when SIGHUP comes",
     )
     one_processor: bool = Field(
         default=True,

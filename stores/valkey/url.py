@@ -16,12 +16,16 @@ durability
     the engines promise when the store is opened is asked for from then on.
 tls
     ``yes``: a cluster over TLS.
+password_file
+    a file with the password and nothing else, instead of the password in the URL; it is read when
+    the store is opened.
 cafile, certfile, keyfile
     for TLS: who signs the engine's certificate, and a certificate of the client's own.
 """
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -31,7 +35,7 @@ from twinline.stores.shared.opening import StoreNotOpened
 SCHEMES: Final = ("redis", "rediss", "redis+cluster")
 """The schemes of this store."""
 _PORT: Final = 6379
-_OPTIONS: Final = ("prefix", "durability", "tls", "cafile", "certfile", "keyfile")
+_OPTIONS: Final = ("prefix", "durability", "tls", "password_file", "cafile", "certfile", "keyfile")
 _PREFIX: Final = re.compile(r"[\w.:-]{0,64}", re.ASCII)
 _LEVELS: Final = (Durability.PROCESS, Durability.DISK)
 Address = tuple[str, int]
@@ -116,6 +120,12 @@ def parse_url(url: str) -> Target:
     tls = options.get("tls", usual)
     if tls not in ("yes", "no") or (tls != usual and not cluster):
         raise StoreNotOpened("tls=yes is for redis+cluster; for one engine write rediss://")
+    if "password_file" in options:
+        if password:
+            raise StoreNotOpened("the URL of the store has a password, and password_file as well")
+        password = _password_of(options["password_file"])
+    else:
+        password = unquote(password)
     addresses = tuple(_address(host) for host in hosts.split(","))
     if len(addresses) > 1 and not cluster:
         raise StoreNotOpened("only redis+cluster:// has several hosts")
@@ -123,7 +133,7 @@ def parse_url(url: str) -> Target:
         addresses,
         cluster,
         unquote(name) or None,
-        unquote(password) or None,
+        password or None,
         _database(parts.path, cluster=cluster),
         prefix,
         None if durability is None else Durability(durability),
@@ -142,6 +152,18 @@ def _options(query: str) -> dict[str, str]:
         what = unknown[0][:32] if unknown[0].isidentifier() else "?"
         raise StoreNotOpened(f"a Valkey or Redis store has no option {what!r}, but {known}")
     return options
+
+
+def _password_of(path: str) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise StoreNotOpened(f"password_file: {path}: {reason}") from None
+    password = text.removesuffix("\n").removesuffix("\r")
+    if not password or "\n" in password:
+        raise StoreNotOpened(f"password_file: {path}: it does not hold one line with a password")
+    return password
 
 
 def _address(text: str) -> Address:

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from twinline.cli.main import main
 from twinline.cli.settings.model import Settings
 from twinline.stores.sqlite.file import APPLICATION_ID
+from twinline.stores.valkey.url import parse_url
 
 if TYPE_CHECKING:
     from certificates import Certificates, Issued
@@ -218,6 +219,18 @@ REFUSED: dict[str, tuple[str, str]] = {
         "store: a Valkey or Redis store has no option 'nonsense'",
     ),
     "an engine's database that is none": ('store = "redis://h/x"', "is the number of a database"),
+    "a password and a file with one": (
+        'store = "redis://:secret@h?password_file={folder}/text"',
+        "store: the URL of the store has a password, and password_file as well",
+    ),
+    "a password's file that is not there": (
+        'store = "redis://h?password_file={folder}/none"',
+        "store: password_file: {folder}/none: No such file or directory",
+    ),
+    "a password's file of many lines": (
+        'store = "redis://h?password_file={folder}/text"',
+        "text: it does not hold one line with a password",
+    ),
     "a store of a kind that there is not": ('store = "mysql://h/d"', "expected the URL of a store"),
     "a password that was masked": (
         'store = "postgresql://u:***@h/d"',
@@ -397,3 +410,11 @@ def test_the_flags_of_the_server_are_checked_too(tmp_path: Path) -> None:
     listen = ("--listen", "tls://127.0.0.1:0")
     assert "needs a certificate" in checked(tmp_path, *listen, log_level="info").stderr
     assert checked(tmp_path, *listen, "--store", "sqlite:", log_level="info").exit_code == 2
+
+
+def test_a_password_may_be_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("correct horse\n")
+    target = parse_url(f"rediss://ann@h?password_file={tmp_path}/secret")
+    assert (target.username, target.password) == ("ann", "correct horse")
+    assert "horse" not in repr(target)
+    assert parse_url("redis://ann:correct%20horse@h").password == "correct horse"

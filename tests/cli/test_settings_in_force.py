@@ -1,5 +1,6 @@
 """Settings that change while a server runs: each that is said to, and the others in a notice."""
 
+import grp
 import json
 import logging
 import os
@@ -222,6 +223,8 @@ RESTARTED: dict[str, object] = {
     "transport": "binary",
     "store": "sqlite:other.db",
     "node": "b",
+    "admin_listen": "unix:/tmp/twinline-admin",
+    "admin_group": grp.getgrgid(os.getgid()).gr_name,
 }
 
 
