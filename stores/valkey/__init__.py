@@ -8,6 +8,7 @@
     mailboxes        the half with messages and positions
     box_scripts      } the scripts of both halves,
     account_scripts  } each of which the engine runs as one step
+    entries          what messages and send_ids are kept as
     accounts         the half with accounts and sessions
     invitations      how one is spent though an account is in several parts
     tracing          where a message is, and how much a mailbox holds

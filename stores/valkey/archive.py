@@ -21,6 +21,15 @@ from twinline.stores.archive import AccountRow, AckRow, MailboxRow, MessageRow, 
 from twinline.stores.shared.paged import FIRST, Beginnings, PagedArchive
 from twinline.stores.upkeep import UpkeepError
 from twinline.stores.valkey.accounts import account_of, ask_account, fields_of
+from twinline.stores.valkey.entries import (
+    COUNT,
+    from_header,
+    header,
+    receipt,
+    send_id_field,
+    send_id_row,
+    sender_field,
+)
 from twinline.stores.valkey.invitations import Invitations, kept
 from twinline.stores.valkey.keys import FORMAT, PENDING
 from twinline.stores.valkey.lane import Call, plain
@@ -57,6 +66,7 @@ class ValkeyArchive(PagedArchive):
         self._waiting: list[Call] = []
         self._seqs: list[int] = []
         self._oldest_ack = b""
+        self._senders: Counter[bytes] = Counter()  # how many send_ids they have, by their field
 
     @classmethod
     def open_source(cls, target: Target) -> Self:
@@ -186,27 +196,41 @@ class ValkeyArchive(PagedArchive):
         return [each for each in self._invited if each.token_hash > after][:limit]
 
     def _beginnings(self, account_id: str) -> Beginnings | None:
-        box, messages, acks, sends = (self._keys.of(account_id, kind) for kind in "bmat")
+        box, messages, acks, send_ids = (self._keys.of(account_id, kind) for kind in "bmat")
         first = b"%d" % FIRST
         found, *rows = self._session.ask_all(
             [
                 plain(box, b"HMGET", box, b"p", b"l", b"q"),
                 plain(messages, b"XRANGE", messages, b"-", b"+", b"COUNT", first),
                 plain(acks, b"LRANGE", acks, b"0", b"%d" % (FIRST - 1)),
-                plain(sends, b"XRANGE", sends, b"-", b"+", b"COUNT", first),
+                plain(send_ids, b"XRANGE", send_ids, b"-", b"+", b"COUNT", first),
             ]
         )
         position, last, quota = found
         if position is None:
             return None
         row = MailboxRow(account_id, int(position), int(last), quota and int(quota))
-        return Beginnings(row, _messages(rows[0]), _acks(rows[1]), _send_ids(rows[2]))
+        sent = self._standing_for(account_id, rows[2])
+        return Beginnings(row, _messages(rows[0]), _acks(rows[1]), sent)
 
     def _messages(self, account_id: str, after: int, limit: int) -> Sequence[MessageRow]:
         return _messages(self._range(account_id, "m", after, limit))
 
     def _send_ids(self, account_id: str, after: int, limit: int) -> Sequence[SendIdRow]:
-        return _send_ids(self._range(account_id, "t", after, limit))
+        return self._standing_for(account_id, self._range(account_id, "t", after, limit))
+
+    def _standing_for(self, account_id: str, entries: Sequence[Any]) -> list[SendIdRow]:
+        """Return what send_ids stand for that the stream of them has."""
+        if not entries:
+            return []
+        key, fields = self._keys.of(account_id, "u"), [field for _, (_, field) in entries]
+        values = self._session.ask(plain(key, b"HMGET", key, *fields))
+        # All of them are gone at once, when their time has come.
+        return [
+            send_id_row(_seq(place), field, kept)
+            for (place, _), field, kept in zip(entries, fields, values, strict=True)
+            if kept is not None
+        ]
 
     def _range(self, account_id: str, kind: str, after: int, limit: int) -> list[Any]:
         key = self._keys.of(account_id, kind)
@@ -268,7 +292,7 @@ class ValkeyArchive(PagedArchive):
 
     def _removing(self, account_id: str) -> Iterator[Call]:
         """Yield what removes an account and its mailbox, but not its name."""
-        for kind in "pkdbmauts":
+        for kind in "pkdbmaut":
             key = self._keys.of(account_id, kind)
             yield plain(key, b"UNLINK", key, writes=True)
 
@@ -311,7 +335,8 @@ class ValkeyArchive(PagedArchive):
     def begin_mailbox(self, account_id: str) -> None:
         self._read = None
         self._seqs, self._oldest_ack = [], b""
-        keys = [self._keys.of(account_id, kind) for kind in "bmauts"]
+        self._senders.clear()
+        keys = [self._keys.of(account_id, kind) for kind in "bmaut"]
         self._waiting = [plain(keys[0], b"UNLINK", *keys, writes=True)]
 
     def _put(self, calls: Sequence[Call]) -> None:
@@ -331,9 +356,9 @@ class ValkeyArchive(PagedArchive):
             [
                 plain(
                     key,
-                    *(b"XADD", key, b"%d-0" % row.seq, b"i", to_bytes(row.message_id)),
-                    *(b"f", to_bytes(row.sender), b"b", to_bytes(row.body)),
-                    *(b"t", b"%d" % row.sent_at),
+                    *(b"XADD", key, b"%d-0" % row.seq, b"h"),
+                    header(b"%d" % row.sent_at, to_bytes(row.message_id), to_bytes(row.sender)),
+                    *(b"b", to_bytes(row.body)),
                     writes=True,
                 )
                 for row in rows
@@ -347,26 +372,31 @@ class ValkeyArchive(PagedArchive):
         self._put([plain(key, b"RPUSH", key, *kept, writes=True)])
 
     def put_send_ids(self, account_id: str, rows: Sequence[SendIdRow]) -> None:
-        # The next send gives them the time after which they are forgotten.
-        seqs, entries, senders = (self._keys.of(account_id, kind) for kind in "uts")
+        key, order = (self._keys.of(account_id, kind) for kind in "ut")
         calls = []
         for row in rows:
-            sender, seq, sent_at = to_bytes(row.sender_id), b"%d" % row.seq, b"%d" % row.sent_at
-            send_id = b"%b\0%b" % (sender, to_bytes(row.send_id))
+            sent_at, message_id = b"%d" % row.sent_at, to_bytes(row.message_id)
+            field = send_id_field(row.sender_id, row.send_id)
+            kept = receipt(sent_at, message_id, row.content)
             calls += [
-                plain(
-                    entries,
-                    *(b"XADD", entries, seq + b"-0", b"k", send_id, b"c", row.content),
-                    *(b"i", to_bytes(row.message_id), b"s", sent_at),
-                    writes=True,
-                ),
-                plain(seqs, b"HSET", seqs, send_id, seq, writes=True),
-                plain(
-                    *(senders, b"ZADD", senders, b"0", b"%b\0%016d" % (sender, row.seq)),
-                    writes=True,
-                ),
+                plain(key, b"HSET", key, field, kept, writes=True),
+                plain(order, b"XADD", order, b"%d-0" % row.seq, b"k", field, writes=True),
             ]
+        self._senders.update(sender_field(row.sender_id) for row in rows)
         self._put(calls)
+
+    def _count_send_ids(self, account_id: str) -> None:
+        if not self._senders:
+            return
+        # The next send gives them the time after which they are forgotten.
+        key = self._keys.of(account_id, "u")
+        self._senders[COUNT] = self._senders.total()
+        self._put(
+            [
+                plain(key, b"HSET", key, field, b"%d" % count, writes=True)
+                for field, count in self._senders.items()
+            ]
+        )
 
     def end_mailbox(self, row: MailboxRow) -> None:
         key = self._keys.of(row.account_id, "b")
@@ -383,6 +413,7 @@ class ValkeyArchive(PagedArchive):
         if row.quota is not None:
             fields[b"q"] = b"%d" % row.quota
         flat = [each for pair in fields.items() for each in pair]
+        self._count_send_ids(row.account_id)
         if len(self._waiting) > 1:
             self._flush()  # so that it is whole only if all of them were done
         self._waiting.append(plain(key, b"HSET", key, *flat, writes=True))
@@ -425,33 +456,15 @@ def count_profiles(archive: ValkeyArchive) -> Counter[str]:
 
 
 def _messages(entries: Sequence[Any]) -> list[MessageRow]:
-    return [
-        MessageRow(
-            _seq(place), to_text(fields[1]), to_text(fields[3]), to_text(fields[5]), int(fields[7])
-        )
-        for place, fields in entries
-    ]
+    rows = []
+    for place, (_, kept, _, body) in entries:
+        sent_at, message_id, sender = from_header(kept)
+        rows.append(MessageRow(_seq(place), message_id, sender, to_text(body), sent_at))
+    return rows
 
 
 def _acks(kept: Sequence[bytes]) -> list[AckRow]:
     return [AckRow(*map(int, each.split(b":"))) for each in kept]
-
-
-def _send_ids(entries: Sequence[Any]) -> list[SendIdRow]:
-    rows = []
-    for place, fields in entries:
-        sender_id, _, send_id = fields[1].partition(b"\0")
-        rows.append(
-            SendIdRow(
-                _seq(place),
-                to_text(sender_id),
-                to_text(send_id),
-                fields[3],
-                to_text(fields[5]),
-                int(fields[7]),
-            )
-        )
-    return rows
 
 
 def _seq(place: bytes) -> int:

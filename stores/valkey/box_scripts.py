@@ -6,11 +6,11 @@ the engine's epoch (`twinline.stores.valkey.engine`). The policy's numbers are p
 The hash of a mailbox has these fields: ``p`` the position, ``l`` the last seq, ``n`` how many
 messages lie beyond the position, ``k`` how many do not, ``o`` when the oldest ack that counts was
 made, or nothing, ``q`` how many messages may lie beyond the position, where that is not the
-policy's number, ``r`` and ``e`` the epoch, ``x`` when send_ids were last given their time, and
-``f`` when the first of them was sent.
+policy's number, and ``r`` and ``e`` the epoch. How messages and send_ids are kept is told by
+`twinline.stores.valkey.entries`.
 
-Lua's numbers are doubles, exact up to 2^53 as seqs and times are; but Lua writes them with 14
-digits, so they become text by ``%.0f`` alone.
+Lua's numbers are doubles, exact up to 2^53 as seqs and times are, and the engine takes them as they
+are; but Lua itself writes them with 14 digits, so they become text by `str` alone.
 """
 
 from typing import Final
@@ -27,24 +27,29 @@ EXISTS: Final = -5
 """What scripts answer instead of a seq or a count."""
 
 _HOUR_MS: Final = 3_600_000
+_MORE: Final = 15
 
 _OPEN: Final = """
-local b, m, a, u, t, s = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local b, m, a, u, t = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local call = redis.call
-local function str(x) return string.format('%.0f', x) end
-local v = call('HMGET', b, 'p', 'l', 'n', 'k', 'o', 'r', 'e', 'x', 'f', 'q')
+local function str(x)
+  -- `%d` is twice as quick, and may be of 32 bits.
+  if x > -2147483648 and x < 2147483648 then return string.format('%d', x) end
+  return string.format('%.0f', x)
+end
+local v = call('HMGET', b, 'p', 'l', 'n', 'k', 'o', 'r', 'q')
 if not v[1] then return NO_MAILBOX end
 local p, l, n, k = tonumber(v[1]), tonumber(v[2]), tonumber(v[3]), tonumber(v[4])
-local o, e, epoch = tonumber(v[5]), tonumber(v[7]), ARGV[#ARGV - 1]
+local o, epoch, e = tonumber(v[5]), ARGV[#ARGV - 1], nil
 local jumped = v[6] ~= epoch
 if jumped then
+  e = tonumber(call('HGET', b, 'e'))
   local to = math.max(e + 1, tonumber(ARGV[#ARGV]))
   l, e = l + (to - e) * SEQ_JUMP, to
 end
 local function keep(...)
   if jumped then
-    call('HSET', b, 'p', str(p), 'l', str(l), 'n', n, 'k', k, 'o', o and str(o) or '',
-      'r', epoch, 'e', str(e), ...)
+    call('HSET', b, 'p', p, 'l', l, 'n', n, 'k', k, 'o', o or '', 'r', epoch, 'e', e, ...)
   else
     call('HSET', b, ...)
   end
@@ -68,8 +73,8 @@ local function trim(now)
     local _, at = ack_at_front()
     o = at
   end
-  if aged then k = k - call('XTRIM', m, 'MINID', '=', str(aged + 1) .. '-0') end
-  if k > HISTORY then k = k - call('XTRIM', m, 'MAXLEN', '=', str(n + HISTORY)) end
+  if aged then k = k - call('XTRIM', m, 'MINID', '=', aged + 1) end
+  if k > HISTORY then k = k - call('XTRIM', m, 'MAXLEN', '=', n + HISTORY) end
   if o then
     local first = call('XRANGE', m, '-', '+', 'COUNT', 1)[1]
     local oldest = first and tonumber(string.match(first[1], '^%d+')) or math.huge
@@ -82,93 +87,123 @@ local function trim(now)
   end
 end
 """
-_APPEND: Final = """
-local message_id, sender_id, sender, body, sent_at = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local send_id, content, now = ARGV[6], ARGV[7], tonumber(ARGV[5])
-local counts = SPAN > 0 and send_id ~= ''
-local stale
-if counts then
-  stale = call('HGET', u, send_id)
-  local known = stale and call('XRANGE', t, stale .. '-0', stale .. '-0')[1]
+# What a send does now and then for the send_ids that were there before it: when the first of them
+# may be too old, when there are too many, and in time for the engine not to drop all of them. So
+# most sends only add their own. It returns how many there are now, of all senders and of its own.
+_TIDY: Final = """
+local function receipt(kept)
+  local at, length, ids = string.match(kept, '^(%-?%d+):(%d+):()')
+  ids = ids + length
+  return tonumber(at), string.sub(kept, ids - length, ids - 1), string.sub(kept, ids)
+end
+local function tidy(field, sender, now, known, count, mine)
+  local function forget(entries)
+    local by = {}
+    for i = 1, #entries, 500 do
+      local ids, fields = {}, {}
+      for j = i, math.min(i + 499, #entries) do
+        local id, of = entries[j][1], entries[j][2][2]
+        local whose = 's' .. string.match(of, '^k([^%z]*)')
+        ids[#ids + 1], fields[#fields + 1], by[whose] = id, of, (by[whose] or 0) + 1
+      end
+      call('XDEL', t, unpack(ids))
+      call('HDEL', u, unpack(fields))
+    end
+    count, mine, by[sender] = count - #entries, mine - (by[sender] or 0), nil
+    for whose, gone in pairs(by) do
+      if call('HINCRBY', u, whose, -gone) <= 0 then
+        call('HDEL', u, whose, 'f' .. string.sub(whose, 2))
+      end
+    end
+  end
+  local function entries_of(begin, some, at_most, wanted)
+    local found = {}
+    repeat
+      local entries = call('XRANGE', t, begin, '+', 'COUNT', some)
+      for i = 1, #entries do
+        if #found < at_most and wanted(entries[i][2][2]) then found[#found + 1] = entries[i] end
+      end
+      if #entries > 0 then begin = '(' .. entries[#entries][1] end
+    until #found == at_most or #entries < some
+    return found
+  end
+  if count == 0 or call('EXISTS', t) == 0 then
+    -- The engine may have dropped one of them a moment before the other.
+    call('UNLINK', u, t)
+    count, mine, known = 0, 0, nil
+  end
   if known then
-    local first = known[2]
-    local apart = now - tonumber(first[8])
-    if apart > -SPAN and apart < SPAN then
-      if first[4] ~= content then return CONFLICT end
-      return {first[6], first[8]}
+    forget(entries_of('-', OLD_AT_ONCE, 1, function(of) return of == field end))
+  end
+  local old = {}
+  for i, entry in ipairs(call('XRANGE', t, '-', '+', 'COUNT', OLD_AT_ONCE)) do
+    local at = receipt(call('HGET', u, entry[2][2]))
+    if now - at > -SPAN and now - at < SPAN then break end
+    old[i] = entry
+  end
+  forget(old)
+  if count >= PER_MAILBOX then
+    forget(call('XRANGE', t, '-', '+', 'COUNT', count - PER_MAILBOX + 1 + BOX_AT_ONCE))
+  end
+  if mine >= PER_SENDER then
+    local own, from = string.sub(sender, 2), 'f' .. string.sub(sender, 2)
+    local surplus, prefix = mine - PER_SENDER + 1 + SENDER_AT_ONCE, 'k' .. own .. '\\0'
+    local begin, some = call('HGET', u, from) or '-', math.max(surplus, OLD_AT_ONCE)
+    local gone = entries_of(begin, some, surplus, function(of)
+      return string.sub(of, 1, #prefix) == prefix
+    end)
+    if #gone > 0 then
+      forget(gone)
+      call('HSET', u, from, gone[#gone][1])
+    end
+  end
+  local first, due = call('XRANGE', t, '-', '+', 'COUNT', 1)[1], now + SPAN / 8
+  if first then due = math.min(due, receipt(call('HGET', u, first[2][2])) + LATE) end
+  call('HSET', u, 'd', math.floor(due), 'l', count >= FEW and LONG or '')
+  return count, mine
+end
+"""
+_APPEND: Final = """
+local header, body, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local field, sender, kept = ARGV[4], ARGV[5], ARGV[6]
+local counts = SPAN > 0 and field ~= ''
+local known, mine, count, due
+if counts then
+  local found = call('HMGET', u, field, sender, 'n', 'd')
+  known, mine, count, due = found[1], found[2] or 0, found[3] or 0, found[4] or now
+  mine, count, due = tonumber(mine), tonumber(count), tonumber(due)
+  if known then
+    local at, message_id, content = receipt(known)
+    if now - at > -SPAN and now - at < SPAN then
+      local _, _, wanted = receipt(kept)
+      if content ~= wanted then return CONFLICT end
+      return {message_id, str(at)}
     end
   end
 end
-if n >= (tonumber(v[10]) or MAILBOX) then return FULL end
+if n >= (tonumber(v[7]) or MAILBOX) then return FULL end
 local trims = needs_trim(now)
 if trims then trim(now) end
 l, n = l + 1, n + 1
-local seq = str(l)
-call('XADD', m, seq .. '-0', 'i', message_id, 'f', sender, 'b', body, 't', sent_at)
+call('XADD', m, l, 'h', header, 'b', body)
 if trims then
-  keep('l', seq, 'n', n, 'k', k, 'o', o and str(o) or '')
+  keep('l', l, 'n', n, 'k', k, 'o', o or '')
 else
-  keep('l', seq, 'n', n)
+  keep('l', l, 'n', n)
 end
 if counts then
-  local function member(of, at) return of .. '\\0' .. string.format('%016.0f', tonumber(at)) end
-  local function forget(entry)
-    local key, at = entry[2][2], string.match(entry[1], '^%d+')
-    call('XDEL', t, entry[1])
-    call('HDEL', u, key)
-    call('ZREM', s, member(string.match(key, '^[^%z]*'), at))
+  local tidies = known or now >= due or now < due - SPAN / 8 or count == FEW
+  if tidies or count >= PER_MAILBOX or mine >= PER_SENDER then
+    count, mine = tidy(field, sender, now, known, count, mine)
   end
-  local known_first = tonumber(v[9])
-  if stale then
-    call('XDEL', t, stale .. '-0')
-    call('ZREM', s, member(sender_id, stale))
-    known_first = nil
-  end
-  local remembered = call('XLEN', t)
-  local function first_sent()
-    local first = call('XRANGE', t, '-', '+', 'COUNT', 1)[1]
-    return first and tonumber(first[2][8]), first
-  end
-  local function counts_still(sent) return now - sent > -SPAN and now - sent < SPAN end
-  local first_at = remembered > 0 and known_first or now
-  if remembered > 0 and not (known_first and counts_still(known_first)) then
-    for _ = 1, 2 do
-      local sent, first = first_sent()
-      if not first or counts_still(sent) then break end
-      forget(first)
-      remembered = remembered - 1
-    end
-    first_at = first_sent() or now
-  end
-  if remembered >= PER_MAILBOX then
-    local surplus = remembered - PER_MAILBOX + 1
-    for _, first in ipairs(call('XRANGE', t, '-', '+', 'COUNT', surplus)) do forget(first) end
-    first_at = nil
-  end
-  if remembered >= PER_SENDER then
-    local from, to = '[' .. sender_id .. '\\0', '(' .. sender_id .. '\\1'
-    local surplus = call('ZLEXCOUNT', s, from, to) - PER_SENDER + 1
-    if surplus > 0 then
-      for _, each in ipairs(call('ZRANGEBYLEX', s, from, to, 'LIMIT', 0, surplus + AT_ONCE)) do
-        local id = str(tonumber(string.sub(each, -16))) .. '-0'
-        local entry = call('XRANGE', t, id, id)[1]
-        if entry then forget(entry) else call('ZREM', s, each) end
-      end
-      first_at = nil
-    end
-  end
-  if not first_at then first_at = first_sent() or now end
-  if first_at ~= tonumber(v[9]) then call('HSET', b, 'f', str(first_at)) end
-  call('XADD', t, seq .. '-0', 'k', send_id, 'c', content, 'i', message_id, 's', sent_at)
-  call('HSET', u, send_id, seq)
-  call('ZADD', s, 0, member(sender_id, seq))
-  local set = tonumber(v[8])
-  if not set or now < set or now - set > SPAN / 8 then
-    for _, key in ipairs({u, t, s}) do call('PEXPIRE', key, str(KEEP_MS)) end
-    call('HSET', b, 'x', sent_at)
+  call('XADD', t, l, 'k', field)
+  call('HSET', u, field, kept, sender, mine + 1, 'n', count + 1)
+  if tidies then
+    call('PEXPIRE', u, KEEP_MS)
+    call('PEXPIRE', t, KEEP_MS)
   end
 end
-call('SPUBLISH', string.sub(b, 1, -2) .. 'w', seq)
+call('SPUBLISH', string.sub(b, 1, -2) .. 'w', l)
 return l
 """
 _ACK: Final = """
@@ -197,8 +232,27 @@ local function acked(up_to, now)
   if up_to > p then ack(up_to, now) end
   if needs_trim(now) then trim(now) end
   if p ~= before_p or k ~= before_k or o ~= before_o then
-    keep('p', str(p), 'n', n, 'k', k, 'o', o and str(o) or '')
+    keep('p', p, 'n', n, 'k', k, 'o', o or '')
   end
+end
+"""
+# Messages of a page, at least one more than fits into it if there is one.
+_PAGE: Final = """
+local function page(command, from, to, limit, most)
+  local all, bytes, count, chunk, found = {}, 0, 0, 8, nil
+  repeat
+    local asked = math.min(limit + 1 - count, chunk)
+    found = call(command, m, from, to, 'COUNT', asked)
+    for i = 1, #found do
+      count = count + 1
+      all[count] = found[i]
+      bytes = bytes + #found[i][2][4]
+      if count > limit or (count > 1 and bytes > most) then return all end
+    end
+    if #found > 0 then from = '(' .. found[#found][1] end
+    chunk = 64
+  until #found < asked
+  return all
 end
 """
 _LOOK: Final = """
@@ -207,46 +261,20 @@ local up_to, now = tonumber(ARGV[4]), tonumber(ARGV[5])
 if up_to and up_to > l then return CURSOR end
 if limit > 0 and after > l then return CURSOR end
 if up_to then acked(up_to, now) end
-local page, bytes, count, chunk = {}, 0, 0, 8
+local found = {}
 if limit > 0 and after < l then
-  local from, found = '(' .. str(after) .. '-0', nil
-  repeat
-    local asked = math.min(limit + 1 - count, chunk)
-    found = call('XRANGE', m, from, '+', 'COUNT', asked)
-    for i = 1, #found do
-      count = count + 1
-      page[count] = found[i]
-      bytes = bytes + #found[i][2][6]
-      if count > limit or (count > 1 and bytes > most) then return {p, page} end
-    end
-    if #found > 0 then from = '(' .. found[#found][1] end
-    chunk = 64
-  until #found < asked
+  found = page('XRANGE', '(' .. str(after) .. '-0', '+', limit, most)
 end
-return {p, page}
+return {p, found}
 """
 _HISTORY: Final = """
 local before, limit, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = tonumber(ARGV[4])
 if needs_trim(now) then
   trim(now)
-  keep('k', k, 'o', o and str(o) or '')
+  keep('k', k, 'o', o or '')
 end
-local page, bytes, count, chunk = {}, 0, 0, 8
-local to, found = before == '' and '+' or before .. '-0', nil
-repeat
-  local asked = math.min(limit + 1 - count, chunk)
-  found = call('XREVRANGE', m, to, '-', 'COUNT', asked)
-  for i = 1, #found do
-    count = count + 1
-    page[count] = found[i]
-    bytes = bytes + #found[i][2][6]
-    if count > limit or (count > 1 and bytes > most) then return {p, page} end
-  end
-  if #found > 0 then to = '(' .. found[#found][1] end
-  chunk = 64
-until #found < asked
-return {p, page}
+return {p, page('XREVRANGE', before == '' and '+' or before .. '-0', '-', limit, most)}
 """
 _STANDING_AFTER: Final = """
 if tonumber(ARGV[1]) > l then return CURSOR end
@@ -281,7 +309,7 @@ return 1
 """
 _CREATE: Final = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return EXISTS end
-redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
+redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
 redis.call('HSET', KEYS[1], 'p', 0, 'l', 0, 'n', 0, 'k', 0, 'o', '',
   'r', ARGV[#ARGV - 1], 'e', ARGV[#ARGV])
 return 1
@@ -289,10 +317,10 @@ return 1
 # The last of its keys is the account's.
 _DROP: Final = """
 if redis.call('EXISTS', KEYS[1]) == 1 then
-  redis.call('UNLINK', unpack(KEYS, 1, 6))
+  redis.call('UNLINK', unpack(KEYS, 1, 5))
   redis.call('SPUBLISH', string.sub(KEYS[1], 1, -2) .. 'w', '')
 end
-return redis.call('EXISTS', KEYS[7])
+return redis.call('EXISTS', KEYS[6])
 """
 
 
@@ -316,8 +344,17 @@ class BoxScripts:
             "KEEP_MS": span + span // 4 + _HOUR_MS,
             "PER_MAILBOX": policy.send_ids_per_mailbox,
             "PER_SENDER": policy.send_ids_per_sender,
-            # Beyond a sender's bound so many more go at once, as few as the contract allows.
-            "AT_ONCE": min(policy.send_ids_per_sender // 8, 15),
+            # Some more go at once, so that not every send has to look for what is to go: the
+            # too old ones when the first is so late, and beyond a bound as many as the contract
+            # allows.
+            "LATE": span + span // 16,
+            "OLD_AT_ONCE": 32,
+            # An engine keeps a hash that is small as a list, which it searches from the front; by
+            # its defaults up to 512 fields, unless one of them is longer than 64 bytes.
+            "FEW": 32,
+            "LONG": f"'{' ' * 80}'",
+            "BOX_AT_ONCE": min(policy.send_ids_per_mailbox // 8, _MORE),
+            "SENDER_AT_ONCE": min(policy.send_ids_per_sender // 8, _MORE),
         }
 
         def script(*parts: str) -> Script:
@@ -326,9 +363,9 @@ class BoxScripts:
 
         self.create = script(_CREATE)
         self.drop = script(_DROP)
-        self.append = script(_OPEN, _TRIM, _APPEND)
-        self.look = script(_OPEN, _TRIM, _ACK, _LOOK)
-        self.history = script(_OPEN, _TRIM, _HISTORY)
+        self.append = script(_OPEN, _TRIM, _TIDY, _APPEND)
+        self.look = script(_OPEN, _TRIM, _ACK, _PAGE, _LOOK)
+        self.history = script(_OPEN, _TRIM, _PAGE, _HISTORY)
         self.ack = script(_OPEN, _TRIM, _ACK, _STANDING_AFTER)
         self.delete = script(_OPEN, _DELETE)
         self.set_quota = script(_SET_QUOTA)

@@ -7,14 +7,14 @@ from typing import Final
 
 from twinline.stores.valkey.wire import Script
 
-# KEYS: all six of a mailbox, and the account. Returns the numbers of what is found.
+# KEYS: all five of a mailbox, and the account. Returns the numbers of what is found.
 _BOX: Final = """
-local b, m, a, u, t, s = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local b, m, a, u, t = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local call = redis.call
 local v = call('HMGET', b, 'p', 'l', 'n', 'k', 'o')
 local found = {}
 if not v[1] then
-  if call('EXISTS', m, a, u, t, s) > 0 then found[1] = 1 end
+  if call('EXISTS', m, a, u, t) > 0 then found[1] = 1 end
   return found
 end
 local function note(number) found[#found + 1] = number end
@@ -43,9 +43,17 @@ end
 local front, back = call('LINDEX', a, 0), call('LINDEX', a, -1)
 if v[5] ~= (front and string.match(front, ':(.*)$') or '') then note(4) end
 if back and tonumber(string.match(back, '^%d+')) > p then note(5) end
-local remembered = call('XLEN', t)
-if call('HLEN', u) ~= remembered or call('ZCARD', s) ~= remembered then note(6) end
-if call('EXISTS', KEYS[7]) == 0 then note(7) end
+local remembered, of_senders, kept = 0, 0, call('HGETALL', u)
+for i = 1, #kept, 2 do
+  local kind = string.sub(kept[i], 1, 1)
+  if kind == 'k' then remembered = remembered + 1 end
+  if kind == 's' then of_senders = of_senders + kept[i + 1] end
+end
+local counted = tonumber(call('HGET', u, 'n') or 0)
+if call('XLEN', t) ~= remembered or of_senders ~= remembered or counted ~= remembered then
+  note(6)
+end
+if call('EXISTS', KEYS[6]) == 0 then note(7) end
 return found
 """
 # KEYS: the account, its mailbox, sessions and addresses. Returns its name, and what is found.
@@ -65,7 +73,7 @@ return found
 # KEYS: as of the mailbox. Makes an empty one where an account has none, of the first epoch.
 _MAKE: Final = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
+redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
 redis.call('HSET', KEYS[1], 'p', 0, 'l', 0, 'n', 0, 'k', 0, 'o', '', 'r', '', 'e', 0)
 return 1
 """

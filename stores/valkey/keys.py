@@ -6,9 +6,9 @@ and a script can change it as one step. ``ID`` is an account's id::
     {ID}:b      hash     a mailbox: its position, seqs and counts
     {ID}:m      stream   its messages; the id of an entry is SEQ-0
     {ID}:a      list     acks that still count for the history: POSITION:TIME
-    {ID}:u      hash     send_ids: the sender's id, a zero and the send_id, to the seq
-    {ID}:t      stream   what each of these stands for, by seq
-    {ID}:s      zset     their seqs by sender
+    {ID}:u      hash     send_ids and what each stands for, and how many there are of each sender
+                         (`twinline.stores.valkey.box_scripts`)
+    {ID}:t      stream   these send_ids, by seq
     {ID}:p      hash     the account
     {ID}:k      hash     its sessions, by token hash
     {ID}:d      hash     the addresses that it was logged in from
@@ -37,7 +37,7 @@ from zlib import crc32
 from twinline.stores.valkey.wire import packed, to_bytes, to_text
 
 _CACHED: Final = 10_000  # mailboxes whose keys are not made anew for every call
-FORMAT: Final = 2
+FORMAT: Final = 3
 """The version of how everything is kept."""
 ALIVE_MS: Final = 10_000
 """A server that was not heard of for so long does not use the store."""
@@ -90,13 +90,14 @@ class Keys:
     def account_of(self, key: bytes) -> tuple[str, str] | None:
         """Return whose key this is, and of which kind; None if it is no account's."""
         tagged, _, kind = key.removeprefix(self._prefix).rpartition(b":")
-        if len(kind) != 1 or kind not in b"bmautspkd" or not tagged.startswith(b"{"):
+        if len(kind) != 1 or kind not in b"bmautpkd" or not tagged.startswith(b"{"):
             return None
         return to_text(tagged[1:-1]), kind.decode()
 
     def _box(self, account_id: str) -> "BoxKeys":
-        keys = [self.of(account_id, kind) for kind in "bmauts"]
-        return BoxKeys(keys[0], packed(b"%d" % len(keys), *keys), 1 + len(keys))
+        keys = [self.of(account_id, kind) for kind in "bmaut"]
+        channel = self.of(account_id, "w")
+        return BoxKeys(keys[0], channel, packed(b"%d" % len(keys), *keys), 1 + len(keys))
 
     def bucket_of(self, username: str) -> bytes:
         """Return what names are kept apart by: the first two letters."""
@@ -124,10 +125,12 @@ class BoxKeys(NamedTuple):
 
     Attributes:
         first: the hash, which says where they all are.
+        channel: where the mailbox's watchers are told that mail has come.
         packed: how many there are, and all of them.
         arguments: how many arguments that is.
     """
 
     first: bytes
+    channel: bytes
     packed: bytes
     arguments: int

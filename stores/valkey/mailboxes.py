@@ -36,6 +36,13 @@ from twinline.stores.valkey.box_scripts import (
     BoxScripts,
 )
 from twinline.stores.valkey.engine import Engine
+from twinline.stores.valkey.entries import (
+    from_header,
+    header,
+    receipt,
+    send_id_field,
+    sender_field,
+)
 from twinline.stores.valkey.keys import Keys
 from twinline.stores.valkey.lane import Call, plain
 from twinline.stores.valkey.pending import Pending, script_call
@@ -44,6 +51,8 @@ from twinline.stores.valkey.watches import Watches
 from twinline.stores.valkey.wire import Script, packed, to_bytes, to_text
 
 _NO_SUCH_SEQ: Final = 2**53  # above every seq, and exact in Lua
+# The arguments of a send. It is the call that is made most, and this twice as quick as `packed`.
+_SIX: Final = b"$%d\r\n%b\r\n" * 6
 _make_message: Final = maker(Message)
 _ERRORS: Final[dict[int, type[Exception]]] = {
     NO_MAILBOX: NoSuchUser,
@@ -80,7 +89,7 @@ class ValkeyMailboxes(Mailboxes):
             raise ValueError(f"account id {account_id!r} is used twice")
 
     def drop(self, account_id: str) -> None:
-        keys = tuple(self._keys.of(account_id, kind) for kind in "bmautsp")
+        keys = tuple(self._keys.of(account_id, kind) for kind in "bmautp")
         # An account that is still there may be one whose name was never published.
         if not self._engine.do(script_call(self._scripts.drop, keys, ())):
             self._pending.end(account_id)
@@ -88,29 +97,32 @@ class ValkeyMailboxes(Mailboxes):
 
     def append(self, account_id: str, draft: Draft) -> Receipt:
         message_id, sender_id, sender, body, sent_at, send_id = draft
-        key = content = b""
+        at, own_id, text = b"%d" % sent_at, to_bytes(message_id), to_bytes(body)
+        head = header(at, own_id, to_bytes(sender))
+        field = count = kept = b""
         if send_id is not None:
-            key = b"%b\0%b" % (to_bytes(sender_id), to_bytes(send_id))
-            content = fingerprint(body)
+            field, count = send_id_field(sender_id, send_id), sender_field(sender_id)
+            kept = receipt(at, own_id, fingerprint(body))
+        keys = self._keys.box(account_id)
+        arguments = _SIX % (
+            *(len(head), head, len(text), text, len(at), at),
+            *(len(field), field, len(count), count, len(kept), kept),
+        )
+        call = Call(
+            keys.first,
+            b"%b%b%b" % (self._scripts.append.name, keys.packed, arguments),
+            2 + keys.arguments + 6,
+            writes=True,
+            tail=True,
+        )
         try:
-            outcome = self._run(
-                self._scripts.append,
-                account_id,
-                message_id.encode(),
-                to_bytes(sender_id),
-                to_bytes(sender),
-                to_bytes(body),
-                b"%d" % sent_at,
-                key,
-                content,
-                tail=True,
-            )
+            outcome = _checked(self._engine.do(call))
         except BaseException as error:
             if not isinstance(error, StoreUnavailable) or error.in_doubt:
                 wake_all(self._watches.box_wakes(account_id))
             raise
         if isinstance(outcome, list):
-            return Receipt(outcome[0].decode(), int(outcome[1]))
+            return Receipt(to_text(outcome[0]), int(outcome[1]))
         wakes = self._watches.box_grew(account_id, outcome)
         if wakes:
             wake_after_reply(wakes)
@@ -251,13 +263,14 @@ def _seq(seq: int) -> int:
 
 
 def _messages(entries: list[Any]) -> Iterator[Message]:
-    for entry_id, (_, message_id, _, sender, _, body, _, sent_at) in entries:
+    for entry_id, (_, kept, _, body) in entries:
+        sent_at, message_id, sender = from_header(kept)
         yield _make_message(
             {
                 "seq": int(entry_id[:-2]),  # without the -0
-                "message_id": message_id.decode(),
-                "sender": to_text(sender),
+                "message_id": message_id,
+                "sender": sender,
                 "body": to_text(body),
-                "sent_at": int(sent_at),
+                "sent_at": sent_at,
             }
         )

@@ -37,16 +37,16 @@ end
 # bytes, and where the next one begins, or nothing.
 _USAGE: Final = f"""{_PIECE_OF}
 local found, bytes = piece(KEYS[2]), 0
-for i = 1, #found do bytes = bytes + #found[i][2][6] end
+for i = 1, #found do bytes = bytes + #found[i][2][4] end
 local v = call('HMGET', KEYS[1], 'q', 'n')
 return {{v[1], tonumber(v[2]), #found, bytes, last}}
 """
-# KEYS: the mailbox, its messages, acks and send_ids. Returns where the next piece begins or
+# KEYS: the mailbox, its messages, acks, and send_ids by seq and by themselves. Returns where the next piece begins or
 # nothing, and of the message, if it is in this one, its seq, time, sender, key, and its ack.
 _MESSAGE: Final = f"""{_PIECE_OF}
 for _, entry in ipairs(piece(KEYS[2])) do
-  local fields = entry[2]
-  if fields[2] == ARGV[2] then
+  local sent_at, message_id, sender = string.match(entry[2][2], '^(%-?%d+)%z(%Z*)%z(.*)$')
+  if message_id == ARGV[2] then
     local seq, acked_at = tonumber(string.match(entry[1], '^%d+')), ''
     local first, passed = call('XRANGE', KEYS[4], entry[1], entry[1])[1], 0
     if seq <= tonumber(call('HGET', KEYS[1], 'p')) then
@@ -61,7 +61,7 @@ for _, entry in ipairs(piece(KEYS[2])) do
         at = at + 200
       until acked_at ~= '' or #acks < 200
     end
-    return {{'', entry[1], fields[8], fields[4], first and first[2][2] or '', passed, acked_at}}
+    return {{'', entry[1], sent_at, sender, first and first[2][2] or '', passed, acked_at}}
   end
 end
 return {{last}}
@@ -70,8 +70,11 @@ return {{last}}
 # one, its time and key.
 _SEND_ID: Final = f"""{_PIECE_OF}
 for _, entry in ipairs(piece(KEYS[4])) do
-  local fields = entry[2]
-  if fields[6] == ARGV[2] then return {{'', fields[8], fields[2]}} end
+  local kept = call('HGET', KEYS[5], entry[2][2]) or ''
+  local sent_at, length, begin = string.match(kept, '^(%-?%d+):(%d+):()')
+  if sent_at and string.sub(kept, begin, begin + length - 1) == ARGV[2] then
+    return {{'', sent_at, entry[2][2]}}
+  end
 end
 return {{last}}
 """
@@ -176,7 +179,7 @@ class Tracing:
                         "seconds; say whose mailbox the message was sent to"
                     )
                 own = to_bytes(message_id)
-                calls = [self._call(script, each, "bmat", at, own) for each, at in left.items()]
+                calls = [self._call(script, each, "bmatu", at, own) for each, at in left.items()]
                 outcomes = dict(zip(left, answered(self._engine.do_many(calls)), strict=True))
                 left = {}
                 for account_id, outcome in outcomes.items():
@@ -222,4 +225,4 @@ def _trace(account_id: str, message_id: str, found: list[Any]) -> MessageTrace:
 
 def _sender_id(key: bytes) -> str | None:
     """Return whose send_id it is; None for none."""
-    return to_text(key.partition(b"\0")[0]) if key else None
+    return to_text(key[1:].partition(b"\0")[0]) if key else None

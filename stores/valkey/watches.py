@@ -185,8 +185,9 @@ class Watches:
 
     def box_grew(self, account_id: str, last: int) -> tuple[Wake, ...]:
         """Return whom a message wakes: who was not woken for this seq or a later one."""
+        channel = self._keys.box(account_id).channel
         with self._lock:
-            watch = self._watches.get(self._keys.of(account_id, "w"))
+            watch = self._watches.get(channel)
             return () if watch is None else _grown(watch, last)
 
     def box_wakes(self, account_id: str) -> tuple[Wake, ...]:

@@ -21,6 +21,7 @@ CONNECT_SECONDS: Final = 2.0
 """How long an engine may take to accept a connection."""
 ANSWER_SECONDS: Final = 4.0
 """How long it may take for what was sent on one, in all: a sync of its disk is in this."""
+_FORMS: Final = [b"$%d\r\n%b\r\n" * count for count in range(16)]
 LOST: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
 """What is raised by a connection that is of no use any more."""
 
@@ -50,7 +51,10 @@ def to_text(kept: bytes) -> str:
 
 def packed(*arguments: bytes) -> bytes:
     """Return arguments of a command, without how many they are."""
-    return b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in arguments])
+    count = len(arguments)
+    if count >= len(_FORMS):
+        return b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in arguments])
+    return _FORMS[count] % tuple([part for each in arguments for part in (len(each), each)])
 
 
 def command(*arguments: bytes) -> bytes:

@@ -279,7 +279,7 @@ VALKEY_FAULTS: list[dict[str, str]] = [
         "HINCRBY {id-ann}:b n 1": "1 .*count of unread",
         "HSET {id-ann}:b o 7": "1 .*oldest ack",
         "RPUSH {id-ann}:a 41:9": "1 .*ack beyond",
-        "HDEL {id-ann}:u id-ann\0s7": "1 .*send_ids",
+        "HDEL {id-ann}:u kid-ann\0s7": "1 .*send_ids",
         "XADD {id-x}:m 1-0 i x": "1 messages, acks or send_ids in no mailbox",
         "DEL {id-carl}:b": "1 accounts without a mailbox",
         "HSET {id-ann}:k x 1:1:bob": "1 sessions of no account",

@@ -4,12 +4,14 @@ import os
 import resource
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
+from random import Random
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from twinline.core.store import (
     Durability,
     Invitation,
     MailboxPolicy,
+    Receipt,
     Standing,
     Store,
 )
@@ -734,10 +737,62 @@ def test_send_ids_of_a_mailbox_that_gets_no_more_mail_end(
     store.mailboxes.create("bob")
     store.mailboxes.append("bob", draft("hi", send_id="x"))
     hour = 3_600_000
-    for kind in "uts":
+    for kind in "ut":
         left = valkey.command("PTTL", f"ends:{{bob}}:{kind}")
         assert 3 * hour < left <= 3.5 * hour
     assert valkey.command("PTTL", "ends:{bob}:m") == -1
+
+
+def test_what_is_remembered_of_send_ids_is_bounded_and_counted(
+    valkey: ValkeyEngine, open_store: Open
+) -> None:
+    url, randomly = valkey.url(prefix="bounds:"), Random(7)
+    most, of_sender, hour = 80, 48, 3_600_000
+    policy = MailboxPolicy(
+        mailbox_messages=10**6,
+        send_ids_per_mailbox=most,
+        send_ids_per_sender=of_sender,
+        send_id_hours=1,
+    )
+    boxes = open_store(url, policy=policy).mailboxes
+    boxes.create("bob")
+    sent: list[tuple[str, str, int, Receipt]] = []  # what is remembered, and what was
+    now, outcomes = 0, Counter[bool]()
+    for number in range(1_500):
+        # At first they are too many, and then too old.
+        now += randomly.choice((0, 0, 0, 60_000 if number > 1_000 else 1))
+        before = None
+        if sent and randomly.random() < 0.3:
+            back = randomly.randrange(1, min(len(sent), 120) + 1)
+            before = sent[-back]
+            sender, send_id, at, receipt = before
+            behind = 1 + sum(each[0] == sender for each in sent[len(sent) - back + 1 :])
+            counts = back <= most - 10 and behind <= of_sender - 6 and now - at < hour
+            counts_not = back > most or behind > of_sender or now - at >= hour
+        else:
+            sender, send_id = randomly.choice(("ann", "ann", "carl", f"s{number}")), f"{number}"
+        found = boxes.append("bob", draft("hi", sender=sender, send_id=send_id, sent_at=now))
+        if before is not None:
+            again = found == receipt
+            assert again or not counts, f"{number}: {back} back, {behind} of its sender's"
+            assert not again or not counts_not, f"{number}: {back} back, {behind} of its sender's"
+            outcomes[again] += 1
+            if again:
+                continue
+            sent.remove(before)
+        sent.append((sender, send_id, now, found))
+        if number % 100 == 0:
+            assert valkey.command("XLEN", "bounds:{bob}:t") <= most
+            assert ValkeyUpkeep(url).check().faults == []
+    assert min(outcomes[True], outcomes[False]) > 50
+    # The engine drops the two of them at one moment, or nearly.
+    for kind in "tu":
+        valkey.command("UNLINK", f"bounds:{{bob}}:{kind}")
+        for number in range(3):
+            sample = draft("hi", send_id=f"{kind} {number}", sent_at=now + 25 * hour)
+            boxes.append("bob", sample)
+        assert ValkeyUpkeep(url).check().faults == []
+        now += 2 * 25 * hour
 
 
 def test_a_mailbox_that_is_gone_leaves_nothing(valkey: ValkeyEngine, open_store: Open) -> None:
