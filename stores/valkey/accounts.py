@@ -39,6 +39,7 @@ Value = TypeVar("Value")
 
 FRESH_SECONDS: Final = 0.9
 """How old an answer from memory may be, even if no notice comes: the contract allows a second."""
+_TOUCH_SECONDS: Final = 0.5  # much more than a pipeline takes that this one waits for
 _CACHED: Final = 20_000  # names, and sessions
 _PUBLISH_MS: Final = 20_000
 """How long after an account was made its name may be published: all calls have given up by then,
@@ -359,15 +360,16 @@ class ValkeyAccounts(Accounts):
     def touch_session(self, key: SessionKey, used_at: int) -> None:
         """Note that a session is in use, if that can be done.
 
-        A request that only reads must not fail because nothing can be written; a later request
-        notes its use.
+        A request that only reads must not fail because nothing can be written, nor wait long for
+        it; a later request notes its use.
         """
         account_id, token_hash = key
         if account_id is None:
             return
         sessions = (self._keys.of(account_id, "k"),)
         with suppress(StoreUnavailable), self._sessions.changing(account_id):
-            self._run(self._scripts.touch, sessions, token_hash, b"%d" % used_at)
+            call = script_call(self._scripts.touch, sessions, (token_hash, b"%d" % used_at))
+            self._engine.do(call, _TOUCH_SECONDS)
 
     def close_session(self, key: SessionKey) -> None:
         account_id, token_hash = key

@@ -457,8 +457,8 @@ def count_profiles(archive: ValkeyArchive) -> Counter[str]:
 
 def _messages(entries: Sequence[Any]) -> list[MessageRow]:
     rows = []
-    for place, (_, kept, _, body) in entries:
-        sent_at, message_id, sender = from_header(kept)
+    for place, (_, head, _, body) in entries:
+        sent_at, message_id, sender = from_header(head)
         rows.append(MessageRow(_seq(place), message_id, sender, to_text(body), sent_at))
     return rows
 

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 CALL_SECONDS: Final = 5.0
 """How long a call may take in all before its thread gives up."""
 _CLOSE_SECONDS: Final = 5.0
+_UNUSED_SECONDS: Final = 10.0  # longer than any call takes
 _AGAIN_SECONDS: Final = 0.02  # a slot that is on its way is looked for again after so long
 _BEGAN: Final = 1_767_225_600_000  # 2026, in ms since 1970
 _TICK: Final = 600_000  # ms; 2^53 holds 2^21 jumps, or forty years of them
@@ -266,12 +267,25 @@ class Engine:
         self.refuse(name, why)
 
     def forget_gone(self) -> None:
-        """Refuse nothing for servers that have no keys any more, whatever is wrong with them."""
+        """Let go of servers that have no keys any more.
+
+        Nothing is refused for what is wrong with them, and lanes to them end once nobody has asked
+        by them for a while: one that is about to be given keys is asked before it has any.
+        """
+        now = time.monotonic()
         with self._lock:
             owners = set(self._slots)
             gone = [address for address in self._peers if address not in owners]
+            unused = [
+                each
+                for each, lane in self._lanes.items()
+                if each[0] not in owners and now - lane.used_at > _UNUSED_SECONDS
+            ]
+            lanes = [self._lanes.pop(each) for each in unused]
         for address in gone:
             self.refuse(shown(address), None)
+        for lane in lanes:
+            lane.close(0.0)
 
     # --- asking
 

@@ -238,10 +238,16 @@ class NotUsableError(Exception):
 
 
 class Lane:
-    """A connection, its thread, and the calls that wait for it."""
+    """A connection, its thread, and the calls that wait for it.
+
+    Attributes:
+        peer: the engine.
+        used_at: when the engine has answered last, or this was made; any thread may read it.
+    """
 
     def __init__(self, peer: Peer, name: str) -> None:
         self.peer = peer
+        self.used_at = time.monotonic()
         self._lock = new_lock("lane")
         self._waiting: list[Call] = []  # guarded by the lane lock
         self._started = False  # guarded by the lane lock
@@ -252,7 +258,6 @@ class Lane:
         self._greeting: Greeting | None = None  # on that connection
         self._tail = b""
         self._generation = -1
-        self._used_at = 0.0
         self._failed_at = -_PAUSE_SECONDS
         self._reason = ""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -396,7 +401,7 @@ class Lane:
             for call in batch[answered:]:
                 call.value = unavailable("the engine was asked and did not answer", call)
             return
-        self._used_at = time.monotonic()
+        self.used_at = time.monotonic()
         if any(isinstance(call.value, redis.exceptions.NoScriptError) for call in batch):
             self._load_again(connection)
 
@@ -413,7 +418,7 @@ class Lane:
         connection = self._connection
         if connection is not None and self._generation != generation:
             self._drop()
-        elif connection is not None and time.monotonic() - self._used_at > _IDLE_SECONDS:
+        elif connection is not None and time.monotonic() - self.used_at > _IDLE_SECONDS:
             try:
                 idle = not connection.can_read(0)
             except LOST:
@@ -430,7 +435,7 @@ class Lane:
                 self._reason = reason_of(error)
                 return None
             self._generation = generation
-            self._used_at = time.monotonic()
+            self.used_at = time.monotonic()
         return self._connection
 
     def _lose(self, error: Exception) -> None:

@@ -20,6 +20,7 @@ from store_samples import account, draft, session
 from valkey_engine import StartCluster, StartEngine, ValkeyCluster, ValkeyEngine
 from waiting import Call, join, wait_event, wait_until
 
+from twinline.core.deadline import Deadline
 from twinline.core.errors import CursorInvalid, InvitationInvalid, NoSuchUser, StoreUnavailable
 from twinline.core.store import (
     SEQ_JUMP,
@@ -192,6 +193,20 @@ def one_pipeline(store: ValkeyStore, monkeypatch: pytest.MonkeyPatch, calls: int
         yield
         wait_until(lambda: len(lane._waiting) >= calls, "all calls wait")
         full.set()
+
+
+def test_a_touch_waits_no_longer_than_a_moment(start_valkey: StartEngine, open_store: Open) -> None:
+    engine = start_valkey()
+    accounts = open_store(engine.url()).accounts
+    ann, ann_session = account("ann"), session("token")
+    accounts.create(ann)
+    accounts.open_session(ann_session)
+    engine.pause()
+    begun = time.monotonic()
+    accounts.touch_session(ann_session.key, ann_session.used_at + 1)
+    waited = time.monotonic() - begun
+    engine.go_on()
+    assert waited < 2, "a request waits for a note that promises nothing"
 
 
 def test_what_the_network_held_back_is_not_done_behind_what_came_later(
@@ -491,6 +506,26 @@ def test_a_server_that_has_no_keys_any_more_has_no_write_refused(
         assert store.health().durability is Durability.DISK
     finally:
         last.set(appendfsync="always")
+
+
+def test_a_lane_to_a_server_without_keys_ends_when_it_is_not_used(
+    valkey_cluster: ValkeyCluster,
+    start_valkey: StartEngine,
+    open_store: Open,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = start_valkey()
+    store = open_store(valkey_cluster.url(prefix="lanes:"))
+    store.mailboxes.create("bob")
+    place = ("127.0.0.1", other.port)
+    lane = store._engine._lane_to(place, bulk=False)
+    lane.ask(plain(b"", b"PING"), Deadline.after(5))
+    store._engine.forget_gone()
+    assert store._engine._lanes[place, False] is lane, "one that is used just now ends"
+    monkeypatch.setattr("twinline.stores.valkey.engine._UNUSED_SECONDS", 0.0)
+    wait_until(lambda: (place, False) not in store._engine._lanes, "it is let go of", 10)
+    wait_until(lambda: not lane._thread.is_alive(), "its thread ends", 5)
+    store.mailboxes.append("bob", draft("hi"))
 
 
 def test_a_watched_mailbox_moves(valkey_cluster: ValkeyCluster, open_store: Open) -> None:
