@@ -41,9 +41,9 @@ for i = 1, #found do bytes = bytes + #found[i][2][4] end
 local v = call('HMGET', KEYS[1], 'q', 'n')
 return {{v[1], tonumber(v[2]), #found, bytes, last}}
 """
-# KEYS: the mailbox, its messages, acks, and send_ids by seq and by themselves. Returns where the next
-# piece begins or nothing, and of the message, if it is in this one, its seq, time, sender, key, and
-# its ack.
+# KEYS: the mailbox, its messages, acks, and send_ids by seq and by themselves. Returns where the
+# next piece begins or nothing, and of the message, if it is in this one, its seq, time, sender,
+# key, and its ack.
 _MESSAGE: Final = f"""{_PIECE_OF}
 for _, entry in ipairs(piece(KEYS[2])) do
   local sent_at, message_id, sender = string.match(entry[2][2], '^(%-?%d+)%z(%Z*)%z(.*)$')

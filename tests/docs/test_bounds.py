@@ -352,6 +352,7 @@ DO_NOT_GROW = {
     ("stores/sqlite/writer.py", "on_reopen"): "the parts of the store",
     ("stores/sql/writes.py", "outcome"): "of one write",
     ("stores/valkey/accounts.py", "_known_buckets"): "two letters each, of usernames",
+    ("stores/valkey/archive.py", "_senders"): "one mailbox at a time",
     ("stores/valkey/archive.py", "_seqs"): "one mailbox at a time",
     ("stores/valkey/archive.py", "_waiting"): "of one mailbox, and few of them",
     ("stores/valkey/archive.py", "_withdrawn"): "accounts whose deletion a crash cut in two",
