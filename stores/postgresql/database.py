@@ -166,11 +166,6 @@ class Database:
         with self._lock:
             self._doubts.add((link.backend, link.started))
 
-    @property
-    def doubtful(self) -> bool:
-        """Whether there is something to `settle`."""
-        return bool(self._doubts)
-
     def settle(self, link: Link) -> None:
         """See that no write of before is still to come.
 

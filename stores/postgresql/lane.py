@@ -12,19 +12,12 @@ The queue before it is `twinline.stores.sql.writes`; what a transaction does, `b
    intervals.
 5. A write that the database refuses is refused alone: half of a transaction's writes are tried by
    themselves, and halves of that.
-
-The threads that ask come in two halves: one is being told of its commit, and comes back, while the
-other's is made. So the next transaction is opened before the answer to a commit is there: its
-first statements, which lock and read, are sent behind it, on the same connection, as late as will
-do, for then most of those that were told are back. The database goes on with them at once, while
-they who asked for the commit are told. Nothing of that transaction is written until the one before
-it is known to be committed; if it is not, the new one is undone, and its writes wait once more.
 """
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,10 +48,6 @@ SECONDS: Final = 2 * CALL_SECONDS
 SENDS: Final = 64
 """So many times of sends are kept."""
 _BATCH: Final = 1_000  # the most writes in a transaction: what waits behind it is not kept long
-# When the next transaction is opened: after this part of the time that commits took of late.
-_AHEAD: Final = 0.5
-_AHEAD_SECONDS: Final = 0.05  # at the latest
-_SMOOTH: Final = 8  # so many commits are looked back at
 _TOLD_SECONDS: Final = 1.0  # how long a notice behind a commit may take
 _UNTOLD_SECONDS: Final = 10.0  # for so long after one that failed there is none
 _UNREPLICATED: Final = "01000"  # the warning of a commit whose wait for the standby was cancelled
@@ -66,25 +55,6 @@ _UNREPLICATED: Final = "01000"  # the warning of a commit whose wait for the sta
 
 class _InDoubt(Exception):
     """What became of a transaction is not known."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A transaction whose first statements were sent.
-
-    Attributes:
-        requests: whose writes it makes.
-        batch: decides what becomes of them.
-        link: where it is open.
-        asked: what was sent.
-        looks: whether that asks for what the database promises.
-    """
-
-    requests: list[Request[Write]]
-    batch: Batch
-    link: Link
-    asked: Asked
-    looks: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +92,6 @@ class Lane(WriteQueue[Write]):
         self._keeper = Keeper(database)
         self._sends = SendIds(policy)
         self._settings_at = 0.0
-        self._ahead: _Opened | None = None  # behind the commit that was asked for last
-        self._commit_seconds = 0.0
         self._told_from = 0.0  # when notices may follow commits
 
     def do(
@@ -142,9 +110,6 @@ class Lane(WriteQueue[Write]):
 
     def _run(self) -> None:
         while True:
-            if self._ahead is not None:
-                self._make(self._ahead.requests)
-                continue
             batch, closed = self._take(_BATCH)
             if batch:
                 self._make(batch)
@@ -159,7 +124,6 @@ class Lane(WriteQueue[Write]):
             self._keeper.link.close()
 
     def _make(self, requests: list[Request[Write]]) -> None:
-        opened = self._opened_for(requests)
         refusal = self._condition.refusal
         if refusal is not None and not self._look_again():
             self._fail(requests, StoreUnavailable(f"the store refuses writes: {refusal}"))
@@ -170,12 +134,9 @@ class Lane(WriteQueue[Write]):
             if link is None:
                 break
             try:
-                if opened is None or opened.link is not link:
-                    self._database.settle(link)
-                    opened = self._open(link, requests)
-                committed = self._committed(opened, until)
+                self._database.settle(link)
+                committed = self._committed(link, [request.write for request in requests], until)
             except Exception as error:  # noqa: BLE001 - whatever it is, this thread must go on
-                opened = None
                 if self._give_up(requests, link, error):
                     return
                 if time.monotonic() >= until:
@@ -186,32 +147,8 @@ class Lane(WriteQueue[Write]):
         self._fail(requests, StoreUnavailable())
         self._recover()
 
-    def _opened_for(self, requests: list[Request[Write]]) -> _Opened | None:
-        """Return the transaction that was opened ahead, if it is these requests' and still good."""
-        opened = self._ahead
-        if opened is None:
-            return None
-        refused = self._condition.refusal is not None or self._database.doubtful
-        if opened.requests is requests and not refused:
-            self._ahead = None
-            return opened
-        self._undo_ahead(whose=requests)
-        self._roll_back(opened.link)
-        return None
-
-    def _undo_ahead(self, whose: list[Request[Write]] | None = None) -> None:
-        """Have what a transaction was opened ahead for wait once more, unless it is made now."""
-        opened, self._ahead = self._ahead, None
-        if opened is not None and opened.requests is not whose:
-            self._put_back(opened.requests)
-
-    def _put_back(self, requests: list[Request[Write]]) -> None:
-        with self._lock:
-            self._waiting[:0] = requests
-
     def _give_up(self, requests: list[Request[Write]], link: Link, error: Exception) -> bool:
         """Tell those who asked what a transaction came to, unless it is to be tried once more."""
-        self._undo_ahead()
         self._sends.roll_back()
         self._roll_back(link)
         if isinstance(error, _InDoubt) or (isinstance(error, LinkLost) and error.in_doubt):
@@ -230,45 +167,25 @@ class Lane(WriteQueue[Write]):
         self._halve(requests, error)
         return True
 
-    def _open(self, link: Link, requests: list[Request[Write]]) -> _Opened:
-        """Send the first statements of a transaction, and wait for nothing.
-
-        Raises:
-            LinkLost: they were not sent.
-        """
-        batch = Batch(self._policy, self._sends, [request.write for request in requests])
-        calls = [BEGIN, *batch.opening()]
-        looks = time.monotonic() >= self._settings_at
-        if looks:
-            calls.append(SETTINGS)
-        return _Opened(requests, batch, link, link.ask(*calls), looks)
-
-    def _open_ahead(self, link: Link) -> None:
-        """Open the next transaction behind the commit that was asked for, if anything waits."""
-        time.sleep(min(_AHEAD_SECONDS, self._commit_seconds * _AHEAD))
-        if self._condition.refusal is None and not self._database.doubtful:
-            requests, _ = self._take(_BATCH)
-            if requests:
-                try:
-                    self._ahead = self._open(link, requests)
-                finally:
-                    if self._ahead is None:
-                        self._put_back(requests)
-
-    def _committed(self, opened: _Opened, until: float) -> _Committed:
-        """Make what is left of a transaction that was opened.
+    def _committed(self, link: Link, writes: Sequence[Write], until: float) -> _Committed:
+        """Make writes as one transaction.
 
         Raises:
             EngineError, LinkLost: it was not committed, or that is in doubt.
             StoreUnavailable: the database does not promise enough any more.
             _InDoubt: it was committed, and may not be on the standby.
         """
-        batch, link = opened.batch, opened.link
-        _, *results = link.answer(opened.asked, until - time.monotonic())
-        if opened.looks:
+        batch = Batch(self._policy, self._sends, writes)
+        calls = [BEGIN, *batch.opening()]
+        now = time.monotonic()
+        looks = now >= self._settings_at
+        if looks:
+            calls.append(SETTINGS)
+        _, *results = link.run(*calls, seconds=until - now)
+        if looks:
             ((fsync, commit, standbys),) = results.pop()
             self._condition.note(fsync, commit, standbys)
-            self._settings_at = time.monotonic() + PROMISE_SECONDS
+            self._settings_at = now + PROMISE_SECONDS
         # Also where it was not asked now: the connection may be a new one, to another machine.
         if self._condition.refusal is not None:
             raise StoreUnavailable(f"the store refuses writes: {self._condition.refusal}")
@@ -276,36 +193,31 @@ class Lane(WriteQueue[Write]):
         for step in batch.looking():
             batch.looked(link.run(*step, seconds=until - time.monotonic()))
         asked = link.ask(*batch.closing(), COMMIT)
-        began = time.monotonic()
-        told = self._sent_behind(opened)
+        told = self._sent_behind(link, batch)
         results = link.answer(asked, until - time.monotonic())
-        self._commit_seconds += (time.monotonic() - began - self._commit_seconds) / _SMOOTH
         if _UNREPLICATED in link.warnings:
             raise _InDoubt("the wait for the standby was cancelled")
         batch.closed(results[:-1])
         return _Committed(batch, link, told)
 
-    def _sent_behind(self, opened: _Opened) -> Asked | None:
-        """Send what goes behind the commit that was asked for: the next transaction, or a notice.
+    def _sent_behind(self, link: Link, batch: Batch) -> Asked | None:
+        """Send what tells the other servers behind the commit that was asked for, if it is alone.
 
-        Returns:
-            The notice, if it was sent.
+        Where writes wait, the lane has more to do, and the notifier tells of many commits at once.
 
         Raises:
             LinkLost: the connection is gone, and with it the answer to the commit.
         """
-        batch, link = opened.batch, opened.link
+        if self._waiting or not (batch.appended or batch.dropped):
+            return None
         try:
-            if len(opened.requests) > 1 or self._waiting:
-                self._open_ahead(link)
-            tells = (batch.appended or batch.dropped) and time.monotonic() >= self._told_from
-            if tells and self._ahead is None:
+            if time.monotonic() >= self._told_from:
                 call = self._wakes.telling_mail([*batch.appended, *batch.dropped])
                 return None if call is None else link.ask(call)
         except LinkLost:
             raise
         except Exception:  # those whose commit it is must hear of that, and nothing else
-            log.exception("what goes behind a commit was not sent")
+            log.exception("no notice was sent behind a commit")
         return None
 
     def _tell(self, requests: list[Request[Write]], committed: _Committed) -> None:

@@ -335,7 +335,7 @@ DO_NOT_GROW = {
     ("stores/postgresql/database.py", "_doubts"): "at most one for each connection",
     ("stores/postgresql/database.py", "_free"): "the connections of the store",
     ("stores/postgresql/database.py", "checks"): "the parts of the store",
-    ("stores/postgresql/link.py", "_asked"): "three at the most",
+    ("stores/postgresql/link.py", "_asked"): "two at the most",
     ("stores/postgresql/link.py", "_prepared"): "the statements of the store",
     ("stores/postgresql/link.py", "_warned_of"): "of one call",
     ("stores/postgresql/link.py", "expected"): "of one call",

@@ -2,8 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import count
 from typing import Any
 
@@ -18,10 +17,8 @@ from twinline.core.errors import StoreUnavailable
 from twinline.core.store import SEQ_JUMP, Durability, MailboxLook, Receipt
 from twinline.stores.postgresql import PostgresqlStore, parse_url
 from twinline.stores.postgresql import condition as postgresql_condition
-from twinline.stores.postgresql.batch import Batch
 from twinline.stores.postgresql.database import Database, Pool
-from twinline.stores.postgresql.lane import Lane
-from twinline.stores.postgresql.link import CALL_SECONDS, EngineError, Link
+from twinline.stores.postgresql.link import CALL_SECONDS, Link
 from twinline.stores.postgresql.link import Call as Statement
 
 NOW = 1_767_225_600_000
@@ -82,106 +79,20 @@ def test_a_wait_for_the_standby_that_is_cut_short_is_in_doubt(
         assert bodies(store) == ["unconfirmed", "another"]
 
 
-@contextmanager
-def opened_ahead(store: PostgresqlStore, url: str, first: str) -> Iterator[list[Call]]:
-    """Have a send made, and two more wait for it; in the block their transaction may be open."""
-    lane = store._lane
-    with psycopg.connect(**store.target.parameters) as other:  # type: ignore[arg-type]
-        other.execute(f"SELECT 1 FROM {store.target.schema}.mailboxes FOR UPDATE".encode())
-        calls = [Call(lambda: store.mailboxes.append("bob", draft(first)))]
-        blocked = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
-        wait_until(lambda: run(url, blocked), "the first send waits for the mailbox")
-        for body in ("second", "third"):
-            calls.append(Call(lambda body=body: store.mailboxes.append("bob", draft(body))))
-            wait_until(lambda: len(lane._waiting) == len(calls) - 1, f"the {body} send waits")
-        other.rollback()  # a commit would wait for the standby
-    yield calls
-
-
-def is_open_ahead(store: PostgresqlStore) -> bool:
-    ahead = store._lane._ahead
-    return ahead is not None and len(ahead.requests) == 2
-
-
-@pytest.mark.parametrize("end", ["pg_cancel_backend", "pg_terminate_backend", "nothing", "doubts"])
-def test_what_was_opened_behind_a_commit_in_doubt_is_made_once_and_in_its_turn(
-    end: str, start_postgres: StartEngine
-) -> None:
-    engine = start_postgres()
-    url = engine.new_store_url()
-    with PostgresqlStore.open(url) as store:
-        store.mailboxes.create("bob")
-        engine.set(synchronous_standby_names="nobody")
-        with opened_ahead(store, url, "first") as (first, *others):
-            wait_until(lambda: is_open_ahead(store), "the next transaction is open")
-            waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-            ((pid,),) = engine.sql(waiting)
-            if end == "doubts":
-                store._database._doubts.add((1, "a process that has ended"))
-            elif end != "nothing":
-                engine.sql(f"SELECT {end}(%s)", pid)
-                with pytest.raises(StoreUnavailable) as caught:
-                    first.outcome()
-                assert caught.value.in_doubt
-            engine.set(synchronous_standby_names="")
-            receipts = [call.outcome() for call in others]
-            if end in ("nothing", "doubts"):
-                receipts.append(first.outcome())
-        assert not store._database.doubtful
-        assert store._lane._ahead is None
-        found = store.mailboxes.read("bob", 0, ALL, ALL).messages
-        assert found[0].body == "first"
-        assert [each.seq for each in found] == [1, 2, 3]
-        assert sorted(each.body for each in found[1:]) == ["second", "third"]
-        assert {each.message_id for each in found} >= {each.message_id for each in receipts}  # type: ignore[attr-defined]
-
-
-def test_what_was_opened_behind_a_refused_transaction_is_made_all_the_same(
-    store_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with PostgresqlStore.open(store_url) as store:
-        store.mailboxes.create("bob")
-        opened: list[bool] = []
-        give_up = Lane._give_up
-
-        def counted(self: Lane, *arguments: Any) -> bool:
-            opened.append(is_open_ahead(store))
-            return give_up(self, *arguments)
-
-        monkeypatch.setattr(Lane, "_give_up", counted)
-        run(store_url, "ALTER TABLE messages ADD CHECK (body <> 'spoilt')")
-        with opened_ahead(store, store_url, "spoilt") as (spoilt, *others):
-            with pytest.raises(EngineError, match="check"):
-                spoilt.outcome()
-            for call in others:
-                call.outcome()
-        assert opened == [True]
-        found = store.mailboxes.read("bob", 0, ALL, ALL).messages
-        assert [each.seq for each in found] == [1, 2]
-        assert sorted(each.body for each in found) == ["second", "third"]
-
-
-def test_what_cannot_be_opened_behind_a_commit_leaves_the_commit_alone(
+def test_a_notice_that_cannot_be_sent_behind_a_commit_leaves_the_commit_alone(
     store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Were the first made once more, it would be there twice: it has no send_id."""
+    """Were it made once more, it would be there twice: it has no send_id."""
     with PostgresqlStore.open(store_url) as store:
         store.mailboxes.create("bob")
-        opens = Batch.opening
 
-        def opening(batch: Batch) -> list[Statement]:
-            if len(batch._writes) == 2:
-                raise UnicodeError("two at once")
-            return opens(batch)
+        def fails(_: object) -> None:
+            raise UnicodeError("not to be written")
 
-        monkeypatch.setattr(Batch, "opening", opening)
-        with opened_ahead(store, store_url, "first") as calls:
-            for call in calls:
-                call.outcome()
-        found = store.mailboxes.read("bob", 0, ALL, ALL).messages
-        assert [each.seq for each in found] == [1, 2, 3]
-        assert found[0].body == "first"
-    assert "what goes behind a commit was not sent" in caplog.text
+        monkeypatch.setattr(store._wakes, "telling_mail", fails)
+        store.mailboxes.append("bob", draft("once"))
+        assert bodies(store) == ["once"]
+    assert "no notice was sent behind a commit" in caplog.text
 
 
 def test_below_what_is_asked_for_no_write_is_taken(
