@@ -11,6 +11,7 @@ with. ``listeners`` names what can drive its connections, and
 other, and ``place`` which of them a server is.
 
 ``admin`` is the operator's way into a server that runs.
+``systemd`` tells systemd of a server that it has started.
 ``metrics`` serves metrics and health to the operator's monitoring.
 
 ``private`` is a server within another command, such as ``demo``; ``store`` looks after a file.

@@ -4,19 +4,23 @@ A store that others share may change under a server: its engine loses the standb
 `replicated`, or this machine's clock goes wrong. Requests are answered by what the store does; this
 tells the operator. Only a clock that is far off ends the server, for it would trim everybody's
 history. A store that does not answer ends nothing: it comes back, or its operator brings it back.
+
+`comes_round` sees whether the server itself lives.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from twinline.cli.console.errors import CommandError
 from twinline.core import events
+from twinline.core.deadline import Deadline
 from twinline.core.errors import StoreUnavailable
 from twinline.core.events import emit
 from twinline.core.store import CLOCK_REFUSE_MS, CLOCK_WARN_MS, Durability, Health, Store
+from twinline.core.waiting import Waiter, Wake
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +29,13 @@ LAG_SECONDS: Final = 2.0
 """A server that has not heard of the others for so long is late, and that is told."""
 _LEVELS: Final = tuple(Durability)
 """The least first."""
+
+
+class Rounds(Protocol):
+    """Something that a thread goes round in: a listener, or the parent of several servers."""
+
+    def on_round(self, call: Wake) -> None:
+        """Have ``call`` called once by that thread, when it comes round."""
 
 
 class ClockRefused(CommandError):
@@ -135,3 +146,10 @@ class Watchman:
                 emit(events.CLOCK_OFF, seconds=offset_ms / 1000)
             else:
                 emit(events.CLOCK_AGREES)
+
+
+def comes_round(rounds: Rounds, seconds: float) -> bool:
+    """Return whether a thread comes round in time; for who tells others that the server lives."""
+    waiter = Waiter()
+    rounds.on_round(waiter.wake)
+    return waiter.wait(Deadline.after(seconds))

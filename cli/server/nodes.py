@@ -29,20 +29,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from enum import Enum, auto
+from functools import partial
 from math import ceil
 from typing import Final
 
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.server.channel import Channel, ChannelError, Said
+from twinline.cli.server.health import comes_round
 from twinline.cli.server.log import LogInForce, log_of
 from twinline.cli.server.place import Place, machine_name
 from twinline.cli.server.process import signals_handled
 from twinline.cli.server.reload import Identity, Outcome, Part, Reloader, Terminal
 from twinline.cli.server.settings_in_force import FIXED, SettingsInForce, Source
+from twinline.cli.server.systemd import Notifier, status_of
 from twinline.cli.settings.checks import check_settings
 from twinline.cli.settings.model import Settings
 from twinline.core.deadline import Deadline
+from twinline.core.waiting import Wake
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.listener import Waker, reserve
 
@@ -213,6 +217,9 @@ class Nodes:
             drain_seconds: what a node may take to end.
         """
         self.on_ask: Callable[[], None] = lambda: None  # a node wants everything read again
+        self.on_drain: Callable[[], None] = lambda: None
+        # Appended by any thread, taken by the one that runs.
+        self._rounds: deque[Wake] = deque()
         self._nodes = nodes
         self._waker = waker
         self._stops = False  # set by any thread, and by signal handlers
@@ -227,6 +234,11 @@ class Nodes:
     def stop(self) -> None:
         """Let all drain; from any thread or a signal handler."""
         self._stops = True
+        self._waker.wake()
+
+    def on_round(self, call: Wake) -> None:
+        """Have ``call`` called once by the thread that runs, when it comes round."""
+        self._rounds.append(call)
         self._waker.wake()
 
     def reload(self, settings: Settings | None, refusal: str | None) -> None:
@@ -260,6 +272,7 @@ class Nodes:
                 if self._stops or self._failure is not None:
                     if self._late is None:
                         self._late = Deadline.after(self._drain_seconds + _LATE_SECONDS)
+                        self.on_drain()
                         self._end_all()
                     if not any(node.runs for node in self._nodes):
                         break
@@ -273,6 +286,8 @@ class Nodes:
                         self._ready = True
                         on_ready(self._nodes[0].durability)
                 self._wait()
+                while self._rounds:
+                    self._rounds.popleft()()
                 self._pass_on()
                 for node in self._nodes:
                     self._look_after(node)
@@ -374,6 +389,7 @@ def run_nodes(
     *,
     source: Source = FIXED,
     since: Mapping[str, Identity] | None = None,
+    systemd: Notifier | None = None,
 ) -> None:
     """Serve by several nodes until a signal, in the calling thread, which must be the main one.
 
@@ -383,6 +399,7 @@ def run_nodes(
             store's durability.
         source: where the settings are read again from.
         since: what its files were like before they were read.
+        systemd: what is told of each step; None: nobody is.
 
     Raises:
         SettingsError: the settings ask for what is not safe, or for what nodes cannot share.
@@ -392,6 +409,7 @@ def run_nodes(
     endpoints = settings.endpoints()
     warnings = check_settings(settings, endpoints)
     base = settings.node or machine_name()
+    systemd = systemd or Notifier({})
     terminal = Terminal()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is a node to pass it on to
     with (
@@ -419,14 +437,28 @@ def run_nodes(
         signal.signal(signal.SIGCHLD, lambda *_: None)
         with (
             _reloader(
-                settings, source, nodes, theirs, since=since or {}, terminal=terminal, logged=logged
+                settings,
+                source,
+                nodes,
+                theirs,
+                since=since or {},
+                terminal=terminal,
+                logged=logged,
+                systemd=systemd,
             ) as reloader,
             signals_handled(nodes.stop, reloader.wake, waker.fileno(), at_once=nodes.kill),
+            systemd.watched(partial(comes_round, nodes)),
         ):
             nodes.on_ask = reloader.wake
+            nodes.on_drain = systemd.stopping
             if terminal.is_gone():  # before there was a handler for it
                 nodes.stop()
-            nodes.run(lambda durability: on_ready(shared, settings, durability))
+
+            def all_serve(durability: str) -> None:
+                on_ready(shared, settings, durability)
+                systemd.ready(status_of(shared))
+
+            nodes.run(all_serve)
 
 
 def _reloader(
@@ -438,6 +470,7 @@ def _reloader(
     since: Mapping[str, Identity],
     terminal: Terminal,
     logged: LogInForce,
+    systemd: Notifier,
 ) -> Reloader:
     """Return what reads the settings again for all nodes, which read their files of TLS."""
 
@@ -448,6 +481,7 @@ def _reloader(
     def pass_on(outcomes: Sequence[Outcome]) -> None:
         refusal = next((each.kept for each in outcomes if each.kept), None)
         nodes.reload(theirs(in_force.now) if source.is_live else None, refusal)
+        systemd.reloaded()
 
     def hung_up() -> bool:
         gone = terminal.has_hung_up()
@@ -460,7 +494,12 @@ def _reloader(
     in_force = SettingsInForce(settings, source, apply, change_policy=lambda _: False)
     parts: list[Part] = [in_force] if source.is_live else []
     reloader = Reloader(
-        parts, settings.reload_seconds, since=since, hung_up=hung_up, on_done=pass_on
+        parts,
+        settings.reload_seconds,
+        since=since,
+        hung_up=hung_up,
+        on_begin=systemd.reloading,
+        on_done=pass_on,
     )
     return reloader
 

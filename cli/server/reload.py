@@ -92,6 +92,7 @@ class Reloader:
         since: Mapping[str, Identity] | None = None,
         hung_up: Callable[[], bool] = lambda: False,
         ask: Callable[[Callable[[], None]], None] = lambda wake: wake(),
+        on_begin: Callable[[], None] = lambda: None,
         on_done: Callable[[Sequence[Outcome]], None] = lambda _: None,
         patience: float = PATIENCE_SECONDS,
         remind: float = REMIND_SECONDS,
@@ -104,6 +105,7 @@ class Reloader:
             since: what the files were like before the parts were made; None: as they are now.
             hung_up: asked when it is woken; if so, that was no wish to have anything read.
             ask: called by `reload` with `wake`, to call it once all is there to be read.
+            on_begin: called each time before parts are read.
             on_done: called with the outcomes each time that parts were read.
             patience: how long a part that cannot be read is tried again.
             remind: seconds between two reminders.
@@ -112,6 +114,7 @@ class Reloader:
         self._seconds = seconds or math.inf
         self._hung_up = hung_up
         self._ask = ask
+        self._on_begin = on_begin
         self._on_done = on_done
         # Appended by any thread, taken by its own.
         self._asks: deque[_Ask] = deque()
@@ -196,6 +199,7 @@ class Reloader:
     def _reload(self, *, everything: bool) -> None:
         """Read all parts, or those that have changed and what depends on them, and tell of it."""
         asks = self._take_asks()
+        self._on_begin()
         try:
             found = self._read_patiently(everything=everything)
             self._tell(found)

@@ -20,7 +20,7 @@ from twinline.cli.server.admin.desk import Desk, Doors
 from twinline.cli.server.admin.peers import AdminSocket
 from twinline.cli.server.certificates import Certificates, files_of
 from twinline.cli.server.hashing import BackgroundHasher
-from twinline.cli.server.health import Watchman
+from twinline.cli.server.health import Watchman, comes_round
 from twinline.cli.server.listeners import LISTENERS
 from twinline.cli.server.log import LogInForce, log_of
 from twinline.cli.server.metrics import watched
@@ -29,6 +29,7 @@ from twinline.cli.server.place import Place, own_name
 from twinline.cli.server.process import server_process, signals_handled
 from twinline.cli.server.reload import Identity, Part, Reloader, Terminal, identities
 from twinline.cli.server.settings_in_force import FIXED, SettingsFile, SettingsInForce, Source
+from twinline.cli.server.systemd import Notifier, status_of
 from twinline.cli.server.trial import for_trial
 from twinline.cli.settings.checks import check_settings, own_place
 from twinline.cli.settings.model import Settings
@@ -85,6 +86,7 @@ def serve(as_json: bool, trial_folder: Path | None, **options: Any) -> None:
     signal drains: nobody new is let in, replies in flight finish, and the exit
     code is 0. Every setting has a flag: --help-all shows them.
     """
+    systemd = Notifier()
     origin = origin_of(options)
     source = SettingsFile(origin, trial_folder)
     # Before it is read, so that no change of it is missed.
@@ -95,10 +97,8 @@ def serve(as_json: bool, trial_folder: Path | None, **options: Any) -> None:
         settings, trial = for_trial(settings, trial_folder)
         ca_file = str(trial.ca)
     announce = partial(_announce, as_json=as_json, ca_file=ca_file)
-    if settings.nodes > 1:
-        run_nodes(settings, announce, source=source, since=since)
-    else:
-        run_server(settings, announce, source=source, since=since)
+    run = run_nodes if settings.nodes > 1 else run_server
+    run(settings, announce, source=source, since=since, systemd=systemd)
 
 
 def run_server(
@@ -110,6 +110,7 @@ def run_server(
     source: Source = FIXED,
     since: Mapping[str, Identity] | None = None,
     drain: Callable[[], object] | None = None,
+    systemd: Notifier | None = None,
 ) -> None:
     """Serve until a signal, in the calling thread, which must be the main one.
 
@@ -122,6 +123,7 @@ def run_server(
         source: where the settings are read again from.
         since: what its files were like before they were read.
         drain: has all servers of this one's parent drain; None: it has none, and drains itself.
+        systemd: what is told of each step; None: nobody is.
 
     Raises:
         SettingsError: the settings ask for what is not safe, name no store, or a file of TLS
@@ -168,6 +170,7 @@ def run_server(
                 since=since or {},
                 metrics=metrics,
                 index=index or 0,
+                systemd=systemd or Notifier({}),
             )
             server.run(
                 terminal,
@@ -192,6 +195,7 @@ class Server:
         since: Mapping[str, Identity],
         metrics: Metrics | None = None,
         index: int = 0,
+        systemd: Notifier | None = None,
     ) -> None:
         self._service = service
         self._settings = settings
@@ -200,6 +204,7 @@ class Server:
         self._source = source
         self._metrics = metrics
         self._index = index
+        self._systemd = systemd or Notifier({})
         # Before they are read, so that no change of them is missed.
         self._since = {**since, **identities(files_of(settings))}
 
@@ -224,11 +229,14 @@ class Server:
             signals_handled(listener.stop, reloader.wake, waker.fileno()),
             nullcontext() if orders is None else orders(listener.stop, reloader.wake),
             watched(settings, self._metrics, listener, service.store, index=self._index),
+            self._systemd.watched(partial(_lives, listener)),
         ):
+            listener.on_drain(self._systemd.stopping)
             if terminal.is_gone():  # before there was a handler for it
                 listener.stop()
             emit(events.SERVER_READY, endpoints=[each.place for each in listener.endpoints])
             on_ready(listener.endpoints, settings, service.store.durability)
+            self._systemd.ready(status_of(listener.endpoints))
             listener.serve_forever()
             service.stop()
         if watchman.failure is not None:
@@ -259,6 +267,8 @@ class Server:
             # A node's parent asks the terminal.
             hung_up=partial(_end_with, terminal, listener) if orders is None else lambda: False,
             ask=self._source.ask,
+            on_begin=self._systemd.reloading,
+            on_done=lambda _: self._systemd.reloaded(),
         )
         return reloader
 
@@ -315,6 +325,11 @@ def _admin_socket(
     group = None if settings.admin_group is None else grp.getgrnam(settings.admin_group).gr_gid
     where = own_place(settings.admin_listen, None if alone else place.index)
     return AdminSocket(where, Desk(service, doors).answer, group=group)
+
+
+def _lives(listener: Listener, seconds: float) -> bool:
+    # While it drains it takes no connections, and has a time limit of its own.
+    return listener.draining or comes_round(listener, seconds) or listener.draining
 
 
 def _end_with(terminal: Terminal, listener: Listener) -> bool:

@@ -102,20 +102,40 @@ def test_the_server_of_the_unit_starts_and_stops_as_it_says(tmp_path: Path) -> N
     assert (tmp_path / "twinline" / "chat.db").exists()
 
 
-STAND_IN = """#!/bin/sh
+STAND_IN = r"""#!/usr/bin/perl
 # Stands in for the server, whose Python another user may not be able to reach.
-note() {
-    key=$(cat /etc/twinline/tls/privkey.pem)
-    echo "$1" "$key" $(grep CapEff /proc/self/status) >>$STATE_DIRECTORY/seen
+use strict;
+use Socket;
+sub told {
+    socket(my $end, AF_UNIX, SOCK_DGRAM, 0) or die $!;
+    my $path = $ENV{NOTIFY_SOCKET};
+    $path =~ s/^@/\0/;
+    send($end, $_[0], 0, pack_sockaddr_un($path)) or die $!;
 }
-trap 'note reloaded' HUP
-# SIGTERM is sent to all of the unit's processes, and so to any that were started here.
-trap 'echo stopped >>$STATE_DIRECTORY/seen; exit 0' TERM
-note "$*"
-while :; do
-    sleep 60 &
-    wait $!
-done
+sub said {
+    open(my $seen, ">>", "$ENV{STATE_DIRECTORY}/seen") or die $!;
+    print $seen "@_\n";
+}
+sub note {
+    local $/ = undef;
+    open(my $file, "<", "/etc/twinline/tls/privkey.pem") or die $!;
+    my $key = <$file>;
+    open(my $status, "<", "/proc/self/status") or die $!;
+    my ($caps) = <$status> =~ /(CapEff:\s*\S+)/;
+    $caps =~ s/\s+/ /;
+    said($_[0], $key, $caps);
+}
+my ($reload, $stop) = (0, 0);
+$SIG{HUP} = sub { $reload = 1 };
+$SIG{TERM} = sub { $stop = 1 };
+note("@ARGV");
+told("READY=1");
+until ($stop) {
+    select(undef, undef, undef, 0.05);
+    if ($reload) { $reload = 0; note("reloaded"); }
+    told("WATCHDOG=1");
+}
+said("stopped");
 """
 
 
@@ -143,15 +163,12 @@ def test_the_unit_reads_a_key_of_its_group_reloads_and_stops(tmp_path: Path) -> 
             systemd.run("systemctl", "start", "twinline")
             systemd.run("timeout", "20", "sh", "-c", f"until grep {written} {seen}; do :; done")
         systemd.run("systemctl", "stop", "twinline")
-        # What does not know the signal yet is ended by it, and started again.
+        # What has not said that it is ready does not count as started, and gets no SIGHUP.
         (tmp_path / "twinline").write_text(f"#!/bin/sh\necho once >>{seen}.more\nexec sleep 60\n")
         systemd.run("install", f"{SHARED}/twinline", PROGRAM)
-        systemd.run("systemctl", "start", "twinline")
+        systemd.run("systemctl", "start", "--no-block", "twinline")
         systemd.run("timeout", "20", "sh", "-c", f"until grep once {seen}.more; do :; done")
-        systemd.run("systemctl", "reload", "twinline")
-        again = f"until [ $(wc -l <{seen}.more) = 2 ]; do sleep 0.05; done"
-        systemd.run("timeout", "20", "sh", "-c", again)
-        systemd.run("systemctl", "is-active", "twinline")
+        assert systemd.run("systemctl", "is-active", "twinline", code=3) == "activating\n"
         *_, started, reloaded, stopped = systemd.run("cat", seen).splitlines()
         assert systemd.run("stat", "-c", "%A %U %G", "/etc/twinline/tls/privkey.pem") == (
             "-rw-r----- root twinline-tls\n"

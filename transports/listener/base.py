@@ -251,6 +251,7 @@ class Listener(ABC):
         self._drainer: dict[str, Drainer] = {}
         self._stopping = False  # set by any thread or signal handler
         self._drained = False  # set by the thread that drains
+        self._drains: list[Wake] = []  # called when it begins to drain
         self._rounds: list[Wake] = []  # called when the thread that serves comes round
         self._closing: list[Waiter] = []  # woken when it is; appended and popped, no more
         self._short_of = ""  # what there was too little of, until a connection is served again
@@ -482,6 +483,13 @@ class Listener(ABC):
         self._rounds.append(call)
         self._waker.wake()
 
+    def on_drain(self, call: Wake) -> None:
+        """Have ``call`` called once when it begins to drain, by the thread that drains.
+
+        It must not wait. It is not called of one that is closed before it has served.
+        """
+        self._drains.append(call)
+
     def _come_round(self) -> None:
         """Call those who wait for it; in the thread that takes connections."""
         if self._rounds:
@@ -536,6 +544,7 @@ class Listener(ABC):
                 connections=self._to_drain,
                 seconds=self.settings.drain_spread_seconds + self.settings.drain_seconds,
             )
+            wake_all(self._drains)
 
     def _tell_drained(self) -> None:
         if self._drain_began is not None:

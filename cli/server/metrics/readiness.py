@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from twinline.cli.server.health import LAG_SECONDS
+from twinline.cli.server.health import LAG_SECONDS, comes_round
 from twinline.cli.server.metrics.shared import SharedLook
-from twinline.core.deadline import Deadline
 from twinline.core.errors import StoreUnavailable
 from twinline.core.store import CLOCK_REFUSE_MS, Health, Store
-from twinline.core.waiting import Waiter
 from twinline.transports.listener import Listener
 
 log = logging.getLogger(__name__)
@@ -108,6 +106,4 @@ class Readiness:
             return False
 
     def _comes_round(self) -> bool:
-        waiter = Waiter()
-        self._listener.on_round(waiter.wake)
-        return waiter.wait(Deadline.after(ROUND_SECONDS))
+        return comes_round(self._listener, ROUND_SECONDS)
