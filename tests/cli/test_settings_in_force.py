@@ -224,6 +224,7 @@ RESTARTED: dict[str, object] = {
     "store": "sqlite:other.db",
     "node": "b",
     "admin_listen": "unix:/tmp/twinline-admin",
+    "metrics_listen": "tcp://127.0.0.1:9464",
     "admin_group": grp.getgrgid(os.getgid()).gr_name,
 }
 
@@ -421,6 +422,10 @@ def test_who_asks_at_the_end_is_answered() -> None:
 # -- under load -----------------------------------------------------------------------------
 
 
+_BREATH = 0.005
+"""Between two messages of one sender, in s: the reloads are to have a share of the processor."""
+
+
 @pytest.mark.parametrize("listener", ["threads", "loop"])
 @pytest.mark.parametrize("times", [20, pytest.param(1000, marks=pytest.mark.timeout(400))])
 def test_reloads_under_load_drop_nothing(
@@ -461,7 +466,7 @@ def test_reloads_under_load_drop_nothing(
                 received[me] = []
                 client.create_account(me, PASSWORD)
                 there.wait(30)
-                while not ended_.is_set():
+                while not ended_.wait(_BREATH):
                     client.send(to, str(sent[me]))
                     sent[me] += 1
                 all_sent.wait(30)
@@ -475,7 +480,7 @@ def test_reloads_under_load_drop_nothing(
         """Connect, ask and leave, for as long as it lasts."""
         try:
             there.wait(30)
-            while not ended_.is_set():
+            while not ended_.wait(_BREATH):
                 with closing(Peer(endpoint)) as peer:
                     assert peer.ask("ping")["ok"]
         except BaseException as error:
@@ -487,8 +492,8 @@ def test_reloads_under_load_drop_nothing(
     there = threading.Barrier(len(people) + 2)
     all_sent = threading.Barrier(len(people))
     states: list[object] = []
-    threads = [threading.Thread(target=talk, args=each) for each in people]
-    threads.append(threading.Thread(target=come_and_go))
+    threads = [threading.Thread(target=talk, args=each, daemon=True) for each in people]
+    threads.append(threading.Thread(target=come_and_go, daemon=True))
     try:
         for each in threads:
             each.start()
