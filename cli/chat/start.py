@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from twinline.cli.client.passwords import PasswordsDiffer, read_password
+from twinline.cli.client.passwords import PasswordsDiffer, read_new_password, read_password
 from twinline.cli.client.sessions import KeptSession
 from twinline.cli.client.target import Target
 from twinline.cli.console.errors import CommandError, sentence
@@ -18,6 +18,8 @@ from twinline.core.errors import (
     BadCredentials,
     InvalidPassword,
     InvalidUsername,
+    InvitationInvalid,
+    PasswordChangeRequired,
     SessionExpired,
     UsernameTaken,
 )
@@ -31,6 +33,7 @@ _TO_BE_TRIED_AGAIN: Final = (
     InvalidPassword,
     UsernameTaken,
     BadCredentials,
+    InvitationInvalid,
     PasswordsDiffer,
 )
 
@@ -94,13 +97,23 @@ def _create(client: Client, target: Target, name: str | None) -> SessionReply:
     username = parse_username(_name("Choose a name", name))
     question = f"New password for {username} at {target.place}"
     password = read_password(None, question, twice=True)
-    return client.create_account(username, password)
+    try:
+        return client.create_account(username, password)
+    except InvitationInvalid as error:
+        say(f"twinline: {sentence(error)}")
+    invitation: str = click.prompt("Invitation", err=True)
+    return client.create_account(username, password, invitation=invitation.strip())
 
 
 def _log_in(client: Client, target: Target, name: str | None) -> SessionReply:
     username = parse_username(_name("Name", name))
     password = read_password(None, f"Password for {username} at {target.place}")
-    return client.login(username, password)
+    try:
+        return client.login(username, password)
+    except PasswordChangeRequired as error:
+        say(f"twinline: {sentence(error)}")
+    new = read_new_password(None, f"New password for {username} at {target.place}")
+    return client.login(username, password, new_password=new)
 
 
 def _name(question: str, proposed: str | None) -> str:

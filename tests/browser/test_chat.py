@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from browsing import ServerProcess, Tab, WebSite, free_ports
 from cli_server import CommandLine
-from services import PASSWORD
+from services import PASSWORD, cheap_hasher
 
+from twinline.core.service import ChatService
+from twinline.core.settings import ServiceSettings
 from twinline.core.store import Draft, MailboxPolicy
+from twinline.stores.memory import MemoryStore
 from twinline.transports.client import Client
 from twinline.transports.listener import ListenerSettings
 
@@ -64,6 +67,62 @@ def test_two_people_talk_browser_to_browser_and_terminal(
             ann.until("document.querySelectorAll('.state.sent').length === 1")
             (got,) = terminal.json("watch", "--count", "1", "--timeout", "10")
             assert (got["sender"], got["body"]) == ("ann", "and back")
+
+
+def test_the_page_asks_for_an_invitation_and_for_a_password_of_ones_own(
+    browser: "Browser",
+) -> None:
+    service = ChatService(
+        MemoryStore(), ServiceSettings(registration="invitation"), hasher=cheap_hasher()
+    )
+    operator = service.administration("a test")
+    with WebSite(service=service) as site, Tab(browser, site.page) as tab:
+        page = tab.page
+
+        def enter(error: str | None = None) -> None:
+            page.press("#password", "Enter")
+            if error is None:
+                page.wait_for_selector("#standing.online")
+            else:
+                page.wait_for_selector(f"#login-error:has-text('{error}')")
+
+        # What is not asked for is not seen.
+        assert tab.one("#invitation").is_hidden()
+        assert tab.one("#invited-show").is_hidden()
+        page.click("#login-other")
+        page.fill("#username", "ann")
+        page.fill("#password", PASSWORD)
+        assert tab.one("#invited-show").is_visible()
+        assert tab.one("#invitation").is_hidden()
+        enter("needs an invitation")
+        assert page.evaluate("document.activeElement.id") == "invitation"
+        page.fill("#invitation", "none that counts")
+        enter("needs an invitation")
+        page.fill("#invitation", f" {operator.invite()[0]} ")
+        enter()
+        once = operator.reset_password("ann")
+        tab.until("document.body.dataset.view === 'login'")
+        assert tab.one("#new-password").is_hidden()
+        page.fill("#username", "ann")
+        page.fill("#password", once)
+        enter("one-time password")
+        assert page.evaluate("document.activeElement.id") == "new-password"
+        page.fill("#new-password", "short")
+        enter("8 to 128 characters")
+        page.fill("#new-password", "another horse")
+        enter()
+        operator.disable("ann")
+        tab.until("document.body.dataset.view === 'login'")
+        page.fill("#username", "ann")
+        page.fill("#password", "another horse")
+        enter("has disabled this account")
+        # Whoever has an invitation at hand need not be refused first.
+        page.click("#login-other")
+        page.click("#invited-show")
+        page.fill("#username", "bob")
+        page.fill("#password", PASSWORD)
+        page.fill("#invitation", operator.invite()[0])
+        enter()
 
 
 def test_a_page_goes_on_at_another_server_when_its_own_has_ended(browser: "Browser") -> None:

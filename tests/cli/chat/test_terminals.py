@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from admin_server import administered
 from cli_server import CommandLine, running_server
 from services import PASSWORD
-from terminal import chat, colours
+from terminal import chat, colours, terminal
 from waiting import wait_until
 
 from twinline.transports.client import Client
@@ -106,6 +107,49 @@ def test_a_start_after_the_session_has_ended(ann: CommandLine) -> None:
             shown.wait(lambda: "Password for ann" in shown.foot[-1], "to be asked for a password")
             shown.enter(password)
         shown.wait_toolbar("online")
+
+
+def test_the_start_asks_for_an_invitation(tmp_path: Path) -> None:
+    with administered(registration="invitation") as served:
+        token = served.ask("invite")["token"]
+        twinline = CommandLine(tmp_path, served.endpoint)
+        with chat(twinline) as shown:
+            shown.wait_text("quit (q)?")
+            shown.enter()
+            for invitation in ("none", token):
+                shown.wait(lambda: shown.foot[-1] == "Choose a name:", "to be asked for a name")
+                shown.enter("zoe")
+                shown.wait(lambda: shown.foot[-1] == "Invitation:", "to be asked for an invitation")
+                shown.enter(invitation)
+            shown.wait_toolbar("online")
+
+
+@pytest.mark.parametrize("command", ["login", "chat"])
+def test_a_one_time_password_is_changed_at_a_terminal(tmp_path: Path, command: str) -> None:
+    with administered() as served:
+        served.server.service.add_account("ann", PASSWORD)
+        once = served.ask("reset_password", username="ann")["password"]
+        twinline = CommandLine(tmp_path, served.endpoint)
+        twinline.environment["TWINLINE_PASSWORD"] = once
+        words = ("login", "ann") if command == "login" else ("chat", "--user", "ann")
+        with terminal(*words, environment=twinline.environment) as shown:
+            if command == "chat":
+                shown.wait_text("quit (q)?")
+                shown.enter("l")
+                shown.wait(lambda: shown.foot[-1] == "Name [ann]:", "to be asked for the name")
+                shown.enter()
+            shown.wait_text("this is a one-time password")
+            shown.wait(lambda: "New password for ann" in shown.foot[-1], "to be asked for another")
+            shown.enter("another horse")
+            shown.wait(lambda: shown.foot[-1] == "The same again:", "to be asked again")
+            shown.enter("another horse")
+            if command == "chat":
+                shown.wait_toolbar("online")
+            else:
+                assert shown.exit_code() == 0
+            assert b"another horse" not in shown.output
+        with Client(served.endpoint) as client:
+            client.login("ann", "another horse")
 
 
 def test_whoever_wants_no_account_leaves(tmp_path: Path) -> None:

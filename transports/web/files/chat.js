@@ -80,7 +80,31 @@ function setCreating(value) {
   setText(byId("login-error"), "");
   byId("password").autocomplete = creating ? "new-password" : "current-password";
   byId("password-rule").hidden = !creating;
+  ask("new-password", false);
+  ask("invitation", false);
+  byId("invited").hidden = !creating;
 }
+
+/** Show or hide a field that only some logins have. */
+function ask(name, wanted) {
+  const field = byId(name);
+  byId(`${name}-part`).hidden = !wanted;
+  field.required = wanted;
+  if (!wanted) field.value = "";
+}
+
+const isAsked = (name) => !byId(`${name}-part`).hidden;
+
+/** Ask for what the server wants besides, and return the field to go on with, or null. */
+function askMore(code) {
+  const name = { password_change_required: "new-password", invitation_invalid: "invitation" }[code];
+  if (name === undefined) return null;
+  ask(name, true);
+  byId("invited").hidden = true;
+  return byId(name);
+}
+
+byId("invited-show").addEventListener("click", () => askMore("invitation_invalid").focus());
 
 byId("login-form").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -89,15 +113,20 @@ byId("login-form").addEventListener("submit", async (event) => {
   submit.disabled = true;
   setText(byId("login-error"), "");
   try {
-    const enter = creating ? client.createAccount(username.value, password.value)
-      : client.login(username.value, password.value);
+    const invitation = isAsked("invitation") ? byId("invitation").value.trim() : null;
+    const newPassword = isAsked("new-password") ? byId("new-password").value : null;
+    const enter = creating ? client.createAccount(username.value, password.value, { invitation })
+      : client.login(username.value, password.value, { newPassword });
     const session = await enter;
     password.value = "";
+    setCreating(false);
     begin(session);
   } catch (error) {
     setText(byId("login-error"), sentence(error.message));
-    password.focus();
-    password.select();
+    const refused = error.code === "invalid_password" && isAsked("new-password");
+    const field = (refused ? byId("new-password") : askMore(error.code)) ?? password;
+    field.focus();
+    field.select();
   } finally {
     submit.disabled = false;
   }
