@@ -9,6 +9,7 @@ import pytest
 from docs_blocks import ROOT
 
 from twinline.cli.server import event_sums
+from twinline.cli.server.admin import peers
 from twinline.cli.settings.model import ServerSettings
 from twinline.core import (
     accounts,
@@ -77,6 +78,7 @@ FIXED = {
     "bytes of a TLS handshake that is not over yet": (hello.MOST_BYTES // 1024, 100),
     OPEN: (settling._MOST,),
     "invitations": (admin.MOST_INVITATIONS,),
+    "connections of the admin socket": (peers.CONNECTIONS, peers.LINE_BYTES // 1024),
     "logins that are let in at once": (
         admission._FIRST,
         admission._FEW,
