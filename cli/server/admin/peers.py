@@ -74,6 +74,12 @@ class AdminSocket:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it: let replies be taken that are under way, for a moment; harmless when repeated."""
+        if self._closed.is_set():
+            return
         self._closed.set()
         self._waker.wake()
         self._thread.join()

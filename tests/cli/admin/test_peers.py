@@ -18,7 +18,7 @@ from admin_server import Administered, administered, connect, reply
 from cli_server import CommandLine, ended
 from pydantic import BaseModel
 from services import PASSWORD
-from waiting import wait_until
+from waiting import Call, wait_until
 
 from twinline.cli.server.admin import peers
 from twinline.cli.server.admin.peers import CONNECTIONS, LINE_BYTES, AdminSocket
@@ -302,13 +302,39 @@ def stuck(served: Administered, stack: ExitStack) -> None:
 def test_no_peer_holds_up_its_end() -> None:
     with ExitStack() as stack, administered() as served:
         stuck(served, stack)
+        wait_until(lambda: served.socket.connections == 3, "all are there")
         began = time.monotonic()
-        served.socket.__exit__(None, None, None)
+        served.socket.close()
         assert time.monotonic() < began + 2
-        wait_until(lambda: served.socket.connections == 0, "all are cut")
-        served.socket = AdminSocket(  # for the end of the block
-            Endpoint.parse(served.place), served.socket._answer
-        ).__enter__()
+        wait_until(lambda: served.socket.connections == 0, "all are cut", 2)
+
+
+def test_silent_peers_take_no_time_at_its_end_and_a_reply_is_still_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peers, "_END_SECONDS", 20)
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(_asked: BaseModel, _by: str) -> BaseModel:
+        asked.set()
+        assert go_on.wait(20)
+        return Switched(username="x", enabled=True)
+
+    with administered() as served:
+        monkeypatch.setattr(served.socket, "_answer", answer)
+        # The first to come is the first to be told.
+        with served.connect() as busy, served.connect() as silent, served.connect() as waiting:
+            busy.sendall(b'{"op":"invitations"}\n')
+            assert asked.wait(20)
+            wait_until(lambda: served.socket.connections == 3, "all are there")
+            closing = Call(served.socket.close)
+            for each in (silent, waiting):
+                assert each.recv(1) == b""
+            go_on.set()
+            began = time.monotonic()
+            assert reply(busy)["enabled"]
+            closing.outcome()
+            assert time.monotonic() < began + 10
 
 
 def test_a_server_with_stuck_peers_drains_at_once(tmp_path: Path) -> None:
