@@ -69,6 +69,7 @@ class Stores:
                 engine.set(min_replicas_to_write=0)
 
 
+@pytest.mark.timeout(300)
 def test_it_keeps_every_rule(valkey: ValkeyEngine) -> None:
     stores = Stores(valkey.url, [valkey])
     report = check_store(
@@ -77,6 +78,7 @@ def test_it_keeps_every_rule(valkey: ValkeyEngine) -> None:
     assert all("several nodes" in why for why in report.skipped)
 
 
+@pytest.mark.timeout(300)
 def test_two_nodes_of_a_cluster_keep_every_rule(valkey_cluster: ValkeyCluster) -> None:
     stores = Stores(valkey_cluster.url, valkey_cluster.engines)
     check_store(
