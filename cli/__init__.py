@@ -8,7 +8,7 @@
       ├──▶ client  ◀── chat         the commands of one account; the talk at a prompt or in a pipe
       ├──▶ admin ──▶ server, client admin, top, trace: the operator of a server that runs
       ├──▶ verify, bench ──▶ client, server
-      └──▶ completion ──▶ client
+      └──▶ completion ──▶ client, admin
                 │
                 ▼
             settings                one model: file, environment, flags, documentation

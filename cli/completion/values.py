@@ -40,7 +40,11 @@ def values(
         "to": lambda: _accounts(context, incomplete),
         "pattern": lambda: _accounts(context, incomplete),
         "user": lambda: _kept_usernames(context),
-        "username": lambda: _kept_usernames(context),
+        "username": lambda: (
+            _operators_accounts(context, incomplete)
+            if "admin_listen" in context.params
+            else _kept_usernames(context)
+        ),
         "connect": lambda: [*SessionFile().endpoints(), *_SCHEMES],
         "watch_at": lambda: [*SessionFile().endpoints(), *_SCHEMES],
         "listen": lambda: _SCHEMES,
@@ -64,6 +68,22 @@ _SCHEMES: Final = (f"tcp://127.0.0.1:{DEFAULT_PORT}", "tls://", "wss://", "unix:
 
 def _kept_usernames(context: click.Context) -> list[str]:
     return SessionFile().usernames(Target.of(context.params, warn=False).endpoints)
+
+
+def _operators_accounts(context: click.Context, incomplete: str) -> list[str]:
+    """Ask the admin socket, for as long as a person likes to wait."""
+    from twinline.cli.admin.client import AdminTarget  # noqa: PLC0415 - only for the operator
+    from twinline.cli.server.admin import replies, requests  # noqa: PLC0415
+
+    target = AdminTarget.named(context.params)
+    if target is None:
+        return []
+    asked = requests.Accounts(pattern=f"{incomplete.lower()}*")
+    # Whatever goes wrong, there are no names then.
+    with contextlib.suppress(Exception):
+        page = replace(target, timeout=_SECONDS).ask(asked, replies.AccountStates)
+        return [each.username for each in page.accounts if _is_username(each.username)]
+    return []
 
 
 def _accounts(context: click.Context, incomplete: str) -> list[str]:

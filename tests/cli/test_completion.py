@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from admin_server import administered
 from cli_server import CommandLine, running_server
 from cli_tree import every_command
 from click.testing import CliRunner
+from services import PASSWORD
 from waiting import join
 
 from twinline.cli.commands import PLACES
@@ -232,6 +234,18 @@ def test_a_name_that_no_account_can_have_never_reaches_the_shell(
     bad = AccountsReply(usernames=("ann", "a;rm", "a\nfile,x", "A"), more=False)
     monkeypatch.setattr(Client, "list_accounts", lambda *_arguments, **_how: bad)
     assert values(ann, "send", "a") == ["ann"]
+
+
+def test_an_operator_is_shown_the_accounts_of_the_server(tmp_path: Path) -> None:
+    with administered() as served:
+        for name in ("ann", "anna", "bob"):
+            served.server.service.add_account(name, PASSWORD)
+        operator = CommandLine(tmp_path, "tcp://127.0.0.1:1")
+        assert values(operator, "admin", "kick", "a") == []
+        operator.environment["TWINLINE_ADMIN_LISTEN"] = served.place
+        assert values(operator, "admin", "kick", "An") == []  # what is typed goes on as it is
+        assert values(operator, "admin", "kick", "an") == ["ann", "anna"]
+        assert values(operator, "admin", "log-level", "w") == ["warning"]
 
 
 def test_what_a_tab_imports_is_little() -> None:

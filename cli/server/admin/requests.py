@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from twinline.cli.server.admin import replies
 from twinline.core.admin import INVITATION_HOURS
 
-PAGE: Final = 100
+PAGE: Final = 25
 """Accounts of one reply: each mailbox among them is read for its size."""
 MOST_CONNECTIONS: Final = 1_000
 """Of one reply."""
