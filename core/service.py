@@ -70,6 +70,7 @@ from twinline.core.protocol import (
 from twinline.core.session import Session, Subscription
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import MailboxLook, MailPage, SessionKey, SessionRecord, Store, Unsubscribe
+from twinline.core.throttle import RateThrottle
 from twinline.core.waiting import Waiter, Wake
 from twinline.core.watches import Watches
 
@@ -81,6 +82,9 @@ LOGINS: Final[frozenset[type[Request | Look]]] = frozenset(
     {protocol.CreateAccount, protocol.Login, protocol.LoginCertificate, protocol.Resume}
 )
 """Requests that log a caller in; see `ChatService.queue`."""
+_TRACES_PER_SECOND: Final = 1.0
+_TRACES_AT_ONCE: Final = 10.0
+"""Traces of one account: each may read all of a mailbox, which costs as much as a hundred sends."""
 _LEAST_LOGINS: Final = 64
 """So many of those that hash may wait to be carried out in any case."""
 _NOT_LOOKED: Final = InternalError().to_reply()
@@ -149,6 +153,9 @@ class ChatService:
         self._logins = Admission(seconds, least=_LEAST_LOGINS, monotonic=monotonic)
         self._messages = MessageRules(store, self.settings)
         self._mailboxes = store.mailboxes
+        self._traces = RateThrottle(
+            _TRACES_PER_SECOND, monotonic, burst=_TRACES_AT_ONCE, of="traces"
+        )
         self._binding = new_lock("binding")  # one for all sessions: it is held for a few lines
         self._watches = Watches(self.settings.watches_per_account)
         self._handlers: dict[type[Request | Look], Callable[[Session, Any], Any]] = {
@@ -637,8 +644,10 @@ class ChatService:
 
         Raises:
             InvalidUsername, NoSuchUser.
+            RateLimited: the account has asked too often; with the time to wait.
         """
         record = self._require(session, self._clock())
+        self._traces.take(record.account_id)
         recipient = self.store.accounts.find(parse_username(to))
         if recipient is None:
             raise NoSuchUser

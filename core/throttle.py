@@ -149,11 +149,28 @@ class FailureThrottle:
 
 
 class RateThrottle:
-    """A token bucket for each key: so many events a second, and a second's worth at once."""
+    """A token bucket for each key: so many events a second, and so many at once."""
 
-    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        per_second: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        burst: float = 1.0,
+        of: str = "messages",
+    ) -> None:
+        """Begin with nothing counted.
+
+        Args:
+            per_second: so many a second.
+            clock: seconds that never leap.
+            burst: so many at once; a second's worth in any case.
+            of: what is counted, for the refusal.
+        """
         self._rate = per_second
-        self._burst = max(1.0, per_second)
+        self._least_burst = burst
+        self._burst = max(burst, per_second)
+        self._of = of
         self._clock = clock
         self._lock = new_lock("rate throttle")
         # key -> (tokens, time they were counted); guarded by _lock
@@ -162,7 +179,7 @@ class RateThrottle:
     def change(self, per_second: float) -> None:
         """Allow so many a second from now on."""
         with self._lock:
-            self._rate, self._burst = per_second, max(1.0, per_second)
+            self._rate, self._burst = per_second, max(self._least_burst, per_second)
 
     def take(self, key: str) -> None:
         """Count an event.
@@ -181,9 +198,7 @@ class RateThrottle:
                 self._buckets.popitem(last=False)
         if not allowed:
             wait = (1.0 - tokens) / rate
-            raise RateLimited(
-                "too many messages; try again later", retry_after_ms=max(1, round(wait * 1000))
-            )
+            raise too_many(f"too many {self._of}; try again later", wait)
 
 
 class HourlyThrottle:

@@ -22,6 +22,7 @@ from typing import Final, Literal, NamedTuple
 from twinline.cli.console.text import visible
 from twinline.cli.server.event_sums import EventSums
 from twinline.cli.settings.model import Settings
+from twinline.core import events
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +72,17 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Return a record without its traceback."""
         name, message = record.name, record.message
-        event = getattr(record, "event", None)
+        event = _event_of(record)
         if event is not None:
             # In one line: a field may be what somebody else has said.
             name, message = event, visible(message)
         when = f"{_utc(record)} " if self._with_time else ""
         return f"{when}{record.levelname} {self._node}{name}: {message}"
+
+
+def _event_of(record: logging.LogRecord) -> str | None:
+    """Return the name of an event; a record of somebody else's may have such an attribute too."""
+    return getattr(record, "event", None) if record.name == events.log.name else None
 
 
 def _utc(record: logging.LogRecord) -> str:
@@ -105,7 +111,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        event = getattr(record, "event", None)
+        event = _event_of(record)
         if event is not None:
             said["event"] = event
             said.update(record.fields)  # type: ignore[attr-defined]
@@ -200,7 +206,7 @@ class QueuedLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Leave a line in the queue, or count it; called under the handler's lock."""
-        is_event = hasattr(record, "event")
+        is_event = _event_of(record) is not None
         if is_event:
             if len(self._events) >= self._capacity:
                 self._sums.count(record)
@@ -321,12 +327,19 @@ class LogInForce:
         self._root = root
         self._handler = handler
         self._node = node
+        self._level = root.level  # as the settings have it; an operator may have set another one
 
     def follow(self, settings: Settings) -> None:
-        """Log from now on as `log_of` would with other settings; from any thread."""
+        """Log from now on as `log_of` would with other settings; from any thread.
+
+        The level stays what somebody has set it to meanwhile, unless the setting changes.
+        """
         formatter = _formatter(self._node, settings.log_format, settings.log_time)
         self._handler.change(settings.log_queue, formatter, settings.ipv6_prefix)
-        self._root.setLevel(settings.log_level.upper())
+        level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+        if level != self._level:
+            self._level = level
+            self._root.setLevel(level)
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 A `Part` is what can be read again, with the files that it is made of. One thread looks at them:
 when SIGHUP comes, which does no more than wake it; and every few seconds, by the identity of each
-file, so that a new one in its place is noticed as well as new content. Two files that belong
-together, as a certificate and its key, are hardly ever changed at once: a part that cannot be read
-is tried again for a moment, before it is said that the server goes on with what it had.
+file, so that a new one in its place is noticed as well as new content. What it notices it reads
+once the files have stopped changing. Two files that belong together, as a certificate and its key,
+are hardly ever changed at once: a part that cannot be read is tried again for a moment, before it
+is said that the server goes on with what it had.
 """
 
+import errno
 import logging
 import math
 import os
@@ -31,6 +33,7 @@ PATIENCE_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = 0.2
 REPLY_SECONDS: Final = 30.0
 """How long to wait for what comes of a reload."""
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _GOING_SECONDS: Final = 0.2  # for a terminal that hangs up to be gone
 REMIND_SECONDS: Final = 86_400.0
 """How often it is said again what the operator should know."""
@@ -106,7 +109,7 @@ class Reloader:
             hung_up: asked when it is woken; if so, that was no wish to have anything read.
             ask: called by `reload` with `wake`, to call it once all is there to be read.
             on_begin: called each time before parts are read.
-            on_done: called with the outcomes each time that parts were read.
+            on_done: called with the outcomes each time after that, also where it has failed.
             patience: how long a part that cannot be read is tried again.
             remind: seconds between two reminders.
         """
@@ -168,6 +171,8 @@ class Reloader:
         while not self._closed.is_set():
             try:
                 if asked or (looks and self._has_changed()):
+                    if not asked:
+                        self._await_quiet()
                     self._reload(everything=asked)
                     reminder = Deadline.after(0)
                 if reminder.passed:
@@ -182,6 +187,20 @@ class Reloader:
 
     def _has_changed(self) -> bool:
         return any(map(self._is_other, self._parts))
+
+    def _await_quiet(self) -> None:
+        """Wait for a moment in which the files do not change, for one may be half written.
+
+        A settings file that has been emptied, and not filled yet, reads as one with the defaults.
+        Whoever asks for a reload does not wait.
+        """
+        patience = Deadline.after(self._patience)
+        found, before = self._identities(), None
+        while found != before and not (patience.passed or self._closed.is_set()):
+            if self._wait(patience.sooner(_RETRY_SECONDS)):
+                self._waker.wake()  # it is met after this
+                return
+            found, before = self._identities(), found
 
     def _is_other(self, part: Part) -> bool:
         return any(identity(path) != self._seen.get(path) for path in part.files())
@@ -199,15 +218,18 @@ class Reloader:
     def _reload(self, *, everything: bool) -> None:
         """Read all parts, or those that have changed and what depends on them, and tell of it."""
         asks = self._take_asks()
+        found: Sequence[Outcome] = [
+            Outcome("the server", kept="the reload has failed; its log says how")
+        ]
         self._on_begin()
         try:
             found = self._read_patiently(everything=everything)
             self._tell(found)
-            self._on_done(found)
-        except Exception:
-            _answer(asks, [Outcome("the server", kept="the reload has failed; its log says how")])
-            raise
-        _answer(asks, found)
+        finally:
+            try:
+                self._on_done(found)
+            finally:
+                _answer(asks, found)
 
     def _read_patiently(self, *, everything: bool) -> Sequence[Outcome]:
         patience = Deadline.after(self._patience)
@@ -309,6 +331,7 @@ def identity(path: str) -> Identity:
 def _is_there() -> bool:
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
-    except OSError:
-        return False
+    except OSError as error:
+        # Without a descriptor or memory it cannot be told, and to take it for gone ends the server.
+        return error.errno in _EXHAUSTED
     return True

@@ -163,7 +163,9 @@ def read_file(path: Path) -> Mapping[str, Any]:
         values = TomlConfigSettingsSource(Settings, toml_file=path)()
     except OSError as error:
         raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise SettingsError(f"the settings file {path} nests too deep") from None
+    except ValueError as error:  # it is no TOML, no UTF-8, or has a number of thousands of digits
         raise SettingsError(f"the settings file {path} is not TOML: {error}") from None
     for name, value in values.items():
         _refuse_table(path, name, value)

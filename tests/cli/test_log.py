@@ -17,7 +17,8 @@ import pytest
 from cli_server import CommandLine, ended
 from waiting import join, wait_event, wait_until
 
-from twinline.cli.server.log import JsonFormatter, QueuedLog, TextFormatter, server_log
+from twinline.cli.server.log import JsonFormatter, QueuedLog, TextFormatter, log_of, server_log
+from twinline.cli.settings.model import Settings
 from twinline.core import events
 from twinline.core.events import Event, record_of
 
@@ -112,6 +113,30 @@ def test_a_line_that_cannot_be_formatted_is_told_by_the_log_and_not_on_stderr(
     log.logger.info("%d", "no number")
     assert re.search(r"a line of test:\d+ cannot be formatted: '%d'", log.lines()[1])
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_an_event_of_somebody_else_is_an_ordinary_line(
+    log: Log, formatter: logging.Formatter
+) -> None:
+    log.handler.setFormatter(formatter)
+    for _ in range(2 * CAPACITY):
+        log.logger.info("theirs", extra={"event": "theirs", "fields": 1})
+    assert sum("theirs" in line for line in log.lines()) == CAPACITY * 3 // 4
+
+
+def test_a_level_that_an_operator_has_set_stays_until_the_setting_changes() -> None:
+    root = logging.getLogger()
+    before = root.level
+    with log_of(Settings(log_level="info"), None) as in_force:
+        root.setLevel(logging.DEBUG)
+        in_force.follow(Settings(log_level="info", log_queue=99))
+        assert root.level == logging.DEBUG
+        in_force.follow(Settings(log_level="warning"))
+        assert root.level == logging.WARNING
+        in_force.follow(Settings(log_level="info"))
+        assert root.level == logging.INFO
+    assert root.level == before
 
 
 def test_what_ends_a_thread_is_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:

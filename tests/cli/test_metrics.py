@@ -430,6 +430,35 @@ def test_silent_and_slow_peers_hold_nobody_up(
     assert not [each for each in threading.enumerate() if each.name == "metrics text"]
 
 
+def test_a_flood_of_connections_takes_no_more_descriptors_than_its_bound(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def page() -> pages.Page:
+        return pages.Page(b"here\n")
+
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    opened: list[socket.socket] = []
+    try:
+        with pages.HttpServer(Endpoint.parse(TCP), lambda: {"/": page}) as server:
+            place = server.endpoint.host, server.endpoint.port
+            before = descriptors()
+            opened += (socket.create_connection(place, 10) for _ in range(10 * pages.CONNECTIONS))
+            wait_until(
+                lambda: descriptors() <= before + len(opened) + pages.CONNECTIONS,
+                "those that are too many to be closed",
+            )
+            opened[-1].sendall(b"GET / HTTP/1.1\r\n\r\n")
+            opened[-1].settimeout(10)
+            assert opened[-1].recv(100).startswith(b"HTTP/1.1 200 OK")
+    finally:
+        for each in opened:
+            each.close()
+    # Those that were open at its end, which is nothing to tell of.
+    assert [each for each in caplog.records if each.name != "twinline.events"] == []
+
+
 # -- the command ----------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What is read again while a server runs: by a signal, by a change, and when it cannot be used."""
 
+import errno
 import logging
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -17,7 +19,8 @@ import pytest
 from cli_server import CommandLine, ended
 from waiting import wait_until
 
-from twinline.cli.server.reload import Outcome, Reloader, identities, identity
+from twinline.cli.server import reload
+from twinline.cli.server.reload import Identity, Outcome, Reloader, identities, identity
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.tls import client_context
 
@@ -181,9 +184,17 @@ def test_a_part_that_fails_is_logged_and_the_next_change_is_read(
     thing: Thing, caplog: pytest.LogCaptureFixture
 ) -> None:
     thing.breaks = True
-    with Reloader([thing], 0.02):
+    steps: list[str] = []
+    with Reloader(
+        [thing],
+        0.02,
+        on_begin=lambda: steps.append("begun"),
+        on_done=lambda outcomes: steps.extend(str(each.kept) for each in outcomes),
+    ):
         put(thing.path, "other")
         wait_until(told(caplog, "a fault of its own"), "it is logged")
+        # Who waits for the end of what has begun, as systemd does, is told of it.
+        assert steps[:2] == ["begun", "the reload has failed; its log says how"]
         thing.breaks = False
         put(thing.path, "third")
         wait_until(lambda: thing.value == "third", "it is read again")
@@ -193,6 +204,49 @@ def test_it_ends_in_the_middle_of_its_patience(thing: Thing) -> None:
     with Reloader([thing], 0.01, patience=1000):
         put(thing.path, "bad")
         wait_until(lambda: thing.tried, "it is tried")
+
+
+def test_a_file_that_is_being_written_is_read_when_it_is_whole(
+    thing: Thing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = deque(["", "wh", "who", "whole"])
+    reloader = Reloader([thing], 0.01, patience=1000)
+
+    def look(path: str) -> Identity:
+        if written:  # between any two looks
+            thing.path.write_text(written.popleft())
+        return identity(path)
+
+    monkeypatch.setattr(reload, "identity", look)
+    with reloader:
+        wait_until(lambda: thing.tried, "it is read")
+    assert (thing.value, thing.tried) == ("whole", 1)
+
+
+def test_who_asks_for_a_reload_does_not_wait_for_what_is_being_written(
+    thing: Thing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reloader = Reloader([thing], 0.01, patience=1000)
+    number = iter(range(10**9))
+    monkeypatch.setattr(reload, "identity", lambda _: (0, 0, 0, next(number)))  # it never ends
+    thing.path.write_text("now")
+    with reloader:
+        assert [each.told for each in reloader.reload(20)] == ["now"]
+
+
+@pytest.mark.parametrize(
+    ("number", "there"), [(errno.EMFILE, True), (errno.ENFILE, True), (errno.ENXIO, False)]
+)
+def test_no_descriptor_is_no_end_of_the_terminal(
+    number: int, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a SIGHUP would end a server of which strangers hold all descriptors."""
+
+    def fails(*_arguments: object) -> int:
+        raise OSError(number, "as if")
+
+    monkeypatch.setattr("twinline.cli.server.reload.os.open", fails)
+    assert reload._is_there() is there
 
 
 def test_a_file_that_cannot_be_is_nobody() -> None:

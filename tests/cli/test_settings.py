@@ -158,6 +158,8 @@ def test_several_servers_by_each_source(nowhere: Path, monkeypatch: pytest.Monke
             "[server]: the file has keys and no tables; write listen = ... at the",
         ),
         ("listen = ", "the settings file twinline.toml is not TOML: "),
+        (f"log_queue = {'1' * 5000}", "the settings file twinline.toml is not TOML: Exceeds the"),
+        (f"listen = {'[' * 50_000}", "the settings file twinline.toml nests too deep"),
     ],
 )
 def test_a_wrong_file_is_one_clear_line(nowhere: Path, text: str, complaint: str) -> None:

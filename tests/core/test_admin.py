@@ -14,10 +14,12 @@ from twinline.core.errors import (
     MailboxFull,
     NoSuchUser,
     PasswordChangeRequired,
+    RateLimited,
     SessionExpired,
     UsernameTaken,
 )
 from twinline.core.service import ChatService
+from twinline.core.session import Session
 from twinline.core.settings import Registration, ServiceSettings
 from twinline.core.tokens import invitation_hash
 from twinline.stores.memory import MemoryStore
@@ -265,6 +267,29 @@ def test_a_trace_tells_the_sender_alone_where_its_message_is(now: Now) -> None:
     assert admin.trace(sent.message_id).trace.seq is None
     admin.delete("ann")
     assert admin.trace(sent.message_id) is None
+
+
+def test_an_account_may_trace_so_often_and_the_operator_as_he_likes() -> None:
+    seconds = [0.0]
+    service = ChatService(MemoryStore(), hasher=cheap_hasher(), monotonic=lambda: seconds[0])
+    for name in ("ann", "bob"):
+        service.add_account(name, PASSWORD)
+    ann, bob = login(service, "ann"), login(service, "bob")
+
+    def traced(by: Session, number: int) -> None:
+        for _ in range(number):
+            assert service.trace(by, "0" * 24, "ann").state == "unknown"
+
+    traced(ann, 10)
+    for _ in range(2):
+        with pytest.raises(RateLimited) as refused:
+            service.trace(ann, "0" * 24, "ann")
+        assert refused.value.retry_after_ms == 1_000
+    traced(bob, 10)
+    for _ in range(50):
+        assert service.administration("a test").trace("0" * 24) is None
+    seconds[0] += 1
+    traced(ann, 1)
 
 
 def test_each_action_is_in_the_log_with_who_did_it(

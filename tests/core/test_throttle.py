@@ -67,6 +67,22 @@ def test_a_flood_of_names_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     rate.take("user0")
 
 
+def test_a_burst_may_be_longer_than_a_second() -> None:
+    clock = Seconds()
+    rate = RateThrottle(0.5, clock, burst=3, of="looks")
+    for _ in range(3):
+        rate.take("ann")
+    with pytest.raises(RateLimited, match="too many looks") as refused:
+        rate.take("ann")
+    assert refused.value.retry_after_ms == 2_000
+    clock.now += 2
+    rate.take("ann")
+    rate.change(0.1)
+    clock.now += 1_000
+    for _ in range(3):
+        rate.take("ann")
+
+
 def test_a_rate_lets_a_burst_through_and_then_the_rate() -> None:
     clock = Seconds()
     rate = RateThrottle(2, clock)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from cli_server import ended
 from docs_blocks import ROOT
 from units import UNIT, exposure, problems_of
+from waiting import wait_until
 
 HOW_TO = ROOT / "docs" / "how-to"
 BACKUP = HOW_TO / "twinline-backup"
@@ -74,6 +76,31 @@ def test_a_backup_while_serving_is_proven_and_old_ones_go(tmp_path: Path) -> Non
         before = kept()
         assert run(broken, keep=1, code=1) == ""
         assert kept() == before
+
+
+def test_a_backup_that_is_stopped_leaves_no_copy(tmp_path: Path) -> None:
+    store, folder, begun = tmp_path / "chat.db", tmp_path / "backups", tmp_path / "begun"
+    left, mine = folder / ".drill-abcdef", folder / ".drill-new123"
+    for each in (left, mine):
+        each.mkdir(parents=True)
+        (each / "made.db").touch()
+    os.utime(left, (0, 0))
+    stuck = tmp_path / "twinline"
+    # It has written what would be the backup, and is still at it.
+    stuck.write_text(f'#!/bin/sh\n: >"$4"\n: >{begun}\nexec sleep 60\n')
+    stuck.chmod(0o755)
+    with ended(
+        subprocess.Popen(
+            ["sh", BACKUP, str(store), str(folder)],
+            env={**os.environ, "TWINLINE": str(stuck)},
+            process_group=0,
+        )
+    ) as running:
+        wait_until(begun.exists, "the backup to be under way")
+        assert len(list(folder.glob(".drill-??????"))) == 2
+        os.killpg(running.pid, signal.SIGTERM)  # as systemd does
+        assert running.wait(10) == 1
+    assert list(folder.iterdir()) == [mine]
 
 
 @pytest.mark.parametrize("name", ["twinline-backup.service", "twinline-backup.timer"])

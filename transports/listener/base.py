@@ -252,7 +252,8 @@ class Listener(ABC):
         self._stopping = False  # set by any thread or signal handler
         self._drained = False  # set by the thread that drains
         self._drains: list[Wake] = []  # called when it begins to drain
-        self._rounds: list[Wake] = []  # called when the thread that serves comes round
+        # Called when the thread that serves comes round; appended and popped, no more.
+        self._rounds: deque[Wake] = deque()
         self._closing: list[Waiter] = []  # woken when it is; appended and popped, no more
         self._short_of = ""  # what there was too little of, until a connection is served again
         self._lock = new_lock("connections")
@@ -493,8 +494,7 @@ class Listener(ABC):
     def _come_round(self) -> None:
         """Call those who wait for it; in the thread that takes connections."""
         if self._rounds:
-            rounds, self._rounds = self._rounds, []
-            wake_all(rounds)
+            wake_all([self._rounds.popleft() for _ in range(len(self._rounds))])
 
     def _served_once(self) -> Iterable[Served]:
         """Return what is served at each endpoint, which may have several sockets."""

@@ -115,14 +115,21 @@ class HttpServer:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= CONNECTIONS:
             silent = [other for other, is_silent in self._open.items() if is_silent]
-            for other in (*silent, writer)[:1]:
-                other.transport.abort()
+            if not silent:
+                writer.transport.abort()
+                return
+            # Not counted any more from now on: its end comes with the loop's next round, and a
+            # hundred others may come in this one.
+            del self._open[silent[0]]
+            silent[0].transport.abort()
         self._open[writer] = True
         try:
             async with asyncio.timeout(SECONDS):
                 await self._exchange(reader, writer)
         except (OSError, TimeoutError, EOFError):
             pass  # its peer has gone, or is too slow
+        except asyncio.CancelledError:
+            pass  # the server ends; the loop of Python 3.11 would log it as an error
         except Exception:
             log.exception("a request for metrics or health failed")
         finally:
@@ -135,7 +142,8 @@ class HttpServer:
         except asyncio.LimitOverrunError:
             page, method = _failed(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE), "GET"
         else:
-            self._open[writer] = False
+            if writer in self._open:
+                self._open[writer] = False
             page, method = await self._answer(head)
         writer.write(_head(page))
         if method != "HEAD":
