@@ -135,6 +135,15 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
 # -- metrics --------------------------------------------------------------------------------
 
 
+def test_where_the_metrics_are_is_an_event(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with watched_server(monkeypatch):
+        (record,) = [e for e in caplog.records if getattr(e, "event", "") == "metrics_ready"]
+        assert record.fields["endpoint"].startswith("http://127.0.0.1:")  # type: ignore[attr-defined]
+
+
 def fill(site: Watched) -> None:
     """Have a mailbox as full as may be, and another one that is not."""
     with site.server.peer() as ann, site.server.peer() as bob:

@@ -41,6 +41,7 @@ ELSEWHERE = {
     "durability_lowered": "tests/cli/test_health.py",
     "durability_raised": "tests/cli/test_health.py",
     "listener_short": "tests/transports/listener/test_events.py",
+    "metrics_ready": "tests/cli/test_metrics.py",
     "needs_restart": "tests/cli/test_reload.py",
     "proxy_refused": "tests/transports/listener/test_events.py",
     "reload_failed": "tests/cli/test_reload.py",
