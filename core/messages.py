@@ -6,6 +6,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from twinline.core.errors import BadRequest, MessageTooLong, NoSuchUser, SessionExpired
 from twinline.core.forks import watch_forks
+from twinline.core.metrics import CallTimer
 from twinline.core.names import parse_username
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import Draft, Receipt, SessionRecord, Store
@@ -25,7 +26,10 @@ _IDS_AT_ONCE: Final = 256
 class MessageRules:
     """Sends into any mailbox, by a session as the store has it now."""
 
-    def __init__(self, store: Store, settings: ServiceSettings) -> None:
+    def __init__(
+        self, store: Store, settings: ServiceSettings, timer: CallTimer | None = None
+    ) -> None:
+        self._timer = timer
         self._accounts = store.accounts
         self._mailboxes = store.mailboxes
         self._rate: RateThrottle | None = None
@@ -77,8 +81,11 @@ class MessageRules:
         except IndexError:
             message_id = self._draw_ids()
         draft = Draft(message_id, session.account_id, session.username, body, now, send_id)
+        append = self._mailboxes.append
+        if self._timer is not None and self._timer.due:
+            append = self._timer.time("append", append)
         try:
-            return self._mailboxes.append(recipient, draft)
+            return append(recipient, draft)
         except NoSuchUser:
             # What a store answers from memory may be a second old: once more, as it is now.
             account = self._accounts.find(name)

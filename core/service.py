@@ -124,13 +124,15 @@ class ChatService:
             hasher: None for `twinline.core.passwords.default_hasher`.
             node: which of the servers with one state this is, for the reply to `hello`; None where
                 it is alone.
-            metrics: where passwords and hashes are counted, and calls of the store timed; None:
+            metrics: where passwords and hashes are counted, and what the store does; None:
                 nowhere. Requests are counted by a listener, which is given the same.
         """
         self.settings = settings or ServiceSettings()
         self.store = store
+        self._timer = None
         if metrics is not None:
-            store = metrics.timed(store)
+            self._timer = metrics.store_timer
+            store.on_commit(metrics.observe_commit)
         self._passwords = passwords = Passwords(
             hasher, wait_seconds=self.settings.hash_wait_seconds, metrics=metrics
         )
@@ -151,7 +153,7 @@ class ChatService:
         # hash on, in an order that lets an account's owner come first: that must not be a matter
         # of luck.
         self._logins = Admission(seconds, least=_LEAST_LOGINS, monotonic=monotonic)
-        self._messages = MessageRules(store, self.settings)
+        self._messages = MessageRules(store, self.settings, self._timer)
         self._mailboxes = store.mailboxes
         self._traces = RateThrottle(
             _TRACES_PER_SECOND, monotonic, burst=_TRACES_AT_ONCE, of="traces"
@@ -572,7 +574,10 @@ class ChatService:
                 )
             )
         try:
-            found: Sequence[MailPage | RequestError] = self._mailboxes.look_many(asked)
+            look_many = self._mailboxes.look_many
+            if self._timer is not None and self._timer.due:
+                look_many = self._timer.time("look_many", look_many)
+            found: Sequence[MailPage | RequestError] = look_many(asked)
         except RequestError as error:
             found = [error] * len(asked)
         for place, page in zip(places, found, strict=True):
@@ -590,7 +595,10 @@ class ChatService:
         now = self._clock()
         account_id = self._record(key, now).account_id
         try:
-            return self._mailboxes.look(
+            make = self._mailboxes.look
+            if self._timer is not None and self._timer.due:
+                make = self._timer.time("look", make)
+            return make(
                 MailboxLook(account_id, look.after, look.limit, look.max_bytes, look.ack, now)
             )
         except NoSuchUser:

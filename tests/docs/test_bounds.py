@@ -301,7 +301,7 @@ DO_NOT_GROW = {
             "_request_seconds",
             "_requests",
             "_sent_bytes",
-            "_store_seconds",
+            "_histograms",
             "_taken",
             "hash_queues",
         )

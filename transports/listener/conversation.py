@@ -70,7 +70,7 @@ from twinline.core.errors import RESTART_MS, RequestError, SessionExpired, Shutt
 from twinline.core.events import Event, emit
 from twinline.core.looks import Look
 from twinline.core.messages import PAGE_BYTES
-from twinline.core.metrics import UNREADABLE, ConnectionCounts
+from twinline.core.metrics import ConnectionCounts
 from twinline.core.protocol import (
     MAX_PAGE,
     AckReply,
@@ -359,8 +359,11 @@ class Conversation:
         """Have an open watch look for mail: its session's ``on_mail`` was called."""
         if self._watch is not None:
             self._watch.looks = True
-            if self._counts is not None:
-                self._counts.looks()
+            counts = self._counts
+            if counts is not None:
+                counts.wakes_left -= 1
+                if counts.woken:
+                    counts.looked()
             if self._frame_by is not None:
                 self.time_is_up()  # as in `receive_data`
 
@@ -425,7 +428,10 @@ class Conversation:
             and not (self.ended or self.full or self._drains or self._session_over)
         ):
             if counts is not None:
-                self._begin(counts, Watch.op)
+                counts.kind = Watch
+                counts.left -= 1
+                if counts.left <= 0:
+                    counts.begin()
             return watch.look()
         while not (self.ended or self.full):
             event = self.codec.next_event()
@@ -447,7 +453,10 @@ class Conversation:
             else:
                 self._id, request = event
                 if counts is not None:
-                    self._begin(counts, request.op)
+                    counts.kind = type(request)
+                    counts.left -= 1
+                    if counts.left <= 0:
+                        counts.begin()
                 self.asked += 1
                 if type(request) is not Watch:
                     return request
@@ -477,28 +486,22 @@ class Conversation:
             self._frame_by = self._clock() + self._in_force.settings.frame_seconds
         self.waits = not self.full
 
-    def _begin(self, counts: ConnectionCounts, op: str) -> None:
-        counts.op = op
-        counts.left -= 1
-        if counts.left <= 0:
-            counts.begin()
-
-    def _count(self, counts: ConnectionCounts, outcome: Reply | MailPage) -> None:
-        """Count what came of a job."""
-        if counts.began:
-            counts.end()
-        if type(outcome) is MailPage or type(outcome) is AckReply:
-            counts.acked(outcome.position)
-        if self._watch is None:
-            counts.answer(counts.op, outcome)  # type: ignore[arg-type] # only watches look
-        elif type(outcome) is ErrorReply:
-            counts.answer(Watch.op, outcome)
-        # Any other watch counts when it ends.
-
     def finish(self, outcome: Reply | MailPage) -> None:
         """Take what came of the job that was returned last."""
-        if self._counts is not None:
-            self._count(self._counts, outcome)
+        counts = self._counts
+        if counts is not None:
+            if counts.began:
+                counts.end()
+            kind = type(outcome)
+            if kind is MailPage:  # its watch counts at its end
+                if outcome.position >= counts.awaited:  # type: ignore[union-attr]
+                    counts.acked(outcome.position)  # type: ignore[union-attr]
+            elif kind is ErrorReply:
+                counts.refused[counts.kind, outcome.code] += 1  # type: ignore[union-attr]
+            else:
+                counts.answered[counts.kind] += 1
+                if kind is AckReply:
+                    counts.acked(outcome.position)  # type: ignore[union-attr]
         if self._watch is None:
             self._reply(self._id, outcome)  # type: ignore[arg-type]  # only watches look
             if self._login_by is not None and self.session.logged_in:
@@ -597,7 +600,7 @@ class Conversation:
         refusal = event.error.to_reply()
         self._reply(event.id, refusal)
         if self._counts is not None:
-            self._counts.answer(UNREADABLE, refusal)
+            self._counts.refused[None, refusal.code] += 1
         self.ended = event.fatal
 
     def _decline(self, event: RequestReceived) -> None:
@@ -605,7 +608,7 @@ class Conversation:
         refusal = _shutting_down(self._in_force.settings)
         self._reply(event.id, refusal)
         if self._counts is not None:
-            self._counts.answer(event.request.op, refusal)
+            self._counts.refused[type(event.request), refusal.code] += 1
 
     def _logged_in(self) -> None:
         self._login_by = None
@@ -661,7 +664,7 @@ class Conversation:
                 stream.note(messages, self._out_bytes - before)
             if self._counts is not None:
                 self._counts.deliver(messages)
-                self._counts.answer(Watch.op, reply)
+                self._counts.answered[Watch] += 1
             return
         assert stream is not None  # noqa: S101 - who has a window has a stream
         others = page.more
@@ -684,7 +687,7 @@ class Conversation:
         if not more:
             self._watch = None
             if self._counts is not None:
-                self._counts.answer(Watch.op, reply)
+                self._counts.answered[Watch] += 1
         elif stream.bytes >= _STREAM_BYTES:
             self._end_watch()
 
@@ -709,7 +712,10 @@ class Conversation:
         if type(reply) is WatchReply:
             self.urgent = urgent or self.full
         if self._counts is not None:
-            self._counts.answer(Watch.op, reply)
+            if type(reply) is ErrorReply:
+                self._counts.refused[Watch, reply.code] += 1
+            else:
+                self._counts.answered[Watch] += 1
 
 
 class _OpenWatch:

@@ -364,4 +364,4 @@ def test_no_label_says_who_anybody_is() -> None:
                         assert value in ("jsonl", "none")
                     else:
                         assert name == "call"
-                        assert value in (*rows.TIMED_OF_MAILBOXES, *rows.TIMED_OF_ACCOUNTS)
+                        assert value in rows.TIMED
