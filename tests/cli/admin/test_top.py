@@ -51,11 +51,12 @@ def test_a_listener_shows_its_connections() -> None:
             asked = served.ask("connections")
             return [OpenConnection(**each) for each in asked["connections"]]
 
-        wait_until(lambda: [each.transport for each in seen()].count("binary") == 2, "bob's two")
+        # A line is known by what it speaks before it is logged in.
+        wait_until(lambda: [each.username for each in seen()].count("bob") == 2, "bob's two")
         first, second, *both = seen()
         assert (first.username, first.transport, first.requests) == (None, "", 0)
         assert (second.username, second.transport, second.requests) == ("ann", "jsonl", 1)
-        assert {each.username for each in both} == {"bob"}
+        assert {each.transport for each in both} == {"binary"}
         assert {each.address for each in (first, second, *both)} == {"127.0.0.1"}
         assert {each.endpoint for each in both} == {served.endpoint.place}
         assert all(before - 60_000 < each.since <= before + 60_000 for each in both)
