@@ -167,7 +167,11 @@ class Administration:
             found = self._mailboxes.trace(message_id, account.account_id)
             return None if found is None else TraceView(account.username, found)
         found = self._mailboxes.trace(message_id)
-        return None if found is None else TraceView(self._name_of(found.account_id), found)
+        return (
+            None
+            if found is None
+            else TraceView(self._accounts.username_of(found.account_id), found)
+        )
 
     def unread(self, usernames: Collection[str]) -> Mapping[str, int]:
         """Return how many messages wait for these accounts, those left out that are not there."""
@@ -345,18 +349,6 @@ class Administration:
         if account is None:
             raise NoSuchUser
         return account
-
-    def _name_of(self, account_id: str) -> str | None:
-        after: str | None = None
-        pattern = NamePattern("*")
-        while True:
-            page = self._accounts.page(pattern, after, MAX_PAGE)
-            for name in page.usernames:
-                if self._accounts.recipient(name) == account_id:
-                    return name
-            if not page.more:
-                return None
-            after = page.usernames[-1]
 
     def _tell(self, action: str, username: str | None, told: str) -> None:
         emit(events.ADMIN_ACTION, action=action, by=self._by, username=username, told=told)

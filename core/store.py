@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from twinline.core.deadline import LONGEST_DAYS
 from twinline.core.errors import RequestError
 from twinline.core.names import NamePattern
-from twinline.core.protocol import Message
+from twinline.core.protocol import MAX_PAGE, Message
 from twinline.core.reloading import RELOADED_BY_STORE
 from twinline.core.waiting import Wake
 
@@ -360,6 +360,22 @@ class Accounts(ABC):
         """
         account = self.find(username)
         return None if account is None else account.account_id
+
+    def username_of(self, account_id: str) -> str | None:
+        """Return the name of an account, for its operator; None: there is no such account.
+
+        Here all names are gone through; a store that can look it up does.
+        """
+        after: str | None = None
+        pattern = NamePattern("*")
+        while True:
+            page = self.page(pattern, after, MAX_PAGE)
+            for name in page.usernames:
+                if self.recipient(name) == account_id:
+                    return name
+            if not page.more:
+                return None
+            after = page.usernames[-1]
 
     @abstractmethod
     def is_free(self, username: str) -> bool:

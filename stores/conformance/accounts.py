@@ -169,12 +169,18 @@ def recipients_are_found(checks: Checks, bench: StoreBench) -> None:
             seen = bench.settled(partial(accounts.recipient, "ann"), expected)
             checks.equal(seen, expected, f"the recipient {when}")
 
+    def named(account_id: str, expected: str | None, when: str) -> None:
+        seen = bench.settled(partial(accounts.username_of, account_id), expected)
+        checks.equal(seen, expected, f"the name of an account {when}")
+
     recipient(None, "that was never created")
     for keep_name in (False, True):
         ann = bench.account("ann")
         accounts.create(ann)
         recipient(ann.account_id, "that was created")
+        named(ann.account_id, "ann", "that was created")
         for name in ("ANN", "an", "anna", ""):
             checks.equal(accounts.recipient(name), None, f"the recipient {name!r}")
         accounts.withdraw(ann.account_id, keep_name=keep_name)
         recipient(None, "that was withdrawn")
+        named(ann.account_id, None, "that was withdrawn")

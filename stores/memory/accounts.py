@@ -81,6 +81,11 @@ class MemoryAccounts(Accounts):
     def find(self, username: str) -> Account | None:
         return self._by_name.get(username)
 
+    def username_of(self, account_id: str) -> str | None:
+        with self._lock:
+            account = self._by_id.get(account_id)
+        return None if account is None else account.username
+
     def is_free(self, username: str) -> bool:
         with self._lock:
             return username not in self._by_name and username not in self._reserved

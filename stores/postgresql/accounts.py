@@ -67,6 +67,7 @@ _HAS_NAME: Final = "SELECT true FROM names WHERE username = $1"
 _FIND: Final = """
     SELECT account_id, username, password_hash, created_at, enabled, must_change
     FROM names WHERE username = ANY ($1::text[]) AND account_id IS NOT NULL"""
+_NAME_OF: Final = "SELECT username FROM names WHERE account_id = $1"
 _NAMES: Final = """
     SELECT username FROM names WHERE username {} $1 AND account_id IS NOT NULL
     ORDER BY username LIMIT $2::bigint"""
@@ -226,6 +227,10 @@ class PostgresqlAccounts(Accounts):
             return None if account is None else account.account_id
 
         return self._recipients.get(username, "", read)
+
+    def username_of(self, account_id: str) -> str | None:
+        (rows,) = self._pool.run(Call(_NAME_OF, account_id))
+        return rows[0][0] if rows else None
 
     def is_free(self, username: str) -> bool:
         name = _plain(username)

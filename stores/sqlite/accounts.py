@@ -80,6 +80,12 @@ class SqliteAccounts(Accounts):
             )
         return None if row is None else to_account(row)
 
+    def username_of(self, account_id: str) -> str | None:
+        with self._readers.reading() as connection:
+            query = "SELECT username FROM accounts WHERE account_id = ?"
+            row = _one(connection, query, account_id)
+        return None if row is None else row[0]
+
     def is_free(self, username: str) -> bool:
         with self._readers.reading() as connection:
             return _is_free(connection, username)

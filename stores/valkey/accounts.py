@@ -157,6 +157,15 @@ class ValkeyAccounts(Accounts):
         found: bytes | None = self._engine.do(plain(names, b"HGET", names, to_bytes(username)))
         return found
 
+    def username_of(self, account_id: str) -> str | None:
+        record = self._keys.of(account_id, "p")
+        name, gone = self._engine.do(plain(record, b"HMGET", record, b"u", b"g"))
+        if name is None or gone is not None:
+            return None
+        # It is an account's once its name leads to it, and until it does no more.
+        username = to_text(name)
+        return username if self._owner(username) == account_id else None
+
     def is_free(self, username: str) -> bool:
         return self._entry(username) is None
 
