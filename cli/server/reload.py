@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS: Final = 2.0
 """How long files that do not fit together may be about to be changed."""
 _RETRY_SECONDS: Final = 0.2
+_END_SECONDS: Final = 5.0  # for what is being read when the server ends
 REPLY_SECONDS: Final = 30.0
 """How long to wait for what comes of a reload."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -160,8 +161,10 @@ class Reloader:
     def __exit__(self, *_exception: object) -> None:
         self._closed.set()
         self._waker.wake()
-        self._thread.join()
-        self._waker.close()
+        # It may be reading from a file system that does not answer: the server ends all the same.
+        self._thread.join(_END_SECONDS)
+        if not self._thread.is_alive():
+            self._waker.close()
         _answer(self._take_asks(), [Outcome("the server", kept="it is about to end")])
 
     def _run(self) -> None:

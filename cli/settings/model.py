@@ -138,7 +138,11 @@ class ServerSettings(BaseModel):
         default="threads",
         description="what drives the connections: `threads`, one for each; `loop`, one event loop",
     )
-    store: str = Field(default="memory:", description="where the state is kept, as a URL")
+    store: str = Field(
+        default="memory:",
+        repr=False,  # it may have a password
+        description="where the state is kept, as a URL",
+    )
     nodes: int = Field(
         default=1,
         ge=1,
@@ -364,6 +368,7 @@ class Settings(
         extra="forbid",
         env_prefix=ENVIRONMENT_PREFIX,
         env_ignore_empty=True,
+        hide_input_in_errors=True,
         allow_inf_nan=False,
     )
 

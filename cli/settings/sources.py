@@ -71,7 +71,7 @@ class Origin:
         flag_names: how a flag is written where it is not the setting's name, for errors.
     """
 
-    flags: Mapping[str, Any]
+    flags: Mapping[str, Any] = field(repr=False)  # the store's URL may have a password
     path: Path | None
     flag_names: Mapping[str, str] = field(default_factory=dict)
 
@@ -158,6 +158,8 @@ def read_file(path: Path) -> Mapping[str, Any]:
         SettingsError: it cannot be read, is not TOML, or has an unknown key.
     """
     try:
+        if path.is_fifo():  # who opens one waits for its writer, for ever where there is none
+            raise SettingsError(f"the settings file {path} is a pipe, and it is read several times")
         # The source opens only files that exist, and a missing one would read as an empty one.
         path.open("rb").close()
         values = TomlConfigSettingsSource(Settings, toml_file=path)()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 from cli_server import CommandLine, ended
-from waiting import wait_until
+from waiting import join, wait_event, wait_until
 
 from twinline.cli.server import reload
 from twinline.cli.server.reload import Identity, Outcome, Reloader, identities, identity
@@ -247,6 +247,27 @@ def test_no_descriptor_is_no_end_of_the_terminal(
 
     monkeypatch.setattr("twinline.cli.server.reload.os.open", fails)
     assert reload._is_there() is there
+
+
+def test_a_file_system_that_does_not_answer_keeps_no_server_from_its_end(
+    thing: Thing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "_END_SECONDS", 0.05)
+    begun, answers = threading.Event(), threading.Event()
+
+    def read() -> list[Outcome]:
+        begun.set()
+        wait_event(answers, "the file system to answer")
+        return []
+
+    monkeypatch.setattr(thing, "reload", read)
+    try:
+        with Reloader([thing], 0) as reloader:
+            reloader.wake()
+            wait_event(begun, "it to be read")
+    finally:
+        answers.set()
+        join(reloader._thread)
 
 
 def test_a_file_that_cannot_be_is_nobody() -> None:

@@ -1,11 +1,13 @@
 """The settings: one model behind the file, the environment, the flags and the documentation."""
 
 import json
+import os
 import tomllib
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from pydantic import ValidationError
 from settings_page import inserted
 
 from twinline.cli.console.errors import SettingsError
@@ -125,6 +127,21 @@ def test_several_servers_by_each_source(nowhere: Path, monkeypatch: pytest.Monke
     refused = twinline("config", "show")
     assert refused.exit_code == 2
     assert "environment TWINLINE_CONNECT: connect: " in refused.stderr
+
+
+def test_a_pipe_is_no_settings_file(nowhere: Path) -> None:
+    os.mkfifo(nowhere / "pipe")
+    result = twinline("serve", "--config", "pipe")
+    assert result.exit_code == 2
+    assert "the settings file pipe is a pipe" in result.stderr
+
+
+def test_what_was_loaded_shows_no_password_of_a_store() -> None:
+    loaded = load({"store": "postgresql://ann:hunter2@h/d"})
+    assert "hunter2" not in repr(loaded)
+    with pytest.raises(ValidationError) as refused:
+        Settings(**{**loaded.settings.model_dump(), "store": ("redis://:hunter2@h",)})
+    assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
