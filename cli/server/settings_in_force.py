@@ -91,6 +91,13 @@ class SettingsFile(Source):
 
     def read(self) -> Settings:
         """See `Source`."""
+        path = self._origin.path
+        # A full disk, or a program that stopped in the middle, leaves such a file. To take it for
+        # the defaults would open a server to everybody that was closed.
+        if path is not None and path.is_file() and path.stat().st_size == 0:
+            raise SettingsError(
+                f"the settings file {path} is empty; for the defaults, write a comment into it"
+            )
         settings = self._origin.load().settings
         return settings if self._trial is None else for_trial(settings, self._trial)[0]
 

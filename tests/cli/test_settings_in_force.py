@@ -336,6 +336,19 @@ def test_a_bad_file_changes_nothing(
     assert running.change()[0].told == "nothing has changed"
 
 
+def test_an_emptied_file_is_not_taken_for_the_defaults(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running.reloader, "_patience", 0)
+    running.change(registration="closed")
+    running._file.write_text("")  # as a full disk leaves it
+    (outcome,) = running.reloader.reload(20)[:1]
+    assert "is empty; for the defaults, write a comment" in str(outcome.kept)
+    assert running.service.settings.registration == "closed"
+    assert running.change()[0].kept is None
+    assert running.service.settings.registration == "open"
+
+
 def test_what_does_not_fit_what_waits_for_a_restart_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
