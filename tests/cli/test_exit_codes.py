@@ -28,6 +28,7 @@ ARGUMENTS = {
     "login": ["ann"],
     "delete-account": ["--yes"],
     "send": ["ann", "hi"],
+    "trace": ["0" * 24, "--to", "ann"],
     "change-password": ["--new-password-file", "new"],
     "verify": ["--duration", "0.1"],
     "bench": ["--quick", "--only", "bytes"],
@@ -104,7 +105,11 @@ def test_other_ways(ann: CommandLine, code: ExitCode, arguments: list[str]) -> N
     ("code", "arguments"),
     [
         (ExitCode.OK, ["watch", "--timeout", "0.1"]),
-        (ExitCode.FAILURE, ["serve", "--listen", "unix:/nowhere/s"]),
+        (
+            ExitCode.FAILURE,
+            ["serve", "--listen", "tcp://192.0.2.1:1", "--insecure", "--log-level", "error"],
+        ),
+        (ExitCode.USAGE, ["serve", "--listen", "unix:/nowhere/s"]),
         (ExitCode.USAGE, ["serve", "--listen", "nowhere"]),
         (ExitCode.USAGE, ["status", "--nonsense"]),
         (ExitCode.REFUSED, ["send", "nobody", "hi"]),

@@ -303,6 +303,7 @@ def test_handle_carries_out_every_request() -> None:
         protocol.Ack(up_to=1),
         protocol.History(),
         protocol.DeleteMessages(seqs=(1,)),
+        protocol.Trace(message_id="0" * 24, to="ann"),
         protocol.Status(),
         protocol.ChangePassword(password=PASSWORD, new_password="battery staple"),
         protocol.Logout(),

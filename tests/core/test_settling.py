@@ -106,7 +106,7 @@ def test_a_mailbox_under_a_name_that_was_taken_meanwhile_is_dropped_later_if_not
 ) -> None:
     store.fail(store.mailboxes, "drop", done=False)
 
-    def taken(_account: object) -> None:
+    def taken(_account: object, **_options: object) -> None:
         raise errors.UsernameTaken
 
     create = store.accounts.create

@@ -82,6 +82,7 @@ EVERY_REQUEST = {
     "ack": {"up_to": 0},
     "history": {},
     "delete_messages": {"seqs": [1]},
+    "trace": {"message_id": "0" * 24, "to": "ann"},
     "status": {},
     "change_password": {"password": PASSWORD, "new_password": "battery staple"},
     "delete_account": {"password": PASSWORD},

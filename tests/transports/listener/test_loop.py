@@ -70,11 +70,19 @@ EVERY_REQUEST: dict[str, dict[str, object]] = {
     "ack": {"up_to": 1},
     "history": {},
     "delete_messages": {"seqs": [1]},
+    "trace": {"message_id": "0" * 24, "to": "ann"},
     "status": {},
     "change_password": {"password": PASSWORD, "new_password": "battery staple"},
     "delete_account": {"password": "battery staple"},
 }
-LONG = {"create_account", "login", "list_accounts", "change_password", "delete_account"}
+LONG = {
+    "create_account",
+    "login",
+    "list_accounts",
+    "trace",
+    "change_password",
+    "delete_account",
+}
 
 
 @pytest.mark.parametrize("blocks", [False, True])

@@ -142,7 +142,11 @@ for (const vector of vectors.replies) {
     const { id, reply, error } = decodeReply(lineOf(vector), vector.to);
     assert.equal(id, vector.id);
     if (vector.model !== "ErrorReply") {
-      const defaults = { WatchReply: { more: false }, HelloReply: { node: null } }[vector.model];
+      const defaults = {
+        WatchReply: { more: false },
+        HelloReply: { node: null },
+        TraceReply: { sent_at: null, acked_at: null },
+      }[vector.model];
       assert.deepEqual({ ...defaults, ...reply }, vector.fields);
       return;
     }

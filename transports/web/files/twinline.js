@@ -842,8 +842,9 @@ export class Client {
   }
 
   /** Return where a message is that this account has sent: `{state, sent_at, acked_at}`. */
-  trace(messageId, to) {
-    return this.request("trace", { message_id: messageId, to });
+  async trace(messageId, to) {
+    const reply = await this.request("trace", { message_id: messageId, to });
+    return { sent_at: null, acked_at: null, ...reply };
   }
 
   /** Return `{username, position, unread}`. */
