@@ -31,7 +31,7 @@ from dataclasses import asdict, replace
 from enum import Enum, auto
 from functools import partial
 from math import ceil
-from typing import Final
+from typing import Any, Final
 
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
@@ -63,6 +63,8 @@ LONGEST_PAUSE_SECONDS: Final = 30.0
 """Before a node is started again: twice as long after each start that came to nothing."""
 STEADY_SECONDS: Final = 10.0
 """A node that served for so long begins with the first pause again."""
+_SEND_SECONDS: Final = 5.0
+"""For a node to take in what it is told; a socket holds some 30 of the longest lines."""
 _LATE_SECONDS: Final = 10.0
 """For a node to end beyond the time that its drain may take; then it is killed."""
 _DRAINED: Final = "ended with exit code 0"
@@ -120,11 +122,16 @@ class Node:
         except BaseException:
             ours.close()
             raise
+        ours.settimeout(_SEND_SECONDS)  # one that hears nothing must not hold up all others
         self.channel = Channel(ours)
         self.failure = None
         self.state = State.STARTING
         settings = self.settings.model_dump(mode="json")
         self.channel.send(start={"settings": settings, "place": asdict(self.place)})
+
+    def say(self, **said: Any) -> bool:
+        """Tell it something, and return whether it takes that in."""
+        return self.channel is not None and self.channel.send(**said)
 
     def hear(self) -> None:
         """Take in what it says."""
@@ -337,8 +344,9 @@ class Nodes:
             for node in self._nodes:
                 if settings is not None:
                     node.settings = settings
-                if node.channel is not None and node.state in (State.STARTING, State.SERVING):
-                    node.channel.send(reload=said)
+                hears = node.channel is not None and node.state in (State.STARTING, State.SERVING)
+                if hears and not node.say(reload=said):
+                    node.kill()  # it has not read for seconds; another one takes its place
         if any(node.asks for node in self._nodes):
             for node in self._nodes:
                 node.asks = False

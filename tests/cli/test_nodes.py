@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -16,12 +17,14 @@ from listening import Peer
 from pretended_store import PretendedSite
 from waiting import wait_until
 
+from twinline.cli.server import nodes as parents
 from twinline.cli.server.channel import Channel, ChannelError
 from twinline.cli.server.nodes import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Node
 from twinline.cli.server.place import Place, machine_name
 from twinline.cli.settings.model import Settings
 from twinline.core.deadline import Deadline
 from twinline.transports.endpoints import Endpoint
+from twinline.transports.listener import Waker
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/task").exists() or not hasattr(socket, "SO_REUSEPORT"),
@@ -294,6 +297,25 @@ def test_the_pauses_before_a_node_is_started_again() -> None:
     # One that has served for a while begins anew.
     node._steady = Deadline.after(0)
     assert node.wait() <= FIRST_PAUSE_SECONDS
+
+
+def test_a_node_that_takes_nothing_in_does_not_hold_up_its_parent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parents, "_SEND_SECONDS", 0.05)
+    # What runs reads nothing of what it is told.
+    monkeypatch.setattr(parents, "_COMMAND", (sys.executable, "-c", "import time; time.sleep(60)"))
+    node = Node(Settings(), Place("web-1"))
+    with Waker() as waker:
+        parent = parents.Nodes([node], waker, 1)
+        node.start()
+        try:
+            for _ in range(1_000):
+                parent.reload(Settings(), None)
+            parent._pass_on()
+            wait_until(lambda: node.ended() == "was ended by SIGKILL", "the node to be killed")
+        finally:
+            node.kill()
 
 
 def test_a_channel_reads_whole_lines_and_sees_the_end() -> None:

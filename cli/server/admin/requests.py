@@ -28,7 +28,8 @@ _Name = Annotated[str, Field(max_length=200)]
 class AdminRequest(BaseModel):
     """The base of every request."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    # Strict, so that no `true` passes for the number 1.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
     reply: ClassVar[type[BaseModel]]
     """What answers it, unless it is refused."""

@@ -172,6 +172,7 @@ def test_a_file_that_was_left_over_is_replaced_and_one_in_use_is_not() -> None:
         (b'{"op":"kick","username":"not a name"}\n', "username"),
         (b'{"op":"kick","username":"nobody"}\n', "no such user"),
         (b'{"op":"quota","username":"ann","messages":0}\n', "messages"),
+        (b'{"op":"quota","username":"ann","messages":true}\n', "messages"),
         (b'{"op":"invite","hours":1e999}\n', "hours"),
         (b'{"op":"invite","note":"two\\nlines"}\n', "one line"),
         (b'{"op":"withdraw","number":"1"}\n', "no invitation"),
