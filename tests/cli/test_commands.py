@@ -1,6 +1,7 @@
 """The client commands against a real server, each with its exit codes."""
 
 import json
+import re
 import socket
 import stat
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from cli_server import CommandLine, running_server
+from click.testing import CliRunner
 from servers import HELLO, ScriptedServer
 from services import PASSWORD
 from waiting import wait_until
@@ -17,6 +19,7 @@ from waiting import wait_until
 from twinline.cli.client.sessions import SessionFile
 from twinline.cli.client.target import Target
 from twinline.cli.console.exit_codes import ExitCode
+from twinline.cli.main import main
 from twinline.core.errors import NotLoggedIn
 from twinline.core.protocol import Done, Hello, Reply, Request
 from twinline.transports.client import Client, StateKind
@@ -93,6 +96,31 @@ def test_no_token_and_no_password_is_ever_printed(twinline: CommandLine) -> None
         assert json.loads(result.stdout) == {"username": "ann", "position": 0, "unread": 0}
         assert token not in result.output
         assert PASSWORD not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["login", "ann"],
+        ["register", "ANN", "--invitation", "hunter2"],
+        ["delete-account", "--yes"],
+        ["change-password", "--new-password-file", "-"],
+        ["store", "stats", "postgresql://ann:hunter2@127.0.0.1:1/db"],
+        ["store", "stats", "redis://:hunter2@127.0.0.1:1"],
+        ["config", "check", "file", "--store", "redis://ann:hunter2@[bad"],
+    ],
+)
+def test_a_traceback_shows_no_secret(twinline: CommandLine, arguments: list[str]) -> None:
+    twinline.run("register", "ann")
+    (token,) = twinline.state.glob("**/*.json")
+    environment = {**twinline.environment, "TWINLINE_PASSWORD": "hunter2 is wrong"}
+    done = CliRunner().invoke(main, ["--debug", *arguments], input="hunter2\n", env=environment)
+    assert done.exit_code != 0
+    assert "Traceback" in done.stderr
+    assert "hunter2" not in done.output
+    assert not set(re.findall(r"[\w-]{43}", token.read_text())) & set(
+        re.findall(r"[\w-]{43}", done.output)
+    )
 
 
 def test_the_last_login_is_current_and_user_picks_another(twinline: CommandLine) -> None:
