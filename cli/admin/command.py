@@ -309,7 +309,12 @@ def reload(as_json: bool, **options: Any) -> None:
     example="twinline admin log-level debug",
     short_help="Change how much the server logs, until it ends.",
 )
-@argument("level", required=False, type=click.Choice(["debug", "info", "warning", "error"]))
+@argument(
+    "level",
+    required=False,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    metavar="[debug|info|warning|error]",  # releases of click differ here
+)
 @admin_options
 def log_level(level: str | None, as_json: bool, **options: Any) -> None:
     """Change how much the server logs, until it ends; without LEVEL, say how much that is."""

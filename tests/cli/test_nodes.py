@@ -375,7 +375,9 @@ def test_each_node_has_an_admin_socket_and_one_order_drains_all(
         levels = operator.json("admin", "log-level", "warning")
         assert levels == [{"node": name, "level": "warning"} for name in ("web-1", "web-2")]
         # One that is not there is left out.
-        os.kill(served.nodes()[0], signal.SIGKILL)
+        killed = served.nodes()[0]
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: killed not in served.nodes(), "the node to be gone", SECONDS)
         assert operator.json("admin", "accounts") == []
         served.wait_named("web-1")
         wait_until(
