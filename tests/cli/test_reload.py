@@ -268,6 +268,7 @@ def test_a_file_system_that_does_not_answer_keeps_no_server_from_its_end(
     finally:
         answers.set()
         join(reloader._thread)
+        reloader._waker.close()
 
 
 def test_a_file_that_cannot_be_is_nobody() -> None:

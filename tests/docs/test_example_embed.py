@@ -1,6 +1,7 @@
 """The embedding examples, over real HTTP: the API of both, and how the threaded one waits."""
 
 import importlib
+import logging
 import re
 import socket
 import sys
@@ -10,6 +11,8 @@ import pytest
 from http_examples import FOLDER, Caller, Example, example
 from services import PASSWORD
 from waiting import wait_until
+
+from twinline.core.events import EVENTS
 
 PAGE = FOLDER.parent.parent / "docs" / "how-to" / "embed.md"
 NAMES = ("threaded_http.py", "sse_app.py")
@@ -127,9 +130,19 @@ def test_a_get_acknowledges_nothing(server: Example) -> None:
 
 def test_the_page_about_embedding_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {"__name__": "page"}
-    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
-        exec(compile(code, PAGE.name, "exec"), names)
-    printed = capsys.readouterr().out.splitlines()
+    log = logging.getLogger("twinline.events")
+    level, handlers = log.level, list(log.handlers)
+    try:
+        for code in re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL):
+            exec(compile(code, PAGE.name, "exec"), names)
+    finally:
+        log.setLevel(level)
+        log.handlers[:] = handlers
+    everything = capsys.readouterr().out.splitlines()
+    # What the page's handler prints, from the place on where it is shown.
+    told = [line for line in everything if line.partition(" {")[0] in EVENTS]
+    assert told[0].startswith("login {'username': 'bob', 'address': '203.0.113.7'")
+    printed = [line for line in everything if line not in told]
     assert printed[:3] == ["ann", "1", "200"]
     assert "the field 'body' is missing" in printed[3]
     assert printed[4:-1] == ["ann hi", "ann are you there?", "['from a loop']"]
