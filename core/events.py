@@ -16,7 +16,7 @@ Which events are told of one by one, and which are counted when they repeat, is 
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -48,7 +48,7 @@ class Event:
     level: int
     sentence: str
     about: str
-    fields: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    fields: Mapping[str, str]
     by: tuple[str, ...] = ()
     many: str = ""
 
@@ -385,6 +385,7 @@ CLOCK_AGREES: Final = Event(
     logging.WARNING,
     "this machine's clock agrees with the store's again",
     "the two clocks agree again",
+    {},
 )
 CLOCK_REFUSED: Final = Event(
     "clock_refused",
@@ -406,6 +407,7 @@ SERVERS_HEARD: Final = Event(
     logging.WARNING,
     "the other servers are heard of again",
     "the store tells this server again of what others do",
+    {},
 )
 
 # -- the log --------------------------------------------------------------------------------

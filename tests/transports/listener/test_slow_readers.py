@@ -107,6 +107,7 @@ def server_process(path: str) -> Iterator[tuple[Endpoint, Path]]:
     place = f"unix:{path}"
     command = [sys.executable, "-m", "twinline.cli", "serve", "--listen", place]
     options = ["--store", "memory:", "--write-seconds", "50", "--body-bytes", "65536"]
+    options += ["--frame-bytes", "131072"]
     with ended(
         subprocess.Popen(
             [*command, "--log-level", "warning", *options], stdout=subprocess.PIPE, text=True
