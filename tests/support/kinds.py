@@ -59,7 +59,6 @@ KINDS = {
     "tests/transports/listener/test_tls_handshakes.py::*": "wires",
     "tests/transports/tls/test_wire.py::*": "wires",
     "tests/cli/test_reload.py::*": "wires",
-    "tests/cli/test_settings_in_force.py::*[[]1000-*": "commands",
     "tests/cli/test_checks.py::test_a_wrong_value_is_refused*": "commands",
     "tests/cli/test_settings_in_force.py::*no_sighup_ends*": "commands",
     "tests/cli/test_exec.py::*": "commands",
