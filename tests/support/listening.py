@@ -122,15 +122,24 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 class Peer:
-    """A raw connection: sends any bytes and reads what comes, with a deadline for each wait."""
+    """A raw connection: sends any bytes and reads what comes, with a deadline for each wait.
 
-    def __init__(self, endpoint: Endpoint, seconds: float = 10.0) -> None:
-        if endpoint.path:
-            self.socket = socket.socket(socket.AF_UNIX)
-            self.socket.settimeout(seconds)
-            self.socket.connect(endpoint.path)
-        else:
-            self.socket = socket.create_connection((endpoint.host, endpoint.port), seconds)
+    With ``receive_bytes`` that is about what its kernel takes in before it is read, over TCP.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, seconds: float = 10.0, *, receive_bytes: int | None = None
+    ) -> None:
+        family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+        self.socket = socket.socket(socket.AF_UNIX if endpoint.path else family)
+        self.socket.settimeout(seconds)
+        if receive_bytes is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        try:
+            self.socket.connect(endpoint.path or (endpoint.host, endpoint.port))
+        except OSError:
+            self.socket.close()
+            raise
         self.seconds = seconds
         self._buffer = b""
 

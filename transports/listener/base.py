@@ -174,6 +174,10 @@ class ServedConnection(Protocol):
     def talk(self) -> Conversation:
         """What is said on it; it belongs to who drives it, and others only look at its numbers."""
 
+    @property
+    def lingers(self) -> bool:
+        """Whether all is said, and it only waits for its peer to take note of that."""
+
     def drain(self) -> None:
         """Let the request that is being carried out finish, and then end."""
 
@@ -759,6 +763,15 @@ class Listener(ABC):
                     connection.drain()
             if waiting:
                 yield min(longest, max(shortest, spread / number))
+
+    def _cut_what_runs(self) -> None:
+        """Cut the connections that have not ended, and tell of those that had more to say."""
+        running = self._running()
+        self._cut = sum(not connection.lingers for connection in running)
+        if self._cut:
+            log.warning("%d connections did not finish in time and are cut", self._cut)
+        for connection in running:
+            connection.cut()
 
     def _running(self) -> list[ServedConnection]:
         with self._lock:

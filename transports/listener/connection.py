@@ -1,15 +1,15 @@
 """One connection of the listener: its socket, and the thread that owns it.
 
 The thread that runs `Connection.handle_connection` owns the socket: it alone reads, writes and
-closes it, and drives the `Conversation` that says what. Others may only shut the socket down, which
-wakes the owner; closing it from outside would not, and would let the number be reused under the
-owner's hands. While a watch is open the owner waits on the socket and on a descriptor that mail
-wakes; so it reads the mail and writes it by itself, and sees at once that its peer has gone.
+closes it, and drives the `Conversation` that says what. Others may only wake the owner, or shut the
+socket down, which wakes it too; closing it from outside would not, and would let the number be
+reused under the owner's hands. Once a watch has waited the owner waits on the socket and on a
+descriptor that mail wakes; so it reads the mail and writes it by itself, and sees at once that its
+peer has gone.
 """
 
 import socket
 from contextlib import suppress
-from functools import partial
 from math import ceil
 from select import POLLIN, POLLOUT, poll
 from time import monotonic
@@ -44,6 +44,7 @@ class Connection:
         address: where it comes from: an IP address, or "unix".
         limit_key: what limits by address count it by; "" while it is counted by none.
         counts: what it counts in, or None.
+        lingers: whether all is said, and it only waits for its peer to take note of that.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Connection:
         self.address = address
         self.limit_key = limit_key
         self.counts = counts
+        self.lingers = False
         self._socket = peer
         self._service = service
         self._wake = WakeDescriptor()  # opened for the first watch that waits
@@ -84,7 +86,7 @@ class Connection:
             in_force,
             address=address,
             on_mail=self._wake.wake,
-            on_end=partial(self._shutdown, socket.SHUT_RD),
+            on_end=self._wake_to_end,
             clock=monotonic,
             layer=layer,
             introduction=introduction,
@@ -128,12 +130,24 @@ class Connection:
     def drain(self) -> None:
         """Let the request that is being carried out finish, and then end."""
         self._talk.drain()
-        self._shutdown(socket.SHUT_RD)
+        self._wake_to_end()
 
     def cut(self) -> None:
         """End now, whatever the peer does."""
         self._talk.drain()
         self._shutdown(socket.SHUT_RDWR)
+
+    def _wake_to_end(self) -> None:
+        """Have the owner see that it is to end, if it waits.
+
+        Shutting the socket down for reading wakes the one that has no descriptor for it: it has no
+        watch open, and so seldom has anything to say. For after that the kernel answers whatever
+        arrives behind the farewell with a reset, and what has not gone out by then is lost.
+        """
+        if self._woken >= 0:
+            self._wake.wake()
+        else:
+            self._shutdown(socket.SHUT_RD)
 
     def _shutdown(self, how: int) -> None:
         with self._lock:
@@ -218,9 +232,9 @@ class Connection:
         if checking.on:
             may_block("receiving")
         deadline = talk.deadline
-        if deadline is not None and not self._wait_until(deadline):
+        if (deadline is not None or self._woken >= 0) and not self._wait_until(deadline):
             return
-        # Blocks, where there is no deadline.
+        # Blocks, where there is neither a deadline nor a descriptor that wakes it.
         data = self._socket.recv(self._receive_bytes)
         if not data:
             talk.receive_eof()
@@ -229,18 +243,18 @@ class Connection:
         self._receive_bytes = _RECEIVE_BYTES if full else _IDLE_RECEIVE_BYTES
         talk.receive_data(data)
 
-    def _wait_until(self, deadline: float) -> bool:
-        """Wait for bytes, for mail and until the deadline; return whether there are bytes."""
+    def _wait_until(self, deadline: float | None) -> bool:
+        """Wait for bytes, for a wake and until the deadline; return whether there are bytes."""
         waiting = self._poll
         if waiting is None:
             waiting = self._poll = poll()
             waiting.register(self._socket, POLLIN)
             if self._woken >= 0:
                 waiting.register(self._woken, POLLIN)
-        milliseconds = ceil((deadline - monotonic()) * 1000)
+        milliseconds = None if deadline is None else ceil((deadline - monotonic()) * 1000)
         # Too late, whatever there is to read: a peer that never stops sending extends nothing, nor
         # does mail that never stops coming.
-        happened = waiting.poll(milliseconds) if milliseconds > 0 else ()
+        happened = waiting.poll(milliseconds) if milliseconds is None or milliseconds > 0 else ()
         arrived = False
         for descriptor, _ in happened:
             if descriptor != self._woken:
@@ -288,6 +302,7 @@ class Connection:
         Closing a socket with unread bytes resets the connection, and the reset can overtake
         the last reply (RFC 1122 section 4.2.2.13).
         """
+        self.lingers = True
         self._shutdown(socket.SHUT_WR)
         readable = poll()
         readable.register(self._socket, POLLIN)

@@ -366,12 +366,7 @@ class LoopListener(Listener):
                 await asyncio.sleep(seconds)
             await self._wait_ended(self.settings.drain_seconds)
         finally:
-            stuck = self._running()
-            if stuck:
-                self._cut = len(stuck)
-                log.warning("%d connections did not finish in time and are cut", len(stuck))
-            for connection in stuck:
-                connection.cut()
+            self._cut_what_runs()
             await self._wait_ended(CUT_SECONDS)
 
     async def _in_thread(self, work: Work) -> None:

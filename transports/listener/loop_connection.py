@@ -32,7 +32,7 @@ from twinline.transports.listener.conversation import Conversation, Job
 from twinline.transports.listener.holds import HoldDetector
 from twinline.transports.listener.introduction import Introduction
 from twinline.transports.listener.settings import InForce
-from twinline.transports.listener.turns import Timer, Turns
+from twinline.transports.listener.turns import RECEIVE_BYTES, Timer, Turns
 from twinline.transports.listener.workers import Work
 from twinline.transports.tls.layer import TlsLayer
 
@@ -177,6 +177,11 @@ class LoopConnection(asyncio.BufferedProtocol):
         return self._talk.codec
 
     @property
+    def lingers(self) -> bool:
+        """Whether all is said, and it only waits for its peer to take note of that."""
+        return self._linger_bytes > 0
+
+    @property
     def talk(self) -> Conversation:
         """What is said on it; it is the loop's."""
         return self._talk
@@ -207,11 +212,25 @@ class LoopConnection(asyncio.BufferedProtocol):
     # -- called by the listener ---------------------------------------------------------
 
     def drain(self) -> None:
-        """Let the request that is being carried out finish, and then end."""
+        """Let the request that is being carried out finish, and then end.
+
+        One that rests has what has arrived answered first. The socket is not shut down for reading:
+        the kernel would answer whatever arrives after the farewell with a reset, and what has not
+        gone out by then would be lost.
+        """
         self._talk.drain()
-        with suppress(OSError):  # the peer may be faster
-            # What has arrived is read, and then the end: that ends one that rests.
-            self.socket.shutdown(socket.SHUT_RD)
+        if self._transport is None or not self._resting or self._linger_bytes:
+            return  # it ends when what it is at is done
+        try:
+            data = self.socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            pass
+        except OSError:
+            return  # the loop is about to be told the same
+        else:
+            self._at_end = not data
+            self._arrived(data)
+        self.go_on()
 
     def cut(self) -> None:
         """End now, whatever the peer does."""

@@ -233,12 +233,7 @@ class ThreadedListener(Listener):
         for starting in never_ran:
             if self._claim(starting):
                 self._end(starting)
-        stuck = self._running()
-        if stuck:
-            self._cut = len(stuck)
-            log.warning("%d connections did not finish in time and are cut", len(stuck))
-        for connection in stuck:
-            connection.cut()
+        self._cut_what_runs()
         self._wait_ended(Deadline.after(CUT_SECONDS))
 
     def _wait_ended(self, deadline: Deadline) -> None:

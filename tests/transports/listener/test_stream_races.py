@@ -1,6 +1,7 @@
 """Races of an open stream, made to happen: with mail, with renewals, with what ends it."""
 
 import json
+import select
 import socket
 import struct
 import threading
@@ -394,12 +395,64 @@ def test_an_end_against_a_stream_that_is_renewed_at_full_speed(end: str) -> None
         else:
             assert command.ask(end, **ENDS[end])["ok"]
         error = reading.outcome()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 10  # far from the watch's 30
         ended.set()
         writing.outcome()
         if isinstance(error, tuple):
             code = "shutting_down" if end.startswith("the ") else "session_expired"
             assert error[1].code == code
+
+
+@pytest.mark.parametrize("end", ["logout", "the listener's"])
+def test_what_a_peer_sends_after_the_end_does_not_take_the_farewell_away(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Neither what arrives before the server says its end nor what arrives behind it.
+
+    The peer's buffer is small, so that the mail and the error still wait in the server's when the
+    peer sends: a reset would drop them.
+    """
+    owner_kind, step = (LoopConnection, "_end") if Kind.loop else (Connection, "_shutdown")
+    monkeypatch.setattr(f"{owner_kind.__module__}._LINGER_SECONDS", 20)
+    hold, says_end, said_end = Hold(), getattr(owner_kind, step), threading.Event()
+
+    def held(owner: Any, *how: int) -> None:
+        if how in ((), (socket.SHUT_WR,)):
+            hold()
+            says_end(owner, *how)
+            said_end.set()
+        else:
+            says_end(owner, *how)
+
+    monkeypatch.setattr(owner_kind, step, held)
+    body = "x" * 60_000
+    with (
+        serving(service=make_service(body_bytes=len(body))) as server,
+        server.peer() as command,
+        Peer(server.endpoints[0], receive_bytes=4096) as peer,
+    ):
+        token = peer.ask("create_account", username="bob", password=PASSWORD)["session"]
+        assert command.ask("resume", session=token)["ok"]
+        peer.send_line(op="watch", id=5, after=0, wait=30, window=10)
+        server.wait_watching()
+        mail(server, enter(server.service, "ann"), body)
+        peer.socket.recv(1, socket.MSG_PEEK)  # it is written
+        if end == "logout":
+            command.send_line(op="logout", id=1)
+        else:
+            server.listener.stop()
+        hold.wait_reached()
+        peer.send(PING)
+        hold.release()
+        wait_event(said_end, "it has said that there is no more")
+        peer.send(PING)
+        reset = select.poll()
+        reset.register(peer.socket, 0)  # an error is always told of
+        assert not reset.poll(100)
+        assert said(peer.read_line()) == (5, [body], True)
+        code = "session_expired" if end == "logout" else "shutting_down"
+        assert peer.read_line()["error"]["code"] == code
+        assert peer.socket.recv(1) == b""
 
 
 # -- a peer that is gone --------------------------------------------------------------------
