@@ -416,12 +416,13 @@ REPEATED: Final = Event(
     "repeated",
     logging.INFO,
     "events were counted: %(counts)s",
-    "events of one address were counted instead of told one by one. It is told once a minute, at "
-    "the end, and as soon as a log that was not read is read again; its level is the highest of "
-    "the events",
+    "events were counted instead of told one by one. It is told after a minute and then more "
+    "rarely, at the end, and as soon as a log that was not read is read again; its level is the "
+    "highest of the events",
     {
-        "address": "whose events they are, a network for IPv6; null for all that have no place of "
-        "their own",
+        "address": "whose events they are, a network for IPv6; null for several, and for all that "
+        "have no place of their own",
+        "addresses": "where they are of several: how many each has, by address; else empty",
         "username": "the account, where they are all of one; else null",
         "counts": "how many there were, by the names of the events",
         "accounts": "how many accounts were meant by them, as far as accounts have those names",

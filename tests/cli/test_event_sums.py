@@ -1,5 +1,6 @@
 """What the log tells by numbers: who guesses is named, and fills no disk."""
 
+import json
 import logging
 import re
 import threading
@@ -12,8 +13,15 @@ from services import PASSWORD, FakeClock
 from waiting import wait_until
 
 from twinline.cli.server import event_sums
-from twinline.cli.server.event_sums import FIRST_FEW, ONE_BY_ONE, WINDOW_SECONDS, EventSums
-from twinline.cli.server.log import JsonFormatter, QueuedLog
+from twinline.cli.server.event_sums import (
+    FIRST_FEW,
+    FREE_SECONDS,
+    INTERVALS,
+    OWN_LINES,
+    QUIET_SECONDS,
+    EventSums,
+)
+from twinline.cli.server.log import JsonFormatter, QueuedLog, TextFormatter
 from twinline.core import events
 from twinline.core.errors import RequestError
 from twinline.core.events import emit
@@ -85,6 +93,9 @@ def failed(address: str, username: str | None = "ann") -> None:
     emit(events.LOGIN_FAILED, username=username, address=address, why="wrong_password")
 
 
+ATTACKERS = [f"198.51.100.{number}" for number in range(100)]
+
+
 @pytest.mark.parametrize("allowed", [5, 1_000_000], ids=["slowed", "all tried"])
 def test_guessing_is_a_log_of_few_lines_that_names_each_address(log: Log, allowed: int) -> None:
     """10,000 wrong passwords from 100 addresses, in three minutes."""
@@ -98,33 +109,77 @@ def test_guessing_is_a_log_of_few_lines_that_names_each_address(log: Log, allowe
     for number in range(40):
         service.add_account(f"user{number}", PASSWORD)
     service.login(service.session("192.0.2.1"), "user7", PASSWORD)  # from now on it is known there
-    addresses = [f"198.51.100.{number}" for number in range(100)]
     for number in range(10_000):
         log.seconds.now += 0.018
-        session = service.session(addresses[number % 100])
+        session = service.session(ATTACKERS[number % 100])
         with pytest.raises(RequestError):
             service.login(session, f"user{number % 53}", "a guess at it")
     service.login(service.session("192.0.2.1"), "user7", PASSWORD)
-    lines = log.lines()
-    guesses = [line for line in lines if "account_added" not in line]
-    # A line a minute for each of 100 addresses, the first few of each minute, and the owner's two.
-    assert len(guesses) <= 3 * (100 + ONE_BY_ONE) + 2
-    text = "\n".join(guesses)
-    for address in addresses:
-        assert re.search(rf"address {re.escape(address)}: [^\n]* logins, to \d+ accounts,", text)
+    guesses = [line for line in log.lines() if "account_added" not in line]
+    assert len(guesses) < 300
+    names_each_address(guesses)
     assert sum(map(_counted, guesses)) == 10_000
     assert guesses.count("INFO login: user7 logged in from 192.0.2.1 by password") == 2
 
 
-def test_the_whole_of_it_at_once_is_less_than_300_lines(log: Log) -> None:
-    addresses = [f"198.51.100.{number}" for number in range(100)]
+def names_each_address(lines: list[str]) -> None:
+    """See that each attacker is named at once, and in the lines that tell of the rest."""
+    for address in ATTACKERS:
+        place = re.escape(address)
+        assert any(re.search(rf"login_\w+: login as .* from {place} ", line) for line in lines)
+        assert any(
+            re.search(rf" repeated: (address {place}: |.* {place} \()", line) for line in lines
+        )
+
+
+def failure(username: str | None, address: str) -> logging.LogRecord:
+    return events.record_of(
+        events.LOGIN_FAILED,
+        {"username": username, "address": address, "why": "wrong_password"},
+        level=logging.INFO,
+        message=f"login as {username} from {address} failed: wrong_password",
+    )
+
+
+class Told:
+    """What is told of failed logins, each taken as soon as it is due."""
+
+    def __init__(self) -> None:
+        self.seconds = Seconds()
+        self.sums = EventSums(clock=self.seconds)
+        self.lines: list[str] = []
+
+    def fail(self, address: str, username: str | None = "ann") -> None:
+        record = failure(username, address)
+        if not self.sums.takes(record):
+            self._tell(record)
+        self.look()
+
+    def look(self, *, everything: bool = False) -> None:
+        for each in self.sums.take(everything=everything):
+            self._tell(each)
+
+    def _tell(self, record: logging.LogRecord) -> None:
+        self.lines.append(TextFormatter(with_time=False).format(record))
+
+
+@pytest.mark.parametrize(
+    ("minutes", "order"),
+    [
+        *((minutes, "in turns") for minutes in (0, 3, 10, 60, 600)),
+        *((minutes, "one after the other") for minutes in (0, 3, 10, 60)),
+    ],
+)
+def test_it_is_so_whatever_time_it_takes(minutes: int, order: str) -> None:
+    told = Told()
     for number in range(10_000):
-        failed(addresses[number % 100])
-    lines = log.lines()
-    assert len(lines) < 300
-    for address in addresses:
-        assert any(address in line for line in lines)
-    assert sum(map(_counted, lines)) == 10_000
+        told.seconds.now += minutes * 60 / 10_000
+        told.fail(ATTACKERS[number % 100 if order == "in turns" else number // 100])
+    told.look(everything=True)
+    assert len(told.lines) < 300
+    names_each_address(told.lines)
+    assert sum(map(_counted, told.lines)) == 10_000
+    assert told.sums.patience is None
 
 
 def _counted(line: str) -> int:
@@ -137,31 +192,87 @@ def _counted(line: str) -> int:
     return int(bool(re.search(r" (login_failed|login_slowed): ", line)))
 
 
-def test_the_first_few_are_told_and_then_a_line_a_minute(log: Log) -> None:
-    for _ in range(FIRST_FEW + 7):
-        failed("192.0.2.1")
-    wait_until(lambda: len(log.written()) == FIRST_FEW, "the first few")
-    log.seconds.now += WINDOW_SECONDS
-    failed("192.0.2.1", "bob")  # it goes on, and is told by numbers alone
-    wait_until(lambda: len(log.written()) == FIRST_FEW + 1, "the first minute")
-    assert log.written()[-1] == (
-        "INFO repeated: address 192.0.2.1: 8 more failed logins, to 2 accounts, in 60 s"
-    )
-    log.seconds.now += WINDOW_SECONDS - 1
-    failed("192.0.2.1", None)
-    log.seconds.now += 1
-    EVENTS.handle(_other_line())
-    wait_until(lambda: "1 more failed logins" in log.text.decode(), "the second minute")
-    # It was quiet for a minute: it is told one by one again.
-    log.seconds.now += 2 * WINDOW_SECONDS
-    EVENTS.handle(_other_line())
-    wait_until(lambda: log.handler._sums.patience is None, "it is forgotten")
-    failed("192.0.2.1")
-    assert log.lines()[-1].startswith("INFO login_failed: login as ann from 192.0.2.1")
+def test_the_first_few_are_told_and_then_a_line_after_a_minute_and_rarer_ones() -> None:
+    told = Told()
+    sums = []
+    for interval in (*INTERVALS, INTERVALS[-1]):
+        told.seconds.now = round(told.seconds.now / interval) * interval
+        for _ in range(10):
+            told.fail("192.0.2.1")
+        told.seconds.now += interval - 0.1
+        told.fail("192.0.2.1", "bob")
+        assert len(told.lines) == FIRST_FEW + len(sums)
+        assert told.sums.patience == pytest.approx(0.1)
+        told.seconds.now += 0.1
+        told.look()
+        count = 11 if sums else 11 - FIRST_FEW
+        sums.append(
+            f"INFO repeated: address 192.0.2.1: {count} more failed logins, to 2 accounts, "
+            f"in {interval:.0f} s"
+        )
+        assert told.lines[FIRST_FEW:] == sums
+        assert told.sums.patience is None
+    # It was quiet for so long: it is told one by one again.
+    told.seconds.now += QUIET_SECONDS
+    told.fail("192.0.2.1")
+    assert told.lines[-1].startswith("INFO login_failed: login as ann from 192.0.2.1")
 
 
-def _other_line() -> logging.LogRecord:
-    return logging.makeLogRecord({"name": "test", "levelno": logging.INFO, "msg": "a line"})
+def test_what_is_due_is_told_though_nothing_else_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_sums, "INTERVALS", (0.05,))
+    text: list[bytes] = []
+    handler = QueuedLog(text.append, 10, sums=EventSums())
+    try:
+        for _ in range(FIRST_FEW + 1):
+            handler.handle(failure(None, "192.0.2.1"))
+        wait_until(lambda: b" repeated: " in b"".join(text), "it is told")
+    finally:
+        handler.stop(20)
+
+
+def test_who_has_been_quiet_for_a_while_gives_its_place_to_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(event_sums, "MOST_ADDRESSES", 2)
+    told = Told()
+    for address in ("192.0.2.1", "192.0.2.2"):
+        for _ in range(FIRST_FEW + 1):
+            told.fail(address)
+    for seconds, places in (
+        (FREE_SECONDS - 1, ["192.0.2.1", "192.0.2.2", ""]),
+        (1, ["192.0.2.2", "", "192.0.2.3"]),
+    ):
+        told.seconds.now += seconds
+        for _ in range(FIRST_FEW):
+            told.fail("192.0.2.3")
+        assert [key[1] for key in told.sums._addresses.sums] == places
+    text = "\n".join(told.lines)
+    assert "address 192.0.2.1: 1 more failed logins" in text
+    assert text.count("login as ann from 192.0.2.3 failed") == 2 * FIRST_FEW
+
+
+def test_who_has_something_to_be_told_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_sums, "MOST_ADDRESSES", 1)
+    monkeypatch.setattr(event_sums, "INTERVALS", (2 * QUIET_SECONDS,))
+    told = Told()
+    for _ in range(FIRST_FEW + 1):
+        told.fail("192.0.2.1")
+    told.seconds.now += QUIET_SECONDS
+    told.fail("192.0.2.2")
+    told.look(everything=True)
+    assert any("address 192.0.2.1: 1 more failed logins" in line for line in told.lines)
+
+
+def test_the_address_of_a_line_about_several_is_a_field_of_json(log: Log) -> None:
+    log.handler.setFormatter(JsonFormatter())
+    for address in ATTACKERS[: OWN_LINES + 1]:
+        for _ in range(FIRST_FEW + 2):
+            failed(address)
+    log.handler.stop(20)
+    last = json.loads(log.text.splitlines()[-1])
+    assert last["address"] is None
+    assert last["addresses"] == dict.fromkeys(ATTACKERS[: OWN_LINES + 1], 2)
+    assert last["counts"] == {"login_failed": 2 * (OWN_LINES + 1)}
 
 
 def test_an_address_is_what_limits_count_as_one(log: Log) -> None:
@@ -203,9 +314,9 @@ def test_strangers_make_it_keep_so_much_and_no_more(
     for number in range(2_000):
         failed(f"10.0.{number // 256}.{number % 256}", f"user{number % 50}")
         emit(events.LOGIN, username=f"user{number}", address="192.0.2.1", by="password")
-    assert len(sums._addresses) == 21
-    assert len(sums._accounts) == 10
-    assert all(len(each.accounts) <= 5 for each in sums._addresses.values())
+    assert len(sums._addresses.sums) == 21
+    assert len(sums._accounts.sums) == 10
+    assert all(len(each.accounts) <= 5 for each in sums._addresses.sums.values())
     lines = log.lines()
     others = [line for line in lines if "all others: " in line]
     assert len(others) == 1
@@ -221,7 +332,7 @@ def test_who_repeats_it_in_json_is_a_field(log: Log) -> None:
         failed("192.0.2.1")
     log.handler.stop(20)
     assert (
-        b'"event": "repeated", "address": "192.0.2.1", "username": null, '
+        b'"event": "repeated", "address": "192.0.2.1", "addresses": {}, "username": null, '
         b'"counts": {"login_failed": 2}, "accounts": 1, "seconds": 0' in log.text
     )
 
