@@ -196,17 +196,22 @@ class Administration:
         self._tell("export", name, f"what is kept of account {name} is exported")
         return self._view(account)
 
-    def mail(self, account_id: str, after: int = 0) -> MailPage:
+    def mail(self, account_id: str, after: int = 0, *, goes_on: bool = False) -> MailPage:
         """Return a page of the messages that an account's mailbox holds, for its owner.
 
         Args:
             account_id: as `export` has told it: another account of the same name has another one.
             after: the seq to go on after.
+            goes_on: whether the log has this export already; else it is told of.
 
         Raises:
             NoSuchUser, CursorInvalid.
         """
-        return self._mailboxes.read(account_id, after, MAX_PAGE, _EXPORT_BYTES)
+        page = self._mailboxes.read(account_id, after, MAX_PAGE, _EXPORT_BYTES)
+        if not goes_on:
+            name = self._accounts.username_of(account_id)
+            self._tell("export", name, f"mail of account {name} after seq {after} is exported")
+        return page
 
     def messages(self, username: str) -> Iterator[Message]:
         """Yield the messages that an account's mailbox holds, by rising seq, for their owner.
@@ -217,7 +222,7 @@ class Administration:
         account_id = self.export(username).account_id
         after, more = 0, True
         while more:
-            page = self.mail(account_id, after)
+            page = self.mail(account_id, after, goes_on=True)
             yield from page.messages
             more = page.more
             if page.messages:

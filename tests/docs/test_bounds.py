@@ -9,7 +9,7 @@ import pytest
 from docs_blocks import ROOT
 
 from twinline.cli.server import event_sums
-from twinline.cli.server.admin import peers
+from twinline.cli.server.admin import desk, peers
 from twinline.cli.settings.model import ServerSettings
 from twinline.core import (
     accounts,
@@ -87,10 +87,12 @@ FIXED = {
     "sessions of TLS 1.2 that may be resumed": (20 * 1024,),  # SSL_SESSION_CACHE_MAX_SIZE_DEFAULT
     FOLLOWED: (metrics._FOLLOWED,),
     "known addresses": (accounts.KNOWN_ADDRESSES,),
+    "exports of accounts": (desk.MOST_EXPORTS,),
     "events that are counted": (
         event_sums.MOST_ADDRESSES,
         event_sums.MOST_NAMES,
         event_sums.MOST_ACCOUNTS,
+        event_sums.QUIET_SECONDS / 60,
     ),
     "failures": (throttle.MAX_KEYS,),
     "turns at accounts": (throttle.MAX_KEYS, guesses.MOST_TURNS, guesses._SHARED_LINES),

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,10 +17,13 @@ from twinline.core import events
 from twinline.core.admin import AccountView, Administration, number_of
 from twinline.core.errors import BadRequest, Busy
 from twinline.core.events import emit
+from twinline.core.locks import new_lock
 from twinline.core.service import ChatService
 from twinline.core.store import Invitation
 from twinline.transports.listener import Listener
 
+MOST_EXPORTS: Final = 64
+"""The most exports that are under way; the next page of one beyond is told of in the log again."""
 _LEVELS: Final = {
     logging.DEBUG: "debug",
     logging.INFO: "info",
@@ -45,12 +49,34 @@ class Doors:
     node: str | None
 
 
+class _Exports:
+    """Which pages of mail are expected next, since the log has told who exports them."""
+
+    def __init__(self) -> None:
+        self._lock = new_lock("exports")
+        self._after: OrderedDict[tuple[str, str], int] = OrderedDict()  # guarded by _lock
+
+    def expect(self, by: str, account_id: str, after: int) -> None:
+        """Remember that the page after this seq belongs to an export that was told of."""
+        with self._lock:
+            self._after[by, account_id] = after
+            self._after.move_to_end((by, account_id))
+            if len(self._after) > MOST_EXPORTS:
+                self._after.popitem(last=False)
+
+    def take(self, by: str, account_id: str, after: int) -> bool:
+        """Return whether a page does, and expect it no longer."""
+        with self._lock:
+            return self._after.pop((by, account_id), None) == after
+
+
 class Desk:
     """Carries requests out, for any thread."""
 
     def __init__(self, service: ChatService, doors: Doors) -> None:
         self._service = service
         self._doors = doors
+        self._exports = _Exports()
         self._ops: Mapping[type[BaseModel], Callable[[Administration, str, Any], BaseModel]] = {
             requests.Accounts: lambda admin, _, asked: _accounts(admin, asked),
             requests.Sessions: lambda admin, _, asked: _sessions(admin, asked),
@@ -71,8 +97,8 @@ class Desk:
             requests.Withdraw: lambda admin, _, asked: _invitation(
                 admin.withdraw_invitation(asked.number)
             ),
-            requests.Export: lambda admin, _, asked: _export(admin, asked),
-            requests.ExportMail: lambda admin, _, asked: _mail(admin, asked),
+            requests.Export: self._export,
+            requests.ExportMail: self._mail,
             requests.Trace: lambda admin, _, asked: _trace(admin, asked),
             requests.CountUnread: lambda admin, _, asked: replies.Unread(
                 unread=dict(admin.unread(asked.usernames))
@@ -96,6 +122,24 @@ class Desk:
         """
         emit(events.ADMIN_ASKED, op=asked.op, by=by)  # type: ignore[attr-defined] # each has one
         return self._ops[type(asked)](self._service.administration(by), by, asked)
+
+    # -- what is kept of an account -----------------------------------------------------
+
+    def _export(
+        self, admin: Administration, by: str, asked: requests.Export
+    ) -> replies.ExportedAccount:
+        view = admin.export(asked.username)
+        self._exports.expect(by, view.account_id, 0)
+        return replies.ExportedAccount(**_state(view), account_id=view.account_id)
+
+    def _mail(
+        self, admin: Administration, by: str, asked: requests.ExportMail
+    ) -> replies.ExportedMail:
+        goes_on = self._exports.take(by, asked.account_id, asked.after)
+        page = admin.mail(asked.account_id, asked.after, goes_on=goes_on)
+        if page.more and page.messages:
+            self._exports.expect(by, asked.account_id, page.messages[-1].seq)
+        return replies.ExportedMail(messages=page.messages, more=page.more)
 
     # -- the server ---------------------------------------------------------------------
 
@@ -220,16 +264,6 @@ def _quota(admin: Administration, asked: requests.Quota) -> replies.QuotaSet:
 def _delete(admin: Administration, asked: requests.Delete) -> replies.Deleted:
     admin.delete(asked.username)
     return replies.Deleted(username=asked.username)
-
-
-def _export(admin: Administration, asked: requests.Export) -> replies.ExportedAccount:
-    view = admin.export(asked.username)
-    return replies.ExportedAccount(**_state(view), account_id=view.account_id)
-
-
-def _mail(admin: Administration, asked: requests.ExportMail) -> replies.ExportedMail:
-    page = admin.mail(asked.account_id, asked.after)
-    return replies.ExportedMail(messages=page.messages, more=page.more)
 
 
 # -- invitations and messages -----------------------------------------------------------------
