@@ -8,6 +8,7 @@ should know. Both commands make the same ones, in the same words.
 import grp
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,14 +79,35 @@ def check_sockets(settings: Settings, endpoints: Endpoints) -> Iterable[str]:  #
     for endpoint, _ in endpoints:
         if endpoint.scheme is not Scheme.UNIX:
             continue
-        path = Path(endpoint.path)
-        if not path.parent.is_dir():
-            raise SettingsError(
-                f"listen: {endpoint.place}: there is no folder {path.parent}; make it first"
-            )
-        if path.exists() and not path.is_socket():
-            raise SettingsError(f"listen: {endpoint.place}: what is there is no socket")
+        _check_socket(f"listen: {endpoint.place}", Path(endpoint.path))
     return ()
+
+
+def _check_socket(named: str, path: Path) -> None:
+    """Refuse a path where no Unix socket can be.
+
+    Args:
+        named: what the refusal begins with.
+        path: of the socket.
+    """
+    # Releases of Python differ in which errors `Path.is_dir` and its like pass over: none of them
+    # is here.
+    try:
+        folder = path.parent.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        folder = None
+    except OSError as error:
+        raise SettingsError(f"{named}: {path.parent}: {error.strerror}") from None
+    if folder is None or not stat.S_ISDIR(folder.st_mode):
+        raise SettingsError(f"{named}: there is no folder {path.parent}; make it first")
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SettingsError(f"{named}: {path}: {error.strerror}") from None
+    if not stat.S_ISSOCK(found.st_mode):
+        raise SettingsError(f"{named}: what is there is no socket")
 
 
 def check_frames(settings: Settings, endpoints: Endpoints) -> Iterable[str]:  # noqa: ARG001
@@ -197,10 +219,7 @@ def check_admin(settings: Settings, endpoints: Endpoints) -> Iterator[str]:
         last = own_place(settings.admin_listen, settings.nodes - 1 if settings.nodes > 1 else None)
     except EndpointError as error:
         raise SettingsError(f"admin_listen: {error}") from None
-    if not Path(last.path).parent.is_dir():
-        raise SettingsError(
-            f"admin_listen: there is no folder {Path(last.path).parent}; make it first"
-        )
+    _check_socket("admin_listen", Path(last.path))
     taken = {last.path, Endpoint.parse(settings.admin_listen).path}
     for endpoint, _ in endpoints:
         if endpoint.scheme is Scheme.UNIX and endpoint.path in taken:

@@ -8,6 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -146,8 +147,10 @@ def find_file(named: Path | None = None) -> Path | None:
         return Path(variable)
     home = os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()
     for candidate in (Path(FILE_NAME), Path(home) / "twinline" / FILE_NAME):
-        if candidate.is_file():
-            return candidate
+        # It may be the home of another user, which this one cannot enter.
+        with suppress(PermissionError):
+            if candidate.is_file():
+                return candidate
     return None
 
 

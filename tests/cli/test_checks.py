@@ -371,6 +371,50 @@ def test_a_folder_that_may_not_be_written_is_refused() -> None:
         assert not list(folder.iterdir())
 
 
+def test_what_is_in_a_folder_that_cannot_be_entered_is_refused_or_passed_over() -> None:
+    """For root, who may enter every folder, by a process of another user."""
+    script = (
+        "import os, sys\n"
+        "from twinline.cli.console.errors import SettingsError\n"
+        "from twinline.cli.settings import checks, sources\n"
+        "from twinline.cli.settings.model import Settings\n"
+        "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+        "print(sources.find_file(None))\n"
+        "for path in sys.argv[1:]:\n"
+        "    place = 'unix:' + path\n"
+        "    settings = Settings(listen=(place,), admin_listen=place)\n"
+        "    for check in (checks.check_sockets, checks.check_admin):\n"
+        "        try: list(check(settings, settings.endpoints()))\n"
+        "        except SettingsError as error: print(error.exit_code, error)\n"
+    )
+    with TemporaryDirectory() as outer:
+        Path(outer).chmod(0o755)
+        folder = Path(outer, "folder")
+        folder.mkdir(0o700 if os.geteuid() == 0 else 0)
+        places = {
+            str(folder / "socket"): folder / "socket",
+            str(folder / "no" / "s"): folder / "no",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", script, *places],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            cwd=outer,
+            env={**os.environ, "XDG_CONFIG_HOME": str(folder)},
+        )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "None",
+        *(
+            f"2 {named}: {at}: Permission denied"
+            for path, at in places.items()
+            for named in (f"listen: unix:{path}", "admin_listen")
+        ),
+    ]
+
+
 def test_a_store_that_is_away_and_a_port_that_is_taken_are_no_wrong_settings(
     tmp_path: Path,
 ) -> None:
