@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from cli_server import ended
 from docs_blocks import ROOT
+from own_systemd import SHARED, own_systemd
 from units import UNIT, exposure, problems_of
 from waiting import wait_until
 
@@ -111,6 +112,41 @@ def test_systemd_accepts_the_units_of_the_backup(name: str, tmp_path: Path) -> N
     shutil.copy(BACKUP, tmp_path)
     (tmp_path / "twinline.service").write_text("[Service]\nExecStart=/bin/true\n")
     assert problems_of(tmp_path / name) == []
+
+
+STAND_IN = """#!/bin/sh
+# Stands in for twinline, whose Python may be in a folder that is another one here.
+case "$1 $2" in
+"store backup") cat "$3" >"$4" ;;
+"store restore") cat "$3" >"$4" ;;
+"store check") grep -q mail "$3" ;;
+"store stats") echo "{}" ;;
+esac
+"""
+
+
+def test_the_unit_of_the_backup_needs_nothing_but_a_store(tmp_path: Path) -> None:
+    units = tmp_path / "units"
+    units.mkdir()
+    for unit in (*HOW_TO.glob("twinline-backup.*"), UNIT):
+        shutil.copy(unit, units)
+    shutil.copy(BACKUP, tmp_path)
+    (tmp_path / "twinline").write_text(STAND_IN)
+    folder, start = "/var/lib/twinline-backups", ("systemctl", "start", "twinline-backup")
+    with own_systemd(tmp_path) as systemd:
+        systemd.run("install", "-D", f"{SHARED}/twinline", "/opt/twinline/bin/twinline")
+        systemd.run("install", f"{SHARED}/twinline-backup", "/usr/local/sbin/")
+        systemd.run(*start, code=1)  # there is no store
+        # As the unit of the server leaves it.
+        systemd.run("mkdir", "-p", "/var/lib/private/twinline")
+        systemd.run("ln", "-s", "private/twinline", "/var/lib/twinline")
+        systemd.run("sh", "-c", "echo mail >/var/lib/twinline/chat.db")
+        systemd.run(*start)
+        (made,) = systemd.run("ls", "-A", folder).split()
+        assert systemd.run("cat", f"{folder}/{made}") == "mail\n"
+        assert systemd.run("stat", "-c", "%U %a", folder, f"{folder}/{made}") == (
+            "root 700\nroot 600\n"
+        )
 
 
 def test_the_unit_is_as_closed_as_the_page_says(tmp_path: Path) -> None:
