@@ -15,7 +15,6 @@ from pydantic import BaseModel, ValidationError
 from twinline.cli.console.command import option
 from twinline.cli.console.errors import CommandError, SettingsError
 from twinline.cli.console.exit_codes import ExitCode
-from twinline.cli.server.admin import requests
 from twinline.cli.server.admin.places import found_places
 from twinline.cli.server.admin.replies import Refused
 from twinline.cli.server.admin.requests import AdminRequest
@@ -24,6 +23,7 @@ from twinline.cli.settings.options import config_option, json_option, load_from,
 from twinline.core.deadline import Deadline
 from twinline.core.errors import RequestError
 from twinline.transports.client import ConnectionLost, NotConnected, TimedOut
+from twinline.transports.endpoints import Endpoint
 
 _MOST_BYTES: Final = 64 * 1024 * 1024
 """No reply is longer: the longest one has a page of messages."""
@@ -55,10 +55,12 @@ class AdminTarget:
     Attributes:
         place: the endpoint, as the operator has written it.
         timeout: seconds to wait for a reply.
+        nodes: how many there are, as far as the settings say it.
     """
 
     place: str
     timeout: float
+    nodes: int = 1
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
@@ -85,7 +87,7 @@ class AdminTarget:
         settings = load_from(options, _FLAGS).settings
         if settings.admin_listen is None:
             return None
-        return cls(settings.admin_listen, settings.timeout)
+        return cls(settings.admin_listen, settings.timeout, settings.nodes)
 
     def ask(self, asked: AdminRequest, reply: type[Reply]) -> Reply:
         """Ask one server: of several nodes any, for they have one state.
@@ -110,29 +112,41 @@ class AdminTarget:
             return self._read(path, line, reply)
         raise self._unreachable(failures)
 
-    def ask_all(self, asked: AdminRequest, reply: type[Reply]) -> list[Reply]:
+    def ask_all(self, asked: AdminRequest, reply: type[Reply]) -> tuple[list[Reply], list[str]]:
         """Ask every node, for what each process has for itself.
 
+        Returns:
+            The replies, of one node at least; and why others have not replied, a sentence each.
+
         Raises:
-            Exceptions: as for `ask`; there is one node at least that has answered otherwise.
+            Exceptions: as for `ask`, if none has replied, or if one refuses it.
         """
-        failures: list[str] = []
+        silent: list[str] = []
+        lost: ConnectionLost | TimedOut | None = None
         found: list[Reply] = []
-        for path in found_places(self.place):
+        for path in self._places():
             try:
                 line = self._asked(path, asked)
             except NotConnected as error:
-                failures.append(str(error))
+                silent.append(str(error))
                 continue
-            except ConnectionLost:
-                # One that drains may be gone before it was asked.
-                if not (found and isinstance(asked, requests.Drain)):
-                    raise
+            except (ConnectionLost, TimedOut) as error:
+                lost = error
+                silent.append(str(error))
                 continue
             found.append(self._read(path, line, reply))
         if not found:
-            raise self._unreachable(failures)
-        return found
+            raise lost or self._unreachable(silent)
+        return found, silent
+
+    def _places(self) -> list[Path]:
+        """Return where nodes are to be asked: those that the settings tell of, and all found."""
+        found = found_places(self.place)
+        if self.nodes == 1:
+            return found
+        path = Path(Endpoint.parse(self.place).path)
+        every = [path.with_name(f"{path.name}.{index}") for index in range(self.nodes)]
+        return [*every, *(each for each in found if each not in every)]
 
     def ask_all_pages(
         self,

@@ -1,5 +1,6 @@
 """`twinline admin`: what the operator of a server does to accounts, invitations and the server."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -269,7 +270,9 @@ def drain(as_json: bool, **options: Any) -> None:
 
     Of several nodes all are told. It does not wait for their end.
     """
-    for each in AdminTarget.of(options).ask_all(requests.Drain(), replies.Draining):
+    # Whoever does not answer, since it has ended or is about to start, drains with the others.
+    servers, _ = AdminTarget.of(options).ask_all(requests.Drain(), replies.Draining)
+    for each in servers:
         words = f"{_which(each.node)} drains {each.connections:,} connections"
         report(each, words, as_json=as_json)
 
@@ -279,10 +282,11 @@ def drain(as_json: bool, **options: Any) -> None:
 def reload(as_json: bool, **options: Any) -> None:
     """Have the server read again what can be, as SIGHUP does, and say what came of it.
 
-    The exit code is 1 if anything could not be read: then that is what it was.
+    The exit code is 1 if anything could not be read: then that is what it was. It is 1 as well if
+    a node does not answer.
     """
     failed = 0
-    servers = AdminTarget.of(options).ask_all(requests.Reload(), replies.Reloaded)
+    servers, silent = AdminTarget.of(options).ask_all(requests.Reload(), replies.Reloaded)
     if not any(each.outcomes for each in servers):
         say("there is nothing to read again")
     for each in servers:
@@ -302,6 +306,7 @@ def reload(as_json: bool, **options: Any) -> None:
                 write_line(visible(f"{_where(outcome.node)}these wait for a restart: {names}"))
     if failed:
         raise CommandError("not all could be read again")
+    _answered(silent)
 
 
 @command(
@@ -317,13 +322,28 @@ def reload(as_json: bool, **options: Any) -> None:
 )
 @admin_options
 def log_level(level: str | None, as_json: bool, **options: Any) -> None:
-    """Change how much the server logs, until it ends; without LEVEL, say how much that is."""
+    """Change how much the server logs, until it ends; without LEVEL, say how much that is.
+
+    The exit code is 1 if a node does not answer, as one that is about to start.
+    """
     asked = requests.SetLogLevel.model_validate({"level": level})
-    for each in AdminTarget.of(options).ask_all(asked, replies.LogLevel):
+    servers, silent = AdminTarget.of(options).ask_all(asked, replies.LogLevel)
+    for each in servers:
         if as_json:
             write_json(each)
         else:
             write_line(f"{_where(each.node)}{each.level}")
+    _answered(silent)
+
+
+def _answered(silent: Sequence[str]) -> None:
+    """See that no node was left out.
+
+    Raises:
+        CommandError: one was; it says which.
+    """
+    if silent:
+        raise CommandError(f"not every node has answered: {'; '.join(silent)}")
 
 
 def _which(node: str | None) -> str:

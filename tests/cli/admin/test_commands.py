@@ -1,17 +1,19 @@
 """`twinline admin` and `twinline trace`, against a real server."""
 
 import json
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from admin_server import Administered, administered
+from admin_server import Administered, administered, reply
 from cli_server import CommandLine
 from services import PASSWORD
 
 from twinline.cli.server.admin import requests
 from twinline.cli.server.reload import Outcome
+from twinline.core import admin as core_admin
 
 NEW = "another horse"
 
@@ -159,6 +161,39 @@ def test_an_export_has_all_that_is_kept_of_an_account(operator: Operator, tmp_pa
     assert file.read_text().splitlines() == lines
 
 
+def test_each_export_of_mail_is_in_the_log_with_who_did_it(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(core_admin, "MAX_PAGE", 2)
+    for number in range(5):
+        operator.send("ann", "bob", f"number {number}")
+    caplog.set_level("INFO")
+
+    def told() -> list[tuple[str, str]]:
+        """Return what the log has of exports, and forget it."""
+        found = [
+            (each.fields["username"], each.fields["told"])  # type: ignore[attr-defined]
+            for each in caplog.records
+            if getattr(each, "event", "") == "admin_action"
+            and each.fields["action"] == "export"  # type: ignore[attr-defined]
+            and each.fields["by"].startswith("uid ")  # type: ignore[attr-defined]
+        ]
+        caplog.clear()
+        return found
+
+    assert len(operator.run("admin", "export", "bob").stdout.splitlines()) == 7
+    assert told() == [("bob", "what is kept of account bob is exported")]
+    account_id = operator.served.ask("export", username="bob")["account_id"]
+    told()
+    with operator.served.connect() as peer:  # each connection is of this process
+        for after, is_told in ((0, False), (2, False), (2, True), (4, False), (0, True)):
+            asked = {"op": "export_mail", "account_id": account_id, "after": after}
+            peer.sendall(json.dumps(asked).encode() + b"\n")
+            assert reply(peer)["messages"][0]["seq"] == after + 1
+            words = f"mail of account bob after seq {after} is exported"
+            assert told() == ([("bob", words)] if is_told else [])
+
+
 def test_an_export_that_fails_leaves_no_half_of_a_file(
     operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +306,33 @@ def test_the_log_level_is_changed_while_it_serves(
     assert operator.run("admin", "log-level").stdout == "warning\n"
     assert caplog.text == ""
     operator.run("admin", "log-level", "loud", code=2)
+
+
+def test_a_node_that_does_not_answer_is_named(operator: Operator, tmp_path: Path) -> None:
+    """Here it is one that was killed, whose socket's file is left, or that has made none yet."""
+    folder = tmp_path / "sockets"
+    folder.mkdir()
+    place = f"unix:{folder}/admin"
+    operator.environment["TWINLINE_ADMIN_LISTEN"] = place
+    (folder / "admin.0").symlink_to(operator.served.path)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(f"{folder}/admin.1")
+    for words in (("log-level",), ("log-level", "info"), ("reload",)):
+        operator.served.outcomes = [Outcome("it", "as new")]
+        done = operator.run("admin", *words, code=1)
+        assert done.stdout  # of the one that has answered
+        assert done.stderr == (
+            f"twinline: not every node has answered: nobody listens on {folder}/admin.1 "
+            "(Connection refused)\n"
+        )
+    assert operator.run("admin", "drain").stderr == "the server drains 0 connections\n"
+    (folder / "admin.1").unlink()
+    assert operator.run("admin", "log-level").stdout == "info\n"
+    file = tmp_path / "twinline.toml"
+    file.write_text(f'nodes = 2\nstore = "postgresql://db/chat"\nadmin_listen = "{place}"\n')
+    del operator.environment["TWINLINE_ADMIN_LISTEN"]
+    missing = operator.run("admin", "log-level", "--config", str(file), code=1).stderr
+    assert missing.endswith(f"nobody listens on {folder}/admin.1 (No such file or directory)\n")
 
 
 # -- how it gets there ------------------------------------------------------------------
