@@ -212,6 +212,9 @@ class Client(ClientBase):
     ) -> protocol.SessionReply:
         """Open a session and begin to watch the mailbox.
 
+        If the reply to a login with a new password is lost, that password is tried, once: so who
+        has set it is logged in. Where that fails too the login stays in doubt.
+
         Args:
             username: whose account it is.
             password: that account's.

@@ -5,15 +5,19 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from admin_server import Administered, administered, reply
 from cli_server import CommandLine
+from fault_proxy import FaultProxy
 from services import PASSWORD
 
 from twinline.cli.server.admin import requests
 from twinline.cli.server.reload import Outcome
 from twinline.core import admin as core_admin
+from twinline.core.protocol import Login
+from twinline.core.session import Session
 
 NEW = "another horse"
 
@@ -127,6 +131,30 @@ def test_a_one_time_password_is_changed_at_login(operator: Operator, tmp_path: P
     (tmp_path / "new").write_text("a third horse\n")
     operator.run("login", "bob", "--new-password-file", str(tmp_path / "new"))
     operator.run("login", "bob")
+    assert operator.does("accounts", "bob")[0]["must_change"] is False
+
+
+def test_a_one_time_password_is_changed_although_the_reply_is_lost(operator: Operator) -> None:
+    once = operator.does("reset-password", "bob")[0]["password"]
+    service, logins = operator.served.server.service, 0
+    handle = service.handle
+    with FaultProxy(operator.served.endpoint) as proxy:
+
+        def losing(session: Session, request: Any) -> Any:
+            nonlocal logins
+            reply = handle(session, request)
+            if isinstance(request, Login):
+                logins += 1
+                if request.new_password is not None:
+                    proxy.cut()
+            return reply
+
+        service.handle = losing  # type: ignore[method-assign]
+        files = ("--password-file", "-", "--new-password-file", "-")
+        where = ("--connect", str(proxy.endpoint))
+        operator.run("login", "bob", *files, *where, input=f"{once}\n{NEW}\n")
+        assert logins == 3  # one is told that it is a one-time password
+        assert operator.json("status", "--user", "bob", *where)[0]["username"] == "bob"
     assert operator.does("accounts", "bob")[0]["must_change"] is False
 
 

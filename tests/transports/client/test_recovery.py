@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from itertools import islice, pairwise
+from typing import Any
 
 import pytest
 from client_kit import (
@@ -21,7 +22,7 @@ from client_kit import (
     watcher_of,
     watchers,
 )
-from fault_proxy import Fault, FaultProxy
+from fault_proxy import Fault, FaultProxy, Route
 from listening import socket_path
 from servers import HANG_UP, HELLO, SILENCE, ScriptedServer, Site, silent_endpoint
 from services import PASSWORD
@@ -42,6 +43,7 @@ from twinline.core.protocol import (
     Watch,
     WatchReply,
 )
+from twinline.core.session import Session
 from twinline.transports.client import (
     ClientClosed,
     ConnectionLost,
@@ -625,6 +627,54 @@ def test_what_may_not_be_repeated_is_not(site: Site, proxy: FaultProxy) -> None:
         assert ann.status().username == "ann"
         with pytest.raises(errors.BadCredentials):
             ann.change_password(PASSWORD, "a third secret")  # it was done
+
+
+@pytest.mark.parametrize(
+    "lost", [("reply",), ("request",), ("reply", "reply"), ("reply", "request")], ids="-".join
+)
+def test_a_login_that_sets_a_password_and_is_in_doubt_tries_that_once(
+    site: Site, proxy: FaultProxy, lost: tuple[str, ...]
+) -> None:
+    """So who has set it is logged in, and one failed login at most is the price."""
+    with make_client(site.endpoint) as client:
+        client.create_account("ann", PASSWORD)
+    logins: list[str] = []
+    handle, new, losses = site.service.handle, "another secret", list(lost)
+
+    def noted(session: Session, request: Any) -> Any:
+        if isinstance(request, Login):
+            logins.append(request.password)
+        return handle(session, request)
+
+    def lose(route: Route) -> None:
+        """Cut a connection in the middle of what comes after its greeting."""
+        way = losses.pop(0) if losses else None
+        if way == "request":
+            route.up.fault = Fault(cut_after=sent + 9)
+        elif way == "reply":
+            route.down.fault = Fault(cut_after=received + 9)
+
+    site.service.handle = noted  # type: ignore[method-assign]
+    with make_client(proxy.endpoint, settings=FAST, watch=WatchMode.OFF) as client:
+        client.connect()
+        (greeted,) = proxy.routes
+        sent, received = greeted.up.passed, greeted.down.passed
+        lose(greeted)
+        proxy.on_route = lose
+        if lost == ("reply",):
+            assert client.login("ann", PASSWORD, new_password=new).username == "ann"
+            assert client.status().username == "ann"
+        else:
+            with pytest.raises(ConnectionLost, match="login may or may not") as doubt:
+                client.login("ann", PASSWORD, new_password=new)
+            assert ("may be set already" in str(doubt.value)) == (lost[0] == "reply")
+        assert len(proxy.routes) == 2
+    assert logins == [
+        *([PASSWORD] if lost[0] == "reply" else []),
+        *([new] if lost[1:] != ("request",) else []),
+    ]
+    with make_client(site.endpoint) as client:
+        client.login("ann", PASSWORD if lost == ("request",) else new)
 
 
 def test_a_logout_acks_what_the_watch_connection_could_not(site: Site, proxy: FaultProxy) -> None:

@@ -431,6 +431,24 @@ test("what may not be repeated fails when its outcome is not known", async () =>
   assert.equal(server.asked("change_password").length, 1);
 });
 
+test("a login that sets a password and loses its reply tries that password, once", async () => {
+  let failures = 1;
+  const server = new Server({
+    login: (request, socket) => (failures-- > 0 ? void socket.cut() : null),
+  });
+  const client = clientOf(server);
+  const newPassword = "another one";
+  await client.login("ann", "one time secret", { newPassword });
+  const asked = () => server.asked("login").map((each) => [each.password, each.new_password]);
+  const lost = ["one time secret", newPassword];
+  assert.deepEqual(asked(), [lost, [newPassword, undefined]]);
+  await client.logout();
+  failures = 3;
+  await assert.rejects(client.login("ann", "one time secret", { newPassword }), ConnectionLost);
+  await assert.rejects(client.login("ann", newPassword), ConnectionLost);
+  assert.equal(server.asked("login").length, 5);
+});
+
 test("a command that takes too long says whether it was sent", async () => {
   const server = new Server({ status: () => undefined });
   const client = clientOf(server);

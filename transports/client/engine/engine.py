@@ -8,9 +8,18 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from twinline.core.deadline import Deadline
-from twinline.core.errors import CursorInvalid
+from twinline.core.errors import BadCredentials, CursorInvalid, RequestError
 from twinline.core.locks import new_lock
-from twinline.core.protocol import Ack, AckReply, Done, HelloReply, Reply, Request, SessionReply
+from twinline.core.protocol import (
+    Ack,
+    AckReply,
+    Done,
+    HelloReply,
+    Login,
+    Reply,
+    Request,
+    SessionReply,
+)
 from twinline.transports.client.engine.backend import Backend
 from twinline.transports.client.engine.commands import Commands
 from twinline.transports.client.engine.connection import Connection
@@ -20,7 +29,13 @@ from twinline.transports.client.engine.link import ClientSession, Link, LinkStat
 from twinline.transports.client.engine.paging import PagingWatcher
 from twinline.transports.client.engine.streaming import StreamingWatcher
 from twinline.transports.client.engine.watcher import Watcher
-from twinline.transports.client.errors import ClientBusy, ClientError
+from twinline.transports.client.errors import (
+    ClientBusy,
+    ClientError,
+    ConnectionLost,
+    NotConnected,
+    TimedOut,
+)
 from twinline.transports.client.options import ClientOptions
 from twinline.transports.client.requests import limit_of
 from twinline.transports.client.settings import WatchMode
@@ -83,7 +98,11 @@ class Engine:
         return reply
 
     async def log_in(self, request: Request) -> SessionReply:
-        """Carry out what binds the command connection to a session, and start the watcher."""
+        """Carry out what binds the command connection to a session, and start the watcher.
+
+        A login that sets a new password may be in doubt. It is not repeated, for where it was done
+        its password opens nothing any more; the new one is tried instead, once.
+        """
         opened: list[ClientSession] = []
 
         def bind(connection: Connection, reply: Reply) -> None:
@@ -96,7 +115,19 @@ class Engine:
         self._check_caller()
         deadline = Deadline.after(self._command_seconds)
         try:
-            reply = await self._commands.ask(request, deadline, bind)
+            try:
+                reply = await self._commands.ask(request, deadline, bind)
+            except (ConnectionLost, TimedOut) as in_doubt:
+                if not isinstance(request, Login) or request.new_password is None:
+                    raise
+                changed = Login(username=request.username, password=request.new_password)
+                try:
+                    reply = await self._commands.ask(changed, deadline, bind)
+                except BadCredentials:
+                    raise in_doubt from None
+                except (RequestError, ConnectionLost, NotConnected, TimedOut):
+                    doubt = f"{in_doubt}; the new password may be set already"
+                    raise type(in_doubt)(doubt) from None
         finally:
             if opened:  # also when a signal's exception comes between: who is logged in watches
                 await self._watch(opened[0])

@@ -762,14 +762,25 @@ export class Client {
   // -- sessions ---------------------------------------------------------------------------
 
   /**
-   * Log in. Tries each server once: a person who waits for it can try again.
+   * Log in. Tries each server once: a person who waits for it can try again. If the reply to a
+   * login with a new password is lost, that password is tried, once.
    *
    * @param {{newPassword?: string | null}} more what the password is to be from now on:
    *   `password_change_required` asks for it
    * @returns {Promise<{username: string, session: string, position: number, unread: number}>}
    */
-  login(username, password, { newPassword = null } = {}) {
-    return this.#begin("login", { username, password, new_password: newPassword });
+  async login(username, password, { newPassword = null } = {}) {
+    try {
+      return await this.#begin("login", { username, password, new_password: newPassword });
+    } catch (error) {
+      const isInDoubt = error instanceof ConnectionLost || error instanceof TimedOut;
+      if (newPassword === null || !isInDoubt || this.#closed || this.#session) throw error;
+      try {
+        return await this.#begin("login", { username, password: newPassword });
+      } catch (second) {
+        throw second instanceof ClientClosed ? second : error;
+      }
+    }
   }
 
   /** Log in by the certificate that the browser, or Node, has shown; like `login`. */
