@@ -503,21 +503,12 @@ class AccountRules:
         if unread and not force:
             some = "1 message was" if unread == 1 else f"{unread} messages were"
             raise UndeliveredMessages(f"{some} not delivered yet", count=unread)
-        try:
-            self._as_owner(
-                session,
-                account,
-                password,
-                lambda verified: self._accounts.withdraw(
-                    verified.account_id,
-                    keep_name=self._keep_names,
-                    verified=verified.password_hash,
-                ),
-            )
-        except StoreUnavailable:
-            self._settling.note(account)  # it may have been withdrawn all the same
-            raise
-        self._settling.drop(account)
+        self._as_owner(
+            session,
+            account,
+            password,
+            lambda verified: self._withdraw(verified, verified.password_hash),
+        )
 
     def reset_password(self, account: Account) -> str:
         """Give an account a one-time password, end all its sessions, and return the password.
@@ -541,10 +532,15 @@ class AccountRules:
         Raises:
             StoreUnavailable: that is not known.
         """
+        return self._withdraw(account)
+
+    def _withdraw(self, account: Account, verified: str | None = None) -> bool:
         try:
-            gone = self._accounts.withdraw(account.account_id, keep_name=self._keep_names)
+            gone = self._accounts.withdraw(
+                account.account_id, keep_name=self._keep_names, verified=verified
+            )
         except StoreUnavailable:
-            self._settling.note(account)
+            self._settling.note(account)  # it may have been withdrawn all the same
             raise
         if gone:
             self._settling.drop(account)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from twinline.cli.console.shapes import ConnectionRate
+from twinline.cli.console.shapes import ConnectionRate, ServerState
 from twinline.cli.console.text import visible
-from twinline.cli.server.admin.replies import OpenConnection, OpenConnections, ServerState
+from twinline.cli.server.admin.replies import OpenConnection, OpenConnections
 
 _UNITS: Final = (("s", 60), ("m", 60), ("h", 24), ("d", 365), ("y", 1_000))
 _SIZES: Final = ("", "k", "M", "G", "T")

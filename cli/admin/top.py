@@ -13,7 +13,7 @@ from twinline.cli.admin.table import ORDERS, Look, lines, rates
 from twinline.cli.console.command import command, option
 from twinline.cli.console.numbers import FiniteRange
 from twinline.cli.console.output import write_json, write_line
-from twinline.cli.console.shapes import ConnectionRate, ServerShown, TopShown
+from twinline.cli.console.shapes import ConnectionRate, ServerState, TopShown
 from twinline.cli.server.admin import replies, requests
 
 _HOME: Final = "\x1b[H\x1b[2J"
@@ -121,10 +121,10 @@ def with_unread(target: AdminTarget, rows: Sequence[ConnectionRate]) -> list[Con
 
 
 def _shape(
-    servers: Sequence[replies.ServerState], rows: Sequence[ConnectionRate], interval: float
+    servers: Sequence[ServerState], rows: Sequence[ConnectionRate], interval: float
 ) -> TopShown:
     return TopShown(
         interval_seconds=interval,
-        servers=tuple(ServerShown(**each.model_dump()) for each in servers),
+        servers=tuple(servers),
         connections=tuple(rows),
     )

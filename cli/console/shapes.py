@@ -234,8 +234,8 @@ class ConnectionRate(Shape):
     unread: int | None = Field(description="messages that wait for its account, or null")
 
 
-class ServerShown(Shape):
-    """A server that has answered."""
+class ServerState(Shape):
+    """A server that answers."""
 
     node: str | None = Field(description="its name among several servers, or null")
     version: str = Field(description="of twinline")
@@ -248,5 +248,5 @@ class TopShown(Shape):
     """One look at all connections."""
 
     interval_seconds: float = Field(description="between two looks")
-    servers: tuple[ServerShown, ...] = Field(description="one for each that has answered")
+    servers: tuple[ServerState, ...] = Field(description="one for each that has answered")
     connections: tuple[ConnectionRate, ...] = Field(description="in the order of `--sort`")

@@ -195,7 +195,7 @@ class Server:
         since: Mapping[str, Identity],
         metrics: Metrics | None = None,
         index: int = 0,
-        systemd: Notifier | None = None,
+        systemd: Notifier,
     ) -> None:
         self._service = service
         self._settings = settings
@@ -204,7 +204,7 @@ class Server:
         self._source = source
         self._metrics = metrics
         self._index = index
-        self._systemd = systemd or Notifier({})
+        self._systemd = systemd
         # Before they are read, so that no change of them is missed.
         self._since = {**since, **identities(files_of(settings))}
 

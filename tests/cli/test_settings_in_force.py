@@ -25,6 +25,7 @@ from twinline.cli.server.log import JsonFormatter, QueuedLog, log_of
 from twinline.cli.server.reload import Outcome, Reloader, Terminal, identities
 from twinline.cli.server.serve import Server
 from twinline.cli.server.settings_in_force import POLICY, SettingsFile
+from twinline.cli.server.systemd import Notifier
 from twinline.cli.settings.model import SERVER_FIELDS, Settings
 from twinline.cli.settings.sources import Origin
 from twinline.core.guesses import interval_of
@@ -61,7 +62,13 @@ class Running:
             LISTENERS[settings.listener](self.service, endpoints, settings)
         )
         server = Server(
-            self.service, settings, endpoints, logged=logged, source=source, since=since
+            self.service,
+            settings,
+            endpoints,
+            logged=logged,
+            source=source,
+            since=since,
+            systemd=Notifier({}),
         )
         self.reloader: Any = self._stack.enter_context(
             server.reloader(self.listener, Terminal(), None)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from twinline.cli.console.shapes import ServerState
 from twinline.cli.server.admin import replies, requests
 from twinline.cli.server.reload import Outcome
 from twinline.core import events
@@ -188,7 +189,7 @@ class Desk:
         listener = self._doors.listener
         views, more = listener.connections(after=asked.after, limit=asked.limit)
         return replies.OpenConnections(
-            server=replies.ServerState(
+            server=ServerState(
                 node=self._doors.node,
                 version=version("twinline"),
                 pid=os.getpid(),

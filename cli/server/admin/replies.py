@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from twinline.cli.console.shapes import Shape
+from twinline.cli.console.shapes import ServerState, Shape
 from twinline.core.protocol import ErrorReply, Message
 
 
@@ -174,16 +174,6 @@ class Traced(Shape):
     sender: str | None = Field(description="who sent it, where that is known")
     sent_at: int | None = Field(description="when the server accepted it, in ms")
     acked_at: int | None = Field(description="when it was acknowledged, in ms, if that is known")
-
-
-class ServerState(Shape):
-    """A server that answers."""
-
-    node: str | None = Field(description="its name among several servers, or null")
-    version: str = Field(description="of twinline")
-    pid: int = Field(description="of its process")
-    now: int = Field(description="its time, in ms")
-    connections: int = Field(description="that are open")
 
 
 class OpenConnection(Shape):

@@ -14,8 +14,8 @@ from terminal import terminal
 from waiting import wait_until
 
 from twinline.cli.admin.table import ORDERS, Look, lasting, lines, number, rates
-from twinline.cli.console.shapes import ConnectionRate
-from twinline.cli.server.admin.replies import OpenConnection, ServerState
+from twinline.cli.console.shapes import ConnectionRate, ServerState
+from twinline.cli.server.admin.replies import OpenConnection
 from twinline.transports.client import Client, WatchMode
 
 DAY_MS = 86_400_000
