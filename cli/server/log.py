@@ -23,13 +23,16 @@ from twinline.cli.console.text import visible
 from twinline.cli.server.event_sums import EventSums
 from twinline.cli.settings.model import Settings
 from twinline.core import events
+from twinline.core.deadline import Deadline
 
 log = logging.getLogger(__name__)
 
 LogFormat = Literal["text", "json"]
 LogTime = Literal["utc", "none"]
 _FLUSH_SECONDS: Final = 0.5
-"""How long the end of the server waits for the reader of its log."""
+"""How long the end of the server waits for the reader of its log, for each line."""
+_STOP_SECONDS: Final = 5.0
+"""How long it waits for all lines."""
 _DEBUG_SHARE: Final = 0.5
 _INFO_SHARE: Final = 0.75
 """How full the queue may be for lines of a level; the rest is the reserve of warnings."""
@@ -200,6 +203,7 @@ class QueuedLog(logging.Handler):
         self._ending = False
         self._ended = False  # whether all is told
         self._woken = False  # whether the thread is to look once more before it waits
+        self._writing: bytes | None = None  # while its thread writes that
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -239,11 +243,21 @@ class QueuedLog(logging.Handler):
             self.setFormatter(formatter)
 
     def stop(self, seconds: float) -> None:
-        """Write what is left, for as long as this; what comes later is not written."""
+        """Write what is left; what comes later is not written.
+
+        Args:
+            seconds: how long its reader may take for a line. What a busy machine takes to run the
+                thread that writes is not the reader's delay; it gets up to `_STOP_SECONDS`.
+        """
         with self.lock:  # type: ignore[union-attr]  # every handler that was made has one
             self._ending = True
             self._wake()
-        self._thread.join(seconds)
+        most = Deadline.after(max(seconds, _STOP_SECONDS))
+        while self._thread.is_alive() and not most.passed:
+            writing = self._writing
+            self._thread.join(seconds)
+            if writing is not None and self._writing is writing:
+                return  # nobody reads it
 
     def _wake(self) -> None:
         if not self._woken:
@@ -275,7 +289,9 @@ class QueuedLog(logging.Handler):
     def _run(self) -> None:
         while True:
             for line in self._take():
-                self._write(f"{line}\n".encode(errors="backslashreplace"))
+                self._writing = data = f"{line}\n".encode(errors="backslashreplace")
+                self._write(data)
+                self._writing = None
             with self.lock:  # type: ignore[union-attr]
                 if self._waiting:
                     continue

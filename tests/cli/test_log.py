@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from cli_server import CommandLine, ended
-from waiting import join, wait_event, wait_until
+from listening import Hold
+from waiting import Call, join, wait_event, wait_until
 
 from twinline.cli.server.log import JsonFormatter, QueuedLog, TextFormatter, log_of, server_log
 from twinline.cli.settings.model import Settings
@@ -62,6 +63,28 @@ def log() -> Iterator[Log]:
     yield log
     log.reader.go_on.set()
     log.handler.stop(20)
+
+
+def test_the_end_waits_for_a_thread_that_does_not_run_and_not_for_a_reader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a busy machine the last lines, which say why it ends, are written all the same."""
+    reader, hold, take = StuckReader(), Hold(), QueuedLog._take
+    monkeypatch.setattr(QueuedLog, "_take", lambda handler: (hold(), take(handler))[1])
+    handler = QueuedLog(reader.write, CAPACITY)
+    hold.wait_reached()
+    logger = logging.Logger("test", logging.DEBUG)  # noqa: LOG001 - of this test alone
+    logger.addHandler(handler)
+    logger.info("the last")
+    stopping = Call(lambda: handler.stop(0.01))
+    with pytest.raises(pytest.fail.Exception, match="has not ended"):
+        stopping.outcome(0.2)  # it would have been over by now
+    hold.release()
+    wait_event(reader.began, "the last line")
+    stopping.outcome(4)  # although nobody reads it
+    reader.go_on.set()
+    handler.stop(20)
+    assert "the last" in reader.text
 
 
 def test_lines_that_wait_are_written_in_order(log: Log) -> None:
