@@ -1,10 +1,12 @@
 """What is counted: each row of the table moves when its event happens, and no more than it."""
 
+import errno
 import gc
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from argon2 import PasswordHasher
@@ -29,6 +31,8 @@ from twinline.core.protocol import REQUEST_BY_OP, Ping
 from twinline.core.service import ChatService
 from twinline.stores.memory import MemoryStore
 from twinline.stores.sqlite import SqliteStore
+from twinline.transports.jsonl import JsonlTransport
+from twinline.transports.listener import threaded
 
 pytestmark = pytest.mark.usefixtures("each_listener")
 
@@ -218,24 +222,89 @@ def test_every_row_of_the_table_has_an_event() -> None:
     declared = {each for each in vars(rows).values() if isinstance(each, Metric)}
     assert declared == set(COUNTED) == EVENTS.keys()
     assert len({each.name for each in declared}) == len(declared)
+    assert {reason for reason, _ in REFUSALS} == set(Refusal)
 
 
-@pytest.mark.parametrize("reason", [Refusal.CONNECTIONS, Refusal.ADDRESS, Refusal.PROXY])
-def test_a_connection_that_is_refused_counts_by_its_reason(reason: Refusal) -> None:
-    settings: dict[Refusal, dict[str, Any]] = {
-        Refusal.CONNECTIONS: {"connections": 1},
-        Refusal.ADDRESS: {"connections_per_address": 1, "limit_local_connections": True},
-        Refusal.PROXY: {"trusted_proxies": ("192.0.2.1",), "endpoint": f"{TCP}?proxy=yes"},
-    }
-    with counting(**settings[reason]) as site, site.server.peer() as first:
-        if reason is not Refusal.PROXY:
-            assert first.ask("ping")["ok"]
-        with site.server.peer() as refused:
-            assert refused.rest() == b""
-        site.wait_value(rows.REFUSED, 1)
+def no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the next connection not be accepted, for want of a descriptor."""
+    accept, failed = socket.socket.accept, []
+
+    def accept_or_fail(listening: socket.socket) -> Any:
+        if not failed:
+            failed.append(True)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listening)
+
+    monkeypatch.setattr(socket.socket, "accept", accept_or_fail)
+
+
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no connection's thread start."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threaded, "start_thread", refuse)
+
+
+def no_codec(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a connection that cannot be prepared."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(JsonlTransport, "server_codec", fail)
+
+
+class Refused(NamedTuple):
+    """How a connection comes to be refused."""
+
+    settings: dict[str, Any]
+    after: int = 0  # so many are served
+    fault: Callable[[pytest.MonkeyPatch], None] | None = None
+    kinds: tuple[str, ...] = ("threads", "loop", "uvloop")
+    is_ended: bool = True  # else it is served a moment later
+
+
+REFUSALS: dict[tuple[Refusal, str], Refused] = {
+    (Refusal.CONNECTIONS, ""): Refused({"connections": 1}, after=1),
+    (Refusal.ADDRESS, ""): Refused(
+        {"connections_per_address": 1, "limit_local_connections": True}, after=1
+    ),
+    (Refusal.PROXY, ""): Refused(
+        {"trusted_proxies": ("192.0.2.1",), "endpoint": f"{TCP}?proxy=yes"}
+    ),
+    (Refusal.EXHAUSTED, "no descriptor"): Refused({}, fault=no_descriptor, is_ended=False),
+    (Refusal.EXHAUSTED, "no thread"): Refused({}, fault=no_thread, kinds=("threads",)),
+    (Refusal.FAULT, ""): Refused({"spoken": "jsonl"}, fault=no_codec),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "each_listener"),
+    [(case, kind) for case, refused in REFUSALS.items() for kind in refused.kinds],
+    indirect=["each_listener"],
+    ids=lambda value: " ".join(value).strip() if isinstance(value, tuple) else value,
+)
+def test_a_connection_that_is_refused_counts_by_its_reason(
+    case: tuple[Refusal, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = REFUSALS[case]
+    with counting(**refused.settings) as site, ExitStack() as peers:
+        for _ in range(refused.after):
+            assert peers.enter_context(site.server.peer()).ask("ping")["ok"]
+        if refused.fault is not None:
+            refused.fault(monkeypatch)
+        with site.server.peer() as peer:
+            site.wait_value(rows.REFUSED, 1)
+            if refused.is_ended:
+                peer.rest()
+            else:
+                assert peer.ask("ping")["ok"]
+        monkeypatch.undo()
         place = site.server.endpoints[0].place
         found = {labels for labels, value in site.samples(rows.REFUSED).items() if value}
-        assert found == {(place, reason)}
+        assert found == {(place, case[0])}
         # All reasons are there from the first moment, for a rate of what is not there is none.
         assert site.samples(rows.REFUSED).keys() == {(place, each) for each in Refusal}
 
