@@ -3,13 +3,17 @@
 import json
 import logging
 import re
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
-from services import PASSWORD, FakeClock
+from listening import serving
+from services import PASSWORD, FakeClock, cheap_hasher
 from waiting import wait_until
 
 from twinline.cli.server import event_sums
@@ -45,12 +49,10 @@ class Seconds:
 class Log:
     """A log whose lines are kept, and that ends when it is asked for them."""
 
-    def __init__(self, capacity: int = 4096, formatter: logging.Formatter | None = None) -> None:
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self.seconds = Seconds()
         self.text = b""
-        self.handler = QueuedLog(
-            self._write, capacity, formatter, sums=EventSums(clock=self.seconds)
-        )
+        self.handler = QueuedLog(self._write, 4096, sums=EventSums(clock=clock or self.seconds))
 
     def _write(self, data: bytes) -> None:
         self.text += data
@@ -66,8 +68,8 @@ class Log:
 
 
 @pytest.fixture
-def log() -> Iterator[Log]:
-    log = Log()
+def log(request: pytest.FixtureRequest) -> Iterator[Log]:
+    log = Log(getattr(request, "param", None))
     level = EVENTS.level
     EVENTS.addHandler(log.handler)
     EVENTS.setLevel(logging.INFO)
@@ -122,14 +124,54 @@ def test_guessing_is_a_log_of_few_lines_that_names_each_address(log: Log, allowe
     assert guesses.count("INFO login: user7 logged in from 192.0.2.1 by password") == 2
 
 
-def names_each_address(lines: list[str]) -> None:
+def names_each_address(lines: list[str], attackers: Sequence[str] = ATTACKERS) -> None:
     """See that each attacker is named at once, and in the lines that tell of the rest."""
-    for address in ATTACKERS:
+    for address in attackers:
         place = re.escape(address)
-        assert any(re.search(rf"login_\w+: login as .* from {place} ", line) for line in lines)
+        assert any(re.search(rf"login_\w+: logins? as .* from {place} ", line) for line in lines)
         assert any(
             re.search(rf" repeated: (address {place}: |.* {place} \()", line) for line in lines
         )
+
+
+@pytest.mark.parametrize("log", [time.monotonic], indirect=True, ids=["real time"])
+@pytest.mark.parametrize("each_listener", ["threads", "loop"], indirect=True)
+@pytest.mark.parametrize("guesses", [1_000, 10_000])
+@pytest.mark.usefixtures("each_listener")
+def test_guessing_over_connections_is_a_log_of_few_lines(log: Log, guesses: int) -> None:
+    """From a hundred of this machine's addresses, each of which comes back for ten more guesses."""
+    attackers = [f"127.0.1.{number}" for number in range(1, 101)]
+    service = ChatService(MemoryStore(), ServiceSettings(), hasher=cheap_hasher())
+    for number in range(40):
+        service.add_account(f"user{number}", PASSWORD)
+    # A slow machine is not to end a connection whose guesses take long.
+    with serving(service=service, login_seconds=100) as server:
+        place = server.endpoints[0].host, server.endpoints[0].port
+
+        def guess(address: str) -> None:
+            for begun in range(0, guesses // len(attackers), 10):
+                with (
+                    socket.create_connection(place, 60, (address, 0)) as peer,
+                    peer.makefile("rb") as replies,
+                ):
+                    for number in range(begun, begun + 10):
+                        name = f"user{(number * 7 + int(address.rpartition('.')[2])) % 53}"
+                        asked = {
+                            "op": "login",
+                            "id": 1,
+                            "username": name,
+                            "password": "a guess at it",
+                        }
+                        peer.sendall(json.dumps(asked).encode() + b"\n")
+                        code = json.loads(replies.readline())["error"]["code"]
+                        assert code in ("bad_credentials", "rate_limited")
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(guess, attackers))
+    told = [line for line in log.lines() if "account_added" not in line]
+    assert len(told) < 300
+    names_each_address(told, attackers)
+    assert sum(map(_counted, told)) == guesses
 
 
 def failure(username: str | None, address: str) -> logging.LogRecord:
