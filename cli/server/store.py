@@ -203,7 +203,7 @@ def restore(backup: Path, store: str, as_json: bool) -> None:
             f"{upkeep.name} is no file; say 'twinline store copy {backup} URL' to an empty store"
         )
     path = upkeep.path
-    with _readable(str(backup)), _bar("copying") as on_progress:
+    with _readable(str(backup), str(path)), _bar("copying") as on_progress:
         replaced = put_back(backup, path, lambda done, total: on_progress(done, total, ""))
     words = f"{path} is what {backup} was"
     if replaced is not None:
