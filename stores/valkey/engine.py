@@ -25,7 +25,7 @@ from twinline.core.deadline import Deadline
 from twinline.core.errors import StoreUnavailable
 from twinline.core.forks import ForkedStore
 from twinline.core.locks import new_lock
-from twinline.core.store import CLOCK_REFUSE_MS, Durability
+from twinline.core.store import CLOCK_REFUSE_MS, Durability, OnCommit
 from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.valkey.greeting import OLDEST, Greeting
 from twinline.stores.valkey.lane import Call, Lane, NotUsableError, Peer, details_of, unavailable
@@ -87,6 +87,7 @@ class Engine:
         self._required = target.durability
         self.on_moved: Callable[[], object] = lambda: None
         """Called when slots have another place than was known; it must be quick."""
+        self._on_commit: OnCommit | None = None  # guarded by the engine lock
 
     def open(self) -> None:
         """Ask every server that has keys what it is.
@@ -229,8 +230,16 @@ class Engine:
         if peer is None:
             made = Peer(self.target, address, self._scripts, self._greeted)
             with self._lock:
+                made.on_commit = self._on_commit
                 peer = self._peers.setdefault(address, made)
         return peer
+
+    def on_commit(self, call: OnCommit) -> None:
+        """Have ``call`` called after each pipeline with writes in it, to whichever server."""
+        with self._lock:
+            self._on_commit = call
+            for peer in self._peers.values():
+                peer.on_commit = call
 
     def _greeted(self, peer: Peer, greeting: Greeting) -> bytes:
         """Take what a server says on a new connection; return its epoch as packed arguments."""

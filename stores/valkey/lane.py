@@ -26,6 +26,7 @@ from twinline.core.deadline import Deadline
 from twinline.core.errors import StoreUnavailable
 from twinline.core.interrupts import may_be_interrupted
 from twinline.core.locks import may_block, new_lock
+from twinline.core.store import OnCommit
 from twinline.core.waiting import Waiter
 from twinline.stores.valkey.greeting import Greeting, greet
 from twinline.stores.valkey.url import Address, Target
@@ -149,6 +150,8 @@ class Peer:
         address: where it is.
         greeting: what it said last.
         refusal: why nothing is to be written to it, or None.
+        on_commit: called after each pipeline with writes in it, as `Store.on_commit` says; None:
+            nobody asks.
     """
 
     def __init__(
@@ -170,6 +173,7 @@ class Peer:
         self.address = address
         self.greeting: Greeting | None = None
         self.refusal: str | None = None
+        self.on_commit: OnCommit | None = None
         self._target = target
         self._scripts = tuple(scripts)
         self._greeted = greeted
@@ -385,6 +389,7 @@ class Lane:
         lost = self.peer.lost(run_id)
         commands = [command(b"CLIENT", b"KILL", b"ID", each) for each in lost]
         commands += [call.bytes_with(self._tail) for call in batch]
+        began = time.monotonic()
         try:
             send(connection, b"".join(commands))
             for _ in lost:
@@ -402,6 +407,11 @@ class Lane:
                 call.value = unavailable("the engine was asked and did not answer", call)
             return
         self.used_at = time.monotonic()
+        on_commit = self.peer.on_commit
+        if on_commit is not None:
+            writes = sum(call.writes for call in batch)
+            if writes:
+                on_commit(writes, self.used_at - began)
         if any(isinstance(call.value, redis.exceptions.NoScriptError) for call in batch):
             self._load_again(connection)
 

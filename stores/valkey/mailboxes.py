@@ -15,6 +15,7 @@ from twinline.core.errors import (
 )
 from twinline.core.protocol import Message, maker
 from twinline.core.store import (
+    Depths,
     Draft,
     Mailboxes,
     MailboxLook,
@@ -74,6 +75,7 @@ class ValkeyMailboxes(Mailboxes):
         pending: Pending,
         *,
         tracing: Tracing,
+        usual: int,
     ) -> None:
         self._engine = engine
         self._keys = keys
@@ -81,6 +83,7 @@ class ValkeyMailboxes(Mailboxes):
         self._watches = watches
         self._pending = pending
         self._tracing = tracing
+        self._usual = usual  # unacked messages that a mailbox may hold
 
     def create(self, account_id: str) -> None:
         # First, so that whatever becomes of this process, it is found what it leaves.
@@ -205,6 +208,9 @@ class ValkeyMailboxes(Mailboxes):
 
     def trace(self, message_id: str, account_id: str | None = None) -> MessageTrace | None:
         return self._tracing.find(message_id, account_id)
+
+    def depths(self) -> Depths:
+        return self._tracing.depths(self._usual)
 
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
         return self._watches.watch_box(account_id, wake)

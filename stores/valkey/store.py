@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 
 from twinline.core.errors import StoreUnavailable
 from twinline.core.forks import refuse_calls, watch_forks
-from twinline.core.store import Durability, Health, MailboxPolicy, Store
+from twinline.core.store import Durability, Health, MailboxPolicy, OnCommit, Store
 from twinline.stores.shared.opening import SchemaTooNew, StoreNotOpened
 from twinline.stores.valkey.account_scripts import AccountScripts
 from twinline.stores.valkey.accounts import ValkeyAccounts
@@ -87,7 +87,13 @@ class ValkeyStore(Store):
             engine, keys, account_scripts, watches, pending, invitations=invitations
         )
         self.mailboxes: ValkeyMailboxes = ValkeyMailboxes(
-            engine, keys, box_scripts, watches, pending, tracing=tracing
+            engine,
+            keys,
+            box_scripts,
+            watches,
+            pending,
+            tracing=tracing,
+            usual=policy.mailbox_messages,
         )
         self._chores = Chores(
             engine,
@@ -132,6 +138,10 @@ class ValkeyStore(Store):
             clock_offset_ms=max(offsets, key=abs, default=0),
             lag_seconds=self._links.silence(),
         )
+
+    def on_commit(self, call: OnCommit) -> None:
+        """Have ``call`` called after each pipeline of writes; see `Store.on_commit`."""
+        self._engine.on_commit(call)
 
     def close(self) -> None:
         """Send what waits, end the threads, and let go of the engine."""

@@ -1,4 +1,4 @@
-"""Where a message is, and how much a mailbox holds: both are found by reading it, piece by piece.
+"""Where a message is, how much a mailbox holds, how full all are: by reading, piece by piece.
 
 A script looks at so few entries at a time that the engine serves others in between, and no text of
 a message comes to this side. Into all mailboxes is looked by walking over the keys of each server
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import NoSuchUser, StoreUnavailable
-from twinline.core.store import MailboxUsage, MessageTrace
+from twinline.core.store import Depths, MailboxUsage, MessageTrace
 from twinline.stores.valkey.engine import CALL_SECONDS, Engine
 from twinline.stores.valkey.keys import Keys
 from twinline.stores.valkey.lane import Call, plain
@@ -18,7 +18,7 @@ from twinline.stores.valkey.pending import script_call
 from twinline.stores.valkey.wire import Script, answered, to_bytes, to_text
 
 SECONDS: Final = 30.0
-"""How long all mailboxes may be looked through."""
+"""How long all mailboxes may be looked through; each step of it is short for the engine."""
 _PIECE: Final = 64  # entries that a script looks at
 _SCANNED: Final = b"1000"  # keys in one step of a scan
 
@@ -139,6 +139,36 @@ class Tracing:
                 if place:
                     left[account_id] = place
         return usages
+
+    def depths(self, usual: int) -> Depths:
+        """Return how full the mailboxes are; see `Mailboxes.depths`.
+
+        A scan may come by a mailbox twice where the engine grows its table meanwhile, so what was
+        counted is remembered, as a hash of its own.
+
+        Args:
+            usual: how many unacked messages a mailbox without a quota of its own may hold.
+
+        Raises:
+            StoreUnavailable: they cannot be read, or not in time.
+        """
+        deadline = Deadline.after(SECONDS)
+        seen: set[int] = set()
+        deepest = full = 0
+        for account_ids in self._mailboxes():
+            if deadline.passed:
+                raise StoreUnavailable(f"the mailboxes cannot be counted in {SECONDS:.0f} seconds")
+            new = [each for each in account_ids if hash(each) not in seen]
+            keys = [self._keys.of(each, "b") for each in new]
+            calls = [plain(key, b"HMGET", key, b"n", b"q") for key in keys]
+            outcomes = answered(self._engine.do_many(calls))
+            for account_id, (unread, quota) in zip(new, outcomes, strict=True):
+                if unread is None:
+                    continue  # it is gone
+                seen.add(hash(account_id))
+                deepest = max(deepest, int(unread))
+                full += int(unread) >= int(quota or usual)
+        return Depths(len(seen), deepest, full)
 
     def find(self, message_id: str, account_id: str | None) -> MessageTrace | None:
         """Return where a message is; see `Mailboxes.trace`.

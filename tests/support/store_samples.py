@@ -5,6 +5,7 @@ from pathlib import Path
 
 from twinline.core.store import (
     Account,
+    Depths,
     Draft,
     Invitation,
     Mailboxes,
@@ -32,6 +33,8 @@ VERSION_2 = Path(__file__).with_name("version_2.db")
 """The same of version 2: ann and bob with a session and an address each, mail, history, acks and
 send_ids; and a name that is reserved.
 """
+THREE_DEEP = MailboxPolicy(mailbox_messages=3)
+"""By which `fill_to_three_depths` fills mailboxes."""
 _ids = itertools.count(1)
 
 
@@ -119,3 +122,32 @@ def filled(path: Path, policy: MailboxPolicy) -> Path:
         store.accounts.create(account("old"))
         store.accounts.withdraw("id-old", keep_name=True)
     return path
+
+
+def fill_to_three_depths(store: Store) -> None:
+    """See that an empty store tells how full its mailboxes become."""
+    boxes = store.mailboxes
+    assert boxes.depths() == Depths(0, 0, 0)
+    for name, count in (("empty", 0), ("two", 2), ("full", 3)):
+        boxes.create(name)
+        fill(boxes, count, name)
+    assert boxes.depths() == Depths(3, 3, 1)
+    boxes.set_quota("two", 2)
+    assert boxes.depths() == Depths(3, 3, 2)
+    boxes.set_quota("full", 9)
+    assert boxes.depths() == Depths(3, 3, 1)
+    boxes.ack("full", 3, 2)
+    assert boxes.depths() == Depths(3, 2, 1)
+    boxes.drop("two")
+    assert boxes.depths() == Depths(2, 0, 0)
+
+
+def note_commits(store: Store) -> None:
+    """See that a store tells of its commits with their writes."""
+    told: list[tuple[int, float]] = []
+    store.on_commit(lambda writes, seconds: told.append((writes, seconds)))
+    store.mailboxes.create("box")
+    fill(store.mailboxes, 2, "box")
+    store.close()  # what is told is told by then
+    assert sum(writes for writes, _ in told) >= 2
+    assert all(writes >= 1 and 0 < seconds < 60 for writes, seconds in told)

@@ -4,7 +4,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from postgres_stores import run
-from store_samples import account, draft, session
+from store_samples import (
+    THREE_DEEP,
+    account,
+    draft,
+    fill_to_three_depths,
+    note_commits,
+    session,
+)
 
 from twinline.core.errors import StoreUnavailable
 from twinline.core.store import MailboxUsage
@@ -75,3 +82,9 @@ def test_looking_through_all_mail_ends_in_time_and_keeps_no_connection(
         with ThreadPoolExecutor(1) as beside:  # the main thread has a connection of its own
             assert beside.submit(boxes.trace, "nowhere").result() is None
         assert store._tracing._alone._free.get_nowait() is None
+
+
+def test_it_tells_how_full_its_mailboxes_are_and_of_its_commits(store_url: str) -> None:
+    with PostgresqlStore.open(store_url, THREE_DEEP) as store:
+        fill_to_three_depths(store)
+        note_commits(store)
