@@ -25,14 +25,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import random
-from typing import Final, NamedTuple, ParamSpec, TypeVar
+from typing import Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from twinline.core.clock import wall_clock_ms
 from twinline.core.errors import ERROR_BY_CODE
 from twinline.core.locks import new_lock
-from twinline.core.protocol import MAX_INT, Message, Ping, Request
+from twinline.core.protocol import MAX_INT, Message, Request, Watch
 from twinline.core.session import Session
-from twinline.core.store import SessionKey
+from twinline.core.store import MailPage, SessionKey
 from twinline.core.waiting import Wake
 
 Params = ParamSpec("Params")
@@ -48,8 +48,8 @@ UNREADABLE: Final = "unreadable"
 """The op of a frame that is no request."""
 UNDECIDED: Final = "none"
 """The transport of a connection that has said nothing by which it could be chosen."""
-NOT_AWAITED: Final = MAX_INT + 1
-"""A seq that no message has."""
+UNKNOWN_SEQ: Final = MAX_INT + 1
+"""A seq that no message has, and that is behind all others."""
 _OTHER: Final = "other"  # the code of an error that only somebody else's store knows
 _FOLLOWED: Final = 4096
 """Of so many sessions it is known what was sent to them, and of so many accounts one message is
@@ -356,47 +356,73 @@ class CallTimer:
         return [((call,), each.value) for call, each in self._histograms.items()]
 
 
+class Counted(Protocol):
+    """What is said on a connection, as far as it counts; other threads only read the numbers.
+
+    Attributes:
+        session: whose requests these are.
+        received: how many bytes have come.
+        said: how many bytes were to be sent.
+        brought: how many messages it was sent.
+        watched: how many watches were answered.
+        last_sent: the last seq that it was sent, or `UNKNOWN_SEQ`.
+        observed: whether its `ConnectionCounts` are to be told what comes next.
+    """
+
+    session: Session
+    received: int
+    said: int
+    brought: int
+    watched: int
+    last_sent: int
+    observed: bool
+
+
+class _Ended:
+    """Stands for what is said on a connection that has ended."""
+
+    def __init__(self) -> None:
+        self.session = Session()
+        self.received = self.said = self.watched = self.last_sent = 0
+        self.brought = -1  # no wake is of the sample
+        self.observed = False
+
+
 class ConnectionCounts:
     """What one connection has counted; its owner alone writes to it, but for `wake`.
+
+    What the connection counts in any case it does not count again. Of the rest, what happens to
+    every request is here an integer each; what is rare is told by the methods, and only while it
+    is `observing`.
 
     Attributes:
         endpoint: where it was taken.
         transport: what it speaks, "" before that is known; `speaks` finds out.
-        answered: by their kind, the requests that were carried out.
+        answered: by their kind, the requests that were carried out, but for watches.
         refused: by kind and code, those that were not; None for a frame that was none.
-        received: bytes.
-        sent: bytes.
-        kind: of the request that is being carried out.
-        left: so many requests until a time is taken.
-        began: when the request began of which a time is taken, or 0.
-        wakes_left: so many wakes until a time is taken.
+        began: when the job began of which a time is taken, or 0.
         woken: when mail has woken the connection that has not looked since, or 0.
-        awaited: the seq of a message that is followed until its ack, or `NOT_AWAITED`.
         counted: whether the connection itself was added up.
     """
 
     __slots__ = (
-        "_acks_left",
-        "_deliveries",
+        "_awaited",
         "_folded",
-        "_highest",
+        "_follows",
         "_metrics",
         "_on_mail",
         "_redeliveries",
-        "_session",
+        "_repeating",
+        "_repeats_to",
         "_spoken",
+        "_talk",
+        "_wake_at",
         "answered",
-        "awaited",
         "began",
         "counted",
         "endpoint",
-        "kind",
-        "left",
-        "received",
         "refused",
-        "sent",
         "transport",
-        "wakes_left",
         "woken",
     )
 
@@ -405,23 +431,19 @@ class ConnectionCounts:
         self.endpoint = endpoint
         self.answered: Counter[type[Request]] = Counter()
         self.refused: Counter[tuple[type[Request] | None, str]] = Counter()
-        self.received = 0
-        self.sent = 0
-        self.kind: type[Request] = Ping
-        self.left = metrics.gap()
         self.began = 0.0
         self.woken = 0.0
-        self.wakes_left = metrics.gap()
-        self.awaited = NOT_AWAITED
-        self._acks_left = metrics.gap()
-        self._deliveries = 0
+        self._talk: Counted = _ENDED  # until it follows one
+        self._wake_at = metrics.gap() - 1  # a wake's time is taken when it was sent so many
+        self._follows = False  # whether what a look has found is followed until its ack
+        self._awaited = UNKNOWN_SEQ  # the seq that is
         self._redeliveries = 0
-        self._highest = -1  # the last seq that its session was sent; -1: not asked yet
+        self._repeats_to = 0  # the last seq that its session was sent before
+        self._repeating = False  # whether it may be sent one of those
         self._metrics = metrics
         self.transport = ""
         self._spoken: Callable[[], str] | None = spoken  # until that is known
-        self._session: Session | None = None
-        self._on_mail: Wake | None = None
+        self._on_mail: Wake = _nothing
         # What was added up before, and whether the connection itself was; guarded by the metrics'
         # lock.
         self._folded = _Sums()
@@ -430,11 +452,23 @@ class ConnectionCounts:
     @property
     def session_key(self) -> SessionKey | None:
         """The session that it is bound to, if any."""
-        return None if self._session is None else self._session.key
+        return self._talk.session.key
 
-    def follow(self, session: Session) -> None:
-        """Count for a caller, and see when mail wakes it."""
-        self._session = session
+    @property
+    def observing(self) -> bool:
+        """Whether it is to be told what comes next: one of the rare things is under way."""
+        return bool(
+            self.began
+            or self.woken
+            or self._follows
+            or self._repeating
+            or self._awaited != UNKNOWN_SEQ
+        )
+
+    def follow(self, talk: Counted) -> None:
+        """Count what is said on a connection, and see when mail wakes it."""
+        self._talk = talk
+        session = talk.session
         if session.on_mail is not None:
             self._on_mail, session.on_mail = session.on_mail, self.wake
 
@@ -447,69 +481,100 @@ class ConnectionCounts:
                 self._spoken = None
         return self.transport
 
+    def gap(self) -> int:
+        """Return how many requests it is until the next one of which a time is taken."""
+        return self._metrics.gap()
+
     def wake(self) -> None:
         """Pass a wake on, and note when it came, if its time is to be taken; from any thread."""
-        if self.wakes_left <= 1 and not self.woken:
-            self.woken = self._metrics.clock()
-        on_mail = self._on_mail
-        if on_mail is not None:
-            on_mail()
+        if self._talk.brought >= self._wake_at:
+            self._note_wake()
+        self._on_mail()
 
-    def looked(self) -> None:
-        """Take the time that has passed since the wake that was noted."""
+    def _note_wake(self) -> None:
+        talk = self._talk
+        if not (self.woken and talk.observed):  # the first of several that one look is for
+            self.woken = self._metrics.clock()
+            talk.observed = True
+
+    def look(self) -> None:
+        """Take the time since the wake that was noted, and that of the look which it has led to."""
         woken, self.woken = self.woken, 0.0
-        self.wakes_left = self._metrics.gap()
-        self._metrics.wake_seconds.observe(self._metrics.clock() - woken)
+        if woken:
+            self._wake_at = self._talk.brought + self._metrics.gap()
+            self.begin()
+            self._metrics.wake_seconds.observe(self.began - woken)
 
     def begin(self) -> None:
-        """Take the time of the job whose kind was set just now, and of its call of the store."""
-        self.left = self._metrics.gap()
-        self.began = self._metrics.clock()
+        """Take the time of the job that begins now, and of its call of the store."""
         self._metrics.store_timer.due = True
+        self.began = self._metrics.clock()
 
-    def end(self) -> None:
-        """Take the time that has passed since `begin`."""
-        seconds = self._metrics.clock() - self.began
-        self.began = 0.0
-        self._metrics.observe_request(self.kind.op, seconds)
+    def end(self, kind: type[Request], page: MailPage | None) -> None:
+        """Take the time that has passed since `begin`, if that was called.
+
+        Args:
+            kind: of the request whose job has ended.
+            page: what a look has found.
+        """
+        began, self.began = self.began, 0.0
+        if began:
+            self._metrics.observe_request(kind.op, self._metrics.clock() - began)
+        self._follows = False
+        if page is not None:
+            if page.position >= self._awaited:
+                self.acked(page.position)
+            self._follows = bool(began and page.messages)
 
     def deliver(self, messages: Sequence[Message]) -> None:
-        """Count messages that are sent to a watch, by rising seq."""
-        self._deliveries += len(messages)
+        """Take a look at messages that are sent to a watch, by rising seq."""
         last = messages[-1]
-        if messages[0].seq <= self._highest or self._highest < 0:
-            self._redelivered(messages)
-        self._highest = max(self._highest, last.seq)
-        self._acks_left -= 1
-        if self._acks_left <= 0:
-            self._acks_left = self._metrics.gap()
+        if self._repeating:
+            self._redeliveries += sum(message.seq <= self._repeats_to for message in messages)
+            self._repeating = last.seq < self._repeats_to
+        if self._follows:
+            self._follows = False
             session_key = self.session_key
             if session_key is not None:
-                self.awaited = last.seq
+                self._awaited = last.seq
                 self._metrics.await_ack(session_key.account_id, last.seq, last.sent_at)
 
-    def _redelivered(self, messages: Sequence[Message]) -> None:
-        """Count those of the messages that the session was sent before."""
-        session_key = self.session_key
-        if self._highest < 0 and session_key is not None:
-            self._highest = self._metrics.sent_before(session_key)
-        self._redeliveries += sum(message.seq <= self._highest for message in messages)
+    def repeat(self, after: int, last_sent: int) -> int:
+        """Take in that a watch may send what was sent before.
+
+        Args:
+            after: the seq after which the watch begins.
+            last_sent: the last seq that the connection was sent, or `UNKNOWN_SEQ`.
+
+        Returns:
+            The last seq that the connection or, before it, its session was sent.
+        """
+        if last_sent == UNKNOWN_SEQ:
+            session_key = self.session_key
+            if session_key is None:
+                return last_sent
+            last_sent = self._metrics.sent_before(session_key)
+        self._repeats_to = max(self._repeats_to, last_sent)
+        self._repeating = after < self._repeats_to
+        return last_sent
 
     def acked(self, position: int) -> None:
         """Take in how far the account's messages are acked."""
-        self.awaited = NOT_AWAITED
+        self._awaited = UNKNOWN_SEQ
         session_key = self.session_key
         if session_key is not None and session_key.account_id in self._metrics.awaited:
             self._metrics.note_ack(session_key.account_id, position)
 
     def read(self) -> "_Sums":
         """Return what it has counted so far; from any thread."""
+        talk = self._talk
         # A copy is one step; to go through what its owner may add to is not.
         return _Sums(
-            self.received,
-            self.sent,
-            self._deliveries,
+            talk.received,
+            talk.said,
+            talk.brought,
             self._redeliveries,
+            talk.watched,
             self.answered.copy(),
             self.refused.copy(),
         )
@@ -520,18 +585,18 @@ class ConnectionCounts:
         Args:
             last: whether it counts no more.
         """
-        before = self._folded
+        before, talk = self._folded, self._talk
         # Whatever happens on a connection moves bytes, sooner or later; nearly all are idle.
-        if not last and before.received == self.received and before.sent == self.sent:
+        if not last and before.received == talk.received and before.sent == talk.said:
             return None
         self._folded = now = self.read()
         return before, now
 
     def let_go(self) -> tuple[SessionKey | None, int]:
         """Lead to its connection no more; return its session, and the last seq sent to it."""
-        session_key = self.session_key
-        self._session = self._on_mail = self._spoken = None
-        return session_key, self._highest
+        session_key, last_sent = self.session_key, self._talk.last_sent
+        self._talk, self._on_mail, self._spoken = _ENDED, _nothing, None
+        return session_key, max(self._repeats_to, 0 if last_sent == UNKNOWN_SEQ else last_sent)
 
 
 class _Sums(NamedTuple):
@@ -541,8 +606,16 @@ class _Sums(NamedTuple):
     sent: int = 0
     deliveries: int = 0
     redeliveries: int = 0
+    watched: int = 0
     answered: "Counter[type[Request]]" = Counter()  # noqa: RUF012 - never changed
     refused: "Counter[tuple[type[Request] | None, str]]" = Counter()  # noqa: RUF012 - never changed
+
+
+def _nothing() -> None:
+    """Wake nobody."""
+
+
+_ENDED: Final = _Ended()
 
 
 class Metrics:
@@ -749,6 +822,8 @@ class Metrics:
             self._sent_bytes[counts.endpoint] += after.sent - before.sent
             self._deliveries += after.deliveries - before.deliveries
             self._redeliveries += after.redeliveries - before.redeliveries
+            if after.watched:
+                self._requests[Watch.op, OK] += after.watched - before.watched
             for kind, number in after.answered.items():
                 self._requests[kind.op, OK] += number - before.answered[kind]
             for (asked, code), number in after.refused.items():

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -28,6 +29,7 @@ from twinline.core.errors import StoreUnavailable
 from twinline.core.metrics import REQUESTS, Family, Kind, Metric, Metrics
 from twinline.core.protocol import Send
 from twinline.core.service import ChatService
+from twinline.core.session import Session
 from twinline.core.store import CLOCK_REFUSE_MS, Durability, Health, MailboxPolicy
 from twinline.stores.memory import MemoryStore
 from twinline.transports.endpoints import Endpoint
@@ -305,14 +307,21 @@ def test_a_scrape_a_second_costs_two_hundredths_of_a_processor_at_most() -> None
     metrics = Metrics()
     metrics.listen(TCP)
     connections = [metrics.connection(TCP, lambda: "jsonl") for _ in range(1_000)]
-    for each in connections:
+    talks = [
+        SimpleNamespace(
+            session=Session(), received=0, said=0, brought=0, watched=0, last_sent=0, observed=False
+        )
+        for _ in connections
+    ]
+    for each, talk in zip(connections, talks, strict=True):
+        each.follow(talk)
         metrics.connected(each)
     facts = readiness.Facts("1", "threads", "memory", ready=True, health=WELL)
     text = Text(metrics, Survey(MemoryStore(), None))  # type: ignore[arg-type]
     times = []
     for _ in range(15):
-        for each in connections:
-            each.received += 100
+        for each, talk in zip(connections, talks, strict=True):
+            talk.received += 100
             each.answered[Send] += 1
         began = time.thread_time()
         text.write(facts)

@@ -70,12 +70,13 @@ from twinline.core.errors import RESTART_MS, RequestError, SessionExpired, Shutt
 from twinline.core.events import Event, emit
 from twinline.core.looks import Look
 from twinline.core.messages import PAGE_BYTES
-from twinline.core.metrics import ConnectionCounts
+from twinline.core.metrics import UNKNOWN_SEQ, ConnectionCounts
 from twinline.core.protocol import (
     MAX_PAGE,
     AckReply,
     ErrorReply,
     Message,
+    Ping,
     Reply,
     Request,
     Watch,
@@ -123,6 +124,10 @@ class Conversation:
         fault_event: what kind of fault that is.
         asked: how many requests have come.
         brought: how many messages it was sent.
+        watched: how many watches were answered, and are no more.
+        last_sent: the last seq that it was sent; `UNKNOWN_SEQ` while its counts are to be asked
+            for what its session was sent before.
+        observed: whether its counts are to be told what comes next; always False without them.
         received: how many bytes have come.
         said: how many bytes were to be sent.
     """
@@ -136,6 +141,7 @@ class Conversation:
         "_id",
         "_in_force",
         "_introduction",
+        "_kind",
         "_layer",
         "_login_by",
         "_on_end",
@@ -149,6 +155,7 @@ class Conversation:
         "_session_over",
         "_spoken",
         "_stops",
+        "_timed_at",
         "_watch",
         "asked",
         "brought",
@@ -158,11 +165,14 @@ class Conversation:
         "fault",
         "fault_event",
         "full",
+        "last_sent",
+        "observed",
         "received",
         "said",
         "session",
         "urgent",
         "waits",
+        "watched",
     )
 
     def __init__(
@@ -201,7 +211,12 @@ class Conversation:
         self.fault: str | None = None
         self.fault_event = events.CONNECTION_FAILED
         # Whoever shows them reads them as they are: they are small, and cost next to nothing.
-        self.asked = self.brought = self.received = self.said = 0
+        self.asked = self.brought = self.watched = self.received = self.said = 0
+        # What its counts take a look at themselves is rare: one flag says whether it is anything.
+        self.observed = False
+        self.last_sent = 0 if counts is None else UNKNOWN_SEQ
+        self._timed_at = 0 if counts is None else counts.gap()  # what `asked` is then
+        self._kind: type[Request] = Ping  # of the request that is being carried out
         self._spoken: str | None = None  # what `codec.spoken` was at login
         self.codec = codec
         self._layer = layer
@@ -213,7 +228,7 @@ class Conversation:
         self.session = service.session(address, on_end=self._session_ended, on_mail=on_mail)
         self._counts = counts
         if counts is not None:
-            counts.follow(self.session)
+            counts.follow(self)
         self._login_by: float | None = clock() + in_force.settings.login_seconds
         self._frame_by: float | None = None  # from a frame's first byte
         self._sent_by: float | None = None  # while the peer reads more slowly than it is written to
@@ -272,8 +287,6 @@ class Conversation:
 
         So a peer that never ceases to send cannot keep its deadlines from being looked at.
         """
-        if self._counts is not None:
-            self._counts.received += len(data)
         self.received += len(data)
         if self._login_by is not None or self._frame_by is not None:
             self.time_is_up()
@@ -359,11 +372,6 @@ class Conversation:
         """Have an open watch look for mail: its session's ``on_mail`` was called."""
         if self._watch is not None:
             self._watch.looks = True
-            counts = self._counts
-            if counts is not None:
-                counts.wakes_left -= 1
-                if counts.woken:
-                    counts.looked()
             if self._frame_by is not None:
                 self.time_is_up()  # as in `receive_data`
 
@@ -419,7 +427,7 @@ class Conversation:
         # What happens to every request stands here in one piece. A thread that was just woken
         # finds nothing in the processor's caches, and each call costs it about a microsecond.
         self.waits = False
-        watch, counts = self._watch, self._counts
+        watch = self._watch
         # A due look comes first, even if a frame has arrived: what a stream brings before that
         # frame ends it does not depend on when it arrived.
         if (
@@ -427,11 +435,8 @@ class Conversation:
             and watch.looks
             and not (self.ended or self.full or self._drains or self._session_over)
         ):
-            if counts is not None:
-                counts.kind = Watch
-                counts.left -= 1
-                if counts.left <= 0:
-                    counts.begin()
+            if self.observed and self._counts is not None:
+                self._counts.look()
             return watch.look()
         while not (self.ended or self.full):
             event = self.codec.next_event()
@@ -452,17 +457,17 @@ class Conversation:
                 self._decline(event)
             else:
                 self._id, request = event
-                if counts is not None:
-                    counts.kind = type(request)
-                    counts.left -= 1
-                    if counts.left <= 0:
-                        counts.begin()
-                self.asked += 1
+                self._kind = type(request)
+                self.asked = asked = self.asked + 1
+                if self.observed or asked == self._timed_at:
+                    self._take_up()
                 if type(request) is not Watch:
                     return request
                 look = self._open(request, ended)
                 if look is not None:
                     return look
+                if self.observed and self._counts is not None:
+                    self._counts.began = 0.0  # there is nothing that takes time
         return None
 
     def _exhausted(self) -> None:
@@ -488,21 +493,18 @@ class Conversation:
 
     def finish(self, outcome: Reply | MailPage) -> None:
         """Take what came of the job that was returned last."""
-        counts = self._counts
-        if counts is not None:
-            if counts.began:
-                counts.end()
-            kind = type(outcome)
-            if kind is MailPage:  # its watch counts at its end
-                if outcome.position >= counts.awaited:  # type: ignore[union-attr]
-                    counts.acked(outcome.position)  # type: ignore[union-attr]
-            elif kind is ErrorReply:
-                counts.refused[counts.kind, outcome.code] += 1  # type: ignore[union-attr]
-            else:
-                counts.answered[counts.kind] += 1
-                if kind is AckReply:
-                    counts.acked(outcome.position)  # type: ignore[union-attr]
+        if self.observed:
+            self._observe(outcome)
         if self._watch is None:
+            counts = self._counts
+            if counts is not None:
+                kind = type(outcome)
+                if kind is ErrorReply:
+                    counts.refused[self._kind, outcome.code] += 1  # type: ignore[union-attr]
+                else:
+                    counts.answered[self._kind] += 1
+                    if kind is AckReply:
+                        counts.acked(outcome.position)  # type: ignore[union-attr]
             self._reply(self._id, outcome)  # type: ignore[arg-type]  # only watches look
             if self._login_by is not None and self.session.logged_in:
                 self._logged_in()
@@ -511,6 +513,47 @@ class Conversation:
         else:
             self._watch = None
             self._reply(self._id, outcome)
+            if self._counts is not None and isinstance(outcome, ErrorReply):
+                self._counts.refused[Watch, outcome.code] += 1
+
+    # -- what is counted of it, now and then --------------------------------------------
+
+    def _take_up(self) -> None:
+        """Have the time of a request taken, if that is due, and no wake's: it is no look."""
+        counts = self._counts
+        assert counts is not None  # noqa: S101 - nothing is observed without them
+        counts.woken = 0.0
+        if self.asked == self._timed_at:
+            self._timed_at += counts.gap()
+            counts.begin()
+            self.observed = True
+
+    def _observe(self, outcome: Reply | MailPage) -> None:
+        """Tell the counts what came of a job."""
+        counts = self._counts
+        assert counts is not None  # noqa: S101 - nothing is observed without them
+        counts.end(self._kind, outcome if isinstance(outcome, MailPage) else None)
+        self._look_ahead(counts)
+
+    def _look_ahead(self, counts: ConnectionCounts) -> None:
+        """See whether the counts are to be told what comes next."""
+        self.observed = counts.observing
+        if counts.woken:  # by another thread, in between
+            self.observed = True
+
+    def _deliver(self, messages: tuple[Message, ...]) -> None:
+        """Tell the counts what a watch was sent."""
+        counts = self._counts
+        assert counts is not None  # noqa: S101 - nothing is observed without them
+        counts.deliver(messages)
+        self._look_ahead(counts)
+
+    def _repeat(self, after: int) -> None:
+        """Have the counts see what a watch sends, for it begins before what was sent last."""
+        counts = self._counts
+        if counts is not None:
+            self.last_sent = counts.repeat(after, self.last_sent)
+            self._look_ahead(counts)
 
     @property
     def silent(self) -> bool:
@@ -559,8 +602,6 @@ class Conversation:
         self.urgent = self.full = False
         if self._layer is not None:
             data = self._layer.send(data, last=self.ended)
-        if self._counts is not None:
-            self._counts.sent += len(data)
         self.said += len(data)
         return data
 
@@ -632,6 +673,8 @@ class Conversation:
             self._sent = sent = _Sent()
         else:
             sent = None  # what it brings is of no stream, and the last stream can still be renewed
+        if after < self.last_sent:
+            self._repeat(after)
         until = self._clock() + request.wait
         self._watch = watch = _OpenWatch(self._id, request, after, until, sent)
         if continued is not None and continued.after == after and continued.waits and watch.waits:
@@ -660,11 +703,12 @@ class Conversation:
             reply = WatchReply(messages=messages, position=page.position)
             self._reply(watch.id, reply)
             self.brought += len(messages)
+            self.watched += 1
+            self.last_sent = messages[-1].seq
             if stream is not None:
                 stream.note(messages, self._out_bytes - before)
-            if self._counts is not None:
-                self._counts.deliver(messages)
-                self._counts.answered[Watch] += 1
+            if self.observed:
+                self._deliver(messages)
             return
         assert stream is not None  # noqa: S101 - who has a window has a stream
         others = page.more
@@ -678,16 +722,15 @@ class Conversation:
         reply = _watched({"messages": messages, "position": page.position, "more": more})
         self._reply(watch.id, reply)
         stream.note(messages, self._out_bytes - before)
-        if self._counts is not None:
-            self._counts.deliver(messages)
         self.brought += len(messages)
-        watch.after = stream.last
+        self.last_sent = watch.after = stream.last
+        if self.observed:
+            self._deliver(messages)
         if others:  # else a wake may have come during the look
             watch.looks = True
         if not more:
             self._watch = None
-            if self._counts is not None:
-                self._counts.answered[Watch] += 1
+            self.watched += 1
         elif stream.bytes >= _STREAM_BYTES:
             self._end_watch()
 
@@ -711,11 +754,9 @@ class Conversation:
         self._reply(watch.id, reply)
         if type(reply) is WatchReply:
             self.urgent = urgent or self.full
-        if self._counts is not None:
-            if type(reply) is ErrorReply:
-                self._counts.refused[Watch, reply.code] += 1
-            else:
-                self._counts.answered[Watch] += 1
+            self.watched += 1
+        elif self._counts is not None and type(reply) is ErrorReply:
+            self._counts.refused[Watch, reply.code] += 1
 
 
 class _OpenWatch:
