@@ -81,10 +81,10 @@ class MessageRules:
         except IndexError:
             message_id = self._draw_ids()
         draft = Draft(message_id, session.account_id, session.username, body, now, send_id)
-        append = self._mailboxes.append
-        if self._timer is not None and self._timer.due:
-            append = self._timer.time("append", append)
+        append, timer = self._mailboxes.append, self._timer
         try:
+            if timer is not None and timer.due:
+                return timer.call("append", append, recipient, draft)
             return append(recipient, draft)
         except NoSuchUser:
             # What a store answers from memory may be a second old: once more, as it is now.

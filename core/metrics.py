@@ -19,12 +19,13 @@ endpoints are those of the settings.
 """
 
 import time
-from bisect import bisect_left
-from collections import Counter, OrderedDict
+from bisect import bisect_right
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import random
+from types import MappingProxyType
 from typing import Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from twinline.core.clock import wall_clock_ms
@@ -51,6 +52,8 @@ UNDECIDED: Final = "none"
 UNKNOWN_SEQ: Final = MAX_INT + 1
 """A seq that no message has, and that is behind all others."""
 _OTHER: Final = "other"  # the code of an error that only somebody else's store knows
+_NOTED: Final = 256
+"""A histogram sorts values into its buckets when so many wait for it."""
 _FOLLOWED: Final = 4096
 """Of so many sessions it is known what was sent to them, and of so many accounts one message is
 followed until its ack."""
@@ -294,13 +297,18 @@ class Count:
 
 
 class Histogram:
-    """Observes values, from any thread."""
+    """Observes values, from any thread.
 
-    __slots__ = ("_bounds", "_counts", "_lock", "_sum")
+    To observe one is to note it down: they are sorted into the buckets when somebody asks, or when
+    `_NOTED` of them wait for that, which is cheaper for many at once.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_lock", "_noted", "_sum")
 
     def __init__(self, metric: Metric) -> None:
         """Begin with none; the buckets are the metric's."""
         self._bounds = metric.bounds
+        self._noted: list[float] = []  # any thread appends; taken out under _lock
         self._lock = new_lock("histogram")
         # Guarded by _lock.
         self._counts = [0] * (len(metric.bounds) + 1)
@@ -308,16 +316,30 @@ class Histogram:
 
     def observe(self, value: float) -> None:
         """Take in a value."""
-        bucket = bisect_left(self._bounds, value)
-        with self._lock:
-            self._counts[bucket] += 1
-            self._sum += value
+        self._noted.append(value)
+        if len(self._noted) >= _NOTED:
+            with self._lock:
+                self._sort()
 
     @property
     def value(self) -> Distribution:
         """What it has observed."""
         with self._lock:
+            self._sort()
             return Distribution(tuple(self._counts), self._sum)
+
+    def _sort(self) -> None:
+        """Sort what was noted into the buckets; under the lock."""
+        noted = self._noted.copy()
+        del self._noted[: len(noted)]  # what came meanwhile is behind these, and stays
+        noted.sort()
+        below = 0
+        for bucket, bound in enumerate(self._bounds):
+            upto = bisect_right(noted, bound, below)
+            self._counts[bucket] += upto - below
+            below = upto
+        self._counts[-1] += len(noted) - below
+        self._sum += sum(noted)
 
 
 class CallTimer:
@@ -337,18 +359,20 @@ class CallTimer:
         self._clock = clock
         self._histograms = {call: Histogram(STORE_SECONDS) for call in TIMED}
 
-    def time(self, call: str, method: Callable[Params, Result]) -> Callable[Params, Result]:
-        """Return what makes a call of the store, and takes its time."""
+    def call(
+        self,
+        name: str,
+        method: Callable[Params, Result],
+        *arguments: Params.args,
+        **options: Params.kwargs,
+    ) -> Result:
+        """Make a call of the store, one of `TIMED`, and take its time."""
         self.due = False
-
-        def timed(*arguments: Params.args, **options: Params.kwargs) -> Result:
-            began = self._clock()
-            try:
-                return method(*arguments, **options)
-            finally:
-                self._histograms[call].observe(self._clock() - began)
-
-        return timed
+        began = self._clock()
+        try:
+            return method(*arguments, **options)
+        finally:
+            self._histograms[name].observe(self._clock() - began)
 
     @property
     def samples(self) -> Samples:
@@ -429,8 +453,9 @@ class ConnectionCounts:
     def __init__(self, metrics: "Metrics", endpoint: str, spoken: Callable[[], str]) -> None:
         """Begin with nothing; made by `Metrics.connection`."""
         self.endpoint = endpoint
-        self.answered: Counter[type[Request]] = Counter()
-        self.refused: Counter[tuple[type[Request] | None, str]] = Counter()
+        # Not a `Counter`: whose items are set by Python, at three times the cost.
+        self.answered: defaultdict[type[Request], int] = defaultdict(int)
+        self.refused: defaultdict[tuple[type[Request] | None, str], int] = defaultdict(int)
         self.began = 0.0
         self.woken = 0.0
         self._talk: Counted = _ENDED  # until it follows one
@@ -457,12 +482,12 @@ class ConnectionCounts:
     @property
     def observing(self) -> bool:
         """Whether it is to be told what comes next: one of the rare things is under way."""
-        return bool(
-            self.began
-            or self.woken
-            or self._follows
+        return (
+            self._follows
             or self._repeating
             or self._awaited != UNKNOWN_SEQ
+            or self.began > 0
+            or self.woken > 0
         )
 
     def follow(self, talk: Counted) -> None:
@@ -482,7 +507,7 @@ class ConnectionCounts:
         return self.transport
 
     def gap(self) -> int:
-        """Return how many requests it is until the next one of which a time is taken."""
+        """Return how many requests it is until the first one of which a time is taken."""
         return self._metrics.gap()
 
     def wake(self) -> None:
@@ -501,30 +526,43 @@ class ConnectionCounts:
         """Take the time since the wake that was noted, and that of the look which it has led to."""
         woken, self.woken = self.woken, 0.0
         if woken:
-            self._wake_at = self._talk.brought + self._metrics.gap()
-            self.begin()
+            self._wake_at = self._talk.brought + self.begin()
             self._metrics.wake_seconds.observe(self.began - woken)
 
-    def begin(self) -> None:
-        """Take the time of the job that begins now, and of its call of the store."""
-        self._metrics.store_timer.due = True
-        self.began = self._metrics.clock()
+    def begin(self) -> int:
+        """Take the time of the job that begins now, and of its call of the store.
 
-    def end(self, kind: type[Request], page: MailPage | None) -> None:
+        Returns:
+            How many of its kind it is until the next one of which a time is taken.
+        """
+        metrics = self._metrics
+        gap = metrics.gap()
+        metrics.store_timer.due = True
+        self.began = metrics.clock()
+        return gap
+
+    def end(self, kind: type[Request], page: MailPage | None) -> bool:
         """Take the time that has passed since `begin`, if that was called.
 
         Args:
             kind: of the request whose job has ended.
             page: what a look has found.
+
+        Returns:
+            Whether it is `observing` still.
         """
-        began, self.began = self.began, 0.0
+        began = self.began
         if began:
-            self._metrics.observe_request(kind.op, self._metrics.clock() - began)
+            self.began = 0.0
+            metrics = self._metrics
+            histogram = metrics.request_seconds.get(kind) or metrics.times_of(kind)
+            histogram.observe(metrics.clock() - began)
         self._follows = False
         if page is not None:
             if page.position >= self._awaited:
                 self.acked(page.position)
             self._follows = bool(began and page.messages)
+        return self.observing
 
     def deliver(self, messages: Sequence[Message]) -> None:
         """Take a look at messages that are sent to a watch, by rising seq."""
@@ -607,8 +645,8 @@ class _Sums(NamedTuple):
     deliveries: int = 0
     redeliveries: int = 0
     watched: int = 0
-    answered: "Counter[type[Request]]" = Counter()  # noqa: RUF012 - never changed
-    refused: "Counter[tuple[type[Request] | None, str]]" = Counter()  # noqa: RUF012 - never changed
+    answered: Mapping[type[Request], int] = MappingProxyType({})
+    refused: Mapping[tuple[type[Request] | None, str], int] = MappingProxyType({})
 
 
 def _nothing() -> None:
@@ -633,6 +671,7 @@ class Metrics:
         hash_seconds: of each password hash.
         hash_queues: what returns how many hashes wait and how many run; a service adds its own.
         store_timer: times calls of the store.
+        request_seconds: of each kind of request that a time was taken of; see `times_of`.
         awaited: by account id, the message that is followed until its ack: seq and time in ms.
     """
 
@@ -664,6 +703,7 @@ class Metrics:
         self.store_timer = CallTimer(clock)
         self.hash_queues: list[Callable[[], tuple[int, int]]] = []
         self._lock = new_lock("metrics")
+        self.request_seconds: dict[type[Request], Histogram] = {}  # written under _lock
         self.awaited: OrderedDict[str | None, tuple[int, int]] = (
             OrderedDict()
         )  # written under _lock
@@ -676,7 +716,6 @@ class Metrics:
         self._received: Counter[str] = Counter()
         self._sent_bytes: Counter[str] = Counter()
         self._requests: Counter[tuple[str, str]] = Counter()
-        self._request_seconds: dict[str, Histogram] = {}
         self._deliveries = 0
         self._redeliveries = 0
 
@@ -723,14 +762,11 @@ class Metrics:
         with self._lock:
             self._refused[endpoint, reason] += 1
 
-    def observe_request(self, op: str, seconds: float) -> None:
-        """Take in how long a request has taken."""
-        histogram = self._request_seconds.get(op)
-        if histogram is None:
-            made = Histogram(REQUEST_SECONDS)
-            with self._lock:
-                histogram = self._request_seconds.setdefault(op, made)
-        histogram.observe(seconds)
+    def times_of(self, kind: type[Request]) -> Histogram:
+        """Return what observes how long requests of a kind have taken."""
+        made = Histogram(REQUEST_SECONDS)
+        with self._lock:
+            return self.request_seconds.setdefault(kind, made)
 
     def sent_before(self, session: SessionKey) -> int:
         """Return the last seq that a session was sent by connections that have ended; 0 if none."""
@@ -791,7 +827,7 @@ class Metrics:
                 DELIVERIES: [((), self._deliveries)],
                 REDELIVERIES: [((), self._redeliveries)],
             }
-            of_requests = sorted(self._request_seconds.items())
+            of_requests = sorted((kind.op, each) for kind, each in self.request_seconds.items())
         found[REQUEST_SECONDS] = [((op,), each.value) for op, each in of_requests]
         found[STORE_SECONDS] = self.store_timer.samples
         found[HASHES_WAITING] = [((), sum(waiting for waiting, _ in queues))]
@@ -825,11 +861,11 @@ class Metrics:
             if after.watched:
                 self._requests[Watch.op, OK] += after.watched - before.watched
             for kind, number in after.answered.items():
-                self._requests[kind.op, OK] += number - before.answered[kind]
+                self._requests[kind.op, OK] += number - before.answered.get(kind, 0)
             for (asked, code), number in after.refused.items():
                 op = UNREADABLE if asked is None else asked.op
                 outcome = code if code in ERROR_BY_CODE else _OTHER
-                self._requests[op, outcome] += number - before.refused[asked, code]
+                self._requests[op, outcome] += number - before.refused.get((asked, code), 0)
         return spoken or UNDECIDED
 
 

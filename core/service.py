@@ -574,10 +574,12 @@ class ChatService:
                 )
             )
         try:
-            look_many = self._mailboxes.look_many
-            if self._timer is not None and self._timer.due:
-                look_many = self._timer.time("look_many", look_many)
-            found: Sequence[MailPage | RequestError] = look_many(asked)
+            look_many, timer = self._mailboxes.look_many, self._timer
+            found: Sequence[MailPage | RequestError]
+            if timer is not None and timer.due:
+                found = timer.call("look_many", look_many, asked)
+            else:
+                found = look_many(asked)
         except RequestError as error:
             found = [error] * len(asked)
         for place, page in zip(places, found, strict=True):
@@ -594,13 +596,12 @@ class ChatService:
     def _look(self, key: SessionKey | None, look: Look) -> MailPage:
         now = self._clock()
         account_id = self._record(key, now).account_id
+        asked = MailboxLook(account_id, look.after, look.limit, look.max_bytes, look.ack, now)
+        timer = self._timer
         try:
-            make = self._mailboxes.look
-            if self._timer is not None and self._timer.due:
-                make = self._timer.time("look", make)
-            return make(
-                MailboxLook(account_id, look.after, look.limit, look.max_bytes, look.ack, now)
-            )
+            if timer is not None and timer.due:
+                return timer.call("look", self._mailboxes.look, asked)
+            return self._mailboxes.look(asked)
         except NoSuchUser:
             raise SessionExpired from None  # the account was deleted just now
 

@@ -1,6 +1,7 @@
 """Metrics and health over HTTP: what they say, and that nobody can hold them up."""
 
 import http.client
+import json
 import re
 import shutil
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from cli_server import CommandLine, ended
-from listening import TCP, Hold, Server, serving
+from listening import TCP, Hold, Peer, Server, serving
 from services import PASSWORD, cheap_hasher
 from waiting import wait_until
 
@@ -33,6 +34,9 @@ from twinline.core.session import Session
 from twinline.core.store import CLOCK_REFUSE_MS, Durability, Health, MailboxPolicy
 from twinline.stores.memory import MemoryStore
 from twinline.transports.endpoints import Endpoint
+from twinline.transports.jsonl import JsonlTransport
+from twinline.transports.listener.conversation import Conversation
+from twinline.transports.listener.settings import InForce, ListenerSettings
 from twinline.transports.tls import ServerTls, TlsFiles, certificate_end
 
 if TYPE_CHECKING:
@@ -329,6 +333,118 @@ def test_a_scrape_a_second_costs_two_hundredths_of_a_processor_at_most() -> None
     assert sorted(times)[len(times) // 4] < 0.02, times
     (family,) = (each for each in metrics.collect() if each.metric is REQUESTS)
     assert dict(family.samples)["send", "ok"] == 15_000
+
+
+@pytest.mark.timeout(120)
+def test_a_scrape_a_second_under_full_load_costs_two_hundredths_of_a_processor_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Processor time of the thread that answers, which does nothing else, over real time."""
+    with ExitStack() as held:
+        found = held.enter_context(watched_server(monkeypatch, sends_per_second=0))
+        monkeypatch.undo()  # what goes on by itself beside the scrape goes on as it does
+        (thread,) = (each for each in threading.enumerate() if each.name == "metrics")
+        clock = time.pthread_getcpuclockid(thread.ident or 0)
+        stop = threading.Event()
+        sent = [0, 0, 0, 0]
+
+        def load(number: int, peer: Peer) -> None:
+            while not stop.is_set():
+                peer.ask("send", to=f"user{number}", body="hello there")
+                peer.ask("watch", after=sent[number], ack=sent[number], wait=0)
+                sent[number] += 1
+
+        peers = [found.server.peer().enter(f"user{number}") for number in range(len(sent))]
+        loads = [threading.Thread(target=load, args=each, daemon=True) for each in enumerate(peers)]
+        for each in loads:
+            each.start()
+        held.callback(lambda: [peer.close() for peer in peers])
+        held.callback(lambda: [each.join(20) for each in loads])
+        held.callback(stop.set)
+        found.get("/metrics")
+        used = []
+        for _ in range(5):
+            before = time.clock_gettime(clock)
+            due = time.monotonic() + 1
+            assert found.get("/metrics").status == 200
+            time.sleep(max(0, due - time.monotonic()))
+            used.append(time.clock_gettime(clock) - before)
+        assert min(sent) > 20, "there was no load"
+        assert sorted(used)[len(used) // 2] <= 0.02, used
+
+
+@pytest.mark.timeout(120)
+def test_to_count_costs_hardly_more() -> None:
+    """A send, its delivery and its ack, in memory and without a socket, where most of it shows.
+
+    What is compared are low quantiles of processor time, of several servers each, for where the
+    memory of one happens to lie is worth some hundredths; the bound is above what is left of that.
+    """
+    plain = [Exchange(None) for _ in range(4)]
+    counted = [Exchange(Metrics()) for _ in range(4)]
+    times: dict[Exchange, list[float]] = {each: [] for each in (*plain, *counted)}
+    for _ in range(40):
+        for pair in zip(plain, counted, strict=True):
+            for each in pair:
+                times[each].append(each.seconds(25))
+    floors = {each: sorted(took)[len(took) // 10] for each, took in times.items()}
+    ratio = sum(floors[each] for each in counted) / sum(floors[each] for each in plain)
+    assert ratio < 1.1, floors.values()
+
+
+class Exchange:
+    """Sends to itself what a watch of its own brings and acknowledges, without a socket."""
+
+    def __init__(self, metrics: Metrics | None) -> None:
+        settings = Settings(sends_per_second=0)
+        self._service = ChatService(MemoryStore(), settings, hasher=cheap_hasher(), metrics=metrics)
+        self._sender, self._watcher = self._talk(metrics), self._talk(metrics)
+        request = {"op": "create_account", "id": 1, "username": "trillian", "password": PASSWORD}
+        session = self._ask(self._sender, request)["session"]
+        self._ask(self._watcher, {"op": "resume", "id": 1, "session": session})
+        self._seq = 0
+        self.seconds(50)  # by then Python has specialised its bytecode
+
+    def _talk(self, metrics: Metrics | None) -> Conversation:
+        codec, counts = JsonlTransport().server_codec(4096), None
+        if metrics is not None:
+            counts = metrics.connection(TCP, lambda: "jsonl")
+            metrics.connected(counts)
+        return Conversation(
+            codec,
+            self._service,
+            InForce(ListenerSettings()),
+            address="unix",
+            on_mail=lambda: None,
+            on_end=lambda: None,
+            clock=time.monotonic,
+            counts=counts,
+        )
+
+    def _go_on(self, talk: Conversation) -> bytes:
+        while (job := talk.next_job()) is not None:
+            talk.finish(self._service.handle(talk.session, job))
+        return talk.data_to_send()
+
+    def _ask(self, talk: Conversation, request: dict[str, Any]) -> Any:
+        talk.receive_data(json.dumps(request).encode() + b"\n")
+        return json.loads(self._go_on(talk))
+
+    def seconds(self, exchanges: int) -> float:
+        """Return the processor time that so many exchanges have taken."""
+        began = time.thread_time()
+        for _ in range(exchanges):
+            seq = self._seq
+            self._watcher.receive_data(
+                b'{"op":"watch","id":2,"after":%d,"ack":%d,"wait":30}\n' % (seq, seq)
+            )
+            self._go_on(self._watcher)
+            self._sender.receive_data(b'{"op":"send","id":3,"to":"trillian","body":"hello"}\n')
+            self._go_on(self._sender)
+            self._watcher.look_again()
+            assert b'"messages":[{' in self._go_on(self._watcher)
+            self._seq += 1
+        return time.thread_time() - began
 
 
 # -- health ---------------------------------------------------------------------------------

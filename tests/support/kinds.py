@@ -19,6 +19,8 @@ KINDS = {
     "tests/benchmarks/test_check.py::test_time_sees*": "measure",
     "tests/benchmarks/*": "benches",
     "tests/browser/*": "browser",
+    "tests/cli/test_metrics.py::*under_full_load*": "measure",
+    "tests/cli/test_metrics.py::*hardly_more*": "measure",
     "tests/transports/listener/test_slow_readers.py::*_p99": "measure",
     "tests/transports/listener/test_storm.py::test_a_storm*": "measure",
     "tests/cli/bench/*": "benches",

@@ -524,16 +524,17 @@ class Conversation:
         assert counts is not None  # noqa: S101 - nothing is observed without them
         counts.woken = 0.0
         if self.asked == self._timed_at:
-            self._timed_at += counts.gap()
-            counts.begin()
+            self._timed_at += counts.begin()
             self.observed = True
 
     def _observe(self, outcome: Reply | MailPage) -> None:
         """Tell the counts what came of a job."""
         counts = self._counts
         assert counts is not None  # noqa: S101 - nothing is observed without them
-        counts.end(self._kind, outcome if isinstance(outcome, MailPage) else None)
-        self._look_ahead(counts)
+        page = outcome if type(outcome) is MailPage else None
+        self.observed = counts.end(self._kind, page)
+        if counts.woken:  # by another thread, in between
+            self.observed = True
 
     def _look_ahead(self, counts: ConnectionCounts) -> None:
         """See whether the counts are to be told what comes next."""
