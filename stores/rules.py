@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from twinline.core.clock import DAY_MS, HOUR_MS
+from twinline.core.errors import StoreUnavailable
 from twinline.core.names import NamePattern
 from twinline.core.protocol import Message
 from twinline.core.store import MailboxPolicy, UsernamePage
 
 CHUNK_NAMES: Final = 512
 """The most names that a listing reads at once, and so while it holds a lock."""
+LOOK_THROUGH_SECONDS: Final = 30.0
+"""How long all mailboxes may be looked through for one message."""
 _YIELD_SECONDS: Final = 0.00002
 _LONG: Final = 2**62  # "for ever", as milliseconds that fit the integers of a store
 
@@ -50,6 +53,14 @@ def fingerprint(body: str) -> bytes:
 def size_of(body: str) -> int:
     """Return a message's body's bytes of UTF-8."""
     return len(body if body.isascii() else body.encode(errors="surrogatepass"))
+
+
+def not_looked_through() -> StoreUnavailable:
+    """Return what is raised when `LOOK_THROUGH_SECONDS` are over."""
+    return StoreUnavailable(
+        f"the mail of this store cannot be looked through in {LOOK_THROUGH_SECONDS:.0f} seconds; "
+        "say whose mailbox the message was sent to"
+    )
 
 
 def fitting(

@@ -193,9 +193,10 @@ class AdminTarget:
 
     def _asked(self, path: Path, asked: AdminRequest) -> bytes:
         """Return the line that answers a request."""
-        deadline = Deadline.after(self.timeout)
+        timeout = max(self.timeout, asked.seconds)
+        deadline = Deadline.after(timeout)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
-            connected.settimeout(self.timeout)
+            connected.settimeout(timeout)
             try:
                 connected.connect(str(path))
             except PermissionError:
@@ -215,7 +216,7 @@ class AdminTarget:
                 return _line(connected, deadline)
             except TimeoutError:
                 raise TimedOut(
-                    f"the server at {path} has not answered within {self.timeout:g} s"
+                    f"the server at {path} has not answered within {timeout:g} s"
                 ) from None
             except OSError as error:
                 raise ConnectionLost(f"the server at {path} has hung up: {error}") from None

@@ -8,13 +8,11 @@ too. It holds up neither sends nor reads.
 
 from typing import Final
 
-from twinline.core.errors import StoreUnavailable
 from twinline.core.store import MessageTrace
 from twinline.stores.postgresql.database import Database, Pool
 from twinline.stores.postgresql.link import Call, EngineError, Rows
+from twinline.stores.rules import LOOK_THROUGH_SECONDS, not_looked_through
 
-SECONDS: Final = 30.0
-"""How long all mailboxes may be looked through."""
 _ANSWER_SECONDS: Final = 2.0  # in which the answer comes after that
 _CANCELLED: Final = "57014"  # by its statement_timeout
 
@@ -35,7 +33,7 @@ _OF_ONE: Final = tuple(each.format("AND account_id = $2") for each in (_MESSAGE,
 _OF_ALL: Final = tuple(each.format("") for each in (_MESSAGE, _SEND_ID))
 # Tables are read from one end to the other, which is not how a server reads otherwise.
 _SET: Final = f"""
-    SELECT set_config('statement_timeout', '{SECONDS * 1000:.0f}', true),
+    SELECT set_config('statement_timeout', '{LOOK_THROUGH_SECONDS * 1000:.0f}', true),
         set_config('enable_seqscan', 'on', true), set_config('enable_hashjoin', 'on', true)"""
 
 
@@ -71,17 +69,15 @@ class Tracing:
             try:
                 with link.transaction():
                     link.execute(_SET)
+                    seconds = LOOK_THROUGH_SECONDS + _ANSWER_SECONDS
                     for each in _OF_ALL:
-                        rows = link.execute(each, message_id, seconds=SECONDS + _ANSWER_SECONDS)
+                        rows = link.execute(each, message_id, seconds=seconds)
                         if rows:
                             return MessageTrace(*rows[0])
             except EngineError as error:
                 if error.sqlstate != _CANCELLED:
                     raise
-                raise StoreUnavailable(
-                    f"the mail of this store cannot be looked through in {SECONDS:.0f} seconds; "
-                    "say whose mailbox the message was sent to"
-                ) from error
+                raise not_looked_through() from error
             finally:
                 link.close()
         return None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, suppress
 from typing import Any, Final, TypeVar, cast
 
+from twinline.core.deadline import Deadline
 from twinline.core.errors import (
     CursorInvalid,
     MailboxFull,
@@ -27,7 +28,13 @@ from twinline.core.store import (
     Unsubscribe,
 )
 from twinline.core.waiting import Wake, wake_after_reply
-from twinline.stores.rules import fingerprint, fitting, history_ends
+from twinline.stores.rules import (
+    LOOK_THROUGH_SECONDS,
+    fingerprint,
+    fitting,
+    history_ends,
+    not_looked_through,
+)
 from twinline.stores.shared.subscriptions import Subscriptions
 from twinline.stores.sql.mailbox import NO_SUCH_SEQ
 from twinline.stores.sqlite.columns import BYTES_OF_BODY, from_column
@@ -79,6 +86,7 @@ _TRACE: Final = """
     SELECT account_id, sent_at, NULL, NULL, sender_id, 0, NULL
     FROM send_ids JOIN mailboxes USING (box) WHERE message_id = :message {mine}"""
 _TRACE_ANYWHERE: Final = _TRACE.format(mine="")
+_STEPS: Final = 100_000  # of SQLite's machine: a few ms, after which the time is looked at
 _TRACE_IN_ONE: Final = _TRACE.format(mine="AND account_id = :id")
 
 
@@ -164,9 +172,12 @@ class SqliteMailboxes(Mailboxes):
         self._writer.do(lambda transaction: self._rows.set_quota(transaction, account_id, messages))
 
     def trace(self, message_id: str, account_id: str | None = None) -> MessageTrace | None:
-        query = _TRACE_ANYWHERE if account_id is None else _TRACE_IN_ONE
+        of = {"message": message_id, "id": account_id}
         with self._readers.reading() as connection:
-            rows = connection.execute(query, {"message": message_id, "id": account_id}).fetchall()
+            if account_id is None:
+                rows = _looked_through(connection, of)
+            else:
+                rows = connection.execute(_TRACE_IN_ONE, of).fetchall()
         if not rows:
             return None
         there = [row for row in rows if row[2] is not None]
@@ -345,3 +356,17 @@ def _message(row: tuple[Any, ...]) -> Message:
     return Message(
         seq=seq, message_id=message_id, sender=sender, body=from_column(body), sent_at=sent_at
     )
+
+
+def _looked_through(connection: sqlite3.Connection, of: dict[str, str | None]) -> list[Any]:
+    """Look into all mailboxes, which reads the whole table, for so long and no longer."""
+    deadline = Deadline.after(LOOK_THROUGH_SECONDS)
+    connection.set_progress_handler(lambda: deadline.passed, _STEPS)
+    try:
+        return connection.execute(_TRACE_ANYWHERE, of).fetchall()
+    except sqlite3.OperationalError as error:
+        if not deadline.passed:
+            raise
+        raise not_looked_through() from error
+    finally:
+        connection.set_progress_handler(None, 0)

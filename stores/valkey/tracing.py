@@ -11,14 +11,13 @@ from typing import Any, Final
 from twinline.core.deadline import Deadline
 from twinline.core.errors import NoSuchUser, StoreUnavailable
 from twinline.core.store import Depths, MailboxUsage, MessageTrace
+from twinline.stores.rules import LOOK_THROUGH_SECONDS, not_looked_through
 from twinline.stores.valkey.engine import CALL_SECONDS, Engine
 from twinline.stores.valkey.keys import Keys
 from twinline.stores.valkey.lane import Call, plain
 from twinline.stores.valkey.pending import script_call
 from twinline.stores.valkey.wire import Script, answered, to_bytes, to_text
 
-SECONDS: Final = 30.0
-"""How long all mailboxes may be looked through; each step of it is short for the engine."""
 _PIECE: Final = 64  # entries that a script looks at
 _SCANNED: Final = b"1000"  # keys in one step of a scan
 
@@ -152,12 +151,12 @@ class Tracing:
         Raises:
             StoreUnavailable: they cannot be read, or not in time.
         """
-        deadline = Deadline.after(SECONDS)
+        deadline = Deadline.after(LOOK_THROUGH_SECONDS)
         seen: set[int] = set()
         deepest = full = 0
         for account_ids in self._mailboxes():
             if deadline.passed:
-                raise StoreUnavailable(f"the mailboxes cannot be counted in {SECONDS:.0f} seconds")
+                raise StoreUnavailable("there are too many mailboxes to look at all of them")
             new = [each for each in account_ids if hash(each) not in seen]
             keys = [self._keys.of(each, "b") for each in new]
             calls = [plain(key, b"HMGET", key, b"n", b"q") for key in keys]
@@ -177,8 +176,8 @@ class Tracing:
             StoreUnavailable: it cannot be looked for, or not in time.
         """
         if account_id is not None:
-            return self._find(message_id, [account_id], Deadline.after(SECONDS))
-        deadline = Deadline.after(SECONDS)
+            return self._find(message_id, [account_id], Deadline.after(LOOK_THROUGH_SECONDS))
+        deadline = Deadline.after(LOOK_THROUGH_SECONDS)
         for account_ids in self._mailboxes():
             found = self._find(message_id, account_ids, deadline)
             if found is not None:
@@ -205,10 +204,7 @@ class Tracing:
             left = dict.fromkeys(account_ids, b"-")
             while left:
                 if deadline.passed:
-                    raise StoreUnavailable(
-                        f"the mail of this store cannot be looked through in {SECONDS:.0f} "
-                        "seconds; say whose mailbox the message was sent to"
-                    )
+                    raise not_looked_through()
                 own = to_bytes(message_id)
                 calls = [self._call(script, each, "bmatu", at, own) for each, at in left.items()]
                 outcomes = dict(zip(left, answered(self._engine.do_many(calls)), strict=True))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from twinline.cli.server.admin import replies
 from twinline.core.admin import INVITATION_HOURS
+from twinline.stores.rules import LOOK_THROUGH_SECONDS
 
 PAGE: Final = 25
 """Accounts of one reply: each mailbox among them is read for its size."""
@@ -33,6 +34,8 @@ class AdminRequest(BaseModel):
 
     reply: ClassVar[type[BaseModel]]
     """What answers it, unless it is refused."""
+    seconds: ClassVar[float] = 0.0
+    """A client waits at least so long for the answer, whatever it is told to: the work takes it."""
 
 
 class Accounts(AdminRequest):
@@ -168,6 +171,7 @@ class ExportMail(AdminRequest):
 class Trace(AdminRequest):
     """Ask where a message is."""
 
+    seconds = LOOK_THROUGH_SECONDS + 5.0
     reply = replies.Traced
     op: Literal["trace"] = "trace"
     message_id: _Name

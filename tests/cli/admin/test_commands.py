@@ -12,12 +12,17 @@ from admin_server import Administered, administered, reply
 from cli_server import CommandLine
 from fault_proxy import FaultProxy
 from services import PASSWORD
+from waiting import Call
 
-from twinline.cli.server.admin import requests
+from twinline.cli.admin.client import AdminTarget
+from twinline.cli.server.admin import replies, requests
 from twinline.cli.server.reload import Outcome
 from twinline.core import admin as core_admin
+from twinline.core.errors import Busy
 from twinline.core.protocol import Login
 from twinline.core.session import Session
+from twinline.stores.rules import LOOK_THROUGH_SECONDS
+from twinline.transports.client import TimedOut
 
 NEW = "another horse"
 
@@ -380,8 +385,6 @@ def test_where_there_is_no_socket_it_says_so(tmp_path: Path) -> None:
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(tmp_path: Path) -> None:
-    import socket  # noqa: PLC0415
-
     twinline = CommandLine(tmp_path, "tcp://127.0.0.1:1")
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(f"{tmp_path}/deaf")
@@ -389,3 +392,27 @@ def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(tmp_path: Path
         place = f"unix:{tmp_path}/deaf"
         told = twinline.run("admin", "kick", "bob", "--admin", place, "--timeout", "0.2", code=5)
     assert "has not answered within 0.2 s" in told.stderr
+
+
+def test_what_takes_the_server_longer_is_waited_for_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert requests.Trace.seconds > LOOK_THROUGH_SECONDS
+    monkeypatch.setattr(requests.Trace, "seconds", 30.0)
+    target = AdminTarget(f"unix:{tmp_path}/slow", 0.1)
+    with socket.socket(socket.AF_UNIX) as slow:
+        slow.bind(f"{tmp_path}/slow")
+        slow.listen()
+        with pytest.raises(TimedOut):
+            target.ask(requests.Kick(username="bob"), replies.Kicked)
+        asked = Call(lambda: target.ask(requests.Trace(message_id="0"), replies.Traced))
+        slow.accept()[0].close()  # that of the one who has gone
+        connected, _ = slow.accept()
+        with connected:
+            connected.recv(1 << 16)
+            connected.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                connected.recv(1)  # it has not hung up
+            connected.sendall(b'{"error":{"code":"busy","message":"x","retryable":true}}\n')
+            with pytest.raises(Busy):
+                asked.outcome()

@@ -12,7 +12,7 @@ from waiting import wait_until
 
 from twinline.core.errors import MailboxFull, StoreUnavailable
 from twinline.core.store import Invitation
-from twinline.stores.sqlite import SqliteStore
+from twinline.stores.sqlite import SqliteStore, mailboxes
 from twinline.stores.sqlite.upkeep import stats
 
 
@@ -125,3 +125,25 @@ def test_what_is_dropped_is_not_found_while_it_is_still_to_be_swept(
         with sqlite3.connect(path) as connection:
             assert connection.execute("SELECT count(*) FROM messages").fetchone() == (1,)
         connection.close()
+
+
+def test_looking_through_all_mail_ends_in_time_and_holds_up_no_later_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SqliteStore(tmp_path / "chat.db") as store:
+        store.mailboxes.create("id-bob")
+        sent = store.mailboxes.append("id-bob", draft())
+        with sqlite3.connect(tmp_path / "chat.db") as connection:
+            connection.execute(
+                "WITH RECURSIVE numbers(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM numbers "
+                "WHERE n < 100000) INSERT INTO messages (box, seq, message_id, sender, body, "
+                "sent_at) SELECT box, n, n, 'ann', '', 1 FROM mailboxes, numbers"
+            )
+        connection.close()
+        with monkeypatch.context() as patched:
+            patched.setattr(mailboxes, "LOOK_THROUGH_SECONDS", 0.0)
+            with pytest.raises(StoreUnavailable, match="say whose mailbox"):
+                store.mailboxes.trace("nowhere")
+            assert store.mailboxes.trace("nowhere", "id-bob") is None
+        assert store.mailboxes.trace("nowhere") is None
+        assert store.mailboxes.trace(sent.message_id) is not None
