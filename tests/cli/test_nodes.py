@@ -15,7 +15,7 @@ import pytest
 from cli_server import CommandLine, ended
 from listening import Peer
 from pretended_store import PretendedSite
-from waiting import wait_until
+from waiting import halt, wait_until
 
 from twinline.cli.server import nodes as parents
 from twinline.cli.server.channel import Channel, ChannelError
@@ -202,7 +202,7 @@ def test_a_node_that_no_signal_reaches_is_killed_when_its_time_is_up(
 ) -> None:
     soon = "from twinline.cli.server import nodes; nodes._LATE_SECONDS = 4.0"
     with nodes(site, tmp_path, "--drain-seconds", "0.2", script=soon) as served:
-        os.kill(served.nodes()[1], signal.SIGSTOP)
+        halt(served.nodes()[1])
         served.parent.terminate()
         assert served.parent.wait(SECONDS) == 1
     assert "nodes that have not ended in time are killed" in served.log

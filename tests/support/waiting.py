@@ -1,8 +1,11 @@
 """Waits for tests: each has a deadline, and shows every thread's stack when it passes."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from time_limit import stacks
@@ -20,6 +23,25 @@ def wait_until(predicate: Callable[[], object], what: str, seconds: float = 30.0
         if time.monotonic() > deadline:
             fail_with_stacks(what, seconds)
         time.sleep(0.002)
+
+
+def halt(pid: int) -> None:
+    """Stop a process where it stands, by SIGSTOP.
+
+    Its threads stop one by one, so on a busy machine one may answer a request meanwhile.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: set(_states(pid)) <= set("TtZX"), f"process {pid} to have stopped")
+
+
+def _states(pid: int) -> list[str]:
+    states = []
+    for each in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            states.append(each.read_text().rpartition(")")[2].split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return states
 
 
 def wait_event(event: threading.Event, what: str, seconds: float = 30.0) -> None:

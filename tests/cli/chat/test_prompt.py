@@ -12,7 +12,7 @@ import pytest
 from cli_server import CommandLine
 from services import PASSWORD
 from terminal import Terminal, chat, terminal
-from waiting import wait_until
+from waiting import halt, wait_until
 
 from twinline.transports.client import Client
 
@@ -156,7 +156,7 @@ def test_a_line_whose_reply_never_came_is_sent_again_and_arrives_once(tmp_path: 
         twinline.register("bob", "ann")
         with chat(twinline, "bob", "--timeout", "2") as shown:
             shown.wait_line("to bob>")
-            server.process.send_signal(signal.SIGSTOP)
+            halt(server.process.pid)
             shown.enter("once only")
             shown.wait_text("waiting for the server ...")
             shown.wait_text("! ")
