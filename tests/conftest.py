@@ -75,9 +75,11 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.fixture(autouse=True)
 def _nothing_secret_is_logged() -> Iterator[None]:
-    """Look at what the test has logged, in all its threads."""
+    """Look at what the test has logged, in all its threads, and at what is left of its logging."""
+    before = log_watch.settings_in_force()
     yield
     log_watch.fail_if_something_is_wrong()
+    log_watch.fail_if_changed(before)
 
 
 @pytest.hookimpl(wrapper=True)

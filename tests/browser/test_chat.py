@@ -195,9 +195,9 @@ def test_a_server_that_is_killed_in_mid_sentence_loses_nothing(
 def test_a_reload_goes_on_where_it_was(browser: "Browser") -> None:
     with WebSite().create("ann", "bob") as site, Tab(browser, site.page).enter("ann") as ann:
         ann.open("bob").say("mine")
+        ann.until("document.querySelectorAll('.state.sent').length === 1")  # the older of the two
         site.fill("bob", "ann", ["yours"])
         ann.sees("yours")
-        ann.until("document.querySelectorAll('.state.sent').length === 1")
         ann.page.fill("#draft", "not sent yet")
         ann.page.reload()
         ann.page.wait_for_selector("#standing.online")

@@ -1,6 +1,7 @@
 """A server with an admin socket, in this process, for tests of the operator's side."""
 
 import json
+import logging
 import os
 import socket
 import tempfile
@@ -83,7 +84,12 @@ def reply(peer: socket.socket) -> dict[str, Any]:
 def administered(
     store: Store | None = None, *, group: int | None = None, **settings: Any
 ) -> Iterator[Administered]:
-    """Serve a store, in memory unless it is named, with a listener of the present kind."""
+    """Serve a store, in memory unless it is named, with a listener of the present kind.
+
+    Its log is this process's: a level that is set over the admin socket lasts until the end.
+    """
+    root = logging.getLogger()
+    level = root.level
     # pytest's own folders are closed to other users, whom some tests are about.
     with tempfile.TemporaryDirectory(prefix="tw-") as folder:
         os.chmod(folder, 0o755)  # noqa: PTH101
@@ -92,5 +98,8 @@ def administered(
         )
         with serving([(TCP, "auto")], service) as server:
             served = Administered(server, Path(folder), group)
-            with served.socket:
-                yield served
+            try:
+                with served.socket:
+                    yield served
+            finally:
+                root.setLevel(level)

@@ -87,3 +87,25 @@ def fail_if_something_is_wrong() -> None:
         told = "\n".join(faults)
         faults.clear()
         pytest.fail(told)
+
+
+def settings_in_force() -> tuple[int, list[logging.Handler]]:
+    """Return the level and our handlers of the root logger, which tests of one process share."""
+    root = logging.getLogger()
+    ours = [each for each in root.handlers if type(each).__module__.startswith(ROOT_OF_OURS)]
+    return root.level, ours
+
+
+def fail_if_changed(before: tuple[int, list[logging.Handler]]) -> None:
+    """Put the root logger back as it was before the present test, and fail the test if it was not.
+
+    What a later test sees in its log would depend on which tests have run in its process.
+    """
+    level, handlers = settings_in_force()
+    if (level, handlers) != before:
+        root = logging.getLogger()
+        root.setLevel(before[0])
+        for each in handlers:
+            if each not in before[1]:
+                root.removeHandler(each)
+        pytest.fail(f"the root logger was left with {(level, handlers)}, and had {before}")
