@@ -36,6 +36,8 @@ from over import over  # noqa: E402, F401
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_unfreeze = gc.unfreeze
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Know the options of `over`."""
@@ -64,12 +66,19 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.unfreeze = _note_and_unfreeze
+
+
+def _note_and_unfreeze() -> None:
+    """Undo it; `gc.get_freeze_count` would walk through all of it to tell that it is undone."""
+    gc.unfreeze = _unfreeze
+    _unfreeze()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Do so again behind a file of which a test has served: it ends by undoing it."""
-    if nextitem is not None and nextitem.path != item.path and not gc.get_freeze_count():
+    if nextitem is not None and nextitem.path != item.path and gc.unfreeze is _unfreeze:
         pytest_collection_finish()
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase, translate
 
 import pytest
 
@@ -92,6 +92,8 @@ KINDS = {
     "tests/*/test_interrupts.py::*[[]20000]": "signals",
     "tests/*/test_interrupts.py::*[[]each place]": "signals",
 }
+_MARKERS = frozenset(KINDS.values())
+_ANY_OF_THEM = re.compile("|".join(map(translate, KINDS)))  # nearly all tests fit none
 # Reasons for which a test is skipped although nothing is missing.
 _FITTING = re.compile(r"since 3\.\d+$|Linux|epoll|click's own help|only one processor")
 
@@ -99,11 +101,10 @@ _FITTING = re.compile(r"since 3\.\d+$|Linux|epoll|click's own help|only one proc
 def mark(items: Iterable[pytest.Item]) -> None:
     """Give each test of the table its kind's marker, and all that have one `slow`."""
     for item in items:
-        for pattern, kind in KINDS.items():
-            if fnmatch(item.nodeid, pattern):
-                item.add_marker(kind)
-                break
-        if any(map(item.get_closest_marker, set(KINDS.values()))):
+        name = item.nodeid
+        if _ANY_OF_THEM.match(name):
+            item.add_marker(next(kind for fits, kind in KINDS.items() if fnmatchcase(name, fits)))
+        if any(mark.name in _MARKERS for mark in item.iter_markers()):
             item.add_marker("slow")
 
 
