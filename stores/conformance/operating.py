@@ -1,4 +1,4 @@
-"""Rules 86 to 94 of the store kit: what an operator asks of accounts, mailboxes and messages."""
+"""Rules 86 to 95 of the store kit: what an operator asks of accounts, mailboxes and messages."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +11,7 @@ from twinline.core.errors import InvitationInvalid, MailboxFull, NoSuchUser, Use
 from twinline.core.store import (
     Account,
     Accounts,
+    Depths,
     Invitation,
     MailboxUsage,
     MessageTrace,
@@ -350,3 +351,35 @@ def what_was_set_survives(checks: Checks, bench: StoreBench) -> None:
     checks.equal(list(again.accounts.invitations()), [kept], "the invitations after a reopening")
     found = shown(again.accounts.find_invitation(spent.token_hash))
     checks.equal(found, "None", "an invitation that was spent, after a reopening,")
+
+
+@rule(95, "How full the mailboxes are is told by what is unread and by what each may hold.")
+def depths_are_told(checks: Checks, bench: StoreBench) -> None:
+    """Fill mailboxes to three depths, set quotas, ack and drop; a store may also tell nothing."""
+    boxes = bench.store(mailbox_messages=3).mailboxes
+    if boxes.depths() is None:
+        return
+
+    def expect(mailboxes: int, deepest: int, full: int, when: str) -> None:
+        expected = Depths(mailboxes, deepest, full)
+        checks.equal(bench.seen(boxes.depths, expected), expected, f"how full they are {when}")
+
+    expect(0, 0, 0, "before there are any")
+    empty, two, three = (bench.id() for _ in range(3))
+    for account_id, count in ((empty, 0), (two, 2), (three, 3)):
+        boxes.create(account_id)
+        for _ in range(count):
+            boxes.append(account_id, bench.draft("hi"))
+    expect(3, 3, 1, "with 0, 2 and 3 messages where the policy says 3")
+    boxes.set_quota(two, 2)
+    expect(3, 3, 2, "when a mailbox of 2 may hold no more")
+    boxes.set_quota(two, 1)
+    expect(3, 3, 2, "when it may hold less than it does")
+    boxes.set_quota(three, 9)
+    expect(3, 3, 1, "when the deepest may hold more")
+    boxes.ack(three, 3, NOW)
+    expect(3, 2, 1, "when the deepest was acked")
+    boxes.set_quota(two, None)
+    expect(3, 2, 0, "when the quota was taken back")
+    boxes.drop(two)
+    expect(2, 0, 0, "when the only one with unread mail was dropped")

@@ -477,3 +477,18 @@ def traces_everywhere(half: MemoryMailboxes, was, message_id, account_id=None):
 def traces_what_is_there(half: MemoryMailboxes, was, message_id, account_id=None):
     found = was(message_id, account_id)
     return None if found is None or found.seq is None else found
+
+
+def measures_all_that_is_kept(half: MemoryMailboxes, was):
+    deepest = max((len(box) for box in half._boxes.values()), default=0)
+    return replace(was(), deepest=deepest)
+
+
+def measures_by_the_policy_alone(half: MemoryMailboxes, was):
+    usual = half._limits.mailbox_messages
+    return replace(was(), full=sum(box.unread >= usual for box in half._boxes.values()))
+
+
+def calls_full_what_is_over(half: MemoryMailboxes, was):
+    usual, boxes = half._limits.mailbox_messages, half._boxes.values()
+    return replace(was(), full=sum(box.unread > (box.quota or usual) for box in boxes))

@@ -211,6 +211,7 @@ class SharedMailboxes(_Half, Mailboxes):
     usage = passed_on("usage")
     set_quota = passed_on("set_quota")
     trace = passed_on("trace")
+    depths = passed_on("depths")
     append = told("append")
     drop = told("drop")
 
