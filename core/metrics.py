@@ -34,7 +34,6 @@ from twinline.core.locks import new_lock
 from twinline.core.protocol import MAX_INT, Message, Request, Watch
 from twinline.core.session import Session
 from twinline.core.store import MailPage, SessionKey
-from twinline.core.waiting import Wake
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -391,6 +390,7 @@ class Counted(Protocol):
         watched: how many watches were answered.
         last_sent: the last seq that it was sent, or `UNKNOWN_SEQ`.
         observed: whether its `ConnectionCounts` are to be told what comes next.
+        wake_timed_at: what ``brought`` is when the time of a wake is to be taken.
     """
 
     session: Session
@@ -400,6 +400,7 @@ class Counted(Protocol):
     watched: int
     last_sent: int
     observed: bool
+    wake_timed_at: int
 
 
 class _Ended:
@@ -407,13 +408,13 @@ class _Ended:
 
     def __init__(self) -> None:
         self.session = Session()
-        self.received = self.said = self.watched = self.last_sent = 0
-        self.brought = -1  # no wake is of the sample
+        self.received = self.said = self.brought = self.watched = self.last_sent = 0
         self.observed = False
+        self.wake_timed_at = UNKNOWN_SEQ
 
 
 class ConnectionCounts:
-    """What one connection has counted; its owner alone writes to it, but for `wake`.
+    """What one connection has counted; its owner alone writes to it, but for `note_wake`.
 
     What the connection counts in any case it does not count again. Of the rest, what happens to
     every request is here an integer each; what is rare is told by the methods, and only while it
@@ -434,13 +435,11 @@ class ConnectionCounts:
         "_folded",
         "_follows",
         "_metrics",
-        "_on_mail",
         "_redeliveries",
         "_repeating",
         "_repeats_to",
         "_spoken",
         "_talk",
-        "_wake_at",
         "answered",
         "began",
         "counted",
@@ -459,7 +458,6 @@ class ConnectionCounts:
         self.began = 0.0
         self.woken = 0.0
         self._talk: Counted = _ENDED  # until it follows one
-        self._wake_at = metrics.gap() - 1  # a wake's time is taken when it was sent so many
         self._follows = False  # whether what a look has found is followed until its ack
         self._awaited = UNKNOWN_SEQ  # the seq that is
         self._redeliveries = 0
@@ -468,7 +466,6 @@ class ConnectionCounts:
         self._metrics = metrics
         self.transport = ""
         self._spoken: Callable[[], str] | None = spoken  # until that is known
-        self._on_mail: Wake = _nothing
         # What was added up before, and whether the connection itself was; guarded by the metrics'
         # lock.
         self._folded = _Sums()
@@ -491,11 +488,9 @@ class ConnectionCounts:
         )
 
     def follow(self, talk: Counted) -> None:
-        """Count what is said on a connection, and see when mail wakes it."""
+        """Count what is said on a connection, and have it say when mail wakes it."""
         self._talk = talk
-        session = talk.session
-        if session.on_mail is not None:
-            self._on_mail, session.on_mail = session.on_mail, self.wake
+        talk.wake_timed_at = self._metrics.gap() - 1
 
     def speaks(self) -> str:
         """Find out what it speaks, and return it; "" before that is known."""
@@ -510,13 +505,8 @@ class ConnectionCounts:
         """Return how many requests it is until the first one of which a time is taken."""
         return self._metrics.gap()
 
-    def wake(self) -> None:
-        """Pass a wake on, and note when it came, if its time is to be taken; from any thread."""
-        if self._talk.brought >= self._wake_at:
-            self._note_wake()
-        self._on_mail()
-
-    def _note_wake(self) -> None:
+    def note_wake(self) -> None:
+        """Note when mail has woken the connection; from any thread, and before it looks."""
         talk = self._talk
         if not (self.woken and talk.observed):  # the first of several that one look is for
             self.woken = self._metrics.clock()
@@ -526,7 +516,7 @@ class ConnectionCounts:
         """Take the time since the wake that was noted, and that of the look which it has led to."""
         woken, self.woken = self.woken, 0.0
         if woken:
-            self._wake_at = self._talk.brought + self.begin()
+            self._talk.wake_timed_at = self._talk.brought + self.begin()
             self._metrics.wake_seconds.observe(self.began - woken)
 
     def begin(self) -> int:
@@ -633,7 +623,7 @@ class ConnectionCounts:
     def let_go(self) -> tuple[SessionKey | None, int]:
         """Lead to its connection no more; return its session, and the last seq sent to it."""
         session_key, last_sent = self.session_key, self._talk.last_sent
-        self._talk, self._on_mail, self._spoken = _ENDED, _nothing, None
+        self._talk, self._spoken = _ENDED, None
         return session_key, max(self._repeats_to, 0 if last_sent == UNKNOWN_SEQ else last_sent)
 
 
@@ -647,10 +637,6 @@ class _Sums(NamedTuple):
     watched: int = 0
     answered: Mapping[type[Request], int] = MappingProxyType({})
     refused: Mapping[tuple[type[Request] | None, str], int] = MappingProxyType({})
-
-
-def _nothing() -> None:
-    """Wake nobody."""
 
 
 _ENDED: Final = _Ended()

@@ -410,16 +410,22 @@ class Exchange:
         if metrics is not None:
             counts = metrics.connection(TCP, lambda: "jsonl")
             metrics.connected(counts)
-        return Conversation(
+
+        def on_mail() -> None:  # as the event loop has it
+            if talk.brought >= talk.wake_timed_at:
+                talk.note_wake()
+
+        talk = Conversation(
             codec,
             self._service,
             InForce(ListenerSettings()),
             address="unix",
-            on_mail=lambda: None,
+            on_mail=on_mail,
             on_end=lambda: None,
             clock=time.monotonic,
             counts=counts,
         )
+        return talk
 
     def _go_on(self, talk: Conversation) -> bytes:
         while (job := talk.next_job()) is not None:

@@ -85,7 +85,7 @@ class Connection:
             service,
             in_force,
             address=address,
-            on_mail=self._wake.wake,
+            on_mail=self._wake.wake if counts is None else self._wake_to_look,
             on_end=self._wake_to_end,
             clock=monotonic,
             layer=layer,
@@ -136,6 +136,13 @@ class Connection:
         """End now, whatever the peer does."""
         self._talk.drain()
         self._shutdown(socket.SHUT_RDWR)
+
+    def _wake_to_look(self) -> None:
+        """Have the owner look for mail, and note when it was woken if that is of the sample."""
+        talk = self._talk
+        if talk.brought >= talk.wake_timed_at:
+            talk.note_wake()
+        self._wake.wake()
 
     def _wake_to_end(self) -> None:
         """Have the owner see that it is to end, if it waits.

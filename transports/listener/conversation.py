@@ -109,8 +109,8 @@ _size_of: Final = itemgetter(1)
 class Conversation:
     """What is said on one connection.
 
-    It is used by one thread at a time, its owner. Only `drain` and `end_session` may be called by
-    others; the owner has to be woken then.
+    It is used by one thread at a time, its owner. Only `drain`, `end_session` and `note_wake` may
+    be called by others; the owner has to be woken then.
 
     Attributes:
         session: whose requests these are.
@@ -128,6 +128,8 @@ class Conversation:
         last_sent: the last seq that it was sent; `UNKNOWN_SEQ` while its counts are to be asked
             for what its session was sent before.
         observed: whether its counts are to be told what comes next; always False without them.
+        wake_timed_at: what `brought` is when its owner is to `note_wake`: from then on, for each
+            wake by mail; more than it ever is where nothing is counted.
         received: how many bytes have come.
         said: how many bytes were to be sent.
     """
@@ -172,6 +174,7 @@ class Conversation:
         "session",
         "urgent",
         "waits",
+        "wake_timed_at",
         "watched",
     )
 
@@ -214,6 +217,7 @@ class Conversation:
         self.asked = self.brought = self.watched = self.received = self.said = 0
         # What its counts take a look at themselves is rare: one flag says whether it is anything.
         self.observed = False
+        self.wake_timed_at = UNKNOWN_SEQ
         self.last_sent = 0 if counts is None else UNKNOWN_SEQ
         self._timed_at = 0 if counts is None else counts.gap()  # what `asked` is then
         self._kind: type[Request] = Ping  # of the request that is being carried out
@@ -257,6 +261,11 @@ class Conversation:
         """End once what is being carried out is answered; the rest is not answered."""
         self._session_over = True
         self._stops = True
+
+    def note_wake(self) -> None:
+        """Note that mail wakes the owner now, as `wake_timed_at` asks for."""
+        if self._counts is not None:
+            self._counts.note_wake()
 
     def _session_ended(self) -> None:
         self.end_session()

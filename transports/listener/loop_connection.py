@@ -193,6 +193,9 @@ class LoopConnection(asyncio.BufferedProtocol):
         if not self._mail:
             self._mail = True
             try:
+                talk = self._talk
+                if talk.brought >= talk.wake_timed_at:
+                    talk.note_wake()
                 self._host.turns.mark(self)
             except BaseException:
                 self._mail = False  # or no later mail would mark it
