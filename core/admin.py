@@ -162,11 +162,11 @@ class Administration:
         Raises:
             InvalidUsername, NoSuchUser.
         """
-        account = None if username is None else self._find(username)
+        account, now = None if username is None else self._find(username), self._clock()
         if account is not None:
-            found = self._mailboxes.trace(message_id, account.account_id)
+            found = self._mailboxes.trace(message_id, account.account_id, now=now)
             return None if found is None else TraceView(account.username, found)
-        found = self._mailboxes.trace(message_id)
+        found = self._mailboxes.trace(message_id, now=now)
         return (
             None
             if found is None

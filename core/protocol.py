@@ -185,8 +185,10 @@ class TraceReply(Reply):
     """Where a message is that the caller sent."""
 
     state: Text = Field(
-        description="`waiting`: in the mailbox; `acked`: acknowledged, and in the history; `gone`: "
-        "accepted, and not there any more; `unknown`: the server knows of no such message"
+        description="`waiting`: in the mailbox; `acked`: acknowledged, and in the history; "
+        "`deleted`: by its recipient, for it would be kept still; `gone`: expired from the "
+        "history, or deleted, which cannot be told any more; `unknown`: the server knows of "
+        "no such message"
     )
     sent_at: Uint | None = Field(default=None, description="when the server accepted it, in ms")
     acked_at: Uint | None = Field(

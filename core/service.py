@@ -655,12 +655,13 @@ class ChatService:
             InvalidUsername, NoSuchUser.
             RateLimited: the account has asked too often; with the time to wait.
         """
-        record = self._require(session, self._clock())
+        now = self._clock()
+        record = self._require(session, now)
         self._traces.take(record.account_id)
         recipient = self.store.accounts.find(parse_username(to))
         if recipient is None:
             raise NoSuchUser
-        found = self._mailboxes.trace(message_id, recipient.account_id)
+        found = self._mailboxes.trace(message_id, recipient.account_id, now=now)
         # Whose it is says its sender's id, where the store still knows it, or else the name.
         mine = found is not None and (
             found.sender == record.username
@@ -669,8 +670,7 @@ class ChatService:
         )
         if found is None or not mine:
             return TraceReply(state="unknown")
-        state = "gone" if found.seq is None else "acked" if found.acked else "waiting"
-        return TraceReply(state=state, sent_at=found.sent_at, acked_at=found.acked_at)
+        return TraceReply(state=found.state, sent_at=found.sent_at, acked_at=found.acked_at)
 
     # -- sessions -----------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -261,11 +261,14 @@ class MessageTrace(NamedTuple):
         account_id: whose mailbox it was put into.
         message_id: its id.
         sent_at: when it was accepted, in ms.
-        seq: its number there; None: it is not there any more, expired or deleted.
+        seq: its number there; None: it is not there any more.
         sender: the sender's username; None where it is gone.
         sender_id: the sender's account id; None where the store does not know it any more.
         acked: whether the position has passed it.
         acked_at: when that was, in ms; None: it has not, or that is not known any more.
+        deleted: whether it is not there, though by the policy in force it would be, so that it was
+            deleted. Of another one that is not there it cannot be told whether it has expired
+            before that was done.
     """
 
     account_id: str
@@ -276,6 +279,14 @@ class MessageTrace(NamedTuple):
     sender_id: str | None
     acked: bool
     acked_at: int | None
+    deleted: bool = False
+
+    @property
+    def state(self) -> Literal["waiting", "acked", "deleted", "gone"]:
+        """Where it is, in the protocol's word."""
+        if self.seq is None:
+            return "deleted" if self.deleted else "gone"
+        return "acked" if self.acked else "waiting"
 
 
 class MailPage(NamedTuple):
@@ -720,7 +731,9 @@ class Mailboxes(ABC):
         """
 
     @abstractmethod
-    def trace(self, message_id: str, account_id: str | None = None) -> MessageTrace | None:
+    def trace(
+        self, message_id: str, account_id: str | None = None, *, now: int
+    ) -> MessageTrace | None:
         """Return where a message is, or None if nothing is known of it.
 
         A message that is gone is known for as long as its send_id is. It may read all that a
@@ -729,6 +742,7 @@ class Mailboxes(ABC):
         Args:
             message_id: which message.
             account_id: whose mailbox to look into; None: every one, for the operator.
+            now: in ms; as in `history`, what has aged by then is not there.
         """
 
     def depths(self) -> Depths | None:

@@ -30,6 +30,23 @@ def history_ends(policy: MailboxPolicy, now: int) -> int:
     return now - history_span(policy)
 
 
+def was_deleted(ends: int, most: int, *, sent_at: int, seq: int, position: int) -> bool:
+    """Return whether a message that is not in its mailbox any more was deleted, for certain.
+
+    An unread one does not expire. An acked one does when its ack has aged, which came after it was
+    sent; or when enough newer ones are acked, of which there are no more than seqs. Where both may
+    have come about it cannot be told.
+
+    Args:
+        ends: the moment at or before which an ack has aged out of the history.
+        most: the most acked messages that are kept.
+        sent_at: when it was accepted.
+        seq: its number.
+        position: the last acked seq.
+    """
+    return seq > position or (sent_at > ends and position - seq < most)
+
+
 def send_id_span(policy: MailboxPolicy) -> int:
     """Return the milliseconds for which a send_id counts: two sends so far apart are not one.
 

@@ -1,6 +1,6 @@
 """`twinline trace`: where a message is, for the operator or for who has sent it."""
 
-from typing import Any
+from typing import Any, Final
 
 from twinline.cli.admin.client import AdminTarget, admin_option
 from twinline.cli.client.target import Target, client_options
@@ -12,6 +12,8 @@ from twinline.cli.console.text import local_time, visible
 from twinline.cli.server.admin import requests
 from twinline.cli.server.admin.replies import Traced
 from twinline.core.names import parse_username
+
+_STATES: Final = ("waiting", "acked", "deleted", "gone")
 
 
 @command(
@@ -36,7 +38,8 @@ from twinline.core.names import parse_username
 def trace(message_id: str, to: str | None, as_json: bool, **options: Any) -> None:
     """Say where a message is: when it was accepted, and when it was acknowledged.
 
-    Or that it is gone: it has expired, or was deleted.
+    Or that it is not there any more: its recipient has deleted it, or it has expired. Where the
+    settings would not keep it any longer, the server cannot tell which.
     """
     name = None if to is None else parse_username(to)
     admin = AdminTarget.named(options)
@@ -62,7 +65,7 @@ def _as_sender(target: Target, message_id: str, to: str) -> Traced:
     with target.logged_in() as client:
         found = client.trace(message_id, to)
         sender = client.username
-    state = found.state if found.state in ("waiting", "acked", "gone") else "unknown"
+    state = found.state if found.state in _STATES else "unknown"
     return Traced.model_validate(
         {
             "message_id": message_id,
@@ -90,6 +93,10 @@ def _lines(found: Traced) -> list[str]:
         case "acked":
             when = "" if found.acked_at is None else f" {local_time(found.acked_at)}"
             told.append(f"in the mailbox {whose}{number}: acknowledged{when}")
+        case "deleted":
+            told.append(f"not in the mailbox {whose} any more: deleted by its owner")
         case _:
-            told.append(f"gone from the mailbox {whose}: expired, or deleted")
+            told.append(
+                f"not in the mailbox {whose} any more: expired from the history, or deleted"
+            )
     return told

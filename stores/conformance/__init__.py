@@ -172,9 +172,10 @@ What an operator asks of it (`operating`):
 90. Of those who spend one invitation at once exactly one gets an account.
 91. No session of an account that is disabled meanwhile is left open.
 92. A mailbox's own quota holds instead of the policy's, and what it holds is counted.
-93. A trace tells where a message is: waiting, acked and when, or gone.
+93. A trace tells where a message is: waiting, acked and when, or deleted.
 94. What an operator has set survives a reopening.
 95. How full the mailboxes are is told by what is unread and by what each may hold.
+96. A trace calls deleted what would be there still, and gone what may have expired.
 
 Over several nodes, rules 56 to 58, 65, 68, 69, 79 and 94 are about one of them.
 """

@@ -164,7 +164,7 @@ def calls(bench: StoreBench, store: Store) -> Iterator[tuple[str, Callable[[], o
     yield "unsubscribing from mail", unsubscribes.pop()
     yield "mailboxes.set_quota", lambda: boxes.set_quota(mine, 9)
     yield "mailboxes.usage", lambda: boxes.usage(mine)
-    yield "mailboxes.trace", lambda: boxes.trace(draft.message_id, mine)
+    yield "mailboxes.trace", lambda: boxes.trace(draft.message_id, mine, now=NOW)
     yield "mailboxes.read", lambda: boxes.read(mine, 0, ALL, ALL)
     yield "mailboxes.ack", lambda: boxes.ack(mine, 1, NOW)
     yield "mailboxes.standing", lambda: boxes.standing(mine)

@@ -1,4 +1,4 @@
-"""Rules 86 to 95 of the store kit: what an operator asks of accounts, mailboxes and messages."""
+"""Rules 86 to 96 of the store kit: what an operator asks of accounts, mailboxes and messages."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +19,7 @@ from twinline.core.store import (
     Store,
 )
 from twinline.stores.conformance.bench import (
+    DAY,
     HOUR,
     NOW,
     Bell,
@@ -279,7 +280,7 @@ def quotas_are_set(checks: Checks, bench: StoreBench) -> None:
     checks.raises(NoSuchUser, lambda: boxes.set_quota(nobody, 1), "the quota of no mailbox")
 
 
-@rule(93, "A trace tells where a message is: waiting, acked and when, or gone.")
+@rule(93, "A trace tells where a message is: waiting, acked and when, or deleted.")
 def messages_are_traced(checks: Checks, bench: StoreBench) -> None:
     """Trace what waits, is acked, was deleted and never was, in one mailbox and in all."""
     boxes = bench.store().mailboxes
@@ -298,7 +299,7 @@ def messages_are_traced(checks: Checks, bench: StoreBench) -> None:
     boxes.delete(bob, [2, 3])
 
     def found(draft: Any, account_id: str | None) -> MessageTrace | None:
-        trace = boxes.trace(draft.message_id, account_id)
+        trace = boxes.trace(draft.message_id, account_id, now=NOW + 9)
         if trace is not None and trace.sender_id is not None:
             checks.equal(trace.sender_id, draft.sender_id, "the sender's account id")
         return None if trace is None else trace._replace(sender_id=None)
@@ -311,10 +312,18 @@ def messages_are_traced(checks: Checks, bench: StoreBench) -> None:
             )
             checks.equal(found(draft, account_id), expected, f"a message traced {where}")
         expected = MessageTrace(
-            bob, known.message_id, known.sent_at, None, None, None, acked=False, acked_at=None
+            bob,
+            known.message_id,
+            known.sent_at,
+            None,
+            None,
+            None,
+            acked=False,
+            acked_at=None,
+            deleted=True,
         )
-        checks.equal(found(known, account_id), expected, f"one that is gone, traced {where}")
-        checks.equal(found(plain, account_id), None, f"one that is gone without a send_id, {where}")
+        checks.equal(found(known, account_id), expected, f"one that was deleted, traced {where}")
+        checks.equal(found(plain, account_id), None, f"one deleted without a send_id, {where}")
     for account_id in (carl, bench.id()):
         checks.equal(found(waiting, account_id), None, "a message traced where it is not")
     boxes.drop(bob)
@@ -383,3 +392,30 @@ def depths_are_told(checks: Checks, bench: StoreBench) -> None:
     expect(3, 2, 0, "when the quota was taken back")
     boxes.drop(two)
     expect(2, 0, 0, "when the only one with unread mail was dropped")
+
+
+@rule(96, "A trace calls deleted what would be there still, and gone what may have expired.")
+def what_has_expired_is_gone(checks: Checks, bench: StoreBench) -> None:
+    """Have messages expire by their number and their age, and delete some before they would."""
+    boxes = bench.store(history_messages=2, history_days=1, send_id_hours=72).mailboxes
+    bob = bench.id()
+    boxes.create(bob)
+    drafts = [bench.draft(f"{number}", send_id=f"{number}") for number in range(1, 7)]
+    for draft in drafts:
+        boxes.append(bob, draft)
+
+    def expect(now: int, *states: str) -> None:
+        for account_id in (bob, None):
+            traces = [boxes.trace(each.message_id, account_id, now=now) for each in drafts]
+            found = tuple("unknown" if each is None else each.state for each in traces)
+            where = "in its mailbox" if account_id else "in all mailboxes"
+            checks.equal(found, states, f"where messages are {now - NOW} ms later, traced {where}")
+
+    boxes.ack(bob, 3, NOW + 1)  # the first one is too many
+    expect(NOW + 1, "gone", "acked", "acked", "waiting", "waiting", "waiting")
+    boxes.delete(bob, [3, 5])
+    expect(NOW + 2, "gone", "acked", "deleted", "waiting", "deleted", "waiting")
+    boxes.ack(bob, 4, NOW + 3)
+    expect(NOW + DAY, "gone", "acked", "gone", "acked", "deleted", "waiting")
+    expect(NOW + DAY + 1, "gone", "gone", "gone", "acked", "deleted", "waiting")
+    expect(NOW + DAY + 3, "gone", "gone", "gone", "gone", "deleted", "waiting")

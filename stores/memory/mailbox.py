@@ -93,14 +93,15 @@ class Mailbox:
             self.trim(sent_at)
         if self.unread >= (self.quota or self._limits.mailbox_messages):
             raise MailboxFull
+        seq = self.last + 1
         if content is not None:
             send_ids = self.send_ids
-            mine, first = send_ids.make_room(kept, content)
+            mine, first = send_ids.make_room(kept, content, seq)
             # No call from here on but the last: the message is stored with its send_id or not.
             mine[send_id] = first
             send_ids.count += 1
         self.unread += 1
-        self.last = seq = self.last + 1
+        self.last = seq
         self._messages[seq] = kept
         self._seqs.append(seq)
 

@@ -26,7 +26,7 @@ from twinline.stores.memory.limits import limits_of
 from twinline.stores.memory.mailbox import Entry, Mailbox
 from twinline.stores.memory.send_ids import Kept, SendIds
 from twinline.stores.memory.subscribers import Subscription, wakes_of
-from twinline.stores.rules import fitting, size_of
+from twinline.stores.rules import fitting, size_of, was_deleted
 
 _make_message: Final = maker(Message)
 
@@ -145,18 +145,23 @@ class MemoryMailboxes(Mailboxes):
         with self._lock:
             self._box(account_id).quota = messages
 
-    def trace(self, message_id: str, account_id: str | None = None) -> MessageTrace | None:
+    def trace(
+        self, message_id: str, account_id: str | None = None, *, now: int
+    ) -> MessageTrace | None:
         if account_id is not None:
-            return self._trace(account_id, message_id)
+            return self._trace(account_id, message_id, now)
         with self._lock:
             account_ids = list(self._boxes)
-        return next(filter(None, (self._trace(each, message_id) for each in account_ids)), None)
+        return next(
+            filter(None, (self._trace(each, message_id, now) for each in account_ids)), None
+        )
 
-    def _trace(self, account_id: str, message_id: str) -> MessageTrace | None:
+    def _trace(self, account_id: str, message_id: str, now: int) -> MessageTrace | None:
         with self._lock:
             box = self._boxes.get(account_id)
             if box is None:
                 return None
+            box.trim(now)
             entries, known, position = box.entries(), box.send_ids.kept(), box.position
         for seq, kept in entries:
             if kept[0] == message_id:
@@ -173,7 +178,7 @@ class MemoryMailboxes(Mailboxes):
                     acked=seq <= position,
                     acked_at=acked_at,
                 )
-        for sender_id, _, _, first, sent_at in known:
+        for sender_id, _, _, first, sent_at, seq in known:
             if first == message_id:
                 return MessageTrace(
                     account_id,
@@ -184,6 +189,13 @@ class MemoryMailboxes(Mailboxes):
                     sender_id,
                     acked=False,
                     acked_at=None,
+                    deleted=was_deleted(
+                        now - self._limits.history_ms,
+                        self._limits.history_messages,
+                        sent_at=sent_at,
+                        seq=seq,
+                        position=position,
+                    ),
                 )
         return None
 

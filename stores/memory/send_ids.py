@@ -22,10 +22,10 @@ from twinline.stores.memory.limits import Limits
 Kept = tuple[str, str, str, str, int, str | None]
 """A `Draft` as a plain tuple: Python's garbage collector looks at a plain tuple of texts and
 numbers once and then never again, but at a named one for as long as it lives."""
-First = tuple[str, str | None, int, str, int]
+First = tuple[str, str | None, int, str, int, int]
 """The first send under a send_id: the sender's account id, the send_id, the content, the message's
-id and when it was sent. A plain tuple, as a message is; and it has not the message, which may be
-gone long before."""
+id, when it was sent, and its seq. A plain tuple, as a message is; and it has not the message, which
+may be gone long before."""
 _AT_ONCE: Final = 16  # beyond a sender's bound so many go, or an eighth of it if that is less
 _STALE: Final = 64  # fewer than this are not worth a new queue
 
@@ -66,7 +66,7 @@ class SendIds:
         mine = self._by_sender.get(sender)
         if mine is None or send_id not in mine:
             return None
-        _, _, first, message_id, sent_at = mine[send_id]
+        _, _, first, message_id, sent_at, _ = mine[send_id]
         span = self._limits.send_id_ms
         if not -span < now - sent_at < span:
             return None
@@ -74,12 +74,15 @@ class SendIds:
             raise SendIdConflict
         return Receipt(message_id, sent_at)
 
-    def make_room(self, kept: Kept, content: int) -> tuple[dict[str | None, First], First]:
+    def make_room(
+        self, kept: Kept, content: int, seq: int
+    ) -> tuple[dict[str | None, First], First]:
         """Make room for what a send_id stands for from now on.
 
         Args:
             kept: what is sent, under a send_id that stands for nothing that still counts.
             content: the hash of its body.
+            seq: the message's.
 
         Returns:
             The dictionary of the sender, and what the caller puts into it and counts.
@@ -100,7 +103,7 @@ class SendIds:
             for oldest in tuple(islice(mine, surplus)):
                 del mine[oldest]
                 self.count -= 1
-        first = (sender, send_id, content, message_id, sent_at)
+        first = (sender, send_id, content, message_id, sent_at, seq)
         order = self._order
         if order is None:
             order = self._order = deque()

@@ -145,11 +145,13 @@ class PostgresqlMailboxes(Mailboxes):
             if not link.execute(_SET_QUOTA, _known(account_id), quota):
                 raise NoSuchUser
 
-    def trace(self, message_id: str, account_id: str | None = None) -> MessageTrace | None:
+    def trace(
+        self, message_id: str, account_id: str | None = None, *, now: int
+    ) -> MessageTrace | None:
         for text in (message_id, account_id):
             if text is not None and not _is_column(text):
                 return None
-        return self._tracing.find(message_id, account_id)
+        return self._tracing.find(message_id, account_id, now)
 
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
         return self._wakes.mail.add(account_id, wake)

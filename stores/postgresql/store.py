@@ -78,7 +78,7 @@ class PostgresqlStore(Store):
         self._wakes = Wakes(database)
         self._reading = Pool(database, target.readers, writes=False)
         self._working = Pool(database, target.account_connections, writes=True)
-        self._tracing = Tracing(database, self._reading)
+        self._tracing = Tracing(database, self._reading, policy)
         self._lane = Lane(database, condition, self._wakes, policy)
         self._rereads = Rereads(self._reading, self._wakes, reread_seconds)
         self._chores = Chores(self._working, self._lane, policy, alone_at)

@@ -34,6 +34,7 @@ from twinline.stores.rules import (
     fitting,
     history_ends,
     not_looked_through,
+    was_deleted,
 )
 from twinline.stores.shared.subscriptions import Subscriptions
 from twinline.stores.sql.mailbox import NO_SUCH_SEQ
@@ -74,17 +75,20 @@ _USAGE: Final = f"""
     FROM mailboxes WHERE account_id = ?"""  # noqa: S608
 # The message, and what is known of it by its send_id. One statement: what is not in the one table
 # is not there any more. Who sent a message is kept with its send_id alone.
-_TRACE: Final = """
+_TRACE: Final = f"""
     SELECT account_id, sent_at, seq, sender,
         (SELECT sender_id FROM send_ids
             WHERE send_ids.box = messages.box AND send_ids.message_id = messages.message_id),
         seq <= position,
         CASE WHEN seq <= position THEN (SELECT acked_at FROM acks WHERE acks.box = messages.box
-            AND acks.position >= seq ORDER BY acks.position LIMIT 1) END
-    FROM messages JOIN mailboxes USING (box) WHERE message_id = :message {mine}
+            AND acks.position >= seq ORDER BY acks.position LIMIT 1) END,
+        seq, position
+    FROM messages JOIN mailboxes USING (box) WHERE message_id = :message {{mine}}
+        AND seq > CASE WHEN oldest_ack <= :ends
+            THEN {AGED.replace(":box", "messages.box")} ELSE 0 END
     UNION ALL
-    SELECT account_id, sent_at, NULL, NULL, sender_id, 0, NULL
-    FROM send_ids JOIN mailboxes USING (box) WHERE message_id = :message {mine}"""
+    SELECT account_id, sent_at, NULL, NULL, sender_id, 0, NULL, seq, position
+    FROM send_ids JOIN mailboxes USING (box) WHERE message_id = :message {{mine}}"""  # noqa: S608
 _TRACE_ANYWHERE: Final = _TRACE.format(mine="")
 _STEPS: Final = 100_000  # of SQLite's machine: a few ms, after which the time is looked at
 _TRACE_IN_ONE: Final = _TRACE.format(mine="AND account_id = :id")
@@ -171,8 +175,12 @@ class SqliteMailboxes(Mailboxes):
     def set_quota(self, account_id: str, messages: int | None) -> None:
         self._writer.do(lambda transaction: self._rows.set_quota(transaction, account_id, messages))
 
-    def trace(self, message_id: str, account_id: str | None = None) -> MessageTrace | None:
-        of = {"message": message_id, "id": account_id}
+    def trace(
+        self, message_id: str, account_id: str | None = None, *, now: int
+    ) -> MessageTrace | None:
+        policy = self._policy
+        ends = history_ends(policy, now)
+        of = {"message": message_id, "id": account_id, "ends": ends}
         with self._readers.reading() as connection:
             if account_id is None:
                 rows = _looked_through(connection, of)
@@ -181,9 +189,14 @@ class SqliteMailboxes(Mailboxes):
         if not rows:
             return None
         there = [row for row in rows if row[2] is not None]
-        owner, sent_at, seq, sender, sender_id, acked, acked_at = (there or rows)[0]
+        owner, sent_at, seq, sender, sender_id, acked, acked_at, sent_as, position = (
+            there or rows
+        )[0]
+        deleted = seq is None and was_deleted(
+            ends, policy.history_messages, sent_at=sent_at, seq=sent_as, position=position
+        )
         return MessageTrace(
-            owner, message_id, sent_at, seq, sender, sender_id, bool(acked), acked_at
+            owner, message_id, sent_at, seq, sender, sender_id, bool(acked), acked_at, deleted
         )
 
     def depths(self) -> Depths:
@@ -358,7 +371,7 @@ def _message(row: tuple[Any, ...]) -> Message:
     )
 
 
-def _looked_through(connection: sqlite3.Connection, of: dict[str, str | None]) -> list[Any]:
+def _looked_through(connection: sqlite3.Connection, of: dict[str, Any]) -> list[Any]:
     """Look into all mailboxes, which reads the whole table, for so long and no longer."""
     deadline = Deadline.after(LOOK_THROUGH_SECONDS)
     connection.set_progress_handler(lambda: deadline.passed, _STEPS)

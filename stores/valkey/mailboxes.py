@@ -19,6 +19,7 @@ from twinline.core.store import (
     Draft,
     Mailboxes,
     MailboxLook,
+    MailboxPolicy,
     MailboxUsage,
     MailPage,
     MessageTrace,
@@ -75,7 +76,7 @@ class ValkeyMailboxes(Mailboxes):
         pending: Pending,
         *,
         tracing: Tracing,
-        usual: int,
+        policy: MailboxPolicy,
     ) -> None:
         self._engine = engine
         self._keys = keys
@@ -83,7 +84,7 @@ class ValkeyMailboxes(Mailboxes):
         self._watches = watches
         self._pending = pending
         self._tracing = tracing
-        self._usual = usual  # unacked messages that a mailbox may hold
+        self._policy = policy
 
     def create(self, account_id: str) -> None:
         # First, so that whatever becomes of this process, it is found what it leaves.
@@ -206,11 +207,13 @@ class ValkeyMailboxes(Mailboxes):
         quota = b"" if messages is None else b"%d" % min(messages, _NO_SUCH_SEQ)
         self._run(self._scripts.set_quota, account_id, quota)
 
-    def trace(self, message_id: str, account_id: str | None = None) -> MessageTrace | None:
-        return self._tracing.find(message_id, account_id)
+    def trace(
+        self, message_id: str, account_id: str | None = None, *, now: int
+    ) -> MessageTrace | None:
+        return self._tracing.find(message_id, account_id, self._policy, now)
 
     def depths(self) -> Depths:
-        return self._tracing.depths(self._usual)
+        return self._tracing.depths(self._policy)
 
     def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
         return self._watches.watch_box(account_id, wake)

@@ -93,7 +93,7 @@ class ValkeyStore(Store):
             watches,
             pending,
             tracing=tracing,
-            usual=policy.mailbox_messages,
+            policy=policy,
         )
         self._chores = Chores(
             engine,

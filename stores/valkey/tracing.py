@@ -10,8 +10,13 @@ from typing import Any, Final
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import NoSuchUser, StoreUnavailable
-from twinline.core.store import Depths, MailboxUsage, MessageTrace
-from twinline.stores.rules import LOOK_THROUGH_SECONDS, not_looked_through
+from twinline.core.store import Depths, MailboxPolicy, MailboxUsage, MessageTrace
+from twinline.stores.rules import (
+    LOOK_THROUGH_SECONDS,
+    history_ends,
+    not_looked_through,
+    was_deleted,
+)
 from twinline.stores.valkey.engine import CALL_SECONDS, Engine
 from twinline.stores.valkey.keys import Keys
 from twinline.stores.valkey.lane import Call, plain
@@ -40,9 +45,10 @@ for i = 1, #found do bytes = bytes + #found[i][2][4] end
 local v = call('HMGET', KEYS[1], 'q', 'n')
 return {{v[1], tonumber(v[2]), #found, bytes, last}}
 """
-# KEYS: the mailbox, its messages, acks, and send_ids by seq and by themselves. Returns where the
-# next piece begins or nothing, and of the message, if it is in this one, its seq, time, sender,
-# key, and its ack.
+# KEYS: the mailbox, its messages, acks, and send_ids by seq and by themselves. ARGV: where to
+# begin, the message's id, and the moment at or before which an ack has aged. Returns where the next
+# piece begins or nothing, and of the message, if it is in this one and has not aged, its seq, time,
+# sender, key, and its ack. Acks age in their order: one behind one that has not aged waits for it.
 _MESSAGE: Final = f"""{_PIECE_OF}
 for _, entry in ipairs(piece(KEYS[2])) do
   local sent_at, message_id, sender = string.match(entry[2][2], '^(%-?%d+)%z(%Z*)%z(.*)$')
@@ -50,13 +56,18 @@ for _, entry in ipairs(piece(KEYS[2])) do
     local seq, acked_at = tonumber(string.match(entry[1], '^%d+')), ''
     local first, passed = call('XRANGE', KEYS[4], entry[1], entry[1])[1], 0
     if seq <= tonumber(call('HGET', KEYS[1], 'p')) then
-      local at, acks = 0, nil
+      local at, acks, aged = 0, nil, true
       passed = 1
       repeat
         acks = call('LRANGE', KEYS[3], at, at + 199)
         for i = 1, #acks do
           local up_to, when = string.match(acks[i], '^(%d+):(.*)$')
-          if acked_at == '' and tonumber(up_to) >= seq then acked_at = when end
+          aged = aged and tonumber(when) <= tonumber(ARGV[3])
+          if tonumber(up_to) >= seq then
+            if aged then return {{''}} end
+            acked_at = when
+            break
+          end
         end
         at = at + 200
       until acked_at ~= '' or #acks < 200
@@ -67,13 +78,14 @@ end
 return {{last}}
 """
 # KEYS: as above. Returns where the next piece begins or nothing, and of the send, if it is in this
-# one, its time and key.
+# one, its time, key and seq, and the position.
 _SEND_ID: Final = f"""{_PIECE_OF}
 for _, entry in ipairs(piece(KEYS[4])) do
   local kept = call('HGET', KEYS[5], entry[2][2]) or ''
   local sent_at, length, begin = string.match(kept, '^(%-?%d+):(%d+):()')
   if sent_at and string.sub(kept, begin, begin + length - 1) == ARGV[2] then
-    return {{'', sent_at, entry[2][2]}}
+    local seq = string.match(entry[1], '^%d+')
+    return {{'', sent_at, entry[2][2], seq, call('HGET', KEYS[1], 'p')}}
   end
 end
 return {{last}}
@@ -139,21 +151,21 @@ class Tracing:
                     left[account_id] = place
         return usages
 
-    def depths(self, usual: int) -> Depths:
+    def depths(self, policy: MailboxPolicy) -> Depths:
         """Return how full the mailboxes are; see `Mailboxes.depths`.
 
         A scan may come by a mailbox twice where the engine grows its table meanwhile, so what was
         counted is remembered, as a hash of its own.
 
         Args:
-            usual: how many unacked messages a mailbox without a quota of its own may hold.
+            policy: how much a mailbox may hold that has no quota of its own.
 
         Raises:
             StoreUnavailable: they cannot be read, or not in time.
         """
         deadline = Deadline.after(LOOK_THROUGH_SECONDS)
         seen: set[int] = set()
-        deepest = full = 0
+        usual, deepest, full = policy.mailbox_messages, 0, 0
         for account_ids in self._mailboxes():
             if deadline.passed:
                 raise StoreUnavailable("there are too many mailboxes to look at all of them")
@@ -169,19 +181,25 @@ class Tracing:
                 full += int(unread) >= int(quota or usual)
         return Depths(len(seen), deepest, full)
 
-    def find(self, message_id: str, account_id: str | None) -> MessageTrace | None:
+    def find(
+        self, message_id: str, account_id: str | None, policy: MailboxPolicy, now: int
+    ) -> MessageTrace | None:
         """Return where a message is; see `Mailboxes.trace`.
+
+        Args:
+            message_id: which message.
+            account_id: whose mailbox to look into; None: every one.
+            policy: how much a mailbox keeps.
+            now: in ms.
 
         Raises:
             StoreUnavailable: it cannot be looked for, or not in time.
         """
-        if account_id is not None:
-            return self._find(message_id, [account_id], Deadline.after(LOOK_THROUGH_SECONDS))
-        deadline = Deadline.after(LOOK_THROUGH_SECONDS)
-        for account_ids in self._mailboxes():
-            found = self._find(message_id, account_ids, deadline)
+        deadline, ends = Deadline.after(LOOK_THROUGH_SECONDS), history_ends(policy, now)
+        for account_ids in self._mailboxes() if account_id is None else [[account_id]]:
+            found = self._find(message_id, account_ids, ends, deadline)
             if found is not None:
-                return found
+                return _trace(found[0], message_id, found[1], ends, policy.history_messages)
         return None
 
     def _mailboxes(self) -> Iterator[list[str]]:
@@ -197,16 +215,18 @@ class Tracing:
                     break
 
     def _find(
-        self, message_id: str, account_ids: list[str], deadline: Deadline
-    ) -> MessageTrace | None:
+        self, message_id: str, account_ids: list[str], ends: int, deadline: Deadline
+    ) -> tuple[str, list[Any]] | None:
         """Look into some mailboxes at once: for the message, and then for what was of its send."""
+        arguments = to_bytes(message_id), b"%d" % ends
         for script in (self._scripts.message, self._scripts.send_id):
             left = dict.fromkeys(account_ids, b"-")
             while left:
                 if deadline.passed:
                     raise not_looked_through()
-                own = to_bytes(message_id)
-                calls = [self._call(script, each, "bmatu", at, own) for each, at in left.items()]
+                calls = [
+                    self._call(script, each, "bmatu", at, *arguments) for each, at in left.items()
+                ]
                 outcomes = dict(zip(left, answered(self._engine.do_many(calls)), strict=True))
                 left = {}
                 for account_id, outcome in outcomes.items():
@@ -214,7 +234,7 @@ class Tracing:
                         continue  # it is gone
                     place, *found = outcome
                     if found:
-                        return _trace(account_id, message_id, found)
+                        return account_id, found
                     if place:
                         left[account_id] = place
         return None
@@ -224,9 +244,11 @@ class Tracing:
         return script_call(script, keys, arguments, writes=False, bulk=True)
 
 
-def _trace(account_id: str, message_id: str, found: list[Any]) -> MessageTrace:
-    if len(found) == 2:  # all that is left is its send_id
-        sent_at, key = found
+def _trace(
+    account_id: str, message_id: str, found: list[Any], ends: int, most: int
+) -> MessageTrace:
+    if len(found) == 4:  # all that is left is its send_id
+        sent_at, key, seq, position = found
         return MessageTrace(
             account_id,
             message_id,
@@ -236,6 +258,13 @@ def _trace(account_id: str, message_id: str, found: list[Any]) -> MessageTrace:
             sender_id=_sender_id(key),
             acked=False,
             acked_at=None,
+            deleted=was_deleted(
+                ends,
+                most,
+                sent_at=int(sent_at),
+                seq=int(seq),
+                position=int(position),
+            ),
         )
     place, sent_at, sender, key, passed, acked_at = found
     return MessageTrace(

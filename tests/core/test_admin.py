@@ -263,7 +263,7 @@ def test_a_trace_tells_the_sender_alone_where_its_message_is(now: Now) -> None:
     assert (found.recipient, found.trace.seq, found.trace.sender) == ("ann", 1, "bob")
     assert admin.trace(sent.message_id, "bob") is None
     service.delete_messages(ann, [1])
-    assert seen() == ("gone", sent.sent_at, None)
+    assert seen() == ("deleted", sent.sent_at, None)
     assert admin.trace(sent.message_id).trace.seq is None
     admin.delete("ann")
     assert admin.trace(sent.message_id) is None

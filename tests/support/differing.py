@@ -567,7 +567,9 @@ class Calls:
         account_id = None if who is None else self._id(who)
         self.ask(
             f"trace {message_id} in {account_id}",
-            lambda store: self._certain(store.mailboxes.trace(message_id, account_id)),
+            lambda store: self._certain(
+                store.mailboxes.trace(message_id, account_id, now=self.now)
+            ),
         )
 
     def _certain(self, trace: MessageTrace | None) -> MessageTrace | None:

@@ -121,12 +121,12 @@ def _first(half: MemoryMailboxes, account_id, draft):
     """Return the receipt of the first send under a send_id, whatever its body was."""
     box = half._boxes.get(account_id)
     mine = {} if box is None else box.send_ids._by_sender.get(draft.sender_id, {})
-    return Receipt(*mine[draft.send_id][3:]) if draft.send_id in mine else None
+    return Receipt(*mine[draft.send_id][3:5]) if draft.send_id in mine else None
 
 
 def _keep(box: Mailbox, draft):
     """Keep what a send_id stands for, whatever became of the message."""
-    mine, first = box.send_ids.make_room(draft, hash(draft.body))
+    mine, first = box.send_ids.make_room(draft, hash(draft.body), box.last + 1)
     mine[draft.send_id] = first
     box.send_ids.count += 1
 
@@ -463,19 +463,19 @@ def counts_unread_alone(half: MemoryMailboxes, was, account_id):
     return usage._replace(messages=usage.unread)
 
 
-def traces_the_last_ack(half: MemoryMailboxes, was, message_id, account_id=None):
-    found = was(message_id, account_id)
+def traces_the_last_ack(half: MemoryMailboxes, was, message_id, account_id=None, *, now):
+    found = was(message_id, account_id, now=now)
     if found is None or found.acked_at is None:
         return found
     return found._replace(acked_at=half._boxes[found.account_id]._acks[-1][1])
 
 
-def traces_everywhere(half: MemoryMailboxes, was, message_id, account_id=None):
-    return was(message_id)
+def traces_everywhere(half: MemoryMailboxes, was, message_id, account_id=None, *, now):
+    return was(message_id, now=now)
 
 
-def traces_what_is_there(half: MemoryMailboxes, was, message_id, account_id=None):
-    found = was(message_id, account_id)
+def traces_what_is_there(half: MemoryMailboxes, was, message_id, account_id=None, *, now):
+    found = was(message_id, account_id, now=now)
     return None if found is None or found.seq is None else found
 
 
@@ -492,3 +492,27 @@ def measures_by_the_policy_alone(half: MemoryMailboxes, was):
 def calls_full_what_is_over(half: MemoryMailboxes, was):
     usual, boxes = half._limits.mailbox_messages, half._boxes.values()
     return replace(was(), full=sum(box.unread > (box.quota or usual) for box in boxes))
+
+
+def traces_what_has_aged(half: MemoryMailboxes, was, message_id, account_id=None, *, now):
+    return was(message_id, account_id, now=0)
+
+
+def traces_no_expiry(half: MemoryMailboxes, was, message_id, account_id=None, *, now):
+    found = was(message_id, account_id, now=now)
+    return None if found is None else found._replace(deleted=found.seq is None)
+
+
+def traces_no_deletion(half: MemoryMailboxes, was, message_id, account_id=None, *, now):
+    found = was(message_id, account_id, now=now)
+    return None if found is None else found._replace(deleted=False)
+
+
+def traces_deletion_of_unread_mail(half: MemoryMailboxes, was, message_id, account_id=None, *, now):
+    """Take what was deleted behind the position for what has expired."""
+    found = was(message_id, account_id, now=now)
+    box = None if found is None else half._boxes[found.account_id]
+    if box is None or not found.deleted:
+        return found
+    seqs = (each[5] for each in box.send_ids.kept() if each[3] == message_id)
+    return found._replace(deleted=next(seqs) > box.position)

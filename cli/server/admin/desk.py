@@ -301,7 +301,7 @@ def _trace(admin: Administration, asked: requests.Trace) -> replies.Traced:
     trace = found.trace
     return replies.Traced(
         message_id=asked.message_id,
-        state="gone" if trace.seq is None else "acked" if trace.acked else "waiting",
+        state=trace.state,
         recipient=found.recipient,
         seq=trace.seq,
         sender=trace.sender,

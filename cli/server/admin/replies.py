@@ -165,12 +165,16 @@ class Traced(Shape):
     """Where a message is."""
 
     message_id: str = Field(description="the message")
-    state: Literal["waiting", "acked", "gone", "unknown"] = Field(
-        description="`waiting`: in the mailbox; `acked`: acknowledged, and in the history; `gone`: "
-        "accepted, and expired or deleted since; `unknown`: the server knows of no such message"
+    state: Literal["waiting", "acked", "deleted", "gone", "unknown"] = Field(
+        description="`waiting`: in the mailbox; `acked`: acknowledged, and in the history; "
+        "`deleted`: by its recipient, for it would be kept still; `gone`: expired from the "
+        "history, or deleted, which cannot be told any more; `unknown`: the server knows of "
+        "no such message"
     )
     recipient: str | None = Field(description="whose mailbox it was put into, where that is known")
-    seq: int | None = Field(description="its number there; null: gone, or not told to its sender")
+    seq: int | None = Field(
+        description="its number there; null: not there any more, or not told to its sender"
+    )
     sender: str | None = Field(description="who sent it, where that is known")
     sent_at: int | None = Field(description="when the server accepted it, in ms")
     acked_at: int | None = Field(description="when it was acknowledged, in ms, if that is known")

@@ -21,8 +21,11 @@ from twinline.core import admin as core_admin
 from twinline.core.errors import Busy
 from twinline.core.protocol import Login
 from twinline.core.session import Session
+from twinline.core.store import MailboxPolicy
+from twinline.stores.memory import MemoryStore
 from twinline.stores.rules import LOOK_THROUGH_SECONDS
 from twinline.transports.client import TimedOut
+from twinline.transports.client.client import Client
 
 NEW = "another horse"
 
@@ -286,6 +289,36 @@ def test_a_trace_tells_the_operator_where_a_message_is(operator: Operator) -> No
     assert "no such user" in operator.run("trace", sent, "--to", "eve", code=3).stderr
     unknown = operator.run("trace", "x", "--json", code=1)
     assert json.loads(unknown.stdout)["state"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("kept", "state", "words"),
+    [
+        (1_000, "deleted", "not in the mailbox of bob any more: deleted by its owner"),
+        (0, "gone", "not in the mailbox of bob any more: expired from the history, or deleted"),
+    ],
+)
+def test_a_trace_tells_what_was_deleted_from_what_may_have_expired(
+    tmp_path: Path, kept: int, state: str, words: str
+) -> None:
+    with (
+        administered(MemoryStore(MailboxPolicy(history_messages=kept))) as served,
+        Client(served.endpoint) as bob,
+    ):
+        operator = Operator(tmp_path, served)
+        operator.register("ann")
+        bob.create_account("bob", PASSWORD)
+        sent = operator.send("ann", "bob", "where am I")
+        if kept:
+            bob.delete_messages([1])
+        else:
+            bob.ack(1)
+        for asks_as_sender in (False, True):
+            if asks_as_sender:
+                del operator.environment["TWINLINE_ADMIN_LISTEN"]
+            asked = ("trace", sent, "--to", "bob", "--user", "ann")
+            assert words in operator.run(*asked).stdout
+            assert operator.json(*asked)[0]["state"] == state
 
 
 def test_a_trace_tells_its_sender_less(operator: Operator) -> None:

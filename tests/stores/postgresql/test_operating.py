@@ -68,19 +68,19 @@ def test_looking_through_all_mail_ends_in_time_and_keeps_no_connection(
             f"UPDATE mailboxes SET last = {MANY}, unread = {MANY} - 1 WHERE account_id = 'carl'",
         )
 
-        assert boxes.trace("nowhere", "bob") is None
-        found = boxes.trace(message.message_id)
+        assert boxes.trace("nowhere", "bob", now=2) is None
+        found = boxes.trace(message.message_id, now=2)
         assert found is not None
         assert (found.account_id, found.seq) == ("bob", 1)
-        assert boxes.trace(str(MANY)) is not None
+        assert boxes.trace(str(MANY), now=2) is not None
         # What is asked for may be anything; what cannot be an id is none.
-        assert boxes.trace("1\0") is boxes.trace("\ud800") is None
+        assert boxes.trace("1\0", now=2) is boxes.trace("\ud800", now=2) is None
         with monkeypatch.context() as patched:
             patched.setattr(tracing, "_SET", tracing._SET.replace("'30000'", "'1'"))
             with pytest.raises(StoreUnavailable, match="say whose mailbox"):
-                boxes.trace("nowhere")
+                boxes.trace("nowhere", now=2)
         with ThreadPoolExecutor(1) as beside:  # the main thread has a connection of its own
-            assert beside.submit(boxes.trace, "nowhere").result() is None
+            assert beside.submit(boxes.trace, "nowhere", now=2).result() is None
         assert store._tracing._alone._free.get_nowait() is None
 
 

@@ -141,11 +141,11 @@ def test_a_file_of_version_2_keeps_all_that_it_had(tmp_path: Path) -> None:
         assert boxes.usage("id-bob").quota is None
         again = boxes.append("id-bob", send("hello 6", "s6", after=HOUR))
         assert again.sent_at == WRITTEN + 6
-        found = boxes.trace(again.message_id)
+        found = boxes.trace(again.message_id, now=WRITTEN + HOUR)
         assert found is not None
         assert (found.seq, found.sender_id) == (None, "id-ann")  # it was deleted
         first = boxes.read("id-bob", 0, 1, ALL).messages[0]
-        traced = boxes.trace(first.message_id, "id-bob")
+        traced = boxes.trace(first.message_id, "id-bob", now=WRITTEN + HOUR)
         assert traced is not None
         assert traced.acked_at == WRITTEN + HOUR
         # And from now on it takes what the other one could not.

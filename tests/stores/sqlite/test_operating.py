@@ -117,10 +117,10 @@ def test_what_is_dropped_is_not_found_while_it_is_still_to_be_swept(
     with SqliteStore(path) as store:
         store.mailboxes.create("id-bob")
         sent = store.mailboxes.append("id-bob", draft(send_id="x"))
-        assert store.mailboxes.trace(sent.message_id) is not None
+        assert store.mailboxes.trace(sent.message_id, now=2) is not None
         monkeypatch.setattr(store.mailboxes, "_sweep_soon", lambda: None)
         store.mailboxes.drop("id-bob")
-        assert store.mailboxes.trace(sent.message_id) is None
+        assert store.mailboxes.trace(sent.message_id, now=2) is None
         assert stats(path).mail_bytes == 0
         with sqlite3.connect(path) as connection:
             assert connection.execute("SELECT count(*) FROM messages").fetchone() == (1,)
@@ -143,7 +143,7 @@ def test_looking_through_all_mail_ends_in_time_and_holds_up_no_later_read(
         with monkeypatch.context() as patched:
             patched.setattr(mailboxes, "LOOK_THROUGH_SECONDS", 0.0)
             with pytest.raises(StoreUnavailable, match="say whose mailbox"):
-                store.mailboxes.trace("nowhere")
-            assert store.mailboxes.trace("nowhere", "id-bob") is None
-        assert store.mailboxes.trace("nowhere") is None
-        assert store.mailboxes.trace(sent.message_id) is not None
+                store.mailboxes.trace("nowhere", now=2)
+            assert store.mailboxes.trace("nowhere", "id-bob", now=2) is None
+        assert store.mailboxes.trace("nowhere", now=2) is None
+        assert store.mailboxes.trace(sent.message_id, now=2) is not None
