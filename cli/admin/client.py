@@ -121,23 +121,8 @@ class AdminTarget:
         Raises:
             Exceptions: as for `ask`, if none has replied, or if one refuses it.
         """
-        silent: list[str] = []
-        lost: ConnectionLost | TimedOut | None = None
-        found: list[Reply] = []
-        for path in self._places():
-            try:
-                line = self._asked(path, asked)
-            except NotConnected as error:
-                silent.append(str(error))
-                continue
-            except (ConnectionLost, TimedOut) as error:
-                lost = error
-                silent.append(str(error))
-                continue
-            found.append(self._read(path, line, reply))
-        if not found:
-            raise lost or self._unreachable(silent)
-        return found, silent
+        found, silent = self.ask_all_pages(lambda _: asked, reply, lambda _: None)
+        return [page for (page,) in found], silent
 
     def _places(self) -> list[Path]:
         """Return where nodes are to be asked: those that the settings tell of, and all found."""
@@ -153,7 +138,7 @@ class AdminTarget:
         ask_after: Callable[[int], AdminRequest],
         reply: type[Reply],
         more: Callable[[Reply], int | None],
-    ) -> list[list[Reply]]:
+    ) -> tuple[list[list[Reply]], list[str]]:
         """Ask every node for all its pages.
 
         Args:
@@ -161,12 +146,17 @@ class AdminTarget:
             reply: the model of its reply.
             more: returns the number to go on after, or None: there is no more.
 
+        Returns:
+            The pages of each node, of one at least; and why others have not replied to the end, a
+            sentence each.
+
         Raises:
             Exceptions: as for `ask_all`.
         """
-        failures: list[str] = []
-        found = []
-        for path in found_places(self.place):
+        silent: list[str] = []
+        lost: ConnectionLost | TimedOut | None = None
+        found: list[list[Reply]] = []
+        for path in self._places():
             pages: list[Reply] = []
             after: int | None = 0
             try:
@@ -175,13 +165,17 @@ class AdminTarget:
                     page = self._read(path, self._asked(path, asked), reply)
                     pages.append(page)
                     after = more(page)
-            except (NotConnected, ConnectionLost) as error:
-                failures.append(str(error))  # it may have ended in the middle
+            except NotConnected as error:
+                silent.append(str(error))
+                continue
+            except (ConnectionLost, TimedOut) as error:
+                lost = error  # it may have ended in the middle
+                silent.append(str(error))
                 continue
             found.append(pages)
         if not found:
-            raise self._unreachable(failures)
-        return found
+            raise lost or self._unreachable(silent)
+        return found, silent
 
     def _unreachable(self, failures: Sequence[str]) -> NotConnected:
         why = failures[0] if failures else f"there is no {self.place}"
@@ -244,3 +238,13 @@ def _line(connected: socket.socket, deadline: Deadline) -> bytes:
             raise OSError("the connection has ended")
         begun += data
     return bytes(begun)
+
+
+def see_all_answered(silent: Sequence[str]) -> None:
+    """See that no node was left out.
+
+    Raises:
+        CommandError: one was; it says which.
+    """
+    if silent:
+        raise CommandError(f"not every node has answered: {'; '.join(silent)}")

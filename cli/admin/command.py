@@ -1,11 +1,10 @@
 """`twinline admin`: what the operator of a server does to accounts, invitations and the server."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from twinline.cli.admin.client import AdminTarget, admin_options
+from twinline.cli.admin.client import AdminTarget, admin_options, see_all_answered
 from twinline.cli.admin.export import export
 from twinline.cli.console.asking import confirm
 from twinline.cli.console.command import Group, argument, command, option, show_help
@@ -306,7 +305,7 @@ def reload(as_json: bool, **options: Any) -> None:
                 write_line(visible(f"{_where(outcome.node)}these wait for a restart: {names}"))
     if failed:
         raise CommandError("not all could be read again")
-    _answered(silent)
+    see_all_answered(silent)
 
 
 @command(
@@ -333,17 +332,7 @@ def log_level(level: str | None, as_json: bool, **options: Any) -> None:
             write_json(each)
         else:
             write_line(f"{_where(each.node)}{each.level}")
-    _answered(silent)
-
-
-def _answered(silent: Sequence[str]) -> None:
-    """See that no node was left out.
-
-    Raises:
-        CommandError: one was; it says which.
-    """
-    if silent:
-        raise CommandError(f"not every node has answered: {'; '.join(silent)}")
+    see_all_answered(silent)
 
 
 def _which(node: str | None) -> str:

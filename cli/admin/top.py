@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import click
 
-from twinline.cli.admin.client import AdminTarget, admin_options
+from twinline.cli.admin.client import AdminTarget, admin_options, see_all_answered
 from twinline.cli.admin.table import ORDERS, Look, lines, rates
 from twinline.cli.console.command import command, option
 from twinline.cli.console.numbers import FiniteRange
 from twinline.cli.console.output import write_json, write_line
-from twinline.cli.console.shapes import ConnectionRate, ServerState, TopShown
+from twinline.cli.console.shapes import ConnectionRate, TopShown
+from twinline.cli.console.text import visible
 from twinline.cli.server.admin import replies, requests
 
 _HOME: Final = "\x1b[H\x1b[2J"
@@ -31,7 +32,8 @@ _MOST_UNREAD: Final = 10_000
     is what waits in the account's mailbox. With several nodes it shows the connections of all.
 
     At a terminal the table takes the place of the one before, and Ctrl-C ends it. With --json each
-    look is one object, with all connections unless --limit says otherwise.
+    look is one object, with all connections unless --limit says otherwise. A node that does not
+    answer is named below the table; with --once the exit code is 1 then.
     """,
 )
 @option(
@@ -68,36 +70,44 @@ def top(
     at_terminal = sys.stdout is not None and sys.stdout.isatty()
     before: Sequence[Look] = ()
     if once:
-        before = look(target)
+        before, _ = look(target)
         time.sleep(interval)
     while True:
-        now = look(target)
+        now, silent = look(target)
         rows = rates(before, now)
         size = shutil.get_terminal_size((80, _LINES))
-        shown = limit or (len(rows) if as_json else max(1, size.lines - _TITLES))
+        shown = limit or (len(rows) if as_json else max(1, size.lines - _TITLES - len(silent)))
         rows = in_order(target, rows, order, shown)
         servers = [each.server for each in now]
         if as_json:
-            write_json(_shape(servers, rows[:shown], interval))
+            write_json(
+                TopShown(
+                    interval_seconds=interval,
+                    servers=tuple(servers),
+                    silent=tuple(silent),
+                    connections=tuple(rows[:shown]),
+                )
+            )
         else:
             screen = _HOME if at_terminal and not once else ""
-            write_line(screen + "\n".join(lines(servers, rows, shown, size.columns)))
+            table = lines(servers, rows, shown, size.columns)
+            notes = () if once else (f"no answer: {visible(why)}"[: size.columns] for why in silent)
+            write_line(screen + "\n".join((*table, *notes)))
         if once:
+            see_all_answered(silent)
             return
         before = now
         time.sleep(interval)
 
 
-def look(target: AdminTarget) -> list[Look]:
-    """Return the connections of every node as they are now."""
-    return [
-        Look.of(pages)
-        for pages in target.ask_all_pages(
-            lambda after: requests.Connections(after=after),
-            replies.OpenConnections,
-            lambda page: page.connections[-1].number if page.more else None,
-        )
-    ]
+def look(target: AdminTarget) -> tuple[list[Look], list[str]]:
+    """Return the connections of every node as they are now, and why others have not answered."""
+    found, silent = target.ask_all_pages(
+        lambda after: requests.Connections(after=after),
+        replies.OpenConnections,
+        lambda page: page.connections[-1].number if page.more else None,
+    )
+    return [Look.of(pages) for pages in found], silent
 
 
 def in_order(
@@ -118,13 +128,3 @@ def with_unread(target: AdminTarget, rows: Sequence[ConnectionRate]) -> list[Con
         asked = requests.CountUnread(usernames=tuple(names[at : at + requests.MOST_NAMES]))
         unread |= target.ask(asked, replies.Unread).unread
     return [row.model_copy(update={"unread": unread.get(row.username or "")}) for row in rows]
-
-
-def _shape(
-    servers: Sequence[ServerState], rows: Sequence[ConnectionRate], interval: float
-) -> TopShown:
-    return TopShown(
-        interval_seconds=interval,
-        servers=tuple(servers),
-        connections=tuple(rows),
-    )

@@ -249,4 +249,5 @@ class TopShown(Shape):
 
     interval_seconds: float = Field(description="between two looks")
     servers: tuple[ServerState, ...] = Field(description="one for each that has answered")
+    silent: tuple[str, ...] = Field(description="why others have not, a sentence each")
     connections: tuple[ConnectionRate, ...] = Field(description="in the order of `--sort`")

@@ -391,6 +391,13 @@ def test_a_node_that_does_not_answer_is_named(operator: Operator, tmp_path: Path
             f"twinline: not every node has answered: nobody listens on {folder}/admin.1 "
             "(Connection refused)\n"
         )
+    once = ("top", "--once", "--interval", "0.2")
+    done = operator.run(*once, code=1)
+    assert done.stdout.startswith("0 connections of 0 accounts, ")
+    assert done.stderr.startswith("twinline: not every node has answered: nobody listens on ")
+    (shown,) = map(json.loads, operator.run(*once, "--json", code=1).stdout.splitlines())
+    assert len(shown["servers"]) == 1
+    assert shown["silent"] == [f"nobody listens on {folder}/admin.1 (Connection refused)"]
     assert operator.run("admin", "drain").stderr == "the server drains 0 connections\n"
     (folder / "admin.1").unlink()
     assert operator.run("admin", "log-level").stdout == "info\n"

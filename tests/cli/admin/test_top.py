@@ -1,5 +1,6 @@
 """`twinline top`: what the listener shows of its connections, and the table made of it."""
 
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -132,6 +133,36 @@ def test_at_a_terminal_the_table_is_refreshed_until_ctrl_c(
         with Peer(served.endpoint).login("ann"):
             shows("2 connections of 1 accounts")
         shows("1 connections of 0 accounts")
+        screen.type("\x03")
+        assert screen.exit_code() == 130
+
+
+def test_the_table_goes_on_without_a_node_that_does_not_answer(
+    served: Administered, twinline: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / "admin.0").symlink_to(served.path)
+    twinline.environment["TWINLINE_ADMIN_LISTEN"] = f"unix:{tmp_path}/admin"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(f"{tmp_path}/admin.1")
+    why = f"no answer: nobody listens on {tmp_path}/admin.1"
+    top = terminal("top", "--interval", "0.2", environment=twinline.environment)
+    with top as screen:
+
+        def shows(words: str) -> None:
+            screen.wait(lambda: any(line.startswith(words) for line in screen.lines), words)
+
+        shows(why[:60])
+        with Peer(served.endpoint):
+            shows("1 connections of 0 accounts")
+            shows(why[:60])
+        (tmp_path / "admin.1").unlink()
+        screen.wait(
+            lambda: (
+                any(line.startswith("0 connections") for line in screen.lines)
+                and not any("no answer" in line for line in screen.lines)
+            ),
+            "nobody is missed",
+        )
         screen.type("\x03")
         assert screen.exit_code() == 130
 
