@@ -18,7 +18,6 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
-from math import ceil
 from typing import Any, Final, TypeVar
 
 import click
@@ -51,12 +50,11 @@ from prompt_toolkit.layout.processors import (
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
-from prompt_toolkit.utils import get_cwidth
 from prompt_toolkit.widgets import SearchToolbar
 
 from twinline.cli.chat.conversation import Declined
-from twinline.cli.chat.theme import STYLES, Line, plain, trouble
-from twinline.cli.console.text import visible
+from twinline.cli.chat.rows import Entry
+from twinline.cli.chat.theme import STYLES, trouble
 
 _Answer = TypeVar("_Answer")
 _TICK_SECONDS: Final = 0.25
@@ -134,19 +132,22 @@ class Prompt:
 
     # -- for the other threads ----------------------------------------------------------
 
-    def put(self, lines: Sequence[Line]) -> None:
-        """Put lines above the prompt; they are there when this returns."""
-        self._call(self._put(lines))
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Put entries above the prompt; they are there when this returns."""
+        self._call(self._put(entries))
 
-    def page(self, lines: Iterable[Line]) -> None:
-        """Put lines above the prompt, or, if the screen cannot hold them, show them in a pager."""
+    def page(self, entries: Iterable[Entry]) -> None:
+        """Put entries above the prompt, or, if the screen cannot hold them, show them in a pager.
+
+        There each is one line.
+        """
         size = shutil.get_terminal_size()
         rows = 0
-        first: list[Line] = []
-        rest = iter(lines)
-        for line in rest:
-            first.append(line)
-            rows += max(1, ceil(get_cwidth(plain(line)) / size.columns))
+        first: list[Entry] = []
+        rest = iter(entries)
+        for entry in rest:
+            first.append(entry)
+            rows += len(entry.rows(size.columns))
             if rows > size.lines - _FOOT_LINES:
                 self._call(self._show_in_pager(chain(first, rest)))
                 return
@@ -182,20 +183,22 @@ class Prompt:
 
     # -- within the loop ----------------------------------------------------------------
 
-    async def _put(self, lines: Sequence[Line]) -> None:
+    async def _put(self, entries: Sequence[Entry]) -> None:
         async with self._terminal:
+            columns = _terminal_size().columns
             # After the prompt has gone, such as for a last word, there is nothing to take away.
             if self._app.is_running:
                 self._app.renderer.erase()
-            for line in lines:
-                self._app.print_text([*line, ("", "\n")])
+            for entry in entries:
+                for row in entry.rows(columns):
+                    self._app.print_text([*row, ("", "\n")])
             self._app.output.flush()
             self._app.invalidate()
 
-    async def _show_in_pager(self, lines: Iterable[Line]) -> None:
+    async def _show_in_pager(self, entries: Iterable[Entry]) -> None:
         async with self._terminal:
             await run_in_terminal(
-                lambda: click.echo_via_pager(f"{plain(line)}\n" for line in lines),
+                lambda: click.echo_via_pager(f"{entry}\n" for entry in entries),
                 in_executor=True,
             )
 
@@ -222,7 +225,7 @@ class Prompt:
     async def _give_back(self, text: str) -> None:
         if self._line.text:
             # Something else is being typed meanwhile; Up brings this one back as well.
-            await self._put([trouble(f"not done: {visible(text)}")])
+            await self._put([trouble(f"not done: {text}")])
         else:
             self._line.document = Document(text)
             self._app.invalidate()

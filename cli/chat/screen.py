@@ -5,6 +5,7 @@ from itertools import chain
 
 from twinline.cli.chat import theme
 from twinline.cli.chat.prompt import Prompt
+from twinline.cli.chat.rows import Entry
 from twinline.cli.chat.toolbar import Toolbar
 from twinline.cli.console.text import visible
 from twinline.core.protocol import Message, StatusReply
@@ -37,7 +38,7 @@ class PromptScreen:
 
     def list_accounts(self, usernames: Iterable[str]) -> None:
         """Show usernames, a line each."""
-        self._prompt.page([("", visible(name))] for name in usernames)
+        self._prompt.page(Entry([("", visible(name))]) for name in usernames)
 
     def list_messages(self, messages: Iterable[Message], *, more: bool) -> None:
         """Show messages with their seqs."""

@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
+from prompt_toolkit.utils import get_cwidth
 
 from twinline.cli.chat.completion import Names, TalkCompleter
 from twinline.cli.chat.conversation import COMMANDS, needs_server
 from twinline.cli.chat.history import MAX_BYTES, kept_history
 from twinline.cli.chat.live import LiveTalk
-from twinline.cli.chat.theme import came_in, clock_time, plain, went_out
+from twinline.cli.chat.rows import MOST_ROWS, Entry, broken
+from twinline.cli.chat.theme import NICK_COLOURS, came_in, clock_time, nick_style, went_out
 from twinline.cli.chat.toolbar import Tally, Toolbar, connection
 from twinline.cli.client.target import acked
 from twinline.cli.console.text import local_time
@@ -102,9 +106,58 @@ def test_what_is_unread() -> None:
 def test_lines_of_others_and_own_ones_differ_without_colour() -> None:
     now = wall_clock_ms()
     message = Message(seq=7, message_id="0" * 24, sender="bob", body="a\x1b[0mb\nc", sent_at=now)
-    assert plain(came_in(message)).endswith(" ← bob: a␛[0mb␊c")
-    assert plain(came_in(message, numbered=True)).startswith("     7  ")
-    assert plain(went_out("bob", "a\nb", now)).endswith(" → bob: a␊b")
+    assert str(came_in(message)).endswith(" ← bob: a␛[0mb␊c")
+    assert str(came_in(message, numbered=True)).startswith("     7  ")
+    assert str(went_out("bob", "a\nb", now)).endswith(" → bob: a␊b")
+
+
+def rows(entry: Entry, columns: int) -> list[str]:
+    return ["".join(text for _, text in row) for row in entry.rows(columns)]
+
+
+def test_a_message_is_broken_at_words_under_its_own_text() -> None:
+    entry = Entry([("", "14:03:05 "), ("", "← bob: ")], "shall we\n\ngo to the sea\x1b[2J?")
+    assert rows(entry, 80) == [
+        "14:03:05 ← bob: shall we",
+        " " * 16,
+        " " * 16 + "go to the sea␛[2J?",
+    ]
+    assert rows(entry, 40)[2:] == [" " * 16 + "go to the sea␛[2J?"]
+    assert rows(entry, 24) == [
+        "14:03:05 ← bob: shall we",
+        "  ",
+        "  go to the sea␛[2J?",
+    ]
+    assert rows(entry, 12)[3:] == ["  go to the", "  sea␛[2J?"]
+
+
+def test_what_has_no_space_is_broken_anywhere_and_wide_characters_count_twice() -> None:
+    assert rows(Entry([("", "> ")], "abcdefgh"), 6) == ["> abcd", " efgh"]
+    assert rows(Entry([("", "> ")], "漢字漢字"), 6) == ["> 漢字", " 漢字"]
+
+
+@given(
+    text=st.text(alphabet="ab 漢é\u0301 ", max_size=60),
+    first=st.integers(0, 12),
+    others=st.integers(2, 12),
+)
+def test_nothing_is_lost_and_every_row_fits(text: str, first: int, others: int) -> None:
+    parts = list(broken(text, first, others))
+    assert "".join(parts).replace(" ", "") == text.replace(" ", "")
+    for part, room in zip(parts, [first, *[others] * len(parts)], strict=False):
+        assert get_cwidth(part.rstrip(" ")) <= room
+
+
+def test_a_message_without_end_takes_no_more_than_its_rows() -> None:
+    shown = rows(Entry([("", "< ")], "\n" * 60_000), 80)
+    assert len(shown) == MOST_ROWS + 1
+    assert shown[-1] == f"  ... {60_001 - MOST_ROWS} more lines"
+
+
+def test_names_have_colours_of_their_own() -> None:
+    styles = {nick_style(f"user{number}") for number in range(100)}
+    assert styles == {f"class:nick{number}" for number in range(len(NICK_COLOURS))}
+    assert nick_style("bob") == nick_style("bob")
 
 
 def test_the_date_is_shown_when_it_is_another() -> None:

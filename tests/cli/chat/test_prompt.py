@@ -60,7 +60,7 @@ def test_mail_appears_above_the_line_that_is_being_typed(ann: CommandLine) -> No
         with Client(ann.place) as bob:
             bob.login("bob", PASSWORD)
             bob.send("ann", hostile)
-            shown.wait_text("and␊more")
+            shown.wait_text("more")
             for number, character in enumerate(typed):
                 shown.type(character)
                 bob.send("ann", f"number {number}")
@@ -68,7 +68,8 @@ def test_mail_appears_above_the_line_that_is_being_typed(ann: CommandLine) -> No
         shown.wait_text(f"number {last}")
         shown.wait_line(f"to bob> {typed}")
         assert without_times(shown.above)[1:] == [
-            "TIME ← bob: ␛[2J␛]0;owned␇ <U+202E>abc<U+202C> <U+009B>31m and␊more",
+            "TIME ← bob: ␛[2J␛]0;owned␇ <U+202E>abc<U+202C> <U+009B>31m and",
+            f"{' ' * 16}more",
             *(f"TIME ← bob: number {number}" for number in range(last + 1)),
         ]
         assert b"owned\x07" not in shown.output
@@ -84,7 +85,7 @@ def test_what_is_pasted_is_one_message(ann: CommandLine) -> None:
         shown.wait_text("second line")
         assert ann.bodies("bob") == []
         shown.enter()
-        shown.wait_text("→ bob: first line␊second line")
+        shown.wait_line(f"{' ' * 16}second line")
     assert ann.bodies("bob") == ["first line\nsecond line"]
 
 
