@@ -37,8 +37,7 @@ from twinline.transports.client import State, StateKind, WatchMode
 def chat(to: str | None, plain: bool, as_json: bool, **options: Any) -> None:
     """Talk to others, and see what they say as it arrives.
 
-    Write 'bob: hello' to say hello to bob; further lines go to bob until another name comes
-    first. /help tells the rest, Ctrl-D leaves.
+    Lines go to NAME, and after '/to bob' to bob. /help tells the rest, Ctrl-D leaves.
     """
     target = Target.of(options)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()

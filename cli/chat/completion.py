@@ -16,6 +16,7 @@ SHOWN: Final = 50
 """How many names are offered at once."""
 _FRESH_SECONDS: Final = 10.0
 _CACHED: Final = 100
+_TAKE_NAMES: Final = frozenset({"/to", "/query", "/msg"})
 _NAME: Final = re.compile(r"[a-z0-9._-]{0,32}")
 
 
@@ -53,8 +54,9 @@ class Names:
 class TalkCompleter(Completer):
     """Offers what can stand where the cursor is.
 
-    A command at the beginning of a line that begins with a slash; an account after ``/to``, or as
-    the first word of a line, with its colon. On an empty line those whose mail is unread.
+    A command at the beginning of a line that begins with a slash; an account after one that takes
+    a name, or as the first word of a line, with its colon. On an empty line those whose mail is
+    unread.
     """
 
     def __init__(self, names: Names, unread: Callable[[], Iterable[str]]) -> None:
@@ -72,8 +74,8 @@ class TalkCompleter(Completer):
             word, space, rest = text.partition(" ")
             if not space:
                 yield from self._commands(word)
-            elif word == "/to":
-                yield from self._accounts(rest.lstrip(), "")
+            elif word in _TAKE_NAMES and " " not in rest.lstrip():
+                yield from self._accounts(rest.lstrip(), " " if word == "/msg" else "")
         elif not text:
             for name in self._unread():
                 yield Completion(f"{name}: ", display=name)

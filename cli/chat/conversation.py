@@ -5,6 +5,7 @@ the outcome on a `Screen`, which is either of the two.
 """
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,11 +26,13 @@ from twinline.core.errors import (
     UndeliveredMessages,
 )
 from twinline.core.names import parse_username
-from twinline.core.protocol import Message, StatusReply
+from twinline.core.protocol import MAX_PAGE, Message, StatusReply
 from twinline.transports.client import Client, ClientClosed, ClientError
 
 HISTORY: Final = 20
 """How many messages ``/history`` shows when no number is given."""
+FOUND: Final = 50
+"""How many messages ``/search`` shows at most: the newest."""
 MAX_DELETED: Final = 10_000
 """How many messages one ``/delete`` may name."""
 _ADDRESSED: Final = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9._-]{0,31}):(?:\s+(.*))?", re.DOTALL)
@@ -45,6 +48,9 @@ class Screen(Protocol):
 
     def inform(self, text: str) -> None:
         """Say something about the talk, in one or more lines."""
+
+    def explain(self, text: str) -> None:
+        """Say something of many lines that was asked for."""
 
     def complain(self, text: str) -> None:
         """Say what went wrong, in one line."""
@@ -160,9 +166,17 @@ class Talk:
             return self.refuse(f"there is no {visible(word)}; /help tells what there is")
         addressed = _ADDRESSED.fullmatch(line)
         if addressed is not None:
-            return self._say_to(addressed[1].lower(), addressed[2] or "")
+            name, text = addressed[1].lower(), (addressed[2] or "").strip()
+            if text and self.to not in (None, name):
+                # It may be meant for the one or the other: what goes to the wrong one cannot be
+                # taken back, so it goes to nobody until the line says which.
+                return self.refuse(
+                    f"is this for {self.to}? then begin it with a space; for {name}, it is "
+                    f"'/msg {name} ...'"
+                )
+            return self._say_to(name, text)
         if self.to is None:
-            return self.refuse("to whom? write 'NAME: text', or '/to NAME' first")
+            return self.refuse("to whom? '/to NAME' first, or 'NAME: text'")
         # A space before it, or a second slash, lets any text be sent as it is.
         self._send(self.to, line[1:] if line.startswith((" ", "//")) else line)
         return Outcome.DONE
@@ -194,17 +208,17 @@ class Talk:
         self._on_turn(name)
 
     def _say_to(self, name: str, text: str) -> Outcome:
-        if not text.strip():
+        if not text:
             return self.turn_to(name)
+        self._send_to(name, text)
+        self._turn(name)
+        return Outcome.DONE
+
+    def _send_to(self, name: str, text: str) -> None:
         try:
             self._send(name, text)
         except NoSuchUser:
-            if self.to is None:
-                raise NoSuchUser(f"there is no {name}") from None
-            hint = f"there is no {name}; to say this to {self.to}, begin it with a space"
-            raise NoSuchUser(hint) from None
-        self._turn(name)
-        return Outcome.DONE
+            raise NoSuchUser(f"there is no {name}") from None
 
     def _send(self, to: str, body: str) -> None:
         try:
@@ -222,13 +236,31 @@ class Talk:
     def help(self, _rest: str) -> Outcome:
         """Tell what can be typed."""
         rows = [
-            ("NAME: TEXT", "say TEXT to NAME, whom further lines go to"),
-            ("TEXT", "say it to the one you talk to; a space before it quotes it"),
+            ("TEXT", "say it to the one that the prompt names"),
+            ("NAME: TEXT", "the same as /to NAME and then TEXT, while it names nobody"),
+            (" TEXT", "any text as it is, such as ' ps: see you' or ' /etc'"),
             ("//TEXT", "say /TEXT"),
             *((f"{word} {each.takes}".rstrip(), each.does) for word, each in COMMANDS.items()),
         ]
         width = max(len(what) for what, _ in rows)
-        self._screen.inform("\n".join(f"{what:{width}}  {does}" for what, does in rows))
+        self._screen.explain("\n".join(f"{what:{width}}  {does}" for what, does in rows))
+        return Outcome.DONE
+
+    def message(self, rest: str) -> Outcome:
+        """Say something to an account, and stay where one is."""
+        name, _, text = rest.partition(" ")
+        if not text.strip():
+            return self.refuse("/msg takes the name of an account, and what to say to it")
+        self._send_to(parse_username(name), text.strip())
+        return Outcome.DONE
+
+    def act(self, text: str) -> Outcome:
+        """Tell what one does, as IRC has it: ``* ann waves``."""
+        if not text:
+            return self.refuse("/me takes what you do, such as 'waves'")
+        if self.to is None:
+            return self.refuse("to whom? '/to NAME' first")
+        self._send(self.to, f"* {self._client.username} {text}")
         return Outcome.DONE
 
     def list_accounts(self, pattern: str) -> Outcome:
@@ -251,11 +283,15 @@ class Talk:
         except (RequestError, ClientError) as error:
             refusals.append(error)
 
-    def choose(self, name: str) -> Outcome:
+    def choose(self, name: str, word: str = "/to") -> Outcome:
         """Turn to an account."""
         if not name:
-            return self.refuse("/to takes the name of an account")
+            return self.refuse(f"{word} takes the name of an account")
         return self.turn_to(name)
+
+    def query(self, name: str) -> Outcome:
+        """Turn to an account, by the word that IRC has for it."""
+        return self.choose(name, "/query")
 
     def history(self, number: str) -> Outcome:
         """Show the newest messages of the mailbox."""
@@ -266,6 +302,35 @@ class Talk:
             self._screen.list_messages(messages, more=more)
         else:
             self._screen.inform("the mailbox is empty")
+        return Outcome.DONE
+
+    def search(self, text: str) -> Outcome:
+        """Show the newest messages of the mailbox that have a text in them, in any case."""
+        if not text:
+            return self.refuse("/search takes the text that is looked for")
+        wanted = text.casefold()
+        found: deque[Message] = deque()
+        before: int | None = None
+        more = True
+        while more and len(found) <= FOUND:
+            page = self._client.history(before, MAX_PAGE)
+            found.extendleft(
+                each
+                for each in reversed(page.messages)
+                if wanted in each.body.casefold() or wanted in each.sender
+            )
+            more = page.more and bool(page.messages)
+            if more:
+                before = page.messages[0].seq
+        while len(found) > FOUND:
+            found.popleft()
+            more = True
+        if found:
+            self._screen.list_messages(found, more=False)
+            if more:
+                self._screen.inform(f"these are the newest {FOUND}; there are more")
+        else:
+            self._screen.inform(f"no message has {visible(text)} in it")
         return Outcome.DONE
 
     def delete(self, rest: str) -> Outcome:
@@ -360,13 +425,20 @@ COMMANDS: Final[dict[str, TalkCommand]] = {
     "/help": TalkCommand("", "show this", Talk.help, needs_server=False),
     "/accounts": TalkCommand("[PATTERN]", "list accounts; * is any run", Talk.list_accounts),
     "/to": TalkCommand("NAME", "talk to NAME from now on", Talk.choose),
+    "/query": TalkCommand(
+        "NAME", "the same as /to", lambda talk, name: talk.choose(name, "/query")
+    ),
+    "/msg": TalkCommand("NAME TEXT", "say TEXT to NAME, and stay where you are", Talk.message),
+    "/me": TalkCommand("TEXT", "say what you do: '/me waves' is '* ann waves'", Talk.act),
     "/history": TalkCommand("[N]", f"show the last N messages, or {HISTORY}", Talk.history),
+    "/search": TalkCommand("TEXT", "show messages with TEXT in them", Talk.search),
     "/delete": TalkCommand("N[-M] ...", "delete messages by their numbers", Talk.delete),
     "/status": TalkCommand("", "show how the account stands", Talk.status),
     "/password": TalkCommand("", "change the password", Talk.change_password),
     "/delete-account": TalkCommand("", "delete the account, and leave", Talk.delete_account),
     "/logout": TalkCommand("", "end the session, and leave", Talk.log_out),
     "/quit": TalkCommand("", "leave; so does Ctrl-D", Talk.leave, needs_server=False),
+    "/exit": TalkCommand("", "the same as /quit", Talk.leave, needs_server=False),
 }
 
 

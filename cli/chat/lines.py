@@ -47,6 +47,10 @@ class LineScreen:
         """Say something about the talk."""
         say(text)
 
+    def explain(self, text: str) -> None:
+        """Say something of many lines."""
+        say(text)
+
     def complain(self, text: str) -> None:
         """Say what went wrong."""
         say(f"twinline: {text}")

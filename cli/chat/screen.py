@@ -28,6 +28,10 @@ class PromptScreen:
         """Say something about the talk."""
         self._prompt.put(theme.talk(text))
 
+    def explain(self, text: str) -> None:
+        """Say something of many lines, in a pager if the screen cannot hold them."""
+        self._prompt.page(theme.talk(text))
+
     def complain(self, text: str) -> None:
         """Say what went wrong."""
         self._prompt.put([theme.trouble(text)])

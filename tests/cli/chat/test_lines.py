@@ -1,5 +1,6 @@
 """`twinline chat` in a pipe: what each line does, and how it ends."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,20 +9,53 @@ from cli_server import CommandLine, ended
 from services import PASSWORD
 from waiting import wait_until
 
-from twinline.cli.chat.conversation import COMMANDS
+from twinline.cli.chat.conversation import COMMANDS, FOUND
 from twinline.transports.client import Client
 
 
 def test_each_line_is_carried_out_and_what_is_not_is_told(ann: CommandLine) -> None:
-    lines = "to nobody\nbob: hello\n\nhow are you?\n/to ann\nme\n/accounts a*\n/what\nnobody: hi\n"
-    result = ann.run("chat", input=f"{lines}bob:\nbye\n/quit\nnot sent\n", code=3)
-    assert "to whom? write 'NAME: text', or '/to NAME' first" in result.stderr
+    lines = "to nobody\nbob: hello\n\nhow are you?\n/to ann\nme\n/accounts a*\n/what\n"
+    lines += "/msg nobody hi\n/msg bob by the way\nand me\n"
+    result = ann.run("chat", input=f"{lines}bob:\nbye\n/me waves\n/exit\nnot sent\n", code=3)
+    assert "to whom? '/to NAME' first, or 'NAME: text'" in result.stderr
     assert "there is no /what" in result.stderr
     assert "twinline: there is no nobody" in result.stderr
     assert result.stderr.endswith("twinline: 3 lines were not carried out\n")
     assert "ann\n" in result.stdout
-    assert ann.bodies("bob") == ["hello", "how are you?", "bye"]
-    assert ann.bodies("ann") == ["me"]
+    assert ann.bodies("bob") == ["hello", "how are you?", "by the way", "bye", "* ann waves"]
+    assert ann.bodies("ann") == ["me", "and me"]
+
+
+def test_a_line_that_names_another_goes_to_nobody(ann: CommandLine) -> None:
+    lines = "bob: hello\nBOB: still you\nann: is late\n ann: is late\nps: bye\n"
+    result = ann.run("chat", input=lines, code=2)
+    assert "is this for bob? then begin it with a space; for ann, it is '/msg ann ...'" in (
+        result.stderr
+    )
+    assert "for ps, it is '/msg ps ...'" in result.stderr
+    assert result.stderr.endswith("twinline: 2 lines were not carried out\n")
+    assert ann.bodies("bob") == ["hello", "still you", "ann: is late"]
+    assert ann.bodies("ann") == []
+
+
+def test_search(ann: CommandLine) -> None:
+    for text in ("The Sea", "a hill", "sea again"):
+        ann.run("send", "ann", text, "--user", "bob")
+    with Client(ann.place) as bob:
+        bob.login("bob", PASSWORD)
+        for number in range(FOUND + 4):
+            bob.send("ann", f"shell {number}")
+    result = ann.run("chat", input="/search sea\n/search SHELL\n/search lake\n/search bob\n")
+    # What is unread comes as well, whenever it does, and without a number.
+    found = [
+        line.rpartition("bob: ")[2]
+        for line in result.stdout.splitlines()
+        if re.match(r" *\d+  \d{4}-", line)
+    ]
+    newest = [f"shell {number}" for number in range(4, FOUND + 4)]
+    assert found == ["The Sea", "sea again", *newest, *newest]  # the last by the sender's name
+    assert result.stderr.count("these are the newest 50; there are more") == 2
+    assert "no message has lake in it" in result.stderr
 
 
 def test_a_line_that_is_no_text_is_not_carried_out_and_the_rest_is(ann: CommandLine) -> None:
@@ -88,7 +122,19 @@ def test_json(ann: CommandLine) -> None:
     assert {each["body"] for each in mail} == {"hello bob"}
 
 
-@pytest.mark.parametrize("line", ["/history x", "/history 0", "/delete", "/delete 1-99999", "/to"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/history x",
+        "/history 0",
+        "/delete",
+        "/delete 1-99999",
+        "/to",
+        "/query",
+        "/msg bob",
+        "/search",
+    ],
+)
 def test_a_command_that_is_used_wrong_is_exit_code_2(ann: CommandLine, line: str) -> None:
     result = ann.run("chat", input=f"{line}\n", code=2)
     assert f"{line.split(maxsplit=1)[0]} takes" in result.stderr

@@ -316,7 +316,7 @@ def test_a_line_that_fails_comes_back(ann: CommandLine) -> None:
     with chat(ann, "bob") as shown:
         shown.wait_line("to bob>")
         shown.enter("ps: see you")
-        shown.wait_text("! there is no ps; to say this to bob, begin it with a space")
+        shown.wait_text("! is this for bob? then begin it with a space; for ps, it is")
         shown.wait_line("to bob> ps: see you")
         shown.type("\x01 ")  # to the beginning of the line
         shown.enter()
