@@ -15,11 +15,8 @@ from argon2.low_level import error_to_str
 from twinline.core.errors import Busy, InvalidPassword
 from twinline.core.hash_queue import HashQueue, Urgency
 from twinline.core.metrics import Metrics
+from twinline.core.protocol import PASSWORD_CHARACTERS
 
-MIN_CHARACTERS: Final = 8
-"""The shortest password that may be set."""
-MAX_CHARACTERS: Final = 128
-"""The longest one; a longer one is refused before it is hashed."""
 _RETRY_AFTER_MS: Final = 1_000
 _LEGIBLE: Final = "abcdefghjkmnpqrstuvwxyz23456789"  # none that look alike
 # ARGON2_MEMORY_ALLOCATION_ERROR in <argon2.h>; the exceptions of argon2-cffi have texts alone.
@@ -42,8 +39,11 @@ def one_time_password() -> str:
 
 
 def fits(password: str) -> bool:
-    """Return whether a password has the length that every password has."""
-    return MIN_CHARACTERS <= len(password) <= MAX_CHARACTERS
+    """Return whether a password has the length that every password has.
+
+    A longer one is refused before it is hashed.
+    """
+    return len(password) in PASSWORD_CHARACTERS
 
 
 class Passwords:

@@ -26,6 +26,8 @@ MAX_PAGE: Final = 1_000
 """The most usernames, messages or seqs that one request may ask for or name."""
 MAX_WAIT_SECONDS: Final = 60
 """The longest that a watch may wait."""
+PASSWORD_CHARACTERS: Final = range(8, 128 + 1)
+"""How many characters a password may have that is set."""
 MAX_REPLY_BYTES: Final = 1 << 20
 """No reply is longer than this on any built-in transport; a client may refuse a longer one."""
 

@@ -3,12 +3,19 @@
 Where nobody is logged in and there is a client certificate, that is tried before anything is asked.
 """
 
-from collections.abc import Callable
+import os
+from collections import Counter
 from typing import Final
 
 import click
 
-from twinline.cli.client.passwords import PasswordsDiffer, read_new_password, read_password
+from twinline.cli.client.passwords import (
+    PASSWORD_VARIABLE,
+    PasswordsDiffer,
+    new_password,
+    read_new_password,
+    read_password,
+)
 from twinline.cli.client.sessions import KeptSession
 from twinline.cli.client.target import Target
 from twinline.cli.console.errors import CommandError, sentence
@@ -27,15 +34,8 @@ from twinline.core.names import parse_username
 from twinline.core.protocol import SessionReply
 from twinline.transports.client import Client
 
-_ATTEMPTS: Final = 5
-_TO_BE_TRIED_AGAIN: Final = (
-    InvalidUsername,
-    InvalidPassword,
-    UsernameTaken,
-    BadCredentials,
-    InvitationInvalid,
-    PasswordsDiffer,
-)
+_TRIES: Final = 5
+"""How often each question is asked; each mistake has a count of its own."""
 
 
 def session_at_terminal(target: Target) -> KeptSession:
@@ -55,17 +55,11 @@ def session_at_terminal(target: Target) -> KeptSession:
                 say(f"the session of {kept.username} at {target.place} has ended")
             else:
                 return kept
-        elif target.user is None:
-            if target.shows_certificate:
-                try:
-                    return target.keep(client.login_certificate())
-                except BadCredentials as error:
-                    say(f"twinline: {sentence(error)}")
-            say(f"nobody is logged in at {target.place}")
+            reply = _log_in(client, target, kept.username, is_known=True)
+        elif target.user is None and target.shows_certificate:
+            reply = _by_certificate(client) or _asked(client, target)
         else:
-            say(f"{target.user} is not logged in at {target.place}")
-        name = target.user if kept is None else kept.username
-        reply = _opened(client, target, name, is_known=kept is not None)
+            reply = _asked(client, target)
     return target.keep(reply)
 
 
@@ -78,54 +72,116 @@ def _kept(target: Target) -> KeptSession | None:
         return None
 
 
-def _opened(client: Client, target: Target, name: str | None, *, is_known: bool) -> SessionReply:
+def _by_certificate(client: Client) -> SessionReply | None:
+    try:
+        return client.login_certificate()
+    except BadCredentials as error:
+        say(f"twinline: {sentence(error)}")
+        return None
+
+
+def _asked(client: Client, target: Target) -> SessionReply:
+    name = target.user
+    who = "nobody" if name is None else name
+    say(f"{who} is {'' if name is None else 'not '}logged in at {target.place}")
     choice = click.prompt(
         "Create an account (c), log in to one (l), or quit (q)?",
         type=click.Choice(["c", "l", "q"]),
-        default="l" if is_known else "c",
+        default="c",
         show_choices=False,
         err=True,
     )
     if choice == "q":
         raise CommandError("nobody is logged in", ExitCode.REFUSED)
     if choice == "c":
-        return _attempts(lambda: _create(client, target, None if is_known else name))
-    return _attempts(lambda: _log_in(client, target, name))
+        return _create(client, target, name)
+    return _log_in(client, target, name, is_known=False)
 
 
-def _create(client: Client, target: Target, name: str | None) -> SessionReply:
-    username = parse_username(_name("Choose a name", name))
-    question = f"New password for {username} at {target.place}"
-    password = read_password(None, question, twice=True)
-    try:
-        return client.create_account(username, password)
-    except InvitationInvalid as error:
-        say(f"twinline: {sentence(error)}")
-    invitation: str = click.prompt("Invitation", err=True)
-    return client.create_account(username, password, invitation=invitation.strip())
-
-
-def _log_in(client: Client, target: Target, name: str | None) -> SessionReply:
-    username = parse_username(_name("Name", name))
-    password = read_password(None, f"Password for {username} at {target.place}")
-    try:
-        return client.login(username, password)
-    except PasswordChangeRequired as error:
-        say(f"twinline: {sentence(error)}")
-    new = read_new_password(None, f"New password for {username} at {target.place}")
-    return client.login(username, password, new_password=new)
-
-
-def _name(question: str, proposed: str | None) -> str:
-    answer: str = click.prompt(question, default=proposed, err=True)
-    return answer.strip()
-
-
-def _attempts(attempt: Callable[[], SessionReply]) -> SessionReply:
-    """Try until it is done, telling what was wrong with each attempt."""
-    for _ in range(_ATTEMPTS):
+def _create(client: Client, target: Target, proposed: str | None) -> SessionReply:
+    """Ask for what an account needs, each until it will do; what will do is not asked again."""
+    tries = _Tries()
+    username: str | None = None
+    password: str | None = None
+    invitation: str | None = None
+    while True:
+        if username is None:
+            username = _new_name(tries, proposed)
+        if password is None:
+            password = _new_password(tries, f"New password for {username} at {target.place}")
         try:
-            return attempt()
-        except _TO_BE_TRIED_AGAIN as error:
-            say(f"twinline: {sentence(error)}")
-    raise CommandError("too many attempts", ExitCode.REFUSED)
+            return client.create_account(username, password, invitation=invitation)
+        except (InvalidUsername, UsernameTaken) as error:
+            tries.again(error)
+            username = proposed = None
+        except InvalidPassword as error:
+            tries.again(error)
+            password = None
+        except InvitationInvalid as error:
+            tries.again(error)
+            answer: str = click.prompt("Invitation", err=True)
+            invitation = answer.strip()
+
+
+def _log_in(client: Client, target: Target, name: str | None, *, is_known: bool) -> SessionReply:
+    """Ask for the password until it is right, and for the name beside it unless that is known."""
+    tries = _Tries()
+    while True:
+        username = name if is_known and name else _new_name(tries, name)
+        try:
+            password = read_password(None, f"Password for {username} at {target.place}")
+            try:
+                return client.login(username, password)
+            except PasswordChangeRequired as error:
+                say(f"twinline: {sentence(error)}")
+            new = _new_password(tries, f"New password for {username} at {target.place}", new=True)
+            return client.login(username, password, new_password=new)
+        except (BadCredentials, InvalidPassword) as error:
+            if os.environ.get(PASSWORD_VARIABLE):
+                raise  # it would be the same again
+            tries.again(error)
+
+
+def _new_name(tries: "_Tries", proposed: str | None) -> str:
+    while True:
+        answer: str = click.prompt("Name", default=proposed, err=True)
+        try:
+            return parse_username(answer.strip())
+        except InvalidUsername as error:
+            tries.again(error)
+            proposed = None
+
+
+def _new_password(tries: "_Tries", question: str, *, new: bool = False) -> str:
+    """Ask for a password that is new, twice; one that cannot be one is told before that.
+
+    Args:
+        tries: counts.
+        question: what is asked for.
+        new: it takes the place of the one that `read_password` knows.
+    """
+    while True:
+        try:
+            password = read_new_password(None, question) if new else new_password(question)
+        except (InvalidPassword, PasswordsDiffer) as error:
+            tries.again(error)
+        else:
+            return password
+
+
+class _Tries:
+    """Counts how often each mistake was made."""
+
+    def __init__(self) -> None:
+        self._made: Counter[type[Exception]] = Counter()
+
+    def again(self, error: Exception) -> None:
+        """Tell a mistake, so that it is asked again.
+
+        Raises:
+            CommandError: it was made too often.
+        """
+        say(f"twinline: {sentence(error)}")
+        self._made[type(error)] += 1
+        if self._made[type(error)] == _TRIES:
+            raise CommandError("too many attempts", ExitCode.REFUSED)

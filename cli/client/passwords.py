@@ -12,6 +12,8 @@ import click
 from twinline.cli.console.command import option
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
+from twinline.core.errors import InvalidPassword
+from twinline.core.protocol import PASSWORD_CHARACTERS
 
 PASSWORD_VARIABLE: Final = "TWINLINE_PASSWORD"  # noqa: S105 - a name, no password
 
@@ -48,12 +50,24 @@ def read_password(file: str | None, prompt: str, *, twice: bool = False) -> str:
         twice: ask again and compare, for a password that is new.
 
     Raises:
+        InvalidPassword: what was typed cannot be a password, where one is new; it is not asked for
+            again.
         CommandError: there is no password, or the two differ.
     """
     if file is not None:
         return _from_file(file)
     instead = f"use --password-file or {PASSWORD_VARIABLE}"
     return os.environ.get(PASSWORD_VARIABLE) or _typed(prompt, instead, twice=twice)
+
+
+def new_password(prompt: str) -> str:
+    """Return the password of a new account: from TWINLINE_PASSWORD, else from a prompt, twice.
+
+    Raises:
+        InvalidPassword: what was typed cannot be a password; it is not asked for again.
+        CommandError: there is no password, or the two differ.
+    """
+    return read_password(None, prompt, twice=True)
 
 
 def read_new_password(file: str | None, prompt: str) -> str:
@@ -64,6 +78,7 @@ def read_new_password(file: str | None, prompt: str) -> str:
         prompt: what the prompt asks for, twice.
 
     Raises:
+        InvalidPassword: what was typed cannot be a password; it is not asked for again.
         CommandError: there is no password, or the two differ.
     """
     if file is not None:
@@ -73,6 +88,8 @@ def read_new_password(file: str | None, prompt: str) -> str:
 
 def _typed(prompt: str, instead: str, *, twice: bool) -> str:
     password = ask_password(prompt, instead)
+    if twice and len(password) not in PASSWORD_CHARACTERS:
+        raise InvalidPassword
     if twice and ask_password("The same again", instead) != password:
         raise PasswordsDiffer("the two passwords differ")
     return password

@@ -1,12 +1,13 @@
 """`twinline chat` on terminals of every kind, and how a talk starts."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from admin_server import administered
 from cli_server import CommandLine, running_server
 from services import PASSWORD
-from terminal import chat, colours, terminal
+from terminal import Terminal, chat, colours, terminal
 from waiting import wait_until
 
 from twinline.transports.client import Client
@@ -66,6 +67,39 @@ def test_a_terminal_that_can_do_nothing(
         assert b"\x1b" not in shown.output
 
 
+class Answering:
+    """Answers what a terminal asks; each question when it is asked once more than before."""
+
+    def __init__(self, shown: Terminal) -> None:
+        self._shown = shown
+        self._asked: Counter[str] = Counter()
+
+    def __call__(self, question: str, text: str) -> None:
+        self._asked[question] += 1
+        times = self._asked[question]
+        encoded = question.encode()
+        self._shown.wait(
+            lambda: self._shown.output.count(encoded) == times, f"{question!r} to be asked"
+        )
+        self._shown.enter(text)
+
+
+def test_no_mistake_is_made_for_ever(tmp_path: Path) -> None:
+    with running_server() as endpoint:
+        twinline = CommandLine(tmp_path, endpoint)
+        with chat(twinline, variables={"TWINLINE_PASSWORD": ""}) as shown:
+            shown.wait_text("quit (q)?")
+            shown.enter()
+            answer = Answering(shown)
+            for _ in range(4):
+                answer("Name:", "no name")
+            answer("Name:", "zoe")
+            for _ in range(5):
+                answer("New password for zoe", "short")
+            assert shown.exit_code() == 3
+            assert "twinline: too many attempts" in shown.lines
+
+
 def test_the_first_start_makes_an_account(tmp_path: Path) -> None:
     with running_server() as endpoint:
         twinline = CommandLine(tmp_path, endpoint)
@@ -75,15 +109,20 @@ def test_the_first_start_makes_an_account(tmp_path: Path) -> None:
             shown.wait_text(f"nobody is logged in at {endpoint}")
             shown.wait_text("quit (q)?")
             shown.enter()
-            for name, password in (("Zoë", ""), ("taken", PASSWORD), ("zoe", "short"), ("zoe", "")):
-                shown.wait(lambda: shown.foot[-1] == "Choose a name:", "to be asked for a name")
-                shown.enter(name)
-                if name == "Zoë":
-                    continue
-                shown.wait(lambda: "New password" in shown.foot[-1], "to be asked for a password")
-                shown.enter(password or PASSWORD)
-                shown.wait(lambda: shown.foot[-1] == "The same again:", "to be asked again")
-                shown.enter(password or PASSWORD)
+            # Each mistake is told at once, and what was right is not asked again.
+            answer = Answering(shown)
+            answer("Name:", "Zoë")
+            answer("Name:", "taken")
+            question = f"New password for taken at {endpoint}:"
+            answer(question, "short")
+            shown.wait_text("twinline: a password has 8 to 128 characters")
+            answer(question, PASSWORD)
+            answer("The same again:", "something else")
+            shown.wait_text("twinline: the two passwords differ")
+            answer(question, PASSWORD)
+            answer("The same again:", PASSWORD)
+            shown.wait_text("twinline: this username is taken")
+            answer("Name:", "zoe")
             shown.wait_toolbar("online")
             shown.enter("taken: it works")
             shown.wait_text("→ taken: it works")
@@ -99,13 +138,9 @@ def test_a_start_after_the_session_has_ended(ann: CommandLine) -> None:
         elsewhere.change_password(PASSWORD, "another horse")
     with chat(ann, variables={"TWINLINE_PASSWORD": ""}) as shown:
         shown.wait_text(f"the session of ann at {ann.place} has ended")
-        shown.wait_text("[l]:")
-        shown.enter()
+        answer = Answering(shown)
         for password in (PASSWORD, "another horse"):
-            shown.wait(lambda: shown.foot[-1] == "Name [ann]:", "to be asked for the name")
-            shown.enter()
-            shown.wait(lambda: "Password for ann" in shown.foot[-1], "to be asked for a password")
-            shown.enter(password)
+            answer(f"Password for ann at {ann.place}: ", password)
         shown.wait_toolbar("online")
 
 
@@ -116,11 +151,10 @@ def test_the_start_asks_for_an_invitation(tmp_path: Path) -> None:
         with chat(twinline) as shown:
             shown.wait_text("quit (q)?")
             shown.enter()
+            answer = Answering(shown)
+            answer("Name:", "zoe")
             for invitation in ("none", token):
-                shown.wait(lambda: shown.foot[-1] == "Choose a name:", "to be asked for a name")
-                shown.enter("zoe")
-                shown.wait(lambda: shown.foot[-1] == "Invitation:", "to be asked for an invitation")
-                shown.enter(invitation)
+                answer("Invitation: ", invitation)
             shown.wait_toolbar("online")
 
 
