@@ -26,17 +26,13 @@ from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import Completer
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.document import Document
-from prompt_toolkit.filters import Condition, has_completions, has_focus, is_done
+from prompt_toolkit.filters import Condition, has_focus, is_done
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import History
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import (
     BufferControl,
-    CompletionsMenu,
     ConditionalContainer,
-    Dimension,
-    Float,
-    FloatContainer,
     FormattedTextControl,
     HSplit,
     Layout,
@@ -50,6 +46,7 @@ from prompt_toolkit.layout.processors import (
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import get_cwidth
 from prompt_toolkit.widgets import SearchToolbar
 
 from twinline.cli.chat.conversation import Declined
@@ -58,7 +55,6 @@ from twinline.cli.chat.theme import STYLES, trouble
 
 _Answer = TypeVar("_Answer")
 _TICK_SECONDS: Final = 0.25
-_MENU_LINES: Final = 8
 _FOOT_LINES: Final = 2  # the prompt and its toolbar
 
 
@@ -242,10 +238,13 @@ class Prompt:
             self._app.exit()
 
     async def _tick(self) -> None:
-        """Draw again when the toolbar says something else: it counts down."""
+        """Draw again when the toolbar says something else: it counts down.
+
+        A search looks again too, for what was typed in earlier runs is read meanwhile.
+        """
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            if self._toolbar() != self._shown:
+            if self._toolbar() != self._shown or self._app.layout.is_searching:
                 self._app.invalidate()
 
     # -- how it looks and what keys do ---------------------------------------------------
@@ -258,8 +257,9 @@ class Prompt:
                 self._line,
                 input_processors=[BeforeInput(self._before_line, style="class:prompt")],
                 search_buffer_control=search.control,
+                preview_search=True,  # Ctrl-R shows what it has found
             ),
-            height=self._line_height,
+            dont_extend_height=True,
             wrap_lines=True,
         )
         reply = Window(
@@ -272,15 +272,14 @@ class Prompt:
             ),
             wrap_lines=True,
         )
-        menu = Float(
-            xcursor=True, ycursor=True, content=CompletionsMenu(_MENU_LINES, scroll_offset=1)
-        )
         foot = Window(FormattedTextControl(self._foot), height=1, dont_extend_height=True)
-        both = HSplit(
-            [ConditionalContainer(line, ~asking), ConditionalContainer(reply, asking)],
-        )
         root = HSplit(
-            [FloatContainer(both, [menu]), search, ConditionalContainer(foot, ~is_done)],
+            [
+                ConditionalContainer(line, ~asking),
+                ConditionalContainer(reply, asking),
+                search,
+                ConditionalContainer(foot, ~is_done),
+            ],
         )
         return Application(
             Layout(root, focused_element=line),
@@ -331,20 +330,56 @@ class Prompt:
 
         return keys
 
-    def _line_height(self) -> Dimension:
-        return Dimension(min=_MENU_LINES if has_completions() else 1)
-
     def _before_line(self) -> str:
         name = self._to()
         return "> " if name is None else f"to {name}> "
 
     def _foot(self) -> StyleAndTextTuples:
         self._shown = self._toolbar()
+        completing = self._line.complete_state
+        if completing is not None and completing.completions:
+            # In the toolbar's row, so that nothing grows, and leaves rows blank when it shrinks.
+            return candidates(
+                [(each.display_text, each.display_meta_text) for each in completing.completions],
+                completing.complete_index,
+                _terminal_size().columns,
+            )
         return [("class:toolbar", f" {self._shown} ")]
 
     def _begins_command(self) -> bool:
         # Names are asked for with Tab alone: a request for each key would be too many.
         return self._line.text.startswith("/") and " " not in self._line.text
+
+
+def candidates(
+    offered: Sequence[tuple[str, str]], chosen: int | None, columns: int
+) -> StyleAndTextTuples:
+    """Return one row with what Tab offers, from the chosen one's page on.
+
+    Args:
+        offered: each text, and what it does; that is shown of the chosen one, or the only one.
+        chosen: which it is; None: none yet.
+        columns: of the terminal.
+    """
+    meta = offered[chosen or 0][1] if chosen is not None or len(offered) == 1 else ""
+    meta = f" | {meta}" if meta else ""
+    room = max(columns - get_cwidth(meta) - 3, columns // 2)  # 3: signs of more, and an edge
+    pages: list[list[int]] = [[]]
+    taken = 0
+    for number, (text, _) in enumerate(offered):
+        width = get_cwidth(text) + 2
+        if taken + width > room and pages[-1]:
+            pages.append([])
+            taken = 0
+        pages[-1].append(number)
+        taken += width
+    page = next(each for each in pages if (chosen or 0) in each)
+    row: StyleAndTextTuples = [("class:toolbar", "<" if page[0] else " ")]
+    for number in page:
+        style = "class:chosen" if number == chosen else "class:toolbar"
+        row += [(style, offered[number][0]), ("class:toolbar", "  ")]
+    row.append(("class:toolbar", f"{'>' if page[-1] < len(offered) - 1 else ''}{meta} "))
+    return row
 
 
 def _terminal_size() -> Size:

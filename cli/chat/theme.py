@@ -24,6 +24,7 @@ STYLES: Final[dict[str, str]] = {
     "trouble": "ansired",
     "talk": "italic",
     "toolbar": "reverse noinherit",
+    "chosen": "bold underline noinherit",
     "prompt": "bold",
 }
 _ARROWS: Final = ("←", "→")

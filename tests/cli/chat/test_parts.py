@@ -16,6 +16,7 @@ from twinline.cli.chat.completion import Names, TalkCompleter
 from twinline.cli.chat.conversation import COMMANDS, needs_server
 from twinline.cli.chat.history import MAX_BYTES, kept_history
 from twinline.cli.chat.live import LiveTalk
+from twinline.cli.chat.prompt import candidates
 from twinline.cli.chat.rows import MOST_ROWS, Entry, broken
 from twinline.cli.chat.theme import NICK_COLOURS, came_in, clock_time, nick_style, went_out
 from twinline.cli.chat.toolbar import Tally, Toolbar, connection
@@ -279,3 +280,25 @@ def test_an_ack_that_can_be_tried_again_is_no_failure(error: Exception | None, d
 def test_an_ack_that_is_refused_for_good_is_one() -> None:
     with pytest.raises(CursorInvalid):
         acked(Refusing(CursorInvalid()), 1)
+
+
+# -- what Tab offers ----------------------------------------------------------------------
+
+
+def offers(chosen: int | None, columns: int, *offered: tuple[str, str]) -> str:
+    row = candidates(offered, chosen, columns)
+    assert sum(get_cwidth(each[1]) for each in row) <= columns
+    assert [each[1] for each in row if each[0] == "class:chosen"] == (
+        [] if chosen is None else [offered[chosen][0]]
+    )
+    return "".join(each[1] for each in row)
+
+
+def test_what_is_offered_is_one_row_with_the_chosen_one_in_it() -> None:
+    names = [(f"name{number}", "") for number in range(10)]
+    assert offers(None, 31, *names) == " name0  name1  name2  name3  > "
+    assert offers(4, 31, *names) == "<name4  name5  name6  name7  > "
+    assert offers(9, 31, *names) == "<name8  name9   "
+    help_ = ("/help", "show this")
+    assert offers(None, 40, help_) == " /help   | show this "
+    assert offers(1, 60, help_, ("/history", "show the last")).endswith(" | show the last ")

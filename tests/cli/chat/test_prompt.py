@@ -214,8 +214,9 @@ def test_completion(ann: CommandLine) -> None:
         shown.type("/hi")
         shown.wait(
             lambda: (
-                any("/history  show the last" in line for line in shown.lines)
-                and not any("/status" in line for line in shown.lines)
+                shown.toolbar.startswith(" /history")
+                and "| show the last" in shown.toolbar
+                and "/status" not in shown.toolbar
             ),
             "a menu of what begins with /hi",
         )
@@ -226,8 +227,7 @@ def test_completion(ann: CommandLine) -> None:
         shown.type("\t")
         shown.wait_line("> /to bob")
         shown.type("\x03car\t")
-        shown.wait(lambda: [line.strip() for line in shown.lines].count("carol") == 1, "a menu")
-        assert [line.strip() for line in shown.lines if "car" in line][1:] == ["carla", "carol"]
+        shown.wait(lambda: shown.toolbar.split() == ["carla", "carol"], "both to be offered")
         shown.type("\t")
         shown.wait_line("> carla:")
         shown.type("\x03")
@@ -238,6 +238,22 @@ def test_completion(ann: CommandLine) -> None:
         shown.enter("hello yourself")
         shown.wait_line("to carol>")
         shown.wait_toolbar("0 unread")
+        blank = [number for number, line in enumerate(shown.lines) if not line]
+        assert blank == list(range(blank[0], blank[0] + len(blank)))  # but below the prompt none
+
+
+def test_ctrl_r_shows_what_it_finds(ann: CommandLine) -> None:
+    with chat(ann, "bob") as shown:
+        for text in ("the red house", "the blue house"):
+            shown.wait_line("to bob>")
+            shown.enter(text)
+            shown.wait_text(f"→ bob: {text}")
+        shown.type("\x12red")
+        shown.wait_text("to bob> the red house")
+        shown.enter()  # takes it
+        shown.wait_line("to bob> the red house")
+        shown.enter()
+        wait_until(lambda: ann.bodies("bob").count("the red house") == 2, "it to be said again")
 
 
 def test_what_was_typed_is_there_again_and_no_password_is(ann: CommandLine) -> None:
