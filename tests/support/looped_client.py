@@ -102,6 +102,12 @@ class LoopedClient:
     def messages(self, timeout: float | None = None, *, ack: bool = True) -> Iterator[Message]:
         return self._each(self._client.messages(timeout, ack=ack))
 
+    def retry_now(self) -> None:
+        async def within_the_loop() -> None:
+            self._client.retry_now()
+
+        self._thread.call(within_the_loop())
+
     def accounts(self, pattern: str = "*") -> Iterator[str]:
         return self._each(self._client.accounts(pattern))
 

@@ -137,6 +137,13 @@ class AsyncClient(ClientBase):
         """
         return await self._engine.connect(timeout)
 
+    def retry_now(self) -> None:
+        """Make the next attempt to connect now, where one is waited for: a person asks for it.
+
+        A server that has asked for some time is given it. Otherwise nothing happens.
+        """
+        self._engine.link.hurry()
+
     async def ping(self) -> float:
         begin = time.monotonic()
         await self._engine.ask(protocol.Ping(), protocol.Done)

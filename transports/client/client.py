@@ -153,6 +153,13 @@ class Client(ClientBase):
         """
         return run(self._engine.connect(timeout))
 
+    def retry_now(self) -> None:
+        """Make the next attempt to connect now, where one is waited for: a person asks for it.
+
+        A server that has asked for some time is given it. Otherwise nothing happens.
+        """
+        self._engine.link.hurry()
+
     def ping(self) -> float:
         """Ask whether the server is there, and return the seconds that it took."""
         begin = time.monotonic()

@@ -26,7 +26,7 @@ from fault_proxy import Fault, FaultProxy, Route
 from listening import socket_path
 from servers import HANG_UP, HELLO, SILENCE, ScriptedServer, Site, silent_endpoint
 from services import PASSWORD
-from waiting import join, wait_event, wait_until
+from waiting import Call, join, wait_event, wait_until
 
 from twinline.core import errors
 from twinline.core.protocol import (
@@ -92,6 +92,40 @@ def test_connect_waits_for_a_server_that_is_late() -> None:
     assert len(hellos) == 1
     assert [state.retry_in for state in seen.seen[:3]] == [0.02, 0.04, 0.08]
     assert "No such file" in str(seen.seen[0])
+
+
+def test_who_waits_for_an_attempt_can_have_it_now() -> None:
+    seen = States()
+    slow = fast(backoff_first=600, backoff_max=600, command_seconds=900)
+    with socket_path() as path, make_client(f"unix:{path}", settings=slow, on_state=seen) as client:
+        client.retry_now()  # nothing waits
+        connecting = Call(client.connect)
+        seen.wait(CONNECTING, 1)
+        client.retry_now()
+        seen.wait(CONNECTING, 3)  # what it waits for no more, and then the next wait
+        with Site(f"unix:{path}"):
+            client.retry_now()
+            connecting.outcome()
+    waits = [state.retry_in for state in seen.seen if state.kind is CONNECTING]
+    assert waits[:4] == [600, None, 600, None]
+
+
+def test_a_wait_that_the_server_has_asked_for_is_waited() -> None:
+    seen = States()
+    slow = fast(backoff_first=600, backoff_max=600, command_seconds=900)
+    busy = ErrorReply(code="busy", message="later", retryable=True, retry_after_ms=300)
+    answers = iter([busy, HELLO])
+    with (
+        ScriptedServer(lambda _: next(answers)) as server,
+        make_client(server.endpoint, settings=slow, on_state=seen) as client,
+    ):
+        connecting = Call(client.connect)
+        assert seen.wait(CONNECTING, 1).retry_in == 600
+        begun = time.monotonic()
+        client.retry_now()
+        connecting.outcome()
+        assert time.monotonic() - begun > 0.25
+    assert server.connections == 2
 
 
 def test_the_pace_of_attempts_is_that_of_the_backoff() -> None:

@@ -98,6 +98,21 @@ class CancelToken:
         finally:
             self.remove(wake)
 
+    @contextmanager
+    def calling(self, wake: Callable[[], object]) -> Iterator[None]:
+        """Have ``wake`` called if this is set while the body runs, or at once if it is set already.
+
+        Unlike `waking` it raises nothing: it is for a token that does not end what it wakes.
+        """
+        try:
+            with suppress(Cancelled):
+                self.add(wake)
+            if self.is_set:
+                wake()
+            yield
+        finally:
+            self.remove(wake)
+
     async def wait(self, waiter: Waiter, deadline: Deadline) -> bool:
         """Wait until the waiter is woken or the deadline passes.
 

@@ -75,14 +75,15 @@ class Dialler:
 
     async def _pause(self, deadline: Deadline, cancel: CancelToken) -> None:
         """Wait until the next attempt is allowed."""
-        waiter = self._backend.waiter()
         while not deadline.passed:
-            allowed = self._link.next_attempt
-            if allowed.passed:
-                cancel.check()
-                return
-            # Nothing but the token wakes this waiter: it sleeps to whichever is sooner.
-            await cancel.wait(waiter, deadline.sooner(allowed.remaining() or 0.0))
+            waiter = self._backend.waiter()
+            with self._link.hurried.calling(waiter.wake):
+                allowed = self._link.next_attempt
+                if allowed.passed:
+                    cancel.check()
+                    return
+                # Nothing but the two tokens wakes this waiter: it sleeps to whichever is sooner.
+                await cancel.wait(waiter, deadline.sooner(allowed.remaining() or 0.0))
         cancel.check()
         raise DeadlinePassed
 

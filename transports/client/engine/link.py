@@ -191,6 +191,7 @@ class Link:
         server: that the last connection leads to, else the one to try; written under the lock.
         next_attempt: before it no attempt to connect may begin; written under the lock.
         failures: how many attempts have failed; written under the lock.
+        hurried: set by `hurry`; who waits for the next attempt looks again. Replaced by it.
     """
 
     def __init__(
@@ -215,6 +216,8 @@ class Link:
         self.hello: HelloReply | None = None
         self.next_attempt = Deadline(0.0)
         self.failures = 0
+        self.hurried = CancelToken("hurry of client")
+        self._asked = Deadline(0.0)  # no attempt before, as the server has it; guarded by _lock
         self._resume = options.resume
         self._report = report
         self._on_session_end = on_session_end
@@ -290,13 +293,30 @@ class Link:
             goes_on = self._route.failed(server, reason, named)
             seconds = 0.0 if goes_on else self._backoff.next()
             if refusal is not None:
-                seconds = max(seconds, self._backoff.asked(refusal.retry_after()))
+                asked = self._backoff.asked(refusal.retry_after())
+                seconds = max(seconds, asked)
+                self._asked = Deadline.after(asked)
             # Another connection may have been asked to wait for longer.
             seconds = max(seconds, self.next_attempt.remaining() or 0.0)
             self.next_attempt = Deadline.after(seconds)
             self.failures += 1
             why = self._route.why
         self._broke(Event.ATTEMPT_FAILED, session, why, seconds or None)
+
+    def hurry(self) -> None:
+        """Make the next attempt now, or as soon as the server that was asked last allows it."""
+        with self._lock:
+            if self.next_attempt.passed:
+                return
+            self.next_attempt = self._asked
+            hurried, self.hurried = self.hurried, CancelToken("hurry of client")
+            if self.state.retry_at is not None:
+                left = self._asked.remaining() or None
+                retry_at = None if left is None else monotonic() + left
+                self.state = replace(self.state, retry_in=left, retry_at=retry_at)
+                self._report.push(self.state)
+        hurried.set()
+        self._report.deliver()
 
     def proved(self, server: Server, failures: int) -> None:
         """A connection carried its first request: the next break is tried again at once.
