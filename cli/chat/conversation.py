@@ -27,7 +27,7 @@ from twinline.core.errors import (
 )
 from twinline.core.names import parse_username
 from twinline.core.protocol import MAX_PAGE, Message, StatusReply
-from twinline.transports.client import Client, ClientClosed, ClientError
+from twinline.transports.client import Client, ClientClosed, ClientError, StateKind
 
 HISTORY: Final = 20
 """How many messages ``/history`` shows when no number is given."""
@@ -113,6 +113,7 @@ class Talk:
         place: str,
         forget: Callable[[], None],
         on_turn: Callable[[str], None] | None = None,
+        post: Callable[[str, str], None] | None = None,
     ) -> None:
         """Begin.
 
@@ -122,12 +123,15 @@ class Talk:
             place: the server, as a person knows it.
             forget: called when the session has been ended by this talk.
             on_turn: called with the account that the talk turns to.
+            post: takes what is to be sent to a username, and sends it in its own time; None: each
+                line waits until the server has stored what it says.
         """
         self._client = client
         self._screen = screen
         self._place = place
         self._forget = forget
         self._on_turn = on_turn or (lambda _name: None)
+        self._post = post
         self.to: str | None = None
         self.over = False
         self.last_error: Exception | None = None
@@ -221,6 +225,9 @@ class Talk:
             raise NoSuchUser(f"there is no {name}") from None
 
     def _send(self, to: str, body: str) -> None:
+        if self._post is not None:
+            self._post(to, body)
+            return
         try:
             receipt = self._client.send(to, body, self._unsure.pop((to, body), None))
         except ClientError as error:
@@ -399,6 +406,13 @@ class Talk:
             raise
         self._forget()
 
+    def reconnect(self, _rest: str) -> Outcome:
+        """Try now to reach the server again."""
+        if self._client.state.kind is StateKind.ONLINE:
+            self._screen.inform("we are online")
+        self._client.retry_now()
+        return Outcome.DONE
+
     def leave(self, _rest: str) -> Outcome:
         """Leave; the session stays open for the next time."""
         return Outcome.LEAVE
@@ -413,12 +427,14 @@ class TalkCommand:
         does: what it does, for the help.
         run: carries it out.
         needs_server: whether it has to wait while the server is away.
+        says: whether it only sends a message, which can wait by itself.
     """
 
     takes: str
     does: str
     run: Callable[[Talk, str], Outcome]
     needs_server: bool = True
+    says: bool = False
 
 
 COMMANDS: Final[dict[str, TalkCommand]] = {
@@ -428,8 +444,12 @@ COMMANDS: Final[dict[str, TalkCommand]] = {
     "/query": TalkCommand(
         "NAME", "the same as /to", lambda talk, name: talk.choose(name, "/query")
     ),
-    "/msg": TalkCommand("NAME TEXT", "say TEXT to NAME, and stay where you are", Talk.message),
-    "/me": TalkCommand("TEXT", "say what you do: '/me waves' is '* ann waves'", Talk.act),
+    "/msg": TalkCommand(
+        "NAME TEXT", "say TEXT to NAME, and stay where you are", Talk.message, says=True
+    ),
+    "/me": TalkCommand(
+        "TEXT", "say what you do: '/me waves' is '* ann waves'", Talk.act, says=True
+    ),
     "/history": TalkCommand("[N]", f"show the last N messages, or {HISTORY}", Talk.history),
     "/search": TalkCommand("TEXT", "show messages with TEXT in them", Talk.search),
     "/delete": TalkCommand("N[-M] ...", "delete messages by their numbers", Talk.delete),
@@ -437,6 +457,9 @@ COMMANDS: Final[dict[str, TalkCommand]] = {
     "/password": TalkCommand("", "change the password", Talk.change_password),
     "/delete-account": TalkCommand("", "delete the account, and leave", Talk.delete_account),
     "/logout": TalkCommand("", "end the session, and leave", Talk.log_out),
+    "/reconnect": TalkCommand(
+        "", "try now to reach the server again", Talk.reconnect, needs_server=False
+    ),
     "/quit": TalkCommand("", "leave; so does Ctrl-D", Talk.leave, needs_server=False),
     "/exit": TalkCommand("", "the same as /quit", Talk.leave, needs_server=False),
 }
@@ -446,3 +469,12 @@ def needs_server(line: str) -> bool:
     """Return whether carrying out a line asks the server for something."""
     command = COMMANDS.get(line.partition(" ")[0])
     return bool(line.strip()) if command is None else command.needs_server
+
+
+def needs_server_now(line: str) -> bool:
+    """Return whether a line cannot be carried out without the server, though messages can wait."""
+    addressed = _ADDRESSED.fullmatch(line)
+    if addressed is not None:
+        return not (addressed[2] or "").strip()  # it turns to somebody, if there is one
+    command = COMMANDS.get(line.partition(" ")[0])
+    return command is not None and command.needs_server and not command.says

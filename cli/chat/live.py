@@ -7,8 +7,9 @@
                 ├──── put, ask ───┘
                 └──── put ◀── [mail] ◀── client.messages()
 
-The commands' thread carries out one line after another. The mail's thread puts what has come
-above the prompt, as much at once as there is, and acknowledges it when it is there.
+The commands' thread carries out one line after another; what a line says goes to the `Outbox`,
+which sends it. The mail's thread puts what has come above the prompt, as much at once as there is,
+and acknowledges it when it is there.
 """
 
 import asyncio
@@ -21,18 +22,26 @@ from queue import SimpleQueue
 from typing import Final
 
 from twinline.cli.chat.completion import SHOWN, Names, TalkCompleter
-from twinline.cli.chat.conversation import Outcome, Talk, needs_server
+from twinline.cli.chat.conversation import Outcome, Talk, needs_server_now
 from twinline.cli.chat.history import kept_history
+from twinline.cli.chat.outbox import Outbox, Waiting
 from twinline.cli.chat.prompt import Prompt
+from twinline.cli.chat.rows import Entry
 from twinline.cli.chat.screen import PromptScreen
-from twinline.cli.chat.theme import came_in, talk
+from twinline.cli.chat.theme import came_in, talk, trouble, waits, went_out
 from twinline.cli.chat.toolbar import Toolbar
 from twinline.cli.client.target import acked
+from twinline.cli.console.errors import sentence
+from twinline.cli.console.output import say
+from twinline.cli.console.text import visible
+from twinline.core.clock import wall_clock_ms
 from twinline.core.errors import CursorInvalid, NotLoggedIn, SessionExpired
-from twinline.core.protocol import Message
+from twinline.core.protocol import Message, SentReply
 from twinline.transports.client import Client, ClientClosed, State, StateKind
 
 _LEAVE: Final = "/quit"
+_SHOWN_AFTER_MS: Final = 400
+"""A message that is sent sooner is not shown as waiting before."""
 
 
 class LiveTalk:
@@ -46,8 +55,10 @@ class LiveTalk:
         """
         self._place = place
         self._account: str | None = None  # as the server spells it
-        self._toolbar = Toolbar(place)
+        self._toolbar = Toolbar(place, waiting=lambda: len(self._waiting()))
         self._prompt: Prompt | None = None
+        self._outbox: Outbox | None = None
+        self._retry: Callable[[], None] = lambda: None
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._is_leaving = False
 
@@ -56,6 +67,8 @@ class LiveTalk:
         self._toolbar.take_in(state)
         if state.kind is StateKind.ONLINE and state.endpoint is not None and self._account:
             self._toolbar.who = f"{self._account} at {state.endpoint.place}"
+        if self._outbox is not None and state.kind is StateKind.ONLINE:
+            self._outbox.hurry()
         if self._prompt is not None:
             self._prompt.redraw()
 
@@ -79,6 +92,7 @@ class LiveTalk:
         prompt = Prompt(
             to=lambda: conversation.to,
             toolbar=toolbar.__str__,
+            waiting=self._waiting,
             history=kept_history(folder),
             completer=TalkCompleter(
                 Names(
@@ -90,14 +104,25 @@ class LiveTalk:
             on_line=self._take,
             on_end=self._end,
         )
+        self._outbox = outbox = Outbox(
+            client.send,
+            folder=folder / "outbox",
+            account=f"{client.username} {self._place}",
+            on_sent=self._sent,
+            on_refused=lambda entry, error: self._refused(entry, error, conversation.to),
+            on_change=self._other_wait,
+            on_fault=prompt.leave,
+        )
         conversation = Talk(
             client,
             PromptScreen(prompt, toolbar),
             place=self._place,
             forget=forget,
             on_turn=toolbar.tally.turn_to,
+            post=outbox.put,
         )
         self._prompt = prompt
+        self._retry = client.retry_now
         if to is not None:
             self._lines.put(f"/to {to}")
         threads = [
@@ -106,6 +131,7 @@ class LiveTalk:
         ]
         for thread in threads:
             thread.start()
+        outbox.start()
         try:
             await prompt.run()
         finally:
@@ -113,12 +139,19 @@ class LiveTalk:
             await asyncio.to_thread(client.close)  # ends whatever the threads wait for
             for thread in threads:
                 await asyncio.to_thread(thread.join)
+            await asyncio.to_thread(outbox.close)
+        left = len(outbox.waiting)
+        if left and not conversation.over:
+            what = "message waits" if left == 1 else "messages wait"
+            say(f"{left} {what} to be sent: the next chat of {self._account} sends them")
 
     # -- the prompt's side, in the main thread --------------------------------------------
 
     def _take(self, line: str) -> bool:
         away = self._toolbar.state.kind is not StateKind.ONLINE
-        self._toolbar.held_back = away and needs_server(line)
+        if away and not line.strip():
+            self._retry()
+        self._toolbar.held_back = away and needs_server_now(line)
         if self._toolbar.held_back:
             return False
         self._lines.put(line)
@@ -131,6 +164,34 @@ class LiveTalk:
             self._prompt.leave()
         self._is_leaving = True
         self._lines.put(_LEAVE)
+
+    def _waiting(self) -> list[Entry]:
+        if self._outbox is None:
+            return []
+        before = wall_clock_ms() - _SHOWN_AFTER_MS
+        waiting = self._outbox.waiting
+        return [waits(each.to, each.body) for each in waiting if each.entered_at <= before]
+
+    # -- the outbox's thread -------------------------------------------------------------
+
+    def _sent(self, entry: Waiting, reply: SentReply) -> None:
+        assert self._prompt is not None  # noqa: S101 - it is there before the outbox
+        with suppress(RuntimeError):  # the prompt has ended; the message is stored
+            self._prompt.put([went_out(entry.to, entry.body, reply.sent_at)])
+
+    def _refused(self, entry: Waiting, error: Exception, to: str | None) -> None:
+        assert self._prompt is not None  # noqa: S101 - it is there before the outbox
+        with suppress(RuntimeError):
+            why = f"not sent to {visible(entry.to)}: {sentence(error)}"
+            if entry.to == to:
+                self._prompt.put([trouble(why)])
+                self._prompt.give_back(entry.body)
+            else:
+                self._prompt.put([trouble(f"{why}: {entry.body}")])
+
+    def _other_wait(self) -> None:
+        if self._prompt is not None:
+            self._prompt.redraw()
 
     # -- the two threads ------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ from twinline.cli.chat.theme import STYLES, trouble
 
 _Answer = TypeVar("_Answer")
 _TICK_SECONDS: Final = 0.25
+_MOST_WAITING: Final = 4
 _FOOT_LINES: Final = 2  # the prompt and its toolbar
 
 
@@ -66,6 +67,7 @@ class Prompt:
         *,
         to: Callable[[], str | None],
         toolbar: Callable[[], str],
+        waiting: Callable[[], Sequence[Entry]],
         history: History,
         completer: Completer,
         on_line: Callable[[str], bool],
@@ -76,6 +78,8 @@ class Prompt:
         Args:
             to: whom the line goes to, for the prompt.
             toolbar: the toolbar's text.
+            waiting: what is shown right above the prompt, in one row each, for as long as it is
+                there.
             history: of what was typed.
             completer: offers what can be typed, without holding up the loop.
             on_line: takes a line, or returns False to leave it where it is.
@@ -83,6 +87,8 @@ class Prompt:
         """
         self._to = to
         self._toolbar = toolbar
+        self._waiting = waiting
+        self._shown_waiting = 0
         self._on_line = on_line
         self._on_end = on_end
         self._line = Buffer(
@@ -244,7 +250,11 @@ class Prompt:
         """
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            if self._toolbar() != self._shown or self._app.layout.is_searching:
+            if (
+                self._toolbar() != self._shown
+                or len(self._waiting()) != self._shown_waiting
+                or self._app.layout.is_searching
+            ):
                 self._app.invalidate()
 
     # -- how it looks and what keys do ---------------------------------------------------
@@ -273,8 +283,10 @@ class Prompt:
             wrap_lines=True,
         )
         foot = Window(FormattedTextControl(self._foot), height=1, dont_extend_height=True)
+        waiting = Window(FormattedTextControl(self._rows_waiting), dont_extend_height=True)
         root = HSplit(
             [
+                ConditionalContainer(waiting, Condition(lambda: bool(self._waiting()))),
                 ConditionalContainer(line, ~asking),
                 ConditionalContainer(reply, asking),
                 search,
@@ -333,6 +345,17 @@ class Prompt:
     def _before_line(self) -> str:
         name = self._to()
         return "> " if name is None else f"to {name}> "
+
+    def _rows_waiting(self) -> StyleAndTextTuples:
+        entries = self._waiting()
+        self._shown_waiting = len(entries)
+        rows: StyleAndTextTuples = []
+        for entry in entries[:_MOST_WAITING]:
+            rows += [*entry.rows(_terminal_size().columns)[0], ("", "\n")]
+        if len(entries) > _MOST_WAITING:
+            rows.append(("class:waits", f"... and {len(entries) - _MOST_WAITING} more\n"))
+        rows[-1] = (rows[-1][0], rows[-1][1].removesuffix("\n")) if rows else ("", "")
+        return rows
 
     def _foot(self) -> StyleAndTextTuples:
         self._shown = self._toolbar()

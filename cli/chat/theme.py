@@ -21,6 +21,7 @@ STYLES: Final[dict[str, str]] = {
     "in": "bold",
     **{f"nick{number}": f"bold {colour}" for number, colour in enumerate(NICK_COLOURS)},
     "out": "ansigreen",
+    "waits": "ansibrightblack",
     "trouble": "ansired",
     "talk": "italic",
     "toolbar": "reverse noinherit",
@@ -60,6 +61,15 @@ def went_out(to: str, body: str, sent_at: int) -> Entry:
         ("class:out", f"{arrows()[1]} {visible(to)}: "),
     ]
     return Entry(head, body, "class:out")
+
+
+def waits(to: str, body: str) -> Entry:
+    """Return a message that waits to be sent, on one line."""
+    return Entry([("class:waits", f"{_dot()} {visible(to)}: {visible(body)}")])
+
+
+def _dot() -> str:
+    return "○" if arrows() == _ARROWS else "o"
 
 
 def nick_style(name: str) -> str:

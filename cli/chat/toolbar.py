@@ -79,14 +79,21 @@ class Toolbar:
         held_back: whether a line waits at the prompt for the server to come back.
     """
 
-    def __init__(self, who: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        who: str,
+        clock: Callable[[], float] = time.monotonic,
+        waiting: Callable[[], int] = lambda: 0,
+    ) -> None:
         """Prepare.
 
         Args:
             who: the account and the server.
             clock: monotonic, in seconds.
+            waiting: returns how many messages have been waiting to be sent.
         """
         self.who = who
+        self._waiting = waiting
         self._clock = clock
         self.tally = Tally()
         self.state = State(StateKind.ONLINE)
@@ -109,8 +116,11 @@ class Toolbar:
         since = self._under_way_since
         if self.state.kind is not StateKind.ONLINE:
             if self.held_back:
-                parts.append("your line waits; Enter sends it when we are online")
+                parts.append("this needs the server: Enter again when we are online")
         elif since is not None and now - since > _SLOW_SECONDS:
             parts.append("waiting for the server ...")
+        waiting = self._waiting()
+        if waiting:
+            parts.append(f"{waiting} to be sent")
         # What matters most comes first, for a narrow terminal cuts off what is last.
         return " | ".join([*parts, str(self.tally), self.who])

@@ -13,7 +13,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.utils import get_cwidth
 
 from twinline.cli.chat.completion import Names, TalkCompleter
-from twinline.cli.chat.conversation import COMMANDS, needs_server
+from twinline.cli.chat.conversation import COMMANDS, needs_server, needs_server_now
 from twinline.cli.chat.history import MAX_BYTES, kept_history
 from twinline.cli.chat.live import LiveTalk
 from twinline.cli.chat.prompt import candidates
@@ -68,10 +68,11 @@ def test_what_the_toolbar_says() -> None:
     toolbar.under_way(is_so=False)
     toolbar.held_back = True
     toolbar.take_in(RECONNECTING)
-    assert "| your line waits; Enter sends it when we are online |" in str(toolbar)
+    assert "| this needs the server: Enter again when we are online |" in str(toolbar)
     toolbar.take_in(State(StateKind.ONLINE))
     toolbar.take_in(RECONNECTING)
-    assert "your line waits" not in str(toolbar)
+    assert "this needs the server" not in str(toolbar)
+    assert " | 2 to be sent | 0 unread | " in str(Toolbar("ann", clock, waiting=lambda: 2))
 
 
 def test_the_toolbar_tells_which_server_one_is_at() -> None:
@@ -223,6 +224,9 @@ def test_nothing_is_offered_while_the_server_is_away() -> None:
 def test_which_lines_need_the_server() -> None:
     lines = ("hello", "/accounts", "/unknown", "bob: hello", "", "  ", "/help", "/quit")
     assert [needs_server(line) for line in lines] == [True] * 4 + [False] * 4
+    assert needs_server("bob:")
+    assert [needs_server_now(line) for line in lines] == [False, True] + [False] * 6
+    assert needs_server_now("bob:")
 
 
 # -- what was typed ---------------------------------------------------------------------

@@ -127,7 +127,14 @@ def test_the_server_goes_and_comes_back(tmp_path: Path) -> None:
             server.close()
             shown.wait(lambda: re.search(r"reconnecting in \d s", shown.toolbar), "a countdown")
             shown.enter()
-            shown.wait_toolbar("your line waits")
+            shown.wait_line("○ bob: typed before")
+            shown.wait_toolbar("1 to be sent")
+            shown.enter("and this")
+            shown.wait_line("○ bob: and this")
+            shown.enter("/status")
+            shown.wait_toolbar("this needs the server")
+            shown.wait_line("to bob> /status")
+            shown.type("\x03half of a third")
             seconds: list[str] = []
 
             def counts_down() -> bool:
@@ -136,17 +143,58 @@ def test_the_server_goes_and_comes_back(tmp_path: Path) -> None:
                 return any(b == a - 1 for a, b in itertools.pairwise(told))
 
             shown.wait(counts_down, "a countdown that counts down")
-            assert shown.line == "to bob> typed before"
-            shown.enter("/help")  # it is still the same line
-            shown.wait_line("to bob> typed before/help")
-            shown.type("\x7f" * 5)
+            assert shown.line == "to bob> half of a third"
             with started():
+                shown.type("\x03")
+                shown.wait_line("to bob>")
+                shown.enter()  # an empty line: now, and not in half a minute
+                shown.wait_text("→ bob: and this")
                 shown.wait(lambda: shown.toolbar.startswith(" online"), "to be online")
-                shown.wait_line("to bob> typed before")
-                assert twinline.bodies("bob") == []
-                shown.enter()
-                shown.wait_text("→ bob: typed before")
-                assert twinline.bodies("bob") == ["typed before"]
+                assert not [line for line in shown.lines if line.startswith("○")]
+                assert "to be sent" not in shown.toolbar
+                assert without_times(shown.above)[-2:] == [
+                    "TIME → bob: typed before",
+                    "TIME → bob: and this",
+                ]
+                assert twinline.bodies("bob") == ["typed before", "and this"]
+
+
+def test_what_waits_outlives_the_chat(tmp_path: Path) -> None:
+    place = f"unix:{tmp_path}/socket"
+    twinline = CommandLine(tmp_path, place)
+    serve = ("serve", "--listen", place, "--store", f"sqlite:{tmp_path}/chat.db")
+    with terminal(*serve, environment=twinline.environment) as server:
+        server.wait(lambda: b"listening" in server.output, "the server")
+        twinline.register("bob", "carol", "ann")
+        with chat(twinline, "bob") as shown:
+            shown.wait_line("to bob>")
+            server.close()
+            shown.wait(lambda: "reconnecting" in shown.toolbar, "the server to be missed")
+            shown.enter("one")
+            shown.wait_line("○ bob: one")
+            shown.enter("/msg carol two")
+            shown.wait_line("○ carol: two")
+            shown.type("\x04")
+            assert shown.exit_code() == 0
+            assert "2 messages wait to be sent: the next chat of ann sends them" in shown.lines
+    with terminal(*serve, environment=twinline.environment) as server:
+        server.wait(lambda: b"listening" in server.output, "the server")
+        with chat(twinline) as killed:
+            killed.wait_text("→ carol: two")
+            halt(server.process.pid)
+            killed.enter("/msg bob three")
+            killed.wait_line("○ bob: three")
+            killed.process.kill()  # whether it has arrived nobody knows
+            killed.process.wait(10)
+            server.process.send_signal(signal.SIGCONT)
+        with chat(twinline) as shown:
+            shown.wait_text("→ bob: three")
+            shown.enter("/quit")
+            assert shown.exit_code() == 0
+        assert twinline.bodies("bob") == ["one", "three"]
+        assert twinline.bodies("carol") == ["two"]
+        outbox = twinline.session_file.parent / "outbox"
+        assert [each.name for each in outbox.iterdir()] == ["lock"]
 
 
 def test_a_line_whose_reply_never_came_is_sent_again_and_arrives_once(tmp_path: Path) -> None:
@@ -159,13 +207,11 @@ def test_a_line_whose_reply_never_came_is_sent_again_and_arrives_once(tmp_path: 
             shown.wait_line("to bob>")
             halt(server.process.pid)
             shown.enter("once only")
-            shown.wait_text("waiting for the server ...")
-            shown.wait_text("! ")
-            shown.wait_line("to bob> once only")
+            shown.wait_line("○ bob: once only")
+            shown.wait_toolbar("1 to be sent")
+            # The first attempt has ended without an answer, and others begin.
+            shown.wait(lambda: "reconnecting" in shown.toolbar, "the first attempt to have failed")
             server.process.send_signal(signal.SIGCONT)
-            shown.wait(lambda: shown.toolbar.startswith(" online"), "to be online")
-            wait_until(lambda: twinline.bodies("bob") == ["once only"], "the first attempt")
-            shown.enter()
             shown.wait_text("→ bob: once only")
             assert twinline.bodies("bob") == ["once only"]
 
