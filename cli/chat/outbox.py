@@ -25,6 +25,7 @@ from twinline.cli.console.output import say
 from twinline.core.clock import wall_clock_ms
 from twinline.core.deadline import Deadline
 from twinline.core.errors import MailboxFull, NotLoggedIn, RequestError, SessionExpired
+from twinline.core.locks import new_lock
 from twinline.core.protocol import SentReply
 from twinline.core.waiting import Waiter
 from twinline.transports.client import ClientClosed, ClientError
@@ -89,7 +90,7 @@ class Outbox:
         self._on_refused = on_refused
         self._on_change = on_change
         self._on_fault = on_fault
-        self._lock = threading.Lock()  # guards what waits, and its file
+        self._lock = new_lock("outbox")  # guards what waits, and its file
         self._file = None if folder is None else _OutboxFile.open(folder, account)
         left = [] if self._file is None else self._file.left
         self.waiting: tuple[Waiting, ...] = tuple(left)
