@@ -24,7 +24,8 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from random import random
+from itertools import cycle
+from random import choices
 from types import MappingProxyType
 from typing import Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -51,6 +52,8 @@ UNDECIDED: Final = "none"
 UNKNOWN_SEQ: Final = MAX_INT + 1
 """A seq that no message has, and that is behind all others."""
 _OTHER: Final = "other"  # the code of an error that only somebody else's store knows
+_GAPS: Final = 1_021
+"""How many gaps between requests whose time is taken are drawn at random, before they repeat."""
 _NOTED: Final = 256
 """A histogram sorts values into its buckets when so many wait for it."""
 _FOLLOWED: Final = 4096
@@ -552,7 +555,8 @@ class ConnectionCounts:
             if page.position >= self._awaited:
                 self.acked(page.position)
             self._follows = bool(began and page.messages)
-        return self.observing
+        # As `observing` has it: without a call, as nothing has begun now.
+        return self._follows or self._repeating or self._awaited != UNKNOWN_SEQ or self.woken > 0
 
     def deliver(self, messages: Sequence[Message]) -> None:
         """Take a look at messages that are sent to a watch, by rising seq."""
@@ -562,7 +566,7 @@ class ConnectionCounts:
             self._repeating = last.seq < self._repeats_to
         if self._follows:
             self._follows = False
-            session_key = self.session_key
+            session_key = self._talk.session.key
             if session_key is not None:
                 self._awaited = last.seq
                 self._metrics.await_ack(session_key.account_id, last.seq, last.sent_at)
@@ -589,7 +593,7 @@ class ConnectionCounts:
     def acked(self, position: int) -> None:
         """Take in how far the account's messages are acked."""
         self._awaited = UNKNOWN_SEQ
-        session_key = self.session_key
+        session_key = self._talk.session.key
         if session_key is not None and session_key.account_id in self._metrics.awaited:
             self._metrics.note_ack(session_key.account_id, position)
 
@@ -649,6 +653,7 @@ class Metrics:
 
     Attributes:
         sample: times are taken of one request in so many.
+        gap: returns how many requests it is until the next one of which a time is taken.
         clock: seconds that never leap.
         login_failures: passwords that were wrong.
         login_lockouts: passwords that were not looked at.
@@ -676,6 +681,8 @@ class Metrics:
             wall_clock: ms since 1970 UTC, as messages have it.
         """
         self.sample = sample
+        # Drawn beforehand, by all connections in turn: of what is done for a sample this is little.
+        self.gap: Callable[[], int] = cycle(choices(range(1, 2 * sample), k=_GAPS)).__next__  # noqa: S311 - guards nothing
         self.clock = clock
         self._wall_clock = wall_clock
         self.login_failures = Count()
@@ -704,11 +711,6 @@ class Metrics:
         self._requests: Counter[tuple[str, str]] = Counter()
         self._deliveries = 0
         self._redeliveries = 0
-
-    def gap(self) -> int:
-        """Return how many requests it is until the next one of which a time is taken."""
-        # As `randrange(1, 2 * sample)`, in a tenth of its time.
-        return 1 + int(random() * (2 * self.sample - 1))  # noqa: S311 - guards nothing
 
     # -- for listeners ------------------------------------------------------------------
 
