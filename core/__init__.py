@@ -33,6 +33,7 @@
     locks          locks that check the lock rule
     interrupts     what an exception from a signal's handler must not leave behind
     forks          what becomes of things in a forked child
+    plugins        what other packages offer, found once
     clock          the wall clock, in milliseconds
     conformance    what the conformance kits of stores and transports share
 """

@@ -10,10 +10,10 @@ be replaced. Where several servers may open the store, the first callable has a 
 import difflib
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import entry_points
 from typing import Final
 
 from twinline.core.errors import TwinlineError
+from twinline.core.plugins import entry_points
 from twinline.core.store import MailboxPolicy, Store
 from twinline.stores.memory import MemoryStore
 from twinline.stores.sqlite import SqliteStore, parse_url
@@ -207,7 +207,8 @@ def upkeep_of(url: str) -> Upkeep:
         Exception: whatever the store itself raises of a URL that is wrong.
     """
     scheme = _known_scheme(url)
-    if scheme not in _BUILT_IN_UPKEEP and not entry_points(group=UPKEEP_ENTRY_POINTS, name=scheme):
+    offered = entry_points(group=UPKEEP_ENTRY_POINTS).names
+    if scheme not in _BUILT_IN_UPKEEP and scheme not in offered:
         raise UnknownStore(f"a store {scheme}: cannot be looked after from outside its server")
     opener = _BUILT_IN_UPKEEP.get(scheme) or _plugged_in(UPKEEP_ENTRY_POINTS, scheme)
     upkeep = opener(url)
@@ -242,7 +243,7 @@ def is_shared(url: str) -> bool:
 
 
 def _plugged_in(group: str, scheme: str) -> Callable[..., object]:
-    point = next(iter(entry_points(group=group, name=scheme)))
+    point = next(iter(entry_points(group=group).select(name=scheme)))
     try:
         opener = point.load()
     except Exception as error:

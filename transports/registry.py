@@ -7,9 +7,10 @@ the transport's, its value a `Transport` subclass that needs no arguments, or an
 import difflib
 import logging
 from collections.abc import Iterable
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, Final
 
+from twinline.core.plugins import entry_points
 from twinline.transports.auto import AutoTransport
 from twinline.transports.binary import BinaryTransport
 from twinline.transports.contract import LocalProtocolError, Transport, TransportError

@@ -311,6 +311,7 @@ DO_NOT_GROW = {
     ("core/metrics.py", "_noted"): "256 values that are to be sorted into buckets",
     ("core/messages.py", "_ids"): "made in advance, so many at a time",
     ("core/waiting.py", "_hints"): "one hint at most",
+    ("core/plugins.py", "_entry_points"): "one for each group of entry points",
     ("stores/postgresql/lane.py", "sent"): "the times of the last sends, so many",
     ("stores/sqlite/archive.py", "_begun"): "one mailbox at a time",
     ("stores/shared/cache.py", "_changing"): "one for each thread that changes a session",

@@ -36,6 +36,7 @@ INTERNAL = (
     "core.guesses",
     "core.hash_queue",
     "core.limit_states",
+    "core.plugins",
     "core.settling",
     "core.reloading",
     "core.shared_limits",
