@@ -151,9 +151,9 @@ class Site:
         server.process.wait(20)
         self._stacks.pop(name).close()
 
-    def wait_back(self, name: str) -> None:
-        """Wait until HAProxy has seen that a server is there again."""
-        told = f"Server twinline/{name} is UP"
+    def wait_seen(self, name: str, state: str) -> None:
+        """Wait until HAProxy has seen that a server is gone, DOWN, or is there again, UP."""
+        told = f"Server twinline/{name} is {state}"
         wait_until(lambda: told in self.proxy_log.read_text(), told)
 
     def close(self) -> None:
@@ -217,8 +217,9 @@ def test_two_servers_outlive_each_other_and_a_database(certificates: Certificate
                 for name, number in (("alpha", signal.SIGTERM), ("beta", signal.SIGKILL)):
                     servers.end(name, number)
                     ann.hear(f"when the server of {name} is gone")
+                    servers.wait_seen(name, "DOWN")  # one that is back sooner never comes UP
                     servers.start(name)
-                    servers.wait_back(name)
+                    servers.wait_seen(name, "UP")
                 assert StateKind.LOGGED_OUT not in ann.seen
                 look(alpha, "beta")
                 alpha.kill()
