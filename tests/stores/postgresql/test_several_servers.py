@@ -258,7 +258,9 @@ def test_what_a_notifier_could_not_send_it_sends_later_and_says_so(
         here.mailboxes.append("bob", draft())
         wait_event(woken, f"it is told: {what}", 10)
         assert here._wakes._sending.link is not link
-    assert "notices wait to be sent: broken" in caplog.text
+    # Of which of the two is told depends on who finds the first connection gone: one line is enough
+    # for ten seconds.
+    assert "notices wait to be sent: " in caplog.text
 
 
 def test_a_server_whose_heartbeats_do_not_come_back_is_refused(
