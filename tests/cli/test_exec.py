@@ -101,7 +101,7 @@ def test_a_command_that_does_not_read_is_fine(ann: CommandLine) -> None:
 def test_stdout_and_stderr_are_those_of_watch(ann: CommandLine) -> None:
     ann.run("send", "bob", "hello")
     command = "cat; echo; echo talk >&2"
-    assert finished(watch(ann, command, "--timeout", "0.2")) == (0, "hello\n", "talk\n")
+    assert finished(watch(ann, command, "--timeout", "1")) == (0, "hello\n", "talk\n")
 
 
 # -- what is acknowledged ---------------------------------------------------------------
