@@ -22,7 +22,6 @@ from waiting import Call, join, wait_until
 from twinline.cli.server.hashing import BackgroundHasher
 from twinline.cli.server.process import STACK_BYTES, Descriptors
 from twinline.core.passwords import default_hasher
-from twinline.core.protocol import Kinds
 from twinline.core.store import Unsubscribe
 from twinline.core.waiting import Wake
 from twinline.transports import wakeup
@@ -114,9 +113,9 @@ def test_what_a_connection_takes_that_waits_for_mail(kind: type[Listener], each:
     boxes = service.store.mailboxes
     on_mail, subscribed = boxes.on_mail, []
 
-    def noted(account_id: str, wake: Wake, kinds: Kinds) -> Unsubscribe:
+    def noted(account_id: str, wake: Wake) -> Unsubscribe:
         subscribed.append(account_id)
-        return on_mail(account_id, wake, kinds)
+        return on_mail(account_id, wake)
 
     boxes.on_mail = noted  # type: ignore[method-assign]
     listener = kind(service, [(Endpoint.parse("tcp://127.0.0.1:0"), transport("jsonl"))])

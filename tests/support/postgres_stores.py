@@ -11,7 +11,6 @@ from twinline.stores.postgresql import PostgresqlStore, parse_url
 
 WRITTEN = ("mailboxes", "names", "sessions")
 """Tables of which every write changes one."""
-_REREAD_SECONDS = 60.0  # who is woken by that, without a reason, must not be taken for a fault
 
 
 class Stores:
@@ -26,7 +25,7 @@ class Stores:
         return self._open(self._engine.new_store_url(), policy)
 
     def _open(self, url: str, policy: MailboxPolicy) -> PostgresqlStore:
-        store = PostgresqlStore(parse_url(url), policy, reread_seconds=_REREAD_SECONDS)
+        store = PostgresqlStore.open(url, policy)
         self._opened[store] = url, policy
         return store
 
