@@ -354,7 +354,8 @@ class Prompt:
             rows += [*entry.rows(_terminal_size().columns)[0], ("", "\n")]
         if len(entries) > _MOST_WAITING:
             rows.append(("class:waits", f"... and {len(entries) - _MOST_WAITING} more\n"))
-        rows[-1] = (rows[-1][0], rows[-1][1].removesuffix("\n")) if rows else ("", "")
+        if rows:  # what waited may have been sent since it was decided to show it
+            rows[-1] = (rows[-1][0], rows[-1][1].removesuffix("\n"))
         return rows
 
     def _foot(self) -> StyleAndTextTuples:
