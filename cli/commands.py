@@ -22,7 +22,11 @@ COMMANDS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
             ("login", "client.accounts:login", "Log in, and stay logged in."),
             ("logout", "client.accounts:logout", "End the session."),
             ("status", "client.accounts:status", "Show who is logged in and what is unread."),
+            ("receipts", "client.peers:receipts", "Let senders see what is read, or not."),
             ("accounts", "client.accounts:accounts", "List accounts."),
+            ("blocked", "client.peers:blocked", "List whose messages are refused."),
+            ("block", "client.peers:block", "Refuse somebody's messages."),
+            ("unblock", "client.peers:unblock", "Take somebody's messages again."),
             (
                 "change-password",
                 "client.accounts:change_password",
@@ -37,7 +41,12 @@ COMMANDS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
             ("chat", "chat.command:chat", "Talk at a prompt."),
             ("send", "client.send:send", "Send a message, or many."),
             ("watch", "client.watch:watch", "Print messages as they come, or run a command."),
-            ("history", "client.history:history", "Print the mailbox."),
+            ("history", "client.history:history", "Print the mailbox, or a conversation."),
+            (
+                "conversations",
+                "client.conversations:conversations",
+                "List whom you wrote to or heard from.",
+            ),
         ),
     ),
     (
@@ -66,6 +75,11 @@ COMMANDS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
 
 TOGETHER: Final = {
     "login": ("logout", "Log in, and stay logged in; end the session."),
+    "status": ("receipts", "Show what is unread; tell senders what is read."),
+    "accounts": ("blocked", "List accounts; list those that are blocked."),
+    "block": ("unblock", "Refuse somebody's messages; take them again."),
+    "watch": ("history", "Print messages as they come; print the mailbox."),
+    "store": ("ping", "Look after a store; measure the way to a server."),
     "verify": ("bench", "Check that a server loses nothing; measure it."),
     "top": ("trace", "See who is connected; where a message is."),
 }

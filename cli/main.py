@@ -69,7 +69,7 @@ class CommandGroup(Group):
                 heading = "" if at else f"{title}:"
                 second, words = TOGETHER.get(name, ("", summary))
                 names = f"{name}, {second}" if second else name
-                formatter.write(f"{heading:<14}{names:<17}{words}\n")
+                formatter.write(f"{heading:<14}{names:<18}{words}\n")
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the example."""

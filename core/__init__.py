@@ -1,4 +1,4 @@
-"""The domain: accounts, mailboxes and their rules, with no socket and no thread of its own.
+"""The domain: accounts, mailboxes and their rules, with no socket, and one thread at times.
 
 ::
 
@@ -15,6 +15,7 @@
     admin          what an operator may do to them
     settling       what creating or deleting an account left open
     messages       the rules for messages
+    receipts       tells senders what was acknowledged, in that thread
     looks          what a watch does at once
     names          usernames, and the patterns that list them
     passwords      the rule for passwords, and argon2id

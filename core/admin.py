@@ -14,7 +14,7 @@ from twinline.core.clock import HOUR_MS, Clock
 from twinline.core.errors import BadRequest, NoSuchUser
 from twinline.core.events import emit
 from twinline.core.names import NamePattern, parse_username
-from twinline.core.protocol import MAX_PAGE, Message
+from twinline.core.protocol import MAX_PAGE, TALK, Message
 from twinline.core.store import (
     Account,
     Invitation,
@@ -197,7 +197,7 @@ class Administration:
         return self._view(account)
 
     def mail(self, account_id: str, after: int = 0, *, goes_on: bool = False) -> MailPage:
-        """Return a page of the messages that an account's mailbox holds, for its owner.
+        """Return a page of the mail and the copies that a mailbox holds, for its owner.
 
         Args:
             account_id: as `export` has told it: another account of the same name has another one.
@@ -207,7 +207,7 @@ class Administration:
         Raises:
             NoSuchUser, CursorInvalid.
         """
-        page = self._mailboxes.read(account_id, after, MAX_PAGE, _EXPORT_BYTES)
+        page = self._mailboxes.read(account_id, after, MAX_PAGE, _EXPORT_BYTES, TALK)
         if not goes_on:
             name = self._accounts.username_of(account_id)
             self._tell("export", name, f"mail of account {name} after seq {after} is exported")

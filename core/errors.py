@@ -22,6 +22,8 @@
     │   ├── NoSuchUser               no_such_user
     │   ├── MessageTooLong           message_too_long
     │   ├── MailboxFull              mailbox_full            retryable
+    │   ├── Refused                  refused
+    │   ├── BlockListFull            block_list_full
     │   ├── SendIdConflict           send_id_conflict
     │   ├── CursorInvalid            cursor_invalid
     │   ├── UndeliveredMessages      undelivered_messages    carries count
@@ -255,6 +257,20 @@ class MailboxFull(RequestError):
     default_message = "the recipient's mailbox is full"
 
 
+class Refused(RequestError):
+    """The recipient takes no mail of the sender; nothing is stored."""
+
+    code = "refused"
+    default_message = "the recipient takes no messages from you"
+
+
+class BlockListFull(RequestError):
+    """The account refuses as many others as it may."""
+
+    code = "block_list_full"
+    default_message = "the list of blocked accounts is full; unblock one first"
+
+
 class SendIdConflict(RequestError):
     """The send_id was used before, for another message to this recipient."""
 
@@ -346,6 +362,8 @@ ERROR_BY_CODE: Final[dict[str, type[RequestError]]] = {
         NoSuchUser,
         MessageTooLong,
         MailboxFull,
+        Refused,
+        BlockListFull,
         SendIdConflict,
         CursorInvalid,
         UndeliveredMessages,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from twinline.core.protocol import MAIL_ALONE, Kinds
+
 
 @dataclass(slots=True)  # not frozen, for that costs as much again, and one is made a delivery
 class Look:
@@ -14,6 +16,7 @@ class Look:
         limit: at most so many messages; 0 to acknowledge only.
         max_bytes: at most so many bytes of bodies, but one message always fits.
         follow: whether the session's ``on_mail`` is to be called for what comes after the look.
+        kinds: which entries it is about.
     """
 
     after: int
@@ -21,6 +24,7 @@ class Look:
     limit: int
     max_bytes: int
     follow: bool
+    kinds: Kinds = MAIL_ALONE
 
     op: ClassVar[str] = "watch"
     """The request that it is a part of."""

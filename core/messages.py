@@ -9,7 +9,7 @@ from twinline.core.forks import watch_forks
 from twinline.core.metrics import CallTimer
 from twinline.core.names import parse_username
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import Draft, Receipt, SessionRecord, Store
+from twinline.core.store import Accepted, Draft, SessionRecord, Store
 from twinline.core.throttle import RateThrottle
 
 Params = ParamSpec("Params")
@@ -53,14 +53,24 @@ class MessageRules:
         self._ids.clear()
 
     def send(
-        self, session: SessionRecord, to: str, body: str, send_id: str | None, now: int
-    ) -> Receipt:
-        """Put a message into a mailbox; when this returns the store has it.
+        self,
+        session: SessionRecord,
+        to: str,
+        body: str,
+        send_id: str | None,
+        now: int,
+        *,
+        copy: bool = False,
+    ) -> Accepted:
+        """Put a message into a mailbox, and its copy into the sender's if that is asked for.
+
+        When this returns the store has both.
 
         Raises:
-            BadRequest: the body is empty or is no text, or the send_id has a wrong length.
+            BadRequest: the body is empty or is no text, the send_id has a wrong length, or there is
+                none, which a copy needs.
             MessageTooLong: the body has more bytes than the limit.
-            InvalidUsername, NoSuchUser, MailboxFull, SendIdConflict, RateLimited.
+            InvalidUsername, NoSuchUser, Refused, MailboxFull, SendIdConflict, RateLimited.
         """
         name = parse_username(to)
         # Nearly every text is short and ASCII, which has as many bytes as characters.
@@ -70,6 +80,9 @@ class MessageRules:
             0 < len(send_id) <= MAX_SEND_ID_BYTES and send_id.isascii()
         ):
             _check_send_id(send_id)
+        if copy and send_id is None:
+            # Else a repeat would be another message, and never complete the copy of the first.
+            raise BadRequest("a copy needs a send_id")
         rate = self._rate  # which may be replaced meanwhile
         if rate is not None:
             rate.take(session.account_id)
@@ -80,7 +93,15 @@ class MessageRules:
             message_id = self._ids.pop()
         except IndexError:
             message_id = self._draw_ids()
-        draft = Draft(message_id, session.account_id, session.username, body, now, send_id)
+        draft = Draft(
+            message_id,
+            session.account_id,
+            session.username,
+            body,
+            now,
+            send_id,
+            name if copy else None,
+        )
         append, timer = self._mailboxes.append, self._timer
         try:
             if timer is not None and timer.due:

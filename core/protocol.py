@@ -14,6 +14,8 @@ Rules that hold for every model:
 """
 
 from collections.abc import Callable
+from enum import StrEnum
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, Strict
@@ -31,19 +33,55 @@ PASSWORD_CHARACTERS: Final = range(8, 128 + 1)
 MAX_REPLY_BYTES: Final = 1 << 20
 """No reply is longer than this on any built-in transport; a client may refuse a longer one."""
 
+
+class Kind(StrEnum):
+    """What an entry of a mailbox is."""
+
+    MAIL = "mail"
+    """A message that was sent to the mailbox's account."""
+    SENT = "sent"
+    """The copy of a message that the account has sent."""
+    RECEIPT = "receipt"
+    """That another account has acknowledged what was sent to it."""
+
+
+Kinds = frozenset[Kind]
+"""Some of them, in no order."""
+MAIL_ALONE: Final[Kinds] = frozenset({Kind.MAIL})
+"""What a client of a mailbox gets that asks for nothing else."""
+TALK: Final[Kinds] = frozenset({Kind.MAIL, Kind.SENT})
+"""What both sides of a conversation have written."""
+EVERY_KIND: Final[Kinds] = frozenset(Kind)
+"""All that there is."""
+
+
+def kinds_of(named: tuple[Kind, ...]) -> Kinds:
+    """Return the kinds that a request names: most name mail alone, which is one object."""
+    if len(named) == 1 and named[0] is Kind.MAIL:
+        return MAIL_ALONE
+    return frozenset(named)
+
+
+_seq_in: Final = attrgetter("seq")
 Uint = Annotated[int, Strict(), Field(ge=0, le=MAX_INT)]
 Text = Annotated[str, Strict()]
 Secret = Text
 """A password or a token. Each such field has ``repr=False``, for a model may get into a log."""
 Flag = Annotated[bool, Strict()]
 PageSize = Annotated[int, Strict(), Field(ge=1, le=MAX_PAGE)]
+# A list of wrong items is refused at the first: an error for each would cost megabytes.
+KindsField = Annotated[tuple[Kind, ...], Field(min_length=1, max_length=len(Kind), fail_fast=True)]
 MessageId = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{24}$")]
 """96 bits as 24 lowercase hexadecimal digits."""
 
 
 class _Model(BaseModel):
-    # A value that is refused may be a password that went into the wrong field.
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    # A value that is refused may be a password that went into the wrong field. A field that is
+    # called `with` or `copy` on the wire is `with_` or `copy_` here, for one is a word of Python
+    # and the other a method of every model.
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", hide_input_in_errors=True, populate_by_name=True
+    )
 
 
 Model = TypeVar("Model", bound=_Model)
@@ -142,16 +180,52 @@ class SentReply(Reply):
 
     message_id: MessageId = Field(description="the message's id, unique everywhere")
     sent_at: Uint = Field(description="when the server accepted it, in ms")
+    n: Uint = Field(
+        description="rises from one message to this recipient to the next; see `Receipt`"
+    )
 
 
 class Message(_Model):
-    """One message, as it stands in its recipient's mailbox."""
+    """One message, as it stands in its recipient's mailbox, or as a copy in its sender's."""
 
     seq: Uint = Field(description="its number in the mailbox, rising")
     message_id: MessageId = Field(description="its id, as its sender got it")
     sender: Text = Field(description="the sender's username")
     body: Text = Field(description="the text, exactly as sent")
     sent_at: Uint = Field(description="when the server accepted it, in ms")
+    to: Text | None = Field(default=None, description="of a copy alone: whom it was sent to")
+    n: Uint | None = Field(
+        default=None, description="of a copy alone: as the reply to `send` had it"
+    )
+
+    @property
+    def kind(self) -> Kind:
+        """What it is in this mailbox: mail, or the copy of what was sent."""
+        return Kind.MAIL if self.to is None else Kind.SENT
+
+
+class Receipt(_Model):
+    """Another account has acknowledged all that was sent to it, up to one message.
+
+    There is one for each account; a later one takes its place, under a new seq.
+    """
+
+    seq: Uint = Field(description="its number in the mailbox, rising")
+    username: Text = Field(description="who has acknowledged")
+    n: Uint = Field(description="what was sent to it with this `n` or a lower one is acknowledged")
+    acked_at: Uint = Field(description="when that was, in ms")
+
+
+Entry = Message | Receipt
+"""What lies in a mailbox."""
+
+
+def entries_of(messages: tuple[Message, ...], receipts: tuple[Receipt, ...]) -> tuple[Entry, ...]:
+    """Return the entries of a page, by rising seq."""
+    if not receipts:
+        return messages
+    entries: list[Entry] = [*messages, *receipts]
+    return tuple(sorted(entries, key=_seq_in))
 
 
 class WatchReply(Reply):
@@ -159,9 +233,19 @@ class WatchReply(Reply):
 
     messages: tuple[Message, ...] = Field(description="by rising seq")
     position: Uint = Field(description="the last acked seq of the mailbox")
+    seen: Uint = Field(
+        description="up to which seq it has looked for the kinds that were asked for: the next "
+        "`after`"
+    )
+    receipts: tuple[Receipt, ...] = Field(default=(), description="by rising seq")
     more: Flag = Field(
         default=False, description="whether another reply to this watch follows: it is a stream"
     )
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What it brings, by rising seq."""
+        return entries_of(self.messages, self.receipts)
 
     @property
     def continues(self) -> bool:
@@ -181,6 +265,36 @@ class HistoryReply(Reply):
 
     messages: tuple[Message, ...] = Field(description="by rising seq: the newest is last")
     more: Flag = Field(description="whether older ones are kept")
+    seen: Uint = Field(description="down to which seq it has looked: the next `before`")
+    receipts: tuple[Receipt, ...] = Field(default=(), description="by rising seq")
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What it brings, by rising seq: the newest is last."""
+        return entries_of(self.messages, self.receipts)
+
+
+class Conversation(_Model):
+    """Another account, and what was last written to or by it."""
+
+    username: Text = Field(description="the other account, as its messages have it")
+    last: Message = Field(description="the newest message of either side")
+    unread: Uint = Field(description="how many messages of it wait beyond the position")
+
+
+class ConversationsReply(Reply):
+    """A page of conversations."""
+
+    conversations: tuple[Conversation, ...] = Field(
+        description="the one with the newest message first"
+    )
+    more: Flag = Field(description="whether others follow: the next `before` is the last one's seq")
+
+
+class BlockedReply(Reply):
+    """Whose mail this account refuses."""
+
+    usernames: tuple[Text, ...] = Field(description="sorted by code point")
 
 
 class TraceReply(Reply):
@@ -210,6 +324,10 @@ class StatusReply(Reply):
     username: Text = Field(description="the account of this connection")
     position: Uint = Field(description="the last acked seq of the mailbox")
     unread: Uint = Field(description="how many messages wait beyond the position")
+    receipts: Flag = Field(
+        description="whether senders are told what this account acknowledges, and it is told of "
+        "what it sends"
+    )
 
 
 # ---------------------------------------------------------------------------------------
@@ -329,6 +447,11 @@ class Send(Request):
         description="1 to 64 bytes of the sender's choice; a repeat to the same recipient gets the "
         "first result",
     )
+    copy_: Flag = Field(
+        default=False,
+        alias="copy",
+        description="keep a copy in the sender's own mailbox; needs a `send_id`",
+    )
 
 
 class Watch(Request):
@@ -357,6 +480,9 @@ class Watch(Request):
         description="go on from the last seq that the stream before it on this connection has "
         "sent, even if that has ended",
     )
+    kinds: KindsField = Field(
+        default=(Kind.MAIL,), description="which entries: `mail`, `sent`, `receipt`"
+    )
 
 
 class Ack(Request):
@@ -374,6 +500,58 @@ class History(Request):
     reply = HistoryReply
     before: Uint | None = Field(default=None, description="only seqs below this one")
     limit: PageSize = Field(default=50, description="1 to 1,000")
+    with_: Text | None = Field(
+        default=None,
+        alias="with",
+        description="only what this account has sent, and the copies of what was sent to it",
+    )
+    kinds: KindsField | None = Field(
+        default=None,
+        description="which entries: `mail`, `sent`, `receipt`; if left out, mail alone, and with "
+        "`with` mail and copies",
+    )
+
+
+class Conversations(Request):
+    """List whom this account has written to or heard from, the newest message first."""
+
+    op = "conversations"
+    reply = ConversationsReply
+    before: Uint | None = Field(
+        default=None, description="only those whose last message has a seq below this one"
+    )
+    limit: PageSize = Field(default=50, description="1 to 1,000")
+
+
+class Block(Request):
+    """Refuse what an account sends from now on; it is told `refused`."""
+
+    op = "block"
+    reply = Done
+    username: Text = Field(description="whose mail")
+
+
+class Unblock(Request):
+    """Take mail of an account again; nothing happens if it is not refused."""
+
+    op = "unblock"
+    reply = Done
+    username: Text = Field(description="whose mail")
+
+
+class ListBlocked(Request):
+    """Ask whose mail is refused."""
+
+    op = "list_blocked"
+    reply = BlockedReply
+
+
+class SetReceipts(Request):
+    """Let senders be told what this account acknowledges, or not; then it is not told either."""
+
+    op = "set_receipts"
+    reply = Done
+    receipts: Flag = Field(description="whether it may be told")
 
 
 class DeleteMessages(Request):
@@ -381,7 +559,6 @@ class DeleteMessages(Request):
 
     op = "delete_messages"
     reply = DeletedReply
-    # A list of wrong items is refused at the first: an error for each would cost megabytes.
     seqs: Annotated[tuple[Uint, ...], FailFast(), Field(min_length=1, max_length=MAX_PAGE)] = Field(
         description="1 to 1,000 seqs"
     )
@@ -446,8 +623,13 @@ REQUESTS: Final[tuple[type[Request], ...]] = (
     Watch,
     Ack,
     History,
+    Conversations,
     DeleteMessages,
     Trace,
+    Block,
+    Unblock,
+    ListBlocked,
+    SetReceipts,
     Status,
     ChangePassword,
     DeleteAccount,

@@ -49,15 +49,20 @@ from twinline.core.metrics import Metrics
 from twinline.core.names import NamePattern, parse_username
 from twinline.core.passwords import Passwords
 from twinline.core.protocol import (
+    MAIL_ALONE,
     MAX_WAIT_SECONDS,
     PROTOCOL_VERSION,
+    TALK,
     AccountsReply,
     AckReply,
+    BlockedReply,
+    ConversationsReply,
     DeletedReply,
     Done,
     ErrorReply,
     HelloReply,
     HistoryReply,
+    Kinds,
     Reply,
     Request,
     SentReply,
@@ -65,11 +70,22 @@ from twinline.core.protocol import (
     StatusReply,
     TraceReply,
     WatchReply,
+    kinds_of,
     maker,
 )
+from twinline.core.receipts import Receipts
 from twinline.core.session import Session, Subscription
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import MailboxLook, MailPage, SessionKey, SessionRecord, Store, Unsubscribe
+from twinline.core.store import (
+    Blocked,
+    MailboxLook,
+    MailPage,
+    Peer,
+    SessionKey,
+    SessionRecord,
+    Store,
+    Unsubscribe,
+)
 from twinline.core.throttle import RateThrottle
 from twinline.core.waiting import Waiter, Wake
 from twinline.core.watches import Watches
@@ -94,8 +110,9 @@ _sent: Final = maker(SentReply)
 class ChatService:
     """Accounts, mailboxes and instant delivery over a store.
 
-    Every method may be called from any thread. The service has no thread of its own; a watch
-    with ``wait`` blocks the thread that calls it.
+    Every method may be called from any thread. A watch with ``wait`` blocks the thread that calls
+    it. The service has a thread of its own while receipts are due, for another mailbox than the one
+    that was acknowledged may be slow; it needs `stop` for the last of them.
 
     Attributes:
         settings: what it allows; `change_settings` replaces it.
@@ -155,6 +172,7 @@ class ChatService:
         self._logins = Admission(seconds, least=_LEAST_LOGINS, monotonic=monotonic)
         self._messages = MessageRules(store, self.settings, self._timer)
         self._mailboxes = store.mailboxes
+        self._receipts = Receipts(store.mailboxes)
         self._traces = RateThrottle(
             _TRACES_PER_SECOND, monotonic, burst=_TRACES_AT_ONCE, of="traces"
         )
@@ -170,14 +188,30 @@ class ChatService:
             protocol.Resume: lambda s, r: self.resume(s, r.session),
             protocol.Logout: lambda s, _: self.logout(s),
             protocol.ListAccounts: lambda s, r: self.list_accounts(s, r.pattern, r.after, r.limit),
-            protocol.Send: lambda s, r: self.send(s, r.to, r.body, r.send_id),
+            protocol.Send: lambda s, r: self.send(s, r.to, r.body, r.send_id, copy=r.copy_),
             # A caller of `handle` gets one reply: the first of a stream, which is its last.
             protocol.Watch: lambda s, r: self.watch(
-                s, r.after, r.ack, min(r.limit, r.window or r.limit), r.wait
+                s,
+                r.after,
+                r.ack,
+                min(r.limit, r.window or r.limit),
+                r.wait,
+                kinds=kinds_of(r.kinds),
             ),
             Look: self.look,
             protocol.Ack: lambda s, r: self.ack(s, r.up_to),
-            protocol.History: lambda s, r: self.history(s, r.before, r.limit),
+            protocol.History: lambda s, r: self.history(
+                s,
+                r.before,
+                r.limit,
+                peer=r.with_,
+                kinds=None if r.kinds is None else kinds_of(r.kinds),
+            ),
+            protocol.Conversations: lambda s, r: self.conversations(s, r.before, r.limit),
+            protocol.Block: lambda s, r: self.block(s, r.username),
+            protocol.Unblock: lambda s, r: self.unblock(s, r.username),
+            protocol.ListBlocked: lambda s, _: self.list_blocked(s),
+            protocol.SetReceipts: lambda s, r: self.set_receipts(s, receipts=r.receipts),
             protocol.DeleteMessages: lambda s, r: self.delete_messages(s, r.seqs),
             protocol.Trace: lambda s, r: self.trace(s, r.message_id, r.to),
             protocol.Status: lambda s, _: self.status(s),
@@ -248,8 +282,12 @@ class ChatService:
         self._watches.most = settings.watches_per_account
 
     def stop(self) -> None:
-        """Wake every wait; from now on every request is `ShuttingDown`."""
+        """Wake every wait; from now on every request is `ShuttingDown`.
+
+        Receipts that are due are put in before this returns, if that takes no longer than moments.
+        """
         self._watches.end()
+        self._receipts.stop()
 
     @property
     def stopping(self) -> bool:
@@ -445,7 +483,10 @@ class ChatService:
         record = self._require(session, self._clock())
         standing = on_own_mailbox(self._mailboxes.standing, record)
         return StatusReply(
-            username=record.username, position=standing.position, unread=standing.unread
+            username=record.username,
+            position=standing.position,
+            unread=standing.unread,
+            receipts=on_own_mailbox(self._mailboxes.gives_receipts, record),
         )
 
     def change_password(self, session: Session, password: str, new_password: str) -> Done:
@@ -476,20 +517,42 @@ class ChatService:
 
     # -- the mail -----------------------------------------------------------------------
 
-    def send(self, session: Session, to: str, body: str, send_id: str | None = None) -> SentReply:
-        """Send a message; when this returns the store has it.
+    def send(
+        self,
+        session: Session,
+        to: str,
+        body: str,
+        send_id: str | None = None,
+        *,
+        copy: bool = False,
+    ) -> SentReply:
+        """Send a message; when this returns the store has it, and its copy.
+
+        Args:
+            session: the caller.
+            to: the recipient's username.
+            body: the text.
+            send_id: the caller's own id for it, or None.
+            copy: whether a copy is put into the caller's own mailbox; it needs a send_id.
 
         Raises:
-            BadRequest, MessageTooLong, InvalidUsername, NoSuchUser, MailboxFull,
+            BadRequest, MessageTooLong, InvalidUsername, NoSuchUser, Refused, MailboxFull,
             SendIdConflict, RateLimited.
         """
         now = self._clock()
         record = self._record(session.key, now)
-        receipt = self._messages.send(record, to, body, send_id, now)
-        return _sent({"message_id": receipt.message_id, "sent_at": receipt.sent_at})
+        message_id, sent_at, n = self._messages.send(record, to, body, send_id, now, copy=copy)
+        return _sent({"message_id": message_id, "sent_at": sent_at, "n": n})
 
     def watch(
-        self, session: Session, after: int, ack: int | None = None, limit: int = 64, wait: int = 0
+        self,
+        session: Session,
+        after: int,
+        ack: int | None = None,
+        limit: int = 64,
+        wait: int = 0,
+        *,
+        kinds: Kinds = MAIL_ALONE,
     ) -> WatchReply:
         """Acknowledge, then return what lies beyond ``after``, waiting for it if need be.
 
@@ -497,8 +560,9 @@ class ChatService:
             session: the caller.
             after: the last seq that the caller has seen.
             ack: acknowledge up to here first.
-            limit: at most so many messages.
+            limit: at most so many entries.
             wait: how many seconds to wait for the first one, 0 to 60.
+            kinds: which entries.
 
         Raises:
             CursorInvalid: ``after`` or ``ack`` is beyond the last seq.
@@ -510,20 +574,22 @@ class ChatService:
             raise BadRequest(f"wait is 0 to {MAX_WAIT_SECONDS} seconds")
         # From its first look to its last a watch is of one session, whatever becomes of the caller.
         key = session.key
-        look = Look(after, ack, limit, PAGE_BYTES, follow=False)
+        look = Look(after, ack, limit, PAGE_BYTES, follow=False, kinds=kinds)
         if not wait or key is None:
             return _watched(self._look(key, look))
         waiter = Waiter()
-        unsubscribe = self._subscribe(session, key, waiter.wake)
+        unsubscribe = self._subscribe(session, key, waiter.wake, kinds)
         try:
             # Subscribed, look, wait, look again: a message that comes in between is not missed,
             # nor is the end of the session or of the service.
             page = self._look(key, look)
-            if not page.messages:
-                look.ack = None
-                deadline = Deadline.after(wait)
-                while not (page.messages or session.interrupted) and waiter.wait(deadline):
-                    page = self._look(key, look)
+            look.ack = None
+            deadline = Deadline.after(wait)
+            while not (page.messages or page.receipts or session.interrupted) and waiter.wait(
+                deadline
+            ):
+                look.after = page.seen
+                page = self._look(key, look)
         finally:
             unsubscribe()
         return _watched(page)
@@ -542,8 +608,8 @@ class ChatService:
             NotLoggedIn, SessionExpired, ShuttingDown.
         """
         key = session.key
-        if look.follow and session.unfollow is None:
-            self._follow(session, key)
+        if look.follow and (session.unfollow is None or session.followed != look.kinds):
+            self._follow(session, key, look.kinds)
         return self._look(key, look)
 
     def look_many(self, looks: Sequence[tuple[Session, Look]]) -> list[Reply | MailPage]:
@@ -557,20 +623,28 @@ class ChatService:
         outcomes: list[Reply | MailPage] = []
         asked: list[MailboxLook] = []
         places: list[int] = []
+        records: list[SessionRecord] = []
         for session, look in looks:
             try:
                 key = session.key
-                if look.follow and session.unfollow is None:
-                    self._follow(session, key)
+                if look.follow and (session.unfollow is None or session.followed != look.kinds):
+                    self._follow(session, key, look.kinds)
                 record = self._record(key, now)
             except RequestError as error:
                 outcomes.append(error.to_reply())
                 continue
             places.append(len(outcomes))
+            records.append(record)
             outcomes.append(_NOT_LOOKED)
             asked.append(
                 MailboxLook(
-                    record.account_id, look.after, look.limit, look.max_bytes, look.ack, now
+                    record.account_id,
+                    look.after,
+                    look.limit,
+                    look.max_bytes,
+                    look.ack,
+                    now,
+                    look.kinds,
                 )
             )
         try:
@@ -582,34 +656,50 @@ class ChatService:
                 found = look_many(asked)
         except RequestError as error:
             found = [error] * len(asked)
-        for place, page in zip(places, found, strict=True):
+        for place, record, page in zip(places, records, found, strict=True):
             if isinstance(page, NoSuchUser):
                 page = SessionExpired()  # noqa: PLW2901 - the account was deleted just now
-            outcomes[place] = page.to_reply() if isinstance(page, RequestError) else page
+            if isinstance(page, RequestError):
+                outcomes[place] = page.to_reply()
+                continue
+            outcomes[place] = page
+            if page.deliveries:
+                self._receipts.note(record, page.deliveries, now)
         return outcomes
 
-    def _follow(self, session: Session, key: SessionKey | None) -> None:
+    def _follow(self, session: Session, key: SessionKey | None, kinds: Kinds) -> None:
         on_mail = session.on_mail
-        if key is not None and on_mail is not None:  # else the caller has left meanwhile
-            session.follow(key, self._subscribe(session, key, on_mail))
+        if key is None or on_mail is None:
+            return  # the caller has left meanwhile
+        # Of one caller there is one at a time. Nothing is missed in between, for a look follows.
+        session.follow_no_more()
+        session.follow(key, kinds, self._subscribe(session, key, on_mail, kinds))
 
     def _look(self, key: SessionKey | None, look: Look) -> MailPage:
         now = self._clock()
-        account_id = self._record(key, now).account_id
-        asked = MailboxLook(account_id, look.after, look.limit, look.max_bytes, look.ack, now)
+        record = self._record(key, now)
+        asked = MailboxLook(
+            record.account_id, look.after, look.limit, look.max_bytes, look.ack, now, look.kinds
+        )
         timer = self._timer
         try:
             if timer is not None and timer.due:
-                return timer.call("look", self._mailboxes.look, asked)
-            return self._mailboxes.look(asked)
+                page = timer.call("look", self._mailboxes.look, asked)
+            else:
+                page = self._mailboxes.look(asked)
         except NoSuchUser:
             raise SessionExpired from None  # the account was deleted just now
+        if page.deliveries:
+            self._receipts.note(record, page.deliveries, now)
+        return page
 
-    def _subscribe(self, session: Session, key: SessionKey | None, wake: Wake) -> Unsubscribe:
+    def _subscribe(
+        self, session: Session, key: SessionKey | None, wake: Wake, kinds: Kinds
+    ) -> Unsubscribe:
         record = self._record(key, self._clock())
-        return Subscription(session, record, self.store, self._watches, wake)
+        return Subscription(session, record, self.store, self._watches, wake, kinds=kinds)
 
-    def subscribe(self, session: Session, wake: Wake) -> Unsubscribe:
+    def subscribe(self, session: Session, wake: Wake, *, kinds: Kinds = MAIL_ALONE) -> Unsubscribe:
         """Have ``wake`` called whenever a watch that waited would look again.
 
         For callers with no thread to spare, such as an event loop: subscribe, `watch` with
@@ -623,7 +713,7 @@ class ChatService:
         Raises:
             Busy: as many watches and subscriptions of the account wait as may.
         """
-        return self._subscribe(session, session.key, wake)
+        return self._subscribe(session, session.key, wake, kinds)
 
     def ack(self, session: Session, up_to: int) -> AckReply:
         """Acknowledge every message up to a seq.
@@ -634,14 +724,111 @@ class ChatService:
         now = self._clock()
         record = self._require(session, now)
         standing = on_own_mailbox(self._mailboxes.ack, record, up_to, now)
+        if standing.deliveries:
+            self._receipts.note(record, standing.deliveries, now)
         return AckReply(position=standing.position, unread=standing.unread)
 
-    def history(self, session: Session, before: int | None = None, limit: int = 50) -> HistoryReply:
-        """Return the last messages below ``before``, the newest last."""
+    def history(
+        self,
+        session: Session,
+        before: int | None = None,
+        limit: int = 50,
+        *,
+        peer: str | None = None,
+        kinds: Kinds | None = None,
+    ) -> HistoryReply:
+        """Return the last entries below ``before``, the newest last.
+
+        Args:
+            session: the caller.
+            before: only those with a lower seq; None: all.
+            limit: at most so many.
+            peer: only what this account has sent, and the copies of what was sent to it; None: all.
+            kinds: which entries; None: mail alone, and with a peer mail and copies.
+
+        Raises:
+            InvalidUsername: the peer's name can be nobody's.
+        """
         now = self._clock()
         record = self._require(session, now)
-        page = on_own_mailbox(self._mailboxes.history, record, before, limit, PAGE_BYTES, now)
-        return HistoryReply(messages=page.messages, more=page.more)
+        if peer is None:
+            other, taken = None, MAIL_ALONE
+        else:
+            name = parse_username(peer)
+            other, taken = Peer(self.store.accounts.recipient(name), name), TALK
+        page = on_own_mailbox(
+            self._mailboxes.history,
+            record,
+            before,
+            limit,
+            PAGE_BYTES,
+            now,
+            kinds=kinds or taken,
+            peer=other,
+        )
+        return HistoryReply(
+            messages=page.messages, more=page.more, seen=page.seen, receipts=page.receipts
+        )
+
+    def conversations(
+        self, session: Session, before: int | None = None, limit: int = 50
+    ) -> ConversationsReply:
+        """Return with whom messages were exchanged, the newest message first.
+
+        Args:
+            session: the caller.
+            before: only those whose last message has a lower seq; None: all.
+            limit: at most so many.
+        """
+        now = self._clock()
+        record = self._require(session, now)
+        page = on_own_mailbox(self._mailboxes.conversations, record, before, limit, PAGE_BYTES, now)
+        return ConversationsReply(conversations=page.conversations, more=page.more)
+
+    # -- whose mail is taken, and who is told -------------------------------------------
+
+    def block(self, session: Session, username: str) -> Done:
+        """Refuse what an account sends from now on; what it has sent stays.
+
+        Raises:
+            BadRequest: it is the caller's own account.
+            InvalidUsername, NoSuchUser, BlockListFull.
+        """
+        record = self._require(session, self._clock())
+        account = self.store.accounts.find(parse_username(username))
+        if account is None:
+            raise NoSuchUser
+        if account.account_id == record.account_id:
+            raise BadRequest("nobody can block their own account")
+        peer = Blocked(account.account_id, account.username)
+        on_own_mailbox(self._mailboxes.block, record, peer)
+        return Done()
+
+    def unblock(self, session: Session, username: str) -> Done:
+        """Take mail of an account again; nothing happens if it is not blocked.
+
+        Raises:
+            InvalidUsername.
+        """
+        record = self._require(session, self._clock())
+        name = parse_username(username)
+        # By the list's names: it may be of an account that is gone.
+        for peer in on_own_mailbox(self._mailboxes.blocked, record):
+            if peer.username == name:
+                on_own_mailbox(self._mailboxes.unblock, record, peer.account_id)
+        return Done()
+
+    def list_blocked(self, session: Session) -> BlockedReply:
+        """Return whose mail the caller refuses."""
+        record = self._require(session, self._clock())
+        names = {peer.username for peer in on_own_mailbox(self._mailboxes.blocked, record)}
+        return BlockedReply(usernames=tuple(sorted(names)))
+
+    def set_receipts(self, session: Session, *, receipts: bool) -> Done:
+        """Let others be told what the caller acknowledges, and the caller what they do, or not."""
+        record = self._require(session, self._clock())
+        on_own_mailbox(self._mailboxes.set_receipts, record, receipts=receipts)
+        return Done()
 
     def delete_messages(self, session: Session, seqs: Sequence[int]) -> DeletedReply:
         """Delete messages from the caller's mailbox."""
@@ -752,4 +939,6 @@ def _refusals_told(session: Session, record: SessionRecord, op: str) -> Iterator
 
 
 def _watched(page: MailPage) -> WatchReply:
-    return WatchReply(messages=page.messages, position=page.position)
+    return WatchReply(
+        messages=page.messages, position=page.position, seen=page.seen, receipts=page.receipts
+    )

@@ -8,6 +8,7 @@ from twinline.core.admission import Entry
 from twinline.core.certificates import Certificate
 from twinline.core.errors import AlreadyLoggedIn
 from twinline.core.locks import Lock, new_lock
+from twinline.core.protocol import MAIL_ALONE, Kinds
 from twinline.core.store import SessionKey, SessionRecord, Store, Unsubscribe
 from twinline.core.waiting import Wake, Wakeable, wake_all
 from twinline.core.watches import Watches, without
@@ -16,7 +17,8 @@ from twinline.core.watches import Watches, without
 class Subscription:
     """Has a watch woken by all that ends it, until the subscription is called.
 
-    It is woken by mail, by the end of its session, by `Session.interrupt` and by `Watches.end`.
+    It is woken by entries of its kinds, by the end of its session, by `Session.interrupt` and by
+    `Watches.end`.
 
     Attributes:
         wake: wakes the watch.
@@ -25,7 +27,14 @@ class Subscription:
     __slots__ = ("_account_id", "_caller", "_of_end", "_of_mail", "_watches", "wake")
 
     def __init__(
-        self, caller: "Session", record: SessionRecord, store: Store, watches: Watches, wake: Wake
+        self,
+        caller: "Session",
+        record: SessionRecord,
+        store: Store,
+        watches: Watches,
+        wake: Wake,
+        *,
+        kinds: Kinds,
     ) -> None:
         """Subscribe.
 
@@ -35,6 +44,7 @@ class Subscription:
             store: where that is.
             watches: those that wait.
             wake: wakes the watch.
+            kinds: the entries that wake it.
 
         Raises:
             Busy: as many watches of the account wait as may.
@@ -47,7 +57,7 @@ class Subscription:
         self._of_end: Unsubscribe | None = None
         watches.enter(record.account_id, self)
         try:
-            self._of_mail = store.mailboxes.on_mail(record.account_id, wake)
+            self._of_mail = store.mailboxes.on_mail(record.account_id, wake, kinds)
             self._of_end = store.accounts.on_session_end(record.key, wake)
             caller.join(self)
         except BaseException:
@@ -81,6 +91,7 @@ class Session:
         username: the account that it is logged in to, or None.
         key: what the store knows the session by, or None.
         unfollow: what ends the subscription of ``on_mail``, or None.
+        followed: the kinds of entries that the subscription is of.
         entry: of a login that waits in a queue of the caller's own, or None; see
             `ChatService.queue`.
         interrupted: whether `interrupt` was called.
@@ -93,6 +104,7 @@ class Session:
         "address",
         "certificate",
         "entry",
+        "followed",
         "interrupted",
         "key",
         "on_end",
@@ -131,6 +143,7 @@ class Session:
         # subscribed is always the session that it is bound to.
         self._unsubscribe: Unsubscribe | None = None  # of on_end
         self.unfollow: Unsubscribe | None = None
+        self.followed: Kinds = MAIL_ALONE
 
     @property
     def logged_in(self) -> bool:
@@ -197,11 +210,19 @@ class Session:
             if unsubscribe is not None:
                 unsubscribe()
 
-    def follow(self, key: SessionKey, unsubscribe: Unsubscribe) -> None:
+    def follow_no_more(self) -> None:
+        """Drop the subscription of ``on_mail``, for one of other kinds; called by the service."""
+        with self._lock:
+            unsubscribe, self.unfollow = self.unfollow, None
+        if unsubscribe is not None:
+            unsubscribe()
+
+    def follow(self, key: SessionKey, kinds: Kinds, unsubscribe: Unsubscribe) -> None:
         """Keep a subscription of ``on_mail`` for as long as it is bound; called by the service.
 
         Args:
             key: of the session whose mail it is.
+            kinds: of the entries that it is of.
             unsubscribe: ends it; called at once if this caller has left, is bound to another
                 session, or follows already.
         """
@@ -209,6 +230,7 @@ class Session:
             keep = self.unfollow is None and key == self.key
             if keep:
                 self.unfollow = unsubscribe
+                self.followed = kinds
         if not keep:
             unsubscribe()
         elif self.interrupted:

@@ -31,10 +31,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from twinline.core.deadline import LONGEST_DAYS
 from twinline.core.errors import RequestError
 from twinline.core.names import NamePattern
-from twinline.core.protocol import MAX_PAGE, Message
+from twinline.core.protocol import (
+    MAIL_ALONE,
+    MAX_PAGE,
+    Conversation,
+    Kinds,
+    Message,
+    Receipt,
+)
 from twinline.core.reloading import RELOADED_BY_STORE
 from twinline.core.waiting import Wake
 
+MOST_BLOCKED: Final = 1_000
+"""How many accounts one may block."""
 SEQ_JUMP: Final = 2**32
 """How far the seqs of a mailbox jump when its store was put back: more messages than it gets
 between a backup and that moment, and 2^53 leaves two million jumps."""
@@ -204,6 +213,8 @@ class Draft(NamedTuple):
         sent_at: in ms.
         send_id: the sender's own id for this message among those it sends to this mailbox, or
             None.
+        copy_to: the recipient's username, where the sender's own mailbox is to have a copy; None:
+            it is to have none.
     """
 
     message_id: str
@@ -212,18 +223,77 @@ class Draft(NamedTuple):
     body: str
     sent_at: int
     send_id: str | None = None
+    copy_to: str | None = None
 
 
-class Receipt(NamedTuple):
+class Accepted(NamedTuple):
     """What acknowledges a send: the same for every repeat of a send_id.
 
     Attributes:
         message_id: the message's.
         sent_at: when it was accepted, in ms.
+        n: the message's number among those to this mailbox, for receipts: its ``sent_at``, or one
+            more than the newest of the mailbox where that is not higher. So it always rises, and
+            tells its sender of other mail only what came in the same millisecond, or while a clock
+            was set back.
     """
 
     message_id: str
     sent_at: int
+    n: int
+
+
+class Delivery(NamedTuple):
+    """What an ack has passed of one sender's mail.
+
+    Attributes:
+        sender_id: the sender's account id.
+        n: of the last of its messages that the ack has passed.
+    """
+
+    sender_id: str
+    n: int
+
+
+class PeerReceipt(NamedTuple):
+    """A receipt on its way into the mailbox of whoever sent what was acknowledged.
+
+    Attributes:
+        account_id: who has acknowledged.
+        username: its name.
+        n: of the last message that it has acknowledged.
+        acked_at: in ms.
+    """
+
+    account_id: str
+    username: str
+    n: int
+    acked_at: int
+
+
+class Peer(NamedTuple):
+    """The other side of a conversation.
+
+    Attributes:
+        account_id: of the account that has the name now; None: there is none. What is kept of an
+            account that is gone is found by its name as long as nobody else has that.
+        username: the name.
+    """
+
+    account_id: str | None
+    username: str
+
+
+class Blocked(NamedTuple):
+    """An account whose mail another refuses.
+
+    Attributes:
+        account_id: whose mail; of a new account of the same name it says nothing.
+        username: its name when it was blocked.
+    """
+
+    account_id: str
+    username: str
 
 
 class Standing(NamedTuple):
@@ -232,26 +302,32 @@ class Standing(NamedTuple):
     Attributes:
         position: the last acked seq.
         unread: how many messages lie beyond it.
+        deliveries: of an ack that has moved the position: whose mail it has passed, if the mailbox
+            gives receipts. None of the account's own, of blocked ones, and of mail that came
+            before senders were kept.
     """
 
     position: int
     unread: int
+    deliveries: tuple[Delivery, ...] = ()
 
 
 class MailboxUsage(NamedTuple):
     """What a mailbox holds.
 
     Attributes:
-        messages: how many, acked or not.
+        messages: how many messages that were sent to it, acked or not.
         unread: how many of them lie beyond the position.
-        size: the bodies' bytes of UTF-8.
+        size: the bodies' bytes of UTF-8, copies included.
         quota: how many unacked ones it may hold, where that is its own number; None: the policy's.
+        copies: how many copies of what the account has sent.
     """
 
     messages: int
     unread: int
     size: int
     quota: int | None
+    copies: int = 0
 
 
 class MessageTrace(NamedTuple):
@@ -293,13 +369,34 @@ class MailPage(NamedTuple):
     """A page of a mailbox.
 
     Attributes:
-        messages: by rising seq.
+        messages: mail and copies, by rising seq.
         position: the last acked seq.
         more: whether there are others to read.
+        seen: as far as it has looked: of `Mailboxes.read` the highest seq, at least ``after``, such
+            that no entry of the kinds lies up to there that the page has not; of
+            `Mailboxes.history` the lowest such seq, from which it goes on with ``before``: that of
+            the first entry, or 0 if there are no more.
+        receipts: by rising seq.
+        deliveries: of a look that has acknowledged: as `Standing.deliveries`.
     """
 
     messages: tuple[Message, ...]
     position: int
+    more: bool
+    seen: int
+    receipts: tuple[Receipt, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
+
+
+class ConversationPage(NamedTuple):
+    """A page of conversations.
+
+    Attributes:
+        conversations: the one with the newest message first.
+        more: whether others follow.
+    """
+
+    conversations: tuple[Conversation, ...]
     more: bool
 
 
@@ -313,6 +410,7 @@ class MailboxLook(NamedTuple):
         max_bytes: as for `Mailboxes.read`.
         ack: acknowledge up to here first, as for `Mailboxes.ack`; None: acknowledge nothing.
         now: in ms.
+        kinds: as for `Mailboxes.read`.
     """
 
     account_id: str
@@ -321,6 +419,7 @@ class MailboxLook(NamedTuple):
     max_bytes: int
     ack: int | None
     now: int
+    kinds: Kinds = MAIL_ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -582,6 +681,13 @@ class Mailboxes(ABC):
     of a mailbox jump by at least `SEQ_JUMP` before its next append. Until then, and after it, a
     place inside the jump (an ``after`` or ``up_to`` of before) is one beyond which there is
     nothing yet, and no error. A reader's view stays a prefix; seqs may have gaps.
+
+    The entries of a mailbox are of three kinds (`twinline.core.protocol.Kind`) and share its seqs.
+    Mail alone is unread or acked, counts for the quota, and moves with acks into the history. A
+    copy of what the account has sent lies beside it, and so does one receipt for each account that
+    has acknowledged some of that. Both age from when they were put in, by the policy's
+    ``history_days``, and of each kind at most ``history_messages`` are kept, the newest. They never
+    move the position.
     """
 
     @abstractmethod
@@ -600,12 +706,19 @@ class Mailboxes(ABC):
         """
 
     @abstractmethod
-    def append(self, account_id: str, draft: Draft) -> Receipt:
-        """Store a message under the next seq and wake that mailbox's watchers alone.
+    def append(self, account_id: str, draft: Draft) -> Accepted:
+        """Store a message under the next seq and wake that mailbox's watchers of mail alone.
 
         A repeat is looked for before room is: a send_id that this sender used for this mailbox
-        gets the first receipt and stores nothing, even if the mailbox has become full since.
-        To another mailbox it is another message, so mailboxes share nothing.
+        gets the first result and stores nothing, even if the mailbox has become full since, or
+        has blocked the sender. To another mailbox it is another message, so mailboxes share
+        nothing.
+
+        With ``copy_to`` the sender's mailbox gets a copy, with the message's id, time and ``n``,
+        and its watchers of copies are woken: mail first, and then the copy, as one step where the
+        store can. If this returns, both are there. If it raises, both may be missing, or the copy
+        alone; a repeat puts in what is missing, and never a second copy of a message whose copy is
+        there. Mail to oneself has no copy, and a sender whose mailbox is gone gets none.
 
         A send_id counts for the policy's hours by the sent_at of both sends, whichever is the
         later one, so that a clock that was set wrong for a moment keeps none for ever. Of each
@@ -615,19 +728,28 @@ class Mailboxes(ABC):
         Raises:
             NoSuchUser: there is no such mailbox.
             SendIdConflict: the send_id stands for another body.
+            Refused: the mailbox has blocked the sender; it is looked for in the same step.
             MailboxFull: as much in it is not acked as its quota allows.
         """
 
     @abstractmethod
-    def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:
-        """Return the first messages with a seq above ``after``, acked or not.
+    def read(
+        self,
+        account_id: str,
+        after: int,
+        limit: int,
+        max_bytes: int,
+        kinds: Kinds = MAIL_ALONE,
+    ) -> MailPage:
+        """Return the first entries with a seq above ``after``, acked or not.
 
         Args:
             account_id: whose mailbox.
             after: a seq; 0 is before the first.
-            limit: at most so many messages.
+            limit: at most so many entries, of all kinds together.
             max_bytes: stop before the bodies have more bytes of UTF-8 than this, but not
-                before the first message.
+                before the first entry.
+            kinds: which entries; others are passed over.
 
         Raises:
             NoSuchUser: there is no such mailbox.
@@ -644,14 +766,19 @@ class Mailboxes(ABC):
             NoSuchUser: there is no such mailbox.
             CursorInvalid: ``after`` or ``ack`` is beyond the last seq, and not inside a jump.
         """
-        account_id, after, limit, max_bytes, ack, now = look
+        account_id, after, limit, max_bytes, ack, now, kinds = look
+        deliveries: tuple[Delivery, ...] = ()
         if ack is not None:
             standing = self.ack(account_id, ack, now)
+            deliveries = standing.deliveries
         elif not limit:
             standing = self.standing(account_id)
         if not limit:
-            return MailPage((), standing.position, more=False)
-        return self.read(account_id, after, limit, max_bytes)
+            return MailPage((), standing.position, more=False, seen=after, deliveries=deliveries)
+        page = self.read(account_id, after, limit, max_bytes, kinds)
+        if not deliveries:
+            return page
+        return MailPage(*page[:-1], deliveries)  # a quarter of what `_replace` takes
 
     def look_many(self, looks: Sequence[MailboxLook]) -> list[MailPage | RequestError]:
         """Make several looks, of different mailboxes or of one; a store may make them as one.
@@ -670,12 +797,99 @@ class Mailboxes(ABC):
 
     @abstractmethod
     def history(
-        self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
+        self,
+        account_id: str,
+        before: int | None,
+        limit: int,
+        max_bytes: int,
+        now: int,
+        *,
+        kinds: Kinds = MAIL_ALONE,
+        peer: Peer | None = None,
     ) -> MailPage:
-        """Return the last messages with a seq below ``before``, by rising seq.
+        """Return the last entries with a seq below ``before``, by rising seq.
 
-        The limits are those of `read`, counted from the newest. An acked message that is older
-        than the policy's history at ``now`` is not returned.
+        The limits are those of `read`, counted from the newest. An acked message, a copy or a
+        receipt that is older than the policy's history at ``now`` is not returned.
+
+        Args:
+            account_id: whose mailbox.
+            before: a seq; None: beyond the last one.
+            limit: at most so many entries, of all kinds together.
+            max_bytes: as for `read`.
+            now: in ms.
+            kinds: which entries.
+            peer: only the mail of this account, the copies of what was sent to it, and its
+                receipt. What that costs is of the page and not of the mailbox.
+
+        Raises:
+            NoSuchUser: there is no such mailbox.
+        """
+
+    @abstractmethod
+    def conversations(
+        self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
+    ) -> ConversationPage:
+        """Return with whom messages were exchanged, the newest message first.
+
+        A conversation is with an account, not with a name: of two accounts that had one name, one
+        after the other, each has its own. Mail to oneself is one too.
+
+        Args:
+            account_id: whose mailbox.
+            before: only those whose last message has a seq below this; None: all.
+            limit: at most so many.
+            max_bytes: as for `read`, of the bodies of the last messages.
+            now: in ms; what is too old for `history` is not there.
+
+        Raises:
+            NoSuchUser: there is no such mailbox.
+        """
+
+    @abstractmethod
+    def put_receipt(self, account_id: str, receipt: PeerReceipt) -> None:
+        """Put in a receipt, instead of the one of the same account, and wake its watchers.
+
+        Nothing happens if the mailbox is gone, gives no receipts, or has blocked the account; if it
+        has a receipt of it with this ``n`` or a higher one; and if it is the account's own.
+        """
+
+    @abstractmethod
+    def set_receipts(self, account_id: str, *, receipts: bool) -> None:
+        """Let a mailbox give receipts and take them, or not; at first it does.
+
+        Raises:
+            NoSuchUser: there is no such mailbox.
+        """
+
+    @abstractmethod
+    def gives_receipts(self, account_id: str) -> bool:
+        """Return whether a mailbox gives and takes receipts.
+
+        Raises:
+            NoSuchUser: there is no such mailbox.
+        """
+
+    @abstractmethod
+    def block(self, account_id: str, peer: Blocked) -> None:
+        """Refuse the mail of an account from now on; one that is blocked already stays so.
+
+        Raises:
+            NoSuchUser: there is no such mailbox.
+            BlockListFull: `MOST_BLOCKED` others are.
+        """
+
+    @abstractmethod
+    def unblock(self, account_id: str, peer_id: str) -> bool:
+        """Take mail of an account again, and return whether it was blocked.
+
+        Raises:
+            NoSuchUser: there is no such mailbox.
+        """
+
+    @abstractmethod
+    def blocked(self, account_id: str) -> Sequence[Blocked]:
+        """Return whose mail a mailbox refuses, by username and then by account id.
 
         Raises:
             NoSuchUser: there is no such mailbox.
@@ -694,7 +908,7 @@ class Mailboxes(ABC):
 
     @abstractmethod
     def delete(self, account_id: str, seqs: Collection[int]) -> int:
-        """Delete messages, and return how many of them there were.
+        """Delete entries of any kind, and return how many of them there were.
 
         Raises:
             NoSuchUser: there is no such mailbox.
@@ -756,8 +970,8 @@ class Mailboxes(ABC):
         return None
 
     @abstractmethod
-    def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
-        """Have ``wake`` called whenever a message arrives or the mailbox is dropped.
+    def on_mail(self, account_id: str, wake: Wake, kinds: Kinds = MAIL_ALONE) -> Unsubscribe:
+        """Have ``wake`` called whenever an entry of a kind arrives or the mailbox is dropped.
 
         Subscribe first and look afterwards: for a mailbox that is gone nothing is called. It may
         take a round trip to the engine of a store that several servers share.

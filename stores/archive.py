@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
-from twinline.core.store import Account, Invitation
+from twinline.core.store import Account, Blocked, Invitation
 
 
 class AccountRow(NamedTuple):
@@ -31,22 +31,68 @@ class MailboxRow(NamedTuple):
         position: the last acked seq.
         last: the last seq that was given out.
         quota: how many unacked messages it may hold; None: as many as the policy says.
+        newest: the highest ``n`` of a message that was put into it; see
+            `twinline.core.store.Accepted`.
+        receipts: whether it gives and takes receipts.
     """
 
     account_id: str
     position: int
     last: int
     quota: int | None = None
+    newest: int = 0
+    receipts: bool = True
 
 
 class MessageRow(NamedTuple):
-    """A message in a mailbox, as `twinline.core.protocol.Message` has it."""
+    """A message in a mailbox, as `twinline.core.protocol.Message` has it.
+
+    Attributes:
+        sender_id: the sender's account id; "" of a message that came before it was kept.
+        n: as `twinline.core.store.Accepted` has it; 0 of such a message.
+    """
 
     seq: int
     message_id: str
     sender: str
     body: str
     sent_at: int
+    sender_id: str = ""
+    n: int = 0
+
+
+class CopyRow(NamedTuple):
+    """The copy of a message, in the mailbox of its sender.
+
+    Attributes:
+        sender: the username of the account itself, as `twinline.core.protocol.Message` has it.
+        peer_id: the recipient's account id.
+        peer: the recipient's username.
+    """
+
+    seq: int
+    message_id: str
+    sender: str
+    peer_id: str
+    peer: str
+    body: str
+    sent_at: int
+    n: int
+
+
+class ReceiptRow(NamedTuple):
+    """A receipt in a mailbox, as `twinline.core.protocol.Receipt` has it.
+
+    Attributes:
+        peer_id: the account id of who has acknowledged.
+        peer: its username.
+    """
+
+    seq: int
+    peer_id: str
+    peer: str
+    n: int
+    acked_at: int
 
 
 class AckRow(NamedTuple):
@@ -64,8 +110,9 @@ class SendIdRow(NamedTuple):
         sender_id: the sender's account id.
         send_id: the sender's.
         content: the body's `twinline.stores.rules.fingerprint`.
-        message_id: the first receipt's.
-        sent_at: the first receipt's, in ms.
+        message_id: the first result's.
+        sent_at: the first result's, in ms.
+        n: the first result's; 0 of one that was kept before there was one.
     """
 
     seq: int
@@ -74,6 +121,7 @@ class SendIdRow(NamedTuple):
     content: bytes
     message_id: str
     sent_at: int
+    n: int = 0
 
 
 class Archive(ABC):
@@ -119,6 +167,18 @@ class Archive(ABC):
     def send_ids(self, account_id: str, after: int, limit: int) -> Sequence[SendIdRow]:
         """Return send_ids behind a seq, by seq; no two of a mailbox have one seq."""
 
+    @abstractmethod
+    def copies(self, account_id: str, after: int, limit: int) -> Sequence[CopyRow]:
+        """Return copies of what the account has sent behind a seq, by seq."""
+
+    @abstractmethod
+    def receipts(self, account_id: str, after: int, limit: int) -> Sequence[ReceiptRow]:
+        """Return receipts behind a seq, by seq."""
+
+    @abstractmethod
+    def blocked(self, account_id: str) -> Sequence[Blocked]:
+        """Return whom the account has blocked, by account id: they are few."""
+
     # -- writing
 
     @abstractmethod
@@ -152,6 +212,18 @@ class Archive(ABC):
     @abstractmethod
     def put_send_ids(self, account_id: str, rows: Sequence[SendIdRow]) -> None:
         """Keep send_ids of a mailbox that was begun."""
+
+    @abstractmethod
+    def put_copies(self, account_id: str, rows: Sequence[CopyRow]) -> None:
+        """Keep copies in a mailbox that was begun."""
+
+    @abstractmethod
+    def put_receipts(self, account_id: str, rows: Sequence[ReceiptRow]) -> None:
+        """Keep receipts in a mailbox that was begun."""
+
+    @abstractmethod
+    def put_blocked(self, account_id: str, rows: Sequence[Blocked]) -> None:
+        """Keep whom the account of a mailbox that was begun has blocked."""
 
     @abstractmethod
     def end_mailbox(self, row: MailboxRow) -> None:

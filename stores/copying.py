@@ -111,6 +111,13 @@ def _copy_mailbox(source: Archive, target: Archive, account_id: str) -> None:
         target.put_acks(account_id, acks)
     for send_ids in _of(source.send_ids, account_id, lambda each: each.seq):
         target.put_send_ids(account_id, send_ids)
+    for copies in _of(source.copies, account_id, lambda each: each.seq):
+        target.put_copies(account_id, copies)
+    for receipts in _of(source.receipts, account_id, lambda each: each.seq):
+        target.put_receipts(account_id, receipts)
+    blocked = source.blocked(account_id)
+    if blocked:
+        target.put_blocked(account_id, blocked)
     target.end_mailbox(row)
 
 
@@ -158,6 +165,9 @@ def _digest(archive: Archive, row: AccountRow) -> bytes:
         _of(archive.messages, account_id, lambda each: each.seq),
         _of(archive.acks, account_id, lambda each: each.position),
         _of(archive.send_ids, account_id, lambda each: each.seq),
+        _of(archive.copies, account_id, lambda each: each.seq),
+        _of(archive.receipts, account_id, lambda each: each.seq),
+        (archive.blocked(account_id),),
     ):
         digest.update(_digest_of(pages))
     return digest.digest()

@@ -4,19 +4,20 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from twinline.core.clock import DAY_MS, HOUR_MS
 from twinline.core.errors import StoreUnavailable
 from twinline.core.names import NamePattern
-from twinline.core.protocol import Message
-from twinline.core.store import MailboxPolicy, UsernamePage
+from twinline.core.protocol import Message, Receipt
+from twinline.core.store import MailboxPolicy, MailPage, UsernamePage
 
 CHUNK_NAMES: Final = 512
 """The most names that a listing reads at once, and so while it holds a lock."""
 LOOK_THROUGH_SECONDS: Final = 30.0
 """How long all mailboxes may be looked through for one message."""
 _YIELD_SECONDS: Final = 0.00002
+Entry = TypeVar("Entry", bound=Message | Receipt)
 _LONG: Final = 2**62  # "for ever", as milliseconds that fit the integers of a store
 
 
@@ -80,28 +81,38 @@ def not_looked_through() -> StoreUnavailable:
     )
 
 
-def fitting(
-    messages: Iterable[Message], limit: int, max_bytes: int
-) -> tuple[tuple[Message, ...], bool]:
-    """Return the first messages whose bodies fit, at most ``limit`` and at least one.
+def fitting(entries: Iterable[Entry], limit: int, max_bytes: int) -> tuple[tuple[Entry, ...], bool]:
+    """Return the first entries whose bodies fit, at most ``limit`` and at least one.
 
     Args:
-        messages: those that could be in the page, at least one more than the limit if there
-            are as many; taken one by one, and no more of them than needed.
+        entries: those that could be in the page, at least one more than the limit if there
+            are as many; taken one by one, and no more of them than needed. A receipt has no body.
         limit: at most so many.
         max_bytes: stop before the bodies have more bytes of UTF-8 than this.
 
     Returns:
         The page, and whether there are others behind it.
     """
-    page: list[Message] = []
+    page: list[Entry] = []
     total = 0
-    for message in messages:
-        total += size_of(message.body)
+    for entry in entries:
+        if isinstance(entry, Message):
+            total += size_of(entry.body)
         if len(page) == limit or (page and total > max_bytes):
             return tuple(page), True
-        page.append(message)
+        page.append(entry)
     return tuple(page), False
+
+
+def mail_page(
+    page: Sequence[Message | Receipt], position: int, seen: int, *, more: bool
+) -> MailPage:
+    """Return a page of entries of any kind, by rising seq."""
+    messages = tuple([each for each in page if isinstance(each, Message)])
+    if len(messages) == len(page):
+        return MailPage(messages, position, more, seen)
+    receipts = tuple([each for each in page if isinstance(each, Receipt)])
+    return MailPage(messages, position, more, seen, receipts)
 
 
 def page_of_names(

@@ -55,7 +55,7 @@ class MailboxSize:
         messages: how many, acked or not.
         unread: how many of them lie beyond the position.
         quota: how many unacked ones it may hold; None: as many as the policy says.
-        mail_bytes: the bodies' bytes of UTF-8.
+        mail_bytes: the bodies' bytes of UTF-8, copies included.
     """
 
     username: str | None
@@ -78,7 +78,7 @@ class Stats:
         bytes: what the store takes in its engine or its file.
         schema_version: the version of its tables, or of its format.
         durability: what an acknowledged write survives.
-        mail_bytes: the bodies' bytes of UTF-8; None: the store does not tell.
+        mail_bytes: the bodies' bytes of UTF-8, copies included; None: the store does not tell.
         largest: the mailboxes with the most of them, the largest first.
     """
 

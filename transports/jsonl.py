@@ -222,7 +222,7 @@ def write_reply(id: int | None, reply: Reply) -> bytes:
 
 def _to_json(model: Request | Reply) -> bytes:
     try:
-        return model.__pydantic_serializer__.to_json(model, exclude_defaults=True)
+        return model.__pydantic_serializer__.to_json(model, exclude_defaults=True, by_alias=True)
     except PydanticSerializationError:
         raise LocalProtocolError("a text with half a surrogate pair has no UTF-8") from None
 

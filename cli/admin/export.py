@@ -24,8 +24,9 @@ from twinline.core.names import parse_username
     short_help="Write what is kept of an account.",
     details="""
     First the account with the addresses that it was logged in to from, then its sessions, then the
-    messages in its mailbox: what it was sent and what is kept of it. What it has sent is in the
-    mailboxes of others, and theirs. With --output, --json tells of the file.
+    messages in its mailbox: what it was sent, and the copies that it has kept of what it has sent.
+    All else that it has sent is in the mailboxes of others, and theirs. With --output, --json tells
+    of the file.
     """,
 )
 @argument("username", metavar="NAME")

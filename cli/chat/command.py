@@ -12,7 +12,7 @@ from twinline.cli.console.command import argument, command, option
 from twinline.cli.console.interruption import Interruption, exit_on_closed_pipe
 from twinline.cli.console.output import say
 from twinline.core.errors import SessionExpired
-from twinline.core.protocol import Message
+from twinline.core.protocol import EVERY_KIND, Message
 from twinline.transports.client import State, StateKind, WatchMode
 
 
@@ -59,7 +59,9 @@ def _talk_at_prompt(target: Target, session: KeptSession, to: str | None) -> Non
     from twinline.cli.chat.live import LiveTalk  # noqa: PLC0415 - nor for this
 
     live = LiveTalk(target.place)
-    with target.logged_in(session, watch=WatchMode.STREAMING, on_state=live.on_state) as client:
+    with target.logged_in(
+        session, watch=WatchMode.STREAMING, kinds=EVERY_KIND, on_state=live.on_state
+    ) as client:
         folder = target.sessions.path.parent
         asyncio.run(live.hold(client, to=to, folder=folder, forget=lambda: target.forget(session)))
 

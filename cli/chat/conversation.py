@@ -6,7 +6,7 @@ the outcome on a `Screen`, which is either of the two.
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -26,11 +26,15 @@ from twinline.core.errors import (
     UndeliveredMessages,
 )
 from twinline.core.names import parse_username
-from twinline.core.protocol import MAX_PAGE, Message, StatusReply
+from twinline.core.protocol import MAX_PAGE, TALK, Conversation, Kind, Message, StatusReply
 from twinline.transports.client import Client, ClientClosed, ClientError, StateKind
 
 HISTORY: Final = 20
 """How many messages ``/history`` shows when no number is given."""
+OPENED: Final = 10
+"""How many messages a conversation opens with, at the prompt."""
+LISTED: Final = 50
+"""How many conversations ``/conversations`` lists: the newest."""
 FOUND: Final = 50
 """How many messages ``/search`` shows at most: the newest."""
 MAX_DELETED: Final = 10_000
@@ -63,6 +67,19 @@ class Screen(Protocol):
 
     def list_messages(self, messages: Iterable[Message], *, more: bool) -> None:
         """Show messages of the mailbox with their seqs, and say whether older ones are kept."""
+
+    def open(self, name: str, messages: Sequence[Message], *, unread: int, delivered: int) -> None:
+        """Show the end of a conversation that the talk has turned to.
+
+        Args:
+            name: the account.
+            messages: the last ones of both sides, in order.
+            unread: how many of the account's are new to the person.
+            delivered: own messages up to this ``n`` have been acknowledged.
+        """
+
+    def list_conversations(self, conversations: Sequence[Conversation]) -> None:
+        """Show with whom messages were exchanged, the newest first."""
 
     def show_status(self, status: StatusReply, place: str) -> None:
         """Show how the account stands, and the server that says so."""
@@ -112,7 +129,7 @@ class Talk:
         *,
         place: str,
         forget: Callable[[], None],
-        on_turn: Callable[[str], None] | None = None,
+        on_turn: Callable[[str, Sequence[Message]], int] | None = None,
         post: Callable[[str, str], None] | None = None,
     ) -> None:
         """Begin.
@@ -122,7 +139,9 @@ class Talk:
             screen: where to show what happens.
             place: the server, as a person knows it.
             forget: called when the session has been ended by this talk.
-            on_turn: called with the account that the talk turns to.
+            on_turn: called with the account that the talk turns to and the messages that it opens
+                with; returns how many of its own were new to the person. None: nothing is shown of
+                what was said before.
             post: takes what is to be sent to a username, and sends it in its own time; None: each
                 line waits until the server has stored what it says.
         """
@@ -130,7 +149,7 @@ class Talk:
         self._screen = screen
         self._place = place
         self._forget = forget
-        self._on_turn = on_turn or (lambda _name: None)
+        self._on_turn = on_turn
         self._post = post
         self.to: str | None = None
         self.over = False
@@ -209,13 +228,29 @@ class Talk:
 
     def _turn(self, name: str) -> None:
         self.to = name
-        self._on_turn(name)
+        if self._on_turn is None:
+            return
+        messages: Sequence[Message] = ()
+        delivered = 0
+        if self._client.state.kind is StateKind.ONLINE:
+            messages = self._client.history(limit=OPENED, peer=name).messages
+            told = self._client.history(limit=1, peer=name, kinds=[Kind.RECEIPT]).receipts
+            delivered = told[-1].n if told else 0
+        unread = self._on_turn(name, messages)
+        self._screen.open(name, messages, unread=unread, delivered=delivered)
 
     def _say_to(self, name: str, text: str) -> Outcome:
         if not text:
             return self.turn_to(name)
+        if self._post is not None and name != self.to:
+            # It opens before what is said now appears in it.
+            if self._client.state.kind is StateKind.ONLINE:
+                self.turn_to(name)
+            else:
+                self._turn(name)
         self._send_to(name, text)
-        self._turn(name)
+        if name != self.to:
+            self._turn(name)
         return Outcome.DONE
 
     def _send_to(self, name: str, text: str) -> None:
@@ -270,6 +305,40 @@ class Talk:
         self._send(self.to, f"* {self._client.username} {text}")
         return Outcome.DONE
 
+    def list_conversations(self, _rest: str) -> Outcome:
+        """Show with whom messages were exchanged."""
+        found = self._client.conversations(limit=LISTED).conversations
+        if found:
+            self._screen.list_conversations(found)
+        else:
+            self._screen.inform("nothing was said yet")
+        return Outcome.DONE
+
+    def block(self, name: str) -> Outcome:
+        """Refuse what an account sends from now on."""
+        if not name:
+            return self.refuse("/block takes the name of an account")
+        self._client.block(name)
+        self._screen.inform(f"{visible(name)} is blocked; '/unblock {visible(name)}' takes it back")
+        return Outcome.DONE
+
+    def unblock(self, name: str) -> Outcome:
+        """Take messages of an account again."""
+        if not name:
+            return self.refuse("/unblock takes the name of an account")
+        self._client.unblock(name)
+        self._screen.inform(f"{visible(name)} is not blocked")
+        return Outcome.DONE
+
+    def list_blocked(self, _rest: str) -> Outcome:
+        """Show whose messages are refused."""
+        names = self._client.blocked()
+        if names:
+            self._screen.list_accounts(names)
+        else:
+            self._screen.inform("nobody is blocked")
+        return Outcome.DONE
+
     def list_accounts(self, pattern: str) -> Outcome:
         """List the accounts that match."""
         refusals: list[Exception] = []
@@ -301,18 +370,19 @@ class Talk:
         return self.choose(name, "/query")
 
     def history(self, number: str) -> Outcome:
-        """Show the newest messages of the mailbox."""
+        """Show the newest messages of the conversation, or of the mailbox where none is open."""
         if number and not (number.isascii() and number.isdigit() and int(number[:9]) > 0):
             return self.refuse("/history takes how many messages to show, such as 50")
-        messages, more = newest(self._client, None, int(number[:9]) if number else HISTORY)
+        count = int(number[:9]) if number else HISTORY
+        messages, more = newest(self._client, None, count, peer=self.to)
         if messages:
             self._screen.list_messages(messages, more=more)
         else:
-            self._screen.inform("the mailbox is empty")
+            self._screen.inform("nothing was said yet" if self.to else "the mailbox is empty")
         return Outcome.DONE
 
     def search(self, text: str) -> Outcome:
-        """Show the newest messages of the mailbox that have a text in them, in any case."""
+        """Show the newest messages, of both sides, that have a text in them, in any case."""
         if not text:
             return self.refuse("/search takes the text that is looked for")
         wanted = text.casefold()
@@ -320,15 +390,11 @@ class Talk:
         before: int | None = None
         more = True
         while more and len(found) <= FOUND:
-            page = self._client.history(before, MAX_PAGE)
+            page = self._client.history(before, MAX_PAGE, peer=self.to, kinds=TALK)
             found.extendleft(
-                each
-                for each in reversed(page.messages)
-                if wanted in each.body.casefold() or wanted in each.sender
+                each for each in reversed(page.messages) if wanted in each.body.casefold()
             )
-            more = page.more and bool(page.messages)
-            if more:
-                before = page.messages[0].seq
+            more, before = page.more and bool(page.messages), page.seen
         while len(found) > FOUND:
             found.popleft()
             more = True
@@ -440,6 +506,9 @@ class TalkCommand:
 COMMANDS: Final[dict[str, TalkCommand]] = {
     "/help": TalkCommand("", "show this", Talk.help, needs_server=False),
     "/accounts": TalkCommand("[PATTERN]", "list accounts; * is any run", Talk.list_accounts),
+    "/conversations": TalkCommand(
+        "", "list whom you talked to; so does F2", Talk.list_conversations
+    ),
     "/to": TalkCommand("NAME", "talk to NAME from now on", Talk.choose),
     "/query": TalkCommand(
         "NAME", "the same as /to", lambda talk, name: talk.choose(name, "/query")
@@ -453,6 +522,9 @@ COMMANDS: Final[dict[str, TalkCommand]] = {
     "/history": TalkCommand("[N]", f"show the last N messages, or {HISTORY}", Talk.history),
     "/search": TalkCommand("TEXT", "show messages with TEXT in them", Talk.search),
     "/delete": TalkCommand("N[-M] ...", "delete messages by their numbers", Talk.delete),
+    "/block": TalkCommand("NAME", "refuse what NAME sends from now on", Talk.block),
+    "/unblock": TalkCommand("NAME", "take it again", Talk.unblock),
+    "/blocked": TalkCommand("", "list whom you have blocked", Talk.list_blocked),
     "/status": TalkCommand("", "show how the account stands", Talk.status),
     "/password": TalkCommand("", "change the password", Talk.change_password),
     "/delete-account": TalkCommand("", "delete the account, and leave", Talk.delete_account),

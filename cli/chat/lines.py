@@ -5,7 +5,7 @@ server is away no line is read.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import click
 
@@ -15,6 +15,7 @@ from twinline.cli.client.watch import StateTeller
 from twinline.cli.console.errors import CommandError, exit_code_of
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.output import (
+    message_line,
     say,
     standing_line,
     write_json,
@@ -24,7 +25,7 @@ from twinline.cli.console.output import (
 )
 from twinline.cli.console.text import visible
 from twinline.core.deadline import Deadline
-from twinline.core.protocol import Message, StatusReply
+from twinline.core.protocol import Conversation, Message, StatusReply
 from twinline.core.waiting import Waiter
 from twinline.transports.client import State, StateKind
 
@@ -65,9 +66,22 @@ class LineScreen:
     def list_messages(self, messages: Iterable[Message], *, more: bool) -> None:
         """Write one message a line."""
         for message in messages:
-            write_message(message, as_json=self._as_json, numbered=True)
+            write_message(message, as_json=self._as_json, numbered=True, arrows=True)
         if more:
             say("there are older ones")
+
+    def open(self, name: str, messages: Sequence[Message], *, unread: int, delivered: int) -> None:
+        """Do nothing: a pipe reads what comes."""
+
+    def list_conversations(self, conversations: Sequence[Conversation]) -> None:
+        """Write one conversation a line."""
+        for each in conversations:
+            if self._as_json:
+                write_json(each)
+            else:
+                unread = f"{each.unread} unread" if each.unread else ""
+                line = message_line(each.last, arrows=True)
+                write_line(f"{each.last.seq:>6}  {unread:>12}  {line}")
 
     def show_status(self, status: StatusReply, place: str) -> None:
         """Write how the account stands."""

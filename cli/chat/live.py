@@ -14,7 +14,8 @@ and acknowledges it when it is there.
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,18 +29,22 @@ from twinline.cli.chat.outbox import Outbox, Waiting
 from twinline.cli.chat.prompt import Prompt
 from twinline.cli.chat.rows import Entry
 from twinline.cli.chat.screen import PromptScreen
-from twinline.cli.chat.theme import came_in, talk, trouble, waits, went_out
+from twinline.cli.chat.theme import came_in, elsewhere, talk, trouble, waits, went_out
 from twinline.cli.chat.toolbar import Toolbar
 from twinline.cli.client.target import acked
 from twinline.cli.console.errors import sentence
 from twinline.cli.console.output import say
 from twinline.cli.console.text import visible
+from twinline.core import protocol
 from twinline.core.clock import wall_clock_ms
 from twinline.core.errors import CursorInvalid, NotLoggedIn, SessionExpired
-from twinline.core.protocol import Message, SentReply
+from twinline.core.locks import new_lock
+from twinline.core.protocol import Message, Receipt, SentReply
 from twinline.transports.client import Client, ClientClosed, State, StateKind
 
 _LEAVE: Final = "/quit"
+_KNOWN_IDS: Final = 1_000
+"""So many of the own messages that were shown last are known by their ids."""
 _SHOWN_AFTER_MS: Final = 400
 """A message that is sent sooner is not shown as waiting before."""
 
@@ -61,6 +66,9 @@ class LiveTalk:
         self._retry: Callable[[], None] = lambda: None
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._is_leaving = False
+        self._shown_up_to: dict[str, int] = {}  # by account: what opening has shown
+        self._lock = new_lock("own messages")
+        self._own: OrderedDict[str, None] = OrderedDict()  # ids that are shown; guarded by _lock
 
     def on_state(self, state: State) -> None:
         """Take in a state of the client, from any thread."""
@@ -105,7 +113,7 @@ class LiveTalk:
             on_end=self._end,
         )
         self._outbox = outbox = Outbox(
-            client.send,
+            partial(client.send, copy=True),
             folder=folder / "outbox",
             account=f"{client.username} {self._place}",
             on_sent=self._sent,
@@ -118,7 +126,7 @@ class LiveTalk:
             PromptScreen(prompt, toolbar),
             place=self._place,
             forget=forget,
-            on_turn=toolbar.tally.turn_to,
+            on_turn=self._turned,
             post=outbox.put,
         )
         self._prompt = prompt
@@ -172,12 +180,24 @@ class LiveTalk:
         waiting = self._outbox.waiting
         return [waits(each.to, each.body) for each in waiting if each.entered_at <= before]
 
+    def _is_new(self, message_id: str) -> bool:
+        """Return whether an own message is to be shown: its copy may come before its reply."""
+        with self._lock:
+            if message_id in self._own:
+                return False
+            self._own[message_id] = None
+            if len(self._own) > _KNOWN_IDS:
+                self._own.popitem(last=False)
+        return True
+
     # -- the outbox's thread -------------------------------------------------------------
 
     def _sent(self, entry: Waiting, reply: SentReply) -> None:
         assert self._prompt is not None  # noqa: S101 - it is there before the outbox
-        with suppress(RuntimeError):  # the prompt has ended; the message is stored
-            self._prompt.put([went_out(entry.to, entry.body, reply.sent_at)])
+        self._toolbar.delivered.sent(entry.to, reply.n)
+        if self._is_new(reply.message_id):
+            with suppress(RuntimeError):  # the prompt has ended; the message is stored
+                self._prompt.put([went_out(entry.to, entry.body, reply.sent_at)])
 
     def _refused(self, entry: Waiting, error: Exception, to: str | None) -> None:
         assert self._prompt is not None  # noqa: S101 - it is there before the outbox
@@ -192,6 +212,18 @@ class LiveTalk:
     def _other_wait(self) -> None:
         if self._prompt is not None:
             self._prompt.redraw()
+
+    # -- the commands' thread ------------------------------------------------------------
+
+    def _turned(self, name: str, messages: Sequence[Message]) -> int:
+        self._toolbar.to = name
+        if messages:
+            self._shown_up_to[name] = messages[-1].seq
+        for message in messages:
+            if message.to is not None:
+                self._is_new(message.message_id)
+                self._toolbar.delivered.sent(name, message.n or 0)
+        return self._toolbar.tally.turn_to(name)
 
     # -- the two threads ------------------------------------------------------------------
 
@@ -218,7 +250,7 @@ class LiveTalk:
     def _receive(self, prompt: Prompt, conversation: Talk, client: Client) -> None:
         try:
             while _waits_for_mail(client):
-                batch = list(client.messages(0, ack=False))
+                batch = list(client.entries(0, ack=False))
                 self._show(prompt, batch)
                 if batch:
                     _acknowledge(client, batch[-1].seq)
@@ -229,16 +261,34 @@ class LiveTalk:
         if client.state.kind is not StateKind.CLOSED and not conversation.over:
             prompt.leave(SessionExpired())
 
-    def _show(self, prompt: Prompt, batch: list[Message]) -> None:
-        prompt.put([came_in(message) for message in batch])
-        for message in batch:
-            self._toolbar.tally.came_from(message.sender)
+    def _show(self, prompt: Prompt, batch: Sequence[protocol.Entry]) -> None:
+        toolbar, shown = self._toolbar, []
+        rings = False
+        for each in batch:
+            if isinstance(each, Receipt):
+                toolbar.delivered.acked(each.username, each.n)
+                continue
+            peer = each.to if each.to is not None else each.sender
+            if each.seq <= self._shown_up_to.get(peer, 0):
+                continue  # as it was opened, it was there
+            if each.to is not None:  # sent from here, or from another device
+                toolbar.delivered.sent(each.to, each.n or 0)
+                if each.to == toolbar.to and self._is_new(each.message_id):
+                    shown.append(went_out(each.to, each.body, each.sent_at))
+                continue
+            is_here = toolbar.to in (None, each.sender)
+            shown.append(came_in(each) if is_here else elsewhere(each))
+            toolbar.tally.came_from(each.sender)
+            rings = rings or each.sender != toolbar.to
+        prompt.put(shown)
+        if rings:
+            prompt.ring()
         prompt.redraw()
 
 
 def _waits_for_mail(client: Client) -> bool:
     """Wait until there is mail, and leave it where it is; False when the session has ended."""
-    for _ in client.messages(ack=False):
+    for _ in client.entries(ack=False):
         return True
     return False
 

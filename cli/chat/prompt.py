@@ -176,6 +176,11 @@ class Prompt:
         with suppress(RuntimeError):  # the loop has ended already
             self._loop.call_soon_threadsafe(self._leave, error)
 
+    def ring(self) -> None:
+        """Ring the terminal's bell, from any thread."""
+        with suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._ring)
+
     def redraw(self) -> None:
         """Draw the prompt and its toolbar again, from any thread."""
         self._app.invalidate()
@@ -238,6 +243,11 @@ class Prompt:
             self._ended_by = error
             if self._app.is_running:
                 self._app.exit()
+
+    def _ring(self) -> None:
+        if self._app.is_running:
+            self._app.output.bell()
+            self._app.output.flush()
 
     def _leave_if_told(self) -> None:
         if self._is_leaving:
@@ -339,6 +349,10 @@ class Prompt:
         @keys.add("c-z", filter=Condition(lambda: hasattr(signal, "SIGTSTP")))
         def _suspend(event: KeyPressEvent) -> None:
             event.app.suspend_to_background()
+
+        @keys.add("f2")
+        def _list(_event: KeyPressEvent) -> None:
+            self._on_line("/conversations")
 
         return keys
 

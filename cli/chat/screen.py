@@ -1,6 +1,6 @@
 """The screen of a talk at the prompt."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from twinline.cli.chat import theme
@@ -8,7 +8,7 @@ from twinline.cli.chat.prompt import Prompt
 from twinline.cli.chat.rows import Entry
 from twinline.cli.chat.toolbar import Toolbar
 from twinline.cli.console.text import visible
-from twinline.core.protocol import Message, StatusReply
+from twinline.core.protocol import Conversation, Message, StatusReply
 
 
 class PromptScreen:
@@ -47,8 +47,16 @@ class PromptScreen:
     def list_messages(self, messages: Iterable[Message], *, more: bool) -> None:
         """Show messages with their seqs."""
         older = theme.talk("there are older ones: /history with a larger number") * more
-        lines = (theme.came_in(message, numbered=True) for message in messages)
+        lines = map(theme.listed, messages)
         self._prompt.page(chain(older, lines))
+
+    def open(self, name: str, messages: Sequence[Message], *, unread: int, delivered: int) -> None:
+        """Show the end of a conversation."""
+        self._prompt.put(list(theme.opened(name, messages, unread, delivered)))
+
+    def list_conversations(self, conversations: Sequence[Conversation]) -> None:
+        """Show with whom messages were exchanged."""
+        self._prompt.page(map(theme.conversation, conversations))
 
     def show_status(self, status: StatusReply, place: str) -> None:
         """Show how the account stands."""

@@ -6,13 +6,14 @@ All text from others goes through `visible`, here or in `Entry`.
 
 import sys
 import zlib
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
 from twinline.cli.chat.rows import Entry
 from twinline.cli.console.output import standing_line
 from twinline.cli.console.text import local_time, visible
-from twinline.core.protocol import Message, StatusReply
+from twinline.core.protocol import Conversation, Message, StatusReply
 
 NICK_COLOURS: Final = ("ansicyan", "ansiyellow", "ansimagenta", "ansiblue", "ansigreen", "ansired")
 STYLES: Final[dict[str, str]] = {
@@ -28,6 +29,7 @@ STYLES: Final[dict[str, str]] = {
     "chosen": "bold underline noinherit",
     "prompt": "bold",
 }
+_NOTICE: Final = 60
 _ARROWS: Final = ("←", "→")
 _PLAIN_ARROWS: Final = ("<-", "->")
 
@@ -54,13 +56,88 @@ def came_in(message: Message, *, numbered: bool = False) -> Entry:
     return Entry(head, message.body)
 
 
-def went_out(to: str, body: str, sent_at: int) -> Entry:
-    """Return a message that was sent."""
+def went_out(to: str, body: str, sent_at: int, *, mark: str = "", seq: int | None = None) -> Entry:
+    """Return a message that was sent.
+
+    Args:
+        to: whom to.
+        body: the text.
+        sent_at: in ms.
+        mark: how far it has come, as `marks` has it.
+        seq: of its copy, if that is shown.
+    """
     head = [
         ("class:time", f"{clock_time(sent_at)} "),
-        ("class:out", f"{arrows()[1]} {visible(to)}: "),
+        ("class:out", f"{arrows()[1]}{mark} {visible(to)}: "),
     ]
+    if seq is not None:
+        head.insert(0, ("class:seq", f"{seq:>6}  "))
     return Entry(head, body, "class:out")
+
+
+def marks() -> tuple[str, str]:
+    """Return the signs of what is stored, and of what the other has acknowledged."""
+    return ("✓", "✓✓") if arrows() == _ARROWS else ("+", "++")
+
+
+def listed(message: Message) -> Entry:
+    """Return a message of either side with its seq."""
+    if message.to is None:
+        return came_in(message, numbered=True)
+    return went_out(message.to, message.body, message.sent_at, seq=message.seq)
+
+
+def opened(name: str, messages: Sequence[Message], unread: int, delivered: int) -> Iterator[Entry]:
+    """Yield the end of a conversation, with its days, and a line before what is unread.
+
+    Args:
+        name: the account.
+        messages: of both sides, in order.
+        unread: how many of the account's are new.
+        delivered: own messages up to this ``n`` have been acknowledged.
+    """
+    yield rule(f"you and {visible(name)}")
+    stored, arrived = marks()
+    left = sum(message.to is None for message in messages) - unread
+    day = ""
+    for message in messages:
+        today = _day(message.sent_at)
+        if today != day:
+            day = today
+            yield rule(day)
+        if message.to is None:
+            if left == 0 and unread:
+                yield rule(f"{unread} unread")
+            left -= 1
+            yield came_in(message)
+        else:
+            mark = arrived if (message.n or 0) <= delivered else stored
+            yield went_out(message.to, message.body, message.sent_at, mark=mark)
+
+
+def rule(text: str) -> Entry:
+    """Return a line across, with a text in it."""
+    line = "──" if arrows() == _ARROWS else "--"
+    return Entry([("class:talk", f"{line} {text} {line}")])
+
+
+def _day(milliseconds: int) -> str:
+    return local_time(milliseconds).partition(" ")[0]
+
+
+def elsewhere(message: Message) -> Entry:
+    """Return word of a message from somebody else than the one who is talked to, on one line."""
+    first = message.body.split("\n", 1)[0]
+    cut = f"{first[:_NOTICE]} ..." if len(first) > _NOTICE or first != message.body else first
+    return Entry(
+        [
+            ("class:time", f"{clock_time(message.sent_at)} "),
+            ("class:in", f"{arrows()[0]} ["),
+            (nick_style(message.sender), visible(message.sender)),
+            ("class:in", "] "),
+            ("class:time", visible(cut)),
+        ]
+    )
 
 
 def waits(to: str, body: str) -> Entry:
@@ -85,6 +162,18 @@ def talk(text: str) -> list[Entry]:
 def trouble(text: str) -> Entry:
     """Return something that went wrong."""
     return Entry([("class:trouble", "! ")], text, "class:trouble")
+
+
+def conversation(each: Conversation) -> Entry:
+    """Return a conversation on one line: with whom, what is unread, and what was said last."""
+    unread = f"{each.unread} unread" if each.unread else ""
+    arrow = arrows()[each.last.to is not None]
+    head = [
+        (nick_style(each.username), f"{visible(each.username):<16} "),
+        ("", f"{unread:>10}  "),
+        ("class:time", f"{clock_time(each.last.sent_at)} {arrow} "),
+    ]
+    return Entry([*head, ("", visible(each.last.body.split("\n", 1)[0][:_NOTICE]))])
 
 
 def standing(status: StatusReply, place: str) -> list[Entry]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import ceil
 from typing import Final
 
+from twinline.cli.chat.theme import marks
 from twinline.cli.console.text import visible
 from twinline.transports.client import State, StateKind
 
@@ -30,10 +31,14 @@ class Tally:
         if sender != self._to:
             self._unread[sender] += 1
 
-    def turn_to(self, name: str) -> None:
-        """Take what came from an account as read, and what will come while the talk stays there."""
+    def turn_to(self, name: str) -> int:
+        """Take what came from an account as read, and what will come while the talk stays there.
+
+        Returns:
+            How many of its messages were unread.
+        """
         self._to = name
-        self._unread.pop(name, None)
+        return self._unread.pop(name, 0)
 
     @property
     def senders(self) -> list[str]:
@@ -48,6 +53,31 @@ class Tally:
         names = ", ".join(f"{visible(name)} {n}" for name, n in unread.most_common(_NAMED))
         more = ", ..." if len(unread) > _NAMED else ""
         return f"{total} unread ({names}{more})"
+
+
+class Delivered:
+    """Knows of each account the last message that was sent to it, and the last that it has acked.
+
+    One thread sends, another hears of receipts, so each call is a single step on a dictionary.
+    """
+
+    def __init__(self) -> None:
+        self._sent: dict[str, int] = {}
+        self._acked: dict[str, int] = {}
+
+    def sent(self, to: str, n: int) -> None:
+        """Note a message that is stored."""
+        self._sent[to] = max(n, self._sent.get(to, 0))
+
+    def acked(self, by: str, n: int) -> None:
+        """Note a receipt."""
+        self._acked[by] = max(n, self._acked.get(by, 0))
+
+    def of(self, name: str | None) -> bool | None:
+        """Return whether the last message to an account has come; None if none was sent."""
+        if name is None or name not in self._sent:
+            return None
+        return self._sent[name] <= self._acked.get(name, 0)
 
 
 def connection(state: State, now: float) -> str:
@@ -75,6 +105,8 @@ class Toolbar:
     Attributes:
         who: the account and the server.
         tally: what is unread.
+        delivered: what was acknowledged of what was sent.
+        to: whom the talk is with, or None.
         state: the client's, as last taken in.
         held_back: whether a line waits at the prompt for the server to come back.
     """
@@ -96,6 +128,8 @@ class Toolbar:
         self._waiting = waiting
         self._clock = clock
         self.tally = Tally()
+        self.delivered = Delivered()
+        self.to: str | None = None
         self.state = State(StateKind.ONLINE)
         self.held_back = False
         self._under_way_since: float | None = None
@@ -122,5 +156,8 @@ class Toolbar:
         waiting = self._waiting()
         if waiting:
             parts.append(f"{waiting} to be sent")
+        came = self.delivered.of(self.to)
+        if came is not None and self.to is not None:
+            parts.append(f"{marks()[came]} {visible(self.to)}")
         # What matters most comes first, for a narrow terminal cuts off what is last.
         return " | ".join([*parts, str(self.tally), self.who])

@@ -2,5 +2,5 @@
 
 ``target`` leads from a command's flags to a connected client, ``sessions`` keeps the tokens and
 ``passwords`` asks. ``accounts``, ``send``, ``watch`` (with ``watch_command`` for ``--exec``),
-``history`` and ``ping`` are the commands.
+``history``, ``conversations``, ``peers`` (``block`` to ``receipts``) and ``ping`` are the commands.
 """

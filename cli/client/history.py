@@ -1,4 +1,4 @@
-"""`twinline history`: prints the mailbox, read messages included."""
+"""`twinline history`: prints the mailbox, read messages included, or one conversation."""
 
 from collections import deque
 from typing import Any
@@ -12,7 +12,7 @@ from twinline.core.protocol import MAX_PAGE, Message
 from twinline.transports.client import Client
 
 
-@command(example="twinline history --limit 20 --before 100")
+@command(example="twinline history --with bob --limit 20")
 @option(
     "--limit",
     type=click.IntRange(min=1),
@@ -27,33 +27,45 @@ from twinline.transports.client import Client
     metavar="SEQ",
     help="Only those with a seq below this one.",
 )
+@option(
+    "--with",
+    "peer",
+    metavar="NAME",
+    help="Only what NAME wrote to you, and what you wrote to NAME.",
+)
 @client_options
-def history(limit: int, before: int | None, as_json: bool, **options: Any) -> None:
+def history(
+    limit: int, before: int | None, peer: str | None, as_json: bool, **options: Any
+) -> None:
     """Print the newest messages of the mailbox, oldest first, read ones included.
 
-    Each line begins with the message's seq, which --before takes to go further back.
+    Each line begins with the message's seq, which --before takes to go further
+    back. With --with an arrow to the right marks what you wrote.
     """
     with Target.of(options).logged_in() as client:
-        messages, more = newest(client, before, limit)
+        messages, more = newest(client, before, limit, peer=peer)
     for message in messages:
-        write_message(message, as_json=as_json, numbered=True)
+        write_message(message, as_json=as_json, numbered=True, arrows=peer is not None)
     if more:
         say(f"there are older ones: --before {messages[0].seq}")
 
 
-def newest(client: Client, before: int | None, limit: int) -> tuple[deque[Message], bool]:
+def newest(
+    client: Client, before: int | None, limit: int, *, peer: str | None = None
+) -> tuple[deque[Message], bool]:
     """Return the newest messages below a seq, oldest first, and whether older ones are kept.
 
     Args:
         client: is logged in.
         before: only seqs below this one; None begins at the newest.
         limit: at most so many.
+        peer: only what this account wrote, and the copies of what was written to it.
     """
     messages: deque[Message] = deque()
     more = True
     while more and len(messages) < limit:
-        page = client.history(before, min(limit - len(messages), MAX_PAGE))
+        page = client.history(before, min(limit - len(messages), MAX_PAGE), peer=peer)
         messages.extendleft(reversed(page.messages))
         more = page.more and bool(page.messages)
-        before = messages[0].seq if messages else before
+        before = page.seen
     return messages, more

@@ -32,10 +32,23 @@ _PROGRESS_SECONDS = 0.2
 @argument("to")
 @click.argument("text", required=False)
 @option("--lines", is_flag=True, help="Send every line of stdin as a message of its own.")
+@option(
+    "--no-copy",
+    is_flag=True,
+    help="Keep no copy in your own mailbox<|, where 'twinline history --with TO' shows it>.",
+)
 @client_options
 @click.pass_context
 def send(
-    context: click.Context, /, to: str, text: str | None, lines: bool, as_json: bool, **options: Any
+    context: click.Context,
+    /,
+    *,
+    to: str,
+    text: str | None,
+    lines: bool,
+    no_copy: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Send TEXT to the account TO; without TEXT, send what stdin holds as one message.
 
@@ -53,20 +66,20 @@ def send(
     target = Target.of(options)
     if lines:
         with target.logged_in() as client:
-            _send_lines(client, to, as_json, target.timeout)
+            _send_lines(client, to, as_json, target.timeout, copy=not no_copy)
         return
     body = _whole_stdin() if text is None else _checked(text.encode("utf-8", "surrogateescape"))
     with target.logged_in() as client:
-        _report(_send(client, to, body, target.timeout), as_json)
+        _report(_send(client, to, body, target.timeout, copy=not no_copy), as_json)
 
 
-def _send_lines(client: Client, to: str, as_json: bool, timeout: float) -> None:
+def _send_lines(client: Client, to: str, as_json: bool, timeout: float, *, copy: bool) -> None:
     progress = _Progress()
     try:
         for number, line in enumerate(sys.stdin.buffer, start=1):
             try:
                 body = _checked(line.removesuffix(b"\n").removesuffix(b"\r"))
-                reply = _send(client, to, body, timeout)
+                reply = _send(client, to, body, timeout, copy=copy)
             except TwinlineError as error:
                 progress.end()
                 raise CommandError(
@@ -108,7 +121,7 @@ class _Progress:
         sys.stderr.flush()
 
 
-def _send(client: Client, to: str, body: str, timeout: float) -> SentReply:
+def _send(client: Client, to: str, body: str, timeout: float, *, copy: bool) -> SentReply:
     """Send one message, in the server's own time where it limits the rate."""
     limits = client.limits
     size = len(body.encode())
@@ -121,7 +134,7 @@ def _send(client: Client, to: str, body: str, timeout: float) -> SentReply:
     deadline = Deadline.after(timeout)
     while True:
         try:
-            return client.send(to, body)
+            return client.send(to, body, copy=copy)
         except RateLimited as error:
             pause = error.retry_after(1.0)
             if (deadline.remaining() or 0) < pause:

@@ -38,6 +38,7 @@ def values(
     name = parameter.name or ""
     known: dict[str, Callable[[], Iterable[str]]] = {
         "to": lambda: _accounts(context, incomplete),
+        "peer": lambda: _accounts(context, incomplete),
         "pattern": lambda: _accounts(context, incomplete),
         "user": lambda: _kept_usernames(context),
         "username": lambda: (

@@ -78,13 +78,16 @@ def json_line(shape: "BaseModel | Mapping[str, Any]") -> str:
     )
 
 
-def write_message(message: "Message", *, as_json: bool, numbered: bool = False) -> None:
+def write_message(
+    message: "Message", *, as_json: bool, numbered: bool = False, arrows: bool = False
+) -> None:
     """Write one message as a line: for a person, or exactly and for a script.
 
     Args:
         message: the message.
         as_json: as an object with all its fields.
         numbered: begin the line for a person with the message's seq.
+        arrows: show a person which side of a conversation wrote it.
 
     Raises:
         OutputClosed: the reader is gone.
@@ -93,7 +96,7 @@ def write_message(message: "Message", *, as_json: bool, numbered: bool = False) 
         write_json(message)
         return
     number = f"{message.seq:>6}  " if numbered else ""
-    write_line(f"{number}{message_line(message)}")
+    write_line(f"{number}{message_line(message, arrows=arrows)}")
 
 
 def write_usernames(usernames: Iterable[str], *, as_json: bool) -> None:
@@ -109,14 +112,18 @@ def write_usernames(usernames: Iterable[str], *, as_json: bool) -> None:
             write_line(visible(username))
 
 
-def message_line(message: "Message") -> str:
+def message_line(message: "Message", *, arrows: bool = False) -> str:
     """Return a message as a line for a person: when, who, what."""
-    return f"{local_time(message.sent_at)}  {visible(message.sender)}: {visible(message.body)}"
+    # The other side, as the chat has it; of what one wrote to oneself there is no copy.
+    who = visible(message.sender if message.to is None else message.to)
+    arrow = ("← " if message.to is None else "→ ") if arrows else ""
+    return f"{local_time(message.sent_at)}  {arrow}{who}: {visible(message.body)}"
 
 
 def standing_line(who: str, status: "StatusReply") -> str:
     """Return how an account stands, as a line for a person."""
-    return f"{who}: {status.unread} unread, acknowledged up to {status.position}"
+    receipts = "" if status.receipts else ", receipts off"
+    return f"{who}: {status.unread} unread, acknowledged up to {status.position}{receipts}"
 
 
 def say(text: str) -> None:

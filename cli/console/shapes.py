@@ -41,6 +41,12 @@ class LoggedIn(Account):
     unread: int = Field(description="messages after it")
 
 
+class ReceiptsGiven(Shape):
+    """Whether an account gives receipts, and is given them."""
+
+    receipts: bool = Field(description="whether senders are told what this account acknowledges")
+
+
 class Listening(Shape):
     """An endpoint that is ready."""
 
@@ -207,7 +213,7 @@ class ExportedSession(Shape):
 
 
 class ExportedMessage(Shape):
-    """A message in the mailbox of an account whose data is exported."""
+    """A message in the mailbox of an account whose data is exported, or the copy of one."""
 
     kind: Literal["message"] = Field("message", description="`message`")
     seq: int = Field(description="its number in the mailbox")
@@ -215,6 +221,8 @@ class ExportedMessage(Shape):
     sender: str = Field(description="who sent it")
     body: str = Field(description="its text")
     sent_at: int = Field(description="when the server accepted it, in ms")
+    to: str | None = Field(description="of a copy of what the account has sent: to whom; else null")
+    n: int | None = Field(description="of a copy: as the reply to `send` had it; else null")
 
 
 class ConnectionRate(Shape):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -20,6 +20,7 @@ from twinline.cli.console.shapes import (
     InForce,
     Listening,
     LoggedIn,
+    ReceiptsGiven,
     RoundTrip,
     Script,
     StoreChecked,
@@ -32,7 +33,7 @@ from twinline.cli.console.shapes import (
 )
 from twinline.cli.server.admin import replies
 from twinline.cli.verify.messages import Verified
-from twinline.core.protocol import Message, SentReply, StatusReply
+from twinline.core.protocol import Conversation, Message, SentReply, StatusReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,11 @@ PRINTED: Final[Mapping[str, Printed]] = {
     "login": _one(LoggedIn),
     "logout": _one(Account),
     "status": _one(StatusReply),
+    "receipts": _one(ReceiptsGiven),
     "accounts": Printed((Account,), "one for each account"),
+    "blocked": Printed((Account,), "one for each account"),
+    "block": _one(Account),
+    "unblock": _one(Account),
     "change-password": _one(Account),
     "delete-account": _one(Account),
     "chat": Printed(
@@ -75,6 +80,7 @@ PRINTED: Final[Mapping[str, Printed]] = {
     "send": Printed((SentReply,), "one for each message that was sent"),
     "watch": Printed((Message,), "one for each message; with `--exec` on COMMAND's stdin"),
     "history": _MESSAGE,
+    "conversations": Printed((Conversation,), "one for each conversation"),
     "store add-account": _one(Account),
     "store check": _one(StoreChecked),
     "store backup": _one(StoreCopied),
@@ -141,6 +147,8 @@ def _type_words(annotation: Any) -> str:
         return "any"
     if origin in (Union, UnionType):
         return " or ".join(map(_type_words, parts))
+    if origin is Annotated:
+        return _type_words(parts[0])
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in parts)
     if origin is tuple:

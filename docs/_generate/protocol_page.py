@@ -11,7 +11,15 @@ from websocket_vectors import handshake
 
 from twinline.core import protocol
 from twinline.core.errors import ERROR_BY_CODE
-from twinline.core.protocol import ErrorReply, Limits, Message, MessageId
+from twinline.core.protocol import (
+    Conversation,
+    ErrorReply,
+    Kind,
+    Limits,
+    Message,
+    MessageId,
+    Receipt,
+)
 from twinline.transports.binary.frames import ERROR_WITHOUT_ID, KIND_BY_REPLY, KIND_BY_REQUEST
 
 
@@ -29,7 +37,7 @@ def type_text(annotation: Any) -> str:
         return f"list of {type_text(arguments[0])}"
     if issubclass(annotation, BaseModel):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
-    return {int: "integer", str: "text", bool: "truth value"}[annotation]
+    return {int: "integer", str: "text", bool: "truth value", Kind: "kind"}[annotation]
 
 
 def field_table(model: type[BaseModel]) -> str:
@@ -45,7 +53,7 @@ def field_table(model: type[BaseModel]) -> str:
             default, bit = f"`{json.dumps(field.default)}`", str(bits)
             bits += 1
         rows.append(
-            f"| `{name}` | {type_text(annotations[name])} | {default} | {bit} "
+            f"| `{field.alias or name}` | {type_text(annotations[name])} | {default} | {bit} "
             f"| {field.description} |"
         )
     return "\n".join(rows) + "\n"
@@ -83,7 +91,7 @@ def replies_text() -> str:
     parts.extend(
         f"### {model.__name__}\n\n{first_line(model)} It stands inside a reply.\n\n"
         f"{field_table(model)}"
-        for model in (Message, Limits)
+        for model in (Message, Receipt, Conversation, Limits)
     )
     return "\n".join(parts)
 
@@ -101,7 +109,9 @@ def errors_text() -> str:
 def example_text() -> str:
     """Return a send on both transports, as it is on the wire."""
     request = protocol.Send(to="bob", body="hi")
-    reply = protocol.SentReply(message_id="0123456789abcdef01234567", sent_at=1_767_225_600_000)
+    reply = protocol.SentReply(
+        message_id="0123456789abcdef01234567", sent_at=1_767_225_600_000, n=1_767_225_600_000
+    )
     jsonl = request_bytes("jsonl", 1, request) + reply_bytes("jsonl", 1, reply)
     binary = [request_bytes("binary", 1, request), reply_bytes("binary", 1, reply)]
     frames = "\n".join(frame.hex(" ") for frame in binary)

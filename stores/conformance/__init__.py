@@ -177,7 +177,35 @@ What an operator asks of it (`operating`):
 95. How full the mailboxes are is told by what is unread and by what each may hold.
 96. A trace calls deleted what would be there still, and gone what may have expired.
 
-Over several nodes, rules 56 to 58, 65, 68, 69, 79 and 94 are about one of them.
+Both sides of a conversation (`conversing`):
+
+97. A send that asks for it puts a copy into its sender's mailbox, exactly as it was sent.
+98. A repeat puts in a copy that is missing, as the first send had it, and never a second.
+99. Mail alone is unread, acked, or counted for the quota: no copy and no receipt is.
+100. read() gives entries of its kinds; `seen` passes over others, and over none of these.
+101. history() gives the last entries of its kinds; with a peer, those of that one alone.
+102. Of two accounts that had one name, one after the other, each is a conversation.
+103. Conversations are listed by their last messages, with how much of each is unread.
+104. Of copies, and of receipts, a mailbox keeps the newest, for the policy's days.
+105. Of the messages to a mailbox each has a higher `n` than the last, whatever the clock.
+
+Receipts, blocked accounts, and whom each kind wakes (`receipts`):
+
+106. An ack tells whose mail it has passed, and the last `n` of each, for receipts.
+107. A receipt takes the place of its account's last one, under a new seq, if `n` is higher.
+108. Mail of a blocked account is Refused and stored nowhere; all that is not blocked comes.
+109. An entry wakes who watches its kind, and nobody else; the end of a mailbox wakes all.
+
+Conversations at once, and what is left of them (`conversing`, `receipts`):
+
+110. Of one send sent many times at once there is one message and one copy.
+111. What is sent when a block is done is refused, and stored nowhere.
+112. A mailbox that is dropped takes its copies and receipts along, and gets no more.
+113. Of receipts of one account that come at once the highest stays, and no other.
+114. Copies, receipts, blocks and what an account has set survive a reopening.
+115. What a send that failed has left is completed by its repeat, mail and copy.
+
+Over several nodes, rules 56 to 58, 65, 68, 69, 79, 94 and 115 are about one of them.
 """
 
 from collections.abc import Collection
@@ -196,6 +224,7 @@ from twinline.stores.conformance import (
     account_races,
     accounts,
     blocking,
+    conversing,
     durable,
     forking,
     health,
@@ -206,6 +235,7 @@ from twinline.stores.conformance import (
     nodes,
     operating,
     reading,
+    receipts,
     restoring,
     sending,
     sessions,
@@ -243,6 +273,8 @@ RULES: Final[tuple[Rule[StoreBench], ...]] = rules_of(
     states,
     nodes,
     operating,
+    conversing,
+    receipts,
 )
 """The rules, by number."""
 _PATIENCE_SECONDS: Final = 30.0  # for one rule; it takes one or two

@@ -18,7 +18,7 @@ from random import Random
 from typing import Any, Final
 
 from twinline.core.conformance import Checks, NotChecked, failure
-from twinline.core.protocol import Message
+from twinline.core.protocol import EVERY_KIND, Message
 from twinline.core.store import (
     Account,
     Draft,
@@ -313,8 +313,10 @@ def everything(boxes: Mailboxes, account_id: str) -> object:
     """Return all that can be seen of a mailbox, to compare before with after."""
     return (
         boxes.standing(account_id),
-        boxes.read(account_id, 0, ALL, ALL),
-        boxes.history(account_id, None, ALL, ALL, NOW),
+        boxes.read(account_id, 0, ALL, ALL, EVERY_KIND),
+        boxes.history(account_id, None, ALL, ALL, NOW, kinds=EVERY_KIND),
+        boxes.blocked(account_id),
+        boxes.gives_receipts(account_id),
     )
 
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from twinline.core.conformance import Checks, rule, shown
-from twinline.core.store import Invitation, Store, Unsubscribe
+from twinline.core.protocol import EVERY_KIND
+from twinline.core.store import Blocked, Invitation, Peer, PeerReceipt, Store, Unsubscribe
 from twinline.stores.conformance.bench import ALL, HOUR, NOW, StoreBench, password_hash
 
 _ROUNDS: Final = 5
@@ -169,9 +170,33 @@ def calls(bench: StoreBench, store: Store) -> Iterator[tuple[str, Callable[[], o
     yield "mailboxes.ack", lambda: boxes.ack(mine, 1, NOW)
     yield "mailboxes.standing", lambda: boxes.standing(mine)
     yield "mailboxes.history", lambda: boxes.history(mine, None, ALL, ALL, NOW)
+    yield from _conversing(bench, store, mine)
     yield "mailboxes.delete", lambda: boxes.delete(mine, [1])
     yield "accounts.withdraw", lambda: accounts.withdraw(mine, keep_name=True)
     yield "mailboxes.drop", lambda: boxes.drop(mine)
+
+
+def _conversing(
+    bench: StoreBench, store: Store, mine: str
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield the calls that are about a conversation with the owner of a mailbox."""
+    boxes, writer = store.mailboxes, bench.mailbox(store)
+    copied = bench.draft(send_id="twice")._replace(sender_id=writer, copy_to="bob")
+    receipt, blocked = PeerReceipt(mine, "bob", NOW, NOW), Blocked(writer, "ann")
+    peer = Peer(mine, "bob")
+    yield "mailboxes.append with a copy", lambda: boxes.append(mine, copied)
+    yield "mailboxes.put_receipt", lambda: boxes.put_receipt(writer, receipt)
+    yield "mailboxes.read of every kind", lambda: boxes.read(writer, 0, ALL, ALL, EVERY_KIND)
+    yield (
+        "mailboxes.history with a peer",
+        lambda: boxes.history(writer, None, ALL, ALL, NOW, kinds=EVERY_KIND, peer=peer),
+    )
+    yield "mailboxes.conversations", lambda: boxes.conversations(writer, None, ALL, ALL, NOW)
+    yield "mailboxes.set_receipts", lambda: boxes.set_receipts(mine, receipts=False)
+    yield "mailboxes.gives_receipts", lambda: boxes.gives_receipts(mine)
+    yield "mailboxes.block", lambda: boxes.block(mine, blocked)
+    yield "mailboxes.blocked", lambda: boxes.blocked(mine)
+    yield "mailboxes.unblock", lambda: boxes.unblock(mine, writer)
 
 
 class _Counts:

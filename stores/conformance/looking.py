@@ -36,12 +36,17 @@ def looks_ack_and_read(checks: Checks, bench: StoreBench) -> None:
         page = boxes.look(MailboxLook(looked, after, limit, max_bytes, ack, now))
         standing = boxes.standing(called) if ack is None else boxes.ack(called, ack, now)
         bodies = [message.body for message in page.messages]
-        expected = MailPage((), standing.position, more=False)
+        expected = MailPage((), standing.position, more=False, seen=after)
         if limit:
             expected = boxes.read(called, after, limit, max_bytes)
         checks.equal(
-            (seqs(page), bodies, page.position),
-            (seqs(expected), [one.body for one in expected.messages], expected.position),
+            (seqs(page), bodies, page.position, page.seen),
+            (
+                seqs(expected),
+                [one.body for one in expected.messages],
+                expected.position,
+                expected.seen,
+            ),
             what,
         )
         if limit:
@@ -96,7 +101,7 @@ def many_looks_are_apart(checks: Checks, bench: StoreBench) -> None:
             refused = isinstance(outcome, expected)
             checks.that(refused, f"{what} should be {expected.__name__}, is {shown(outcome)}")
         elif checks.that(isinstance(outcome, MailPage), f"{what} is {shown(outcome)}"):
-            page = outcome if isinstance(outcome, MailPage) else MailPage((), 0, more=False)
+            page = outcome if isinstance(outcome, MailPage) else MailPage((), 0, more=False, seen=0)
             checks.equal(seqs(page), expected, f"what {what} shows")
             if position is not None:
                 checks.equal(page.position, position, f"the position that {what} tells")

@@ -7,7 +7,7 @@ from typing import Final
 
 from twinline.core.conformance import Checks, rule, shown
 from twinline.core.errors import MailboxFull, NoSuchUser
-from twinline.core.store import Mailboxes, Receipt, SessionKey, Store
+from twinline.core.store import Accepted, Mailboxes, SessionKey, Store
 from twinline.stores.conformance.bench import (
     ALL,
     NOW,
@@ -93,7 +93,7 @@ def one_of_many_repeats_is_stored(checks: Checks, bench: StoreBench) -> None:
         outcomes(checks, results, [], "sending")
         stored = boxes.read(bob, 0, ALL, ALL).messages
         checks.equal([one.seq for one in stored], [1], "the seqs of one send_id")
-        receipts = [Receipt(one.message_id, NOW) for one in stored[:1]] * 4
+        receipts = [Accepted(one.message_id, NOW, NOW) for one in stored[:1]] * 4
         checks.equal(results, receipts, "the receipts")
 
 

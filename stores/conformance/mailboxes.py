@@ -5,7 +5,7 @@ from typing import Final
 
 from twinline.core.conformance import Checks, rule
 from twinline.core.errors import NoSuchUser
-from twinline.core.store import Durability, Mailboxes, MailPage, Receipt, Standing
+from twinline.core.store import Accepted, Blocked, Durability, Mailboxes, MailPage, Standing
 from twinline.stores.conformance.bench import ALL, NOW, StoreBench, arrived, everything, seqs
 
 _BODIES: Final = (
@@ -30,7 +30,7 @@ def mailboxes_begin_empty(checks: Checks, bench: StoreBench) -> None:
     boxes = store.mailboxes
     bob = bench.mailbox(store)
     checks.equal(boxes.standing(bob), Standing(0, 0), "the standing of a new mailbox")
-    empty = MailPage((), 0, more=False)
+    empty = MailPage((), 0, more=False, seen=0)
     checks.equal(boxes.read(bob, 0, 10, ALL), empty, "what is read in a new mailbox")
     checks.equal(boxes.history(bob, None, 10, ALL, NOW), empty, "the history of a new mailbox")
     boxes.append(bob, bench.draft())
@@ -53,7 +53,8 @@ def messages_are_kept_exactly(checks: Checks, bench: StoreBench) -> None:
     drafts += [bench.draft("from another", sender="carl", sent_at=0)]
     for draft in drafts:
         receipt = boxes.append(bob, draft)
-        checks.equal(receipt, Receipt(draft.message_id, draft.sent_at), "what the sender is told")
+        told = Accepted(draft.message_id, draft.sent_at, receipt.n)
+        checks.equal(receipt, told, "what the sender is told")
     expected = tuple(arrived(draft, seq) for seq, draft in enumerate(drafts, 1))
     checks.equal(boxes.read(bob, 0, ALL, ALL).messages, expected, "what is read")
     checks.equal(boxes.history(bob, None, ALL, ALL, NOW).messages, expected, "the history")
@@ -127,6 +128,12 @@ def _calls(boxes: Mailboxes, gone: str, bench: StoreBench) -> dict[str, Callable
         "ack": lambda: boxes.ack(gone, 0, NOW),
         "delete": lambda: boxes.delete(gone, [1]),
         "standing": lambda: boxes.standing(gone),
+        "conversations": lambda: boxes.conversations(gone, None, 10, ALL, NOW),
+        "set_receipts": lambda: boxes.set_receipts(gone, receipts=False),
+        "gives_receipts": lambda: boxes.gives_receipts(gone),
+        "block": lambda: boxes.block(gone, Blocked(bench.id(), "ann")),
+        "unblock": lambda: boxes.unblock(gone, bench.id()),
+        "blocked": lambda: boxes.blocked(gone),
     }
 
 
@@ -166,7 +173,7 @@ def old_mail_stays_old(checks: Checks, bench: StoreBench) -> None:
     new = bench.account("bob")
     boxes.create(new.account_id)
     store.accounts.create(new)
-    empty = MailPage((), 0, more=False)
+    empty = MailPage((), 0, more=False, seen=0)
     checks.equal(boxes.read(new.account_id, 0, 10, ALL), empty, "the new account's mail")
     history = boxes.history(new.account_id, None, 10, ALL, NOW)
     checks.equal(history, empty, "the new account's history")

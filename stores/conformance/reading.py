@@ -50,7 +50,8 @@ def reading_goes_forward(checks: Checks, bench: StoreBench) -> None:
                 expected = _first(beyond, limit, budget)
                 more = len(expected) < len(beyond)
                 what = f"read(after={after}, limit={limit}, max_bytes={budget})"
-                checks.equal(page, MailPage(tuple(expected), 5, more), what)
+                seen = expected[-1].seq if more else 10
+                checks.equal(page, MailPage(tuple(expected), 5, more, seen), what)
     for beyond_last in (11, 2**53 - 1):
         checks.raises(
             CursorInvalid,
@@ -74,7 +75,8 @@ def history_goes_backward(checks: Checks, bench: StoreBench) -> None:
                 expected = _first(below, limit, budget)
                 more = len(expected) < len(below)
                 what = f"history(before={before}, limit={limit}, max_bytes={budget})"
-                checks.equal(page, MailPage(tuple(reversed(expected)), 5, more), what)
+                seen = expected[-1].seq if more else 0
+                checks.equal(page, MailPage(tuple(reversed(expected)), 5, more, seen), what)
 
 
 @rule(24, "An ack moves the position forward, never back, and not beyond the last seq.")
@@ -92,7 +94,7 @@ def positions_move_forward(checks: Checks, bench: StoreBench) -> None:
                 f"an ack of {beyond} when the last seq is 6",
             )
         expected = Standing(position, unread)
-        checks.equal(boxes.ack(bob, up_to, NOW), expected, f"ack({up_to})")
+        checks.equal(boxes.ack(bob, up_to, NOW)[:2], expected[:2], f"ack({up_to})")
         checks.equal(boxes.standing(bob), expected, f"the standing after ack({up_to})")
         checks.equal(
             boxes.read(bob, 0, 1, ALL).position, position, "the position that read() tells"

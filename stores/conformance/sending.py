@@ -2,7 +2,7 @@
 
 from twinline.core.conformance import Checks, rule
 from twinline.core.errors import MailboxFull, NoSuchUser, SendIdConflict
-from twinline.core.store import Receipt, Standing
+from twinline.core.store import Accepted, Standing
 from twinline.stores.conformance.bench import ALL, DAY, HOUR, NOW, StoreBench, everything, seqs
 
 
@@ -17,7 +17,7 @@ def repeats_get_the_first_receipt(checks: Checks, bench: StoreBench) -> None:
     bob = bench.mailbox(store)
     first = bench.draft("hi", send_id="x")
     receipt = boxes.append(bob, first)
-    checks.equal(receipt, Receipt(first.message_id, NOW), "the first receipt")
+    checks.equal(receipt, Accepted(first.message_id, NOW, NOW), "the first receipt")
 
     def repeat(when: str) -> None:
         again = boxes.append(bob, bench.draft("hi", send_id="x", sent_at=NOW + HOUR))
@@ -94,7 +94,9 @@ def send_ids_expire(checks: Checks, bench: StoreBench) -> None:
     late = bench.draft("other", send_id="x", sent_at=NOW + 3 * HOUR + 1_000)
     receipt = boxes.append(bob, late)
     checks.equal(
-        receipt, Receipt(late.message_id, late.sent_at), "the receipt of a send after them"
+        receipt,
+        Accepted(late.message_id, late.sent_at, late.sent_at),
+        "the receipt of a send after them",
     )
     checks.equal(boxes.standing(bob), Standing(0, 22), "the standing then")
     _wrong_clock(checks, bench)
@@ -126,7 +128,7 @@ def _wrong_clock(checks: Checks, bench: StoreBench) -> None:
         boxes.append(bob, bench.draft("hi", send_id=send_id, sent_at=at))
     for send_id, stored in (("right", False), ("ahead", True), ("behind", True)):
         again = bench.draft("hi", send_id=send_id, sent_at=NOW + HOUR)
-        new = boxes.append(bob, again) == Receipt(again.message_id, again.sent_at)
+        new = boxes.append(bob, again).message_id == again.message_id
         checks.equal(new, stored, f"whether a send by a clock that was {send_id} is forgotten")
 
 

@@ -5,6 +5,7 @@
     accounts     MemoryAccounts: accounts and sessions, under the user lock
     mailboxes    MemoryMailboxes: messages and positions, under the message lock
     mailbox      one mailbox
+    log          messages by seq, and by the account at the other side
     limits       the policy's numbers, as both look at them
     subscribers  who is woken by mail and by the end of a session
     send_ids     which message each send_id stands for

@@ -3,13 +3,18 @@
 # ruff: noqa: D102 - the contract tells what the methods do
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from heapq import merge
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from twinline.core.errors import NoSuchUser, RequestError
 from twinline.core.locks import new_lock
-from twinline.core.protocol import Message, maker
+from twinline.core.protocol import MAIL_ALONE, Conversation, Kind, Kinds, Message, Receipt, maker
 from twinline.core.store import (
+    Accepted,
+    Blocked,
+    ConversationPage,
     Depths,
     Draft,
     Mailboxes,
@@ -17,18 +22,21 @@ from twinline.core.store import (
     MailboxUsage,
     MailPage,
     MessageTrace,
-    Receipt,
+    Peer,
+    PeerReceipt,
     Standing,
     Unsubscribe,
 )
 from twinline.core.waiting import Wake, wake_after_reply, wake_all
 from twinline.stores.memory.limits import limits_of
-from twinline.stores.memory.mailbox import Entry, Mailbox
-from twinline.stores.memory.send_ids import Kept, SendIds
-from twinline.stores.memory.subscribers import Subscription, wakes_of
-from twinline.stores.rules import fitting, size_of, was_deleted
+from twinline.stores.memory.log import Entry, Kept
+from twinline.stores.memory.mailbox import Found, KeptReceipt, Mailbox
+from twinline.stores.memory.send_ids import SendIds
+from twinline.stores.memory.subscribers import Subscription, wakes_for, wakes_of
+from twinline.stores.rules import fitting, mail_page, size_of, was_deleted
 
 _make_message: Final = maker(Message)
+_seq_of: Final = attrgetter("seq")
 
 
 class MemoryMailboxes(Mailboxes):
@@ -59,33 +67,40 @@ class MemoryMailboxes(Mailboxes):
     def drop(self, account_id: str) -> None:
         with self._lock:
             box = self._boxes.pop(account_id, None)
-            wakes = () if box is None else wakes_of(box.watchers)
+            wakes = () if box is None else wakes_of(box.watchers) + wakes_of(box.others)
             if box is not None:
                 box.send_ids.clear()  # they leave the queue when their turn comes
         wake_all(wakes)
 
-    def append(self, account_id: str, draft: Draft) -> Receipt:
-        kept = draft[:]  # a slice is a plain tuple
-        message_id, _, _, body, sent_at, send_id = kept
+    def append(self, account_id: str, draft: Draft) -> Accepted:
+        body, send_id = draft[3], draft[5]
         content = hash(body) if send_id is not None and self._limits.send_id_ms else None
-        receipt = Receipt(message_id, sent_at)
+        accepted: Accepted | None = None
         wakes: tuple[Wake, ...] = ()
         try:
             with self._lock:
                 box = self._box(account_id)
                 if self._expiring:  # none for as long as no sender gives send_ids
-                    self._expire(sent_at)
+                    self._expire(draft[4])
                 if content is not None:
                     send_ids = box.send_ids
-                    first = send_ids.first(kept, content)
-                    if first is not None:
-                        return first
-                if box.watchers:
-                    wakes = wakes_of(box.watchers)
-                box.append(kept, content)
-                if content is not None and not send_ids.queued:
-                    self._expiring.append(send_ids)
-                    send_ids.queued = True
+                    accepted = send_ids.first(draft, content)
+                if accepted is None:
+                    if box.watchers:
+                        wakes = wakes_of(box.watchers)
+                    accepted = box.append(account_id, draft, content)
+                    if content is not None and not send_ids.queued:
+                        self._expiring.append(send_ids)
+                        send_ids.queued = True
+            if draft[6] is not None and draft[1] != account_id:
+                # Not with the mail, but behind it: what interrupts this thread between the two
+                # leaves the mail alone, which a repeat completes.
+                with self._lock:
+                    sender = self._boxes.get(draft[1])
+                    if sender is not None:
+                        copied = wakes_for(Kind.SENT, sender.watchers, sender.others)
+                        if sender.put_copy(account_id, draft, accepted):
+                            wakes += copied
             if wakes:
                 wake_after_reply(wakes)
         except RequestError:
@@ -93,38 +108,120 @@ class MemoryMailboxes(Mailboxes):
         except BaseException:
             wake_all(wakes)  # what interrupts this thread is no affair of those that wait
             raise
-        return receipt
+        return accepted
 
-    def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:
+    def read(
+        self,
+        account_id: str,
+        after: int,
+        limit: int,
+        max_bytes: int,
+        kinds: Kinds = MAIL_ALONE,
+    ) -> MailPage:
+        if kinds is not MAIL_ALONE and kinds != MAIL_ALONE:
+            return self._read_kinds(account_id, after, limit, max_bytes, kinds)
         with self._lock:
             box = self._box(account_id)
             entries = box.after(after, limit + 1)
-            position = box.position
+            position, last = box.position, box.last
         # Most looks are of those who wait for mail, and find nothing or the one that woke them.
         if not entries:
-            return MailPage((), position, more=False)
+            return MailPage((), position, more=False, seen=last)
         if len(entries) == 1 <= limit:
-            return MailPage((_message(*entries[0]),), position, more=False)
+            return MailPage((_message(*entries[0]),), position, more=False, seen=last)
         page, more = fitting(_messages(entries), limit, max_bytes)
-        return MailPage(page, position, more)
+        return MailPage(page, position, more, page[-1].seq if more else last)
+
+    def _read_kinds(
+        self, account_id: str, after: int, limit: int, max_bytes: int, kinds: Kinds
+    ) -> MailPage:
+        with self._lock:
+            box = self._box(account_id)
+            found = box.found_after(after, limit + 1, kinds)
+            position, last, owner = box.position, box.last, box.owner
+        page, more = fitting(merge(*_models(found, owner), key=_seq_of), limit, max_bytes)
+        return mail_page(page, position, page[-1].seq if more else last, more=more)
 
     def history(
-        self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
+        self,
+        account_id: str,
+        before: int | None,
+        limit: int,
+        max_bytes: int,
+        now: int,
+        *,
+        kinds: Kinds = MAIL_ALONE,
+        peer: Peer | None = None,
     ) -> MailPage:
         with self._lock:
             box = self._box(account_id)
             box.trim(now)
-            entries = box.before(before, limit + 1)
-            position = box.position
-        page, more = fitting(_messages(reversed(entries)), limit, max_bytes)
-        return MailPage(page[::-1], position, more)
+            found = box.found_before(before, limit + 1, kinds, peer, now)
+            position, owner = box.position, box.owner
+        entries = merge(*_models(found, owner), key=_seq_of, reverse=True)
+        page, more = fitting(entries, limit, max_bytes)
+        return mail_page(page[::-1], position, page[-1].seq if more else 0, more=more)
+
+    def conversations(
+        self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
+    ) -> ConversationPage:
+        with self._lock:
+            box = self._box(account_id)
+            box.trim(now)
+            talks = box.talks(before, limit + 1, now)
+            owner = box.owner
+        last = (
+            _message(*talk.last) if talk.kind is Kind.MAIL else _copy(*talk.last, owner)
+            for talk in talks
+        )
+        page, more = fitting(last, limit, max_bytes)
+        conversations = [
+            Conversation(username=talk.last[1][2], last=message, unread=talk.unread)
+            for talk, message in zip(talks, page, strict=False)
+        ]
+        return ConversationPage(tuple(conversations), more)
+
+    def put_receipt(self, account_id: str, receipt: PeerReceipt) -> None:
+        if receipt.account_id == account_id:
+            return
+        wakes: tuple[Wake, ...] = ()
+        try:
+            with self._lock:
+                box = self._boxes.get(account_id)
+                if box is not None:
+                    wakes = wakes_for(Kind.RECEIPT, box.watchers, box.others)
+                    if not box.put_receipt(receipt):
+                        wakes = ()
+        finally:
+            wake_all(wakes)
+
+    def set_receipts(self, account_id: str, *, receipts: bool) -> None:
+        with self._lock:
+            self._box(account_id).gives_receipts = receipts
+
+    def gives_receipts(self, account_id: str) -> bool:
+        with self._lock:
+            return self._box(account_id).gives_receipts
+
+    def block(self, account_id: str, peer: Blocked) -> None:
+        with self._lock:
+            self._box(account_id).block(peer)
+
+    def unblock(self, account_id: str, peer_id: str) -> bool:
+        with self._lock:
+            return self._box(account_id).unblock(peer_id)
+
+    def blocked(self, account_id: str) -> Sequence[Blocked]:
+        with self._lock:
+            blocked = [Blocked(*each) for each in (self._box(account_id).blocked or {}).items()]
+        return sorted(blocked, key=itemgetter(1, 0))
 
     def ack(self, account_id: str, up_to: int, now: int) -> Standing:
         with self._lock:
             box = self._box(account_id)
-            box.ack(up_to, now)
+            deliveries = box.ack(account_id, up_to, now)
             box.trim(now)
-            return box.standing
+            return Standing(box.position, box.unread, deliveries)
 
     def delete(self, account_id: str, seqs: Collection[int]) -> int:
         with self._lock:
@@ -138,8 +235,9 @@ class MemoryMailboxes(Mailboxes):
         with self._lock:
             box = self._box(account_id)
             entries, unread, quota = box.entries(), box.unread, box.quota
-        size = sum(size_of(body) for _, (_, _, _, body, _, _) in entries)
-        return MailboxUsage(len(entries), unread, size, quota)
+            copies = [] if box.copies is None else box.copies.entries()
+        size = sum(size_of(body) for _, (_, _, _, body, _, _) in entries + copies)
+        return MailboxUsage(len(entries), unread, size, quota, len(copies))
 
     def set_quota(self, account_id: str, messages: int | None) -> None:
         with self._lock:
@@ -178,7 +276,7 @@ class MemoryMailboxes(Mailboxes):
                     acked=seq <= position,
                     acked_at=acked_at,
                 )
-        for sender_id, _, _, first, sent_at, seq in known:
+        for sender_id, _, _, first, sent_at, seq, _ in known:
             if first == message_id:
                 return MessageTrace(
                     account_id,
@@ -210,15 +308,13 @@ class MemoryMailboxes(Mailboxes):
             full += unread >= (box.quota or usual)
         return Depths(len(boxes), deepest, full)
 
-    def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
-        subscription = Subscription(wake, self._lock)
+    def on_mail(self, account_id: str, wake: Wake, kinds: Kinds = MAIL_ALONE) -> Unsubscribe:
+        subscription = Subscription(wake, self._lock, kinds)
         with self._lock:
             box = self._boxes.get(account_id)
             if box is not None:
-                if box.watchers is None:
-                    box.watchers = []
                 # Not the mailbox: a subscription must not keep a dropped one's mail alive.
-                subscription.join(box.watchers)
+                subscription.join(box.watchers_of(kinds))
         return subscription
 
     def _expire(self, now: int) -> None:
@@ -244,6 +340,12 @@ class MemoryMailboxes(Mailboxes):
         return box
 
 
+def _models(found: Found, owner: str) -> tuple[Iterator[Message | Receipt], ...]:
+    """Return entries of each kind as the protocol has them, made as they are asked for."""
+    copies = (_copy(seq, kept, owner) for seq, kept in found.copies)
+    return _messages(found.mail), copies, map(_receipt, found.receipts)
+
+
 def _messages(entries: Iterable[Entry]) -> Iterator[Message]:
     for seq, kept in entries:
         yield _message(seq, kept)
@@ -254,3 +356,15 @@ def _message(seq: int, kept: Kept) -> Message:
     return _make_message(
         {"seq": seq, "message_id": message_id, "sender": sender, "body": body, "sent_at": sent_at}
     )
+
+
+def _copy(seq: int, kept: Kept, owner: str) -> Message:
+    message_id, _, peer, body, sent_at, n = kept
+    return Message(
+        seq=seq, message_id=message_id, sender=owner, body=body, sent_at=sent_at, to=peer, n=n
+    )
+
+
+def _receipt(kept: KeptReceipt) -> Receipt:
+    seq, username, n, acked_at = kept
+    return Receipt(seq=seq, username=username, n=n, acked_at=acked_at)

@@ -16,16 +16,13 @@ from itertools import islice
 from typing import Final
 
 from twinline.core.errors import SendIdConflict
-from twinline.core.store import Receipt
+from twinline.core.store import Accepted, Draft
 from twinline.stores.memory.limits import Limits
 
-Kept = tuple[str, str, str, str, int, str | None]
-"""A `Draft` as a plain tuple: Python's garbage collector looks at a plain tuple of texts and
-numbers once and then never again, but at a named one for as long as it lives."""
-First = tuple[str, str | None, int, str, int, int]
+First = tuple[str, str | None, int, str, int, int, int]
 """The first send under a send_id: the sender's account id, the send_id, the content, the message's
-id, when it was sent, and its seq. A plain tuple, as a message is; and it has not the message, which
-may be gone long before."""
+id, when it was sent, its seq and its ``n``. A plain tuple, as a message is; and it has not the
+message, which may be gone long before."""
 _AT_ONCE: Final = 16  # beyond a sender's bound so many go, or an eighth of it if that is less
 _STALE: Final = 64  # fewer than this are not worth a new queue
 
@@ -52,42 +49,43 @@ class SendIds:
         # None for as long as there is none, as in most mailboxes: an empty one has room for 64.
         self._order: deque[First] | None = None
 
-    def first(self, kept: Kept, content: int) -> Receipt | None:
+    def first(self, draft: Draft, content: int) -> Accepted | None:
         """Return the receipt of the first send under a message's send_id, if it still counts.
 
         Args:
-            kept: what is sent.
+            draft: what is sent.
             content: the hash of its body.
 
         Raises:
             SendIdConflict: that send had another body.
         """
-        _, sender, _, _, now, send_id = kept
+        _, sender, _, _, now, send_id, _ = draft
         mine = self._by_sender.get(sender)
         if mine is None or send_id not in mine:
             return None
-        _, _, first, message_id, sent_at, _ = mine[send_id]
+        _, _, first, message_id, sent_at, _, n = mine[send_id]
         span = self._limits.send_id_ms
         if not -span < now - sent_at < span:
             return None
         if first != content:
             raise SendIdConflict
-        return Receipt(message_id, sent_at)
+        return Accepted(message_id, sent_at, n)
 
     def make_room(
-        self, kept: Kept, content: int, seq: int
+        self, draft: Draft, content: int, seq: int, n: int
     ) -> tuple[dict[str | None, First], First]:
         """Make room for what a send_id stands for from now on.
 
         Args:
-            kept: what is sent, under a send_id that stands for nothing that still counts.
+            draft: what is sent, under a send_id that stands for nothing that still counts.
             content: the hash of its body.
             seq: the message's.
+            n: what it gets.
 
         Returns:
             The dictionary of the sender, and what the caller puts into it and counts.
         """
-        message_id, sender, _, _, sent_at, send_id = kept
+        message_id, sender, _, _, sent_at, send_id, _ = draft
         limits = self._limits
         mine = self._by_sender.get(sender)
         if mine is not None and send_id in mine:  # it counts no more
@@ -103,7 +101,7 @@ class SendIds:
             for oldest in tuple(islice(mine, surplus)):
                 del mine[oldest]
                 self.count -= 1
-        first = (sender, send_id, content, message_id, sent_at, seq)
+        first = (sender, send_id, content, message_id, sent_at, seq, n)
         order = self._order
         if order is None:
             order = self._order = deque()

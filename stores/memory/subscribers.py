@@ -7,6 +7,7 @@ can be torn by a signal's handler (see `twinline.core.interrupts`).
 """
 
 from twinline.core.locks import Lock
+from twinline.core.protocol import MAIL_ALONE, Kind, Kinds
 from twinline.core.waiting import Wake
 
 
@@ -15,18 +16,21 @@ class Subscription:
 
     Attributes:
         wake: what is called.
+        kinds: of one to a mailbox, for which entries.
     """
 
-    __slots__ = ("_at", "_lock", "_others", "wake")
+    __slots__ = ("_at", "_lock", "_others", "kinds", "wake")
 
-    def __init__(self, wake: Wake, lock: Lock) -> None:
+    def __init__(self, wake: Wake, lock: Lock, kinds: Kinds = MAIL_ALONE) -> None:
         """Prepare; it is none before `join`.
 
         Args:
             wake: what is called.
             lock: guards the list that it will join.
+            kinds: for which entries.
         """
         self.wake = wake
+        self.kinds = kinds
         self._lock = lock
         self._others: list[Subscription] | None = None  # guarded by _lock, as is _at
         self._at = 0
@@ -58,3 +62,13 @@ def wakes_of(subscriptions: list[Subscription] | None) -> tuple[Wake, ...]:
     if len(subscriptions) == 1:  # spares a loop in nearly every delivery
         return (subscriptions[0].wake,)
     return tuple([each.wake for each in subscriptions])
+
+
+def wakes_for(
+    kind: Kind, watchers: list[Subscription] | None, others: list[Subscription] | None
+) -> tuple[Wake, ...]:
+    """Return the wakes of those that take a kind of entries; the caller has the lock."""
+    if not watchers and not others:
+        return ()
+    both = (*(watchers or ()), *(others or ()))
+    return tuple([each.wake for each in both if kind in each.kinds])

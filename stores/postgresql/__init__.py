@@ -19,7 +19,10 @@ Opened as ``postgresql://USER@HOST/DATABASE``; it needs the extra ``postgresql``
     batch            what becomes of the writes of one transaction
     mailbox          } what it knows of a mailbox
     send_ids         } and of send_ids
+    notes            the copies and receipts that it writes beside the mail
+    entries          how entries of any kind are read
     reads            reads that wait at once are one statement
+    conversations    reads by the account at the other side
     tracing          where a message is
     mailboxes        the half with messages and positions
     rereads          what stands behind wakes that are lost

@@ -16,8 +16,16 @@ from collections.abc import Sequence
 from typing import Final, Self
 
 from twinline.core.passwords import profile_of
-from twinline.core.store import SEQ_JUMP, Account, Invitation
-from twinline.stores.archive import AccountRow, AckRow, MailboxRow, MessageRow, SendIdRow
+from twinline.core.store import SEQ_JUMP, Account, Blocked, Invitation
+from twinline.stores.archive import (
+    AccountRow,
+    AckRow,
+    CopyRow,
+    MailboxRow,
+    MessageRow,
+    ReceiptRow,
+    SendIdRow,
+)
 from twinline.stores.postgresql.arrays import blobs, integers, texts
 from twinline.stores.postgresql.link import Call, Rows
 from twinline.stores.postgresql.session import Session
@@ -39,10 +47,12 @@ _RESERVED: Final = """
 _INVITATIONS: Final = """
     SELECT token_hash, created_at, expires_at, note FROM invitations WHERE token_hash > $1
     ORDER BY token_hash LIMIT $2::bigint"""
-_MAILBOX: Final = "SELECT account_id, position, last, quota FROM mailboxes WHERE account_id = $1"
+_MAILBOX: Final = """
+    SELECT account_id, position, last, quota, newest, gives_receipts FROM mailboxes
+    WHERE account_id = $1"""
 # What lies below the floor is removed, though it may still be there.
 _MESSAGES: Final = """
-    SELECT seq, message_id, sender, body, sent_at FROM messages
+    SELECT seq, message_id, sender, body, sent_at, sender_id, n FROM messages
     JOIN mailboxes USING (box) WHERE account_id = $1 AND seq > greatest(floor, $2::bigint)
     ORDER BY seq LIMIT $3::bigint"""
 _ACKS: Final = """
@@ -51,9 +61,20 @@ _ACKS: Final = """
         AND acks.position > greatest(floor, $2::bigint)
     ORDER BY acks.position LIMIT $3::bigint"""
 _SEND_IDS: Final = """
-    SELECT seq, sender_id, send_id, content, message_id, sent_at FROM send_ids
+    SELECT seq, sender_id, send_id, content, message_id, sent_at, n FROM send_ids
     JOIN mailboxes USING (box) WHERE account_id = $1 AND seq > $2::bigint
     ORDER BY seq LIMIT $3::bigint"""
+_COPIES: Final = """
+    SELECT seq, message_id, sender, peer_id, peer, body, sent_at, n FROM copies
+    JOIN mailboxes USING (box) WHERE account_id = $1 AND seq > $2::bigint
+    ORDER BY seq LIMIT $3::bigint"""
+_RECEIPTS: Final = """
+    SELECT seq, peer_id, peer, n, acked_at FROM receipts
+    JOIN mailboxes USING (box) WHERE account_id = $1 AND seq > $2::bigint
+    ORDER BY seq LIMIT $3::bigint"""
+_BLOCKED: Final = """
+    SELECT peer_id, peer FROM blocked JOIN mailboxes USING (box) WHERE account_id = $1
+    ORDER BY peer_id"""
 _HASHES: Final = """
     SELECT username, password_hash FROM names
     WHERE username > $1 AND account_id IS NOT NULL ORDER BY username LIMIT $2::bigint"""
@@ -65,23 +86,42 @@ _BOX: Final = "(SELECT box FROM mailboxes WHERE account_id = $1)"
 # Of constants alone.
 _DELETES: Final = tuple(
     f"DELETE FROM {table} WHERE box = {_BOX}"  # noqa: S608
-    for table in ("messages", "acks", "send_ids", "mailboxes")
+    for table in (
+        "messages",
+        "acks",
+        "send_ids",
+        "copies",
+        "receipts",
+        "blocked",
+        "mailboxes",
+    )
 )
 _MAKE: Final = "INSERT INTO mailboxes (account_id, epoch) VALUES ($1, 0)"
 _PUT_MESSAGES: Final = f"""
-    INSERT INTO messages (box, seq, message_id, sender, body, sent_at)
+    INSERT INTO messages (box, seq, message_id, sender, body, sent_at, sender_id, n)
     SELECT {_BOX}, * FROM unnest($2::bigint[], $3::text[], $4::text[], $5::bytea[],
-        $6::bigint[])"""  # noqa: S608
+        $6::bigint[], $7::text[], $8::bigint[])"""  # noqa: S608
 _PUT_ACKS: Final = f"""
     INSERT INTO acks (box, position, acked_at)
     SELECT {_BOX}, * FROM unnest($2::bigint[], $3::bigint[])"""  # noqa: S608
 _PUT_SEND_IDS: Final = f"""
-    INSERT INTO send_ids (box, sender_id, send_id, content, message_id, sent_at, seq)
+    INSERT INTO send_ids (box, sender_id, send_id, content, message_id, sent_at, seq, n)
     SELECT {_BOX}, * FROM unnest($2::text[], $3::bytea[], $4::bytea[], $5::text[],
-        $6::bigint[], $7::bigint[])"""  # noqa: S608
+        $6::bigint[], $7::bigint[], $8::bigint[])"""  # noqa: S608
+_PUT_COPIES: Final = f"""
+    INSERT INTO copies (box, seq, message_id, sender, peer_id, peer, body, sent_at, n)
+    SELECT {_BOX}, * FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
+        $7::bytea[], $8::bigint[], $9::bigint[])"""  # noqa: S608
+_PUT_RECEIPTS: Final = f"""
+    INSERT INTO receipts (box, seq, peer_id, peer, n, acked_at)
+    SELECT {_BOX}, * FROM unnest($2::bigint[], $3::text[], $4::text[], $5::bigint[],
+        $6::bigint[])"""  # noqa: S608
+_PUT_BLOCKED: Final = f"""
+    INSERT INTO blocked (box, peer_id, peer)
+    SELECT {_BOX}, * FROM unnest($2::text[], $3::text[])"""  # noqa: S608
 _WHOLE: Final = """
     UPDATE mailboxes AS mine SET position = $2::bigint, last = $3::bigint, epoch = $4::bigint,
-        quota = $5::bigint,
+        quota = $5::bigint, newest = $6::bigint, gives_receipts = $7,
         unread = (SELECT count(*) FROM messages WHERE box = mine.box AND seq > $2::bigint),
         acked = (SELECT count(*) FROM messages WHERE box = mine.box AND seq <= $2::bigint),
         oldest_ack = (SELECT acked_at FROM acks WHERE acks.box = mine.box
@@ -89,7 +129,10 @@ _WHOLE: Final = """
         floor = greatest(0, least($2::bigint,
             (SELECT min(seq) - 1 FROM messages WHERE box = mine.box),
             (SELECT min(acks.position) - 1 FROM acks WHERE acks.box = mine.box))),
-        sends = (SELECT count(*) FROM send_ids WHERE box = mine.box)
+        sends = (SELECT count(*) FROM send_ids WHERE box = mine.box),
+        copies = (SELECT count(*) FROM copies WHERE box = mine.box),
+        receipts = (SELECT count(*) FROM receipts WHERE box = mine.box),
+        blocked = (SELECT count(*) FROM blocked WHERE box = mine.box)
     WHERE account_id = $1"""
 _END: Final = """
     UPDATE store SET filled_from = '', origin = '',
@@ -181,14 +224,22 @@ class PostgresqlArchive(PagedArchive):
         ]
 
     def _beginnings(self, account_id: str) -> Beginnings | None:
-        reads = (_MESSAGES, _ACKS, _SEND_IDS)
-        rows, messages, acks, send_ids = self._session.run(
-            Call(_MAILBOX, account_id), *(Call(sql, account_id, 0, FIRST) for sql in reads)
+        reads = (_MESSAGES, _ACKS, _SEND_IDS, _COPIES, _RECEIPTS)
+        rows, blocked, messages, acks, send_ids, copies, receipts = self._session.run(
+            Call(_MAILBOX, account_id),
+            Call(_BLOCKED, account_id),
+            *(Call(sql, account_id, 0, FIRST) for sql in reads),
         )
         if not rows:
             return None
         return Beginnings(
-            MailboxRow(*rows[0]), _messages(messages), _acks(acks), _send_ids(send_ids)
+            MailboxRow(*rows[0]),
+            _messages(messages),
+            _acks(acks),
+            _send_ids(send_ids),
+            _copies(copies),
+            _receipts(receipts),
+            [Blocked(*row) for row in blocked],
         )
 
     def _messages(self, account_id: str, after: int, limit: int) -> Sequence[MessageRow]:
@@ -199,6 +250,12 @@ class PostgresqlArchive(PagedArchive):
 
     def _send_ids(self, account_id: str, after: int, limit: int) -> Sequence[SendIdRow]:
         return _send_ids(self._session.ask(_SEND_IDS, account_id, after, limit))
+
+    def _copies(self, account_id: str, after: int, limit: int) -> Sequence[CopyRow]:
+        return _copies(self._session.ask(_COPIES, account_id, after, limit))
+
+    def _receipts(self, account_id: str, after: int, limit: int) -> Sequence[ReceiptRow]:
+        return _receipts(self._session.ask(_RECEIPTS, account_id, after, limit))
 
     # -- writing
 
@@ -282,7 +339,7 @@ class PostgresqlArchive(PagedArchive):
         ]
 
     def put_messages(self, account_id: str, rows: Sequence[MessageRow]) -> None:
-        seqs, ids, senders, bodies, times = zip(*rows, strict=True)
+        seqs, ids, senders, bodies, times, sender_ids, ns = zip(*rows, strict=True)
         self._put(
             Call(
                 _PUT_MESSAGES,
@@ -292,6 +349,8 @@ class PostgresqlArchive(PagedArchive):
                 texts(senders),
                 blobs([_column(body) for body in bodies]),
                 integers(times),
+                texts(sender_ids),
+                integers(ns),
             )
         )
 
@@ -300,7 +359,7 @@ class PostgresqlArchive(PagedArchive):
         self._put(Call(_PUT_ACKS, account_id, integers(positions), integers(times)))
 
     def put_send_ids(self, account_id: str, rows: Sequence[SendIdRow]) -> None:
-        seqs, senders, send_ids, contents, ids, times = zip(*rows, strict=True)
+        seqs, senders, send_ids, contents, ids, times, ns = zip(*rows, strict=True)
         self._put(
             Call(
                 _PUT_SEND_IDS,
@@ -311,8 +370,35 @@ class PostgresqlArchive(PagedArchive):
                 texts(ids),
                 integers(times),
                 integers(seqs),
+                integers(ns),
             )
         )
+
+    def put_copies(self, account_id: str, rows: Sequence[CopyRow]) -> None:
+        seqs, ids, senders, peer_ids, peers, bodies, times, ns = zip(*rows, strict=True)
+        self._put(
+            Call(
+                _PUT_COPIES,
+                account_id,
+                integers(seqs),
+                texts(ids),
+                texts(senders),
+                texts(peer_ids),
+                texts(peers),
+                blobs([_column(body) for body in bodies]),
+                integers(times),
+                integers(ns),
+            )
+        )
+
+    def put_receipts(self, account_id: str, rows: Sequence[ReceiptRow]) -> None:
+        seqs, peer_ids, peers, ns, times = zip(*rows, strict=True)
+        columns = integers(seqs), texts(peer_ids), texts(peers), integers(ns), integers(times)
+        self._put(Call(_PUT_RECEIPTS, account_id, *columns))
+
+    def put_blocked(self, account_id: str, rows: Sequence[Blocked]) -> None:
+        peer_ids, peers = zip(*rows, strict=True)
+        self._put(Call(_PUT_BLOCKED, account_id, texts(peer_ids), texts(peers)))
 
     def _put(self, call: Call) -> None:
         """Leave it for the end of the mailbox, where there is not too much already."""
@@ -323,8 +409,9 @@ class PostgresqlArchive(PagedArchive):
             self._waiting.clear()
 
     def end_mailbox(self, row: MailboxRow) -> None:
-        account_id, position, last, quota = row
-        whole = Call(_WHOLE, account_id, position, last, last // SEQ_JUMP, quota)
+        account_id, position, last, quota, newest, receipts = row
+        epoch = last // SEQ_JUMP
+        whole = Call(_WHOLE, account_id, position, last, epoch, quota, newest, receipts)
         self._open = True
         self._session.run(*self._waiting, whole, Call("COMMIT"))
         self._open = False
@@ -366,8 +453,8 @@ class PostgresqlArchive(PagedArchive):
 
 def _messages(rows: Rows) -> list[MessageRow]:
     return [
-        MessageRow(seq, message_id, sender, _text(body), sent_at)
-        for seq, message_id, sender, body, sent_at in rows
+        MessageRow(seq, message_id, sender, _text(body), *rest)
+        for seq, message_id, sender, body, *rest in rows
     ]
 
 
@@ -377,9 +464,20 @@ def _acks(rows: Rows) -> list[AckRow]:
 
 def _send_ids(rows: Rows) -> list[SendIdRow]:
     return [
-        SendIdRow(seq, sender_id, _text(send_id), bytes(content), message_id, sent_at)
-        for seq, sender_id, send_id, content, message_id, sent_at in rows
+        SendIdRow(seq, sender_id, _text(send_id), bytes(content), *rest)
+        for seq, sender_id, send_id, content, *rest in rows
     ]
+
+
+def _copies(rows: Rows) -> list[CopyRow]:
+    return [
+        CopyRow(seq, message_id, sender, peer_id, peer, _text(body), *rest)
+        for seq, message_id, sender, peer_id, peer, body, *rest in rows
+    ]
+
+
+def _receipts(rows: Rows) -> list[ReceiptRow]:
+    return [ReceiptRow(*row) for row in rows]
 
 
 def _column(text: str) -> bytes:

@@ -23,16 +23,28 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from twinline.core.errors import CursorInvalid, NoSuchUser, RequestError
-from twinline.core.protocol import Message
-from twinline.core.store import Draft, MailboxLook, MailboxPolicy, MailPage, Receipt
+from twinline.core.errors import CursorInvalid, NoSuchUser, Refused, RequestError
+from twinline.core.protocol import EVERY_KIND, MAIL_ALONE, Kind, Kinds, Message, Receipt
+from twinline.core.store import (
+    Accepted,
+    Delivery,
+    Draft,
+    MailboxLook,
+    MailboxPolicy,
+    MailPage,
+    PeerReceipt,
+    Standing,
+)
 from twinline.stores.postgresql.arrays import blobs, integers, integers_or_null, texts
+from twinline.stores.postgresql.entries import bits, entry, message, of_kinds, page_after
 from twinline.stores.postgresql.link import Call, Rows
 from twinline.stores.postgresql.mailbox import Mailbox
+from twinline.stores.postgresql.notes import DELETE_COPIES, DELETE_RECEIPTS, Notes, copy_of
 from twinline.stores.postgresql.send_ids import Key, SendIds
-from twinline.stores.rules import fingerprint, fitting, history_ends, history_span
+from twinline.stores.rules import fingerprint, history_ends, history_span
 from twinline.stores.sql.ageing import aged
 from twinline.stores.sql.mailbox import NO_SUCH_SEQ
+from twinline.stores.sql.send_ids import First
 
 _PIECE: Final = 64  # messages below the floor that are removed at once
 _AGE_PIECE: Final = 64  # the part of the history's span by which an aged ack may be removed late
@@ -45,16 +57,16 @@ _LOCK: Final = """
     SELECT found.*, (SELECT epoch FROM store) FROM unnest($1::text[]) AS wanted
     CROSS JOIN LATERAL (
         SELECT box, account_id, position, last, unread, acked, oldest_ack, floor, epoch, sends,
-            quota
+            newest, copies, receipts, blocked, gives_receipts, quota
         FROM mailboxes WHERE account_id = wanted FOR NO KEY UPDATE) AS found"""
 _KNOWN: Final = """
-    SELECT number, content, message_id, sent_at
+    SELECT number, content, message_id, sent_at, n
     FROM unnest($1::text[], $2::text[], $3::bytea[]) WITH ORDINALITY
         AS wanted (account_id, sender_id, send_id, number)
     CROSS JOIN LATERAL (
         SELECT box FROM mailboxes WHERE account_id = wanted.account_id OFFSET 0) AS mailbox
     CROSS JOIN LATERAL (
-        SELECT content, message_id, sent_at FROM send_ids WHERE send_ids.box = mailbox.box
+        SELECT content, message_id, sent_at, n FROM send_ids WHERE send_ids.box = mailbox.box
             AND sender_id = wanted.sender_id AND send_id = wanted.send_id OFFSET 0) AS known"""
 _DELETE: Final = """
     DELETE FROM messages WHERE ctid = ANY(ARRAY(
@@ -80,23 +92,39 @@ _SURPLUS: Final = """
     SELECT box, (SELECT seq FROM messages WHERE messages.box = wanted.box AND seq > floor
         ORDER BY seq OFFSET skip LIMIT 1)
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS wanted (box, floor, skip)"""
+_BLOCKED: Final = """
+    SELECT wanted.box, wanted.peer_id FROM unnest($1::bigint[], $2::text[]) AS wanted (box, peer_id)
+    CROSS JOIN LATERAL (SELECT FROM blocked WHERE blocked.box = wanted.box
+        AND blocked.peer_id = wanted.peer_id OFFSET 0) AS found"""
 
 _INSERT: Final = """
-    INSERT INTO messages (box, seq, message_id, sender, body, sent_at)
+    INSERT INTO messages (box, seq, message_id, sender, body, sent_at, sender_id, n)
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bytea[],
-        $6::bigint[])"""
+        $6::bigint[], $7::text[], $8::bigint[])"""
+_DELIVERIES: Final = """
+    SELECT number, sender_id, n
+    FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
+        AS wanted (box, account_id, low, high, number)
+    CROSS JOIN LATERAL (SELECT sender_id, max(n) AS n FROM messages
+        WHERE messages.box = wanted.box AND seq > low AND seq <= high
+            AND sender_id <> '' AND sender_id <> wanted.account_id
+        GROUP BY sender_id) AS passed
+    WHERE NOT EXISTS (SELECT FROM blocked
+        WHERE blocked.box = wanted.box AND peer_id = passed.sender_id)"""
 _ACKS: Final = """
     INSERT INTO acks (box, position, acked_at)
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) ON CONFLICT DO NOTHING"""
 _UPDATE: Final = """
     INSERT INTO mailboxes AS old (box, account_id, position, last, unread, acked, oldest_ack,
-        floor, epoch, sends)
+        floor, epoch, sends, newest, copies, receipts)
     OVERRIDING SYSTEM VALUE
     SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[],
-        $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
+        $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
+        $12::bigint[], $13::bigint[])
     ON CONFLICT (box) DO UPDATE SET position = excluded.position, last = excluded.last,
         unread = excluded.unread, acked = excluded.acked, oldest_ack = excluded.oldest_ack,
-        floor = excluded.floor, epoch = excluded.epoch, sends = excluded.sends"""
+        floor = excluded.floor, epoch = excluded.epoch, sends = excluded.sends,
+        newest = excluded.newest, copies = excluded.copies, receipts = excluded.receipts"""
 _REMOVE: Final = """
     DELETE FROM messages WHERE ctid = ANY(ARRAY(
         SELECT found.place FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])
@@ -112,6 +140,7 @@ _REMOVE_ACKS: Final = """
 _DROP: Final = """
     WITH gone AS (DELETE FROM mailboxes WHERE account_id = ANY($1::text[]) RETURNING box)
     INSERT INTO dropped (box) SELECT box FROM gone"""
+
 _READ: Final = """
     SELECT number, seq, message_id, sender, body, sent_at
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) WITH ORDINALITY
@@ -119,6 +148,21 @@ _READ: Final = """
     CROSS JOIN LATERAL (SELECT * FROM messages
         WHERE messages.box = wanted.box AND seq > after ORDER BY seq LIMIT most) AS found
     ORDER BY number, seq"""
+_AFTER: Final = of_kinds(
+    "wanted.box",
+    "wanted.kinds",
+    mail="seq > greatest(after, floor)",
+    copies="seq > after",
+    receipts="seq > after",
+    order="ASC",
+    most="most",
+)
+_READ_KINDS: Final = f"""
+    SELECT number, found.*
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+        WITH ORDINALITY AS wanted (box, floor, after, most, kinds, number)
+    CROSS JOIN LATERAL {_AFTER} AS found
+    ORDER BY number, seq"""  # noqa: S608 - of constants alone
 
 
 # --- what is asked for
@@ -142,6 +186,13 @@ class Append(NamedTuple):
     account_id: str
     draft: Draft
     content: bytes
+
+
+class PutReceipt(NamedTuple):
+    """Tell that another account has acknowledged; its outcome is None."""
+
+    account_id: str
+    receipt: PeerReceipt
 
 
 class Ack(NamedTuple):
@@ -172,7 +223,7 @@ class Trim(NamedTuple):
     now: int
 
 
-Write = Create | Drop | Append | Ack | Looks | Delete | Trim
+Write = Create | Drop | Append | PutReceipt | Ack | Looks | Delete | Trim
 """What a server asks of its mailboxes."""
 
 
@@ -182,12 +233,20 @@ def append_of(account_id: str, draft: Draft) -> Append:
     return Append(account_id, draft, content)
 
 
+def concerned(write: Write) -> tuple[str, ...]:
+    """Return whose mailboxes a write may put something into, or drop."""
+    if isinstance(write, Append):
+        own = write.account_id
+        return (own, write.draft.sender_id) if _has_copy(own, write.draft) else (own,)
+    return (write.account_id,) if isinstance(write, PutReceipt | Drop) else ()
+
+
 class Batch:
     """The writes of one transaction.
 
     Attributes:
         outcomes: what each write came to; an exception is to be raised.
-        appended: the mailboxes that got mail, each once.
+        news: which mailboxes got entries of which kinds, and those that are dropped, of all.
         dropped: those that are dropped.
     """
 
@@ -196,12 +255,13 @@ class Batch:
         self._sends = sends
         self._writes = list(writes)
         self.outcomes: list[Any] = [None] * len(self._writes)
-        self.appended: dict[str, None] = {}
+        self.news: dict[str, Kinds] = {}
         self.dropped: dict[str, None] = {}
         # By kind, each with its index.
         self._creates: list[tuple[int, Create]] = []
         self._drops: list[tuple[int, Drop]] = []
         self._appends: list[tuple[int, Append]] = []
+        self._receipts: list[tuple[int, PutReceipt]] = []
         self._acks: list[tuple[int, Ack]] = []
         self._looks: list[tuple[int, Looks]] = []
         self._deletes: list[tuple[int, Delete]] = []
@@ -210,14 +270,19 @@ class Batch:
         self._boxes: dict[str, Mailbox] = {}
         self._numbers: dict[int, Mailbox] = {}
         self._keys: list[tuple[str, str, bytes]] = []
-        self._known: dict[Key, tuple[bytes, str, int]] = {}
+        self._known: dict[Key, First] = {}
         self._stored: frozenset[Key] = frozenset()  # what of that is in the table
         self._rows: list[Rows] = []  # what the last step of `looking` came to
         self._passed: dict[tuple[int, int], int] = {}  # what acks pass, where it was counted
+        self._refuses: set[tuple[int, str]] = set()  # mailboxes, and whom they have blocked
+        self._notes = Notes(policy)
         # What is to be written, and read.
         self._moves: list[tuple[int, int, int]] = []
-        self._messages: list[tuple[int, int, str, str, bytes, int]] = []
+        self._messages: list[tuple[int, int, str, str, bytes, int, str, int]] = []
+        self._passes: list[_Pass] = []
+        self._passes_at = 0  # which result is theirs
         self._reads: list[_Read] = []
+        self._mail_reads = 0  # so many of them are of mail alone, and come first
         self._keep_none = not policy.history_messages or not history_span(policy)
 
     # --- 1. what is opened with
@@ -229,6 +294,7 @@ class Batch:
             Create: self._creates,
             Drop: self._drops,
             Append: self._appends,
+            PutReceipt: self._receipts,
             Ack: self._acks,
             Looks: self._looks,
             Delete: self._deletes,
@@ -241,6 +307,11 @@ class Batch:
                     wanted[look.account_id] = None
             elif not isinstance(write, Create):
                 wanted[write.account_id] = None
+        copied = []
+        for _, (account_id, draft, _) in self._appends:
+            if _has_copy(account_id, draft):
+                wanted[draft.sender_id] = None
+                copied.append((account_id, draft))
         calls = []
         if self._creates:
             created = {create.account_id for _, create in self._creates}
@@ -253,6 +324,7 @@ class Batch:
         if self._keys:
             accounts, senders, send_ids = zip(*self._keys, strict=True)
             calls.append(Call(_KNOWN, texts(accounts), texts(senders), blobs(send_ids)))
+        calls += self._notes.opening(copied, [write for _, write in self._receipts])
         return calls
 
     def opened(self, results: list[Rows]) -> None:
@@ -264,17 +336,19 @@ class Batch:
                 made.discard(write.account_id)  # of two at once one makes it
             else:
                 self.outcomes[index] = ValueError(f"account id {write.account_id!r} is used twice")
-        for *columns, quota, epoch in next(left, []):
+        for *columns, quota, epoch in next(left, []):  # of creations alone there is none
             box = Mailbox(*columns, quota=quota)
             box.enter(epoch)
             self._boxes[box.account_id] = box
             self._numbers[box.number] = box
-        for number, content, message_id, sent_at in next(left, []):
+        for number, *known in next(left) if self._keys else ():
             account_id, sender_id, send_id = self._keys[number - 1]
             found = self._boxes.get(account_id)
             if found is not None:
-                self._known[found.number, sender_id, send_id] = content, message_id, sent_at
+                content, message_id, sent_at, n = known
+                self._known[found.number, sender_id, send_id] = content, message_id, sent_at, n
         self._stored = frozenset(self._known)
+        self._notes.opened(left)
 
     # --- 2. what has to be looked up
 
@@ -283,10 +357,10 @@ class Batch:
         if self._deletes:
             deletes = self._wanted_deletes()
             if deletes:
-                yield [Call(_DELETE, *deletes)]
-                self._count_deleted({(number, seq) for number, seq in self._rows[0]})
+                yield deletes
+                self._count_deleted(*self._rows)
             else:
-                self._count_deleted(set())
+                self._count_deleted()
         if self._acks or self._looks:
             counts = self._uncertain_acks()
             if counts:
@@ -303,10 +377,18 @@ class Batch:
             for number, seq in self._rows[0]:
                 box = self._numbers[number]
                 box.raise_floor(seq, box.acked - self._policy.history_messages)
+        refusals = self._uncertain_refusals()
+        if refusals:
+            yield [Call(_BLOCKED, *refusals)]
+            self._refuses = {(number, peer_id) for number, peer_id in self._rows[0]}
         self._append_all()
+        for _, write in self._receipts:
+            self._put_receipt(write)
+        self._notes.settle(self._numbers)
         self.dropped = {
             drop.account_id: None for _, drop in self._drops if drop.account_id in self._boxes
         }
+        self.news |= dict.fromkeys(self.dropped, EVERY_KIND)
         uncounted = self._sends.uncounted(self._numbers)
         if uncounted:
             yield [uncounted]
@@ -322,30 +404,46 @@ class Batch:
             raise NoSuchUser
         return box
 
-    def _wanted_deletes(self) -> tuple[Any, ...] | None:
+    def _wanted_deletes(self) -> list[Call]:
         wanted: dict[tuple[int, int], int] = {}
+        notes: dict[tuple[int, int], None] = {}
         for _, write in self._deletes:
             box = self._boxes.get(write.account_id)
             if box is not None:
                 for seq in write.seqs:
                     if box.floor < seq <= box.last:
                         wanted[box.number, seq] = box.floor
-        if not wanted:
-            return None
-        return (
-            integers([number for number, _ in wanted]),
-            integers([seq for _, seq in wanted]),
-            integers(list(wanted.values())),
-        )
+                    if (box.copies or box.receipts) and 0 < seq <= box.last:
+                        notes[box.number, seq] = None
+        if not (wanted or notes):
+            return []
+        numbers, seqs = (integers([place[at] for place in wanted]) for at in (0, 1))
+        calls = [Call(_DELETE, numbers, seqs, integers(list(wanted.values())))]
+        if notes:
+            numbers, seqs = (integers([place[at] for place in notes]) for at in (0, 1))
+            calls += [Call(DELETE_COPIES, numbers, seqs), Call(DELETE_RECEIPTS, numbers, seqs)]
+        return calls
 
-    def _count_deleted(self, gone: set[tuple[int, int]]) -> None:
-        for number, seq in gone:
+    def _count_deleted(
+        self,
+        mail: Rows | tuple[()] = (),
+        copies: Rows | tuple[()] = (),
+        receipts: Rows | tuple[()] = (),
+    ) -> None:
+        for number, seq in mail:
             box = self._numbers[number]
             if seq > box.position:
                 box.unread -= 1
             else:
                 box.acked -= 1
-            box.changed = True
+        for number, _ in copies:
+            self._numbers[number].copies -= 1
+        for number, _ in receipts:
+            self._numbers[number].receipts -= 1
+        self._notes.deleted(list(copies), list(receipts))
+        gone = {(number, seq) for number, seq in (*mail, *copies, *receipts)}
+        for number, _ in gone:
+            self._numbers[number].changed = True
         for index, write in self._deletes:
             mailbox = self._boxes.get(write.account_id)
             if mailbox is None:
@@ -382,7 +480,7 @@ class Batch:
         begins = {number: box.unread for number, box in self._numbers.items()}
         for index, ack in self._acks:
             try:
-                self.outcomes[index] = self._ack(*ack, begins).standing
+                self.outcomes[index] = self._ack(index, 0, ack, begins).standing
             except RequestError as error:
                 self.outcomes[index] = error
         for index, looks in self._looks:
@@ -390,7 +488,8 @@ class Batch:
                 self._look(index, place, look, begins) for place, look in enumerate(looks.looks)
             ]
 
-    def _ack(self, account_id: str, up_to: int, now: int, begins: dict[int, int]) -> Mailbox:
+    def _ack(self, index: int, place: int, ack: Ack, begins: dict[int, int]) -> Mailbox:
+        account_id, up_to, now = ack
         box = self._box(account_id)
         if not box.moves(up_to):
             return box
@@ -398,6 +497,8 @@ class Batch:
         if passed is None:
             # Counted from where the position was when the transaction began.
             passed = self._passed[box.number, up_to] - (begins[box.number] - box.unread)
+        if passed and box.gives_receipts:
+            self._passes.append(_Pass(index, place, box, box.position, up_to))
         box.move(up_to, passed, now)
         box.changed = True
         if self._keep_none:
@@ -413,14 +514,14 @@ class Batch:
         try:
             box = self._box(look.account_id)
             if look.ack is not None:
-                self._ack(look.account_id, look.ack, look.now, begins)
+                self._ack(index, place, Ack(look.account_id, look.ack, look.now), begins)
             if look.limit and look.after > box.last:
                 raise CursorInvalid
         except RequestError as error:
             return error
         if look.limit:
             self._reads.append(_Read(index, place, look, box))
-        return MailPage((), box.position, more=False)
+        return MailPage((), box.position, more=False, seen=look.after)
 
     def _ageing(self) -> tuple[Any, ...] | None:
         """Return whose history may have aged."""
@@ -483,7 +584,48 @@ class Batch:
             except RequestError as error:
                 self.outcomes[index] = error
 
-    def _append(self, write: Append) -> Receipt:
+    def _uncertain_refusals(self) -> tuple[Any, ...] | None:
+        wanted: dict[tuple[int, str], None] = {}
+        for _, (account_id, draft, _) in self._appends:
+            box = self._boxes.get(account_id)
+            if box is not None and box.blocked:
+                wanted[box.number, draft.sender_id] = None
+        for _, (account_id, receipt) in self._receipts:
+            box = self._boxes.get(account_id)
+            if box is not None and box.blocked:
+                wanted[box.number, receipt.account_id] = None
+        if not wanted:
+            return None
+        numbers, peers = zip(*wanted, strict=True)
+        return integers(numbers), texts(peers)
+
+    def _put_receipt(self, write: PutReceipt) -> None:
+        account_id, receipt = write
+        box = self._boxes.get(account_id)
+        if (
+            box is not None
+            and box.gives_receipts
+            and receipt.account_id != account_id
+            and (box.number, receipt.account_id) not in self._refuses
+            and self._notes.receipt(box, receipt)
+        ):
+            self._tell(account_id, Kind.RECEIPT)
+
+    def _tell(self, account_id: str, kind: Kind) -> None:
+        self.news[account_id] = self.news.get(account_id, frozenset()) | {kind}
+
+    def _append(self, write: Append) -> Accepted:
+        accepted = self._put(write)
+        account_id, draft, _ = write
+        if _has_copy(account_id, draft):
+            box = self._boxes.get(draft.sender_id)
+            copy = copy_of(draft, account_id, accepted)
+            if box is not None and self._notes.copy(box, copy, draft.sent_at):
+                self._tell(draft.sender_id, Kind.SENT)
+        return accepted
+
+    def _put(self, write: Append) -> Accepted:
+        """Put a message into its recipient's mailbox, unless it is there."""
         account_id, draft, content = write
         box = self._box(account_id)
         key: Key | None = None
@@ -492,8 +634,11 @@ class Batch:
             first = self._sends.first(draft, content, self._known.get(key))
             if first is not None:
                 return first
+        if (box.number, draft.sender_id) in self._refuses and draft.sender_id != account_id:
+            raise Refused
         box.require_room(self._policy)
         seq = box.add()
+        n = box.number_of(draft.sent_at)
         box.changed = True
         self._messages.append(
             (
@@ -503,14 +648,17 @@ class Batch:
                 draft.sender,
                 _column(draft.body),
                 draft.sent_at,
+                draft.sender_id,
+                n,
             )
         )
         if key is not None:
-            self._known[key] = content, draft.message_id, draft.sent_at
-            if self._sends.keep(key, draft, content, seq, stored=key in self._stored):
+            self._known[key] = content, draft.message_id, draft.sent_at, n
+            if self._sends.keep(key, draft, content, seq, n, stored=key in self._stored):
                 box.sends += 1
-        self.appended[account_id] = None
-        return Receipt(draft.message_id, draft.sent_at)
+        before = self.news.get(account_id)
+        self.news[account_id] = MAIL_ALONE if before is None else before | MAIL_ALONE
+        return Accepted(draft.message_id, draft.sent_at, n)
 
     # --- 3. what is closed with
 
@@ -518,7 +666,9 @@ class Batch:
         """Return what writes everything, and then reads what the looks want."""
         calls = []
         if self._messages:
-            numbers, seqs, ids, senders, bodies, times = zip(*self._messages, strict=True)
+            numbers, seqs, ids, senders, bodies, times, sender_ids, ns = zip(
+                *self._messages, strict=True
+            )
             calls.append(
                 Call(
                     _INSERT,
@@ -528,8 +678,22 @@ class Batch:
                     texts(senders),
                     blobs(bodies),
                     integers(times),
+                    texts(sender_ids),
+                    integers(ns),
                 )
             )
+        if self._passes:  # in front of what removes messages that were passed just now
+            self._passes_at = len(calls)
+            calls.append(
+                Call(
+                    _DELIVERIES,
+                    integers([each.box.number for each in self._passes]),
+                    texts([each.box.account_id for each in self._passes]),
+                    integers([each.low for each in self._passes]),
+                    integers([each.high for each in self._passes]),
+                )
+            )
+        calls += self._notes.writing()
         calls += self._sends.writing(self._numbers)
         if self._moves:
             calls.append(Call(_ACKS, *(integers(each) for each in zip(*self._moves, strict=True))))
@@ -548,20 +712,44 @@ class Batch:
                     integers([box.floor for box in changed]),
                     integers([box.epoch for box in changed]),
                     integers([box.sends for box in changed]),
+                    integers([box.newest for box in changed]),
+                    integers([box.copies for box in changed]),
+                    integers([box.receipts for box in changed]),
                 )
             )
             calls += self._removing(changed)
         if self.dropped:
             calls.append(Call(_DROP, texts(sorted(self.dropped))))
+        for read in self._reads:
+            self._replace(read, seen=max(read.look.after, read.box.last))
         # Last, for their rows are the last results; and of what there is nothing to read, nothing.
-        self._reads = [read for read in self._reads if read.look.after < read.box.last]
-        if self._reads:
+        calls += self._reading([read for read in self._reads if read.look.after < read.box.last])
+        return calls
+
+    def _reading(self, reads: list["_Read"]) -> list[Call]:
+        """Return what reads, mail alone in front of what wants other kinds too."""
+        mail = [read for read in reads if read.look.kinds == MAIL_ALONE]
+        kinds = [read for read in reads if read.look.kinds != MAIL_ALONE]
+        self._reads, self._mail_reads = mail + kinds, len(mail)
+        calls = []
+        if mail:
             calls.append(
                 Call(
                     _READ,
-                    integers([read.box.number for read in self._reads]),
-                    integers([max(read.look.after, read.box.floor) for read in self._reads]),
-                    integers([min(read.look.limit, NO_SUCH_SEQ) + 1 for read in self._reads]),
+                    integers([read.box.number for read in mail]),
+                    integers([max(read.look.after, read.box.floor) for read in mail]),
+                    integers([min(read.look.limit, NO_SUCH_SEQ) + 1 for read in mail]),
+                )
+            )
+        if kinds:
+            calls.append(
+                Call(
+                    _READ_KINDS,
+                    integers([read.box.number for read in kinds]),
+                    integers([read.box.floor for read in kinds]),
+                    integers([read.look.after for read in kinds]),
+                    integers([min(read.look.limit, NO_SUCH_SEQ) + 1 for read in kinds]),
+                    integers([bits(read.look.kinds) for read in kinds]),
                 )
             )
         return calls
@@ -569,15 +757,34 @@ class Batch:
     def closed(self, results: list[Rows]) -> None:
         """Take what `closing` returned, once it is committed."""
         self._sends.written()
+        if self._passes:
+            deliveries: dict[int, list[Delivery]] = defaultdict(list)
+            for number, sender_id, n in results[self._passes_at]:
+                deliveries[number - 1].append(Delivery(sender_id, n))
+            for number, passed in deliveries.items():
+                self._replace(self._passes[number], deliveries=tuple(passed))
         if not self._reads:
             return
-        found: dict[int, list[Message]] = defaultdict(list)
-        for number, seq, message_id, sender, body, sent_at in results[-1]:
-            found[number].append(message(seq, message_id, sender, body, sent_at))
-        for number, read in enumerate(self._reads, 1):
-            page, more = fitting(found[number], read.look.limit, read.look.max_bytes)
-            pages = self.outcomes[read.index]
-            pages[read.place] = MailPage(page, pages[read.place].position, more)
+        mail = self._mail_reads
+        found: list[list[Message | Receipt]] = [[] for _ in self._reads]
+        if mail < len(self._reads):
+            for number, *row in results[-1]:
+                found[mail + number - 1].append(entry(row))
+        if mail:
+            for number, *row in results[-1 if mail == len(self._reads) else -2]:
+                found[number - 1].append(message(*row))
+        for read, entries in zip(self._reads, found, strict=True):
+            look, before = read.look, self.outcomes[read.index][read.place]
+            page = page_after(entries, look.limit, look.max_bytes, before.position, before.seen)
+            self.outcomes[read.index][read.place] = page._replace(deliveries=before.deliveries)
+
+    def _replace(self, of: "_Pass | _Read", **fields: Any) -> None:
+        """Put more into what an ack or a look comes to."""
+        outcome = self.outcomes[of.index]
+        if isinstance(outcome, Standing):
+            self.outcomes[of.index] = outcome._replace(**fields)
+        elif isinstance(outcome[of.place], MailPage):  # it may ack and then be refused
+            outcome[of.place] = outcome[of.place]._replace(**fields)
 
     def _removing(self, changed: list[Mailbox]) -> list[Call]:
         piece = 1 if self._keep_none else max(1, min(_PIECE, self._policy.history_messages // 8))
@@ -605,15 +812,19 @@ class _Read:
     box: Mailbox
 
 
-def message(seq: int, message_id: str, sender: str, body: bytes, sent_at: int) -> Message:
-    """Return a message that was read."""
-    return Message(
-        seq=seq,
-        message_id=message_id,
-        sender=sender,
-        body=body.decode(errors="surrogatepass"),
-        sent_at=sent_at,
-    )
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What an ack has passed: seqs above one, up to another."""
+
+    index: int
+    place: int
+    box: Mailbox
+    low: int
+    high: int
+
+
+def _has_copy(account_id: str, draft: Draft) -> bool:
+    return draft.copy_to is not None and draft.sender_id != account_id
 
 
 def _column(text: str) -> bytes:

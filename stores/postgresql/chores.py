@@ -36,10 +36,15 @@ _SWEEP: Final = """
     DELETE FROM messages WHERE box = $1::bigint AND seq IN (
         SELECT seq FROM messages WHERE box = $1::bigint ORDER BY seq LIMIT $2::bigint)
     RETURNING 1"""
+_SWEEP_COPIES: Final = _SWEEP.replace("messages", "copies")
 _SWEEP_SENDS: Final = """
     DELETE FROM send_ids WHERE (box, sender_id, send_id) IN (
         SELECT box, sender_id, send_id FROM send_ids WHERE box = $1::bigint LIMIT $2::bigint)
     RETURNING 1"""
+_SWEEP_REST: Final = tuple(
+    f"DELETE FROM {table} WHERE box = $1::bigint"  # noqa: S608 - of constants alone
+    for table in ("acks", "receipts", "blocked", "dropped")
+)
 _EXPIRE: Final = """
     DELETE FROM send_ids WHERE (box, sender_id, send_id) IN (
         SELECT box, sender_id, send_id FROM send_ids WHERE sent_at <= $1::bigint
@@ -108,12 +113,11 @@ class Chores:
             ((box,),) = rows
             if len(link.execute(_SWEEP, box, _PIECE)) == _PIECE:
                 return True
+            if len(link.execute(_SWEEP_COPIES, box, _PIECE)) == _PIECE:
+                return True
             if len(link.execute(_SWEEP_SENDS, box, _PIECE)) == _PIECE:
                 return True
-            link.run(
-                Call("DELETE FROM acks WHERE box = $1::bigint", box),
-                Call("DELETE FROM dropped WHERE box = $1::bigint", box),
-            )
+            link.run(*(Call(each, box) for each in _SWEEP_REST))
         return True
 
     def _expire(self) -> bool:

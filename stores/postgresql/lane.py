@@ -25,7 +25,7 @@ from twinline.core.deadline import Deadline
 from twinline.core.errors import StoreUnavailable
 from twinline.core.store import MailboxPolicy
 from twinline.core.waiting import Wake, wake_all
-from twinline.stores.postgresql.batch import Append, Batch, Create, Drop, Write
+from twinline.stores.postgresql.batch import Append, Batch, Create, Write, concerned
 from twinline.stores.postgresql.condition import PROMISE_SECONDS, SETTINGS, Condition
 from twinline.stores.postgresql.database import Database, Keeper, is_passing
 from twinline.stores.postgresql.link import (
@@ -208,11 +208,11 @@ class Lane(WriteQueue[Write]):
         Raises:
             LinkLost: the connection is gone, and with it the answer to the commit.
         """
-        if self._waiting or not (batch.appended or batch.dropped):
+        if self._waiting or not batch.news:
             return None
         try:
             if time.monotonic() >= self._told_from:
-                call = self._wakes.telling_mail([*batch.appended, *batch.dropped])
+                call = self._wakes.telling_news(batch.news)
                 return None if call is None else link.ask(call)
         except LinkLost:
             raise
@@ -221,25 +221,28 @@ class Lane(WriteQueue[Write]):
         return None
 
     def _tell(self, requests: list[Request[Write]], committed: _Committed) -> None:
-        mail, batch = self._wakes.mail, committed.batch
+        watchers, batch = self._wakes.watchers, committed.batch
         for request, outcome in zip(requests, batch.outcomes, strict=True):
             request.value = outcome
             if isinstance(request.write, Create) and outcome is None:
-                mail.discard(request.write.account_id)  # what they waited for was gone
-        if batch.appended or batch.dropped:
-            wakes = {account_id: mail.wakes(account_id) for account_id in batch.appended}
-            for account_id in batch.dropped:
-                wakes[account_id] = mail.end(account_id)
+                watchers.discard(request.write.account_id)  # what they waited for was gone
+        if batch.news:
+            wakes: dict[str, Sequence[Wake]] = {
+                account_id: watchers.end(account_id)
+                if account_id in batch.dropped
+                else watchers.wakes(account_id, *kinds)
+                for account_id, kinds in batch.news.items()
+            }
             for request in requests:
-                if isinstance(request.write, Append | Drop):
-                    request.wakes.extend(wakes.pop(request.write.account_id, ()))
+                for account_id in concerned(request.write):
+                    request.wakes.extend(wakes.pop(account_id, ()))
             self.sent.extend(
                 request.write.draft.sent_at
                 for request in requests
                 if isinstance(request.write, Append)
             )
             if committed.told is None:
-                follow(lambda: self._wakes.tell_mail([*batch.appended, *batch.dropped]))
+                follow(lambda: self._wakes.tell_news(batch.news))
         self._finish(requests)
         if committed.told is not None:
             self._see_told(committed, committed.told)
@@ -251,8 +254,7 @@ class Lane(WriteQueue[Write]):
         except (EngineError, LinkLost) as error:
             self._database.failed(error)
             self._told_from = time.monotonic() + _UNTOLD_SECONDS
-            batch = committed.batch
-            follow(lambda: self._wakes.tell_mail([*batch.appended, *batch.dropped]))
+            follow(lambda: self._wakes.tell_news(committed.batch.news))
 
     def _halve(self, requests: list[Request[Write]], error: Exception) -> None:
         """Make the writes of a transaction that one of them has spoilt, in two transactions."""

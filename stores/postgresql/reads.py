@@ -4,17 +4,33 @@ One statement is also one moment of the database, so a page and its position bel
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from twinline.core.errors import CursorInvalid, NoSuchUser, RequestError
-from twinline.core.protocol import Message
-from twinline.core.store import Depths, MailboxPolicy, MailboxUsage, MailPage, Standing
-from twinline.stores.postgresql.arrays import integers, texts
-from twinline.stores.postgresql.batch import message
+from twinline.core.protocol import MAIL_ALONE, Kinds, Message, Receipt
+from twinline.core.store import (
+    Blocked,
+    Depths,
+    MailboxPolicy,
+    MailboxUsage,
+    MailPage,
+    Standing,
+)
+from twinline.stores.postgresql.arrays import Array, integers, texts
+from twinline.stores.postgresql.conversations import Conversations
 from twinline.stores.postgresql.database import Pool
-from twinline.stores.postgresql.link import Call
-from twinline.stores.rules import fitting, history_ends
+from twinline.stores.postgresql.entries import (
+    Back,
+    asked_back,
+    bits,
+    entry,
+    message,
+    of_kinds,
+    page_after,
+    page_before,
+)
+from twinline.stores.postgresql.link import Call, Rows
 from twinline.stores.shared.coalescing import Coalescing
 from twinline.stores.sql.ageing import aged
 from twinline.stores.sql.epochs import jump
@@ -33,24 +49,64 @@ _READ: Final = """
         WHERE messages.box = mailbox.box AND seq > greatest(after, floor)
         ORDER BY seq LIMIT most) AS found ON true
     ORDER BY number, seq"""
+_AFTER: Final = of_kinds(
+    "mailbox.box",
+    "wanted.kinds",
+    mail="seq > greatest(after, floor)",
+    copies="seq > after",
+    receipts="seq > after",
+    order="ASC",
+    most="most",
+)
+# Of constants alone, as the next two.
+_READ_KINDS: Final = f"""
+    SELECT number, position, unread, last, epoch, (SELECT epoch FROM store), found.*
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
+        AS wanted (account_id, after, most, kinds, number)
+    CROSS JOIN LATERAL (SELECT * FROM mailboxes
+        WHERE mailboxes.account_id = wanted.account_id OFFSET 0) AS mailbox
+    LEFT JOIN LATERAL {_AFTER} AS found ON true
+    ORDER BY number, seq"""  # noqa: S608
 _DEPTHS: Final = """
     SELECT count(*), coalesce(max(unread), 0),
         count(*) FILTER (WHERE unread >= coalesce(quota, $1::bigint)) FROM mailboxes"""
-# Of constants alone.
+_MINE: Final = """(SELECT *, coalesce(oldest_ack <= $2::bigint, false) AS ageing
+        FROM mailboxes WHERE account_id = $1) AS mine"""
+_KEPT: Final = f"""greatest(floor,
+            CASE WHEN mine.ageing THEN {aged("mine.box", "$2::bigint")} ELSE 0 END)"""
 _HISTORY: Final = f"""
     SELECT position, mine.ageing, seq, message_id, sender, body, sent_at
-    FROM (SELECT *, coalesce(oldest_ack <= $2::bigint, false) AS ageing
-        FROM mailboxes WHERE account_id = $1) AS mine
+    FROM {_MINE}
     LEFT JOIN LATERAL (SELECT * FROM messages
-        WHERE messages.box = mine.box AND seq < $3::bigint AND seq > greatest(floor,
-            CASE WHEN mine.ageing THEN {aged("mine.box", "$2::bigint")} ELSE 0 END)
+        WHERE messages.box = mine.box AND seq < $3::bigint AND seq > {_KEPT}
         ORDER BY seq DESC LIMIT $4::bigint) AS found ON true
+    ORDER BY seq DESC"""  # noqa: S608
+_BEFORE: Final = of_kinds(
+    "mine.box",
+    "$5::bigint",
+    mail=f"seq < $3::bigint AND seq > {_KEPT}",
+    copies="seq < $3::bigint AND sent_at > $2::bigint",
+    receipts="seq < $3::bigint AND acked_at > $2::bigint",
+    order="DESC",
+    most="$4::bigint",
+)
+_HISTORY_KINDS: Final = f"""
+    SELECT position, mine.ageing, found.* FROM {_MINE}
+    LEFT JOIN LATERAL {_BEFORE} AS found ON true
     ORDER BY seq DESC"""  # noqa: S608
 
 _USAGE: Final = """
-    SELECT count(seq), unread, coalesce(sum(octet_length(body)), 0)::bigint, quota
-    FROM mailboxes LEFT JOIN messages ON messages.box = mailboxes.box AND seq > floor
-    WHERE account_id = $1 GROUP BY account_id"""
+    SELECT mail.count, unread, (mail.size + copied.size)::bigint, quota, copied.count
+    FROM mailboxes
+    CROSS JOIN LATERAL (SELECT count(*), coalesce(sum(octet_length(body)), 0) AS size
+        FROM messages WHERE messages.box = mailboxes.box AND seq > floor) AS mail
+    CROSS JOIN LATERAL (SELECT count(*), coalesce(sum(octet_length(body)), 0) AS size
+        FROM copies WHERE copies.box = mailboxes.box) AS copied
+    WHERE account_id = $1"""
+_GIVES_RECEIPTS: Final = "SELECT gives_receipts FROM mailboxes WHERE account_id = $1"
+_BLOCKED: Final = """
+    SELECT peer_id, peer FROM mailboxes LEFT JOIN blocked USING (box)
+    WHERE account_id = $1 ORDER BY peer, peer_id"""
 
 
 class Wanted(NamedTuple):
@@ -60,6 +116,7 @@ class Wanted(NamedTuple):
     after: int
     limit: int
     max_bytes: int
+    kinds: Kinds = MAIL_ALONE
 
 
 class Read(NamedTuple):
@@ -72,11 +129,16 @@ class Read(NamedTuple):
 
 
 class Reads:
-    """Reads by the connections that are for reading."""
+    """Reads by the connections that are for reading.
+
+    Attributes:
+        conversations: reads by the account at the other side.
+    """
 
     def __init__(self, pool: Pool, policy: MailboxPolicy) -> None:
         self._pool = pool
         self._policy = policy
+        self.conversations = Conversations(pool, policy)
         self._coalescing: Coalescing[Wanted, Read] = Coalescing("reads", self._read, most=_AT_ONCE)
 
     def read(self, wanted: Wanted) -> Read:
@@ -100,29 +162,24 @@ class Reads:
         found = self._read(list(dict.fromkeys(wanted)))
         return [_outcome(found.get(each), each) for each in wanted]
 
-    def history(
-        self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
-    ) -> tuple[MailPage, bool]:
+    def history(self, back: Back) -> tuple[MailPage, bool]:
         """Return what `Mailboxes.history` does, and whether something has aged.
 
         Raises:
             NoSuchUser: there is no such mailbox.
             StoreUnavailable: it cannot be read.
         """
-        (rows,) = self._pool.run(
-            Call(
-                _HISTORY,
-                account_id,
-                history_ends(self._policy, now),
-                NO_SUCH_SEQ if before is None else min(before, NO_SUCH_SEQ),
-                min(limit, NO_SUCH_SEQ) + 1,
-            )
-        )
+        asked = asked_back(back, self._policy)
+        entries: list[Message | Receipt]
+        if back.kinds == MAIL_ALONE:
+            (rows,) = self._pool.run(Call(_HISTORY, *asked))
+            entries = [message(*row[2:]) for row in rows if row[2] is not None]
+        else:
+            (rows,) = self._pool.run(Call(_HISTORY_KINDS, *asked, bits(back.kinds)))
+            entries = [entry(row[2:]) for row in rows if row[2] is not None]
         if not rows:
             raise NoSuchUser
-        messages = (message(*row[2:]) for row in rows if row[2] is not None)
-        page, more = fitting(messages, limit, max_bytes)
-        return MailPage(page[::-1], rows[0][0], more), rows[0][1]
+        return page_before(entries, back.limit, back.max_bytes, rows[0][0]), rows[0][1]
 
     def usage(self, account_id: str) -> MailboxUsage:
         """Return what a mailbox holds.
@@ -136,6 +193,30 @@ class Reads:
             raise NoSuchUser
         return MailboxUsage(*rows[0])
 
+    def gives_receipts(self, account_id: str) -> bool:
+        """Return whether a mailbox gives and takes receipts.
+
+        Raises:
+            NoSuchUser: there is none.
+            StoreUnavailable: it cannot be read.
+        """
+        (rows,) = self._pool.run(Call(_GIVES_RECEIPTS, account_id))
+        if not rows:
+            raise NoSuchUser
+        return bool(rows[0][0])
+
+    def blocked(self, account_id: str) -> list[Blocked]:
+        """Return whom a mailbox has blocked.
+
+        Raises:
+            NoSuchUser: there is none.
+            StoreUnavailable: it cannot be read.
+        """
+        (rows,) = self._pool.run(Call(_BLOCKED, account_id))
+        if not rows:
+            raise NoSuchUser
+        return [Blocked(peer_id, peer) for peer_id, peer in rows if peer_id is not None]
+
     def depths(self) -> Depths:
         """Return how full the mailboxes are.
 
@@ -146,32 +227,52 @@ class Reads:
         return Depths(*row)
 
     def _read(self, wanted: Sequence[Wanted]) -> Mapping[Wanted, Read]:
-        (rows,) = self._pool.run(
-            Call(
-                _READ,
-                texts([each.account_id for each in wanted]),
-                integers([min(each.after, NO_SUCH_SEQ) for each in wanted]),
-                integers(
-                    [min(each.limit, NO_SUCH_SEQ) + 1 if each.limit else 0 for each in wanted]
-                ),
-            )
-        )
-        heads: dict[int, tuple[int, ...]] = {}
-        messages: dict[int, list[Message]] = defaultdict(list)
-        for number, *head, seq, message_id, sender, body, sent_at in rows:
-            heads[number] = tuple(head)
-            if seq is not None:
-                messages[number].append(message(seq, message_id, sender, body, sent_at))
-        found = {}
-        for number, (position, unread, last, epoch, epoch_now) in heads.items():
-            each = wanted[number - 1]
-            page, more = fitting(messages[number], each.limit, each.max_bytes)
-            found[each] = Read(
-                Standing(position, unread),
-                MailPage(page, position, more),
-                each.after > last + jump(epoch, max(epoch, epoch_now)),
-            )
+        mail = [each for each in wanted if each.kinds == MAIL_ALONE]
+        others = [each for each in wanted if each.kinds != MAIL_ALONE]
+        calls = []
+        if mail:
+            calls.append(Call(_READ, *_columns(mail)))
+        if others:
+            kinds = integers([bits(each.kinds) for each in others])
+            calls.append(Call(_READ_KINDS, *_columns(others), kinds))
+        results = iter(self._pool.run(*calls))
+        found: dict[Wanted, Read] = {}
+        if mail:
+            _take(next(results), mail, lambda row: message(*row), found)
+        if others:
+            _take(next(results), others, entry, found)
         return found
+
+
+def _columns(wanted: Sequence[Wanted]) -> tuple[Array, Array, Array]:
+    return (
+        texts([each.account_id for each in wanted]),
+        integers([min(each.after, NO_SUCH_SEQ) for each in wanted]),
+        integers([min(each.limit, NO_SUCH_SEQ) + 1 if each.limit else 0 for each in wanted]),
+    )
+
+
+def _take(
+    rows: Rows,
+    wanted: Sequence[Wanted],
+    make: Callable[[Sequence[Any]], Message | Receipt],
+    found: dict[Wanted, Read],
+) -> None:
+    """Take what was read, each entry made of the columns behind its mailbox's."""
+    heads: dict[int, tuple[int, ...]] = {}
+    entries: dict[int, list[Message | Receipt]] = defaultdict(list)
+    for number, position, unread, last, epoch, epoch_now, *row in rows:
+        heads[number] = position, unread, last, epoch, epoch_now
+        if row[0] is not None:
+            entries[number].append(make(row))
+    for number, (position, unread, last, epoch, epoch_now) in heads.items():
+        each = wanted[number - 1]
+        seen = max(each.after, last) if each.limit else each.after
+        found[each] = Read(
+            Standing(position, unread),
+            page_after(entries[number], each.limit, each.max_bytes, position, seen),
+            each.after > last + jump(epoch, max(epoch, epoch_now)),
+        )
 
 
 def _outcome(found: Read | None, wanted: Wanted) -> MailPage | RequestError:

@@ -2,12 +2,13 @@
 
 A notice may be lost: with the connection that listens, with the server that should have sent it, or
 with the one that stored the mail and ended before it told. So for all mailboxes that somebody in
-this process watches, a cheap statement compares the last seq with that of the look before, and
-those that have grown since are woken, and those that are gone. It is one statement for hundreds of
+this process watches, a cheap statement compares its row with that of the look before, and those
+that have grown since are woken, and those that are gone. It is one statement for hundreds of
 mailboxes; after the connection was lost it is made at once.
 
-A mailbox that is looked at for the first time is woken too, as is one whose mail was told: who is
-woken for nothing looks once for nothing.
+Of mail the row has a number that nothing else changes. Of copies and receipts it has the last seq,
+which mail changes too; and a mailbox that is looked at for the first time is woken, as is one whose
+mail was told: who is woken for nothing looks once for nothing.
 """
 
 import logging
@@ -16,6 +17,7 @@ from typing import Final
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import StoreUnavailable
+from twinline.core.protocol import EVERY_KIND, Kind, Kinds
 from twinline.core.waiting import Waiter, wake_all
 from twinline.stores.postgresql.arrays import texts
 from twinline.stores.postgresql.database import Pool, start_thread
@@ -29,8 +31,8 @@ REREAD_SECONDS: Final = 3.0
 _AT_ONCE: Final = 500
 _CLOSE_SECONDS: Final = 5.0
 _LAST: Final = """
-    SELECT account_id, last FROM unnest($1::text[]) AS wanted
-    CROSS JOIN LATERAL (SELECT account_id, last FROM mailboxes
+    SELECT account_id, last, newest FROM unnest($1::text[]) AS wanted
+    CROSS JOIN LATERAL (SELECT account_id, last, newest FROM mailboxes
         WHERE account_id = wanted OFFSET 0) AS mailbox"""
 
 
@@ -48,7 +50,8 @@ class Rereads:
         self._pool = pool
         self._wakes = wakes
         self._seconds = seconds
-        self._known: dict[str, int] = {}  # the thread's: the last seqs, of those that are watched
+        # The thread's: the last seq and the newest mail's number, of those that are watched.
+        self._known: dict[str, tuple[int, int]] = {}
         self._work = Waiter()
         self._closed = False
         wakes.on_gap.append(self._work.wake)
@@ -67,7 +70,8 @@ class Rereads:
     def _run(self) -> None:
         while not self._closed:
             try:
-                self._look(self._wakes.mail.keys())
+                watched = {id_: None for kind in Kind for id_ in self._wakes.watchers.watched(kind)}
+                self._look(list(watched))
             except (StoreUnavailable, EngineError):
                 pass  # it was logged, and is tried again
             except Exception:
@@ -83,14 +87,25 @@ class Rereads:
             self._known = known | self._known
             raise
 
-    def _look_at(self, some: Sequence[str], known: dict[str, int]) -> None:
+    def _look_at(self, some: Sequence[str], known: dict[str, tuple[int, int]]) -> None:
         (rows,) = self._pool.run(Call(_LAST, texts(some)))
-        lasts: dict[str, int] = dict(rows)
+        found = {account_id: (last, newest) for account_id, last, newest in rows}
+        watchers = self._wakes.watchers
         for account_id in some:
-            last = lasts.get(account_id)
-            if last is None:
-                wake_all(self._wakes.mail.end(account_id))
+            now = found.get(account_id)
+            if now is None:
+                wake_all(watchers.end(account_id))
                 continue
-            self._known[account_id] = last
-            if known.get(account_id) != last:
-                wake_all(self._wakes.mail.wakes(account_id))
+            self._known[account_id] = now
+            kinds = _grown(known.get(account_id), now)
+            if kinds:
+                wake_all(watchers.wakes(account_id, *kinds))
+
+
+def _grown(before: tuple[int, int] | None, now: tuple[int, int]) -> Kinds:
+    """Return of which kinds a mailbox may have got entries between two looks."""
+    if before == now:
+        return frozenset()
+    if before is None or before[1] != now[1]:
+        return EVERY_KIND
+    return EVERY_KIND - {Kind.MAIL}

@@ -16,7 +16,7 @@
         what limits are counted in
 
     mailboxes(account_id, box, position, last, unread, acked, oldest_ack, floor, epoch, sends,
-              made_at, quota)
+              made_at, quota, newest, copies, receipts, blocked, gives_receipts)
         box         a number that is never used twice: what is left of a dropped mailbox can
                     be swept later and never shows up in another
         last        the last seq that was given out; never lower, whatever is deleted
@@ -28,13 +28,25 @@
         sends       how many send_ids it has ever had
         made_at     by the database's clock
         quota       how many may be unread, or NULL: as many as the policy says
-    messages(box, seq, message_id, sender, body, sent_at)
+        newest      the highest `n` of a message that was put into it
+        copies, receipts, blocked
+                    how many rows it has in the tables of these names
+        gives_receipts
+                    whether it gives receipts, and takes them
+    messages(box, seq, message_id, sender, body, sent_at, sender_id, n)
+        sender_id and n are '' and 0 of those that came before they were kept
+    copies(box, seq, message_id, sender, peer_id, peer, body, sent_at, n)
+        what the account has sent, to whom; one a message
+    receipts(box, seq, peer_id, peer, n, acked_at)
+        what was acknowledged of that; one a peer, with a new seq whenever it is replaced
+    blocked(box, peer_id, peer)
+        whose mail is refused
     acks(box, position, acked_at)
         history ages from its ack, so each ack that moved over messages is kept with them
-    send_ids(box, sender_id, send_id, content, message_id, sent_at, seq)
+    send_ids(box, sender_id, send_id, content, message_id, sent_at, seq, n)
         content     a hash of the body
         seq         of the message, and so the order in which they came
-    dropped(box)    whose messages are still to be swept
+    dropped(box)    what is in it is still to be swept
     store(version, epoch, origin, policy, filled_from)
         one row; `origin` tells where the epoch comes from (`health`); `filled_from` is the store
         that this one is the unfinished copy of, or nothing (`archive`)
@@ -43,6 +55,9 @@ The two groups do not refer to each other, as the two halves of a store do not. 
 chose are ``bytea``, for PostgreSQL's ``text`` cannot have U+0000 in it; names sort by code point,
 whatever the database's locale (``COLLATE "C"``). A row of ``mailboxes`` changes with every
 message, so its pages are half empty: the new version stays on the page, and no index changes.
+
+Mail, copies and receipts share the seqs of their mailbox, and no statement about mail alone looks
+at the others' tables.
 """
 
 from typing import Final
@@ -50,11 +65,13 @@ from typing import Final
 from twinline.stores.postgresql.link import Call, EngineError, Link
 from twinline.stores.shared.opening import SchemaTooNew, StoreNotOpened
 
-VERSION: Final = 2
+VERSION: Final = 3
 """The version of the tables below, kept in ``store``."""
 LOCK_SPACE: Final = 0x74776C6E
 """The first half of the key of every advisory lock of ours; the second is made of the schema."""
 _OLDEST_ENGINE: Final = 130_000
+
+_MIGRATION_SECONDS: Final = 3600.0  # an index over all mail takes its time
 
 _INVITATIONS: Final = """CREATE TABLE invitations (
         token_hash bytea PRIMARY KEY,
@@ -62,6 +79,42 @@ _INVITATIONS: Final = """CREATE TABLE invitations (
         expires_at bigint NOT NULL,
         note bytea NOT NULL
     )"""
+_BY_SENDER: Final = "CREATE INDEX messages_by_sender ON messages (box, sender_id, seq)"
+# Mail of before is found by its sender's name; that there is none of it any more costs nothing.
+_BY_NAME: Final = """CREATE INDEX messages_by_name ON messages (box, sender, seq)
+        WHERE sender_id = ''"""
+_CONVERSING: Final = (
+    """CREATE TABLE copies (
+        box bigint NOT NULL,
+        seq bigint NOT NULL,
+        message_id text COLLATE "C" NOT NULL,
+        sender text COLLATE "C" NOT NULL,
+        peer_id text COLLATE "C" NOT NULL,
+        peer text COLLATE "C" NOT NULL,
+        body bytea NOT NULL,
+        sent_at bigint NOT NULL,
+        n bigint NOT NULL,
+        PRIMARY KEY (box, seq),
+        CONSTRAINT copies_by_message UNIQUE (box, message_id)
+    ) WITH (autovacuum_vacuum_scale_factor = 0.05)""",
+    "CREATE INDEX copies_by_peer ON copies (box, peer_id, seq)",
+    """CREATE TABLE receipts (
+        box bigint NOT NULL,
+        seq bigint NOT NULL,
+        peer_id text COLLATE "C" NOT NULL,
+        peer text COLLATE "C" NOT NULL,
+        n bigint NOT NULL,
+        acked_at bigint NOT NULL,
+        PRIMARY KEY (box, peer_id),
+        CONSTRAINT receipts_by_seq UNIQUE (box, seq)
+    ) WITH (autovacuum_vacuum_scale_factor = 0.05)""",
+    """CREATE TABLE blocked (
+        box bigint NOT NULL,
+        peer_id text COLLATE "C" NOT NULL,
+        peer text COLLATE "C" NOT NULL,
+        PRIMARY KEY (box, peer_id)
+    )""",
+)
 TABLES: Final = (
     """CREATE TABLE names (
         username text COLLATE "C" PRIMARY KEY,
@@ -114,6 +167,11 @@ TABLES: Final = (
         sends bigint NOT NULL DEFAULT 0,
         made_at timestamptz NOT NULL DEFAULT now(),
         quota bigint CHECK (quota > 0),
+        newest bigint NOT NULL DEFAULT 0,
+        copies bigint NOT NULL DEFAULT 0 CHECK (copies >= 0),
+        receipts bigint NOT NULL DEFAULT 0 CHECK (receipts >= 0),
+        blocked bigint NOT NULL DEFAULT 0 CHECK (blocked >= 0),
+        gives_receipts boolean NOT NULL DEFAULT true,
         CHECK (floor <= position AND position <= last)
     ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05)""",
     """CREATE TABLE messages (
@@ -123,8 +181,13 @@ TABLES: Final = (
         sender text COLLATE "C" NOT NULL,
         body bytea NOT NULL,
         sent_at bigint NOT NULL,
+        sender_id text COLLATE "C" NOT NULL DEFAULT '',
+        n bigint NOT NULL DEFAULT 0,
         PRIMARY KEY (box, seq)
     ) WITH (autovacuum_vacuum_scale_factor = 0.05)""",
+    _BY_SENDER,
+    _BY_NAME,
+    *_CONVERSING,
     """CREATE TABLE acks (
         box bigint NOT NULL,
         position bigint NOT NULL,
@@ -139,6 +202,7 @@ TABLES: Final = (
         message_id text COLLATE "C" NOT NULL,
         sent_at bigint NOT NULL,
         seq bigint NOT NULL,
+        n bigint NOT NULL DEFAULT 0,
         PRIMARY KEY (box, sender_id, send_id)
     ) WITH (autovacuum_vacuum_scale_factor = 0.05)""",
     # They come and go in about the order of their times, so a summary of each stretch of the
@@ -164,6 +228,19 @@ MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
         "ALTER TABLE names ADD COLUMN must_change boolean NOT NULL DEFAULT false",
         "ALTER TABLE mailboxes ADD COLUMN quota bigint CHECK (quota > 0)",
         _INVITATIONS,
+    ),
+    2: (
+        """ALTER TABLE mailboxes ADD COLUMN newest bigint NOT NULL DEFAULT 0,
+        ADD COLUMN copies bigint NOT NULL DEFAULT 0 CHECK (copies >= 0),
+        ADD COLUMN receipts bigint NOT NULL DEFAULT 0 CHECK (receipts >= 0),
+        ADD COLUMN blocked bigint NOT NULL DEFAULT 0 CHECK (blocked >= 0),
+        ADD COLUMN gives_receipts boolean NOT NULL DEFAULT true""",
+        """ALTER TABLE messages ADD COLUMN sender_id text COLLATE "C" NOT NULL DEFAULT '',
+        ADD COLUMN n bigint NOT NULL DEFAULT 0""",
+        "ALTER TABLE send_ids ADD COLUMN n bigint NOT NULL DEFAULT 0",
+        _BY_SENDER,
+        _BY_NAME,
+        *_CONVERSING,
     ),
 }
 """For each older version, the statements that make the next one of it."""
@@ -234,11 +311,13 @@ def _migrate(link: Link, schema: str) -> None:
             f"the schema {schema} has version {version}, and this program knows versions up to "
             f"{VERSION}; use the program that wrote it, or a later one"
         )
+    if version != VERSION:
+        link.execute("SET LOCAL statement_timeout = 0")
     for each in range(version, VERSION):
         if each not in MIGRATIONS:
             raise StoreNotOpened(f"the schema {schema} has version {version}, which is too old")
         for statement in MIGRATIONS[each]:
-            link.execute(statement)
+            link.execute(statement, seconds=_MIGRATION_SECONDS)
     if version != VERSION:
         link.execute("UPDATE store SET version = $1::bigint", VERSION)
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from twinline.core.store import Draft, MailboxPolicy, Receipt
+from twinline.core.store import Accepted, Draft, MailboxPolicy
 from twinline.stores.postgresql.arrays import blobs, integers, texts
 from twinline.stores.postgresql.link import Call, Rows
 from twinline.stores.postgresql.mailbox import Mailbox
-from twinline.stores.sql.send_ids import AT_ONCE, fewest, first_receipt
+from twinline.stores.sql.send_ids import AT_ONCE, First, fewest, first_accepted
 
 COUNTED: Final = 10_000
 """Mailboxes whose send_ids are counted from one transaction to the next."""
@@ -23,13 +23,14 @@ Key = tuple[int, str, bytes]
 """A mailbox's number, a sender's account id, and its send_id in UTF-8."""
 
 _INSERT: Final = """
-    INSERT INTO send_ids (box, sender_id, send_id, content, message_id, sent_at, seq)
+    INSERT INTO send_ids (box, sender_id, send_id, content, message_id, sent_at, seq, n)
     SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[], $5::text[],
-        $6::bigint[], $7::bigint[])"""
+        $6::bigint[], $7::bigint[], $8::bigint[])"""
 # Those that stand for nothing any more may be there still. This costs half as much again.
 _REPLACE: Final = f"""{_INSERT}
     ON CONFLICT (box, sender_id, send_id) DO UPDATE SET content = excluded.content,
-        message_id = excluded.message_id, sent_at = excluded.sent_at, seq = excluded.seq"""
+        message_id = excluded.message_id, sent_at = excluded.sent_at, seq = excluded.seq,
+        n = excluded.n"""
 _COUNT: Final = """
     SELECT box, sender_id, count(*) FROM send_ids WHERE box = ANY($1::bigint[])
     GROUP BY box, sender_id"""
@@ -51,6 +52,7 @@ class _New(NamedTuple):
     message_id: str
     sent_at: int
     seq: int
+    n: int
 
 
 class SendIds:
@@ -70,13 +72,13 @@ class SendIds:
         self.written()
         self._counts.clear()
 
-    def first(
-        self, draft: Draft, content: bytes, known: tuple[bytes, str, int] | None
-    ) -> Receipt | None:
-        """Return the receipt of the first send; see `first_receipt`."""
-        return first_receipt(self._policy, draft, content, known)
+    def first(self, draft: Draft, content: bytes, known: First | None) -> Accepted | None:
+        """Return what the first send got; see `first_accepted`."""
+        return first_accepted(self._policy, draft, content, known)
 
-    def keep(self, key: Key, draft: Draft, content: bytes, seq: int, *, stored: bool) -> bool:
+    def keep(
+        self, key: Key, draft: Draft, content: bytes, seq: int, n: int, *, stored: bool
+    ) -> bool:
         """Have a send_id remembered, and return whether it is one more.
 
         Args:
@@ -84,6 +86,7 @@ class SendIds:
             draft: what it stands for from now on.
             content: the draft's fingerprint.
             seq: of its message.
+            n: of its message.
             stored: whether the table may have it, standing for something that has expired. If it
                 has not, nobody else can put it there: the mailbox is locked.
         """
@@ -92,7 +95,7 @@ class SendIds:
         if stored:
             self._old.add(key)
         more = key not in self._new
-        self._new[key] = _New(content, draft.message_id, draft.sent_at, seq)
+        self._new[key] = _New(content, draft.message_id, draft.sent_at, seq, n)
         return more
 
     def uncounted(self, boxes: Mapping[int, Mailbox]) -> Call | None:
@@ -157,7 +160,7 @@ class SendIds:
 
 def _writing(sql: str, some: Mapping[Key, _New]) -> Call:
     numbers, senders, send_ids = zip(*some, strict=True)
-    contents, ids, times, seqs = zip(*some.values(), strict=True)
+    contents, ids, times, seqs, ns = zip(*some.values(), strict=True)
     return Call(
         sql,
         integers(numbers),
@@ -167,6 +170,7 @@ def _writing(sql: str, some: Mapping[Key, _New]) -> Call:
         texts(ids),
         integers(times),
         integers(seqs),
+        integers(ns),
     )
 
 

@@ -25,8 +25,9 @@ _CANCELLED: Final = "57014"  # by its statement_timeout
 # Both of constants alone. What lies below the floor is removed, though it may still be there.
 _MESSAGE: Final = f"""
     SELECT account_id, message_id, messages.sent_at, seq, sender,
-        (SELECT sender_id FROM send_ids WHERE send_ids.box = messages.box
-            AND send_ids.message_id = messages.message_id LIMIT 1),
+        coalesce(nullif(messages.sender_id, ''), (SELECT sender_id FROM send_ids
+            WHERE send_ids.box = messages.box AND send_ids.message_id = messages.message_id
+            LIMIT 1)),
         seq <= mailboxes.position,
         CASE WHEN seq <= mailboxes.position THEN (SELECT acked_at FROM acks
             WHERE acks.box = messages.box AND acks.position >= seq

@@ -27,14 +27,23 @@ from twinline.stores.upkeep import (
 # A page or a value that is damaged is found by reading it.
 _READ_ALL: Final = (
     "messages",
-    "SELECT count(*) FROM messages WHERE sha256(body) = '' OR message_id = '' IS NULL",
+    """SELECT count(*) FROM (SELECT body, message_id FROM messages
+        UNION ALL SELECT body, message_id FROM copies) AS every
+    WHERE sha256(body) = '' OR message_id = '' IS NULL""",
 )
 # What must not be found: what it is, and a query that counts it.
 _FAULTS: Final = (
     (
-        "mailboxes whose position or a message's seq is beyond the last seq given out",
-        """SELECT count(*) FROM mailboxes WHERE position > last OR last < (
-        SELECT coalesce(max(seq), 0) FROM messages WHERE messages.box = mailboxes.box)""",
+        "mailboxes whose position or an entry's seq is beyond the last seq given out",
+        """SELECT count(*) FROM mailboxes WHERE position > last OR last < greatest(
+        (SELECT max(seq) FROM messages WHERE messages.box = mailboxes.box),
+        (SELECT max(seq) FROM copies WHERE copies.box = mailboxes.box),
+        (SELECT max(seq) FROM receipts WHERE receipts.box = mailboxes.box))""",
+    ),
+    (
+        "mailboxes with a message of a higher number than any that was given out",
+        """SELECT count(*) FROM mailboxes WHERE newest < (
+        SELECT max(n) FROM messages WHERE messages.box = mailboxes.box)""",
     ),
     (
         "mailboxes whose count of unread or of read messages is wrong",
@@ -43,6 +52,19 @@ _FAULTS: Final = (
                 count(*) FILTER (WHERE seq <= position AND seq > floor) AS kept
             FROM messages JOIN mailboxes USING (box) GROUP BY box) AS counted USING (box)
         WHERE unread <> coalesce(beyond, 0) OR acked <> coalesce(kept, 0)""",
+    ),
+    (
+        "mailboxes whose count of copies, of receipts or of blocked accounts is wrong",
+        """SELECT count(*) FROM mailboxes
+        WHERE copies <> (SELECT count(*) FROM copies WHERE copies.box = mailboxes.box)
+            OR receipts <> (SELECT count(*) FROM receipts WHERE receipts.box = mailboxes.box)
+            OR blocked <> (SELECT count(*) FROM blocked WHERE blocked.box = mailboxes.box)""",
+    ),
+    (
+        "seqs that two entries of a mailbox have",
+        """SELECT (SELECT count(*) FROM copies JOIN messages USING (box, seq))
+            + (SELECT count(*) FROM receipts JOIN messages USING (box, seq))
+            + (SELECT count(*) FROM receipts JOIN copies USING (box, seq))""",
     ),
     (
         "messages with a seq below 1 or in no mailbox",
@@ -60,11 +82,19 @@ _FAULTS: Final = (
         """SELECT count(*) FROM acks JOIN mailboxes USING (box)
         WHERE acks.position > mailboxes.position""",
     ),
-    (
-        "send_ids of no mailbox",
-        """SELECT count(*) FROM send_ids WHERE
-            NOT EXISTS (SELECT FROM mailboxes WHERE mailboxes.box = send_ids.box)
-            AND NOT EXISTS (SELECT FROM dropped WHERE dropped.box = send_ids.box)""",
+    *(
+        (
+            what,
+            f"""SELECT count(*) FROM {table} WHERE
+            NOT EXISTS (SELECT FROM mailboxes WHERE mailboxes.box = {table}.box)
+            AND NOT EXISTS (SELECT FROM dropped WHERE dropped.box = {table}.box)""",  # noqa: S608
+        )
+        for what, table in (
+            ("send_ids of no mailbox", "send_ids"),
+            ("copies in no mailbox", "copies"),
+            ("receipts in no mailbox", "receipts"),
+            ("blocked accounts of no mailbox", "blocked"),
+        )
     ),
     (
         "mailboxes that remember more send_ids than they ever had",
@@ -144,8 +174,15 @@ _REPAIRS: Final = (
         SELECT count(*) FROM gone""",
     ),
     *(
-        (f"{what} of mailboxes that are gone were swept", _SWEEP.format(what))
-        for what in ("messages", "send_ids", "acks")
+        (f"{what} of mailboxes that are gone were swept", _SWEEP.format(table))
+        for what, table in (
+            ("messages", "messages"),
+            ("send_ids", "send_ids"),
+            ("acks", "acks"),
+            ("copies", "copies"),
+            ("receipts", "receipts"),
+            ("blocked accounts", "blocked"),
+        )
     ),
     (
         "dropped mailboxes were noted as swept",
@@ -162,14 +199,19 @@ _STATS: Final = """
 
 # What lies below the floor is removed, though it may still be there.
 _MAIL: Final = """
-    SELECT coalesce(sum(octet_length(body)), 0)::bigint
-    FROM messages JOIN mailboxes USING (box) WHERE seq > floor"""
+    SELECT ((SELECT coalesce(sum(octet_length(body)), 0)
+            FROM messages JOIN mailboxes USING (box) WHERE seq > floor)
+        + (SELECT coalesce(sum(octet_length(body)), 0) FROM copies JOIN mailboxes USING (box)
+        ))::bigint"""
 _LARGEST: Final = """
     SELECT username, messages, unread, quota, mail FROM (
         SELECT account_id, count(seq) AS messages, unread, quota,
-            coalesce(sum(octet_length(body)), 0)::bigint AS mail
+            (coalesce(sum(octet_length(body)), 0) + (
+                SELECT coalesce(sum(octet_length(body)), 0) FROM copies
+                WHERE copies.box = mailboxes.box))::bigint AS mail
         FROM mailboxes LEFT JOIN messages ON messages.box = mailboxes.box AND seq > floor
-        GROUP BY account_id ORDER BY mail DESC, account_id LIMIT $1::bigint) AS found
+        GROUP BY mailboxes.box, account_id, unread, quota
+        ORDER BY mail DESC, account_id LIMIT $1::bigint) AS found
     LEFT JOIN names USING (account_id) ORDER BY mail DESC, account_id"""
 
 

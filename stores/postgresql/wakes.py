@@ -3,10 +3,11 @@
 One connection listens (LISTEN), one sends (NOTIFY). A notice is a hint: it may be late, come twice,
 or get lost with its connection, so what hangs on it is looked at again (`rereads`).
 
-1. Mail is told after its commit, many mailboxes in one notice. Inside of the transaction NOTIFY
-   would take a lock that all transactions of the database wait for. A lone commit is followed by
-   its notice on the lane's own connection, and both are sent together: so the notice waits for
-   neither an answer nor a thread. Under load a thread tells of many commits at once.
+1. Mail, and what else comes into a mailbox, is told after its commit, many mailboxes in one notice.
+   Inside of the transaction NOTIFY would take a lock that all transactions of the database wait
+   for. A lone commit is followed by its notice on the lane's own connection, and both are sent
+   together: so the notice waits for neither an answer nor a thread. Under load a thread tells of
+   many commits at once.
 2. What could not be sent is kept, and sent when there is a connection again.
 3. The end of a session is told inside of its transaction, so that none can end untold.
 4. This server notifies itself too, every `BEAT_SECONDS`. PostgreSQL delivers notices in the order
@@ -28,7 +29,7 @@ and be deaf to each other.
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from threading import Thread
 from typing import Final
@@ -38,6 +39,7 @@ import psycopg
 from twinline.core.deadline import Deadline
 from twinline.core.errors import StoreUnavailable
 from twinline.core.locks import new_lock
+from twinline.core.protocol import Kind as Entry
 from twinline.core.store import SessionKey, Unsubscribe
 from twinline.core.waiting import Waiter, Wake, wake_all
 from twinline.stores.postgresql.arrays import texts
@@ -55,6 +57,7 @@ from twinline.stores.postgresql.notices import (
 from twinline.stores.shared.complaints import Complaints
 from twinline.stores.shared.opening import StoreNotOpened
 from twinline.stores.shared.subscriptions import Subscriptions
+from twinline.stores.shared.watchers import Watchers
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +80,11 @@ _USAGE_WARNED: Final = 0.1
 _NOTIFY: Final = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload"
 _USAGE: Final = "SELECT (pg_notification_queue_usage() * 100)::bigint"
 
+_TELLS: Final = {Entry.MAIL: Kind.MAIL, Entry.SENT: Kind.COPIES, Entry.RECEIPT: Kind.RECEIPTS}
+_ENTRIES: Final = {kind: entry for entry, kind in _TELLS.items()}
+News = Mapping[str, Collection[Entry]]
+"""Which mailboxes have got entries of which kinds, by account id; one that is dropped, of all."""
+
 Heard = Callable[[set[str] | None], object]
 """Called in the listening thread with the keys of a notice, None standing for all there are; it
 must neither block nor raise."""
@@ -87,7 +95,7 @@ class Wakes:
 
     Attributes:
         node: this server's random id.
-        mail: who is woken when a mailbox gets mail or is dropped, by account id.
+        watchers: who is woken when a mailbox gets an entry or is dropped.
         sessions: who is woken when a session ends.
         servers: how many servers were heard of late, this one included.
         on_gap: called in the listening thread when notices may have been missed, before the
@@ -96,7 +104,7 @@ class Wakes:
 
     def __init__(self, database: Database) -> None:
         self.node = secrets.token_hex(8)
-        self.mail: Subscriptions[str] = Subscriptions("mail")
+        self.watchers = Watchers()
         self.sessions: Subscriptions[SessionKey] = Subscriptions("session ends")
         self.servers = 1
         self.on_gap: list[Callable[[], object]] = []
@@ -106,7 +114,6 @@ class Wakes:
         self._complaints = Complaints(log)
         self._full = Complaints(log)
         self._heard: dict[Kind, list[Heard]] = {
-            Kind.MAIL: [self._wake_mail],
             Kind.SESSIONS: [self._wake_sessions],
             Kind.ACCOUNTS: [],
         }
@@ -173,28 +180,34 @@ class Wakes:
             Kind.SESSIONS, [session_key(key.account_id or "", key.token_hash) for key in keys]
         )
 
-    def tell_mail(self, account_ids: Iterable[str]) -> None:
-        """Have the other servers told of mail that is committed; it waits for nothing."""
+    def tell_news(self, news: News) -> None:
+        """Have the other servers told of what is committed; it waits for nothing."""
         with self._lock:
-            pending = self._pending.setdefault(Kind.MAIL, {})
-            pending.update(dict.fromkeys(account_ids))
-            if len(pending) > _PENDING:
-                self._pending[Kind.MAIL] = {EVERYTHING: None}
+            for kind, account_ids in _by_kind(news).items():
+                pending = self._pending.setdefault(kind, {})
+                pending.update(dict.fromkeys(account_ids))
+                if len(pending) > _PENDING:
+                    self._pending[kind] = {EVERYTHING: None}
         self._work.wake()
 
-    def telling_mail(self, account_ids: Collection[str]) -> Call | None:
-        """Return a call that tells the other servers of mail, to be run behind its commit.
+    def telling_news(self, news: News) -> Call | None:
+        """Return a call that tells the other servers of news, to be run behind their commit.
 
         Returns:
-            None where `tell_mail` is to be called instead: it is to wait, or no other is heard.
+            None where `tell_news` is to be called instead: it is to wait, or no other is heard.
         """
         if self.servers == 1 or not self.lease_holds:
             return None
         with self._lock:
             if self._pending or self._pace.wait_seconds() > 0:
                 return None
-            self._pace.step(self._pace_seconds(len(account_ids)))
-        return self.telling(Kind.MAIL, account_ids)
+            self._pace.step(self._pace_seconds(len(news)))
+        told = [
+            payload
+            for kind, account_ids in _by_kind(news).items()
+            for payload in payloads(kind, self.node, account_ids)
+        ]
+        return Call(_NOTIFY, self._channel, texts(told))
 
     def _pace_seconds(self, keys: int) -> float:
         """Return how far the next notice is to be behind one of so many mailboxes."""
@@ -316,14 +329,17 @@ class Wakes:
                 self._proven_at = max(self._proven_at, sent_at)
                 self._came.wake()
             return
-        if kind is Kind.MAIL and node == self.node:
-            return  # they were woken after the commit
+        if kind in _ENTRIES:
+            if node != self.node:  # here they were woken after the commit
+                self._wake_watchers(_ENTRIES[kind], only(keys))
+            return
         for heard in self._heard[kind]:
             heard(only(keys))
 
-    def _wake_mail(self, account_ids: set[str] | None) -> None:
-        for account_id in self.mail.keys() if account_ids is None else account_ids:
-            wake_all(self.mail.wakes(account_id))
+    def _wake_watchers(self, entry: Entry, account_ids: set[str] | None) -> None:
+        watchers = self.watchers
+        for account_id in watchers.watched(entry) if account_ids is None else account_ids:
+            wake_all(watchers.wakes(account_id, entry))
 
     def _wake_sessions(self, keys: set[str] | None) -> None:
         if keys is None:
@@ -378,6 +394,15 @@ class Wakes:
         with self._lock:
             for kind, keys in pending.items():
                 self._pending[kind] = {**keys, **self._pending.get(kind, {})}
+
+
+def _by_kind(news: News) -> dict[Kind, list[str]]:
+    """Return which mailboxes each kind of notice is about."""
+    found: dict[Kind, list[str]] = {}
+    for account_id, entries in news.items():
+        for entry in entries:
+            found.setdefault(_TELLS[entry], []).append(account_id)
+    return found
 
 
 class Pace:

@@ -3,36 +3,39 @@
 from typing import Final
 
 from twinline.core.errors import SendIdConflict
-from twinline.core.store import Draft, MailboxPolicy, Receipt
+from twinline.core.store import Accepted, Draft, MailboxPolicy
 from twinline.stores.rules import send_ids_count
 
 AT_ONCE: Final = 8
 """Beyond a bound this part of it is forgotten: finding the oldest reads all of them."""
 
+First = tuple[bytes, str, int, int]
+"""The first send under a send_id: its content, and the message's id, ``sent_at`` and ``n``."""
 
-def first_receipt(
-    policy: MailboxPolicy, draft: Draft, content: bytes, known: tuple[bytes, str, int] | None
-) -> Receipt | None:
-    """Return the receipt of the first send under a draft's send_id, if it still counts.
+
+def first_accepted(
+    policy: MailboxPolicy, draft: Draft, content: bytes, known: First | None
+) -> Accepted | None:
+    """Return what the first send under a draft's send_id got, if it still counts.
 
     Args:
         policy: says how long it does.
         draft: what is sent.
         content: its fingerprint.
-        known: the content, message id and time of the first send, if there was one.
+        known: the first send, if there was one.
 
     Raises:
         SendIdConflict: that send had another body.
     """
     if known is None:
         return None
-    first, message_id, sent_at = known
+    first, message_id, sent_at, n = known
     begin, end = send_ids_count(policy, draft.sent_at)
     if not begin < sent_at < end:
         return None
     if first != content:
         raise SendIdConflict
-    return Receipt(message_id, sent_at)
+    return Accepted(message_id, sent_at, n)
 
 
 def surplus(count: int, most: int) -> int:

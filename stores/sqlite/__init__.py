@@ -13,10 +13,12 @@
     writer           the one thread that writes, a commit for all that wait
     mailbox          } what the writer's thread knows:
     mailbox_rows     } mailboxes,
+    notes            } what lies in them beside mail,
     send_ids         } send_ids,
     old_send_ids     } and those of a file that was migrated
     orphans          what is left of creating and deleting that stopped half-way
     readers          the connections that read
+    reads            what is read of a mailbox
     cache            what was read, for as long as it holds
     rows             many rows in one statement
     columns          what records and texts are in columns, and back

@@ -13,13 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
-from twinline.core.store import SEQ_JUMP, Invitation
+from twinline.core.store import SEQ_JUMP, Blocked, Invitation
 from twinline.stores.archive import (
     AccountRow,
     AckRow,
     Archive,
+    CopyRow,
     MailboxRow,
     MessageRow,
+    ReceiptRow,
     SendIdRow,
 )
 from twinline.stores.shared.opening import StoreNotOpened
@@ -49,6 +51,8 @@ from twinline.stores.sqlite.schema import (
 
 _UNFINISHED: Final = ".unfinished"
 _FILLED: Final = "CREATE TABLE filled_from (source TEXT NOT NULL, epoch INTEGER NOT NULL)"
+# What a mailbox has, which ends with its own row.
+_TABLES: Final = ("messages", "copies", "receipts", "blocked", "acks", "send_ids", "mailboxes")
 _BOX: Final = "(SELECT box FROM mailboxes WHERE account_id = ?)"
 
 
@@ -183,22 +187,24 @@ class SqliteArchive(Archive):
 
     def mailbox(self, account_id: str) -> MailboxRow | None:
         rows = self._connection.execute(
-            "SELECT account_id, position, last, quota FROM mailboxes WHERE account_id = ?",
+            "SELECT account_id, position, last, quota, newest, gives_receipts FROM mailboxes "
+            "WHERE account_id = ?",
             (account_id,),
         ).fetchall()
         if not rows or account_id in self._begun or rows[0][2] < 0:
             return None
-        return MailboxRow(*rows[0])
+        _, position, last, quota, newest, receipts = rows[0]
+        return MailboxRow(account_id, position, last, quota, newest, bool(receipts))
 
     def messages(self, account_id: str, after: int, limit: int) -> Sequence[MessageRow]:
         rows = self._connection.execute(
-            f"SELECT seq, message_id, sender, body, sent_at FROM messages WHERE box = {_BOX} "  # noqa: S608 - a constant
-            "AND seq > ? ORDER BY seq LIMIT ?",
+            "SELECT seq, message_id, sender, body, sent_at, sender_id, n FROM messages "  # noqa: S608 - a constant
+            f"WHERE box = {_BOX} AND seq > ? ORDER BY seq LIMIT ?",
             (account_id, after, limit),
         ).fetchall()
         return [
-            MessageRow(seq, message_id, sender, from_column(body), sent_at)
-            for seq, message_id, sender, body, sent_at in rows
+            MessageRow(seq, message_id, sender, from_column(body), *others)
+            for seq, message_id, sender, body, *others in rows
         ]
 
     def acks(self, account_id: str, after: int, limit: int) -> Sequence[AckRow]:
@@ -211,14 +217,40 @@ class SqliteArchive(Archive):
 
     def send_ids(self, account_id: str, after: int, limit: int) -> Sequence[SendIdRow]:
         rows = self._connection.execute(
-            "SELECT seq, sender_id, send_id, content, message_id, sent_at FROM send_ids "  # noqa: S608 - a constant
+            "SELECT seq, sender_id, send_id, content, message_id, sent_at, n FROM send_ids "  # noqa: S608 - a constant
             f"WHERE box = {_BOX} AND seq > ? ORDER BY seq LIMIT ?",
             (account_id, after, limit),
         ).fetchall()
         return [
-            SendIdRow(seq, sender_id, from_column(send_id), content, message_id, sent_at)
-            for seq, sender_id, send_id, content, message_id, sent_at in rows
+            SendIdRow(seq, sender_id, from_column(send_id), *others)
+            for seq, sender_id, send_id, *others in rows
         ]
+
+    def copies(self, account_id: str, after: int, limit: int) -> Sequence[CopyRow]:
+        rows = self._connection.execute(
+            "SELECT seq, message_id, sender, peer_id, peer, body, sent_at, n FROM copies "  # noqa: S608 - a constant
+            f"WHERE box = {_BOX} AND seq > ? ORDER BY seq LIMIT ?",
+            (account_id, after, limit),
+        ).fetchall()
+        return [
+            CopyRow(seq, message_id, sender, peer_id, peer, from_column(body), sent_at, n)
+            for seq, message_id, sender, peer_id, peer, body, sent_at, n in rows
+        ]
+
+    def receipts(self, account_id: str, after: int, limit: int) -> Sequence[ReceiptRow]:
+        rows = self._connection.execute(
+            f"SELECT seq, peer_id, peer, n, acked_at FROM receipts WHERE box = {_BOX} "  # noqa: S608 - a constant
+            "AND seq > ? ORDER BY seq LIMIT ?",
+            (account_id, after, limit),
+        ).fetchall()
+        return [ReceiptRow(*row) for row in rows]
+
+    def blocked(self, account_id: str) -> Sequence[Blocked]:
+        rows = self._connection.execute(
+            f"SELECT peer_id, peer FROM blocked WHERE box = {_BOX} ORDER BY peer_id",  # noqa: S608 - a constant
+            (account_id,),
+        ).fetchall()
+        return [Blocked(*row) for row in rows]
 
     def _is_readable(self) -> bool:
         return bool(self._one("SELECT count(*) FROM sqlite_schema")[0])
@@ -265,7 +297,7 @@ class SqliteArchive(Archive):
 
     def begin_mailbox(self, account_id: str) -> None:
         with self._writing() as connection:
-            for table in ("messages", "acks", "send_ids", "mailboxes"):
+            for table in _TABLES:
                 connection.execute(f"DELETE FROM {table} WHERE box = {_BOX}", (account_id,))  # noqa: S608 - constants
             # A last seq that no mailbox has: it is not whole.
             number = connection.execute(
@@ -279,7 +311,10 @@ class SqliteArchive(Archive):
         self._put(
             "messages",
             account_id,
-            [(each.seq, each[1], each[2], to_column(each.body), each.sent_at) for each in rows],
+            [
+                (seq, message_id, sender, to_column(body), *others)
+                for seq, message_id, sender, body, *others in rows
+            ],
         )
 
     def put_acks(self, account_id: str, rows: Sequence[AckRow]) -> None:
@@ -290,10 +325,27 @@ class SqliteArchive(Archive):
             "send_ids",
             account_id,
             [
-                (sender_id, to_column(send_id), content, message_id, sent_at, seq)
-                for seq, sender_id, send_id, content, message_id, sent_at in rows
+                (sender_id, to_column(send_id), content, message_id, sent_at, seq, n)
+                for seq, sender_id, send_id, content, message_id, sent_at, n in rows
             ],
         )
+
+    def put_copies(self, account_id: str, rows: Sequence[CopyRow]) -> None:
+        self._put(
+            "copies",
+            account_id,
+            [(*first, sent_at, n, to_column(body)) for *first, body, sent_at, n in rows],
+        )
+
+    def put_receipts(self, account_id: str, rows: Sequence[ReceiptRow]) -> None:
+        self._put(
+            "receipts",
+            account_id,
+            [(peer_id, peer, seq, n, acked_at) for seq, peer_id, peer, n, acked_at in rows],
+        )
+
+    def put_blocked(self, account_id: str, rows: Sequence[Blocked]) -> None:
+        self._put("blocked", account_id, list(rows))
 
     def _put(self, table: str, account_id: str, rows: Sequence[tuple[Any, ...]]) -> None:
         box = self._begun[account_id]
@@ -305,6 +357,10 @@ class SqliteArchive(Archive):
         with self._writing() as connection:
             connection.execute(
                 "UPDATE mailboxes SET position = :position, last = :last, quota = :quota, "
+                "newest = :newest, gives_receipts = :receipts, "
+                "copies = (SELECT count(*) FROM copies WHERE box = :box), "
+                "receipts = (SELECT count(*) FROM receipts WHERE box = :box), "
+                "blocked = (SELECT count(*) FROM blocked WHERE box = :box), "
                 "unread = (SELECT count(*) FROM messages WHERE box = :box AND seq > :position), "
                 "acked = (SELECT count(*) FROM messages WHERE box = :box AND seq <= :position), "
                 "oldest_ack = (SELECT acked_at FROM acks WHERE box = :box "

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
-from twinline.core.store import MailboxPolicy
+from twinline.core.store import Delivery, MailboxPolicy
 from twinline.stores.rules import history_ends
 from twinline.stores.sql.ageing import aged
 from twinline.stores.sql.mailbox import NO_SUCH_SEQ, MailboxRow
@@ -17,9 +17,35 @@ Tables = Callable[[], sqlite3.Connection]
 """Returns the connection, when all that was appended so far is in the tables."""
 
 
+# By its key: the index by sender has the whole mailbox.
+_PASSED: Final = """
+    SELECT sender_id, max(n), count(*) FROM messages NOT INDEXED
+    WHERE box = ? AND seq > ? AND seq <= ? GROUP BY sender_id"""
+_DELETES: Final = {
+    table: f"DELETE FROM {table} WHERE box = ? AND seq = ?"  # noqa: S608 - constants
+    for table in ("messages", "copies", "receipts")
+}
+
+
 @dataclass(slots=True)
 class Mailbox(MailboxRow):
-    """A row of ``mailboxes``."""
+    """A row of ``mailboxes``.
+
+    Attributes:
+        newest: the highest ``n`` of a message that was put into it.
+        copies: how many copies it has.
+        receipts: how many receipts.
+        blocked: how many accounts it has blocked.
+        gives_receipts: whether it gives receipts, and takes them.
+        oldest_copy: when its oldest copy was sent, or what it replaces; None: not looked at yet.
+    """
+
+    newest: int = 0
+    copies: int = 0
+    receipts: int = 0
+    blocked: int = 0
+    gives_receipts: bool = True
+    oldest_copy: int | None = None
 
     @property
     def columns(self) -> tuple[int | str | None, ...]:
@@ -32,43 +58,75 @@ class Mailbox(MailboxRow):
             self.unread,
             self.acked,
             self.oldest_ack,
+            self.newest,
+            self.copies,
+            self.receipts,
         )
+
+    def next_number(self, sent_at: int) -> int:
+        """Return the ``n`` of a message that comes now; see `twinline.core.store.Accepted`."""
+        return max(sent_at, self.newest + 1)
 
     # A statement may fail, and the row is cached: so each method below writes first and
     # changes the attributes when that has succeeded.
 
-    def ack(self, tables: Tables, up_to: int, now: int) -> None:
+    def ack(self, tables: Tables, up_to: int, now: int) -> tuple[Delivery, ...]:
         """Move the position forward; a lower seq changes nothing.
+
+        Returns:
+            Whose mail it has passed, for receipts.
 
         Raises:
             CursorInvalid: ``up_to`` is beyond the last seq.
         """
         if not self.moves(up_to):
-            return
+            return ()
         connection = tables()
-        (moved,) = connection.execute(
-            "SELECT count(*) FROM messages WHERE box = ? AND seq > ? AND seq <= ?",
-            (self.number, self.position, up_to),
-        ).fetchone()
+        passed = (self.number, self.position, up_to)
+        deliveries: tuple[Delivery, ...] = ()
+        if self.gives_receipts:
+            senders = connection.execute(_PASSED, passed).fetchall()
+            moved = sum(count for _, _, count in senders)
+            deliveries = self._deliveries(connection, {sender: n for sender, n, _ in senders})
+        else:
+            (moved,) = connection.execute(
+                "SELECT count(*) FROM messages WHERE box = ? AND seq > ? AND seq <= ?", passed
+            ).fetchone()
         if moved:  # else there is nothing that could age
             connection.execute("INSERT INTO acks VALUES (?, ?, ?)", (self.number, up_to, now))
         self.move(up_to, moved, now)
+        return deliveries
+
+    def _deliveries(
+        self, connection: sqlite3.Connection, last: dict[str, int]
+    ) -> tuple[Delivery, ...]:
+        """Return whom receipts go to, of those whose last messages these are."""
+        blocked = self.blocked and connection.execute(
+            "SELECT peer_id FROM blocked WHERE box = ?", (self.number,)
+        )
+        untold = {"", self.account_id, *(peer_id for (peer_id,) in blocked or ())}
+        return tuple([Delivery(*each) for each in last.items() if each[0] not in untold])
 
     def delete(self, tables: Tables, seqs: Collection[int]) -> int:
-        """Delete messages, and return how many of them there were."""
+        """Delete entries of any kind, and return how many of them there were."""
         connection = tables()
-        unread = acked = 0
+        unread = acked = copies = receipts = 0
         for seq in sorted({seq for seq in seqs if 0 < seq <= self.last}):
-            gone = connection.execute(
-                "DELETE FROM messages WHERE box = ? AND seq = ?", (self.number, seq)
-            ).rowcount
-            if seq > self.position:
-                unread += gone
-            else:
-                acked += gone
+            place = (self.number, seq)
+            if connection.execute(_DELETES["messages"], place).rowcount:
+                if seq > self.position:
+                    unread += 1
+                else:
+                    acked += 1
+            elif self.copies and connection.execute(_DELETES["copies"], place).rowcount:
+                copies += 1
+            elif self.receipts:
+                receipts += connection.execute(_DELETES["receipts"], place).rowcount
         self.unread -= unread
         self.acked -= acked
-        return unread + acked
+        self.copies -= copies
+        self.receipts -= receipts
+        return unread + acked + copies + receipts
 
     def trim(self, tables: Tables, policy: MailboxPolicy, now: int) -> None:
         """Remove acked messages beyond the history that the policy keeps at ``now``."""

@@ -1,17 +1,19 @@
 """The writer's cache of the mailboxes in the SQLite store, so that a send costs no statement.
 
 Only the writer's thread uses what is in this file, inside its transaction. It caches the rows of
-``mailboxes`` and gathers the messages of a transaction; both are written when it ends, many
-rows at a time, or before something has to look at the messages in the table.
+``mailboxes`` and gathers the messages and copies of a transaction; all are written when it ends,
+many rows at a time, or before something has to look at the entries in the tables.
 """
 
 import sqlite3
 from typing import Any, Final
 
 from twinline.core.errors import NoSuchUser
-from twinline.core.store import Draft, MailboxPolicy
+from twinline.core.store import Accepted, Draft, MailboxPolicy
+from twinline.stores.rules import history_ends
 from twinline.stores.sqlite.columns import to_column
 from twinline.stores.sqlite.mailbox import Mailbox, Tables
+from twinline.stores.sqlite.notes import most_kept, trim
 from twinline.stores.sqlite.rows import write_rows
 from twinline.stores.sqlite.writer import Transaction
 
@@ -23,9 +25,12 @@ class MailboxRows:
 
     def __init__(self) -> None:
         self._rows: dict[str, Mailbox] = {}
-        # These two are still to be written.
+        # These three are still to be written.
         self._changed: dict[str, Mailbox] = {}
         self._messages: list[tuple[Any, ...]] = []
+        self._copies: list[tuple[Any, ...]] = []
+        # The last of these copies in each mailbox: its seq, and what it trims others by.
+        self._copied: dict[str, tuple[int, MailboxPolicy, int]] = {}
 
     def create(self, transaction: Transaction, account_id: str) -> None:
         """Make a row.
@@ -46,7 +51,8 @@ class MailboxRows:
         box = self._rows.get(account_id)
         if box is None:
             row = transaction.connection.execute(
-                "SELECT box, account_id, position, last, unread, acked, oldest_ack, quota "
+                "SELECT box, account_id, position, last, unread, acked, oldest_ack, newest, "
+                "copies, receipts, blocked, gives_receipts, quota "
                 "FROM mailboxes WHERE account_id = ?",
                 (account_id,),
             ).fetchone()
@@ -73,13 +79,14 @@ class MailboxRows:
 
     def append(
         self, transaction: Transaction, box: Mailbox, draft: Draft, policy: MailboxPolicy
-    ) -> None:
-        """Add a message under the next seq.
+    ) -> int:
+        """Add a message under the next seq, and return its ``n``.
 
         Raises:
             MailboxFull: too many are not acked.
         """
         box.require_room(policy)
+        n = box.next_number(draft.sent_at)
         row = (
             box.number,
             box.last + 1,
@@ -87,10 +94,40 @@ class MailboxRows:
             draft.sender,
             to_column(draft.body),
             draft.sent_at,
+            draft.sender_id,
+            n,
         )
         self.mark_changed(transaction, box)
         box.add()
+        box.newest = n
         self._messages.append(row)
+        return n
+
+    def add_copy(
+        self,
+        transaction: Transaction,
+        box: Mailbox,
+        peer_id: str,
+        draft: Draft,
+        *,
+        accepted: Accepted,
+        policy: MailboxPolicy,
+    ) -> bool:
+        """Add the copy of a message under the next seq, if the policy keeps any.
+
+        Returns:
+            Whether it was added.
+        """
+        if not most_kept(policy):
+            return False
+        message_id, sent_at, n = accepted
+        copy = (message_id, draft.sender, peer_id, draft.copy_to, sent_at, n, to_column(draft.body))
+        self.mark_changed(transaction, box)
+        box.last += 1
+        box.copies += 1
+        self._copies.append((box.number, box.last, *copy))
+        self._copied[box.account_id] = box.last, policy, draft.sent_at
+        return True
 
     def set_quota(self, transaction: Transaction, account_id: str, quota: int | None) -> None:
         """Set how many unacked messages a mailbox may hold.
@@ -106,11 +143,23 @@ class MailboxRows:
         )
         box.quota = quota
 
+    def set_receipts(self, transaction: Transaction, account_id: str, *, receipts: bool) -> None:
+        """Have a mailbox give and take receipts, or not; at once and by itself, as a quota.
+
+        Raises:
+            NoSuchUser: there is no such row.
+        """
+        box = self.get(transaction, account_id)
+        transaction.connection.execute(
+            "UPDATE mailboxes SET gives_receipts = ? WHERE box = ?", (receipts, box.number)
+        )
+        box.gives_receipts = receipts
+
     def tables(self, transaction: Transaction) -> Tables:
-        """Return what writes the messages that wait, and then returns the connection."""
+        """Return what writes the entries that wait, and then returns the connection."""
 
         def written() -> sqlite3.Connection:
-            self._write_messages(transaction.connection)
+            self._write_entries(transaction.connection)
             return transaction.connection
 
         return written
@@ -124,6 +173,7 @@ class MailboxRows:
         # It cannot be written any more; what is still to be written is a list of those that can.
         del self._rows[account_id]
         self._changed.pop(account_id, None)
+        self._copied.pop(account_id, None)
         return box
 
     def roll_back(self) -> None:
@@ -131,20 +181,38 @@ class MailboxRows:
         self._rows.clear()
         self._changed.clear()
         self._messages.clear()
+        self._copies.clear()
+        self._copied.clear()
 
     def _write(self, connection: sqlite3.Connection) -> None:
-        self._write_messages(connection)
+        self._write_entries(connection)
+        self._trim_copies(connection)
         write_rows(
             connection,
-            "INSERT INTO mailboxes (box, account_id, position, last, unread, acked, oldest_ack)",
+            "INSERT INTO mailboxes (box, account_id, position, last, unread, acked, oldest_ack, "
+            "newest, copies, receipts)",
             [box.columns for box in self._changed.values()],
             "ON CONFLICT (box) DO UPDATE SET position = excluded.position, last = excluded.last, "
-            "unread = excluded.unread, acked = excluded.acked, oldest_ack = excluded.oldest_ack",
+            "unread = excluded.unread, acked = excluded.acked, oldest_ack = excluded.oldest_ack, "
+            "newest = excluded.newest, copies = excluded.copies, receipts = excluded.receipts",
         )
         self._changed.clear()
         if len(self._rows) > _CACHED:
             self._rows.clear()
 
-    def _write_messages(self, connection: sqlite3.Connection) -> None:
+    def _write_entries(self, connection: sqlite3.Connection) -> None:
         write_rows(connection, "INSERT INTO messages", self._messages)
         self._messages.clear()
+        write_rows(connection, "INSERT INTO copies", self._copies)
+        self._copies.clear()
+
+    def _trim_copies(self, connection: sqlite3.Connection) -> None:
+        """Remove copies that are too many or too old, where others came."""
+        for account_id, (seq, policy, now) in self._copied.items():
+            box = self._changed[account_id]
+            surplus, ends = box.copies - most_kept(policy), history_ends(policy, now)
+            if surplus > 0 or box.oldest_copy is None or box.oldest_copy <= ends:
+                gone, oldest = trim(connection, "copies", box, seq, surplus=surplus, ends=ends)
+                box.copies -= gone
+                box.oldest_copy = now if oldest is None else oldest
+        self._copied.clear()

@@ -3,8 +3,9 @@
 # ruff: noqa: D102 - the contract tells what the methods do
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from twinline.core.deadline import Deadline
@@ -12,10 +13,14 @@ from twinline.core.errors import (
     CursorInvalid,
     MailboxFull,
     NoSuchUser,
+    Refused,
     StoreUnavailable,
 )
-from twinline.core.protocol import Message
+from twinline.core.protocol import MAIL_ALONE, Kind, Kinds
 from twinline.core.store import (
+    Accepted,
+    Blocked,
+    ConversationPage,
     Depths,
     Draft,
     Mailboxes,
@@ -23,7 +28,8 @@ from twinline.core.store import (
     MailboxUsage,
     MailPage,
     MessageTrace,
-    Receipt,
+    Peer,
+    PeerReceipt,
     Standing,
     Unsubscribe,
 )
@@ -31,54 +37,42 @@ from twinline.core.waiting import Wake, wake_after_reply
 from twinline.stores.rules import (
     LOOK_THROUGH_SECONDS,
     fingerprint,
-    fitting,
     history_ends,
+    mail_page,
     not_looked_through,
     was_deleted,
 )
-from twinline.stores.shared.subscriptions import Subscriptions
-from twinline.stores.sql.mailbox import NO_SUCH_SEQ
-from twinline.stores.sqlite.columns import BYTES_OF_BODY, from_column
+from twinline.stores.shared.watchers import Watchers
+from twinline.stores.sqlite.columns import BYTES_OF_BODY
 from twinline.stores.sqlite.mailbox import AGED, Mailbox, Tables
 from twinline.stores.sqlite.mailbox_rows import MailboxRows
+from twinline.stores.sqlite.notes import block, has_copy, is_blocked, put_receipt, unblock
 from twinline.stores.sqlite.old_send_ids import OldSendIds
 from twinline.stores.sqlite.readers import Readers
+from twinline.stores.sqlite.reads import MailboxReader
 from twinline.stores.sqlite.send_ids import Key, SendIds, key_of
 from twinline.stores.sqlite.writer import Transaction, Writer
 
 Result = TypeVar("Result")
 
-_SWEEP: Final = 500  # messages of dropped mailboxes that one write removes
+_SWEEP: Final = 500  # entries of dropped mailboxes that one write removes
 _TRIM_SECONDS: Final = 0.05  # what trimming may make a reader wait
 
-# One statement, so that the position and the messages are of one moment.
-_READ: Final = """
-    SELECT mailboxes.position, mailboxes.last, seq, message_id, sender, body, sent_at
-    FROM mailboxes LEFT JOIN messages ON messages.box = mailboxes.box AND seq > ?
-    WHERE account_id = ? ORDER BY seq LIMIT ?"""
 _DEPTHS: Final = """
     SELECT count(*), ifnull(max(unread), 0), ifnull(sum(unread >= ifnull(quota, ?)), 0)
     FROM mailboxes"""
-# AGED is a constant too: nothing from a request is in the text.
-_HISTORY: Final = f"""
-    WITH mine AS (
-        SELECT box, position, oldest_ack <= :ends AS ageing FROM mailboxes WHERE account_id = :id
-    )
-    SELECT mine.position, ageing, seq, message_id, sender, body, sent_at
-    FROM mine LEFT JOIN messages ON messages.box = mine.box AND seq < :before
-        AND seq > CASE WHEN ageing THEN {AGED.replace(":box", "mine.box")} ELSE 0 END
-    ORDER BY seq DESC LIMIT :limit"""  # noqa: S608
 _USAGE: Final = f"""
     SELECT unread + acked, unread,
-        (SELECT ifnull(sum({BYTES_OF_BODY}), 0) FROM messages WHERE messages.box = mailboxes.box),
-        quota
+        (SELECT ifnull(sum({BYTES_OF_BODY}), 0) FROM messages WHERE messages.box = mailboxes.box)
+        + (SELECT ifnull(sum({BYTES_OF_BODY}), 0) FROM copies WHERE copies.box = mailboxes.box),
+        quota, copies
     FROM mailboxes WHERE account_id = ?"""  # noqa: S608
 # The message, and what is known of it by its send_id. One statement: what is not in the one table
-# is not there any more. Who sent a message is kept with its send_id alone.
+# is not there any more. Who sent a message of before version 4 is kept with its send_id alone.
 _TRACE: Final = f"""
     SELECT account_id, sent_at, seq, sender,
-        (SELECT sender_id FROM send_ids
-            WHERE send_ids.box = messages.box AND send_ids.message_id = messages.message_id),
+        ifnull(nullif(sender_id, ''), (SELECT sender_id FROM send_ids
+            WHERE send_ids.box = messages.box AND send_ids.message_id = messages.message_id)),
         seq <= position,
         CASE WHEN seq <= position THEN (SELECT acked_at FROM acks WHERE acks.box = messages.box
             AND acks.position >= seq ORDER BY acks.position LIMIT 1) END,
@@ -90,6 +84,9 @@ _TRACE: Final = f"""
     SELECT account_id, sent_at, NULL, NULL, sender_id, 0, NULL, seq, position
     FROM send_ids JOIN mailboxes USING (box) WHERE message_id = :message {{mine}}"""  # noqa: S608
 _TRACE_ANYWHERE: Final = _TRACE.format(mine="")
+_BLOCKED: Final = """
+    SELECT peer_id, peer FROM mailboxes LEFT JOIN blocked USING (box) WHERE account_id = ?
+    ORDER BY peer, peer_id"""
 _STEPS: Final = 100_000  # of SQLite's machine: a few ms, after which the time is looked at
 _TRACE_IN_ONE: Final = _TRACE.format(mine="AND account_id = :id")
 
@@ -101,7 +98,7 @@ class SqliteMailboxes(Mailboxes):
         self._readers = readers
         self._writer = writer
         self._policy = policy
-        self._mail: Subscriptions[str] = Subscriptions("message")
+        self._watchers = Watchers()
         # These four are the writer's thread's.
         self._rows = MailboxRows()
         self._sends = SendIds(policy)
@@ -122,55 +119,104 @@ class SqliteMailboxes(Mailboxes):
     def drop(self, account_id: str) -> None:
         self._writer.do(lambda transaction: self.drop_in(transaction, account_id))
 
-    def append(self, account_id: str, draft: Draft) -> Receipt:
+    def append(self, account_id: str, draft: Draft) -> Accepted:
         return self._writer.do(_Append(self, account_id, draft), wake=wake_after_reply)
 
-    def read(self, account_id: str, after: int, limit: int, max_bytes: int) -> MailPage:
-        values = (min(after, NO_SUCH_SEQ), account_id, _one_more(limit))
+    def read(
+        self,
+        account_id: str,
+        after: int,
+        limit: int,
+        max_bytes: int,
+        kinds: Kinds = MAIL_ALONE,
+    ) -> MailPage:
         with self._readers.reading() as connection:
-            position, last, page, more = _page(connection, _READ, values, limit, max_bytes)
-        if after > last:
+            reader = MailboxReader(connection, account_id, limit, max_bytes)
+            page = reader.mail(after) if kinds == MAIL_ALONE else reader.entries(after, kinds)
+        if after > page.last:
             raise CursorInvalid
-        return MailPage(page, position, more)
+        seen = page.entries[-1].seq if page.more and page.entries else page.last
+        return mail_page(page.entries, page.position, seen, more=page.more)
 
     def history(
-        self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
+        self,
+        account_id: str,
+        before: int | None,
+        limit: int,
+        max_bytes: int,
+        now: int,
+        *,
+        kinds: Kinds = MAIL_ALONE,
+        peer: Peer | None = None,
     ) -> MailPage:
-        values = {
-            "id": account_id,
-            "before": NO_SUCH_SEQ if before is None else min(before, NO_SUCH_SEQ),
-            "limit": _one_more(limit),
-            "ends": history_ends(self._policy, now),
-        }
+        ends = history_ends(self._policy, now)
         with self._readers.reading() as connection:
-            position, ageing, page, more = _page(connection, _HISTORY, values, limit, max_bytes)
+            reader = MailboxReader(connection, account_id, limit, max_bytes)
+            page = reader.history(before, ends, kinds, peer)
+        if page.ageing:
+            self._trim(account_id, now)
+        seen = page.entries[-1].seq if page.more and page.entries else 0
+        return mail_page(page.entries[::-1], page.position, seen, more=page.more)
+
+    def conversations(
+        self, account_id: str, before: int | None, limit: int, max_bytes: int, now: int
+    ) -> ConversationPage:
+        ends = history_ends(self._policy, now)
+        with self._readers.reading() as connection:
+            reader = MailboxReader(connection, account_id, limit, max_bytes)
+            conversations, more, ageing = reader.conversations(before, ends)
         if ageing:
-            # The page is without them already: that they go must not make a reader wait.
-            with suppress(StoreUnavailable, NoSuchUser):
-                self._change(account_id, lambda _box, _tables: None, now, _TRIM_SECONDS)
-        return MailPage(page[::-1], position, more)
+            self._trim(account_id, now)
+        return ConversationPage(conversations, more)
+
+    def put_receipt(self, account_id: str, receipt: PeerReceipt) -> None:
+        if receipt.account_id != account_id:
+            self._writer.do(partial(self._put_receipt, account_id, receipt))
+
+    def set_receipts(self, account_id: str, *, receipts: bool) -> None:
+        self._writer.do(
+            lambda transaction: self._rows.set_receipts(transaction, account_id, receipts=receipts)
+        )
+
+    def gives_receipts(self, account_id: str) -> bool:
+        query = "SELECT gives_receipts FROM mailboxes WHERE account_id = ?"
+        return bool(self._row(query, account_id)[0])
+
+    def block(self, account_id: str, peer: Blocked) -> None:
+        def write(transaction: Transaction) -> None:
+            block(transaction.connection, self._rows.get(transaction, account_id), peer)
+
+        self._writer.do(write)
+
+    def unblock(self, account_id: str, peer_id: str) -> bool:
+        def write(transaction: Transaction) -> bool:
+            box = self._rows.get(transaction, account_id)
+            return unblock(transaction.connection, box, peer_id)
+
+        return self._writer.do(write)
+
+    def blocked(self, account_id: str) -> Sequence[Blocked]:
+        with self._readers.reading() as connection:
+            rows = connection.execute(_BLOCKED, (account_id,)).fetchall()
+        if not rows:
+            raise NoSuchUser
+        return [Blocked(*row) for row in rows if row[0] is not None]
 
     def ack(self, account_id: str, up_to: int, now: int) -> Standing:
-        return self._change(account_id, lambda box, tables: box.ack(tables, up_to, now), now)[1]
+        deliveries, standing = self._change(
+            account_id, lambda box, tables: box.ack(tables, up_to, now), now
+        )
+        return standing._replace(deliveries=deliveries) if deliveries else standing
 
     def delete(self, account_id: str, seqs: Collection[int]) -> int:
         return self._change(account_id, lambda box, tables: box.delete(tables, seqs))[0]
 
     def standing(self, account_id: str) -> Standing:
-        with self._readers.reading() as connection:
-            rows = connection.execute(
-                "SELECT position, unread FROM mailboxes WHERE account_id = ?", (account_id,)
-            ).fetchall()
-        if not rows:
-            raise NoSuchUser
-        return Standing(*rows[0])
+        query = "SELECT position, unread FROM mailboxes WHERE account_id = ?"
+        return Standing(*self._row(query, account_id))
 
     def usage(self, account_id: str) -> MailboxUsage:
-        with self._readers.reading() as connection:
-            rows = connection.execute(_USAGE, (account_id,)).fetchall()
-        if not rows:
-            raise NoSuchUser
-        return MailboxUsage(*rows[0])
+        return MailboxUsage(*self._row(_USAGE, account_id))
 
     def set_quota(self, account_id: str, messages: int | None) -> None:
         self._writer.do(lambda transaction: self._rows.set_quota(transaction, account_id, messages))
@@ -204,8 +250,26 @@ class SqliteMailboxes(Mailboxes):
             row = connection.execute(_DEPTHS, (self._policy.mailbox_messages,)).fetchone()
         return Depths(*row)
 
-    def on_mail(self, account_id: str, wake: Wake) -> Unsubscribe:
-        return self._mail.add(account_id, wake)
+    def on_mail(self, account_id: str, wake: Wake, kinds: Kinds = MAIL_ALONE) -> Unsubscribe:
+        return self._watchers.add(account_id, wake, kinds)
+
+    def _row(self, query: str, account_id: str) -> tuple[Any, ...]:
+        """Return the row that a query finds for a mailbox.
+
+        Raises:
+            NoSuchUser: there is none.
+        """
+        with self._readers.reading() as connection:
+            rows: list[tuple[Any, ...]] = connection.execute(query, (account_id,)).fetchall()
+        if not rows:
+            raise NoSuchUser
+        return rows[0]
+
+    def _trim(self, account_id: str, now: int) -> None:
+        """Remove what has aged of a history; the page is without it already."""
+        # That it goes must not make a reader wait.
+        with suppress(StoreUnavailable, NoSuchUser):
+            self._change(account_id, lambda _box, _tables: None, now, _TRIM_SECONDS)
 
     def _change(
         self,
@@ -234,7 +298,7 @@ class SqliteMailboxes(Mailboxes):
     def create_in(self, transaction: Transaction, account_id: str) -> None:
         """Make a mailbox, in the writer's thread."""
         self._rows.create(transaction, account_id)
-        transaction.committed.append(lambda: self._mail.discard(account_id))
+        transaction.committed.append(lambda: self._watchers.discard(account_id))
 
     def drop_in(self, transaction: Transaction, account_id: str) -> None:
         """Drop a mailbox, in the writer's thread."""
@@ -243,30 +307,77 @@ class SqliteMailboxes(Mailboxes):
             return
         transaction.connection.execute("INSERT INTO dropped VALUES (?)", (box.number,))
         wakes = transaction.wakes
-        transaction.committed.append(lambda: wakes.extend(self._mail.end(account_id)))
+        transaction.committed.append(lambda: wakes.extend(self._watchers.end(account_id)))
         transaction.committed.append(self._sweep_soon)
 
-    def _append(self, transaction: Transaction, append: "_Append") -> Receipt | MailboxFull:
-        draft, content = append.draft, append.content
-        box = self._rows.get(transaction, append.account_id)
+    def _append(self, transaction: Transaction, append: "_Append") -> Accepted | MailboxFull:
+        account_id, draft = append.account_id, append.draft
+        box = self._rows.get(transaction, account_id)
         key = None if draft.send_id is None else key_of(box, draft, draft.send_id)
         first = self._sends.first(
-            transaction, key, draft, content, self._send_ids_of
-        ) or self._old_sends.first(transaction.connection, append.account_id, draft)
-        if first is not None:
-            return first
+            transaction, key, draft, append.content, self._send_ids_of
+        ) or self._old_sends.first(transaction.connection, account_id, draft)
+        accepted = first or self._store(transaction, box, append, key)
+        if (
+            isinstance(accepted, Accepted)
+            and draft.copy_to is not None
+            and draft.sender_id != account_id
+        ):
+            self._copy(transaction, append, accepted, repeated=first is not None)
+        return accepted
+
+    def _store(
+        self, transaction: Transaction, box: Mailbox, append: "_Append", key: Key | None
+    ) -> Accepted | MailboxFull:
+        """Store a message that is no repeat.
+
+        Raises:
+            Refused: its sender is blocked.
+        """
+        account_id, draft = append.account_id, append.draft
+        if draft.sender_id != account_id and is_blocked(
+            transaction.connection, box, draft.sender_id
+        ):
+            raise Refused
         if box.needs_trim(self._policy, draft.sent_at):
             box.trim(self._rows.tables(transaction), self._policy, draft.sent_at)
             self._rows.mark_changed(transaction, box)
         try:
-            self._rows.append(transaction, box, draft, self._policy)
+            n = self._rows.append(transaction, box, draft, self._policy)
         except MailboxFull as error:
             return error  # what was trimmed stays trimmed
         if key is not None:
-            self._sends.keep(transaction, key, draft, content, box.last)
+            self._sends.keep(transaction, key, draft, append.content, seq=box.last, n=n)
+        self._wake(transaction, account_id, Kind.MAIL)
+        return Accepted(draft.message_id, draft.sent_at, n)
+
+    def _copy(
+        self, transaction: Transaction, append: "_Append", accepted: Accepted, *, repeated: bool
+    ) -> None:
+        """Put the copy of a message into its sender's mailbox, if there is one and has none."""
+        draft = append.draft
+        box = self._rows.find(transaction, draft.sender_id)
+        if box is None:
+            return
+        # A new message has none; to look for it would write what waits, in every transaction.
+        if repeated and has_copy(
+            self._rows.tables(transaction)(), box, append.account_id, accepted
+        ):
+            return
+        if self._rows.add_copy(
+            transaction, box, append.account_id, draft, accepted=accepted, policy=self._policy
+        ):
+            self._wake(transaction, draft.sender_id, Kind.SENT)
+
+    def _put_receipt(self, account_id: str, receipt: PeerReceipt, transaction: Transaction) -> None:
+        box = self._rows.find(transaction, account_id)
+        if box is not None and put_receipt(transaction.connection, box, receipt, self._policy):
+            self._rows.mark_changed(transaction, box)
+            self._wake(transaction, account_id, Kind.RECEIPT)
+
+    def _wake(self, transaction: Transaction, account_id: str, kind: Kind) -> None:
         wakes = transaction.wakes
-        transaction.committed.append(lambda: wakes.extend(self._mail.wakes(append.account_id)))
-        return Receipt(draft.message_id, draft.sent_at)
+        transaction.committed.append(lambda: wakes.extend(self._watchers.wakes(account_id, kind)))
 
     def _send_ids_of(self, transaction: Transaction) -> Iterator[Key]:
         """Yield every send_id of a transaction's sends to mailboxes that are there."""
@@ -285,11 +396,14 @@ class SqliteMailboxes(Mailboxes):
         if row is None:
             self._sweeping = False
             return
-        swept = connection.execute(
-            "DELETE FROM messages WHERE box = ? AND seq <= (SELECT max(seq) FROM ("
-            "SELECT seq FROM messages WHERE box = ? ORDER BY seq LIMIT ?))",
-            (*row, *row, _SWEEP),
-        ).rowcount
+        swept = 0
+        for table in ("messages", "copies", "receipts"):
+            if swept < _SWEEP:
+                swept += connection.execute(
+                    f"DELETE FROM {table} WHERE box = ? AND seq <= (SELECT max(seq) FROM ("  # noqa: S608 - constants
+                    f"SELECT seq FROM {table} WHERE box = ? ORDER BY seq LIMIT ?))",
+                    (*row, *row, _SWEEP - swept),
+                ).rowcount
         if swept < _SWEEP:
             swept += connection.execute(
                 "DELETE FROM send_ids WHERE (box, sender_id, send_id) IN ("
@@ -297,6 +411,7 @@ class SqliteMailboxes(Mailboxes):
                 (*row, _SWEEP - swept),
             ).rowcount
         if swept < _SWEEP:
+            connection.execute("DELETE FROM blocked WHERE box = ?", row)
             connection.execute("DELETE FROM acks WHERE box = ?", row)
             connection.execute("DELETE FROM dropped WHERE box = ?", row)
         transaction.committed.append(lambda: self._writer.post(self._sweep))
@@ -329,46 +444,10 @@ class _Append:
         self.draft = draft
         self.content = b"" if draft.send_id is None else fingerprint(draft.body)
 
-    def __call__(self, transaction: Transaction) -> Receipt:
+    def __call__(self, transaction: Transaction) -> Accepted:
         outcome = self.boxes._append(transaction, self)  # noqa: SLF001 - its other half
         # The writer raises an error that is returned.
-        return cast("Receipt", outcome)
-
-
-def _one_more(limit: int) -> int:
-    return min(limit, NO_SUCH_SEQ) + 1
-
-
-def _page(
-    connection: sqlite3.Connection, query: str, values: Any, limit: int, max_bytes: int
-) -> tuple[int, int, tuple[Message, ...], bool]:
-    """Return the first two columns, which all rows share, and the messages of the others.
-
-    Raises:
-        NoSuchUser: there is no row.
-    """
-    # Closed: a statement that is not read to its end keeps its snapshot.
-    with closing(connection.execute(query, values)) as rows:
-        first = rows.fetchone()
-        if first is None:
-            raise NoSuchUser
-        page, more = fitting(_messages(first, rows), limit, max_bytes)
-    return first[0], first[1], page, more
-
-
-def _messages(first: tuple[Any, ...], others: Iterable[tuple[Any, ...]]) -> Iterator[Message]:
-    if first[2] is None:
-        return
-    yield _message(first)
-    for row in others:
-        yield _message(row)
-
-
-def _message(row: tuple[Any, ...]) -> Message:
-    _, _, seq, message_id, sender, body, sent_at = row
-    return Message(
-        seq=seq, message_id=message_id, sender=sender, body=from_column(body), sent_at=sent_at
-    )
+        return cast("Accepted", outcome)
 
 
 def _looked_through(connection: sqlite3.Connection, of: dict[str, Any]) -> list[Any]:

@@ -7,7 +7,7 @@ recipient's name and the body. Only the writer's thread uses what is in this fil
 import hashlib
 import sqlite3
 
-from twinline.core.store import Draft, MailboxPolicy, Receipt
+from twinline.core.store import Accepted, Draft, MailboxPolicy
 from twinline.stores.rules import send_ids_count
 from twinline.stores.sqlite.columns import to_column
 from twinline.stores.sqlite.schema import OLD_SEND_IDS
@@ -27,8 +27,8 @@ class OldSendIds:
 
     def first(
         self, connection: sqlite3.Connection, account_id: str, draft: Draft
-    ) -> Receipt | None:
-        """Return the receipt of the first send under a draft's send_id, if it still counts.
+    ) -> Accepted | None:
+        """Return what the first send under a draft's send_id got, if it still counts.
 
         One with another content may have been to another recipient, and is none.
         """
@@ -44,7 +44,7 @@ class OldSendIds:
         content, message_id, sent_at = row
         begin, end = send_ids_count(self.policy, draft.sent_at)
         if begin < sent_at < end and content == _content(connection, account_id, draft.body):
-            return Receipt(message_id, sent_at)
+            return Accepted(message_id, sent_at, 0)
         return None
 
     def roll_back(self) -> None:

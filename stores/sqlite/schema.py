@@ -12,7 +12,8 @@
     invitations(token_hash, created_at, expires_at, note)
         those that are not spent
 
-    mailboxes(box, account_id, position, last, unread, acked, oldest_ack, quota)
+    mailboxes(box, account_id, position, last, unread, acked, oldest_ack, quota, newest, copies,
+              receipts, blocked, gives_receipts)
         box         a number that is never used twice: what is left of a dropped mailbox can
                     be swept later and never shows up in another
         last        the last seq that was given out; never lower, whatever is deleted
@@ -20,10 +21,22 @@
         acked       how many have not, and are kept as history
         oldest_ack  when the first of `acks` was made, or NULL
         quota       how many messages may be unread, or NULL for the policy's number
-    messages(box, seq, message_id, sender, body, sent_at)
+        newest      the highest n of a message that came
+        copies, receipts, blocked
+                    how many rows of the tables of these names there are
+        gives_receipts
+                    whether it gives receipts, and takes them
+    messages(box, seq, message_id, sender, body, sent_at, sender_id, n)
+        sender_id   of one that came before version 4, '', and its n is 0; such messages have an
+                    index by name, all others one by sender_id
+    copies(box, seq, message_id, sender, peer_id, peer, sent_at, n, body)
+        what the mailbox's account has sent; the peer is the recipient
+    receipts(box, peer_id, peer, seq, n, acked_at)
+        one for each account that has acknowledged what was sent to it
+    blocked(box, peer_id, peer)
     acks(box, position, acked_at)
         history ages from its ack, so each ack that moved over messages is kept with them
-    send_ids(box, sender_id, send_id, content, message_id, sent_at, seq)
+    send_ids(box, sender_id, send_id, content, message_id, sent_at, seq, n)
         content     a hash of the body
         seq         of the message, and so the order in which they came
     dropped(box)    whose messages are still to be swept
@@ -57,7 +70,7 @@ from twinline.stores.sqlite.provenance import (
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 3
+VERSION: Final = 4
 """The version of the tables below, kept in ``PRAGMA user_version``."""
 
 
@@ -98,8 +111,16 @@ _ADDRESSES_AND_PROFILES: Final = (
 OLD_SEND_IDS: Final = "send_ids_1"
 """What version 1 knew of send_ids, in a migrated file: until the last of them has expired."""
 
-_SEND_IDS: Final = (
-    """CREATE TABLE send_ids (
+# Columns as a table is made with them, and as an older one gets them.
+_N: Final = "n INTEGER NOT NULL DEFAULT 0"
+_SENDER_ID: Final = "sender_id TEXT NOT NULL DEFAULT ''"
+
+
+def _send_ids(*more: str) -> tuple[str, str]:
+    """Return what makes the table of send_ids and its index, with more columns."""
+    columns = "".join(f"{column}, " for column in more)
+    return (
+        f"""CREATE TABLE send_ids (
         box INTEGER NOT NULL,
         sender_id TEXT NOT NULL,
         send_id TEXT NOT NULL,
@@ -107,9 +128,51 @@ _SEND_IDS: Final = (
         message_id TEXT NOT NULL,
         sent_at INTEGER NOT NULL,
         seq INTEGER NOT NULL,
+        {columns}
         PRIMARY KEY (box, sender_id, send_id)
     ) WITHOUT ROWID""",
-    "CREATE INDEX send_ids_by_age ON send_ids (sent_at)",
+        "CREATE INDEX send_ids_by_age ON send_ids (sent_at)",
+    )
+
+
+# The index has n too: so it tells whether the copy of a message is there.
+_COPIES: Final = (
+    """CREATE TABLE copies (
+        box INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        message_id TEXT NOT NULL,
+        sender TEXT NOT NULL,
+        peer_id TEXT NOT NULL,
+        peer TEXT NOT NULL,
+        sent_at INTEGER NOT NULL,
+        n INTEGER NOT NULL,
+        body NOT NULL,
+        PRIMARY KEY (box, seq)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX copies_by_peer ON copies (box, peer_id, seq, n)",
+)
+_RECEIPTS: Final = (
+    """CREATE TABLE receipts (
+        box INTEGER NOT NULL,
+        peer_id TEXT NOT NULL,
+        peer TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        n INTEGER NOT NULL,
+        acked_at INTEGER NOT NULL,
+        PRIMARY KEY (box, peer_id)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX receipts_by_seq ON receipts (box, seq)",
+)
+_BLOCKED: Final = """CREATE TABLE blocked (
+        box INTEGER NOT NULL,
+        peer_id TEXT NOT NULL,
+        peer TEXT NOT NULL,
+        PRIMARY KEY (box, peer_id)
+    ) WITHOUT ROWID"""
+_BY_SENDER: Final = (
+    "CREATE INDEX messages_by_sender ON messages (box, sender_id, seq)",
+    # A message of today costs this one nothing.
+    "CREATE INDEX messages_by_name ON messages (box, sender, seq) WHERE sender_id = ''",
 )
 
 _INVITATIONS: Final = """CREATE TABLE invitations (
@@ -118,10 +181,16 @@ _INVITATIONS: Final = """CREATE TABLE invitations (
         expires_at INTEGER NOT NULL,
         note NOT NULL
     ) WITHOUT ROWID"""
-# As a table is made with them, and as an older one gets them.
 _ENABLED: Final = "enabled INTEGER NOT NULL DEFAULT 1 CHECK (enabled IN (0, 1))"
 _MUST_CHANGE: Final = "must_change INTEGER NOT NULL DEFAULT 0 CHECK (must_change IN (0, 1))"
 _QUOTA: Final = "quota INTEGER CHECK (quota >= 1)"
+_BESIDE_MAIL: Final = (
+    "newest INTEGER NOT NULL DEFAULT 0",
+    "copies INTEGER NOT NULL DEFAULT 0 CHECK (copies >= 0)",
+    "receipts INTEGER NOT NULL DEFAULT 0 CHECK (receipts >= 0)",
+    "blocked INTEGER NOT NULL DEFAULT 0 CHECK (blocked >= 0)",
+    "gives_receipts INTEGER NOT NULL DEFAULT 1 CHECK (gives_receipts IN (0, 1))",
+)
 
 TABLES: Final = (
     f"""CREATE TABLE accounts (
@@ -151,24 +220,31 @@ TABLES: Final = (
         unread INTEGER NOT NULL DEFAULT 0 CHECK (unread >= 0),
         acked INTEGER NOT NULL DEFAULT 0 CHECK (acked >= 0),
         oldest_ack INTEGER,
-        {_QUOTA}
+        {_QUOTA},
+        {", ".join(_BESIDE_MAIL)}
     )""",
-    """CREATE TABLE messages (
+    f"""CREATE TABLE messages (
         box INTEGER NOT NULL,
         seq INTEGER NOT NULL,
         message_id TEXT NOT NULL,
         sender TEXT NOT NULL,
         body NOT NULL,
         sent_at INTEGER NOT NULL,
+        {_SENDER_ID},
+        {_N},
         PRIMARY KEY (box, seq)
     ) WITHOUT ROWID""",
+    *_BY_SENDER,
+    *_COPIES,
+    *_RECEIPTS,
+    _BLOCKED,
     """CREATE TABLE acks (
         box INTEGER NOT NULL,
         position INTEGER NOT NULL,
         acked_at INTEGER NOT NULL,
         PRIMARY KEY (box, position)
     ) WITHOUT ROWID""",
-    *_SEND_IDS,
+    *_send_ids(_N),
     "CREATE TABLE dropped (box INTEGER PRIMARY KEY)",
     """CREATE TABLE store (
         fence INTEGER NOT NULL,
@@ -189,7 +265,7 @@ MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
         SELECT {_profile("password_hash")}, count(*) FROM accounts GROUP BY 1""",  # noqa: S608
         "DROP INDEX send_ids_by_age",
         f"ALTER TABLE send_ids RENAME TO {OLD_SEND_IDS}",
-        *_SEND_IDS,
+        *_send_ids(),
         # A creation whose commit the disk had held up could leave an account without one.
         (
             "INSERT INTO mailboxes (account_id) SELECT account_id FROM accounts "
@@ -205,6 +281,16 @@ MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
         f"ALTER TABLE accounts ADD COLUMN {_MUST_CHANGE}",
         _INVITATIONS,
         f"ALTER TABLE mailboxes ADD COLUMN {_QUOTA}",
+    ),
+    3: (
+        *(f"ALTER TABLE mailboxes ADD COLUMN {column}" for column in _BESIDE_MAIL),
+        f"ALTER TABLE messages ADD COLUMN {_SENDER_ID}",
+        f"ALTER TABLE messages ADD COLUMN {_N}",
+        *_BY_SENDER,
+        *_COPIES,
+        *_RECEIPTS,
+        _BLOCKED,
+        f"ALTER TABLE send_ids ADD COLUMN {_N}",
     ),
 }
 """For each older version, the statements that make the next one of it."""

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from twinline.core.store import Draft, MailboxPolicy, Receipt
+from twinline.core.store import Accepted, Draft, MailboxPolicy
 from twinline.stores.rules import send_ids_count
 from twinline.stores.sql.mailbox import LONG_AGO, NO_SUCH_SEQ
-from twinline.stores.sql.send_ids import first_receipt, surplus
+from twinline.stores.sql.send_ids import First, first_accepted, surplus
 from twinline.stores.sqlite.columns import to_column
 from twinline.stores.sqlite.mailbox import Mailbox
 from twinline.stores.sqlite.rows import read_rows, write_rows
@@ -21,12 +21,12 @@ _EXPIRE: Final = 2  # expired ones removed for each write: so they go, and none 
 _COUNTED: Final = 10_000  # mailboxes whose send_ids are counted from one transaction to the next
 Key = tuple[int, str, str | bytes]
 """A mailbox's number, a sender's account id, and its send_id as its column has it."""
-_Row = tuple[int, str, str | bytes, bytes, str, int, int]
-"""A `Key`, and the content, the message's id, when it was sent, and its seq."""
+_Row = tuple[int, str, str | bytes, bytes, str, int, int, int]
+"""A `Key`, and the content, the message's id, when it was sent, its seq, and its ``n``."""
 
 _FIND: Final = (
     "WITH wanted (wanted_box, wanted_sender, wanted_id) AS ({}) "
-    "SELECT box, sender_id, send_id, content, message_id, sent_at "
+    "SELECT box, sender_id, send_id, content, message_id, sent_at, n "
     # CROSS: one look-up in the table for each that is wanted.
     "FROM wanted CROSS JOIN send_ids "
     "ON box = wanted_box AND sender_id = wanted_sender AND send_id = wanted_id"
@@ -53,7 +53,7 @@ class SendIds:
         # By mailbox and sender, how many there are at the most: expired ones are not taken off.
         self._counts: dict[int, Counter[str]] = {}
         self._transaction: Transaction | None = None  # the one that these two belong to
-        self._known: dict[Key, tuple[bytes, str, int]] = {}
+        self._known: dict[Key, First] = {}
         self._new: list[_Row] = []  # a key that counts no more may come again
 
     def first(
@@ -63,8 +63,8 @@ class SendIds:
         draft: Draft,
         content: bytes,
         wanted: Callable[[Transaction], Iterable[Key]],
-    ) -> Receipt | None:
-        """Return the receipt of the first send under a draft's send_id, if it still counts.
+    ) -> Accepted | None:
+        """Return what the first send under a draft's send_id got, if it still counts.
 
         Args:
             transaction: the present one.
@@ -79,10 +79,17 @@ class SendIds:
         if self._transaction is not transaction:
             self._begin(transaction, wanted(transaction), draft.sent_at)
         known = None if key is None else self._known.get(key)
-        return first_receipt(self.policy, draft, content, known)
+        return first_accepted(self.policy, draft, content, known)
 
     def keep(
-        self, transaction: Transaction, key: Key, draft: Draft, content: bytes, seq: int
+        self,
+        transaction: Transaction,
+        key: Key,
+        draft: Draft,
+        content: bytes,
+        *,
+        seq: int,
+        n: int,
     ) -> None:
         """Keep what a send_id stands for from now on.
 
@@ -92,6 +99,7 @@ class SendIds:
             draft: what was sent.
             content: its fingerprint.
             seq: the message's.
+            n: the message's, as well.
         """
         if self.policy.send_id_hours <= 0:
             return
@@ -102,8 +110,8 @@ class SendIds:
             counts = self._counts[box] = _count(transaction.connection, box)
         if not self._new:
             transaction.finishing.append(self.write)
-        self._known[key] = content, draft.message_id, sent_at
-        self._new.append((box, sender_id, send_id, content, draft.message_id, sent_at, seq))
+        self._known[key] = content, draft.message_id, sent_at, n
+        self._new.append((box, sender_id, send_id, content, draft.message_id, sent_at, seq, n))
         counts[sender_id] += 1
         self._oldest = min(self._oldest, sent_at)
         self._newest = max(self._newest, sent_at)
@@ -130,8 +138,8 @@ class SendIds:
 
     def _begin(self, transaction: Transaction, wanted: Iterable[Key], now: int) -> None:
         self._known = {
-            (box, sender_id, send_id): (content, message_id, sent_at)
-            for box, sender_id, send_id, content, message_id, sent_at in read_rows(
+            (box, sender_id, send_id): (content, message_id, sent_at, n)
+            for box, sender_id, send_id, content, message_id, sent_at, n in read_rows(
                 transaction.connection, _FIND, list(set(wanted))
             )
         }

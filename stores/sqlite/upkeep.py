@@ -40,10 +40,12 @@ from twinline.stores.upkeep import Findings, MailboxSize, Migration, Stats, Step
 # What must not be found: what it is, and a query that counts it.
 _FAULTS: Final = (
     (
-        "mailboxes whose position or a message's seq is beyond the last seq given out",
+        "mailboxes whose position or an entry's seq is beyond the last seq given out",
         (
-            "SELECT count(*) FROM mailboxes WHERE position > last OR last < "
-            "(SELECT ifnull(max(seq), 0) FROM messages WHERE messages.box = mailboxes.box)"
+            "SELECT count(*) FROM mailboxes WHERE position > last OR last < max("
+            "(SELECT ifnull(max(seq), 0) FROM messages WHERE messages.box = mailboxes.box), "
+            "(SELECT ifnull(max(seq), 0) FROM copies WHERE copies.box = mailboxes.box), "
+            "(SELECT ifnull(max(seq), 0) FROM receipts WHERE receipts.box = mailboxes.box))"
         ),
     ),
     (
@@ -53,6 +55,30 @@ _FAULTS: Final = (
             "SELECT box, count(*) AS kept, sum(seq > position) AS beyond "
             "FROM messages JOIN mailboxes USING (box) GROUP BY box) AS counted USING (box) "
             "WHERE unread != ifnull(beyond, 0) OR acked != ifnull(kept - beyond, 0)"
+        ),
+    ),
+    (
+        "mailboxes whose count of copies, receipts or blocked accounts is wrong",
+        (
+            "SELECT count(*) FROM mailboxes WHERE "
+            "copies != (SELECT count(*) FROM copies AS of WHERE of.box = mailboxes.box) OR "
+            "receipts != (SELECT count(*) FROM receipts AS of WHERE of.box = mailboxes.box) OR "
+            "blocked != (SELECT count(*) FROM blocked AS of WHERE of.box = mailboxes.box)"
+        ),
+    ),
+    (
+        "mailboxes with a message that has a higher n than the newest",
+        (
+            "SELECT count(*) FROM mailboxes WHERE newest < "
+            "(SELECT ifnull(max(n), 0) FROM messages WHERE messages.box = mailboxes.box)"
+        ),
+    ),
+    (
+        "mailboxes whose seqs are used twice",
+        (
+            "SELECT count(DISTINCT box) FROM (SELECT box FROM (SELECT box, seq FROM messages "
+            "UNION ALL SELECT box, seq FROM copies UNION ALL SELECT box, seq FROM receipts) "
+            "GROUP BY box, seq HAVING count(*) > 1)"
         ),
     ),
     (
@@ -67,7 +93,42 @@ _FAULTS: Final = (
         (
             "SELECT count(*) FROM messages WHERE typeof(message_id) != 'text' "
             "OR typeof(sender) != 'text' OR typeof(body) NOT IN ('text', 'blob') "
-            "OR typeof(sent_at) != 'integer' OR typeof(seq) != 'integer'"
+            "OR typeof(sent_at) != 'integer' OR typeof(seq) != 'integer' "
+            "OR typeof(sender_id) != 'text' OR typeof(n) != 'integer'"
+        ),
+    ),
+    *(
+        (
+            f"{table} in no mailbox",
+            (
+                f"SELECT count(*) FROM {table} WHERE box NOT IN (SELECT box FROM mailboxes) "  # noqa: S608 - constants
+                "AND box NOT IN (SELECT box FROM dropped)"
+            ),
+        )
+        for table in ("copies", "receipts", "blocked")
+    ),
+    (
+        "copies that cannot be read",
+        (
+            "SELECT count(*) FROM copies WHERE typeof(message_id) != 'text' "
+            "OR typeof(sender) != 'text' OR typeof(peer_id) != 'text' OR typeof(peer) != 'text' "
+            "OR typeof(body) NOT IN ('text', 'blob') OR typeof(sent_at) != 'integer' "
+            "OR typeof(n) != 'integer' OR seq < 1"
+        ),
+    ),
+    (
+        "messages that a mailbox has several copies of",
+        (
+            "SELECT count(*) FROM (SELECT 1 FROM copies GROUP BY box, message_id "
+            "HAVING count(*) > 1)"
+        ),
+    ),
+    (
+        "receipts that cannot be read",
+        (
+            "SELECT count(*) FROM receipts WHERE typeof(peer_id) != 'text' "
+            "OR typeof(peer) != 'text' OR typeof(n) != 'integer' "
+            "OR typeof(acked_at) != 'integer' OR seq < 1"
         ),
     ),
     (
@@ -172,6 +233,17 @@ _REPAIRS: Final = (
         "send_ids of mailboxes that are gone were swept",
         "DELETE FROM send_ids WHERE box NOT IN (SELECT box FROM mailboxes)",
     ),
+    *(
+        (
+            f"{what} of mailboxes that are gone were swept",
+            f"DELETE FROM {table} WHERE box NOT IN (SELECT box FROM mailboxes)",  # noqa: S608 - constants
+        )
+        for table, what in (
+            ("copies", "copies"),
+            ("receipts", "receipts"),
+            ("blocked", "blocked accounts"),
+        )
+    ),
     (
         "acks of mailboxes that are gone were swept",
         "DELETE FROM acks WHERE box NOT IN (SELECT box FROM mailboxes)",
@@ -183,7 +255,9 @@ _REPAIRS: Final = (
 _LARGEST: Final = f"""
     SELECT sum(size) OVER (), username, unread + acked, unread, quota, size FROM (
         SELECT mailboxes.*, (SELECT ifnull(sum({BYTES_OF_BODY}), 0) FROM messages
-            WHERE messages.box = mailboxes.box) AS size FROM mailboxes
+            WHERE messages.box = mailboxes.box)
+            + (SELECT ifnull(sum({BYTES_OF_BODY}), 0) FROM copies
+            WHERE copies.box = mailboxes.box) AS size FROM mailboxes
     ) LEFT JOIN accounts USING (account_id) ORDER BY size DESC, username LIMIT max(?, 1)"""  # noqa: S608 - a constant
 
 

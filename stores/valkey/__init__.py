@@ -7,8 +7,10 @@
     keys             the names of all that it keeps
     mailboxes        the half with messages and positions
     box_scripts      } the scripts of both halves,
-    account_scripts  } each of which the engine runs as one step
-    entries          what messages and send_ids are kept as
+    talk_scripts     } each of which the engine runs as one step;
+    account_scripts  } the second are of copies, receipts and conversations
+    pages            what scripts answer, as the pages of the contract
+    entries          what messages, copies, receipts and send_ids are kept as
     accounts         the half with accounts and sessions
     invitations      how one is spent though an account is in several parts
     tracing          where a message is, and how much a mailbox holds

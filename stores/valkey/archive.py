@@ -16,22 +16,33 @@ from typing import Any, Final, Self
 
 from twinline.core.errors import StoreUnavailable
 from twinline.core.passwords import profile_of
-from twinline.core.store import SEQ_JUMP, Account, Invitation
-from twinline.stores.archive import AccountRow, AckRow, MailboxRow, MessageRow, SendIdRow
+from twinline.core.protocol import Kind
+from twinline.core.store import SEQ_JUMP, Account, Blocked, Invitation
+from twinline.stores.archive import (
+    AccountRow,
+    AckRow,
+    CopyRow,
+    MailboxRow,
+    MessageRow,
+    ReceiptRow,
+    SendIdRow,
+)
 from twinline.stores.shared.paged import FIRST, Beginnings, PagedArchive
 from twinline.stores.upkeep import UpkeepError
 from twinline.stores.valkey.accounts import account_of, ask_account, fields_of
 from twinline.stores.valkey.entries import (
     COUNT,
+    LETTERS,
+    Header,
     from_header,
-    header,
-    receipt,
+    members,
+    result,
     send_id_field,
     send_id_row,
     sender_field,
 )
 from twinline.stores.valkey.invitations import Invitations, kept
-from twinline.stores.valkey.keys import FORMAT, PENDING
+from twinline.stores.valkey.keys import BOX, FORMAT, PENDING
 from twinline.stores.valkey.lane import Call, plain
 from twinline.stores.valkey.session import Session
 from twinline.stores.valkey.url import Target
@@ -65,6 +76,8 @@ class ValkeyArchive(PagedArchive):
         # Of the mailbox that is not whole; what is still to be asked goes with its end.
         self._waiting: list[Call] = []
         self._seqs: list[int] = []
+        self._last_of = dict.fromkeys(Kind, 0)  # seqs
+        self._blocked = 0  # how many
         self._oldest_ack = b""
         self._senders: Counter[bytes] = Counter()  # how many send_ids they have, by their field
 
@@ -196,25 +209,45 @@ class ValkeyArchive(PagedArchive):
         return [each for each in self._invited if each.token_hash > after][:limit]
 
     def _beginnings(self, account_id: str) -> Beginnings | None:
-        box, messages, acks, send_ids = (self._keys.of(account_id, kind) for kind in "bmat")
+        box, acks, blocked = (self._keys.of(account_id, kind) for kind in "baf")
+        streams = [self._keys.of(account_id, kind) for kind in "mtsr"]
         first = b"%d" % FIRST
-        found, *rows = self._session.ask_all(
+        found, refused, passed, *rows = self._session.ask_all(
             [
-                plain(box, b"HMGET", box, b"p", b"l", b"q"),
-                plain(messages, b"XRANGE", messages, b"-", b"+", b"COUNT", first),
+                plain(box, b"HMGET", box, b"p", b"l", b"q", b"w", b"g"),
+                plain(blocked, b"HGETALL", blocked),
                 plain(acks, b"LRANGE", acks, b"0", b"%d" % (FIRST - 1)),
-                plain(send_ids, b"XRANGE", send_ids, b"-", b"+", b"COUNT", first),
+                *(plain(key, b"XRANGE", key, b"-", b"+", b"COUNT", first) for key in streams),
             ]
         )
-        position, last, quota = found
+        position, last, quota, newest, gives = found
         if position is None:
             return None
-        row = MailboxRow(account_id, int(position), int(last), quota and int(quota))
-        sent = self._standing_for(account_id, rows[2])
-        return Beginnings(row, _messages(rows[0]), _acks(rows[1]), sent)
+        return Beginnings(
+            MailboxRow(
+                account_id,
+                int(position),
+                int(last),
+                quota and int(quota),
+                int(newest),
+                receipts=gives != b"0",
+            ),
+            _messages(rows[0]),
+            _acks(passed),
+            self._standing_for(account_id, rows[1]),
+            _copies(rows[2]),
+            _receipts(rows[3]),
+            _blocked(refused),
+        )
 
     def _messages(self, account_id: str, after: int, limit: int) -> Sequence[MessageRow]:
         return _messages(self._range(account_id, "m", after, limit))
+
+    def _copies(self, account_id: str, after: int, limit: int) -> Sequence[CopyRow]:
+        return _copies(self._range(account_id, "s", after, limit))
+
+    def _receipts(self, account_id: str, after: int, limit: int) -> Sequence[ReceiptRow]:
+        return _receipts(self._range(account_id, "r", after, limit))
 
     def _send_ids(self, account_id: str, after: int, limit: int) -> Sequence[SendIdRow]:
         return self._standing_for(account_id, self._range(account_id, "t", after, limit))
@@ -292,7 +325,7 @@ class ValkeyArchive(PagedArchive):
 
     def _removing(self, account_id: str) -> Iterator[Call]:
         """Yield what removes an account and its mailbox, but not its name."""
-        for kind in "pkdbmaut":
+        for kind in f"pkd{BOX}":
             key = self._keys.of(account_id, kind)
             yield plain(key, b"UNLINK", key, writes=True)
 
@@ -335,8 +368,9 @@ class ValkeyArchive(PagedArchive):
     def begin_mailbox(self, account_id: str) -> None:
         self._read = None
         self._seqs, self._oldest_ack = [], b""
+        self._last_of, self._blocked = dict.fromkeys(Kind, 0), 0
         self._senders.clear()
-        keys = [self._keys.of(account_id, kind) for kind in "bmaut"]
+        keys = self._keys.all_of_box(account_id)
         self._waiting = [plain(keys[0], b"UNLINK", *keys, writes=True)]
 
     def _put(self, calls: Sequence[Call]) -> None:
@@ -350,20 +384,61 @@ class ValkeyArchive(PagedArchive):
         self._session.ask_all(calls)
 
     def put_messages(self, account_id: str, rows: Sequence[MessageRow]) -> None:
-        key = self._keys.of(account_id, "m")
         self._seqs += [row.seq for row in rows]
-        self._put(
+        self._put_entries(
+            account_id,
+            Kind.MAIL,
             [
-                plain(
-                    key,
-                    *(b"XADD", key, b"%d-0" % row.seq, b"h"),
-                    header(b"%d" % row.sent_at, to_bytes(row.message_id), to_bytes(row.sender)),
-                    *(b"b", to_bytes(row.body)),
-                    writes=True,
+                (
+                    row.seq,
+                    Header(row.sender_id, row.sender, row.sent_at, row.message_id, row.n),
+                    row.body,
                 )
                 for row in rows
-            ]
+            ],
         )
+
+    def put_copies(self, account_id: str, rows: Sequence[CopyRow]) -> None:
+        self._put_entries(
+            account_id,
+            Kind.SENT,
+            [
+                (
+                    row.seq,
+                    Header(row.peer_id, row.peer, row.sent_at, row.message_id, row.n, row.sender),
+                    row.body,
+                )
+                for row in rows
+            ],
+        )
+
+    def put_receipts(self, account_id: str, rows: Sequence[ReceiptRow]) -> None:
+        self._put_entries(
+            account_id,
+            Kind.RECEIPT,
+            [(row.seq, Header(row.peer_id, row.peer, row.acked_at, "", row.n), "") for row in rows],
+        )
+
+    def _put_entries(
+        self, account_id: str, kind: Kind, rows: Sequence[tuple[int, Header, str]]
+    ) -> None:
+        key, index = (self._keys.of(account_id, each) for each in (LETTERS[kind].decode(), "y"))
+        calls = []
+        for seq, head, body in rows:
+            entry = b"%d-0" % seq, b"h", head.kept, b"b", to_bytes(body)
+            calls.append(plain(key, b"XADD", key, *entry, writes=True))
+            if kind is not Kind.MAIL:  # that comes into the index when it is looked for
+                found_by = [each for member in members(kind, seq, head) for each in (b"0", member)]
+                calls.append(plain(index, b"ZADD", index, *found_by, writes=True))
+        self._last_of[kind] = rows[-1][0]
+        self._put(calls)
+
+    def put_blocked(self, account_id: str, rows: Sequence[Blocked]) -> None:
+        if rows:
+            key = self._keys.of(account_id, "f")
+            flat = [to_bytes(each) for row in rows for each in row]
+            self._put([plain(key, b"HSET", key, *flat, writes=True)])
+        self._blocked = len(rows)
 
     def put_acks(self, account_id: str, rows: Sequence[AckRow]) -> None:
         key = self._keys.of(account_id, "a")
@@ -375,9 +450,9 @@ class ValkeyArchive(PagedArchive):
         key, order = (self._keys.of(account_id, kind) for kind in "ut")
         calls = []
         for row in rows:
-            sent_at, message_id = b"%d" % row.sent_at, to_bytes(row.message_id)
             field = send_id_field(row.sender_id, row.send_id)
-            kept = receipt(sent_at, message_id, row.content)
+            sent_at, message_id = b"%d" % row.sent_at, to_bytes(row.message_id)
+            kept = b"%d:%b" % (row.n, result(sent_at, message_id, row.content))
             calls += [
                 plain(key, b"HSET", key, field, kept, writes=True),
                 plain(order, b"XADD", order, b"%d-0" % row.seq, b"k", field, writes=True),
@@ -407,11 +482,18 @@ class ValkeyArchive(PagedArchive):
             b"n": b"%d" % (len(self._seqs) - acked),
             b"k": b"%d" % acked,
             b"o": self._oldest_ack,
+            b"w": b"%d" % row.newest,
+            b"f": b"%d" % self._blocked,
+            b"s": b"%d" % self._last_of[Kind.SENT],
+            b"d": b"%d" % self._last_of[Kind.RECEIPT],
+            b"m": b"%d" % self._last_of[Kind.MAIL],
             b"r": b"",
             b"e": b"%d" % (row.last // SEQ_JUMP),
         }
         if row.quota is not None:
             fields[b"q"] = b"%d" % row.quota
+        if not row.receipts:
+            fields[b"g"] = b"0"
         flat = [each for pair in fields.items() for each in pair]
         self._count_send_ids(row.account_id)
         if len(self._waiting) > 1:
@@ -456,11 +538,37 @@ def count_profiles(archive: ValkeyArchive) -> Counter[str]:
 
 
 def _messages(entries: Sequence[Any]) -> list[MessageRow]:
-    rows = []
+    return [
+        MessageRow(seq, head.message_id, head.peer, body, head.at, head.peer_id, head.n)
+        for seq, head, body in _entries(entries)
+    ]
+
+
+def _copies(entries: Sequence[Any]) -> list[CopyRow]:
+    return [
+        CopyRow(
+            *(seq, head.message_id, head.sender, head.peer_id, head.peer),
+            *(body, head.at, head.n),
+        )
+        for seq, head, body in _entries(entries)
+    ]
+
+
+def _receipts(entries: Sequence[Any]) -> list[ReceiptRow]:
+    return [
+        ReceiptRow(seq, head.peer_id, head.peer, head.n, head.at)
+        for seq, head, _ in _entries(entries)
+    ]
+
+
+def _entries(entries: Sequence[Any]) -> Iterator[tuple[int, Header, str]]:
     for place, (_, head, _, body) in entries:
-        sent_at, message_id, sender = from_header(head)
-        rows.append(MessageRow(_seq(place), message_id, sender, to_text(body), sent_at))
-    return rows
+        yield _seq(place), from_header(head), to_text(body)
+
+
+def _blocked(flat: Sequence[bytes]) -> list[Blocked]:
+    texts = [to_text(each) for each in flat]
+    return sorted([Blocked(*each) for each in zip(texts[::2], texts[1::2], strict=True)])
 
 
 def _acks(kept: Sequence[bytes]) -> list[AckRow]:

@@ -3,11 +3,33 @@
 Every script but `drop` has the keys of `Keys.box`, in that order, and its last two arguments are
 the engine's epoch (`twinline.stores.valkey.engine`). The policy's numbers are part of the text.
 
-The hash of a mailbox has these fields: ``p`` the position, ``l`` the last seq, ``n`` how many
-messages lie beyond the position, ``k`` how many do not, ``o`` when the oldest ack that counts was
-made, or nothing, ``q`` how many messages may lie beyond the position, where that is not the
-policy's number, and ``r`` and ``e`` the epoch. How messages and send_ids are kept is told by
-`twinline.stores.valkey.entries`.
+The hash of a mailbox has these fields:
+
+``p``, ``l``
+    the position, and the last seq
+``n``, ``k``
+    how many messages lie beyond the position, and how many do not
+``o``
+    when the oldest ack that counts was made, or nothing
+``q``
+    how many messages may lie beyond the position, where that is not the policy's number
+``w``
+    the newest message's ``n``
+``f``
+    how many accounts' mail it refuses; where it refuses none, a send looks at no list
+``i``
+    up to which seq mail is in the index: a send leaves it to who asks for a conversation
+``g``
+    0 where it neither gives nor takes receipts
+``s``, ``d``, ``m``
+    the seqs of the last copy and of the last receipt, and that of the last mail when the later one
+    of these came: of what kind the newest entry is, though a send notes none
+``r``, ``e``
+    the epoch
+
+How messages, copies, receipts and send_ids are kept, and the index of the first three, is told by
+`twinline.stores.valkey.entries`. The scripts that look for a conversation are in
+`twinline.stores.valkey.talk_scripts`.
 
 Lua's numbers are doubles, exact up to 2^53 as seqs and times are, and the engine takes them as they
 are; but Lua itself writes them with 14 digits, so they become text by `str` alone.
@@ -15,8 +37,20 @@ are; but Lua itself writes them with 14 digits, so they become text by `str` alo
 
 from typing import Final
 
-from twinline.core.store import SEQ_JUMP, MailboxPolicy
+from twinline.core.store import MOST_BLOCKED, SEQ_JUMP, MailboxPolicy
 from twinline.stores.rules import history_span, send_id_span
+from twinline.stores.valkey.entries import PARTS
+from twinline.stores.valkey.talk_scripts import (
+    BLOCK,
+    BLOCKED,
+    CONVERSATIONS,
+    COPY,
+    NEWEST_BY_PEER,
+    OF_PEER,
+    PUT_RECEIPT,
+    SET_RECEIPTS,
+    UNBLOCK,
+)
 from twinline.stores.valkey.wire import Script
 
 NO_MAILBOX: Final = -1
@@ -24,20 +58,25 @@ FULL: Final = -2
 CONFLICT: Final = -3
 CURSOR: Final = -4
 EXISTS: Final = -5
+REFUSED: Final = -6
+TOO_MANY: Final = -7
+AGAIN: Final = -8
 """What scripts answer instead of a seq or a count."""
+INDEXED_AT_ONCE: Final = 300
+"""How many messages come into the index in one step at most."""
 
 _HOUR_MS: Final = 3_600_000
 _MORE: Final = 15
 
 _OPEN: Final = """
-local b, m, a, u, t = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local b, m, a, u, t, y, s, r, f = unpack(KEYS)
 local call = redis.call
 local function str(x)
   -- `%d` is twice as quick, and may be of 32 bits.
   if x > -2147483648 and x < 2147483648 then return string.format('%d', x) end
   return string.format('%.0f', x)
 end
-local v = call('HMGET', b, 'p', 'l', 'n', 'k', 'o', 'r', 'q')
+local v = call('HMGET', b, 'p', 'l', 'n', 'k', 'o', 'r', 'q', 'w', 'f', 'g')
 if not v[1] then return NO_MAILBOX end
 local p, l, n, k = tonumber(v[1]), tonumber(v[2]), tonumber(v[3]), tonumber(v[4])
 local o, epoch, e = tonumber(v[5]), ARGV[#ARGV - 1], nil
@@ -55,7 +94,55 @@ local function keep(...)
   end
 end
 """
-_TRIM: Final = """
+_REFUSES: Final = """
+local function refuses(peer) return v[9] ~= '0' and call('HEXISTS', f, peer) == 1 end
+"""
+# What the index has of entries.
+_PLACES: Final = """
+local function place(letter, peer, seq, at)
+  return letter .. peer .. '\\0' .. string.format('%016.0f', seq) .. (at and ':' .. at or '')
+end
+local function parts(entry)
+  local id, name, at, message_id, n = string.match(entry[2][2], PARTS)
+  return id ~= '' and id or '\\1' .. name, at, message_id, tonumber(n), name
+end
+local function seq_of(entry) return tonumber(string.match(entry[1], '^%d+')) end
+"""
+# How an entry goes, and how mail comes into the index: some of it at a time, so that others are
+# served in between.
+_INDEX: Final = f"""{_PLACES}
+local function index_mail()
+  local from, some = call('HGET', b, 'i') or '0', nil
+  for _ = 1, INDEXED_AT_ONCE, 100 do
+    some = call('XRANGE', m, '(' .. from .. '-0', '+', 'COUNT', 100)
+    if #some == 0 then return true end
+    local members = {{}}
+    for i = 1, #some do
+      members[2 * i - 1], members[2 * i] = 0, place('m', parts(some[i]), seq_of(some[i]))
+    end
+    call('ZADD', y, unpack(members))
+    from = string.match(some[#some][1], '^%d+')
+    call('HSET', b, 'i', from)
+    if #some < 100 then return true end
+  end
+  return false
+end
+local function at_seq(key, seq)
+  local only = str(seq) .. '-0'
+  return call('XRANGE', key, only, only)[1]
+end
+local function remove(key, letter, entry)
+  local peer, at, message_id = parts(entry)
+  if letter == 'm' then
+    call('ZREM', y, place('m', peer, seq_of(entry)))
+  else
+    call('ZREM', y, place(letter, peer, seq_of(entry), at), 'c' .. message_id)
+  end
+  call('XDEL', key, entry[1])
+end
+"""
+# What few sends need is made inside, for those that do.
+_TRIM: Final = f"""
 local function ack_at_front()
   local front = call('LINDEX', a, 0)
   if not front then return nil, nil end
@@ -66,6 +153,18 @@ local function needs_trim(now)
   return k > HISTORY or (o and o <= now - HISTORY_MS)
 end
 local function trim(now)
+  {_PLACES}
+  local function unindex(to, count)
+    local from, some, indexed = '-', nil, tonumber(call('HGET', b, 'i')) or 0
+    while count > 0 and indexed > 0 do
+      some = call('XRANGE', m, from, to, 'COUNT', math.min(count, 100))
+      if #some == 0 then return end
+      from, count = '(' .. some[#some][1], count - #some
+      if seq_of(some[1]) > indexed then return end
+      for i = 1, #some do some[i] = place('m', parts(some[i]), seq_of(some[i])) end
+      call('ZREM', y, unpack(some))
+    end
+  end
   local aged
   while o and o <= now - HISTORY_MS do
     aged = ack_at_front()
@@ -73,8 +172,14 @@ local function trim(now)
     local _, at = ack_at_front()
     o = at
   end
-  if aged then k = k - call('XTRIM', m, 'MINID', '=', aged + 1) end
-  if k > HISTORY then k = k - call('XTRIM', m, 'MAXLEN', '=', n + HISTORY) end
+  if aged then
+    unindex(str(aged) .. '-0', k)
+    k = k - call('XTRIM', m, 'MINID', '=', aged + 1)
+  end
+  if k > HISTORY then
+    unindex('+', k - HISTORY)
+    k = k - call('XTRIM', m, 'MAXLEN', '=', n + HISTORY)
+  end
   if o then
     local first = call('XRANGE', m, '-', '+', 'COUNT', 1)[1]
     local oldest = first and tonumber(string.match(first[1], '^%d+')) or math.huge
@@ -91,10 +196,10 @@ end
 # may be too old, when there are too many, and in time for the engine not to drop all of them. So
 # most sends only add their own. It returns how many there are now, of all senders and of its own.
 _TIDY: Final = """
-local function receipt(kept)
-  local at, length, ids = string.match(kept, '^(%-?%d+):(%d+):()')
+local function result(kept)
+  local n, at, length, ids = string.match(kept, '^(%d+):(%-?%d+):(%d+):()')
   ids = ids + length
-  return tonumber(at), string.sub(kept, ids - length, ids - 1), string.sub(kept, ids)
+  return tonumber(at), string.sub(kept, ids - length, ids - 1), string.sub(kept, ids), n
 end
 local function tidy(field, sender, now, known, count, mine)
   local function forget(entries)
@@ -137,7 +242,7 @@ local function tidy(field, sender, now, known, count, mine)
   end
   local old = {}
   for i, entry in ipairs(call('XRANGE', t, '-', '+', 'COUNT', OLD_AT_ONCE)) do
-    local at = receipt(call('HGET', u, entry[2][2]))
+    local at = result(call('HGET', u, entry[2][2]))
     if now - at > -SPAN and now - at < SPAN then break end
     old[i] = entry
   end
@@ -158,38 +263,43 @@ local function tidy(field, sender, now, known, count, mine)
     end
   end
   local first, due = call('XRANGE', t, '-', '+', 'COUNT', 1)[1], now + SPAN / 8
-  if first then due = math.min(due, receipt(call('HGET', u, first[2][2])) + LATE) end
+  if first then due = math.min(due, result(call('HGET', u, first[2][2])) + LATE) end
   call('HSET', u, 'd', math.floor(due), 'l', count >= FEW and LONG or '')
   return count, mine
 end
 """
 _APPEND: Final = """
-local header, body, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local field, sender, kept = ARGV[4], ARGV[5], ARGV[6]
+local head, body, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local peer, field, kept = ARGV[4], ARGV[5], ARGV[6]
 local counts = SPAN > 0 and field ~= ''
-local known, mine, count, due
+local known, sender, mine, count, due
 if counts then
+  sender = 's' .. peer
   local found = call('HMGET', u, field, sender, 'n', 'd')
   known, mine, count, due = found[1], found[2] or 0, found[3] or 0, found[4] or now
   mine, count, due = tonumber(mine), tonumber(count), tonumber(due)
   if known then
-    local at, message_id, content = receipt(known)
+    local at, message_id, content, number = result(known)
     if now - at > -SPAN and now - at < SPAN then
-      local _, _, wanted = receipt(kept)
-      if content ~= wanted then return CONFLICT end
-      return {message_id, str(at)}
+      if content ~= string.sub(kept, -#content) then return CONFLICT end
+      return {message_id, str(at), number}
     end
   end
+end
+if v[9] ~= '0' and call('HEXISTS', f, peer) == 1 and peer ~= string.match(b, '{([^}]*)}:b$') then
+  return REFUSED
 end
 if n >= (tonumber(v[7]) or MAILBOX) then return FULL end
 local trims = needs_trim(now)
 if trims then trim(now) end
+local w, number = tonumber(v[8]) + 1, nil
+if w > now then number = str(w) else w, number = now, ARGV[3] end
 l, n = l + 1, n + 1
-call('XADD', m, l, 'h', header, 'b', body)
+call('XADD', m, l, 'h', head .. number, 'b', body)
 if trims then
-  keep('l', l, 'n', n, 'k', k, 'o', o or '')
+  keep('l', l, 'n', n, 'w', w, 'k', k, 'o', o or '')
 else
-  keep('l', l, 'n', n)
+  keep('l', l, 'n', n, 'w', w)
 end
 if counts then
   local tidies = known or now >= due or now < due - SPAN / 8 or count == FEW
@@ -197,29 +307,43 @@ if counts then
     count, mine = tidy(field, sender, now, known, count, mine)
   end
   call('XADD', t, l, 'k', field)
-  call('HSET', u, field, kept, sender, mine + 1, 'n', count + 1)
+  call('HSET', u, field, number .. ':' .. kept, sender, mine + 1, 'n', count + 1)
   if tidies then
     call('PEXPIRE', u, KEEP_MS)
     call('PEXPIRE', t, KEEP_MS)
   end
 end
 call('SPUBLISH', string.sub(b, 1, -2) .. 'w', l)
-return l
+if w == now then return l end
+return {l, w}
 """
+# An ack that gives receipts looks at all that it passes; the others count it, where they can.
 _ACK: Final = """
+local delivered = {}
 local function ack(up_to, now)
-  local moved = 0
-  if up_to == l then
+  local moved, gives = 0, n > 0 and v[10] ~= '0'
+  if up_to == l and not gives then
     moved = n
-  elseif n == l - p then
+  elseif n == l - p and not gives then
     moved = up_to - p
   else
     local from, to, found = '(' .. str(p) .. '-0', str(up_to) .. '-0', nil
+    local newest = {}
     repeat
       found = call('XRANGE', m, from, to, 'COUNT', 200)
       moved = moved + #found
+      for i = 1, gives and #found or 0 do
+        local id, number = string.match(found[i][2][2], '^(%Z*)%z.*%z(%d+)$')
+        newest[id] = number
+      end
       if #found > 0 then from = '(' .. found[#found][1] end
     until #found < 200
+    for id, number in pairs(newest) do
+      if id ~= '' and not refuses(id) then
+        delivered[#delivered + 1] = id
+        delivered[#delivered + 1] = number
+      end
+    end
   end
   if moved > 0 then
     call('RPUSH', a, str(up_to) .. ':' .. str(now))
@@ -236,70 +360,102 @@ local function acked(up_to, now)
   end
 end
 """
-# Messages of a page, at least one more than fits into it if there is one.
+# Entries of a page, at least one more than fits into it if there is one, without those that have
+# aged.
 _PAGE: Final = """
-local function page(command, from, to, limit, most)
+local function page(key, command, from, to, limit, most, aged)
   local all, bytes, count, chunk, found = {}, 0, 0, 8, nil
   repeat
     local asked = math.min(limit + 1 - count, chunk)
-    found = call(command, m, from, to, 'COUNT', asked)
+    found = call(command, key, from, to, 'COUNT', asked)
     for i = 1, #found do
-      count = count + 1
-      all[count] = found[i]
-      bytes = bytes + #found[i][2][4]
-      if count > limit or (count > 1 and bytes > most) then return all end
+      if not (aged and aged(found[i])) then
+        count = count + 1
+        all[count] = found[i]
+        bytes = bytes + #found[i][2][4]
+        if count > limit or (count > 1 and bytes > most) then return all end
+      end
     end
     if #found > 0 then from = '(' .. found[#found][1] end
     chunk = 64
   until #found < asked
   return all
 end
+local KEY = {m = m, s = s, r = r}
 """
+# Of each kind that is asked for a page of its own: what is of all of them is told apart outside.
 _LOOK: Final = """
 local after, limit, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local up_to, now = tonumber(ARGV[4]), tonumber(ARGV[5])
+local up_to, now, kinds = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 if up_to and up_to > l then return CURSOR end
 if limit > 0 and after > l then return CURSOR end
 if up_to then acked(up_to, now) end
-local found = {}
-if limit > 0 and after < l then
-  found = page('XRANGE', '(' .. str(after) .. '-0', '+', limit, most)
+-- Not where it jumps to: another server may have it jump less far.
+local answer = {p, tonumber(v[2]), delivered}
+for letter in string.gmatch(kinds, '.') do
+  local found = {}
+  if limit > 0 and after < l then
+    found = page(KEY[letter], 'XRANGE', '(' .. str(after) .. '-0', '+', limit, most)
+  end
+  answer[#answer + 1] = found
 end
-return {p, found}
+return answer
 """
 _HISTORY: Final = """
 local before, limit, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local now = tonumber(ARGV[4])
+local now, kinds, id, name = tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
+local ends = now - HISTORY_MS
 if needs_trim(now) then
   trim(now)
   keep('k', k, 'o', o or '')
 end
-return {p, page('XREVRANGE', before == '' and '+' or before .. '-0', '-', limit, most)}
+local answer = {p}
+if name ~= '' then
+  if not index_mail() then return AGAIN end
+  local found = of_peer(kinds, id, name, before, limit, most, ends)
+  for letter in string.gmatch(kinds, '.') do answer[#answer + 1] = found[letter] end
+  return answer
+end
+local from = before == '' and '+' or before .. '-0'
+local function aged(entry)
+  local _, at = parts(entry)
+  return tonumber(at) <= ends
+end
+for letter in string.gmatch(kinds, '.') do
+  -- What has aged of mail is gone.
+  local leave = letter ~= 'm' and aged
+  answer[#answer + 1] = page(KEY[letter], 'XREVRANGE', from, '-', limit, most, leave)
+end
+return answer
 """
 _STANDING_AFTER: Final = """
 if tonumber(ARGV[1]) > l then return CURSOR end
 acked(tonumber(ARGV[1]), tonumber(ARGV[2]))
-return {p, n}
+return {p, n, delivered}
 """
 _DELETE: Final = """
-local unread, acked = {}, {}
+local of_unread, of_acked, others = 0, 0, 0
 for i = 1, #ARGV - 2 do
-  local into = tonumber(ARGV[i]) > p and unread or acked
-  into[#into + 1] = ARGV[i] .. '-0'
-end
-local function delete(ids)
-  local gone = 0
-  for i = 1, #ids, 500 do
-    gone = gone + call('XDEL', m, unpack(ids, i, math.min(i + 499, #ids)))
+  local seq = tonumber(ARGV[i])
+  for letter, key in pairs({m = m, s = s, r = r}) do
+    local entry = at_seq(key, seq)
+    if entry then
+      remove(key, letter, entry)
+      if letter ~= 'm' then
+        others = others + 1
+      elseif seq > p then
+        of_unread = of_unread + 1
+      else
+        of_acked = of_acked + 1
+      end
+    end
   end
-  return gone
 end
-local of_unread, of_acked = delete(unread), delete(acked)
 if of_unread + of_acked > 0 then
   n, k = n - of_unread, k - of_acked
   keep('n', n, 'k', k)
 end
-return of_unread + of_acked
+return of_unread + of_acked + others
 """
 _SET_QUOTA: Final = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return NO_MAILBOX end
@@ -309,18 +465,18 @@ return 1
 """
 _CREATE: Final = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return EXISTS end
-redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
-redis.call('HSET', KEYS[1], 'p', 0, 'l', 0, 'n', 0, 'k', 0, 'o', '',
-  'r', ARGV[#ARGV - 1], 'e', ARGV[#ARGV])
+redis.call('UNLINK', unpack(KEYS, 2))
+redis.call('HSET', KEYS[1], 'p', 0, 'l', 0, 'n', 0, 'k', 0, 'o', '', 'w', 0,
+  'f', 0, 'r', ARGV[#ARGV - 1], 'e', ARGV[#ARGV])
 return 1
 """
 # The last of its keys is the account's.
 _DROP: Final = """
 if redis.call('EXISTS', KEYS[1]) == 1 then
-  redis.call('UNLINK', unpack(KEYS, 1, 5))
+  redis.call('UNLINK', unpack(KEYS, 1, #KEYS - 1))
   redis.call('SPUBLISH', string.sub(KEYS[1], 1, -2) .. 'w', '')
 end
-return redis.call('EXISTS', KEYS[6])
+return redis.call('EXISTS', KEYS[#KEYS])
 """
 
 
@@ -335,6 +491,12 @@ class BoxScripts:
             "CONFLICT": CONFLICT,
             "CURSOR": CURSOR,
             "EXISTS": EXISTS,
+            "REFUSED": REFUSED,
+            "TOO_MANY": TOO_MANY,
+            "AGAIN": AGAIN,
+            "INDEXED_AT_ONCE": INDEXED_AT_ONCE,
+            "PARTS": f"'{PARTS}'",
+            "MOST_BLOCKED": MOST_BLOCKED,
             "SEQ_JUMP": SEQ_JUMP,
             "MAILBOX": policy.mailbox_messages,
             "HISTORY": policy.history_messages,
@@ -364,22 +526,20 @@ class BoxScripts:
         self.create = script(_CREATE)
         self.drop = script(_DROP)
         self.append = script(_OPEN, _TRIM, _TIDY, _APPEND)
-        self.look = script(_OPEN, _TRIM, _ACK, _PAGE, _LOOK)
-        self.history = script(_OPEN, _TRIM, _PAGE, _HISTORY)
-        self.ack = script(_OPEN, _TRIM, _ACK, _STANDING_AFTER)
-        self.delete = script(_OPEN, _DELETE)
+        self.copy = script(_OPEN, _INDEX, COPY)
+        self.look = script(_OPEN, _REFUSES, _TRIM, _ACK, _PAGE, _LOOK)
+        self.history = script(_OPEN, _INDEX, _TRIM, _PAGE, NEWEST_BY_PEER, OF_PEER, _HISTORY)
+        self.conversations = script(_OPEN, _INDEX, _TRIM, NEWEST_BY_PEER, CONVERSATIONS)
+        self.ack = script(_OPEN, _REFUSES, _TRIM, _ACK, _STANDING_AFTER)
+        self.delete = script(_OPEN, _INDEX, _DELETE)
         self.set_quota = script(_SET_QUOTA)
+        self.put_receipt = script(_OPEN, _REFUSES, _INDEX, PUT_RECEIPT)
+        self.set_receipts = script(SET_RECEIPTS)
+        self.block = script(BLOCK)
+        self.unblock = script(UNBLOCK)
+        self.blocked = script(BLOCKED)
 
     @property
     def all(self) -> tuple[Script, ...]:
         """Every one of them."""
-        return (
-            self.create,
-            self.drop,
-            self.append,
-            self.look,
-            self.history,
-            self.ack,
-            self.delete,
-            self.set_quota,
-        )
+        return tuple(vars(self).values())

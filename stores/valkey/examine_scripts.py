@@ -5,24 +5,37 @@ So what is found is no half of a step that a server makes just then.
 
 from typing import Final
 
+from twinline.stores.valkey.entries import PARTS
 from twinline.stores.valkey.wire import Script
 
-# KEYS: all five of a mailbox, and the account. Returns the numbers of what is found.
-_BOX: Final = """
-local b, m, a, u, t = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+ORPHAN: Final = 1
+NO_ACCOUNT: Final = 7
+NO_MAILBOX: Final = 8
+SESSIONS: Final = 9
+ADDRESSES: Final = 10
+LOST: Final = 11
+NUMBERS: Final = 12
+"""What the scripts find, among others."""
+# KEYS: all of a mailbox, and the account. Returns the numbers of what is found.
+_BOX: Final = f"""
+local b, m, a, u, t, y, s, r, f, account = unpack(KEYS)
 local call = redis.call
-local v = call('HMGET', b, 'p', 'l', 'n', 'k', 'o')
-local found = {}
+local v = call('HMGET', b, 'p', 'l', 'n', 'k', 'o', 'w', 'f', 'i')
+local found = {{}}
 if not v[1] then
-  if call('EXISTS', m, a, u, t) > 0 then found[1] = 1 end
+  if call('EXISTS', m, a, u, t, y, s, r, f) > 0 then found[1] = 1 end
   return found
 end
 local function note(number) found[#found + 1] = number end
 local function seq(entry) return tonumber(string.match(entry[1], '^%d+')) end
 local p, l, n, k = tonumber(v[1]), tonumber(v[2]), tonumber(v[3]), tonumber(v[4])
-local first, last = call('XRANGE', m, '-', '+', 'COUNT', 1)[1], nil
-last = call('XREVRANGE', m, '+', '-', 'COUNT', 1)[1]
-if p > l or (last and (seq(last) > l or seq(first) < 1)) then note(2) end
+local beyond = p > l
+for _, key in ipairs({{m, s, r}}) do
+  local first = call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+  local last = call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+  if last and (seq(last) > l or seq(first) < 1) then beyond = true end
+end
+if beyond then note(2) end
 local function count(from, to)
   local all = 0
   repeat
@@ -53,7 +66,34 @@ local counted = tonumber(call('HGET', u, 'n') or 0)
 if call('XLEN', t) ~= remembered or of_senders ~= remembered or counted ~= remembered then
   note(6)
 end
-if call('EXISTS', KEYS[6]) == 0 then note(7) end
+if call('EXISTS', account) == 0 then note(7) end
+local members, lost, newest, upto = 0, false, 0, tonumber(v[8]) or 0
+local function indexed(member)
+  members = members + 1
+  if not call('ZSCORE', y, member) then lost = true end
+end
+for letter, key in pairs({{m = m, s = s, r = r}}) do
+  local from, some = '-', nil
+  repeat
+    some = call('XRANGE', key, from, '+', 'COUNT', 200)
+    for _, entry in ipairs(some) do
+      local id, name, at, message_id, n = string.match(entry[2][2], '{PARTS}')
+      local peer = id ~= '' and id or '\\1' .. name
+      local place = letter .. peer .. '\\0' .. string.format('%016.0f', seq(entry))
+      if letter == 'm' then
+        newest = math.max(newest, tonumber(n))
+        if seq(entry) <= upto then indexed(place) end
+      else
+        indexed(place .. ':' .. at)
+      end
+      if letter == 's' then indexed('c' .. message_id) end
+    end
+    if #some > 0 then from = '(' .. some[#some][1] end
+  until #some < 200
+end
+if lost or call('ZCARD', y) ~= members then note({LOST}) end
+local highest, blocked = tonumber(v[6]) or 0, tonumber(v[7]) or 0
+if newest > highest or call('HLEN', f) ~= blocked then note({NUMBERS}) end
 return found
 """
 # KEYS: the account, its mailbox, sessions and addresses. Returns its name, and what is found.
@@ -73,8 +113,9 @@ return found
 # KEYS: as of the mailbox. Makes an empty one where an account has none, of the first epoch.
 _MAKE: Final = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
-redis.call('HSET', KEYS[1], 'p', 0, 'l', 0, 'n', 0, 'k', 0, 'o', '', 'r', '', 'e', 0)
+redis.call('UNLINK', unpack(KEYS, 2))
+redis.call('HSET', KEYS[1], 'p', 0, 'l', 0, 'n', 0, 'k', 0, 'o', '', 'w', 0, 'f', 0,
+  'r', '', 'e', 0)
 return 1
 """
 # KEYS: the account, its sessions and addresses. Ends what is not its own; returns how many of each.
@@ -90,14 +131,8 @@ end
 return {ended, live and 0 or redis.call('UNLINK', KEYS[3])}
 """
 
-ORPHAN: Final = 1
-NO_ACCOUNT: Final = 7
-NO_MAILBOX: Final = 8
-SESSIONS: Final = 9
-ADDRESSES: Final = 10
-"""What the scripts find, among others."""
 FAULTS: Final = {
-    2: "mailboxes whose position or a message's seq is beyond the last seq given out",
+    2: "mailboxes whose position or an entry's seq is beyond the last seq given out",
     3: "mailboxes whose count of unread or of read messages is wrong",
     ORPHAN: "messages, acks or send_ids in no mailbox",
     4: "mailboxes whose history does not begin with its oldest ack",
@@ -106,6 +141,8 @@ FAULTS: Final = {
     NO_MAILBOX: "accounts without a mailbox",
     SESSIONS: "sessions of no account, or under another name than it has",
     ADDRESSES: "accounts that are gone and have addresses",
+    LOST: "mailboxes whose messages, copies and receipts are not all found by whom they are of",
+    NUMBERS: "mailboxes that count other messages, or other blocked accounts, than they have",
 }
 """What must not be found, by its number."""
 

@@ -9,10 +9,15 @@ and a script can change it as one step. ``ID`` is an account's id::
     {ID}:u      hash     send_ids and what each stands for, and how many there are of each sender
                          (`twinline.stores.valkey.box_scripts`)
     {ID}:t      stream   these send_ids, by seq
+    {ID}:s      stream   copies of what the account has sent
+    {ID}:r      stream   receipts for that
+    {ID}:y      zset     messages, copies and receipts by whom they are from or to
+    {ID}:f      hash     whose mail it refuses: their names, by account id
     {ID}:p      hash     the account
     {ID}:k      hash     its sessions, by token hash
     {ID}:d      hash     the addresses that it was logged in from
-    {ID}:w      channel  mail has come, up to this seq; or the mailbox is gone
+    {ID}:w      channel  mail has come, up to this seq; or a copy, sSEQ; or a receipt, rSEQ; or
+                         nothing: the mailbox is gone
     {ID}:e      channel  sessions have ended
 
     {d:XY}:n    hash     the names that begin with XY: the account's id, or nothing if reserved
@@ -37,7 +42,10 @@ from zlib import crc32
 from twinline.stores.valkey.wire import packed, to_bytes, to_text
 
 _CACHED: Final = 10_000  # mailboxes whose keys are not made anew for every call
-FORMAT: Final = 3
+BOX: Final = "bmautysrf"
+"""The kinds of a mailbox's keys, in the order in which its scripts have them."""
+_OWN: Final = f"{BOX}pkd".encode()  # the kinds of an account's keys
+FORMAT: Final = 4
 """The version of how everything is kept."""
 ALIVE_MS: Final = 10_000
 """A server that was not heard of for so long does not use the store."""
@@ -77,6 +85,10 @@ class Keys:
         """Return a key of an account or its mailbox."""
         return b"%b{%b}:%b" % (self._prefix, to_bytes(account_id), kind.encode())
 
+    def all_of_box(self, account_id: str) -> tuple[bytes, ...]:
+        """Return the keys of a mailbox, in the order in which its scripts have them."""
+        return tuple([self.of(account_id, kind) for kind in BOX])
+
     @property
     def pattern(self) -> bytes:
         """What every key matches that belongs to an account, or to names."""
@@ -90,12 +102,12 @@ class Keys:
     def account_of(self, key: bytes) -> tuple[str, str] | None:
         """Return whose key this is, and of which kind; None if it is no account's."""
         tagged, _, kind = key.removeprefix(self._prefix).rpartition(b":")
-        if len(kind) != 1 or kind not in b"bmautpkd" or not tagged.startswith(b"{"):
+        if len(kind) != 1 or kind not in _OWN or not tagged.startswith(b"{"):
             return None
         return to_text(tagged[1:-1]), kind.decode()
 
     def _box(self, account_id: str) -> "BoxKeys":
-        keys = [self.of(account_id, kind) for kind in "bmaut"]
+        keys = self.all_of_box(account_id)
         channel = self.of(account_id, "w")
         return BoxKeys(keys[0], channel, packed(b"%d" % len(keys), *keys), 1 + len(keys))
 

@@ -18,6 +18,7 @@ from twinline.stores.rules import (
     was_deleted,
 )
 from twinline.stores.valkey.engine import CALL_SECONDS, Engine
+from twinline.stores.valkey.entries import PARTS
 from twinline.stores.valkey.keys import Keys
 from twinline.stores.valkey.lane import Call, plain
 from twinline.stores.valkey.pending import script_call
@@ -37,8 +38,8 @@ local function piece(key)
   return some
 end
 """
-# KEYS: the mailbox and its messages. Returns its quota, how many are in this piece and how many
-# bytes, and where the next one begins, or nothing.
+# KEYS: the mailbox, and its messages or its copies. Returns its quota and unread messages, how many
+# are in this piece and how many bytes, and where the next one begins, or nothing.
 _USAGE: Final = f"""{_PIECE_OF}
 local found, bytes = piece(KEYS[2]), 0
 for i = 1, #found do bytes = bytes + #found[i][2][4] end
@@ -48,13 +49,14 @@ return {{v[1], tonumber(v[2]), #found, bytes, last}}
 # KEYS: the mailbox, its messages, acks, and send_ids by seq and by themselves. ARGV: where to
 # begin, the message's id, and the moment at or before which an ack has aged. Returns where the next
 # piece begins or nothing, and of the message, if it is in this one and has not aged, its seq, time,
-# sender, key, and its ack. Acks age in their order: one behind one that has not aged waits for it.
+# sender, sender's id, and its ack. Acks age in their order: one behind one that has not aged waits
+# for it.
 _MESSAGE: Final = f"""{_PIECE_OF}
 for _, entry in ipairs(piece(KEYS[2])) do
-  local sent_at, message_id, sender = string.match(entry[2][2], '^(%-?%d+)%z(%Z*)%z(.*)$')
+  local sender_id, sender, sent_at, message_id = string.match(entry[2][2], '{PARTS}')
   if message_id == ARGV[2] then
     local seq, acked_at = tonumber(string.match(entry[1], '^%d+')), ''
-    local first, passed = call('XRANGE', KEYS[4], entry[1], entry[1])[1], 0
+    local passed = 0
     if seq <= tonumber(call('HGET', KEYS[1], 'p')) then
       local at, acks, aged = 0, nil, true
       passed = 1
@@ -72,7 +74,7 @@ for _, entry in ipairs(piece(KEYS[2])) do
         at = at + 200
       until acked_at ~= '' or #acks < 200
     end
-    return {{'', entry[1], sent_at, sender, first and first[2][2] or '', passed, acked_at}}
+    return {{'', entry[1], sent_at, sender, sender_id, passed, acked_at}}
   end
 end
 return {{last}}
@@ -82,7 +84,7 @@ return {{last}}
 _SEND_ID: Final = f"""{_PIECE_OF}
 for _, entry in ipairs(piece(KEYS[4])) do
   local kept = call('HGET', KEYS[5], entry[2][2]) or ''
-  local sent_at, length, begin = string.match(kept, '^(%-?%d+):(%d+):()')
+  local sent_at, length, begin = string.match(kept, '^%d+:(%-?%d+):(%d+):()')
   if sent_at and string.sub(kept, begin, begin + length - 1) == ARGV[2] then
     local seq = string.match(entry[1], '^%d+')
     return {{'', sent_at, entry[2][2], seq, call('HGET', KEYS[1], 'p')}}
@@ -133,22 +135,30 @@ class Tracing:
             StoreUnavailable: they cannot be read.
         """
         usages: dict[str, MailboxUsage] = {}
-        left = dict.fromkeys(account_ids, b"-")
-        while left:
-            calls = [self._call(self._scripts.usage, each, "bm", at) for each, at in left.items()]
-            outcomes = dict(zip(left, answered(self._engine.do_many(calls)), strict=True))
-            left = {}
-            for account_id, outcome in outcomes.items():
-                if isinstance(outcome, int):
-                    usages.pop(account_id, None)  # it is gone
-                    continue
-                quota, unread, count, size, place = outcome
-                before = usages.get(account_id, _NOTHING)
-                usages[account_id] = MailboxUsage(
-                    before.messages + count, unread, before.size + size, quota and int(quota)
-                )
-                if place:
-                    left[account_id] = place
+        for kinds in ("bm", "bs"):
+            left = dict.fromkeys(account_ids, b"-")
+            while left:
+                calls = [
+                    self._call(self._scripts.usage, each, kinds, at) for each, at in left.items()
+                ]
+                outcomes = dict(zip(left, answered(self._engine.do_many(calls)), strict=True))
+                left = {}
+                for account_id, outcome in outcomes.items():
+                    if isinstance(outcome, int):
+                        usages.pop(account_id, None)  # it is gone
+                        continue
+                    quota, unread, count, size, place = outcome
+                    before = usages.get(account_id, _NOTHING)
+                    of_mail = kinds == "bm"
+                    usages[account_id] = MailboxUsage(
+                        before.messages + (count if of_mail else 0),
+                        unread,
+                        before.size + size,
+                        quota and int(quota),
+                        before.copies + (0 if of_mail else count),
+                    )
+                    if place:
+                        left[account_id] = place
         return usages
 
     def depths(self, policy: MailboxPolicy) -> Depths:
@@ -255,7 +265,7 @@ def _trace(
             int(sent_at),
             seq=None,
             sender=None,
-            sender_id=_sender_id(key),
+            sender_id=to_text(key[1:].partition(b"\0")[0]),
             acked=False,
             acked_at=None,
             deleted=was_deleted(
@@ -266,19 +276,14 @@ def _trace(
                 position=int(position),
             ),
         )
-    place, sent_at, sender, key, passed, acked_at = found
+    place, sent_at, sender, sender_id, passed, acked_at = found
     return MessageTrace(
         account_id,
         message_id,
         int(sent_at),
         int(place.partition(b"-")[0]),
         to_text(sender),
-        _sender_id(key),
+        to_text(sender_id) or None,
         bool(passed),
         int(acked_at) if acked_at else None,
     )
-
-
-def _sender_id(key: bytes) -> str | None:
-    """Return whose send_id it is; None for none."""
-    return to_text(key[1:].partition(b"\0")[0]) if key else None

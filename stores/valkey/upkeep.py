@@ -34,7 +34,7 @@ from twinline.stores.valkey.examine_scripts import (
     SESSIONS,
 )
 from twinline.stores.valkey.invitations import Invitations
-from twinline.stores.valkey.keys import FORMAT, PENDING
+from twinline.stores.valkey.keys import BOX, FORMAT, PENDING
 from twinline.stores.valkey.lane import Call, plain
 from twinline.stores.valkey.pending import GRACE_SECONDS, Pending, script_call
 from twinline.stores.valkey.session import Session, name_of
@@ -185,16 +185,16 @@ class _Examined:
             for (account_id, kind), answer in zip(keys, answers, strict=True):
                 if kind == "b":
                     self._found.update(number for number in answer if number != ORPHAN)
-                elif kind in "maut":
+                elif kind in BOX:
                     self._found.update(number for number in answer if number == ORPHAN)
                 else:
                     self._take(account_id, kind, answer, live)
             self._look_whose(live)
 
     def _call(self, account_id: str, kind: str) -> Call:
-        box = kind in "bmaut"
+        box = kind in BOX
         script = self._session.examine.box if box else self._session.examine.account
-        return _script(self._session, script, account_id, "bmautp" if box else "pbkd")
+        return _script(self._session, script, account_id, f"{BOX}p" if box else "pbkd")
 
     def _take(self, account_id: str, kind: str, answer: Any, live: dict[str, bytes]) -> None:
         name, is_live, *found = answer
@@ -294,12 +294,12 @@ class _Repair:
             self._done["sessions of no account were ended"] += mended[0]
             self._done["accounts that are gone had addresses, which were forgotten"] += mended[1]
         if NO_MAILBOX in found:
-            made = session.ask(_script(session, session.examine.make, account_id, "bmaut"))
+            made = session.ask(_script(session, session.examine.make, account_id, BOX))
             self._done["accounts had no mailbox, and have an empty one now"] += made
 
     def _mend_box(self, account_id: str) -> None:
         session = self._session
-        found = session.ask(_script(session, session.examine.box, account_id, "bmautp"))
+        found = session.ask(_script(session, session.examine.box, account_id, f"{BOX}p"))
         if ORPHAN in found:
             self._unlink_box(account_id)
             self._done[f"times {_SWEPT}"] += 1
@@ -309,7 +309,7 @@ class _Repair:
             self._done["mailboxes whose account is gone were dropped"] += 1
 
     def _unlink_box(self, account_id: str) -> None:
-        keys = [self._keys.of(account_id, kind) for kind in "bmaut"]
+        keys = self._keys.all_of_box(account_id)
         self._session.ask(plain(keys[0], b"UNLINK", *keys, writes=True))
 
     def _has_accounts(self) -> bool:

@@ -5,20 +5,23 @@ a hint, and any of them may be lost: with a connection, with a slot that moves, 
 the engine. So what is watched is also read again, all of it every few seconds, and what had to be
 subscribed to anew at once: a lost notice costs seconds.
 
-A notice of mail says up to which seq it has come, and so does the answer to a send that this
-process made. Each mailbox has noted how far its watchers were woken, and only what is beyond that
-wakes them: once for each message, whichever of the two comes first, or the reading again.
+A notice of an entry says its kind and up to which seq that has come, and so does the answer to a
+call that this process made. Each mailbox has noted how far its watchers were woken by each kind,
+and only what is beyond that wakes those who take it: once for each entry, whichever of the two
+comes first, or the reading again.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple
 
 from twinline.core.errors import StoreUnavailable
 from twinline.core.locks import may_block, new_lock
+from twinline.core.protocol import MAIL_ALONE, Kind, Kinds
 from twinline.core.store import SessionKey, Unsubscribe
 from twinline.core.waiting import Wake, wake_all
 from twinline.stores.valkey.engine import CALL_SECONDS, Engine
+from twinline.stores.valkey.entries import LETTERS
 from twinline.stores.valkey.keys import Keys
 from twinline.stores.valkey.lane import Call, plain
 from twinline.stores.valkey.url import Address
@@ -26,18 +29,23 @@ from twinline.stores.valkey.url import Address
 _CHUNK: Final = 256  # watches that are read again in one pipeline
 Tokens = Collection[bytes]
 """Token hashes."""
+Lasts = Mapping[Kind, int]
+"""Up to which seqs a mailbox has entries of some kinds."""
+_KIND_OF: Final = {letter: kind for kind, letter in LETTERS.items()}
 
 
 class Subscriber(NamedTuple):
     """Who is woken.
 
     Attributes:
-        token: by the end of which session; None for mail.
+        token: by the end of which session; None for a mailbox.
         wake: what is called.
+        kinds: by which entries of a mailbox.
     """
 
     token: bytes | None
     wake: Wake
+    kinds: Kinds = MAIL_ALONE
 
     def __repr__(self) -> str:
         return f"Subscriber(of_mail={self.token is None}, wake={self.wake!r})"
@@ -50,7 +58,7 @@ class Watch:
         account_id: whose mailbox or sessions.
         mail: which of the two.
         subscribers: who is woken.
-        noted: up to which seq they were, or None while that is not known.
+        noted: up to which seq of a kind they were; none while that is not known.
         confirmed: whether the engine has said that it tells what happens now.
         waiters: who waits for that.
         unused: whether nobody was here when this was last looked at.
@@ -70,7 +78,7 @@ class Watch:
         self.account_id = account_id
         self.mail = mail
         self.subscribers: dict[object, Subscriber] = {}
-        self.noted: int | None = None
+        self.noted: dict[Kind, int] = {}
         self.confirmed = False
         self.waiters: list[SimpleQueue[None]] = []
         self.unused = False
@@ -78,6 +86,15 @@ class Watch:
     def wakes(self) -> tuple[Wake, ...]:
         """Return all wakes."""
         return tuple([each.wake for each in self.subscribers.values()])
+
+    def grown(self, lasts: Lasts) -> tuple[Wake, ...]:
+        """Note the last seqs of some kinds, and return whom those wake that are new."""
+        noted = self.noted
+        new = [kind for kind, last in lasts.items() if last > noted.get(kind, -1)]
+        if not new:
+            return ()
+        noted.update({kind: lasts[kind] for kind in new})
+        return tuple([each.wake for each in self.subscribers.values() if each.kinds & {*new}])
 
 
 class Watches:
@@ -101,25 +118,27 @@ class Watches:
 
     # --- for who watches
 
-    def watch_box(self, account_id: str, wake: Wake) -> Unsubscribe:
+    def watch_box(self, account_id: str, wake: Wake, kinds: Kinds) -> Unsubscribe:
         """Have ``wake`` called for a mailbox, from now on; for one that is gone nothing is.
 
         Raises:
             StoreUnavailable: the engine does not say in time that it will tell.
         """
         channel = self._keys.of(account_id, "w")
-        watch, unsubscribe = self._subscribe(channel, account_id, Subscriber(None, wake), mail=True)
-        if watch.noted is None:
+        subscriber = Subscriber(None, wake, kinds)
+        watch, unsubscribe = self._subscribe(channel, account_id, subscriber, mail=True)
+        if not watch.noted:
             try:
-                last = self._engine.do(self._last(account_id))
+                lasts = _lasts(self._engine.do(self._last(account_id)))
             except BaseException:
                 unsubscribe()
                 raise
-            if last is None:
+            if lasts is None:
                 unsubscribe()
                 return _nothing
             with self._lock:
-                watch.noted = max(int(last), watch.noted or 0)
+                for kind, last in lasts.items():
+                    watch.noted[kind] = max(last, watch.noted.get(kind, 0))
         return unsubscribe
 
     def watch_session(self, key: SessionKey, wake: Wake) -> Unsubscribe:
@@ -183,12 +202,12 @@ class Watches:
 
     # --- for who sends, drops and ends
 
-    def box_grew(self, account_id: str, last: int) -> tuple[Wake, ...]:
-        """Return whom a message wakes: who was not woken for this seq or a later one."""
+    def box_grew(self, account_id: str, kind: Kind, last: int) -> tuple[Wake, ...]:
+        """Return whom an entry wakes: who was not woken for this seq or a later one."""
         channel = self._keys.box(account_id).channel
         with self._lock:
             watch = self._watches.get(channel)
-            return () if watch is None else _grown(watch, last)
+            return () if watch is None else watch.grown({kind: last})
 
     def box_wakes(self, account_id: str) -> tuple[Wake, ...]:
         """Return all who watch a mailbox."""
@@ -265,7 +284,10 @@ class Watches:
                 return ()
             account_id, mail = watch.account_id, watch.mail
             if mail and payload:
-                return _grown(watch, int(payload))
+                # Of mail it is the number alone.
+                kind = _KIND_OF.get(payload[:1], Kind.MAIL)
+                last = payload if kind is Kind.MAIL else payload[1:]
+                return watch.grown({kind: int(last)})
         if mail:
             return self.box_gone(account_id)
         self.ended(account_id)
@@ -348,26 +370,28 @@ class Watches:
         if not watch.mail:
             gone = [token for token, kept in zip(tokens, answer, strict=True) if kept is None]
             return self.sessions_ended(watch.account_id, gone)
-        if answer is None:
+        lasts = _lasts(answer)
+        if lasts is None:
             return self.box_gone(watch.account_id)
         with self._lock:
-            return _grown(watch, int(answer))
+            return watch.grown(lasts)
 
     def _last(self, account_id: str) -> Call:
         key = self._keys.box(account_id).first
-        return plain(key, b"HGET", key, b"l")
+        return plain(key, b"HMGET", key, b"l", b"s", b"d", b"m")
 
     def _open(self, account_id: str, tokens: list[bytes]) -> Call:
         key = self._keys.of(account_id, "k")
         return plain(key, b"HMGET", key, *tokens)
 
 
-def _grown(watch: Watch, last: int) -> tuple[Wake, ...]:
-    """Note a seq, and return whom it wakes; the caller has the lock."""
-    if watch.noted is not None and last <= watch.noted:
-        return ()
-    watch.noted = last
-    return watch.wakes()
+def _lasts(answer: Sequence[bytes | None]) -> Lasts | None:
+    """Return the last seq of each kind, out of what a mailbox notes of them; None if it is gone."""
+    if answer[0] is None:
+        return None
+    last, sent, receipt, before = (int(each or 0) for each in answer)
+    mail = last if last > max(sent, receipt) else before
+    return {Kind.MAIL: mail, Kind.SENT: sent, Kind.RECEIPT: receipt}
 
 
 def _tokens(payload: bytes) -> list[bytes]:

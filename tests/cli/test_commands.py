@@ -82,7 +82,9 @@ def test_registering_logs_in_and_keeps_the_session(twinline: CommandLine) -> Non
     assert result.stderr == f"logged in as ann at {twinline.place}, 0 unread\n"
     assert stat.S_IMODE(twinline.session_file.stat().st_mode) == 0o600
     assert stat.S_IMODE(twinline.session_file.parent.stat().st_mode) == 0o700
-    assert twinline.json("status") == [{"username": "ann", "position": 0, "unread": 0}]
+    assert twinline.json("status") == [
+        {"username": "ann", "position": 0, "unread": 0, "receipts": True}
+    ]
     assert twinline.run("status").stdout == (
         f"ann at {twinline.place}: 0 unread, acknowledged up to 0\n"
     )
@@ -442,9 +444,11 @@ def test_send_takes_an_argument_or_the_whole_of_stdin(ann: CommandLine) -> None:
 
 def test_send_prints_ids_in_json(ann: CommandLine) -> None:
     (sent,) = ann.json("send", "bob", "hello")
-    assert sorted(sent) == ["message_id", "sent_at"]
+    assert sorted(sent) == ["message_id", "n", "sent_at"]
     (received,) = ann.json("watch", "--user", "bob", "--count", "1")
-    assert received == {"seq": 1, "sender": "ann", "body": "hello", **sent}
+    assert received == {"seq": 1, "sender": "ann", "body": "hello", "to": None} | sent | {"n": None}
+    (copy,) = ann.json("history", "--user", "ann", "--with", "bob")
+    assert copy == {"seq": 1, "sender": "ann", "body": "hello", "to": "bob"} | sent
 
 
 def test_send_lines(ann: CommandLine) -> None:
@@ -498,6 +502,7 @@ def test_watch_acks_what_it_prints_unless_told_not_to(ann: CommandLine) -> None:
         "username": "bob",
         "position": 1,
         "unread": 2,
+        "receipts": True,
     }
     assert bodies(ann) == ["two", "three"]
     assert bodies(ann) == []
@@ -527,6 +532,72 @@ def test_history_goes_back_page_by_page(ann: CommandLine) -> None:
     older = ann.json("history", "--user", "bob", "--before", "6")
     assert [message["seq"] for message in older] == [1, 2, 3, 4, 5]
     assert ann.run("history", "--user", "bob", "--before", "1").output == ""
+
+
+def test_both_sides_of_a_conversation_are_kept(ann: CommandLine) -> None:
+    ann.run("register", "carol", input=f"{PASSWORD}\n{PASSWORD}\n")
+    for sender, to, body in (
+        ("ann", "bob", "hello"),
+        ("bob", "ann", "hi"),
+        ("carol", "ann", "ho"),
+        ("ann", "bob", "?"),
+    ):
+        ann.run("send", "--user", sender, to, body)
+    ann.run("send", "--user", "ann", "--no-copy", "bob", "unseen")
+    ann.run("send", "--user", "ann", "carol", "--lines", input="one\ntwo\n")
+
+    def shown(*arguments: str) -> list[str]:
+        lines = ann.run(*arguments, "--user", "ann").stdout.splitlines()
+        return [re.sub(r" *\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", "|", line).strip() for line in lines]
+
+    with_bob = ["1|→ bob: hello", "2|← bob: hi", "4|→ bob: ?"]
+    assert shown("history", "--with", "bob") == with_bob
+    assert shown("history", "--with", "BOB", "--limit", "2") == with_bob[1:]
+    assert shown("history", "--with", "bob", "--before", "4") == with_bob[:2]
+    assert shown("history") == ["2|bob: hi", "3|carol: ho"]
+    assert shown("conversations") == ["6      1 unread|→ carol: two", "4      1 unread|→ bob: ?"]
+    first = ann.run("conversations", "--user", "ann", "--limit", "1")
+    assert first.stderr == "there are others: --before 6\n"
+    assert shown("conversations", "--before", "6") == ["4      1 unread|→ bob: ?"]
+    (carol, bob) = ann.json("conversations", "--user", "ann")
+    assert (carol["username"], bob["username"], bob["last"]["to"]) == ("carol", "bob", "bob")
+    assert [each["body"] for each in ann.json("history", "--user", "bob", "--with", "ann")] == [
+        "hello", "hi", "?", "unseen",
+    ]  # fmt: skip
+
+
+def test_conversations_ask_again_where_a_page_is_bounded_by_bytes(ann: CommandLine) -> None:
+    others = [f"friend{number}" for number in range(6)]
+    ann.register(*others)
+    for name in others:
+        ann.run("send", "--user", "ann", name, "x" * 16_000)
+    found = ann.json("conversations", "--user", "ann", "--limit", "5")
+    assert [each["username"] for each in found] == [*reversed(others)][:5]
+
+
+def test_who_is_blocked_is_told_so(ann: CommandLine) -> None:
+    assert ann.run("block", "BOB", "--user", "ann").stderr == "bob is blocked\n"
+    ann.run("block", "bob", "--user", "ann")
+    assert ann.run("blocked", "--user", "ann").stdout == "bob\n"
+    refused = ann.run("send", "--user", "bob", "ann", "hi", code=3)
+    assert refused.stderr == "twinline: the recipient takes no messages from you\n"
+    assert ann.json("history", "--user", "bob", "--with", "ann") == []
+    assert ann.run("unblock", "bob", "--user", "ann").stderr == "bob is not blocked\n"
+    assert ann.run("blocked", "--user", "ann").stdout == ""
+    ann.run("send", "--user", "bob", "ann", "hi")
+    assert "there is no such user" in ann.run("block", "nobody", code=3).stderr
+    assert "nobody can block their own account" in ann.run("block", "ann", code=3).stderr
+
+
+def test_receipts_are_shown_and_set(ann: CommandLine) -> None:
+    assert ann.run("receipts").stdout == "receipts are on\n"
+    assert "receipts" not in ann.run("status").stdout
+    assert ann.run("receipts", "off").stderr == "receipts are off\n"
+    assert ann.run("receipts").stdout == "receipts are off\n"
+    assert ann.run("status").stdout.endswith(", receipts off\n")
+    assert ann.json("receipts", "on") == [{"receipts": True}]
+    assert ann.json("status")[0]["receipts"] is True
+    assert "'maybe' is not one of" in ann.run("receipts", "maybe", code=2).stderr
 
 
 def test_history_asks_again_where_a_page_is_bounded_by_bytes(ann: CommandLine) -> None:

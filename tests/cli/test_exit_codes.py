@@ -28,6 +28,8 @@ ARGUMENTS = {
     "login": ["ann"],
     "delete-account": ["--yes"],
     "send": ["ann", "hi"],
+    "block": ["bob"],
+    "unblock": ["bob"],
     "trace": ["0" * 24, "--to", "ann"],
     "change-password": ["--new-password-file", "new"],
     "verify": ["--duration", "0.1"],

@@ -75,7 +75,7 @@ def test_every_option_has_a_meaning() -> None:
 def test_the_overview_has_every_command_once() -> None:
     text = shown()
     assert text == shown("--help")
-    rows = [line[14:31].split(", ") for line in text.splitlines()[4:-1]]
+    rows = [line[14:32].split(", ") for line in text.splitlines()[4:-1]]
     named = [name.strip() for row in rows for name in row]
     assert named == main.list_commands(click.Context(main))
     assert shown("--version").startswith("twinline ")

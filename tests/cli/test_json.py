@@ -132,13 +132,30 @@ RUNS: Mapping[str, Callable[[CommandLine, Path], Lines]] = {
     "login": printed("login", "bob"),
     "logout": printed("logout"),
     "status": printed("status"),
+    "receipts": lambda ann, folder: [
+        *printed("receipts")(ann, folder),
+        *printed("receipts", "off")(ann, folder),
+    ],
     "accounts": printed("accounts"),
+    "blocked": lambda ann, folder: (
+        printed("block", "bob")(ann, folder),
+        printed("blocked")(ann, folder),
+    )[1],
+    "block": printed("block", "bob"),
+    "unblock": printed("unblock", "bob"),
     "change-password": new_password,
     "delete-account": printed("delete-account", "--yes"),
     "chat": chat,
     "send": printed("send", "bob", "two"),
     "watch": printed("watch", "--user", "bob", "--count", "1"),
-    "history": printed("history", "--user", "bob"),
+    "history": lambda ann, folder: [
+        *printed("history", "--user", "bob")(ann, folder),
+        *printed("history", "--with", "bob")(ann, folder),
+    ],
+    "conversations": lambda ann, folder: [
+        *printed("conversations")(ann, folder),
+        *printed("conversations", "--user", "bob")(ann, folder),
+    ],
     "store add-account": lambda ann, folder: printed(
         "store add-account", str(folder / "new.db"), "dan"
     )(ann, folder),

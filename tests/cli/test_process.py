@@ -22,6 +22,7 @@ from waiting import Call, join, wait_until
 from twinline.cli.server.hashing import BackgroundHasher
 from twinline.cli.server.process import STACK_BYTES, Descriptors
 from twinline.core.passwords import default_hasher
+from twinline.core.protocol import Kinds
 from twinline.core.store import Unsubscribe
 from twinline.core.waiting import Wake
 from twinline.transports import wakeup
@@ -113,9 +114,9 @@ def test_what_a_connection_takes_that_waits_for_mail(kind: type[Listener], each:
     boxes = service.store.mailboxes
     on_mail, subscribed = boxes.on_mail, []
 
-    def noted(account_id: str, wake: Wake) -> Unsubscribe:
+    def noted(account_id: str, wake: Wake, kinds: Kinds) -> Unsubscribe:
         subscribed.append(account_id)
-        return on_mail(account_id, wake)
+        return on_mail(account_id, wake, kinds)
 
     boxes.on_mail = noted  # type: ignore[method-assign]
     listener = kind(service, [(Endpoint.parse("tcp://127.0.0.1:0"), transport("jsonl"))])

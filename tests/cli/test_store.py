@@ -29,6 +29,8 @@ from twinline.stores.sqlite import SqliteStore, StoreNotOpened
 from twinline.stores.sqlite.schema import VERSION
 from twinline.stores.sqlite.upkeep import backup, check
 
+COPY = "INSERT INTO copies VALUES"
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
@@ -81,9 +83,28 @@ def test_a_sound_file(store: SqliteStore) -> None:
         ("UPDATE mailboxes SET unread = 9 WHERE last = 5", "count of unread"),
         ("UPDATE mailboxes SET acked = 9 WHERE last = 5", "count of unread"),
         ("UPDATE mailboxes SET unread = 1 WHERE last = 0", "count of unread"),
-        ("INSERT INTO messages VALUES (99, 1, 'x', 'ann', 'x', 1)", "in no mailbox"),
-        ("INSERT INTO messages VALUES (1, 0, 'x', 'ann', 'x', 1)", "a seq below 1"),
+        ("INSERT INTO messages VALUES (99, 1, 'x', 'ann', 'x', 1, '', 0)", "in no mailbox"),
+        ("INSERT INTO messages VALUES (1, 0, 'x', 'ann', 'x', 1, '', 0)", "a seq below 1"),
         ("UPDATE messages SET sent_at = 'noon'", "cannot be read"),
+        ("UPDATE messages SET n = 'noon'", "messages that cannot be read"),
+        ("UPDATE mailboxes SET newest = 0", "higher n than the newest"),
+        ("UPDATE mailboxes SET copies = 1 WHERE last = 5", "count of copies, receipts or"),
+        ("UPDATE mailboxes SET receipts = 1 WHERE last = 5", "count of copies, receipts or"),
+        ("UPDATE mailboxes SET blocked = 1 WHERE last = 5", "count of copies, receipts or"),
+        (f"{COPY} (99, 1, 'x', 'bob', 'id-x', 'x', 1, 1, 'x')", "copies in no mailbox"),
+        (f"{COPY} (2, 9, 'x', 'bob', 'id-x', 'x', 1, 1, 'x')", "beyond the last seq"),
+        (f"{COPY} (2, 5, 'x', 'bob', 'id-x', 'x', 1, 1, 'x')", "seqs are used twice"),
+        (f"{COPY} (2, 0, 'x', 'bob', 'id-x', 'x', 1, 1, 'x')", "copies that cannot be read"),
+        (f"{COPY} (2, 1, 'x', 'bob', 'id-x', 'x', 'noon', 1, 'x')", "copies that cannot be read"),
+        (
+            f"{COPY} (2, 1, 'x', 'b', 'y', 'y', 1, 1, ''), (2, 2, 'x', 'b', 'y', 'y', 1, 1, '')",
+            "has several copies of",
+        ),
+        ("INSERT INTO receipts VALUES (99, 'id-x', 'x', 1, 1, 1)", "receipts in no mailbox"),
+        ("INSERT INTO receipts VALUES (2, 'id-x', 'x', 9, 1, 1)", "beyond the last seq"),
+        ("INSERT INTO receipts VALUES (2, 'id-x', 'x', 5, 1, 1)", "seqs are used twice"),
+        ("INSERT INTO receipts VALUES (2, 'id-x', 'x', 1, 1, 'noon')", "receipts that cannot"),
+        ("INSERT INTO blocked VALUES (99, 'id-x', 'x')", "blocked in no mailbox"),
         ("UPDATE mailboxes SET oldest_ack = 7 WHERE last = 5", "oldest ack"),
         ("DELETE FROM acks", "oldest ack"),
         ("UPDATE acks SET position = 4", "acks beyond"),
@@ -351,8 +372,11 @@ def half_done(path: Path) -> None:
     """Leave what a creation and a deletion can leave, and an old program's damage."""
     change(path, "INSERT INTO mailboxes (account_id) VALUES ('never')")
     change(path, "INSERT INTO dropped VALUES (77)")
-    change(path, "INSERT INTO messages VALUES (77, 1, 'm', 'ann', 'left', 1)")
-    change(path, "INSERT INTO send_ids VALUES (77, 'id-ann', 'x', x'00', 'm', 1, 1)")
+    change(path, "INSERT INTO messages VALUES (77, 1, 'm', 'ann', 'left', 1, '', 0)")
+    change(path, "INSERT INTO send_ids VALUES (77, 'id-ann', 'x', x'00', 'm', 1, 1, 1)")
+    change(path, f"{COPY} (77, 2, 'm', 'x', 'id-x', 'x', 1, 1, 'x')")
+    change(path, "INSERT INTO receipts VALUES (77, 'id-x', 'x', 3, 1, 1)")
+    change(path, "INSERT INTO blocked VALUES (77, 'id-x', 'x')")
     change(path, "DELETE FROM mailboxes WHERE account_id = 'id-ann'")
     change(path, "INSERT INTO sessions VALUES (x'07', 'id-gone', 'gone', 1, 1)")
     change(path, "UPDATE accounts SET enabled = 0 WHERE username = 'bob'")
@@ -375,6 +399,9 @@ def test_repairing(path: Path) -> None:
         "1 mailboxes whose account is gone were dropped",
         "1 messages of mailboxes that are gone were swept",
         "1 send_ids of mailboxes that are gone were swept",
+        "1 copies of mailboxes that are gone were swept",
+        "1 receipts of mailboxes that are gone were swept",
+        "1 blocked accounts of mailboxes that are gone were swept",
         "1 dropped mailboxes were noted as swept",
     ]
     assert run_json("check", path, "--repair")["repaired"] == []

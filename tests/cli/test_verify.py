@@ -45,7 +45,7 @@ from twinline.core.errors import (
 )
 from twinline.core.protocol import Message
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import Draft, Receipt, SessionRecord
+from twinline.core.store import Accepted, Draft, SessionRecord
 from twinline.stores.conformance.history.checker import Checker
 from twinline.stores.conformance.history.recorder import (
     Event,
@@ -337,15 +337,15 @@ def test_senders_at_one_server_and_watchers_at_another(tmp_path: Path) -> None:
 
 
 class Refuses(Cheat):
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+    def append(self, account_id: str | None, draft: Draft) -> Accepted:
         raise MailboxFull
 
 
 class DropsAll(Cheat):
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+    def append(self, account_id: str | None, draft: Draft) -> Accepted:
         if self.number() == 1:
             return super().append(account_id, draft)
-        return Receipt(draft.message_id, draft.sent_at)
+        return Accepted(draft.message_id, draft.sent_at, draft.sent_at)
 
 
 @pytest.mark.parametrize(

@@ -66,14 +66,14 @@ def test_a_look_of_no_limit_acknowledges_only() -> None:
     service = make_service()
     session, _ = followed(service, "ann")
     service.send(session, "ann", "hello")
-    assert service.look(session, follow(limit=0)) == MailPage((), 0, more=False)
-    assert service.look(session, follow(ack=1, limit=0)) == MailPage((), 1, more=False)
+    assert service.look(session, follow(limit=0)) == MailPage((), 0, more=False, seen=0)
+    assert service.look(session, follow(ack=1, limit=0)) == MailPage((), 1, more=False, seen=0)
 
 
 def test_handle_answers_a_look_as_it_answers_a_request() -> None:
     service = make_service()
     session, _ = followed(service, "ann")
-    assert service.handle(session, follow()) == MailPage((), 0, more=False)
+    assert service.handle(session, follow()) == MailPage((), 0, more=False, seen=0)
     refused = service.handle(session, follow(7))
     assert isinstance(refused, ErrorReply)
     assert refused.code == "cursor_invalid"

@@ -22,11 +22,11 @@ from waiting import Call, wait_event, wait_until
 from twinline.core import errors, protocol
 from twinline.core.certificates import Certificate
 from twinline.core.errors import LockRuleError
-from twinline.core.protocol import Reply, WatchReply
+from twinline.core.protocol import Kinds, Reply, WatchReply
 from twinline.core.service import ChatService
 from twinline.core.session import Session
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import Draft, Receipt, SessionKey, SessionRecord, Standing, Unsubscribe
+from twinline.core.store import Accepted, Draft, SessionKey, SessionRecord, Standing, Unsubscribe
 from twinline.core.waiting import Wake
 from twinline.stores.memory import MemoryStore
 
@@ -41,12 +41,12 @@ class Watching:
         accounts, mailboxes = self.service.store.accounts, self.service.store.mailboxes
         on_mail, on_end = mailboxes.on_mail, accounts.on_session_end
 
-        def note_mail(account_id: str, wake: Wake) -> Unsubscribe:
+        def note_mail(account_id: str, wake: Wake, kinds: Kinds) -> Unsubscribe:
             def counted() -> None:
                 self.woken.append(account_id)
                 wake()
 
-            return on_mail(account_id, counted)
+            return on_mail(account_id, counted, kinds)
 
         def note_end(key: SessionKey, wake: Wake) -> Unsubscribe:
             unsubscribe = on_end(key, wake)
@@ -104,15 +104,15 @@ def test_mail_that_comes_between_looking_and_waiting_is_not_missed() -> None:
     mailboxes = service.store.mailboxes
     on_mail = mailboxes.on_mail
 
-    def send_then_subscribe(account_id: str, wake: Wake) -> Unsubscribe:
+    def send_then_subscribe(account_id: str, wake: Wake, kinds: Kinds) -> Unsubscribe:
         service.send(ann, "ann", "just before")
-        return on_mail(account_id, wake)
+        return on_mail(account_id, wake, kinds)
 
     mailboxes.on_mail = send_then_subscribe  # type: ignore[method-assign]
     assert len(service.watch(ann, 0, wait=30).messages) == 1
 
-    def subscribe_then_send(account_id: str, wake: Wake) -> Unsubscribe:
-        unsubscribe = on_mail(account_id, wake)
+    def subscribe_then_send(account_id: str, wake: Wake, kinds: Kinds) -> Unsubscribe:
+        unsubscribe = on_mail(account_id, wake, kinds)
         service.send(ann, "ann", "just after")
         return unsubscribe
 
@@ -302,6 +302,11 @@ def test_handle_carries_out_every_request() -> None:
         protocol.Watch(after=0, ack=1),
         protocol.Ack(up_to=1),
         protocol.History(),
+        protocol.Conversations(),
+        protocol.Block(username="bob"),
+        protocol.Unblock(username="bob"),
+        protocol.ListBlocked(),
+        protocol.SetReceipts(receipts=False),
         protocol.DeleteMessages(seqs=(1,)),
         protocol.Trace(message_id="0" * 24, to="ann"),
         protocol.Status(),
@@ -328,7 +333,7 @@ def test_a_fault_inside_is_logged_and_not_told(
     service = make_service()
     ann = enter(service, "ann")
 
-    def broken(*_: object) -> Receipt:
+    def broken(*_: object) -> Accepted:
         raise ZeroDivisionError("a secret path")
 
     monkeypatch.setattr(service.store.mailboxes, "append", broken)
@@ -339,7 +344,7 @@ def test_a_fault_inside_is_logged_and_not_told(
     assert "secret" not in reply.message
     assert "a secret path" in caplog.text
 
-    def unlawful(*_: object) -> Receipt:
+    def unlawful(*_: object) -> Accepted:
         raise LockRuleError("two locks")
 
     monkeypatch.setattr(service.store.mailboxes, "append", unlawful)
@@ -633,9 +638,9 @@ def test_stop_against_a_watch_that_is_about_to_wait() -> None:
     ann = enter(service, "ann")
     on_mail = service.store.mailboxes.on_mail
 
-    def stop_first(account_id: str, wake: Wake) -> Unsubscribe:
+    def stop_first(account_id: str, wake: Wake, kinds: Kinds) -> Unsubscribe:
         service.stop()
-        return on_mail(account_id, wake)
+        return on_mail(account_id, wake, kinds)
 
     service.store.mailboxes.on_mail = stop_first  # type: ignore[method-assign]
     with pytest.raises(errors.ShuttingDown):

@@ -24,13 +24,16 @@ from twinline.core import (
     shared_limits,
     throttle,
 )
+from twinline.core.receipts import MOST_DUE
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import MailboxPolicy
+from twinline.core.store import MOST_BLOCKED, MailboxPolicy
+from twinline.stores.conformance.conversing import KINDS
 from twinline.stores.postgresql import accounts as postgresql_accounts
 from twinline.stores.postgresql import send_ids as postgresql_send_ids
 from twinline.stores.postgresql import touches, wakes
 from twinline.stores.sqlite import accounts as sqlite_accounts
 from twinline.stores.sqlite import mailbox_rows, send_ids
+from twinline.stores.sqlite.reads import _Whose
 from twinline.stores.sqlite.schema import TABLES
 from twinline.stores.valkey import accounts as valkey_accounts
 from twinline.stores.valkey import keys
@@ -119,6 +122,10 @@ FIXED = {
     "accounts and sessions read from SQLite": (sqlite_accounts._CACHED,),
     "mailbox rows read from SQLite": (mailbox_rows._CACHED,),
     "counts of send_ids read from SQLite": (send_ids._COUNTED,),
+    # For each choice of kinds: forwards, and backwards in each way to say whose.
+    "SQLite's questions for entries, by kinds": (len(KINDS) * (1 + len(_Whose)),),
+    "receipts that wait to be written": (MOST_DUE,),
+    "blocked accounts": (MOST_BLOCKED,),
     "counts of send_ids read from PostgreSQL": (postgresql_send_ids.COUNTED,),
     "mailboxes whose mail the other servers are told of": (wakes._PENDING,),
     "sessions and recipients read from PostgreSQL or Valkey": (
@@ -143,6 +150,9 @@ OF_TABLES = {
     "messages": "unread messages",
     "acks": "history",
     "send_ids": "send_ids",
+    "copies": "copies of what was sent",
+    "receipts": "receipts",
+    "blocked": "blocked accounts",
     "dropped": "dropped mailboxes",
 }
 ONE_ROW = {"store"}
@@ -173,6 +183,7 @@ OF_CONTAINERS = {
         "_events": "registrations",
     },
     "core/shared_limits.py": {"_until": "who was told to wait, where servers count together"},
+    "core/receipts.py": {"_due": "receipts that wait to be written"},
     "core/session.py": {"_watches": "watches that wait"},
     "core/watches.py": {"_waiting": "watches that wait"},
     "stores/memory/accounts.py": {
@@ -187,13 +198,20 @@ OF_CONTAINERS = {
         "_tokens": "sessions",
         "watchers": "subscriptions to mail and to the end of sessions",
     },
-    "stores/memory/mailbox.py": {
+    "stores/memory/log.py": {
         "_messages": "unread messages",
         "_seqs": "unread messages",
+        "_peers": "unread messages",
+    },
+    "stores/memory/mailbox.py": {
         "_acks": "history",
+        "_by_id": "copies of what was sent",
+        "receipts": "receipts",
+        "blocked": "blocked accounts",
+        "watchers": "subscriptions to mail and to the end of sessions",
+        "others": "subscriptions to mail and to the end of sessions",
     },
     "stores/memory/mailboxes.py": {
-        "watchers": "subscriptions to mail and to the end of sessions",
         "_boxes": "accounts, each with a mailbox",
         "_expiring": "accounts, each with a mailbox",
     },
@@ -223,6 +241,12 @@ OF_CONTAINERS = {
         "_rows": "mailbox rows read from SQLite",
         "_changed": "writes that wait for SQLite or PostgreSQL",
         "_messages": "writes that wait for SQLite or PostgreSQL",
+        "_copies": "writes that wait for SQLite or PostgreSQL",
+        "_copied": "writes that wait for SQLite or PostgreSQL",
+    },
+    "stores/sqlite/reads.py": {
+        "_forwards": "SQLite's questions for entries, by kinds",
+        "_backwards": "SQLite's questions for entries, by kinds",
     },
     "stores/sqlite/send_ids.py": {
         "_known": "writes that wait for SQLite or PostgreSQL",
@@ -317,6 +341,7 @@ DO_NOT_GROW = {
     ("stores/shared/cache.py", "_changing"): "one for each thread that changes a session",
     ("stores/shared/cache.py", "_reads"): "one for each thread that reads a session",
     ("stores/shared/coalescing.py", "answer"): "two at most",
+    ("stores/shared/watchers.py", "_by_kind"): "one of each kind",
     ("stores/postgresql/archive.py", "_waiting"): "of one mailbox, and few of them",
     ("stores/postgresql/batch.py", "_acks"): "of one transaction",
     ("stores/postgresql/batch.py", "_appends"): "of one transaction",
@@ -335,7 +360,10 @@ DO_NOT_GROW = {
     ("stores/postgresql/batch.py", "_rows"): "of one transaction",
     ("stores/postgresql/batch.py", "_trims"): "of one transaction",
     ("stores/postgresql/batch.py", "_writes"): "of one transaction",
-    ("stores/postgresql/batch.py", "appended"): "of one transaction",
+    ("stores/postgresql/batch.py", "_passes"): "of one transaction",
+    ("stores/postgresql/batch.py", "_receipts"): "of one transaction",
+    ("stores/postgresql/batch.py", "_refuses"): "of one transaction",
+    ("stores/postgresql/batch.py", "news"): "of one transaction",
     ("stores/postgresql/batch.py", "dropped"): "of one transaction",
     ("stores/postgresql/condition.py", "_reasons"): "one of each kind",
     ("stores/postgresql/condition.py", "on_durability"): "the parts of the store",
@@ -347,6 +375,13 @@ DO_NOT_GROW = {
     ("stores/postgresql/link.py", "_warned_of"): "of one call",
     ("stores/postgresql/link.py", "expected"): "of one call",
     ("stores/postgresql/link.py", "warnings"): "of one call",
+    ("stores/postgresql/notes.py", "_known_copies"): "of one transaction",
+    ("stores/postgresql/notes.py", "_known_receipts"): "of one transaction",
+    ("stores/postgresql/notes.py", "_nows"): "of one transaction",
+    ("stores/postgresql/notes.py", "_takes"): "of one transaction",
+    ("stores/postgresql/notes.py", "coming"): "of one transaction",
+    ("stores/postgresql/notes.py", "gone"): "of one transaction",
+    ("stores/postgresql/notes.py", "oldest"): "of one transaction",
     ("stores/postgresql/send_ids.py", "_old"): "of one transaction",
     ("stores/postgresql/wakes.py", "_beats"): "a few, or the connection is given up",
     ("stores/postgresql/wakes.py", "_others"): "the servers on the database, of late",
@@ -374,6 +409,8 @@ DO_NOT_GROW = {
     ("stores/valkey/upkeep.py", "_found"): "a count for each kind",
     ("stores/valkey/upkeep.py", "_words"): "a count for each kind",
     ("stores/valkey/links.py", "_links"): "the servers of the engine",
+    ("stores/valkey/pages.py", "letters_of"): "the choices of kinds",
+    ("stores/valkey/watches.py", "noted"): "a number for each kind",
     ("transports/listener/base.py", "_bound"): "the endpoints that the server has",
     ("transports/listener/base.py", "endpoints"): "the same",
     ("transports/listener/base.py", "_served"): "the same",
@@ -381,6 +418,7 @@ DO_NOT_GROW = {
     ("transports/listener/base.py", "_drains"): "the program's calls of on_drain",
     ("transports/listener/base.py", "_rounds"): "the program's calls of on_round",
     ("transports/listener/base.py", "_closing"): "the program's calls of close",
+    ("transports/binary/fields.py", "_defaults"): "of a model",
     ("transports/binary/fields.py", "_fields"): "of a model",
     ("transports/binary/fields.py", "_present"): "of a model",
     ("transports/binary/fields.py", "_writes"): "of a model",

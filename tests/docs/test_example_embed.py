@@ -170,7 +170,7 @@ def test_a_long_poll_is_answered_by_the_message() -> None:
         assert (status, [one["body"] for one in reply["messages"]]) == (200, ["hi"])
         assert waiting.ask("GET", "/messages?after=1&wait=0") == (
             200,
-            {"messages": [], "position": 0, "more": False},
+            {"messages": [], "position": 0, "seen": 1, "receipts": [], "more": False},
         )
 
 

@@ -38,6 +38,7 @@ INTERNAL = (
     "core.limit_states",
     "core.plugins",
     "core.settling",
+    "core.receipts",
     "core.reloading",
     "core.shared_limits",
     "core.throttle",
@@ -168,8 +169,9 @@ def test_every_op_has_its_fields_and_those_of_its_reply(request_type) -> None:
         (request_type.op, request_type),
         (request_type.reply.__name__, request_type.reply),
     ):
-        for field in model.model_fields:
-            assert f"\n| `{field}` |" in parts[name], f"{name}: {field}"
+        for python_name, field in model.model_fields.items():
+            told = field.alias or python_name
+            assert f"\n| `{told}` |" in parts[name], f"{name}: {told}"
 
 
 # -- error codes ----------------------------------------------------------------------------

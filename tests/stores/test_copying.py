@@ -10,6 +10,7 @@ import pytest
 from store_samples import ALL, HOUR, draft, filled, operated, session
 
 from twinline.core.errors import MailboxFull, SendIdConflict
+from twinline.core.protocol import EVERY_KIND
 from twinline.core.store import Mailboxes, MailboxPolicy, Standing
 from twinline.stores.archive import MessageRow
 from twinline.stores.copying import CopyError, copy_all
@@ -25,10 +26,16 @@ def moved(source: Path, target: Path) -> None:
 
 
 def everything(boxes: Mailboxes, account_id: str) -> object:
+    page = boxes.read(account_id, 0, ALL, ALL, EVERY_KIND)
     return (
         boxes.standing(account_id),
-        boxes.read(account_id, 0, ALL, ALL).messages,
+        page.messages,
+        page.receipts,
         boxes.history(account_id, None, ALL, ALL, 3 * HOUR).messages,
+        boxes.conversations(account_id, None, ALL, ALL, 3 * HOUR),
+        boxes.usage(account_id),
+        boxes.gives_receipts(account_id),
+        boxes.blocked(account_id),
     )
 
 
@@ -47,6 +54,9 @@ def test_what_a_store_keeps_is_in_the_other_one_and_nobody_is_logged_in(tmp_path
         assert other.accounts.hash_profiles() == one.accounts.hash_profiles()
         assert not other.accounts.is_free("old")
         boxes = other.mailboxes
+        assert boxes.usage("id-bob").copies == 300
+        assert len(boxes.blocked("id-bob")) == 2
+        assert not boxes.gives_receipts("id-carl")
         first = one.mailboxes.append("id-ann", draft("m7", send_id="s7"))
         assert boxes.append("id-ann", draft("m7", send_id="s7")) == first
         with pytest.raises(SendIdConflict):
@@ -79,6 +89,15 @@ def test_what_an_operator_has_set_goes_with_it(tmp_path: Path) -> None:
         ("UPDATE accounts SET enabled = 1", "the account carl"),
         ("UPDATE accounts SET must_change = 0", "the account bob"),
         ("UPDATE mailboxes SET quota = 2 WHERE quota = 1", "the mailbox of carl"),
+        ("UPDATE mailboxes SET newest = 9 WHERE newest = 1", "the mailbox of bob"),
+        ("UPDATE mailboxes SET gives_receipts = 1", "the mailbox of carl"),
+        ("UPDATE messages SET sender_id = '' WHERE seq = 50", "the mailbox of ann"),
+        ("UPDATE messages SET n = 0 WHERE seq = 50", "the mailbox of ann"),
+        ("UPDATE send_ids SET n = 0 WHERE seq = 50", "the mailbox of ann"),
+        ("UPDATE copies SET n = 0 WHERE seq = 290", "the mailbox of bob"),
+        ("UPDATE copies SET peer_id = 'id-x' WHERE seq = 2", "the mailbox of bob"),
+        ("UPDATE receipts SET n = 8 WHERE peer = '1'", "the mailbox of bob"),
+        ("DELETE FROM blocked WHERE peer = '1'", "the mailbox of bob"),
         ("UPDATE invitations SET expires_at = 7 WHERE note = 'for 299'", "an invitation"),
         ("DELETE FROM invitations WHERE note = 'for 7'", "an invitation"),
     ],

@@ -14,6 +14,15 @@ from seeded_faults_accounts import (
     spends_nothing,
     takes_underscores_for_any_character,
 )
+from seeded_faults_conversing import (
+    completes_nothing,
+    counts_all_as_unread,
+    ignores_the_peer,
+    refuses_repeats,
+    sees_its_page_alone,
+    takes_any_receipt,
+    tells_the_newest_of_all,
+)
 from seeded_faults_mailboxes import (
     counts_acked_mail,
     counts_characters,
@@ -81,6 +90,13 @@ def test_all_stores_answer_alike(stores: Stores, name: str) -> None:
         ("small", mailboxes(usage=counts_characters)),
         ("few of a sender", mailboxes(trace=traces_the_last_ack)),
         ("small", mailboxes(trace=traces_what_is_there)),
+        ("small", mailboxes(append=completes_nothing)),
+        ("small", mailboxes(append=refuses_repeats)),
+        ("small", mailboxes(read=sees_its_page_alone)),
+        ("small", mailboxes(history=ignores_the_peer)),
+        ("small", mailboxes(conversations=counts_all_as_unread)),
+        ("small", mailboxes(ack=tells_the_newest_of_all)),
+        ("small", mailboxes(put_receipt=takes_any_receipt)),
     ],
     ids=lambda each: each if isinstance(each, str) else named(each),
 )

@@ -7,6 +7,7 @@ import pytest
 from interrupting import each_place
 from store_samples import ALL, draft
 
+from twinline.core.protocol import Kind
 from twinline.core.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -46,6 +47,25 @@ def test_a_send_that_was_interrupted_is_stored_once_when_it_is_repeated(
         boxes.append("bob", draft(sent[-1], send_id=sent[-1]))
         bodies = [each.body for each in boxes.read("bob", 0, ALL, ALL).messages]
         assert bodies == sent, place
+
+
+def test_a_copy_that_was_interrupted_is_there_once_when_its_send_is_repeated(
+    open_store: Callable[..., Store],
+) -> None:
+    boxes = open_store(history_messages=5).mailboxes
+    for account_id in ("id-ann", "bob"):
+        boxes.create(account_id)
+    sent: list[str] = []
+
+    def send() -> None:
+        sent.append(f"{len(sent)}")
+        boxes.append("bob", draft(sent[-1], send_id=sent[-1])._replace(copy_to="bob"))
+
+    for place in each_place(send):
+        boxes.append("bob", draft(sent[-1], send_id=sent[-1])._replace(copy_to="bob"))
+        page = boxes.read("id-ann", 0, ALL, ALL, frozenset({Kind.SENT}))
+        assert [each.body for each in page.messages] == sent[-5:], place
+        assert boxes.usage("id-ann").copies == len(sent[-5:]), place
 
 
 def test_a_mailbox_is_whole_wherever_a_change_to_it_is_interrupted(

@@ -3,13 +3,15 @@
 import struct
 import time
 from collections import deque
+from functools import partial
 from typing import Any
 
 import pytest
 from store_samples import DAY, draft
 
 from twinline.core.errors import CursorInvalid, MailboxFull, NoSuchUser
-from twinline.core.store import SEQ_JUMP, Durability, MailboxLook, MailboxPolicy, Receipt, Standing
+from twinline.core.protocol import EVERY_KIND, MAIL_ALONE, TALK
+from twinline.core.store import SEQ_JUMP, Accepted, Durability, MailboxLook, MailboxPolicy, Standing
 from twinline.stores.postgresql import StoreNotOpened, parse_url
 from twinline.stores.postgresql.arrays import blobs, integers, integers_or_null, texts
 from twinline.stores.postgresql.batch import Ack, Batch, Create, Drop, Looks, append_of
@@ -129,13 +131,36 @@ def test_the_lease_counts_from_when_the_heartbeat_was_sent() -> None:
 
 def test_mail_that_could_not_be_told_is_told_later_and_too_much_of_it_as_all() -> None:
     wakes = Wakes(Database(parse_url(URL)))
-    wakes.tell_mail(["a", "b"])
+    wakes.tell_news(dict.fromkeys("ab", MAIL_ALONE))
     pending, wakes._pending = wakes._pending, {}
-    wakes.tell_mail(["c"])
+    wakes.tell_news({"c": TALK})
     wakes._put_back(pending)
     assert list(wakes._pending[Kind.MAIL]) == ["a", "b", "c"]
-    wakes.tell_mail(map(str, range(100_001)))
+    assert list(wakes._pending[Kind.COPIES]) == ["c"]
+    wakes.tell_news(dict.fromkeys(map(str, range(100_001)), MAIL_ALONE))
     assert list(wakes._pending[Kind.MAIL]) == [EVERYTHING]
+    assert list(wakes._pending[Kind.COPIES]) == ["c"]
+
+
+def test_a_notice_wakes_those_who_take_its_kind_alone_and_one_of_before_is_of_mail() -> None:
+    wakes = Wakes(Database(parse_url(URL)))
+    woken: list[str] = []
+    for name, kinds in (
+        ("mail", MAIL_ALONE),
+        ("sent", EVERY_KIND - MAIL_ALONE),
+        ("all", EVERY_KIND),
+    ):
+        wakes.watchers.add("a", partial(woken.append, name), kinds)
+
+    def heard(payload: str) -> list[str]:
+        woken.clear()
+        wakes._notice("twinline_twinline", payload)
+        return sorted(woken)
+
+    assert heard("1mnode:a") == ["all", "mail"]
+    assert heard("1cnode:a b") == ["all", "sent"]
+    assert heard("1rnode:*") == ["all", "sent"]
+    assert heard("1cnode:b") == heard(f"1c{wakes.node}:a") == []
 
 
 def test_a_few_notices_follow_each_other_at_once_and_many_are_kept_apart() -> None:
@@ -159,7 +184,7 @@ def test_a_few_notices_follow_each_other_at_once_and_many_are_kept_apart() -> No
 def test_notices_are_kept_apart_by_the_servers_that_hear_them_and_by_their_mailboxes() -> None:
     wakes = Wakes(Database(parse_url(URL)))
     assert wakes._pace_seconds(1) == 0.005, "nothing is heard, so nothing is known"
-    assert wakes.telling_mail(["a"]) is None
+    assert wakes.telling_news({"a": MAIL_ALONE}) is None
 
     def beat(node: str) -> None:
         for payload in payloads(Kind.HEARTBEAT, node, ["1"]):
@@ -168,7 +193,7 @@ def test_notices_are_kept_apart_by_the_servers_that_hear_them_and_by_their_mailb
     wakes._beats["1"] = time.monotonic()
     beat(wakes.node)
     assert (wakes.servers, wakes._pace_seconds(1)) == (1, 0.05)
-    assert wakes.telling_mail(["a"]) is None, "there is nobody to tell"
+    assert wakes.telling_news({"a": MAIL_ALONE}) is None, "there is nobody to tell"
     for node in ("b", "b"):
         beat(node)
     assert (wakes.servers, wakes._pace_seconds(1)) == (2, 0.0005)
@@ -177,14 +202,14 @@ def test_notices_are_kept_apart_by_the_servers_that_hear_them_and_by_their_mailb
         beat(f"c{number}")
     assert wakes._pace_seconds(1) == 0.005
     told = 0
-    while wakes.telling_mail(["a"]) is not None:
+    while wakes.telling_news({"a": MAIL_ALONE}) is not None:
         told += 1
     assert 5 <= told <= 15, "under load it is left to the thread that gathers"
     wakes._others.clear()
     wakes._pace = Pace(1)
     beat("b")
-    wakes.tell_mail(["a"])
-    assert wakes.telling_mail(["b"]) is None, "what waits is told first"
+    wakes.tell_news({"a": MAIL_ALONE})
+    assert wakes.telling_news({"b": MAIL_ALONE}) is None, "what waits is told first"
 
 
 # --- what is sent to the database, and how often
@@ -241,6 +266,11 @@ def row(account_id: str, number: int = 1, epoch: int = 5, **columns: Any) -> tup
         "floor": 0,
         "epoch": 5,
         "sends": 0,
+        "newest": 0,
+        "copies": 0,
+        "receipts": 0,
+        "blocked": 0,
+        "gives_receipts": True,
         "quota": None,
     } | columns
     return number, account_id, *values.values(), epoch
@@ -263,23 +293,24 @@ def test_sends_of_one_transaction_are_counted_on_in_their_order() -> None:
         *(append_of("bob", each) for each in drafts), rows=[row("bob", last=7)], mailbox_messages=2
     )
     first, second, third = batch.outcomes
-    assert (first, second) == tuple(Receipt(each.message_id, each.sent_at) for each in drafts[:2])
+    expected = [Accepted(each.message_id, 1, n) for n, each in enumerate(drafts[:2], 1)]
+    assert [first, second] == expected, "of two at one time the second has a number of its own"
     assert isinstance(third, MailboxFull)
     assert [message[1] for message in batch._messages] == [8, 9]
-    assert list(batch.appended) == ["bob"]
+    assert batch.news == {"bob": MAIL_ALONE}
 
 
 def test_a_repeat_in_one_transaction_or_of_one_before_gets_the_first_receipt() -> None:
     first, again = (draft("same", send_id="s") for _ in range(2))
     batch = decided(append_of("bob", first), append_of("bob", again), rows=[row("bob")])
-    assert batch.outcomes == [Receipt(first.message_id, 1)] * 2
+    assert batch.outcomes == [Accepted(first.message_id, 1, 1)] * 2
     assert len(batch._messages) == 1
     content = append_of("bob", first).content
     batch = decided(
-        append_of("bob", again), rows=[row("bob")], known=[(1, content, "the first's", 1)]
+        append_of("bob", again), rows=[row("bob")], known=[(1, content, "the first's", 1, 7)]
     )
-    assert batch.outcomes == [Receipt("the first's", 1)]
-    assert batch.appended == {}
+    assert batch.outcomes == [Accepted("the first's", 1, 7)]
+    assert batch.news == {}
 
 
 def test_seqs_jump_once_for_each_epoch_and_places_inside_are_good() -> None:
@@ -339,7 +370,9 @@ def test_with_no_history_what_is_acked_is_gone_at_once() -> None:
     batch = decided(Ack("bob", 2, NOW), rows=[row("bob", last=3, unread=3)], history_messages=0)
     box = batch._boxes["bob"]
     assert (box.floor, box.acked, box.oldest_ack, box.standing) == (2, 0, None, Standing(2, 1))
-    assert [call.sql.split()[:3] for call in batch.closing()][1] == ["DELETE", "FROM", "messages"]
+    calls = [call.sql.split()[:3] for call in batch.closing()]
+    assert calls[2] == ["DELETE", "FROM", "messages"]
+    assert calls[0][:2] == ["SELECT", "number,"], "whose they were is read before they are removed"
 
 
 def test_what_has_aged_is_asked_for_only_when_it_is_much() -> None:

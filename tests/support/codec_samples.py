@@ -7,7 +7,12 @@ from twinline.core.protocol import (
     AccountsReply,
     Ack,
     AckReply,
+    Block,
+    BlockedReply,
     ChangePassword,
+    Conversation,
+    Conversations,
+    ConversationsReply,
     CreateAccount,
     DeleteAccount,
     DeletedReply,
@@ -18,23 +23,28 @@ from twinline.core.protocol import (
     HelloReply,
     History,
     HistoryReply,
+    Kind,
     Limits,
     ListAccounts,
+    ListBlocked,
     Login,
     LoginCertificate,
     Logout,
     Message,
     Ping,
+    Receipt,
     Reply,
     Request,
     Resume,
     Send,
     SentReply,
     SessionReply,
+    SetReceipts,
     Status,
     StatusReply,
     Trace,
     TraceReply,
+    Unblock,
     Watch,
     WatchReply,
 )
@@ -52,6 +62,10 @@ MESSAGES = (
     Message(seq=2, message_id=ID_2, sender="ann", body=WORLD, sent_at=SENT_AT + 1),
     Message(seq=MAX_INT, message_id="0" * 24, sender="b.o_b-9", body=CONTROLS, sent_at=0),
 )
+SOME_COPY = Message(
+    seq=2, message_id=ID_2, sender="ann", body="hi", sent_at=SENT_AT, to="bob", n=SENT_AT + 7
+)
+SOME_RECEIPT = Receipt(seq=3, username="bob", n=SENT_AT + 7, acked_at=SENT_AT + 9)
 LIMITS = Limits(
     body_bytes=16_384,
     frame_bytes=65_536,
@@ -97,6 +111,7 @@ REQUESTS: tuple[tuple[str, int, Request], ...] = (
     ("send, all said", 8, Send(to="bob", body="hi", send_id="5f1c-1")),
     ("send, not ASCII", 9, Send(to="bob", body=WORLD, send_id="é")),
     ("send, control characters", 10, Send(to="bob", body=CONTROLS)),
+    ("send, a copy", 10, Send(to="bob", body="hi", send_id="5f1c-2", copy_=True)),
     ("watch, polling from the start", 11, Watch(after=0)),
     ("watch, all said", 12, Watch(after=41, ack=41, limit=1, wait=25)),
     (
@@ -107,11 +122,26 @@ REQUESTS: tuple[tuple[str, int, Request], ...] = (
     ("watch, a stream", 30, Watch(after=41, wait=25, window=256)),
     ("watch, a stream renewed", 31, Watch(after=169, ack=160, wait=25, window=256, renew=True)),
     ("watch, ack 0 is not the default", 13, Watch(after=0, ack=0)),
+    ("watch, copies alone", 13, Watch(after=0, kinds=(Kind.SENT,))),
+    ("watch, all kinds", 13, Watch(after=0, limit=1, kinds=tuple(Kind))),
     ("ack", 14, Ack(up_to=42)),
     ("ack, the largest", MAX_INT - 1, Ack(up_to=MAX_INT)),
     ("history, defaults", 15, History()),
     ("history, all said", 16, History(before=300, limit=200)),
     ("history, before 0", 17, History(before=0)),
+    ("history, with somebody", 17, History.model_validate({"with": "bob"})),
+    (
+        "history, of some kinds",
+        17,
+        History.model_validate({"before": 9, "with": "", "kinds": ["receipt", "mail"]}),
+    ),
+    ("conversations", 26, Conversations()),
+    ("conversations, all said", 26, Conversations(before=300, limit=MAX_PAGE)),
+    ("block", 27, Block(username="bob")),
+    ("unblock", 28, Unblock(username="bob")),
+    ("list_blocked", 29, ListBlocked()),
+    ("set_receipts", 30, SetReceipts(receipts=True)),
+    ("set_receipts, none", 31, SetReceipts(receipts=False)),
     ("delete_messages, one", 18, DeleteMessages(seqs=(7,))),
     ("delete_messages, several", 19, DeleteMessages(seqs=(1, 127, 128, 16_384, MAX_INT))),
     ("trace", 25, Trace(message_id=ID_1, to="bob")),
@@ -169,18 +199,71 @@ REPLIES: tuple[tuple[str, int | None, str, Reply], ...] = (
         "list_accounts",
         AccountsReply(usernames=("ann", "bob", "c.d_e-1"), more=True),
     ),
-    ("send", 1, "send", SentReply(message_id=ID_1, sent_at=SENT_AT)),
-    ("send, the largest", MAX_INT, "send", SentReply(message_id=ID_2, sent_at=MAX_INT)),
-    ("watch, the time is up", 11, "watch", WatchReply(messages=(), position=0)),
-    ("watch, one message", 12, "watch", WatchReply(messages=(SOME_MESSAGE,), position=0)),
-    ("watch, several", 12, "watch", WatchReply(messages=MESSAGES, position=MAX_INT)),
+    ("send", 1, "send", SentReply(message_id=ID_1, sent_at=SENT_AT, n=SENT_AT + 1)),
+    ("send, the largest", MAX_INT, "send", SentReply(message_id=ID_2, sent_at=MAX_INT, n=MAX_INT)),
+    ("watch, the time is up", 11, "watch", WatchReply(messages=(), position=0, seen=0)),
+    (
+        "watch, one message",
+        12,
+        "watch",
+        WatchReply(messages=(SOME_MESSAGE,), position=0, seen=SOME_MESSAGE.seq),
+    ),
+    ("watch, several", 12, "watch", WatchReply(messages=MESSAGES, position=MAX_INT, seen=MAX_INT)),
+    (
+        "watch, a copy and a receipt",
+        13,
+        "watch",
+        WatchReply(messages=(SOME_COPY,), position=0, seen=9, receipts=(SOME_RECEIPT,)),
+    ),
+    (
+        "watch, receipts alone",
+        13,
+        "watch",
+        WatchReply(messages=(), position=0, seen=9, receipts=(SOME_RECEIPT, SOME_RECEIPT)),
+    ),
     ("ack", 14, "ack", AckReply(position=42, unread=128)),
-    ("history, nothing", 15, "history", HistoryReply(messages=(), more=False)),
-    ("history, several", 16, "history", HistoryReply(messages=MESSAGES, more=True)),
+    ("history, nothing", 15, "history", HistoryReply(messages=(), more=False, seen=0)),
+    (
+        "history, several",
+        16,
+        "history",
+        HistoryReply(messages=MESSAGES, more=True, seen=MESSAGES[0].seq),
+    ),
+    (
+        "history, both sides",
+        17,
+        "history",
+        HistoryReply(
+            messages=(SOME_MESSAGE, SOME_COPY), more=True, seen=1, receipts=(SOME_RECEIPT,)
+        ),
+    ),
+    (
+        "conversations, none",
+        26,
+        "conversations",
+        ConversationsReply(conversations=(), more=False),
+    ),
+    (
+        "conversations",
+        26,
+        "conversations",
+        ConversationsReply(
+            conversations=(
+                Conversation(username="bob", last=SOME_COPY, unread=0),
+                Conversation(username="ann", last=SOME_MESSAGE, unread=MAX_INT),
+            ),
+            more=True,
+        ),
+    ),
+    ("block", 27, "block", Done()),
+    ("unblock", 28, "unblock", Done()),
+    ("list_blocked, nobody", 29, "list_blocked", BlockedReply(usernames=())),
+    ("list_blocked", 29, "list_blocked", BlockedReply(usernames=("bob", "c.d_e-1"))),
+    ("set_receipts", 30, "set_receipts", Done()),
     ("delete_messages", 18, "delete_messages", DeletedReply(deleted=1)),
     ("trace, all said", 25, "trace", TraceReply(state="acked", sent_at=SENT_AT, acked_at=MAX_INT)),
     ("trace, unknown", 25, "trace", TraceReply(state="unknown")),
-    ("status", 20, "status", StatusReply(username="ann", position=41, unread=2)),
+    ("status", 20, "status", StatusReply(username="ann", position=41, unread=2, receipts=False)),
     ("change_password", 21, "change_password", Done()),
     ("delete_account", 22, "delete_account", Done()),
     ("ping", 24, "ping", Done()),
@@ -250,7 +333,12 @@ def _message(seq: int) -> Message:
 
 
 def _brought(*seqs: int, position: int = 41, more: bool = False) -> WatchReply:
-    return WatchReply(messages=tuple(map(_message, seqs)), position=position, more=more)
+    return WatchReply(
+        messages=tuple(map(_message, seqs)),
+        position=position,
+        seen=max(seqs, default=0),
+        more=more,
+    )
 
 
 STREAMS: tuple[tuple[str, tuple[tuple[int, Request | Reply], ...]], ...] = (

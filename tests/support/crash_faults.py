@@ -37,8 +37,8 @@ def swallow_notices() -> None:
         return () if watch is not None and watch.mail else notice(self, channel, payload)
 
     put_in(Watches, "notice", heard)
-    put_in(Wakes, "tell_mail", lambda *_: None)
-    put_in(Wakes, "telling_mail", lambda *_: None)
+    put_in(Wakes, "tell_news", lambda *_: None)
+    put_in(Wakes, "telling_news", lambda *_: None)
 
 
 def swallow_notices_and_never_look() -> None:

@@ -14,21 +14,28 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from twinline.core.names import NamePattern
+from twinline.core.protocol import EVERY_KIND, Kinds
 from twinline.core.store import (
     Account,
+    Blocked,
     Draft,
     Invitation,
     MailboxLook,
     MailboxPolicy,
     MailboxUsage,
+    MailPage,
     MessageTrace,
+    Peer,
+    PeerReceipt,
     SessionKey,
     SessionRecord,
+    Standing,
     Store,
 )
+from twinline.stores.conformance.conversing import KINDS
 
 HOUR: Final = 3_600_000
 BEGAN: Final = 1_767_225_600_000
@@ -45,6 +52,7 @@ POLICIES: Final = {
 Call = tuple[str, tuple[Any, ...]]
 """The name of a method of `Calls`, and its arguments."""
 _Draw = Callable[[Random], Any]
+Outcome = TypeVar("Outcome", Standing, MailPage)
 _Kind = tuple[str, tuple[_Draw, ...]]
 
 
@@ -107,6 +115,17 @@ _PEOPLE = (
     _kind("drop", _WHO),
     _WAIT,
 )
+_KINDS = _of(*KINDS)
+_TALK = (
+    *[_kind("send", _WHO, _WHO, _BODY, _of("x", "x", "y", "z"), _of(True, True, False))] * 6,
+    *[_kind("put_receipt", _WHO, _WHO, _of(0, 0, 1, -1))] * 2,
+    _kind("read_kinds", _WHO, _SEQ, _LIMIT, _BYTES, _KINDS),
+    _kind("talk", _WHO, _of(None, 0, 1, 2, _NOBODY), _of(None, 0, 2), _LIMIT, _BYTES, _KINDS),
+    _kind("conversations", _WHO, _of(None, 0, 2), _LIMIT, _BYTES),
+    _kind("block", _WHO, _WHO),
+    _kind("unblock", _WHO, _WHO),
+    _kind("set_receipts", _WHO, _of(True, True, False)),
+)
 # What an operator does, beside all that.
 _OPERATED_MAIL = (
     _kind("set_quota", _WHO, _of(None, 1, 2, 3, 9)),
@@ -126,7 +145,7 @@ _OPERATED_PEOPLE = (
 
 
 def drawn(seed: int, *, operated: bool = True) -> list[Call]:
-    """Return some calls: about mail, about accounts, or about both.
+    """Return some calls: about mail, about conversations, about accounts, or about all.
 
     Args:
         seed: of the draw.
@@ -135,7 +154,8 @@ def drawn(seed: int, *, operated: bool = True) -> list[Call]:
     random = Random(seed)
     mail = (*_MAIL, *_OPERATED_MAIL) if operated else _MAIL
     people = (*_PEOPLE, *_OPERATED_PEOPLE) if operated else _PEOPLE
-    kinds = random.choice((mail, people, (*mail, *mail, *people)))
+    talk = (*mail, *_TALK)
+    kinds = random.choice((mail, talk, people, (*mail, *talk, *people)))
     some = (random.choice(kinds) for _ in range(random.randint(20, 60)))
     return [(name, tuple(draw(random) for draw in draws)) for name, draws in some]
 
@@ -445,16 +465,25 @@ class Calls:
         account_id = self._id(who)
         message_id, sender_id = self._hex(f"message {len(self.log)}")[:24], self._hex(sender)[:32]
         draft = Draft(message_id, sender_id, sender, body, self.now, send_id)
-        self.sent.append(message_id)
+        self._append(account_id, draft)
+
+    def _append(self, account_id: str, draft: Draft) -> None:
+        self.sent.append(draft.message_id)
         self.ask(
             f"append {account_id} {draft}", lambda store: store.mailboxes.append(account_id, draft)
         )
+        self._note_last(account_id)
+
+    def _note_last(self, account_id: str) -> None:
         page = self.ask(
-            "the last", lambda store: store.mailboxes.history(account_id, None, 1, 999, self.now)
+            "the last",
+            lambda store: store.mailboxes.history(
+                account_id, None, 1, 999, self.now, kinds=EVERY_KIND
+            ),
         )
-        if not isinstance(page, str) and page.messages:
-            last = page.messages[-1].seq
-            self.lasts[account_id] = max(last, self.lasts.get(account_id, 0))
+        if not isinstance(page, str):
+            for each in (*page.messages, *page.receipts):
+                self.lasts[account_id] = max(each.seq, self.lasts.get(account_id, 0))
 
     def read(self, who: int, back: int, limit: int, max_bytes: int) -> None:
         """Read from somewhere."""
@@ -488,7 +517,7 @@ class Calls:
         up_to = self._seq(account_id, back)
         self.ask(
             f"ack {account_id} {up_to}",
-            lambda store: store.mailboxes.ack(account_id, up_to, self.now),
+            lambda store: _in_order(store.mailboxes.ack(account_id, up_to, self.now)),
         )
 
     def delete(self, who: int, backs: tuple[int, ...]) -> None:
@@ -504,7 +533,7 @@ class Calls:
     def look(self, *fields: Any) -> None:
         """Look once."""
         look = self._look(*fields)
-        self.ask(f"{look}", lambda store: store.mailboxes.look(look))
+        self.ask(f"{look}", lambda store: _in_order(store.mailboxes.look(look)))
 
     def look_many(self, many: tuple[tuple[Any, ...], ...]) -> None:
         """Look at several mailboxes, once each: of two acks of one a store may make both first."""
@@ -513,7 +542,7 @@ class Calls:
         self.ask(
             f"{looks}",
             lambda store: [
-                type(each).__name__ if isinstance(each, Exception) else each
+                type(each).__name__ if isinstance(each, Exception) else _in_order(each)
                 for each in store.mailboxes.look_many(looks)
             ],
         )
@@ -530,6 +559,90 @@ class Calls:
         if self.policy.history_days < 1 and up_to is not None:
             after = min(last, max(after, up_to))
         return MailboxLook(account_id, after, limit, max_bytes, up_to, self.now)
+
+    # -- conversations -------------------------------------------------------------------
+
+    def send(self, who: int, to: int, body: str, send_id: str, copy: bool) -> None:
+        """Send from one of the accounts to another; of what ages no copy is kept."""
+        sender_id, account_id = self._id(who), self._id(to)
+        message_id = self._hex(f"message {len(self.log)}")[:24]
+        sender, peer = (self.names.get(each, "nobody") for each in (sender_id, account_id))
+        copy_to = peer if copy and self.policy.history_days >= 1 else None
+        draft = Draft(message_id, sender_id, sender, body, self.now, send_id, copy_to)
+        self._append(account_id, draft)
+        self._note_last(sender_id)
+
+    def put_receipt(self, who: int, of: int, later: int) -> None:
+        """Put in a receipt, unless it would age."""
+        account_id, peer_id = self._id(who), self._id(of)
+        if self.policy.history_days >= 1:
+            name = self.names.get(peer_id, "nobody")
+            receipt = PeerReceipt(peer_id, name, self.now + later, self.now)
+            self.ask(
+                f"put {receipt} into {account_id}",
+                lambda store: store.mailboxes.put_receipt(account_id, receipt),
+            )
+            self._note_last(account_id)
+
+    def read_kinds(self, who: int, back: int, limit: int, max_bytes: int, kinds: Kinds) -> None:
+        """Read some kinds from somewhere."""
+        account_id = self._id(who)
+        after = self._after(account_id, back)
+        self.ask(
+            f"read {account_id} {after} {limit} {max_bytes} {sorted(kinds)}",
+            lambda store: store.mailboxes.read(account_id, after, limit, max_bytes, kinds),
+        )
+
+    def talk(  # noqa: PLR0917 - one for each draw
+        self, who: int, of: int | None, back: int | None, limit: int, max_bytes: int, kinds: Kinds
+    ) -> None:
+        """Read some kinds backward; of one account, of one that is gone, or of all."""
+        account_id = self._id(who)
+        before = None if back is None else self._seq(account_id, back)
+        peer = None if of is None else Peer(self._id(of), self.names.get(self._id(of), "nobody"))
+        if of == _NOBODY:
+            peer = Peer(None, self.names[self.ids[0]])
+        self.ask(
+            f"history {account_id} {before} {limit} {max_bytes} {sorted(kinds)} {peer}",
+            lambda store: store.mailboxes.history(
+                account_id, before, limit, max_bytes, self.now, kinds=kinds, peer=peer
+            ),
+        )
+
+    def conversations(self, who: int, back: int | None, limit: int, max_bytes: int) -> None:
+        """List conversations."""
+        account_id = self._id(who)
+        before = None if back is None else self._seq(account_id, back)
+        self.ask(
+            f"conversations {account_id} {before} {limit} {max_bytes}",
+            lambda store: store.mailboxes.conversations(
+                account_id, before, limit, max_bytes, self.now
+            ),
+        )
+
+    def block(self, who: int, whom: int) -> None:
+        """Refuse somebody's mail."""
+        account_id, peer_id = self._id(who), self._id(whom)
+        peer = Blocked(peer_id, self.names.get(peer_id, "nobody"))
+        self.ask(
+            f"{account_id} blocks {peer}", lambda store: store.mailboxes.block(account_id, peer)
+        )
+
+    def unblock(self, who: int, whom: int) -> None:
+        """Take it again."""
+        account_id, peer_id = self._id(who), self._id(whom)
+        self.ask(
+            f"{account_id} unblocks {peer_id}",
+            lambda store: store.mailboxes.unblock(account_id, peer_id),
+        )
+
+    def set_receipts(self, who: int, receipts: bool) -> None:
+        """Let a mailbox give receipts, or not."""
+        account_id = self._id(who)
+        self.ask(
+            f"receipts of {account_id}: {receipts}",
+            lambda store: store.mailboxes.set_receipts(account_id, receipts=receipts),
+        )
 
     def drop(self, who: int) -> None:
         """Take a mailbox away; its account, if there is one, gets no mail any more."""
@@ -605,7 +718,18 @@ class Calls:
                 lambda store: store.mailboxes.standing(account_id),  # noqa: B023 - called at once
             )
             self.history(who, None, 99, 10**6)
-            self.read(who, 99, 99, 10**6)
+            self.read_kinds(who, 99, 99, 10**6, EVERY_KIND)
+            self.conversations(who, None, 99, 10**6)
+            for of in range(len(self.ids)):
+                self.talk(who, of, None, 99, 10**6, EVERY_KIND)
+            self.ask(
+                f"whom {account_id} blocks",
+                lambda store: list(store.mailboxes.blocked(account_id)),  # noqa: B023 - called at once
+            )
+            self.ask(
+                f"whether {account_id} gives receipts",
+                lambda store: store.mailboxes.gives_receipts(account_id),  # noqa: B023 - called at once
+            )
             if self.operated:
                 self.usage(who)
                 self.sessions(who)
@@ -621,6 +745,11 @@ def _outcome(call: Callable[[Store], Any], store: Store) -> Any:
         return call(store)
     except Exception as error:
         return type(error).__name__
+
+
+def _in_order(outcome: Outcome) -> Outcome:
+    """Return a standing or a page with its deliveries in one order."""
+    return outcome._replace(deliveries=tuple(sorted(outcome.deliveries)))
 
 
 def _but_for_its_use(session: SessionRecord | None) -> SessionRecord | None:

@@ -127,7 +127,8 @@ class Terminal:
                 self._screen = ""
                 self._type(f"{step.command}\n")
             if step.command is None or stays:
-                self._expect(step.printed, types)
+                # What goes on may have printed more by now, such as a server that is ready.
+                self._expect([*step.printed, "…"] if stays else step.printed, types)
             else:
                 prompts = step.command.count("\n") + 1
                 self._read_until(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from twinline.core.errors import StoreUnavailable
-from twinline.core.store import Draft, MailboxPolicy, Receipt
+from twinline.core.store import Accepted, Draft, MailboxPolicy
 from twinline.stores.conformance.history import Event, Op, Outcome
 from twinline.stores.memory.mailboxes import MemoryMailboxes
 
@@ -245,9 +245,9 @@ class Cheat(MemoryMailboxes):
 
 
 class Drops(Cheat):
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+    def append(self, account_id: str | None, draft: Draft) -> Accepted:
         if self.number() % 1000 == 0:
-            return Receipt(draft.message_id, draft.sent_at)
+            return Accepted(draft.message_id, draft.sent_at, draft.sent_at)
         return super().append(account_id, draft)
 
 
@@ -258,7 +258,7 @@ class AcksBeforeCommit(Cheat):
         super().__init__()
         self._batch: list[tuple[str | None, Draft]] = []  # guarded by _counting
 
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+    def append(self, account_id: str | None, draft: Draft) -> Accepted:
         number = self.number()
         with self._counting:
             self._batch.append((account_id, draft))
@@ -268,7 +268,7 @@ class AcksBeforeCommit(Cheat):
         if number != SENDS // 2 + 1:
             for entry in batch:
                 super().append(*entry)
-        return Receipt(draft.message_id, draft.sent_at)
+        return Accepted(draft.message_id, draft.sent_at, draft.sent_at)
 
 
 class Swaps(Cheat):
@@ -278,12 +278,12 @@ class Swaps(Cheat):
         super().__init__()
         self._held: tuple[str | None, Draft] | None = None  # guarded by _counting
 
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+    def append(self, account_id: str | None, draft: Draft) -> Accepted:
         number = self.number()
         with self._counting:
             if number == 100:
                 self._held = (account_id, draft)
-                return Receipt(draft.message_id, draft.sent_at)
+                return Accepted(draft.message_id, draft.sent_at, draft.sent_at)
             held = self._held
             due = held is not None and (held[0], held[1].sender) == (account_id, draft.sender)
             if due:
@@ -301,7 +301,7 @@ class TakesSeqsEarly(Cheat):
         super().__init__()
         self._late: tuple[str | None, Draft, int, int] | None = None  # guarded by _counting
 
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+    def append(self, account_id: str | None, draft: Draft) -> Accepted:
         number = self.number()
         with self._counting:
             if number == 100:
@@ -309,34 +309,34 @@ class TakesSeqsEarly(Cheat):
                 box = self._boxes[account_id]
                 box.last += 1
                 self._late = (account_id, draft, box.last, number + 100)
-                return Receipt(draft.message_id, draft.sent_at)
+                return Accepted(draft.message_id, draft.sent_at, draft.sent_at)
             late = self._late
             due = late is not None and number >= late[3]
             if due:
                 self._late = None
         if due and late is not None and late[0] is not None:
             box = self._boxes[late[0]]
-            box._messages[late[2]] = late[1]
+            box._messages[late[2]] = (*late[1][:5], late[1].sent_at)
             insort(box._seqs, late[2])
         return super().append(account_id, draft)
 
 
 class Changes(Cheat):
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+    def append(self, account_id: str | None, draft: Draft) -> Accepted:
         if self.number() == 100:
             draft = draft._replace(body=draft.body[:-1] + "?")
         return super().append(account_id, draft)
 
 
 class Cuts(Cheat):
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+    def append(self, account_id: str | None, draft: Draft) -> Accepted:
         return super().append(account_id, draft._replace(body=draft.body[: len(draft.body) // 2]))
 
 
 class ForgetsSendIds(Cheat):
     """Once stores a message, and says that nobody knows."""
 
-    def append(self, account_id: str | None, draft: Draft) -> Receipt:
+    def append(self, account_id: str | None, draft: Draft) -> Accepted:
         receipt = super().append(account_id, draft._replace(send_id=None))
         if self.number() == 100:
             raise StoreUnavailable

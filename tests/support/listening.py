@@ -19,7 +19,7 @@ from waiting import Call, fail_with_stacks, join, wait_event, wait_until
 
 from twinline.core.looks import Look
 from twinline.core.metrics import Metrics
-from twinline.core.protocol import REQUESTS, Reply, Request
+from twinline.core.protocol import MAIL_ALONE, REQUESTS, Kinds, Reply, Request
 from twinline.core.service import ChatService
 from twinline.core.session import Session
 from twinline.core.store import MailPage, Unsubscribe
@@ -379,12 +379,12 @@ class Server:
 
         self.service.handle = noted  # type: ignore[method-assign]
 
-    def _subscribe(self, account_id: str, wake: Wake) -> Unsubscribe:
+    def _subscribe(self, account_id: str, wake: Wake, kinds: Kinds = MAIL_ALONE) -> Unsubscribe:
         def wakes() -> None:
             self.before_wake()
             wake()
 
-        unsubscribe = self._on_mail(account_id, wakes)
+        unsubscribe = self._on_mail(account_id, wakes, kinds)
         key = object()
         self.subscriptions.add(key)
         self.subscribed += 1

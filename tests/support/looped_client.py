@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 from waiting import join, wait_until
 
-from twinline.core.protocol import Message
+from twinline.core.protocol import Entry, Message
 from twinline.transports.client import AsyncClient
 from twinline.transports.client.engine.watcher import THREAD_NAME
 
@@ -101,6 +101,9 @@ class LoopedClient:
 
     def messages(self, timeout: float | None = None, *, ack: bool = True) -> Iterator[Message]:
         return self._each(self._client.messages(timeout, ack=ack))
+
+    def entries(self, timeout: float | None = None, *, ack: bool = True) -> Iterator[Entry]:
+        return self._each(self._client.entries(timeout, ack=ack))
 
     def retry_now(self) -> None:
         async def within_the_loop() -> None:

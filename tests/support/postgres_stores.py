@@ -11,6 +11,7 @@ from twinline.stores.postgresql import PostgresqlStore, parse_url
 
 WRITTEN = ("mailboxes", "names", "sessions")
 """Tables of which every write changes one."""
+_REREAD_SECONDS = 60.0  # who is woken by that, without a reason, must not be taken for a fault
 
 
 class Stores:
@@ -25,7 +26,7 @@ class Stores:
         return self._open(self._engine.new_store_url(), policy)
 
     def _open(self, url: str, policy: MailboxPolicy) -> PostgresqlStore:
-        store = PostgresqlStore.open(url, policy)
+        store = PostgresqlStore(parse_url(url), policy, reread_seconds=_REREAD_SECONDS)
         self._opened[store] = url, policy
         return store
 

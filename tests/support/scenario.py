@@ -11,7 +11,7 @@ from listening import Server
 from services import PASSWORD
 
 from twinline.core.errors import NotLoggedIn, RequestError
-from twinline.core.protocol import Message
+from twinline.core.protocol import Kind, Message
 from twinline.transports.client import Client, ClientSettings, WatchMode
 
 OTHER = "battery staple"
@@ -19,6 +19,7 @@ OTHER = "battery staple"
 TRANSCRIPT = """\
 ann and bob register
   ann is ann, position 0, unread 0
+  ann gives receipts: False
   bob again: username_taken
   as bob with a wrong password: bad_credentials
   accounts *: ann bob
@@ -49,9 +50,21 @@ history
   more: True
   deleted: 2
   5 ann: offline 1
+ann keeps what she sends
+  the same: True
+  1 mail bob: well!
+  2 sent ann: kept
+  with bob: kept, unread 0
+  her mail is ['well!']
+  bob gets 8 ann: kept
+bob blocks ann for a while
+  blocked: ann
+  ann: refused
+  what was sent before: True
+  copies: 1
 two sessions of bob both get everything
-  bob gets 8 ann: to both
-  bob's desk gets 8 ann: to both
+  bob gets 9 ann: to both
+  bob's desk gets 9 ann: to both
 bob changes his password
   bob's desk is logged out
   with the old one: bad_credentials
@@ -111,6 +124,9 @@ class Scenario:
         reply = ann.create_account("Ann", PASSWORD)
         say(f"  ann is {reply.username}, position {reply.position}, unread {reply.unread}")
         bob.create_account("bob", PASSWORD)
+        for client in (ann, bob):
+            client.set_receipts(False)  # one comes when it does, and takes a seq
+        say(f"  ann gives receipts: {ann.status().receipts}")
         stranger = self.client()
         self.refused("bob again", lambda: stranger.create_account("bob", OTHER))
         self.refused("as bob with a wrong password", lambda: stranger.login("bob", OTHER))
@@ -158,6 +174,24 @@ class Scenario:
         say(f"  deleted: {bob.delete_messages([6, 7, 99])}")
         last = bob.history(limit=1).messages[0]
         say(f"  {last.seq} {last.sender}: {last.body}")
+
+        say("ann keeps what she sends")
+        kept = ann.send("bob", "kept", "id-2", copy=True)
+        say(f"  the same: {ann.send('bob', 'kept', 'id-2', copy=True) == kept}")
+        for message in ann.history(peer="bob").messages:
+            say(f"  {message.seq} {message.kind.value} {message.sender}: {message.body}")
+        for talk in ann.conversations().conversations:
+            say(f"  with {talk.username}: {talk.last.body}, unread {talk.unread}")
+        say(f"  her mail is {[each.body for each in ann.history().messages]}")
+        self.gets("bob", bob, 1)
+
+        say("bob blocks ann for a while")
+        bob.block("ann")
+        say(f"  blocked: {' '.join(bob.blocked())}")
+        self.refused("ann", lambda: ann.send("bob", "let me in", "id-3", copy=True))
+        say(f"  what was sent before: {ann.send('bob', 'kept', 'id-2', copy=True) == kept}")
+        bob.unblock("ann")
+        say(f"  copies: {len(ann.history(kinds=[Kind.SENT]).messages)}")
 
         say("two sessions of bob both get everything")
         desk = self.client()

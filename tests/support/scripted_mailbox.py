@@ -50,14 +50,16 @@ class Mailbox:
             case Ack(up_to=up_to):
                 return self.acks.pop(0) if self.acks else AckReply(position=up_to, unread=0)
             case Status():
-                return StatusReply(username="ann", position=0, unread=0)
+                return StatusReply(username="ann", position=0, unread=0, receipts=True)
             case _:
                 return self.others.get(type(request), Done())
 
 
 def page(*seqs: int, position: int = 0, more: bool = False) -> WatchReply:
     """Return the answer to a watch with messages of these seqs, m1 and so on."""
-    return WatchReply(messages=messages(*seqs), position=position, more=more)
+    return WatchReply(
+        messages=messages(*seqs), position=position, seen=max(seqs, default=0), more=more
+    )
 
 
 def reply_to(id: int, reply: Reply) -> bytes:

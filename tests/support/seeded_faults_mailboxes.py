@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from twinline.core.errors import CursorInvalid, MailboxFull, NoSuchUser, StoreUnavailable
-from twinline.core.store import MailPage, Receipt, Standing
+from twinline.core.store import Accepted, MailPage, Standing
 from twinline.core.waiting import wake_all
 from twinline.stores.memory.mailbox import Mailbox
 from twinline.stores.memory.mailboxes import MemoryMailboxes
@@ -59,26 +59,34 @@ def raises_what_it_likes(half: MemoryMailboxes, was, account_id):
     return was(account_id)
 
 
-def ignores_the_byte_budget(half: MemoryMailboxes, was, account_id, after, limit, max_bytes):  # noqa: PLR0917 - as it is there
-    return was(account_id, after, limit, ALL)
+def ignores_the_byte_budget(  # noqa: PLR0917 - as it is there
+    half: MemoryMailboxes, was, account_id, after, limit, max_bytes, *kinds
+):
+    return was(account_id, after, limit, ALL, *kinds)
 
 
-def tells_more_by_the_limit(half: MemoryMailboxes, was, account_id, after, limit, max_bytes):  # noqa: PLR0917 - as it is there
-    page = was(account_id, after, limit, max_bytes)
+def tells_more_by_the_limit(  # noqa: PLR0917 - as it is there
+    half: MemoryMailboxes, was, account_id, after, limit, max_bytes, *kinds
+):
+    page = was(account_id, after, limit, max_bytes, *kinds)
     return page._replace(more=len(page.messages) == limit)
 
 
-def reads_beyond_the_end(half: MemoryMailboxes, was, account_id, after, limit, max_bytes):  # noqa: PLR0917 - as it is there
+def reads_beyond_the_end(half: MemoryMailboxes, was, account_id, after, limit, max_bytes, *kinds):  # noqa: PLR0917 - as it is there
     last = half._boxes[account_id].last if account_id in half._boxes else 0
-    return was(account_id, min(after, last), limit, max_bytes)
+    return was(account_id, min(after, last), limit, max_bytes, *kinds)
 
 
-def begins_at_before(half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now):  # noqa: PLR0917 - as it is there
-    return was(account_id, None if before is None else before + 1, limit, max_bytes, now)
+def begins_at_before(  # noqa: PLR0917 - as it is there
+    half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now, **kinds
+):
+    return was(account_id, None if before is None else before + 1, limit, max_bytes, now, **kinds)
 
 
-def gives_the_oldest(half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now):  # noqa: PLR0917 - as it is there
-    page = was(account_id, before, ALL, ALL, now)
+def gives_the_oldest(  # noqa: PLR0917 - as it is there
+    half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now, **kinds
+):
+    page = was(account_id, before, ALL, ALL, now, **kinds)
     return page._replace(messages=page.messages[:limit], more=len(page.messages) > limit)
 
 
@@ -113,20 +121,23 @@ def acks_what_there_is(half: MemoryMailboxes, was, account_id, up_to, now):
 
 
 def tells_repeats_their_own(half: MemoryMailboxes, was, account_id, draft):
-    was(account_id, draft)
-    return Receipt(draft.message_id, draft.sent_at)
+    n = was(account_id, draft).n
+    return Accepted(draft.message_id, draft.sent_at, n)
 
 
 def _first(half: MemoryMailboxes, account_id, draft):
     """Return the receipt of the first send under a send_id, whatever its body was."""
     box = half._boxes.get(account_id)
     mine = {} if box is None else box.send_ids._by_sender.get(draft.sender_id, {})
-    return Receipt(*mine[draft.send_id][3:5]) if draft.send_id in mine else None
+    if draft.send_id not in mine:
+        return None
+    _, _, _, message_id, sent_at, _, n = mine[draft.send_id]
+    return Accepted(message_id, sent_at, n)
 
 
 def _keep(box: Mailbox, draft):
     """Keep what a send_id stands for, whatever became of the message."""
-    mine, first = box.send_ids.make_room(draft, hash(draft.body), box.last + 1)
+    mine, first = box.send_ids.make_room(draft, hash(draft.body), box.last + 1, draft.sent_at)
     mine[draft.send_id] = first
     box.send_ids.count += 1
 
@@ -182,9 +193,11 @@ def counts_acked_mail(half: MemoryMailboxes, was, account_id, draft):
     return was(account_id, draft)
 
 
-def trims_by_sending_time(half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now):  # noqa: PLR0917 - as it is there
+def trims_by_sending_time(  # noqa: PLR0917 - as it is there
+    half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now, **kinds
+):
     """Count a message's age from when it was sent."""
-    page = was(account_id, before, limit, max_bytes, now)
+    page = was(account_id, before, limit, max_bytes, now, **kinds)
     keep_ms = half._limits.history_ms
     fresh = [
         one
@@ -236,16 +249,16 @@ def drops_in_silence(half: MemoryMailboxes, was, account_id):
     half._boxes.pop(account_id, None)
 
 
-def subscribes_each_wake_once(half: MemoryMailboxes, was, account_id, wake):
+def subscribes_each_wake_once(half: MemoryMailboxes, was, account_id, wake, *kinds):
     box = half._boxes.get(account_id)
     if box is None:
         return lambda: None
     same = [each for each in box.watchers or () if each.wake == wake]
-    return same[0] if same else was(account_id, wake)
+    return same[0] if same else was(account_id, wake, *kinds)
 
 
-def stays_subscribed(half: MemoryMailboxes, was, account_id, wake):
-    was(account_id, wake)
+def stays_subscribed(half: MemoryMailboxes, was, account_id, wake, *kinds):
+    was(account_id, wake, *kinds)
     return lambda: None
 
 
@@ -301,9 +314,9 @@ def counts_then_stores(half: MemoryMailboxes, was, account_id, draft):
     a_moment()
     with half._lock:
         box.last = last
-        box.append(draft, None)
+        accepted = box.append(account_id, draft, None)
         box._seqs = sorted(set(box._seqs))
-    return Receipt(draft.message_id, draft.sent_at)
+    return accepted
 
 
 def stores_out_of_order(half: MemoryMailboxes, was, account_id, draft):
@@ -315,11 +328,11 @@ def stores_out_of_order(half: MemoryMailboxes, was, account_id, draft):
         a_moment()
     with half._lock:
         insort(box._seqs, seq)
-        box._messages[seq] = draft
+        box._messages[seq] = (*draft[:5], draft.sent_at)
         box.unread += 1
         wakes = wakes_of(box.watchers)
     wake_all(wakes)
-    return Receipt(draft.message_id, draft.sent_at)
+    return Accepted(draft.message_id, draft.sent_at, draft.sent_at)
 
 
 def wakes_then_stores(half: MemoryMailboxes, was, account_id, draft):
@@ -349,9 +362,9 @@ def counts_then_fills(half: MemoryMailboxes, was, account_id, draft):
     a_moment()
     with half._lock:
         box._limits = replace(box._limits, mailbox_messages=10**6)
-        box.append(draft, None)
+        accepted = box.append(account_id, draft, None)
         box._limits = replace(box._limits, mailbox_messages=most)
-    return Receipt(draft.message_id, draft.sent_at)
+    return accepted
 
 
 def looks_then_revives(half: MemoryMailboxes, was, account_id, draft):
@@ -359,9 +372,9 @@ def looks_then_revives(half: MemoryMailboxes, was, account_id, draft):
         box = half._box(account_id)
     a_moment()
     with half._lock:
-        box.append(draft, None)
+        accepted = box.append(account_id, draft, None)
         half._boxes[account_id] = box
-    return Receipt(draft.message_id, draft.sent_at)
+    return accepted
 
 
 def looks_then_acks(half: MemoryMailboxes, was, account_id, up_to, now):
@@ -420,9 +433,9 @@ def answers_mailbox_by_mailbox(half: MemoryMailboxes, was, looks):
     return was(sorted(looks))
 
 
-def unsubscribes_under_a_lock(half: MemoryMailboxes, was, account_id, wake):
+def unsubscribes_under_a_lock(half: MemoryMailboxes, was, account_id, wake, *kinds):
     """Have a wake that unsubscribes wait for itself, and give up."""
-    unsubscribe = was(account_id, wake)
+    unsubscribe = was(account_id, wake, *kinds)
     vars(half).setdefault("lock", threading.Lock())
 
     def end():

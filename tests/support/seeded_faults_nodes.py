@@ -11,6 +11,7 @@ from typing import Any
 from seeded_faults_mailboxes import a_moment
 from shared_memory import SharedAccounts, SharedMailboxes, SharedNode, States, passed_on
 
+from twinline.core.protocol import Kind
 from twinline.core.store import Durability, Health
 
 
@@ -99,10 +100,10 @@ class CachesSessions(SharedAccounts):
                 self.found[key] = session, time.monotonic() + self.seconds
         return session
 
-    def tell(self, account_id: str) -> None:
+    def tell(self, account_id: str, kind: Kind | None = None) -> None:
         for key in [each for each in self.found if each.account_id == account_id]:
             self.found.pop(key, None)
-        super().tell(account_id)
+        super().tell(account_id, kind)
 
 
 class CachesSessionsForAMoment(CachesSessions):
@@ -166,9 +167,9 @@ class RemembersStandings(SharedMailboxes):
             self.known[account_id] = self.shared.standing(account_id)
         return self.known[account_id]
 
-    def hear(self, account_id):
+    def hear(self, account_id, kind=None):
         self.known.pop(account_id, None)
-        super().hear(account_id)
+        super().hear(account_id, kind)
 
     def ack(self, account_id, up_to, now):
         self.known.pop(account_id, None)

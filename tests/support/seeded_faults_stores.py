@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import seeded_faults_accounts as by_accounts
+import seeded_faults_conversing as by_talk
 import seeded_faults_mailboxes as by_mailboxes
 
 from twinline.core.store import SEQ_JUMP, Durability, Health, Invitation, MailboxPolicy, SessionKey
@@ -155,7 +156,7 @@ def reopened(
     orphans = {each: boxes.pop(each) for each in boxes.keys() - again.accounts._by_id.keys()}
     vars(again)["orphans"] = orphans
     for box in again.mailboxes._boxes.values():
-        box.watchers = None
+        box.watchers = box.others = None
     forget(again)
     return again
 
@@ -186,10 +187,10 @@ def jumps_at_the_next_append(box: Mailbox) -> None:
     class Jumping(Mailbox):
         __slots__ = ()
 
-        def append(self, draft):
+        def append(self, *arguments, **options):
             self.__class__ = Mailbox
             self.last += SEQ_JUMP
-            return self.append(draft)
+            return self.append(*arguments, **options)
 
     box.__class__ = Jumping
 
@@ -200,8 +201,9 @@ def acks_what_comes(box: Mailbox) -> None:
     class Acking(Mailbox):
         __slots__ = ()
 
-        def ack(self, up_to, now):
-            super().ack(self.last if up_to > self.position + 50 else up_to, now)
+        def ack(self, account_id, up_to, now):
+            ends = self.last if up_to > self.position + 50 else up_to
+            return super().ack(account_id, ends, now)
 
     box.last += SEQ_JUMP
     box.__class__ = Acking
@@ -425,6 +427,59 @@ FAULTS: tuple[tuple[Open, str], ...] = (
         ),
         "unsubscribing_waits_for_nothing",
     ),
+    (mailboxes(append=by_talk.keeps_no_copies), "copies_lie_with_their_senders"),
+    (mailboxes(append=by_talk.names_the_sender), "copies_lie_with_their_senders"),
+    (mailboxes(append=by_talk.copies_to_oneself), "copies_lie_with_their_senders"),
+    (mailboxes(read=by_talk.shows_copies_unasked), "copies_lie_with_their_senders"),
+    (mailboxes(append=by_talk.copies_each_time), "repeats_complete_copies"),
+    (mailboxes(append=by_talk.copies_by_the_repeats_id), "repeats_complete_copies"),
+    (mailboxes(append=by_talk.completes_nothing), "repeats_complete_copies"),
+    (mailboxes(standing=by_talk.counts_copies_as_unread), "mail_alone_counts"),
+    (mailboxes(append=by_talk.fills_by_copies), "mail_alone_counts"),
+    (mailboxes(ack=by_talk.trims_copies_by_acks), "mail_alone_counts"),
+    (mailboxes(read=by_talk.sees_its_page_alone), "reading_takes_kinds"),
+    (mailboxes(read=by_talk.sees_to_the_end), "reading_takes_kinds"),
+    (mailboxes(read=by_talk.reads_every_kind), "reading_takes_kinds"),
+    (mailboxes(history=by_talk.ignores_the_peer), "history_takes_kinds_and_a_peer"),
+    (mailboxes(history=by_talk.gives_a_peers_mail_alone), "history_takes_kinds_and_a_peer"),
+    (mailboxes(history=by_talk.has_seen_all_history), "history_takes_kinds_and_a_peer"),
+    (mailboxes(history=by_talk.knows_peers_by_name), "reused_names_are_other_conversations"),
+    (mailboxes(conversations=by_talk.lists_by_name), "reused_names_are_other_conversations"),
+    (mailboxes(conversations=by_talk.lists_from_before), "conversations_are_listed"),
+    (mailboxes(conversations=by_talk.counts_all_as_unread), "conversations_are_listed"),
+    (mailboxes(append=by_talk.keeps_every_copy), "copies_have_a_bound_of_their_own"),
+    (mailboxes(history=by_talk.shows_what_has_aged), "copies_have_a_bound_of_their_own"),
+    (mailboxes(conversations=by_talk.lists_what_has_aged), "copies_have_a_bound_of_their_own"),
+    (mailboxes(put_receipt=by_talk.keeps_every_receipt), "copies_have_a_bound_of_their_own"),
+    (mailboxes(append=by_talk.counts_n_by_the_clock), "n_rises"),
+    (mailboxes(append=by_talk.counts_n_by_what_is_there), "n_rises"),
+    (mailboxes(ack=by_talk.tells_of_own_mail), "acks_tell_whose_mail_they_pass"),
+    (mailboxes(ack=by_talk.tells_of_blocked_mail), "acks_tell_whose_mail_they_pass"),
+    (mailboxes(ack=by_talk.tells_in_any_case), "acks_tell_whose_mail_they_pass"),
+    (mailboxes(ack=by_talk.tells_the_newest_of_all), "acks_tell_whose_mail_they_pass"),
+    (mailboxes(look=by_talk.looks_without_deliveries), "acks_tell_whose_mail_they_pass"),
+    (mailboxes(put_receipt=by_talk.takes_any_receipt), "receipts_replace_each_other"),
+    (mailboxes(put_receipt=by_talk.keeps_a_receipts_seq), "receipts_replace_each_other"),
+    (
+        mailboxes(put_receipt=by_talk.takes_receipts_where_none_are_given),
+        "receipts_replace_each_other",
+    ),
+    (mailboxes(put_receipt=by_talk.takes_receipts_of_the_blocked), "receipts_replace_each_other"),
+    (mailboxes(append=by_talk.refuses_by_name), "blocked_mail_is_refused"),
+    (mailboxes(append=by_talk.refuses_repeats), "blocked_mail_is_refused"),
+    (mailboxes(append=by_talk.stores_what_it_refuses), "blocked_mail_is_refused"),
+    (mailboxes(append=by_talk.copies_what_is_refused), "blocked_mail_is_refused"),
+    (mailboxes(append=by_talk.refuses_when_full), "blocked_mail_is_refused"),
+    (mailboxes(block=by_talk.blocks_without_end), "blocked_mail_is_refused"),
+    (mailboxes(blocked=by_talk.lists_as_they_came), "blocked_mail_is_refused"),
+    (mailboxes(append=by_talk.wakes_all_by_copies), "kinds_wake_their_watchers"),
+    (mailboxes(append=by_talk.wakes_nobody_by_copies), "kinds_wake_their_watchers"),
+    (mailboxes(append=by_talk.wakes_by_mail_who_asks_for_none), "kinds_wake_their_watchers"),
+    (mailboxes(drop=by_talk.ends_in_silence), "kinds_wake_their_watchers"),
+    (mailboxes(append=by_talk.looks_then_copies), "one_copy_of_many_repeats_is_kept"),
+    (mailboxes(append=by_talk.looks_then_sends), "blocks_hold_at_once"),
+    (mailboxes(append=by_talk.copies_into_what_was_there), "dropped_copies_are_gone"),
+    (mailboxes(put_receipt=by_talk.looks_then_puts_receipts), "the_highest_receipt_stays"),
 )
 """What opens a store with a fault, and the rule that must say so."""
 
@@ -442,6 +497,12 @@ FORGETFUL: tuple[tuple[Callable[[MemoryStore], None], str], ...] = (
     (brings_invitations_back, "what_was_set_survives"),
     (forgets_quotas, "what_was_set_survives"),
     (enables_all, "what_was_set_survives"),
+    (by_talk.forgets_copies, "conversations_survive"),
+    (by_talk.forgets_receipts, "conversations_survive"),
+    (by_talk.forgets_blocks, "conversations_survive"),
+    (by_talk.forgets_who_gives_receipts, "conversations_survive"),
+    (by_talk.forgets_the_newest_n, "conversations_survive"),
+    (by_talk.forgets_of_which_messages_copies_are, "conversations_survive"),
 )
 """What a store forgets when it is reopened, and the rule that must say so."""
 

@@ -7,6 +7,7 @@ from argon2 import PasswordHasher
 from argon2.profiles import CHEAPEST
 
 from twinline.core.metrics import Metrics
+from twinline.core.protocol import Kinds
 from twinline.core.service import ChatService
 from twinline.core.session import Session
 from twinline.core.settings import ServiceSettings
@@ -76,8 +77,8 @@ def count_subscriptions(service: ChatService) -> Counter[str | bytes]:
     def counting(half: Any, name: str) -> None:
         subscribe = getattr(half, name)
 
-        def counted(key: str | bytes, wake: Wake) -> Unsubscribe:
-            unsubscribe = subscribe(key, wake)
+        def counted(key: str | bytes, wake: Wake, *kinds: Kinds) -> Unsubscribe:
+            unsubscribe = subscribe(key, wake, *kinds)
             opened[key] += 1
             ended: list[bool] = []
 

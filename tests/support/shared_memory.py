@@ -8,7 +8,9 @@ import itertools
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, ClassVar
 
@@ -17,6 +19,7 @@ from seeded_faults_stores import reopened as reopened_in_memory
 
 from twinline.core.errors import NoSuchUser, TwinlineError
 from twinline.core.locks import new_lock
+from twinline.core.protocol import MAIL_ALONE, Kind
 from twinline.core.store import (
     Accounts,
     Durability,
@@ -29,10 +32,12 @@ from twinline.core.store import (
     Unsubscribe,
 )
 from twinline.core.waiting import Wake, wake_after_reply, wake_all
+from twinline.stores.conformance.conversing import KINDS
 from twinline.stores.memory import MemoryStore
 
-Notice = tuple[int, str, str]
-"""The id of the node that sent it, the half that it is about, and an account id."""
+Notice = tuple[int, str, str, Kind | None]
+"""The id of the node that sent it, the half that it is about, an account id, and of which kind the
+entry is that has come, if it is about one."""
 
 
 class OtherPolicy(TwinlineError):
@@ -71,10 +76,10 @@ class Engine:
 
     def _carry(self) -> None:
         while (notice := self.notices.get()) is not None:
-            sender, half, account_id = notice
+            sender, half, account_id, kind = notice
             for node in self.nodes:
                 if node.id != sender:
-                    getattr(node, half).hear(account_id)
+                    getattr(node, half).hear(account_id, kind)
 
 
 class Watches:
@@ -139,12 +144,12 @@ class _Half:
         self.shared = getattr(node.engine.store, self.name)
         self.watches = Watches()
 
-    def tell(self, account_id: str) -> None:
+    def tell(self, account_id: str, kind: Kind | None = None) -> None:
         """Have those woken who watch an account's, here and on the other nodes."""
-        self.hear(account_id)
-        self.node.engine.notices.put((self.node.id, self.name, account_id))
+        self.hear(account_id, kind)
+        self.node.engine.notices.put((self.node.id, self.name, account_id, kind))
 
-    def hear(self, account_id: str) -> None:
+    def hear(self, account_id: str, kind: Kind | None = None) -> None:
         raise NotImplementedError
 
 
@@ -190,7 +195,7 @@ class SharedAccounts(_Half, Accounts):
             remove()
         return remove
 
-    def hear(self, account_id: str) -> None:
+    def hear(self, account_id: str, kind: Kind | None = None) -> None:
         wakes: list[Wake] = []
         for key in self.watches.watched():
             if key.account_id == account_id and self.shared.find_session(key) is None:
@@ -199,12 +204,16 @@ class SharedAccounts(_Half, Accounts):
 
 
 class SharedMailboxes(_Half, Mailboxes):
-    """A node's mailboxes: what is told of one is that there is mail, or that it is gone."""
+    """A node's mailboxes: what is told of one is which kind of entry has come, or that it is gone.
+
+    Whether anything has come, and what, is heard of the store of the engine.
+    """
 
     name = "mailboxes"
     create = passed_on("create")
     read = passed_on("read")
     history = passed_on("history")
+    conversations = passed_on("conversations")
     ack = passed_on("ack")
     delete = passed_on("delete")
     standing = passed_on("standing")
@@ -212,19 +221,42 @@ class SharedMailboxes(_Half, Mailboxes):
     set_quota = passed_on("set_quota")
     trace = passed_on("trace")
     depths = passed_on("depths")
-    append = told("append")
+    set_receipts = passed_on("set_receipts")
+    gives_receipts = passed_on("gives_receipts")
+    block = passed_on("block")
+    unblock = passed_on("unblock")
+    blocked = passed_on("blocked")
     drop = told("drop")
 
-    def on_mail(self, account_id, wake):
-        remove = self.watches.add(account_id, wake)
+    def append(self, account_id, draft):
+        with self.telling((account_id, Kind.MAIL), (draft.sender_id, Kind.SENT)):
+            return self.shared.append(account_id, draft)
+
+    def put_receipt(self, account_id, receipt):
+        with self.telling((account_id, Kind.RECEIPT)):
+            self.shared.put_receipt(account_id, receipt)
+
+    @contextmanager
+    def telling(self, *of: tuple[str, Kind]) -> Iterator[None]:
+        """Tell of the entries of a kind that come into a mailbox meanwhile."""
+        with ExitStack() as subscribed:
+            for account_id, kind in of:
+                tell = partial(self.tell, account_id, kind)
+                subscribed.callback(self.shared.on_mail(account_id, tell, frozenset({kind})))
+            yield
+
+    def on_mail(self, account_id, wake, kinds=MAIL_ALONE):
+        remove = self.watches.add((account_id, kinds), wake)
         try:
             self.shared.standing(account_id)
         except NoSuchUser:
             remove()
         return remove
 
-    def hear(self, account_id: str) -> None:
-        wake_after_reply(self.watches.of(account_id))
+    def hear(self, account_id: str, kind: Kind | None = None) -> None:
+        for kinds in KINDS:
+            if kind is None or kind in kinds:
+                wake_after_reply(self.watches.of((account_id, kinds)))
 
 
 class States(SharedStates):

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from twinline.core.store import (
     Account,
+    Blocked,
     Depths,
     Draft,
     Invitation,
     Mailboxes,
     MailboxPolicy,
+    PeerReceipt,
     SessionKey,
     SessionRecord,
     Store,
@@ -32,6 +34,10 @@ an account without one.
 VERSION_2 = Path(__file__).with_name("version_2.db")
 """The same of version 2: ann and bob with a session and an address each, mail, history, acks and
 send_ids; and a name that is reserved.
+"""
+VERSION_3 = Path(__file__).with_name("version_3.db")
+"""What the last program with version 3 made of that: carl beside them, who is disabled and has
+sent to bob; bob's quota; an invitation; and one more message of ann's to bob.
 """
 THREE_DEEP = MailboxPolicy(mailbox_messages=3)
 """By which `fill_to_three_depths` fills mailboxes."""
@@ -120,6 +126,13 @@ def filled(path: Path, policy: MailboxPolicy) -> Path:
         boxes.append("id-bob", draft("half a pair \ud800 and \0", send_id="\udfff"))
         store.mailboxes.create("id-old")
         store.accounts.create(account("old"))
+        for number in range(300):  # more than a page
+            copied = draft(f"{number} \ud800", sender="bob", sent_at=number + 1)
+            boxes.append("id-old", copied._replace(copy_to="old"))
+        for number in range(2):
+            boxes.put_receipt("id-bob", PeerReceipt(f"id-{number}", f"{number}", 7, HOUR))
+            boxes.block("id-bob", Blocked(f"id-{number}", f"{number}"))
+        boxes.set_receipts("id-carl", receipts=False)
         store.accounts.withdraw("id-old", keep_name=True)
     return path
 

@@ -16,9 +16,9 @@ from twinline.core.errors import (
     UsernameTaken,
 )
 from twinline.core.names import NamePattern
-from twinline.core.store import MailboxPolicy, Receipt, SessionKey, Standing
+from twinline.core.store import Accepted, MailboxPolicy, SessionKey, Standing
 from twinline.stores import rules
-from twinline.stores.memory import mailbox
+from twinline.stores.memory import log
 from twinline.stores.memory.accounts import MemoryAccounts
 from twinline.stores.memory.mailboxes import MemoryMailboxes
 
@@ -77,12 +77,13 @@ class MailboxSteps(RuleBasedStateMachine):
     )
     def start(self, dead: int, **policy: float) -> None:
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(mailbox, "_DEAD_SEQS", dead)
+        self.patch.setattr(log, "_DEAD_SEQS", dead)
         self.policy = MailboxPolicy.model_validate(policy)
         self.boxes = MemoryMailboxes(self.policy)
         self.model: dict[str, Box] = {}
         # By account id and send_id, the first to come first.
-        self.sent: dict[str, dict[str, tuple[str, Receipt]]] = {}
+        self.sent: dict[str, dict[str, tuple[str, Accepted]]] = {}
+        self.newest: dict[str, int] = {}
         self.woken: list[str] = []
         self.now = 0
         self.generation = 0
@@ -119,7 +120,8 @@ class MailboxSteps(RuleBasedStateMachine):
     def append_once(self, name: str, body: str, send_id: str | None) -> None:
         sending = draft(body, send_id=send_id, sent_at=self.now)
         box = self.model.get(self.ids[name])
-        expected: Receipt | type[RequestError] = Receipt(sending.message_id, self.now)
+        n = max(self.now, self.newest.get(self.ids[name], 0) + 1)
+        expected: Accepted | type[RequestError] = Accepted(sending.message_id, self.now, n)
         sent = self.sent.setdefault(self.ids[name], {})
         known = sent.get(send_id or "")
         fresh = False
@@ -140,7 +142,8 @@ class MailboxSteps(RuleBasedStateMachine):
             assert self.boxes.append(self.ids[name], sending) == expected
         if fresh:
             assert box is not None
-            assert isinstance(expected, Receipt)
+            assert isinstance(expected, Accepted)
+            self.newest[self.ids[name]] = n
             box.trim(self.now)
             box.last += 1
             box.mail.append(Mail(box.last, body))
@@ -167,7 +170,7 @@ class MailboxSteps(RuleBasedStateMachine):
         box.position = max(box.position, up_to)
         box.trim(self.now)
         standing = self.boxes.ack(self.ids[name], up_to, self.now)
-        assert standing == Standing(box.position, box.unread)
+        assert standing[:2] == (box.position, box.unread)
 
     @rule(name=names, backs=st.lists(st.integers(0, 8), max_size=4))
     def delete(self, name: str, backs: list[int]) -> None:

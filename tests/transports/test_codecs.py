@@ -261,11 +261,11 @@ def test_unknown_fields_of_a_reply_are_ignored():
         ("binary", frame(b"\x01\x00\x00", kind=0x86), "not the reply to request 1"),
         ("binary", frame(b"\x01" + bytes(11), kind=0x84), "beyond the end"),
         ("binary", frame(b"\x01" + bytes(12), kind=0x84), "beyond the end"),
-        ("binary", frame(b"\x01" + bytes(14), kind=0x84), "longer than its fields"),
+        ("binary", frame(b"\x01" + bytes(15), kind=0x84), "longer than its fields"),
         ("binary", frame(b"\x01" + bytes(12) + b"\x81\x00", kind=0x84), "shortest form"),
         (
             "binary",
-            frame(b"\x01" + bytes(12) + b"\xff" * 7 + b"\x7f", kind=0x84),
+            frame(b"\x01" + bytes(12) + b"\xff" * 7 + b"\x7f\x00", kind=0x84),
             "'sent_at' is wrong",
         ),
         ("binary", frame(b"\x01\x01\xff\x00\x00", kind=0xFF), "not UTF-8"),
@@ -285,22 +285,27 @@ def test_what_is_not_a_reply_ends_the_conversation(name, data, why, size):
     assert not client.mid_frame
 
 
-WATCHED = WatchReply(messages=(), position=7, more=True)
+WATCHED = WatchReply(messages=(), position=7, seen=7, more=True)
 
 
 @pytest.mark.parametrize(
     ("name", "data", "why"),
     [
-        ("jsonl", b'{"id":1,"ok":true,"messages":[],"position":7,"more":1}\n', "'more' is wrong"),
-        (
-            "jsonl",
-            b'{"id":1,"ok":true,"messages":[],"position":7,"more":null}\n',
-            "'more' is wrong",
+        *(
+            (
+                "jsonl",
+                b'{"id":1,"ok":true,"messages":[],"position":7,"seen":7,"more":%b}\n' % more,
+                "'more' is wrong",
+            )
+            for more in (b"1", b"null")
         ),
+        ("jsonl", b'{"id":1,"ok":true,"messages":[],"position":7}\n', "'seen' is missing"),
         ("jsonl", b'{"id":2,"ok":true}\n', "not to request 1"),
-        ("binary", frame(b"\x01\x00\x07\x02", kind=0x85, flags=1), "truth value"),
-        ("binary", frame(b"\x01\x00\x07\x01", kind=0x85), "longer than its fields"),
-        ("binary", frame(b"\x01\x00\x07\x01", kind=0x85, flags=3), "flag"),
+        ("binary", frame(b"\x01\x00\x07\x07\x02", kind=0x85, flags=2), "truth value"),
+        ("binary", frame(b"\x01\x00\x07\x07\x01", kind=0x85), "longer than its fields"),
+        ("binary", frame(b"\x01\x00\x07\x07\x01", kind=0x85, flags=6), "flag"),
+        ("binary", frame(b"\x01\x01\x04", kind=0x85), "presence bit"),
+        ("binary", frame(b"\x01\x01", kind=0x85), "beyond the end"),
         ("binary", frame(b"\x02", kind=0x80), "not the reply to request 1"),
         ("binary", frame(b"\x01", kind=0x80), "not the reply to request 1"),
     ],
@@ -319,14 +324,14 @@ def test_what_is_no_reply_of_a_stream_ends_the_conversation(name, data, why, siz
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("jsonl", b'{"id":1,"ok":true,"messages":[],"position":7,"more":false}\n'),
-        ("binary", frame(b"\x01\x00\x07\x00", kind=0x85, flags=1)),
+        ("jsonl", b'{"id":1,"ok":true,"messages":[],"position":7,"seen":7,"more":false}\n'),
+        ("binary", frame(b"\x01\x00\x07\x07\x00", kind=0x85, flags=2)),
     ],
 )
 def test_a_stream_may_say_that_it_ends(name, data):
     client = client_expecting(name, Watch(after=0, window=9))
     (event,) = receive_replies(client, [data])
-    assert event == ReplyReceived(1, WatchReply(messages=(), position=7))
+    assert event == ReplyReceived(1, WatchReply(messages=(), position=7, seen=7))
     assert not event.more
     with pytest.raises(RemoteProtocolError, match="no request"):
         receive_replies(client, [data])

@@ -1,5 +1,6 @@
 """Whatever the bytes and however they are cut: the models come back, or a documented error."""
 
+from enum import Enum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -59,13 +60,16 @@ def values(annotation: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy
         return st.none() | values(inner)
     limits = bounds(metadata)
     if origin is tuple:
-        return st.lists(values(arguments[0]), min_size=limits.get("min_length", 0), max_size=5).map(
-            tuple
-        )
+        most = min(limits.get("max_length", 5), 5)
+        return st.lists(
+            values(arguments[0]), min_size=limits.get("min_length", 0), max_size=most
+        ).map(tuple)
     if annotation is int:
         return st.integers(limits["ge"], limits["le"])
     if annotation is bool:
         return st.booleans()
+    if issubclass(annotation, Enum):
+        return st.sampled_from(annotation)
     if annotation is str:
         return st.text(max_size=200)
     return models(annotation)

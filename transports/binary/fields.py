@@ -11,13 +11,14 @@ annotation                     bytes
 ``bool``                       one byte, 0 or 1
 ``str``                        varint of the number of bytes, then that much UTF-8
 `MessageId`                    12 bytes
+`Kind`                         one byte, its place in the enumeration
 ``tuple[X, ...]``              varint of the number of items, then the items
-a model                        its fields, in their order
+a model                        a byte of presence bits, if it has any; its fields, in their order
 ``X | None``                   X; None is a clear presence bit, so only a default can be None
 =============================  ================================================================
 
 A field with a default has a presence bit, numbered from bit 0 in the order of the model, and its
-bytes are there only if the bit is set.
+bytes are there only if the bit is set. The bits of a whole frame's model are in its header.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_
 
 from pydantic import BaseModel
 
-from twinline.core.protocol import MessageId
+from twinline.core.protocol import Kind, MessageId
 
 Write = Callable[[Any], bytes]
 """Returns the bytes of a value."""
@@ -118,6 +119,15 @@ def _read_flag(payload: Payload, at: int) -> tuple[bool, int]:
     return byte == 1, at + 1
 
 
+_KINDS: Final = tuple(Kind)
+_KIND_BYTES: Final = {kind: bytes([number]) for number, kind in enumerate(_KINDS)}
+
+
+def _read_kind(payload: Payload, at: int) -> tuple[Kind | int, int]:
+    number = payload[at]
+    return (_KINDS[number] if number < len(_KINDS) else number), at + 1
+
+
 _write_message_id: Final = bytes.fromhex
 
 
@@ -167,7 +177,8 @@ class Layout:
                 self.bits[name] = bit
             write, read = _field(annotations[name])
             self._fields.append((name, bit, field.default, write, read))
-        self._writes = [(name, write) for name, _, _, write, _ in self._fields]
+        self._writes = [(name, write) for name, bit, _, write, _ in self._fields if not bit]
+        self._defaults = [(name, default) for name, bit, default, _, _ in self._fields if bit]
         self.known_flags = (1 << len(self.bits)) - 1
         if self.known_flags > 0xFF:
             raise TypeError(f"{model.__name__} has more than 8 fields with a default")
@@ -180,8 +191,12 @@ class Layout:
     def write(self, value: BaseModel) -> tuple[int, bytes]:
         """Return the presence bits of the fields that are written, and those fields."""
         values = value.__dict__
-        if not self.bits:
-            return 0, self.write_all(value)
+        # Nearly all that is written has its defaults, each message of a delivery does.
+        for name, default in self._defaults:
+            if values[name] != default:
+                break
+        else:
+            return 0, b"".join([write(values[name]) for name, write in self._writes])
         flags = 0
         fields = []
         for name, bit, default, write, _ in self._fields:
@@ -197,6 +212,18 @@ class Layout:
         """Return the fields of a model that has none with a default."""
         values = value.__dict__
         return b"".join([write(values[name]) for name, write in self._writes])
+
+    def write_with_bits(self, value: BaseModel) -> bytes:
+        """Return the byte of presence bits, and the fields behind it."""
+        flags, fields = self.write(value)
+        return b"%c%b" % (flags, fields)
+
+    def read_with_bits(self, payload: Payload, at: int) -> tuple[dict[str, Any], int]:
+        """Return the fields behind the byte of presence bits at a place; see `read`."""
+        flags = payload[at]
+        if flags > self.known_flags:
+            raise MalformedError("a presence bit is set that no field has")
+        return self.read(payload, at + 1, flags)
 
     def read(self, payload: Payload, at: int, flags: int = 0) -> tuple[dict[str, Any], int]:
         """Return the fields at a place, not validated yet, and the place behind them.
@@ -253,6 +280,8 @@ def _field(annotation: Any) -> tuple[Write, Read]:
         return _list_of(*_field(arguments[0]))
     if annotation is int:
         return write_uint, read_uint
+    if annotation is Kind:
+        return _KIND_BYTES.__getitem__, _read_kind
     if annotation is bool:
         return _write_flag, _read_flag
     if annotation is str:
@@ -260,6 +289,6 @@ def _field(annotation: Any) -> tuple[Write, Read]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         layout = Layout(annotation)
         if layout.bits:
-            raise TypeError(f"{annotation.__name__} stands in a frame and has no room for bits")
+            return layout.write_with_bits, layout.read_with_bits
         return layout.write_all, layout.read
     raise TypeError(f"a binary frame has no layout for {annotation}")

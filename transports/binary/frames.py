@@ -29,8 +29,13 @@ KIND_BY_REQUEST: Final[dict[type[Request], int]] = {
     protocol.Watch: 8,
     protocol.Ack: 9,
     protocol.History: 10,
+    protocol.Conversations: 18,
     protocol.DeleteMessages: 11,
     protocol.Trace: 17,
+    protocol.Block: 19,
+    protocol.Unblock: 20,
+    protocol.ListBlocked: 21,
+    protocol.SetReceipts: 22,
     protocol.Status: 12,
     protocol.ChangePassword: 13,
     protocol.DeleteAccount: 14,
@@ -48,6 +53,8 @@ KIND_BY_REPLY: Final[dict[type[Reply], int]] = {
     protocol.DeletedReply: 0x88,
     protocol.TraceReply: 0x8A,
     protocol.StatusReply: 0x89,
+    protocol.ConversationsReply: 0x8B,
+    protocol.BlockedReply: 0x8C,
     protocol.ErrorReply: 0xFF,
 }
 """Several requests may get replies of one kind: the id says which request is answered."""

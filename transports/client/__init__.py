@@ -31,7 +31,7 @@ from twinline.transports.client.settings import ClientSettings, WatchMode
 from twinline.transports.client.state import State, StateKind
 
 if TYPE_CHECKING:
-    from twinline.transports.client.async_client import AsyncClient, Messages
+    from twinline.transports.client.async_client import AsyncClient, Entries, Messages
 
 __all__ = [
     "AsyncClient",
@@ -42,6 +42,7 @@ __all__ = [
     "ClientError",
     "ClientSettings",
     "ConnectionLost",
+    "Entries",
     "Messages",
     "NotConnected",
     "State",
@@ -53,7 +54,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what needs asyncio when it is asked for: commands that do without start sooner."""
-    if name in ("AsyncClient", "Messages"):
+    if name in ("AsyncClient", "Entries", "Messages"):
         from twinline.transports.client import async_client  # noqa: PLC0415
 
         return getattr(async_client, name)

@@ -32,7 +32,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Self, TypeVar
 
 from twinline.core import protocol
-from twinline.core.protocol import Message
+from twinline.core.protocol import MAIL_ALONE, Entry, Kind, Message
 from twinline.transports.client.backends.aio import AsyncioBackend
 from twinline.transports.client.base import ACCOUNT_DELETED, ClientBase
 from twinline.transports.client.client import Client
@@ -40,7 +40,7 @@ from twinline.transports.client.engine.engine import Engine
 from twinline.transports.client.engine.inbox import MessageLoop
 from twinline.transports.client.errors import ClientBusy
 from twinline.transports.client.options import ClientOptions, Endpoints
-from twinline.transports.client.requests import build, build_deletions
+from twinline.transports.client.requests import build, build_deletions, build_history
 from twinline.transports.client.settings import ClientSettings, WatchMode
 from twinline.transports.client.state import State
 from twinline.transports.contract import Transport
@@ -78,6 +78,7 @@ class AsyncClient(ClientBase):
         transport: str | Transport | None = None,
         resume: bool = True,
         watch: WatchMode = WatchMode.STREAMING,
+        kinds: Iterable[Kind] = MAIL_ALONE,
         on_message: Callable[[Message], Awaitable[None] | None] | None = None,
         on_state: Callable[[State], Awaitable[None] | None] | None = None,
         on_handler_error: Callable[[Message, Exception], Awaitable[None] | None] | None = None,
@@ -92,6 +93,7 @@ class AsyncClient(ClientBase):
             transport: a name or a transport; None for what each endpoint says, else ``jsonl``.
             resume: whether to resume the session after a broken connection, or be logged out.
             watch: how the mailbox is watched.
+            kinds: as `Client` has it.
             on_message: called with each message, in order, in the watcher's task; the message is
                 acked after it has returned, and comes again if it has raised. None leaves the
                 messages to `messages`.
@@ -111,6 +113,7 @@ class AsyncClient(ClientBase):
             settings,
             tls=tls,
             watch=watch,
+            kinds=frozenset(kinds),
             resume=resume,
             on_message=on_message,
             on_state=on_state,
@@ -221,7 +224,9 @@ class AsyncClient(ClientBase):
 
     # -- the mail -----------------------------------------------------------------------
 
-    async def send(self, to: str, body: str, send_id: str | None = None) -> protocol.SentReply:
+    async def send(
+        self, to: str, body: str, send_id: str | None = None, *, copy: bool = False
+    ) -> protocol.SentReply:
         """Send a message; when this returns the server has stored it.
 
         Args:
@@ -230,11 +235,19 @@ class AsyncClient(ClientBase):
             send_id: 1 to 64 bytes that stand for this message; None lets the client choose. To
                 repeat a send whose outcome is unknown, pass the error's ``send_id``; give one of
                 your own to a send that may be cancelled and then repeated.
+            copy: whether a copy is kept in this account's own mailbox.
 
         Raises:
-            BadRequest, MessageTooLong, NoSuchUser, MailboxFull, SendIdConflict, RateLimited.
+            BadRequest, MessageTooLong, NoSuchUser, Refused, MailboxFull, SendIdConflict,
+            RateLimited.
         """
-        request = build(protocol.Send, to=to, body=body, send_id=send_id or self._new_send_id())
+        request = build(
+            protocol.Send,
+            to=to,
+            body=body,
+            send_id=send_id or self._new_send_id(),
+            copy_=copy,
+        )
         return await self._engine.ask(request, protocol.SentReply)
 
     def messages(self, timeout: float | None = None, *, ack: bool = True) -> "Messages":
@@ -252,14 +265,43 @@ class AsyncClient(ClientBase):
             What ends at the timeout, at the end of the session, or when the client is closed.
             Its first step raises what `Client.messages` raises.
         """
-        return Messages(self._engine, timeout, ack=ack)
+        return Messages(self.entries(timeout, ack=ack))
+
+    def entries(self, timeout: float | None = None, *, ack: bool = True) -> "Entries":
+        """Return entries of all the kinds that this client watches for; see `Client.entries`."""
+        return Entries(self._engine, timeout, ack=ack)
 
     async def ack(self, up_to: int) -> protocol.AckReply:
         return await self._engine.ack(build(protocol.Ack, up_to=up_to))
 
-    async def history(self, before: int | None = None, limit: int = 50) -> protocol.HistoryReply:
-        request = build(protocol.History, before=before, limit=limit)
+    async def history(
+        self,
+        before: int | None = None,
+        limit: int = 50,
+        *,
+        peer: str | None = None,
+        kinds: Iterable[Kind] | None = None,
+    ) -> protocol.HistoryReply:
+        request = build_history(before, limit, peer, kinds)
         return await self._engine.ask(request, protocol.HistoryReply)
+
+    async def conversations(
+        self, before: int | None = None, limit: int = 50
+    ) -> protocol.ConversationsReply:
+        request = build(protocol.Conversations, before=before, limit=limit)
+        return await self._engine.ask(request, protocol.ConversationsReply)
+
+    async def block(self, username: str) -> None:
+        await self._engine.ask(build(protocol.Block, username=username), protocol.Done)
+
+    async def unblock(self, username: str) -> None:
+        await self._engine.ask(build(protocol.Unblock, username=username), protocol.Done)
+
+    async def blocked(self) -> tuple[str, ...]:
+        return (await self._engine.ask(protocol.ListBlocked(), protocol.BlockedReply)).usernames
+
+    async def set_receipts(self, receipts: bool) -> None:  # noqa: FBT001 - it is what is set
+        await self._engine.ask(build(protocol.SetReceipts, receipts=receipts), protocol.Done)
 
     async def trace(self, message_id: str, to: str) -> protocol.TraceReply:
         request = build(protocol.Trace, message_id=message_id, to=to)
@@ -273,7 +315,23 @@ class AsyncClient(ClientBase):
 
 
 class Messages(AsyncIterator[Message]):
-    """A loop over a client's messages; see `AsyncClient.messages`.
+    """A loop over a client's messages; see `AsyncClient.messages`."""
+
+    def __init__(self, entries: "Entries") -> None:
+        self._entries = entries
+
+    async def __anext__(self) -> Message:
+        while not isinstance(entry := await anext(self._entries), Message):
+            pass
+        return entry
+
+    async def aclose(self) -> None:
+        """Leave the loop; its message, if it has one, stays for the next loop."""
+        await self._entries.aclose()
+
+
+class Entries(AsyncIterator[Entry]):
+    """A loop over the entries that a client watches for; see `AsyncClient.entries`.
 
     It is no asynchronous generator, whose end a ``break`` leaves to the event loop: this one is
     left when the loop drops it, and the next loop can begin at once.
@@ -287,7 +345,7 @@ class Messages(AsyncIterator[Message]):
         self._waiting = False
         self._ended = False
 
-    async def __anext__(self) -> Message:
+    async def __anext__(self) -> Entry:
         if self._ended:
             raise StopAsyncIteration
         if self._waiting:

@@ -61,12 +61,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Self
 
 from twinline.core import protocol
-from twinline.core.protocol import Message
+from twinline.core.protocol import MAIL_ALONE, Entry, Kind, Message
 from twinline.transports.client.backends.threads import ThreadBackend, run
 from twinline.transports.client.base import ACCOUNT_DELETED, ClientBase
 from twinline.transports.client.interrupted import is_interrupted
 from twinline.transports.client.options import ClientOptions, Endpoints
-from twinline.transports.client.requests import build, build_deletions
+from twinline.transports.client.requests import build, build_deletions, build_history
 from twinline.transports.client.settings import ClientSettings, WatchMode
 from twinline.transports.client.state import State
 from twinline.transports.contract import Transport
@@ -95,6 +95,7 @@ class Client(ClientBase):
         transport: str | Transport | None = None,
         resume: bool = True,
         watch: WatchMode = WatchMode.STREAMING,
+        kinds: Iterable[Kind] = MAIL_ALONE,
         on_message: Callable[[Message], None] | None = None,
         on_state: Callable[[State], None] | None = None,
         on_handler_error: Callable[[Message, Exception], None] | None = None,
@@ -109,9 +110,11 @@ class Client(ClientBase):
             transport: a name or a transport; None for what each endpoint says, else ``jsonl``.
             resume: whether to resume the session after a broken connection, or be logged out.
             watch: how the mailbox is watched.
+            kinds: of the entries that it watches for: mail, which is always among them, the copies
+                of what the account has sent, from whichever device, and receipts.
             on_message: called with each message, in order, in the watcher's thread; the message
-                is acked after it has returned, and comes again if it has raised. None leaves
-                the messages to `messages`.
+                is acked after it has returned, and comes again if it has raised. Copies are
+                messages, and receipts are passed over. None leaves all to `messages` or `entries`.
             on_state: called with each state, in order, outside every lock.
             on_handler_error: called when ``on_message`` has raised; None logs it.
             tls: for ``tls://`` and ``wss://``, as `twinline.transports.tls.client_context` makes
@@ -128,6 +131,7 @@ class Client(ClientBase):
             settings,
             tls=tls,
             watch=watch,
+            kinds=frozenset(kinds),
             resume=resume,
             on_message=on_message,
             on_state=on_state,
@@ -323,7 +327,9 @@ class Client(ClientBase):
 
     # -- the mail -----------------------------------------------------------------------
 
-    def send(self, to: str, body: str, send_id: str | None = None) -> protocol.SentReply:
+    def send(
+        self, to: str, body: str, send_id: str | None = None, *, copy: bool = False
+    ) -> protocol.SentReply:
         """Send a message; when this returns the server has stored it.
 
         Args:
@@ -331,15 +337,23 @@ class Client(ClientBase):
             body: the text.
             send_id: 1 to 64 bytes that stand for this message; None lets the client choose. To
                 repeat a send whose outcome is unknown, pass the error's ``send_id``.
+            copy: whether a copy is kept in this account's own mailbox.
 
         Raises:
-            BadRequest, MessageTooLong, NoSuchUser, MailboxFull, SendIdConflict, RateLimited.
+            BadRequest, MessageTooLong, NoSuchUser, Refused, MailboxFull, SendIdConflict,
+            RateLimited.
         """
-        request = build(protocol.Send, to=to, body=body, send_id=send_id or self._new_send_id())
+        request = build(
+            protocol.Send,
+            to=to,
+            body=body,
+            send_id=send_id or self._new_send_id(),
+            copy_=copy,
+        )
         return run(self._engine.ask(request, protocol.SentReply))
 
     def messages(self, timeout: float | None = None, *, ack: bool = True) -> Iterator[Message]:
-        """Yield messages as they come, in order.
+        """Yield messages as they come, in order: mail, and copies if the client watches for them.
 
         A message is dealt with when the loop comes back for the next one: leaving the loop
         within the body, by ``break`` or an error, leaves the message to the next call.
@@ -358,11 +372,22 @@ class Client(ClientBase):
             NotLoggedIn: there is no session.
             ClientClosed: the client is closed already.
         """
+        for entry in self.entries(timeout, ack=ack):
+            if isinstance(entry, Message):
+                yield entry
+
+    def entries(self, timeout: float | None = None, *, ack: bool = True) -> Iterator[Entry]:
+        """Yield entries of all the kinds that this client watches for, as `messages` does.
+
+        Mail and copies are each a `Message`, whose ``kind`` tells which; receipts are each a
+        `twinline.core.protocol.Receipt`. All come once, in the one order of the mailbox, and an ack
+        of one is an ack of all before it.
+        """
         loop = self._engine.messages(timeout, ack=ack)
         with loop.lasts:
             loop.enter()
-            while (message := loop.next_nowait() or run(loop.next())) is not None:
-                yield message
+            while (entry := loop.next_nowait() or run(loop.next())) is not None:
+                yield entry
 
     def ack(self, up_to: int) -> protocol.AckReply:
         """Acknowledge every message up to a seq, fetched or not; `messages` hands out none of them.
@@ -372,15 +397,58 @@ class Client(ClientBase):
         """
         return run(self._engine.ack(build(protocol.Ack, up_to=up_to)))
 
-    def history(self, before: int | None = None, limit: int = 50) -> protocol.HistoryReply:
+    def history(
+        self,
+        before: int | None = None,
+        limit: int = 50,
+        *,
+        peer: str | None = None,
+        kinds: Iterable[Kind] | None = None,
+    ) -> protocol.HistoryReply:
         """Return a page of the mailbox, acked messages included, the newest last.
 
         Args:
             before: only seqs below this one; None begins at the newest.
             limit: 1 to 1,000.
+            peer: only the conversation with this account; None: all.
+            kinds: of the entries; None: mail alone, and with a peer mail and copies.
         """
-        request = build(protocol.History, before=before, limit=limit)
+        request = build_history(before, limit, peer, kinds)
         return run(self._engine.ask(request, protocol.HistoryReply))
+
+    def conversations(
+        self, before: int | None = None, limit: int = 50
+    ) -> protocol.ConversationsReply:
+        """Return with whom messages were exchanged, the newest message first.
+
+        Args:
+            before: only those whose last message has a lower seq; None begins at the newest.
+            limit: 1 to 1,000.
+        """
+        request = build(protocol.Conversations, before=before, limit=limit)
+        return run(self._engine.ask(request, protocol.ConversationsReply))
+
+    def block(self, username: str) -> None:
+        """Refuse what an account sends from now on.
+
+        Raises:
+            BadRequest: it is this account.
+            NoSuchUser, BlockListFull.
+        """
+        run(self._engine.ask(build(protocol.Block, username=username), protocol.Done))
+
+    def unblock(self, username: str) -> None:
+        """Take mail of an account again."""
+        run(self._engine.ask(build(protocol.Unblock, username=username), protocol.Done))
+
+    def blocked(self) -> tuple[str, ...]:
+        """Return whose mail is refused."""
+        return run(self._engine.ask(protocol.ListBlocked(), protocol.BlockedReply)).usernames
+
+    def set_receipts(self, receipts: bool) -> None:  # noqa: FBT001 - it is what is set
+        """Let others be told what this account acknowledges, and this what others do, or not."""
+        request = build(protocol.SetReceipts, receipts=receipts)
+        run(self._engine.ask(request, protocol.Done))
 
     def trace(self, message_id: str, to: str) -> protocol.TraceReply:
         """Return where a message is that this account has sent.

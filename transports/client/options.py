@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from twinline.core.protocol import Message
+from twinline.core.protocol import Kind, Kinds, Message
 from twinline.transports import registry
 from twinline.transports.client.settings import ClientSettings, WatchMode
 from twinline.transports.client.state import State
@@ -58,10 +58,16 @@ class ClientOptions:
     tls: ssl.SSLContext | None
     settings: ClientSettings
     watch: WatchMode
+    kinds: Kinds
     resume: bool
     on_message: OnMessage | None
     on_state: OnState | None
     on_handler_error: OnHandlerError | None
+
+    @property
+    def watched(self) -> tuple[Kind, ...]:
+        """The kinds that it watches for, as a request names them."""
+        return tuple(kind for kind in Kind if kind in self.kinds)
 
     @classmethod
     def of(
@@ -78,7 +84,7 @@ class ClientOptions:
         Raises:
             EndpointError: there is no endpoint, or one cannot be understood, or not be connected
                 to; or all are in plain, and there is a context of TLS for them.
-            ValueError: the context cannot be one of a client.
+            ValueError: the context cannot be one of a client, or mail is not watched for.
             UnknownTransport: there is no transport of that name, or it does not travel over
                 WebSocket.
         """
@@ -98,6 +104,9 @@ class ClientOptions:
             raise EndpointError(f"{places[0]} is in plain; a context of TLS is for {schemes}")
         if tls is not None and tls.protocol is ssl.PROTOCOL_TLS_SERVER:
             raise ValueError("the context is one of a server")
+        if Kind.MAIL not in others["kinds"]:
+            # An ack is of all that lies before it, and what was never seen must not be acked.
+            raise ValueError("mail is among the kinds that a client watches for")
         options = cls((), transport, tls, settings or ClientSettings(), **others)
         servers: list[Server] = []
         for place in places:

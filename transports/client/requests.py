@@ -24,6 +24,18 @@ def build(kind: type[_R], **fields: Any) -> _R:
         raise BadRequest(describe_validation_error(error)) from None
 
 
+def build_history(
+    before: int | None, limit: int, peer: str | None, kinds: Iterable[protocol.Kind] | None
+) -> protocol.History:
+    """Return the request for a page of the mailbox.
+
+    Raises:
+        BadRequest: as `build`.
+    """
+    named = None if kinds is None else tuple(kinds)
+    return build(protocol.History, before=before, limit=limit, with_=peer, kinds=named)
+
+
 def limit_of(timeout: float | None) -> float | None:
     """Return an argument that is a time to wait; less than 0 is 0.
 

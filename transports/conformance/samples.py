@@ -5,6 +5,7 @@ there is tried without a change here.
 """
 
 from collections.abc import Sequence
+from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -179,6 +180,8 @@ def _values(annotation: Any, metadata: Sequence[Any] = ()) -> list[Any]:
         return [False, True]
     if annotation is str:
         return list(_TEXTS)
+    if issubclass(annotation, Enum):
+        return list(annotation)
     fields = _fields(annotation)
     most = max(map(len, fields.values()), default=1)
     return [

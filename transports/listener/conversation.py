@@ -72,15 +72,21 @@ from twinline.core.looks import Look
 from twinline.core.messages import PAGE_BYTES
 from twinline.core.metrics import UNKNOWN_SEQ, ConnectionCounts
 from twinline.core.protocol import (
+    MAIL_ALONE,
     MAX_PAGE,
     AckReply,
+    Entry,
     ErrorReply,
+    Kinds,
     Message,
     Ping,
+    Receipt,
     Reply,
     Request,
     Watch,
     WatchReply,
+    entries_of,
+    kinds_of,
     maker,
 )
 from twinline.core.service import ChatService
@@ -98,9 +104,12 @@ FLUSH_BYTES: Final = 64 * 1024
 """Replies are written together until there is about this much."""
 _STREAM_BYTES: Final = 64 * 1024
 """What a stream sends before its peer has said that it goes on."""
-_REPLY_BYTES: Final = 96
-_MESSAGE_BYTES: Final = 144
-"""What a reply has besides its messages, and a message besides its body: as JSON, at the most."""
+_REPLY_BYTES: Final = 126
+_MAIL_BYTES: Final = 144
+_COPY_BYTES: Final = 205
+_RECEIPT_BYTES: Final = 120
+"""What a reply has besides its entries, a message and a copy besides its body, and a receipt: as
+JSON, at the most."""
 _watched: Final = maker(WatchReply)
 _seq_of: Final = itemgetter(0)  # of what is under way, as the next
 _size_of: Final = itemgetter(1)
@@ -123,7 +132,7 @@ class Conversation:
         fault: what was wrong with the peer, in a few words, or None.
         fault_event: what kind of fault that is.
         asked: how many requests have come.
-        brought: how many messages it was sent.
+        brought: how many entries of its mailbox it was sent.
         watched: how many watches were answered, and are no more.
         last_sent: the last seq that it was sent; `UNKNOWN_SEQ` while its counts are to be asked
             for what its session was sent before.
@@ -674,20 +683,30 @@ class Conversation:
     def _open(self, request: Watch, ended: "_OpenWatch | None") -> Look | None:
         """Begin a watch in the place of one that has ended for it, and return its first look."""
         after, sent = request.after, self._sent
+        kinds = kinds_of(request.kinds)
         continued = ended if ended is not None and ended.window > 0 else None  # a stream
         if sent is not None and (continued is not None or request.renew):
             # It was asked for when its peer had not seen all that the stream before it has sent.
             sent.seen(after)
-            after = max(after, sent.last)
+            if sent.kinds == kinds:
+                after = max(after, sent.last)
+            else:
+                sent.last, sent.kinds = after, kinds  # other kinds may lie before that
         elif request.window:
-            self._sent = sent = _Sent()
+            self._sent = sent = _Sent(kinds)
         else:
             sent = None  # what it brings is of no stream, and the last stream can still be renewed
         if after < self.last_sent:
             self._repeat(after)
         until = self._clock() + request.wait
-        self._watch = watch = _OpenWatch(self._id, request, after, until, sent)
-        if continued is not None and continued.after == after and continued.waits and watch.waits:
+        self._watch = watch = _OpenWatch(self._id, request, after, until, sent, kinds=kinds)
+        if (
+            continued is not None
+            and continued.after == after
+            and continued.kinds == kinds
+            and continued.waits
+            and watch.waits
+        ):
             return watch.take_over(continued)
         return watch.look()
 
@@ -701,8 +720,9 @@ class Conversation:
     def _found(self, watch: "_OpenWatch", page: MailPage) -> None:
         """Say what a look has found, if anything, and end the watch if that was its last."""
         watch.position = page.position
-        messages, stream = page.messages, watch.stream
-        if not messages:
+        messages, receipts, stream = page.messages, page.receipts, watch.stream
+        if not messages and not receipts:
+            watch.after = max(watch.after, page.seen)
             if watch.room < 1 or not watch.waits or self._clock() >= watch.until:
                 self._end_watch()
                 self.urgent = True
@@ -710,32 +730,31 @@ class Conversation:
         before = self._out_bytes
         if not watch.window:
             self._watch = None
-            reply = WatchReply(messages=messages, position=page.position)
+            reply = WatchReply(
+                messages=messages, position=page.position, seen=page.seen, receipts=receipts
+            )
             self._reply(watch.id, reply)
-            self.brought += len(messages)
             self.watched += 1
-            self.last_sent = messages[-1].seq
-            if stream is not None:
-                stream.note(messages, self._out_bytes - before)
-            if self.observed:
-                self._deliver(messages)
+            self._brought(watch, messages, receipts, self._out_bytes - before)
             return
         assert stream is not None  # noqa: S101 - who has a window has a stream
-        others = page.more
-        if len(messages) > 1:  # for one always fits
-            fitting = _fitting(messages, _STREAM_BYTES - stream.bytes)
-            others = others or len(fitting) < len(messages)
-            messages = fitting
-        more = watch.room > len(messages) and (
+        others, seen = page.more, page.seen
+        if len(messages) > 1 or receipts:  # for one always fits
+            entries = entries_of(messages, receipts)
+            fitting = _fitting(entries, _STREAM_BYTES - stream.bytes)
+            if fitting < len(entries):
+                others, seen = True, entries[fitting].seq - 1
+                messages = tuple(each for each in messages if each.seq <= seen)
+                receipts = tuple(each for each in receipts if each.seq <= seen)
+        more = watch.room > len(messages) + len(receipts) and (
             others or (watch.waits and self._clock() < watch.until)
         )
-        reply = _watched({"messages": messages, "position": page.position, "more": more})
-        self._reply(watch.id, reply)
-        stream.note(messages, self._out_bytes - before)
-        self.brought += len(messages)
-        self.last_sent = watch.after = stream.last
-        if self.observed:
-            self._deliver(messages)
+        told = {"messages": messages, "position": page.position, "seen": seen, "more": more}
+        if receipts:
+            told["receipts"] = receipts
+        self._reply(watch.id, _watched(told))
+        self._brought(watch, messages, receipts, self._out_bytes - before)
+        watch.after = stream.last = max(seen, stream.last)
         if others:  # else a wake may have come during the look
             watch.looks = True
         if not more:
@@ -743,6 +762,26 @@ class Conversation:
             self.watched += 1
         elif stream.bytes >= _STREAM_BYTES:
             self._end_watch()
+
+    def _brought(
+        self,
+        watch: "_OpenWatch",
+        messages: tuple[Message, ...],
+        receipts: tuple[Receipt, ...],
+        size: int,
+    ) -> None:
+        """Note what a reply to a watch has brought, and of how many bytes it was."""
+        entries = entries_of(messages, receipts)
+        self.brought += len(entries)
+        if watch.stream is not None:
+            watch.stream.note(entries, size)
+        if watch.kinds is not MAIL_ALONE:
+            messages = tuple(each for each in messages if each.to is None)
+            if not messages:
+                return
+        self.last_sent = messages[-1].seq
+        if self.observed:
+            self._deliver(messages)
 
     def _end_watch(self) -> None:
         """Say the last reply of the open watch.
@@ -760,7 +799,7 @@ class Conversation:
         elif self._session_over:
             reply = SessionExpired().to_reply()
         else:
-            reply = WatchReply(messages=(), position=watch.position)
+            reply = WatchReply(messages=(), position=watch.position, seen=watch.after)
         self._reply(watch.id, reply)
         if type(reply) is WatchReply:
             self.urgent = urgent or self.full
@@ -774,7 +813,8 @@ class _OpenWatch:
 
     Attributes:
         id: of the request.
-        after: the last seq that it has sent.
+        after: the last seq that it has looked at.
+        kinds: of the entries that it sends.
         position: of the mailbox, as the last look found it.
         limit: of one reply.
         until: when its time is up, by the conversation's clock.
@@ -789,6 +829,7 @@ class _OpenWatch:
         "_ack",
         "after",
         "id",
+        "kinds",
         "limit",
         "looks",
         "position",
@@ -800,10 +841,18 @@ class _OpenWatch:
     )
 
     def __init__(
-        self, id: int, request: Watch, after: int, until: float, stream: "_Sent | None"
+        self,
+        id: int,
+        request: Watch,
+        after: int,
+        until: float,
+        stream: "_Sent | None",
+        *,
+        kinds: Kinds,
     ) -> None:
         self.id = id
         self.after = after
+        self.kinds = kinds
         self.position = 0
         self.limit = request.limit
         self.until = until
@@ -821,13 +870,13 @@ class _OpenWatch:
         limit, stream = self.limit, self.stream
         if stream is None or not self.window:
             self.room = limit
-            return Look(self.after, ack, limit, PAGE_BYTES, self.waits)
+            return Look(self.after, ack, limit, PAGE_BYTES, self.waits, self.kinds)
         left = _STREAM_BYTES - stream.bytes
         room = self.window - len(stream.under_way)
         if left <= 0 or room < 0:  # more than the window may be under way, if it shrank
             room = 0
         self.room = room
-        return Look(self.after, ack, min(room, limit), left, self.waits)
+        return Look(self.after, ack, min(room, limit), left, self.waits, self.kinds)
 
     def take_over(self, ended: "_OpenWatch") -> Look | None:
         """Begin in the place of a stream that has seen all there is.
@@ -852,26 +901,28 @@ class _Sent:
     """What the streams of a connection have sent, and how much of it is under way.
 
     Attributes:
-        last: the last seq that was sent.
+        last: the last seq that was sent, or looked at for what was sent.
+        kinds: of the entries.
         bytes: of the replies that brought what is under way.
         under_way: the seqs that the peer has not said that it saw, `MAX_PAGE` at most, each with
             the bytes of the reply whose last message it is, or 0.
     """
 
-    __slots__ = ("bytes", "last", "under_way")
+    __slots__ = ("bytes", "kinds", "last", "under_way")
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: Kinds) -> None:
         self.last = 0
+        self.kinds = kinds
         self.bytes = 0
         # No deque: an empty one is ten times as large, and every idle watch would hold it.
         self.under_way: list[tuple[int, int]] = []
 
-    def note(self, messages: tuple[Message, ...], size: int) -> None:
+    def note(self, entries: tuple[Entry, ...], size: int) -> None:
         """Note that a reply was sent."""
         under_way = self.under_way
-        for message in messages[:-1]:
-            under_way.append((message.seq, 0))
-        self.last = last = messages[-1].seq
+        for entry in entries[:-1]:
+            under_way.append((entry.seq, 0))
+        self.last = last = entries[-1].seq
         under_way.append((last, size))
         self.bytes += size
         if len(under_way) > MAX_PAGE:
@@ -888,19 +939,23 @@ class _Sent:
         del self.under_way[:count]
 
 
-def _fitting(messages: tuple[Message, ...], left: int) -> tuple[Message, ...]:
-    """Return the first messages that have so many bytes as JSON at most, and at least one.
+def _fitting(entries: tuple[Entry, ...], left: int) -> int:
+    """Return how many entries, from the first, have so many bytes as JSON at most; at least one.
 
     The store has measured bodies, but a stream is bounded by what the transport writes. No built-in
     one writes more than JSON, and none can be asked before: what a codec was given goes out.
     """
     left -= _REPLY_BYTES
-    for count, message in enumerate(messages):
-        body = encode_basestring(message.body)
-        left -= _MESSAGE_BYTES + (len(body) if body.isascii() else len(body.encode()))
+    for count, entry in enumerate(entries):
+        if type(entry) is Message:
+            body = encode_basestring(entry.body)
+            left -= _MAIL_BYTES if entry.to is None else _COPY_BYTES
+            left -= len(body) if body.isascii() else len(body.encode())
+        else:
+            left -= _RECEIPT_BYTES
         if left < 0:
-            return messages[: count or 1]
-    return messages
+            return count or 1
+    return len(entries)
 
 
 def _shutting_down(settings: ListenerSettings) -> ErrorReply:

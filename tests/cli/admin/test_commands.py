@@ -178,17 +178,19 @@ def test_both_passwords_may_come_from_stdin(operator: Operator) -> None:
 def test_an_export_has_all_that_is_kept_of_an_account(operator: Operator, tmp_path: Path) -> None:
     for number in range(3):
         operator.send("ann", "bob", f"number {number}")
-    operator.send("bob", "ann", "not bob's")
+    operator.send("bob", "ann", "bob keeps a copy")
+    operator.run("send", "--user", "bob", "--no-copy", "ann", "not bob's")
     lines = operator.run("admin", "export", "bob").stdout.splitlines()
     account, session, *messages = map(json.loads, lines)
     assert (account["kind"], account["username"], account["unread"]) == ("account", "bob", 3)
     assert session["kind"] == "session"
-    assert [(each["kind"], each["body"], each["sender"]) for each in messages] == [
-        ("message", f"number {number}", "ann") for number in range(3)
+    assert [(each["kind"], each["body"], each["sender"], each["to"]) for each in messages] == [
+        *(("message", f"number {number}", "ann", None) for number in range(3)),
+        ("message", "bob keeps a copy", "bob", "ann"),
     ]
     file = tmp_path / "bob.jsonl"
     told = operator.does("export", "bob", "--output", str(file))
-    assert told == [{"username": "bob", "path": str(file), "messages": 3}]
+    assert told == [{"username": "bob", "path": str(file), "messages": 4}]
     assert file.read_text().splitlines() == lines
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     # What is there already stays as it is.

@@ -42,7 +42,7 @@ class Server:
         if answer is not None:
             raise answer
         self.stored.append((to, body, send_id))
-        return SentReply(message_id="0" * 24, sent_at=1)
+        return SentReply(message_id="0" * 24, sent_at=1, n=1)
 
 
 class Sender:

@@ -20,7 +20,72 @@ pytestmark = pytest.mark.terminal
 
 
 def without_times(lines: list[str]) -> list[str]:
-    return [re.sub(r"\d\d:\d\d:\d\d", "TIME", line) for line in lines]
+    """Return lines without what differs: times, and how far is acknowledged."""
+    without = [re.sub(r"\d\d:\d\d:\d\d", "TIME", line) for line in lines]
+    return [re.sub(r"(acknowledged up to) \d+", r"\1 N", line) for line in without]
+
+
+def ends_with(shown: Terminal, *lines: str) -> None:
+    """Wait until these are the last lines above the prompt, but for what names a day."""
+
+    def does() -> bool:
+        above = [line for line in without_times(shown.above) if "── 2" not in line]
+        return above[-len(lines) :] == list(lines)
+
+    shown.wait(does, f"{lines} above the prompt")
+
+
+def test_a_conversation_has_both_sides_on_every_device(ann: CommandLine) -> None:
+    ann.register("carol")
+    with (
+        chat(ann, "bob", "--user", "ann") as desk,
+        chat(ann, "bob", "--user", "ann") as phone,
+        chat(ann, "ann", "--user", "bob") as bob,
+    ):
+        for each, prompt in ((desk, "to bob>"), (phone, "to bob>"), (bob, "to ann>")):
+            each.wait_line(prompt)
+        desk.enter("hello")
+        for each, line in (
+            (bob, "TIME ← ann: hello"),
+            (desk, "TIME → bob: hello"),
+            (phone, "TIME → bob: hello"),
+        ):
+            each.wait(lambda e=each, x=line: without_times(e.lines).count(x) == 1, line)
+        for each in (desk, phone):
+            each.wait_toolbar("✓✓ bob")
+        bob.enter("hi")
+        desk.wait_text("← bob: hi")
+        # Word of others, and the bell; what they said is there when one turns to them.
+        assert b"\x07" not in desk.output
+        ann.run("send", "ann", "is always late\nreally", "--user", "carol")
+        desk.wait_text("← [carol] is always late ...")
+        desk.wait_toolbar("1 unread (carol 1)")
+        desk.wait(lambda: b"\x07" in desk.output, "the bell")
+        desk.type("\x1bOQ")  # F2
+        desk.wait(lambda: any(line.startswith("carol  ") for line in desk.lines), "the list")
+        desk.enter("/to carol")
+        ends_with(
+            desk,
+            "── you and carol ──",
+            "── 1 unread ──",
+            "TIME ← carol: is always late",
+            f"{' ' * 18}really",
+        )
+        desk.wait_toolbar("0 unread")
+        desk.enter("/to bob")
+        ends_with(desk, "TIME →✓✓ bob: hello", "TIME ← bob: hi")
+        desk.enter("/block carol")
+        desk.wait_text("carol is blocked; '/unblock carol' takes it back")
+        assert "takes no messages" in ann.run("send", "ann", "x", "--user", "carol", code=3).stderr
+        desk.enter("/blocked")
+        desk.wait_line("carol")
+        desk.enter("/unblock carol")
+        desk.wait_text("carol is not blocked")
+        desk.enter("/search LATE")
+        desk.wait_text("no message has LATE in it")  # between ann and bob
+    # All of it is there the next time.
+    with chat(ann, "bob", "--user", "ann") as again:
+        ends_with(again, "TIME →✓✓ bob: hello", "TIME ← bob: hi")
 
 
 def test_a_talk_as_it_looks(ann: CommandLine) -> None:
@@ -28,26 +93,30 @@ def test_a_talk_as_it_looks(ann: CommandLine) -> None:
         shown.wait_toolbar("online")
         assert shown.line == ">"
         shown.enter("bob: hello")
-        shown.wait_line("to bob>")
+        shown.wait_text("→ bob: hello")
         ann.run("send", "ann", "hi there", "--user", "bob")
         shown.wait_text("hi there")
         shown.enter("how are you?")
         shown.wait_text("→ bob: how are you?")
+        shown.wait_toolbar("✓ bob")
         shown.enter("/status")
-        shown.wait_text("acknowledged up to 1")
-        shown.enter("/history 5")
-        shown.wait_text("1  ")
+        shown.wait_text("0 unread, acknowledged up to")
+        shown.enter("/history 2")
+        shown.wait_text("2  ")
         shown.enter("/quit")
         assert shown.exit_code() == 0
         assert shown.is_as_before
         place = ann.place
         assert without_times([line for line in shown.lines if line]) == [
             f"you are ann at {place}; /help tells what to type",
+            "── you and bob ──",
             "TIME → bob: hello",
             "TIME ← bob: hi there",
             "TIME → bob: how are you?",
-            f"ann at {place}: 0 unread, acknowledged up to 1",
-            "     1  TIME ← bob: hi there",
+            f"ann at {place}: 0 unread, acknowledged up to N",
+            "there are older ones: /history with a larger number",
+            "     2  TIME ← bob: hi there",
+            "     3  TIME → bob: how are you?",
         ]
     assert ann.bodies("bob") == ["hello", "how are you?"]
 
@@ -67,7 +136,7 @@ def test_mail_appears_above_the_line_that_is_being_typed(ann: CommandLine) -> No
         last = len(typed) - 1
         shown.wait_text(f"number {last}")
         shown.wait_line(f"to bob> {typed}")
-        assert without_times(shown.above)[1:] == [
+        assert without_times(shown.above)[2:] == [
             "TIME ← bob: ␛[2J␛]0;owned␇ <U+202E>abc<U+202C> <U+009B>31m and",
             f"{' ' * 16}more",
             *(f"TIME ← bob: number {number}" for number in range(last + 1)),

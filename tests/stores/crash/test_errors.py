@@ -28,7 +28,7 @@ FAILURES = [
     *(f"fdatasync:error=EIO:when={when}" for when in (range(1, 61) if FULL else ("2", "26..29"))),
     *(
         f"pwrite64:error=ENOSPC:when={number}..{number + 9}"
-        for number in (range(1, 201, 8) if FULL else (101,))
+        for number in (range(1, 241, 8) if FULL else (141,))
     ),
 ]
 RECOVERY_SECONDS = 2.0
@@ -113,7 +113,7 @@ def require_synced(trace: Path, files: Path, place: Path) -> None:
 def test_the_check_sees_an_acknowledgement_without_a_sync(tmp_path: Path) -> None:
     needs_strace()
     with pytest.raises(AssertionError, match="before step"):
-        failed_at("pwrite64:error=ENOSPC:when=101..110", tmp_path, "?synchronous=normal")
+        failed_at("pwrite64:error=ENOSPC:when=141..150", tmp_path, "?synchronous=normal")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from waiting import join
 
 from twinline.core.deadline import Deadline
 from twinline.core.errors import NoSuchUser, UsernameTaken
-from twinline.core.store import Receipt
+from twinline.core.store import Accepted
 from twinline.core.waiting import Waiter
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory.accounts import MemoryAccounts
@@ -120,7 +120,7 @@ def test_a_session_is_not_revoked_in_the_middle_of_a_subscription() -> None:
 def test_two_messages_do_not_cross() -> None:
     boxes, crossing = with_bob(lambda b: b.append("bob", draft("second")))
     boxes.append("bob", draft("first"))
-    assert isinstance(crossing.outcome(), Receipt)
+    assert isinstance(crossing.outcome(), Accepted)
     messages = boxes.read("bob", 0, 10, ALL).messages
     assert [(message.seq, message.body) for message in messages] == [(1, "first"), (2, "second")]
 

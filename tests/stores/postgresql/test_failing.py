@@ -14,7 +14,7 @@ from store_samples import ALL, draft
 from waiting import Call, wait_until
 
 from twinline.core.errors import StoreUnavailable
-from twinline.core.store import SEQ_JUMP, Durability, MailboxLook, Receipt
+from twinline.core.store import SEQ_JUMP, Accepted, Durability, MailboxLook
 from twinline.stores.postgresql import PostgresqlStore, parse_url
 from twinline.stores.postgresql import condition as postgresql_condition
 from twinline.stores.postgresql.database import Database, Pool
@@ -28,7 +28,7 @@ def bodies(store: PostgresqlStore) -> list[str]:
     return [each.body for each in store.mailboxes.read("bob", 0, ALL, ALL).messages]
 
 
-def sent(store: PostgresqlStore, body: str, seconds: float = 30.0) -> Receipt:
+def sent(store: PostgresqlStore, body: str, seconds: float = 30.0) -> Accepted:
     """Send until it is acknowledged, as a client does."""
     until = time.monotonic() + seconds
     while True:
@@ -89,7 +89,7 @@ def test_a_notice_that_cannot_be_sent_behind_a_commit_leaves_the_commit_alone(
         def fails(_: object) -> None:
             raise UnicodeError("not to be written")
 
-        monkeypatch.setattr(store._wakes, "telling_mail", fails)
+        monkeypatch.setattr(store._wakes, "telling_news", fails)
         store.mailboxes.append("bob", draft("once"))
         assert bodies(store) == ["once"]
     assert "no notice was sent behind a commit" in caplog.text

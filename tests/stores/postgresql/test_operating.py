@@ -14,15 +14,25 @@ from store_samples import (
 )
 
 from twinline.core.errors import StoreUnavailable
-from twinline.core.store import MailboxUsage
+from twinline.core.protocol import TALK
+from twinline.core.store import MailboxUsage, Peer
 from twinline.stores.postgresql import PostgresqlStore, tracing
 from twinline.stores.postgresql.schema import VERSION
 from twinline.stores.postgresql.upkeep import PostgresqlUpkeep
 from twinline.stores.upkeep import Migration
 
 MANY = 50_000
-# What version 2 has and version 1 had not.
+# What each version has and the one before had not.
+VERSION_2 = (
+    "ALTER TABLE mailboxes DROP COLUMN newest, DROP COLUMN gives_receipts",
+    "ALTER TABLE mailboxes DROP COLUMN copies, DROP COLUMN receipts, DROP COLUMN blocked",
+    "ALTER TABLE messages DROP COLUMN sender_id, DROP COLUMN n",
+    "ALTER TABLE send_ids DROP COLUMN n",
+    "DROP TABLE copies, receipts, blocked",
+    "UPDATE store SET version = 2",
+)
 VERSION_1 = (
+    *VERSION_2,
     "ALTER TABLE names DROP COLUMN enabled, DROP COLUMN must_change",
     "ALTER TABLE mailboxes DROP COLUMN quota",
     "DROP TABLE invitations",
@@ -31,23 +41,34 @@ VERSION_1 = (
 
 
 @pytest.mark.parametrize("by", ["a server", "a command"])
-def test_tables_of_version_1_are_brought_up(store_url: str, by: str) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_tables_of_a_version_of_before_are_brought_up(
+    store_url: str, version: int, by: str
+) -> None:
     ann, record = account("ann"), session("token")
     with PostgresqlStore.open(store_url) as store:
         store.mailboxes.create(ann.account_id)
         store.accounts.create(ann)
         store.accounts.open_session(record)
-        store.mailboxes.append(ann.account_id, draft("kept"))
-    run(store_url, *VERSION_1)
+        store.mailboxes.append(ann.account_id, draft("kept", sender="bob", send_id="x"))
+    run(store_url, *(VERSION_1 if version == 1 else VERSION_2))
     upkeep = PostgresqlUpkeep(store_url)
     if by == "a command":
-        assert upkeep.migrate() == Migration(1, VERSION, None)
+        assert upkeep.migrate() == Migration(version, VERSION, None)
     with PostgresqlStore.open(store_url) as store:
         assert store.accounts.find("ann") == ann
         assert store.accounts.find_session(record.key) == record
         assert store.mailboxes.usage(ann.account_id) == MailboxUsage(1, 1, 4, None)
         store.mailboxes.set_quota(ann.account_id, 5)
         store.accounts.enable(ann.account_id, enabled=False)
+        again = draft("kept", sender="bob", send_id="x")
+        assert store.mailboxes.append(ann.account_id, again).n == 0, "there was none yet"
+        talk = store.mailboxes.history(
+            ann.account_id, None, 9, 99, 1, kinds=TALK, peer=Peer("id-bob", "bob")
+        )
+        assert [each.body for each in talk.messages] == ["kept"]
+        new = draft("new", sent_at=7)._replace(copy_to="ann", sender_id=ann.account_id)
+        assert store.mailboxes.append(ann.account_id, new).n == 7
     findings = upkeep.check()
     assert (findings.faults, findings.notes) == ([], [])
 
@@ -63,7 +84,8 @@ def test_looking_through_all_mail_ends_in_time_and_keeps_no_connection(
         boxes.append("bob", message)
         run(
             store_url,
-            "INSERT INTO messages SELECT box, number, number, 'ann', '', 1 FROM mailboxes, "
+            "INSERT INTO messages (box, seq, message_id, sender, body, sent_at) "
+            "SELECT box, number, number, 'ann', '', 1 FROM mailboxes, "
             f"generate_series(2, {MANY}) AS number WHERE account_id = 'carl'",
             f"UPDATE mailboxes SET last = {MANY}, unread = {MANY} - 1 WHERE account_id = 'carl'",
         )

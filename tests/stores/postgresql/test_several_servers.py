@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
 from random import Random
@@ -20,6 +20,7 @@ from twinline.core.store import MailboxLook, MailboxPolicy
 from twinline.stores.postgresql import PostgresqlStore, StoreNotOpened, parse_url
 from twinline.stores.postgresql import link as postgresql_link
 from twinline.stores.postgresql import wakes as postgresql_wakes
+from twinline.stores.postgresql.wakes import News
 
 Open = Callable[..., PostgresqlStore]
 NOW = 1_767_225_600_000
@@ -108,21 +109,21 @@ def test_a_lone_send_is_told_behind_its_commit_and_if_that_fails_by_the_thread_f
     heard = threading.Semaphore(0)
     there.mailboxes.on_mail("bob", heard.release)
     by_thread: list[str] = []
-    tell_mail = here._wakes.tell_mail
+    tell_news = here._wakes.tell_news
 
-    def counted(account_ids: Iterable[str]) -> None:
-        by_thread.extend(account_ids)
-        tell_mail(account_ids)
+    def counted(news: News) -> None:
+        by_thread.extend(news)
+        tell_news(news)
 
-    here._wakes.tell_mail = counted  # type: ignore[method-assign]
+    here._wakes.tell_news = counted  # type: ignore[method-assign]
     while heard.acquire(timeout=1.0):  # the first look at a mailbox wakes
         pass
     here.mailboxes.append("bob", draft("first"))
     assert heard.acquire(timeout=10)
     assert by_thread == []
-    telling = here._wakes.telling_mail
+    telling = here._wakes.telling_news
     refused = postgresql_link.Call("SELECT 1 / $1::bigint", 0)
-    here._wakes.telling_mail = lambda ids: telling(ids) and refused  # type: ignore[method-assign]
+    here._wakes.telling_news = lambda news: telling(news) and refused  # type: ignore[method-assign]
     here.mailboxes.append("bob", draft("second"))
     assert heard.acquire(timeout=10)
     assert by_thread == ["bob"]
@@ -189,8 +190,8 @@ def test_mail_wakes_the_other_server_soon(open_node: Open) -> None:
 @pytest.mark.parametrize("what", ["mail", "drop"])
 def test_a_notice_that_is_lost_costs_the_time_of_a_look(open_node: Open, what: str) -> None:
     here, there = open_node(), open_node(reread_seconds=0.2)
-    here._wakes.tell_mail = lambda _: None  # type: ignore[method-assign] # swallowed
-    here._wakes.telling_mail = lambda _: None  # type: ignore[method-assign]
+    here._wakes.tell_news = lambda _: None  # type: ignore[method-assign] # swallowed
+    here._wakes.telling_news = lambda _: None  # type: ignore[method-assign]
     here.mailboxes.create("bob")
     woken = threading.Event()
     there.mailboxes.on_mail("bob", woken.set)
@@ -247,7 +248,7 @@ def test_what_a_notifier_could_not_send_it_sends_later_and_says_so(
         sends(*arguments)
 
     here._wakes._send_all = send  # type: ignore[method-assign]
-    here._wakes.telling_mail = lambda _: None  # type: ignore[method-assign] # all by the notifier
+    here._wakes.telling_news = lambda _: None  # type: ignore[method-assign] # all by the notifier
     for what in ("the first", "a connection that is gone", "one that breaks"):
         link = here._wakes._sending.link
         if what == "one that breaks":

@@ -20,7 +20,15 @@ from waiting import join, wait_until
 
 from twinline.cli.main import main
 from twinline.core.errors import SendIdConflict
-from twinline.core.store import SEQ_JUMP, Durability, Invitation, Mailboxes, MailboxPolicy
+from twinline.core.protocol import EVERY_KIND
+from twinline.core.store import (
+    SEQ_JUMP,
+    Durability,
+    Invitation,
+    Mailboxes,
+    MailboxPolicy,
+    Peer,
+)
 from twinline.stores.archive import Archive
 from twinline.stores.copying import copy_all
 from twinline.stores.postgresql.archive import PostgresqlArchive
@@ -71,10 +79,15 @@ def moved(source: str, target: str) -> Any:
 
 
 def everything(boxes: Mailboxes, account_id: str) -> object:
+    page = boxes.read(account_id, 0, ALL, ALL, EVERY_KIND)
     return (
         boxes.standing(account_id),
-        boxes.read(account_id, 0, ALL, ALL).messages,
-        boxes.history(account_id, None, ALL, ALL, 3 * HOUR).messages,
+        (page.messages, page.receipts),  # not how far it has looked: the seqs are to jump
+        boxes.history(account_id, None, ALL, ALL, 3 * HOUR, kinds=EVERY_KIND),
+        boxes.history(account_id, None, 9, ALL, HOUR, kinds=EVERY_KIND, peer=Peer("id-old", "old")),
+        boxes.conversations(account_id, None, ALL, ALL, HOUR),
+        boxes.gives_receipts(account_id),
+        list(boxes.blocked(account_id)),
     )
 
 
@@ -109,7 +122,7 @@ def test_what_was_in_a_file_is_on_the_engine(url: str, file: Path) -> None:
         assert store.accounts.find_session(key("token-ann")) is None
         first = boxes.read("id-ann", 6, 1, ALL).messages[0]
         again = boxes.append("id-ann", draft("m6", send_id="s6"))
-        assert again == (first.message_id, first.sent_at)
+        assert again == (first.message_id, first.sent_at, 7)
         with pytest.raises(SendIdConflict):
             boxes.append("id-ann", draft("another", send_id="s6"))
         last = boxes.history("id-ann", None, 1, ALL, 0).messages[-1].seq
@@ -261,6 +274,12 @@ POSTGRESQL_FAULTS: list[dict[str, str]] = [
         "INSERT INTO sessions VALUES ('id-ann', 'x', 'bob', 1, 1)": "1 sessions of no account",
         "INSERT INTO known_addresses VALUES ('id-x', 'x', 1)": "1 addresses of no account",
         "UPDATE hash_profiles SET accounts = 7": "4 accounts more or fewer",
+        "UPDATE mailboxes SET newest = 3 WHERE account_id = 'id-ann'": "1 .*higher number",
+        "INSERT INTO copies VALUES (99, 1, '', '', '', '', '', 1, 1)": "1 copies in no mailbox",
+        "INSERT INTO receipts VALUES (99, 1, '', '', 1, 1)": "1 receipts in no mailbox",
+        "INSERT INTO blocked VALUES (99, '', '')": "1 blocked accounts of no mailbox",
+        "DELETE FROM copies WHERE seq = 9": "1 .*count of copies",
+        "UPDATE receipts SET seq = 11 WHERE seq = 302": "4 seqs that two entries",
     },
     {
         "UPDATE mailboxes SET unread = 9 WHERE account_id = 'id-ann'": "1 .*count of unread",
@@ -271,6 +290,8 @@ POSTGRESQL_FAULTS: list[dict[str, str]] = [
         "UPDATE mailboxes SET acked = 9 WHERE account_id = 'id-ann'": "1 .*count of unread",
         "UPDATE acks SET position = 41 WHERE position = 40": "1 acks beyond",
     },
+    {"UPDATE mailboxes SET blocked = 0": "1 .*count of copies, of receipts or of blocked"},
+    {"DELETE FROM receipts WHERE seq = 302": "1 .*count of copies, of receipts or of blocked"},
     {"DROP TABLE send_ids": "there is no send_ids.box"},
 ]
 VALKEY_FAULTS: list[dict[str, str]] = [
@@ -329,6 +350,9 @@ def test_what_is_half_done_is_mended_in_postgresql(postgres: PostgresEngine, fil
         "SET search_path = twinline; DELETE FROM mailboxes WHERE account_id = 'id-carl';"
         "INSERT INTO mailboxes (account_id, epoch) VALUES ('never', 0);"
         "INSERT INTO dropped VALUES (77); INSERT INTO messages VALUES (77, 1, 'm', 'a', 'x', 1);"
+        "INSERT INTO copies VALUES (77, 2, 'm', 'a', 'b', 'b', 'x', 1, 1);"
+        "INSERT INTO receipts VALUES (77, 3, 'b', 'b', 1, 1);"
+        "INSERT INTO blocked VALUES (77, 'b', 'b');"
         "INSERT INTO sessions VALUES ('id-gone', 'x', 'gone', 1, 1)",
         database=database,
     )
@@ -346,6 +370,9 @@ def test_what_is_half_done_is_mended_in_postgresql(postgres: PostgresEngine, fil
         "1 sessions of no account were ended",
         "1 mailboxes whose account is gone were dropped",
         "1 messages of mailboxes that are gone were swept",
+        "1 copies of mailboxes that are gone were swept",
+        "1 receipts of mailboxes that are gone were swept",
+        "1 blocked accounts of mailboxes that are gone were swept",
         "1 dropped mailboxes were noted as swept",
     ]
     mended = upkeep.check()

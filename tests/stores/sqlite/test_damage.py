@@ -11,7 +11,7 @@ from store_samples import account, draft, key, session
 from waiting import Call, wait_event, wait_until
 
 from twinline.core.errors import StoreUnavailable
-from twinline.core.store import Receipt
+from twinline.core.store import Accepted
 from twinline.stores.shared.complaints import SECONDS, Complaints
 from twinline.stores.sqlite import SqliteStore
 
@@ -57,7 +57,7 @@ def store(tmp_path: Path, faults: Faults) -> Iterator[SqliteStore]:
         yield store
 
 
-def send(store: SqliteStore, name: str) -> Receipt:
+def send(store: SqliteStore, name: str) -> Accepted:
     return store.mailboxes.append(f"id-{name}", draft())
 
 

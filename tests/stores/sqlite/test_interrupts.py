@@ -13,7 +13,7 @@ from sqlite_faults import Faults, Gate
 from store_samples import account, draft, session
 from waiting import Call, wait_event, wait_until
 
-from twinline.core.store import Receipt
+from twinline.core.store import Accepted
 from twinline.stores.sqlite import SqliteStore, Synchronous
 from twinline.stores.sqlite.readers import CONNECTIONS
 
@@ -56,7 +56,7 @@ def store(tmp_path: Path, faults: Faults) -> Iterator[SqliteStore]:
         yield store
 
 
-def send(store: SqliteStore, body: str = "hello") -> Receipt:
+def send(store: SqliteStore, body: str = "hello") -> Accepted:
     return store.mailboxes.append("id-bob", draft(body))
 
 
@@ -88,9 +88,9 @@ def test_those_behind_an_interrupted_write_are_told_that_theirs_is_committed(
         place = interrupt(partial(send, store), at)
         over.set()
         sends = cast("list[Call]", behind.outcome())
-        assert isinstance(first.outcome(), Receipt)
+        assert isinstance(first.outcome(), Accepted)
         for one in sends:
-            assert isinstance(one.outcome(SOON), Receipt), place
+            assert isinstance(one.outcome(SOON), Accepted), place
         at += 1
     assert at > 20, "every place of a send was interrupted"
 

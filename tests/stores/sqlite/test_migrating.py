@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from services import FakeClock, cheap_hasher
 from sqlite_faults import Faults
-from store_samples import ALL, DAY, HOUR, VERSION_1, VERSION_2, account, draft, session
+from store_samples import ALL, DAY, HOUR, VERSION_1, VERSION_2, VERSION_3, account, draft, session
 from waiting import wait_until
 
 from twinline.core.certificates import Certificate, stamp
@@ -23,9 +23,18 @@ from twinline.core.errors import (
     StoreUnavailable,
 )
 from twinline.core.passwords import profile_of
+from twinline.core.protocol import TALK, Kind
 from twinline.core.service import ChatService
 from twinline.core.settings import ServiceSettings
-from twinline.core.store import Draft, Receipt, SessionKey, SessionRecord, Standing
+from twinline.core.store import (
+    Accepted,
+    Delivery,
+    Draft,
+    Peer,
+    SessionKey,
+    SessionRecord,
+    Standing,
+)
 from twinline.core.tokens import key_of
 from twinline.stores.shared.opening import SchemaTooNew, StoreNotOpened
 from twinline.stores.sqlite import SqliteStore
@@ -116,7 +125,9 @@ def test_a_migrated_file_has_the_tables_of_a_new_one_once_its_send_ids_are_old(
     SqliteStore(tmp_path / "new.db").close()
     two = Path(shutil.copy(VERSION_2, tmp_path / "two.db"))
     SqliteStore(two).close()
-    assert tables(path) == tables(two) == tables(tmp_path / "new.db")
+    three = Path(shutil.copy(VERSION_3, tmp_path / "three.db"))
+    SqliteStore(three).close()
+    assert tables(path) == tables(two) == tables(three) == tables(tmp_path / "new.db")
 
 
 def dump(path: Path) -> list[str]:
@@ -157,6 +168,50 @@ def test_a_file_of_version_2_keeps_all_that_it_had(tmp_path: Path) -> None:
     assert dump(Path(f"{path}.version-2")) == before
 
 
+def test_a_file_of_version_3_has_conversations_by_name_until_somebody_writes(
+    tmp_path: Path,
+) -> None:
+    path = Path(shutil.copy(VERSION_3, tmp_path / "chat.db"))
+    before = dump(path)
+    with SqliteStore(path) as store:
+        boxes = store.mailboxes
+
+        def bodies(peer: Peer) -> list[str]:
+            page = boxes.history("id-bob", None, ALL, ALL, WRITTEN, kinds=TALK, peer=peer)
+            return [each.body for each in page.messages]
+
+        of_ann = ["hello 2", "hello 4", "hello 5", "hello 7", "half a pair \ud800", "from ann"]
+        ann = Peer("id-ann", "ann")
+        assert bodies(ann) == bodies(Peer(None, "ann")) == of_ann
+        assert bodies(Peer("id-new", "carl")) == ["from carl"]
+        assert bodies(Peer("id-ann", "anne")) == []
+        page = boxes.conversations("id-bob", None, ALL, ALL, WRITTEN).conversations
+        assert [(each.username, each.last.body, each.unread) for each in page] == [
+            ("ann", "from ann", 4),
+            ("carl", "from carl", 1),
+        ]
+        assert not boxes.standing("id-bob").deliveries
+        # A repeat of what was sent before puts in the copy that is missing, once.
+        for _ in range(2):
+            repeat = send("from ann", "a1", after=HOUR)._replace(copy_to="bob")
+            assert boxes.append("id-bob", repeat) == Accepted(f"{12:024x}", WRITTEN + 11, 0)
+            (copy,) = boxes.read("id-ann", 0, ALL, ALL, frozenset({Kind.SENT})).messages
+            assert (copy.message_id, copy.to, copy.n) == (f"{12:024x}", "bob", 0)
+        # What comes now has ids, and those of before go to no one.
+        now = send("now", "new", after=HOUR)
+        n = boxes.append("id-bob", now).n
+        assert n == WRITTEN + HOUR
+        assert bodies(ann) == [*of_ann, "now"]
+        (last,) = boxes.history("id-bob", None, 1, ALL, WRITTEN).messages
+        assert boxes.ack("id-bob", last.seq - 1, WRITTEN).deliveries == ()
+        assert boxes.ack("id-bob", last.seq, WRITTEN).deliveries == (Delivery("id-ann", n),)
+        traced = boxes.trace(now.message_id, "id-bob", now=WRITTEN)
+        assert traced is not None
+        assert traced.sender_id == "id-ann"
+    assert check(path).faults == []
+    assert dump(Path(f"{path}.version-3")) == before
+
+
 def test_the_program_of_version_2_refuses_what_was_migrated_and_takes_the_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +220,7 @@ def test_the_program_of_version_2_refuses_what_was_migrated_and_takes_the_copy(
     whole = path.read_bytes()
     monkeypatch.setattr(sqlite_schema, "VERSION", 2)
     words = (
-        f"{path} has schema version 3, and this program knows versions up to 2; "
+        f"{path} has schema version {VERSION}, and this program knows versions up to 2; "
         "use the program that wrote it, or a later one"
     )
     with pytest.raises(SchemaTooNew, match=f"^{re.escape(words)}$"):
@@ -184,7 +239,7 @@ def test_what_was_sent_before_the_migration_is_still_known_by_its_send_id(path: 
     with SqliteStore(path) as store:
         boxes = store.mailboxes
         first = boxes.append("id-bob", send("hello 2", "s2", after=HOUR))
-        assert first == Receipt(f"{3:024x}", WRITTEN + 2)
+        assert first == Accepted(f"{3:024x}", WRITTEN + 2, 0)
         assert (
             boxes.append("id-ann", send("to ann", "s1", sender="bob", after=HOUR)).sent_at
             == WRITTEN
@@ -193,7 +248,9 @@ def test_what_was_sent_before_the_migration_is_still_known_by_its_send_id(path: 
         # Another body or another recipient: for version 1 both were a conflict.
         for account_id, body in (("id-bob", "other"), ("id-ann", "hello 3")):
             new = send(body, "s3", after=HOUR)
-            assert boxes.append(account_id, new) == Receipt(new.message_id, new.sent_at)
+            assert boxes.append(account_id, new) == Accepted(
+                new.message_id, new.sent_at, new.sent_at
+            )
             assert (
                 boxes.append(account_id, send(body, "s3", after=2 * HOUR)).message_id
                 == new.message_id
@@ -221,7 +278,7 @@ def test_old_send_ids_come_back_when_their_removal_is_rolled_back(path: Path) ->
             store.mailboxes.append("id-bob", send("new", "n", after=DAY + HOUR))
         assert OLD_SEND_IDS in {row[1] for row in tables(path)}
         again = store.mailboxes.append("id-bob", send("hello 2", "s2", after=9))
-        assert again == Receipt(f"{3:024x}", WRITTEN + 2)
+        assert again == Accepted(f"{3:024x}", WRITTEN + 2, 0)
 
 
 def test_what_version_1_left_half_done_is_settled(path: Path) -> None:

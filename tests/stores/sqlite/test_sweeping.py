@@ -12,7 +12,8 @@ from sqlite_faults import Faults
 from store_samples import ALL, DAY, HOUR, draft
 from waiting import join, wait_event, wait_until
 
-from twinline.core.store import Draft, MailboxPolicy
+from twinline.core.protocol import EVERY_KIND
+from twinline.core.store import Blocked, Draft, MailboxPolicy, PeerReceipt
 from twinline.stores.memory.mailboxes import MemoryMailboxes
 from twinline.stores.sqlite import SqliteStore, Synchronous
 from twinline.stores.sqlite.mailboxes import _Append
@@ -57,10 +58,12 @@ def fill(path: Path, boxes: int, messages: int) -> None:
     """Put messages into the mailboxes past the store's own way in."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany(
-            "INSERT INTO messages VALUES (?, ?, 'id', 'ann', 'x', 1)",
+            "INSERT INTO messages VALUES (?, ?, 'id', 'ann', 'x', 1, 'id-ann', 1)",
             ((box, seq) for box in range(1, boxes + 1) for seq in range(1, messages + 1)),
         )
-        connection.execute("UPDATE mailboxes SET last = ?, unread = ?", (messages, messages))
+        connection.execute(
+            "UPDATE mailboxes SET last = ?, unread = ?, newest = 1", (messages, messages)
+        )
 
 
 def test_mail_of_the_transaction_that_drops_its_mailbox_is_swept_too(path: Path) -> None:
@@ -98,6 +101,27 @@ class Sweeping(sqlite3.Connection):
             Sweeping.counts.append(Sweeping.removed)
             Sweeping.removed = 0
         return cursor
+
+
+def test_all_that_lies_beside_mail_is_swept_too(path: Path) -> None:
+    with SqliteStore(path) as store:
+        boxes = store.mailboxes
+        for name in ("id-ann", "id-bob"):
+            boxes.create(name)
+        for _ in range(2):
+            boxes.append("id-bob", draft()._replace(copy_to="bob"))
+        boxes.put_receipt("id-ann", PeerReceipt("id-bob", "bob", 1, 1))
+        boxes.block("id-ann", Blocked("id-carl", "carl"))
+        counts = {"messages": 2, "copies": 2, "receipts": 1, "blocked": 1}
+        assert {table: rows(path, table) for table in counts} == counts
+        boxes.drop("id-ann")
+        wait_until(lambda: rows(path, "dropped") == 0, "it is swept")
+        left = {"messages": 2, "copies": 0, "receipts": 0, "blocked": 0}
+        assert {table: rows(path, table) for table in counts} == left
+        boxes.create("id-ann")
+        assert boxes.read("id-ann", 0, ALL, ALL, EVERY_KIND).seen == 0
+        assert not boxes.blocked("id-ann")
+    assert check(path).faults == []
 
 
 def test_however_many_are_dropped_a_transaction_sweeps_a_few(path: Path, swept: list[int]) -> None:

@@ -13,7 +13,7 @@ from store_samples import account, draft, key, session
 from waiting import join, wait_event, wait_until
 
 from twinline.core.errors import MailboxFull, NoSuchUser, StoreUnavailable
-from twinline.core.store import MailboxPolicy, Receipt, Standing
+from twinline.core.store import Accepted, MailboxPolicy, Standing
 from twinline.core.waiting import deferred_wakes, wake_deferred
 from twinline.stores.sql.writes import Request
 from twinline.stores.sqlite import SqliteStore
@@ -70,7 +70,7 @@ def bodies(store: SqliteStore) -> list[str]:
     return [message.body for message in store.mailboxes.read("bob", 0, ALL, ALL).messages]
 
 
-def send(store: SqliteStore, body: str, **more: Any) -> Callable[[], Receipt]:
+def send(store: SqliteStore, body: str, **more: Any) -> Callable[[], Accepted]:
     return lambda: store.mailboxes.append("bob", draft(body, **more))
 
 
@@ -89,7 +89,7 @@ def test_sixty_four_that_wait_are_one_commit(store: SqliteStore, faults: Faults)
     waiting(store, 64)
     before = faults.commits
     gate.let_go.set()
-    assert all(isinstance(result, Receipt) for result in first.outcome() + others.outcome())
+    assert all(isinstance(result, Accepted) for result in first.outcome() + others.outcome())
     assert faults.commits - before == 2
     assert len(bodies(store)) == 65
     assert store.mailboxes.standing("bob") == Standing(0, 65)
@@ -191,7 +191,7 @@ def test_one_that_is_refused_does_not_spoil_the_others(store: SqliteStore, fault
     waiting(store, 110)
     gate.let_go.set()
     kinds = [type(result) for result in first.outcome() + others.outcome()]
-    assert (kinds.count(Receipt), kinds.count(MailboxFull)) == (100, 8)
+    assert (kinds.count(Accepted), kinds.count(MailboxFull)) == (100, 8)
     assert (kinds.count(NoSuchUser), kinds.count(ValueError)) == (2, 1)
     assert store.mailboxes.standing("bob") == Standing(0, 100)
 
@@ -208,7 +208,7 @@ def test_a_mailbox_that_is_dropped_in_the_transaction_of_its_mail_stays_gone(
     waiting(store, 2)
     gate.let_go.set()
     outcomes = first.outcome() + sending.outcome() + dropping.outcome()
-    assert [type(each) for each in outcomes] == [Receipt, Receipt, type(None)]
+    assert [type(each) for each in outcomes] == [Accepted, Accepted, type(None)]
     with pytest.raises(NoSuchUser):
         store.mailboxes.standing("bob")
     store.mailboxes.create("bob")
@@ -228,7 +228,7 @@ def test_a_write_that_fails_half_way_is_undone_alone(store: SqliteStore, faults:
     waiting(store, 3)
     gate.let_go.set()
     results = first.outcome() + calls.outcome()
-    assert [type(result) for result in results] == [Receipt, Receipt, RuntimeError, Receipt]
+    assert [type(result) for result in results] == [Accepted, Accepted, RuntimeError, Accepted]
     assert store.accounts.is_free("half")
     assert sorted(bodies(store)) == ["after", "before", "first"]
 
@@ -256,7 +256,7 @@ def test_no_call_returns_and_no_watch_wakes_before_the_commit(
     assert sending.results == [None]
     assert bodies(store) == []
     gate.let_go.set()
-    assert isinstance(sending.outcome()[0], Receipt)
+    assert isinstance(sending.outcome()[0], Accepted)
     wait_event(woken, "bob is woken")
 
 
@@ -326,7 +326,7 @@ def test_all_of_a_transaction_that_fails_are_refused(store: SqliteStore, faults:
     waiting(store, 20)
     faults.fail("COMMIT")
     gate.let_go.set()
-    assert isinstance(first.outcome()[0], Receipt)
+    assert isinstance(first.outcome()[0], Accepted)
     assert [type(result) for result in others.outcome()] == [StoreUnavailable] * 20
     assert bodies(store) == ["first"]
 
@@ -480,8 +480,8 @@ def test_those_behind_one_that_gave_up_are_notified(store: SqliteStore, faults: 
     assert [type(each) for each in gave_up] == [StoreUnavailable] * 3
     second.let_go.set()
     told = [call.outcome()[0] for call in calls if call not in calls[1::3]]
-    assert [type(each) for each in told] == [Receipt] * 6
-    assert isinstance(first.outcome()[0], Receipt)
+    assert [type(each) for each in told] == [Accepted] * 6
+    assert isinstance(first.outcome()[0], Accepted)
     assert len(bodies(store)) == 10
 
 
@@ -513,7 +513,7 @@ def test_what_waits_is_made_before_the_store_closes(tmp_path: Path, faults: Faul
     with pytest.raises(StoreUnavailable):
         send(store, "too late")()
     gate.let_go.set()
-    assert all(isinstance(result, Receipt) for result in first.outcome() + others.outcome())
+    assert all(isinstance(result, Accepted) for result in first.outcome() + others.outcome())
     assert closing.outcome() == [None]
     for call in (lambda: bodies(store), send(store, "too late")):
         with pytest.raises(StoreUnavailable):

@@ -12,8 +12,10 @@ from twinline.core.store import MailboxPolicy, Store
 from twinline.stores.conformance import (
     accounts,
     check_store,
+    conversing,
     mailboxes,
     reading,
+    receipts,
     sending,
     sessions,
     waking,
@@ -94,5 +96,6 @@ def test_two_nodes_of_a_cluster_keep_every_rule(valkey_cluster: ValkeyCluster) -
 def test_redis_keeps_the_rules_of_what_scripts_do(start_valkey: StartEngine) -> None:
     engine = start_valkey(REDIS)
     stores = Stores(engine.url, [engine])
-    only = [each.name for each in rules_of(accounts, sessions, mailboxes, reading, sending, waking)]
+    parts = (accounts, sessions, mailboxes, reading, sending, waking, conversing, receipts)
+    only = [each.name for each in rules_of(*parts)]
     check_store(stores.open, only=only)

@@ -163,7 +163,9 @@ def test_usernames_that_lead_nowhere_end_in_an_error(usernames: tuple[str, ...],
 def test_a_history_that_leads_nowhere_is_an_error(seqs: tuple[int, ...], said: str) -> None:
     with ScriptedServer() as server:
         mailbox = Mailbox(server)
-        mailbox.others[History] = HistoryReply(messages=messages(*seqs), more=True)
+        mailbox.others[History] = HistoryReply(
+            messages=messages(*seqs), more=True, seen=min(seqs, default=0)
+        )
         with make_client(server.endpoint, settings=TWO_ATTEMPTS) as client:
             client.resume("token")
             with pytest.raises(ConnectionLost, match=said):

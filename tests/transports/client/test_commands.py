@@ -239,9 +239,9 @@ def _logged_in(server: ScriptedServer, request):
         case Resume():
             return SessionReply(username="ann", session="token", position=0, unread=0)
         case Watch():
-            return WatchReply(messages=(), position=0) if not request.wait else SILENCE
+            return WatchReply(messages=(), position=0, seen=0) if not request.wait else SILENCE
         case Send():
-            return SentReply(message_id="0" * 24, sent_at=1)
+            return SentReply(message_id="0" * 24, sent_at=1, n=1)
         case Ping():
             return SILENCE
     return HANG_UP

@@ -9,7 +9,7 @@ from client_kit import FAST, States
 from servers import HELLO
 
 from twinline.core.errors import NotLoggedIn
-from twinline.core.protocol import SessionReply
+from twinline.core.protocol import MAIL_ALONE, SessionReply
 from twinline.transports.client import ClientClosed, StateKind, WatchMode
 from twinline.transports.client.engine.link import (
     TRANSITIONS,
@@ -36,6 +36,7 @@ class Machine:
             None,
             FAST,
             watch=WatchMode.BLOCKING,
+            kinds=MAIL_ALONE,
             resume=resume,
             on_message=None,
             on_state=None,

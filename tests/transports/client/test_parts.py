@@ -272,6 +272,14 @@ def test_what_was_seen_is_dropped() -> None:
     assert inbox.cursor == 6
 
 
+def test_what_the_server_has_looked_at_is_not_asked_for_again() -> None:
+    inbox = Inbox(3)
+    assert not inbox.put([], 3, 9)
+    assert (inbox.cursor, inbox.unacked) == (9, None)
+    assert not inbox.put([message(9)])
+    assert inbox.is_empty()
+
+
 def test_acks_follow_what_is_dealt_with() -> None:
     inbox = Inbox(0)
     inbox.put([message(1), message(2), message(3)])

@@ -244,12 +244,12 @@ def scripted_session(server: ScriptedServer) -> dict[type, object]:
         Resume: SessionReply(username="ann", session="token", position=0, unread=0),
         Login: SessionReply(username="ann", session="token", position=0, unread=0),
         Ping: Done(),
-        Send: SentReply(message_id="0" * 24, sent_at=1),
+        Send: SentReply(message_id="0" * 24, sent_at=1, n=1),
     }
 
     def script(request):
         if isinstance(request, Watch):
-            return SILENCE if request.wait else WatchReply(messages=(), position=0)
+            return SILENCE if request.wait else WatchReply(messages=(), position=0, seen=0)
         return replies.get(type(request))
 
     server.script = script
@@ -348,7 +348,7 @@ def test_a_refusal_for_want_of_a_session_ends_it(refusal) -> None:
             with pytest.raises(refusal):
                 client.send("bob", "x")
             assert str(client.state) == "logged out: it is over"
-            replies[Send] = SentReply(message_id="0" * 24, sent_at=1)
+            replies[Send] = SentReply(message_id="0" * 24, sent_at=1, n=1)
             with pytest.raises(errors.NotLoggedIn, match="log in again: it is over"):
                 client.send("bob", "x")
             client.login("ann", PASSWORD)  # on another connection: the old one may be bound

@@ -6,7 +6,7 @@ import pytest
 from client_kit import FAST, fast
 
 from twinline.core.errors import Busy, ShuttingDown
-from twinline.core.protocol import HelloReply
+from twinline.core.protocol import MAIL_ALONE, HelloReply
 from twinline.core.settings import ServiceSettings
 from twinline.transports.client import State, StateKind, WatchMode
 from twinline.transports.client.engine import route as route_module
@@ -25,6 +25,7 @@ def options(*endpoints: str, settings: ClientSettings | None = None) -> ClientOp
         None,
         settings or fast(shuffle=False),
         watch=WatchMode.OFF,
+        kinds=MAIL_ALONE,
         resume=True,
         on_message=None,
         on_state=None,

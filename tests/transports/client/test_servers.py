@@ -217,7 +217,11 @@ class Told:
             case Ping():
                 return Done() if self.ping is None else self.ping
             case Watch(window=0):
-                return WatchReply(messages=(), position=0) if self.watch is None else self.watch
+                return (
+                    WatchReply(messages=(), position=0, seen=0)
+                    if self.watch is None
+                    else self.watch
+                )
         return SILENCE
 
 

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from twinline.core.protocol import Ack, Message, Ping, Watch
+from twinline.core.protocol import Ack, Kind, Message, Ping, Watch
 from twinline.transports.client.engine.inbox import Inbox
 from twinline.transports.client.engine.replies import Asked
 from twinline.transports.client.engine.stream import (
@@ -37,6 +37,7 @@ class Bench:
             window=window,
             page=64,
             wait=25,
+            kinds=(Kind.MAIL,),
             idle_seconds=20,
             reply_seconds=10,
             pace_seconds=1,

@@ -269,7 +269,10 @@ def test_an_exchange_on_an_open_stream_loses_none_of_its_messages() -> None:
             return iter([reply_to(4, page(5, more=True)), reply_to(4, page(6)), script(request)])
 
         server.script = late
-        mailbox.watches = [LOOK, WatchReply(messages=long, position=0, more=True)]
+        mailbox.watches = [
+            LOOK,
+            WatchReply(messages=long, position=0, seen=long[-1].seq, more=True),
+        ]
         with make_client(server.endpoint, settings=FAST) as client:
             client.resume("token")
             loop = client.messages(5)

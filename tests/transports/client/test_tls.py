@@ -286,7 +286,7 @@ def test_a_reply_counts_with_the_end_of_tls_behind_it(pair: Sealed) -> None:
 def test_messages_count_with_the_end_of_tls_behind_them(pair: Sealed) -> None:
     pair.connection.send(Watch(after=0, window=8, wait=30), Deadline.after(10))
     assert b'"watch"' in pair.take()
-    pair.say(b'{"id":1,"ok":true,"messages":[],"position":3}\n', last=True)
+    pair.say(b'{"id":1,"ok":true,"messages":[],"position":3,"seen":3}\n', last=True)
     answers = run(pair.connection.receive(Deadline.after(10)))
     assert answers is not None
     assert [type(answer.reply) for answer in answers] == [WatchReply]

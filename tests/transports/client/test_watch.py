@@ -33,7 +33,9 @@ from twinline.core.protocol import (
     AckReply,
     ErrorReply,
     Hello,
+    Kind,
     Message,
+    Receipt,
     Status,
     Watch,
 )
@@ -55,6 +57,70 @@ def fill(site: Site, count: int, to: str = "ann") -> None:
 
 def bodies(messages) -> list[str]:
     return [message.body for message in messages]
+
+
+# -- entries() ------------------------------------------------------------------------------
+
+
+@MODES
+def test_copies_and_receipts_come_once_and_in_order_with_mail(site: Site, watch: WatchMode) -> None:
+    with user(site.endpoint, "ann", watch=watch, kinds=Kind) as ann:
+        fill(site, 1)
+        with again(site.endpoint, "ann", watch=WatchMode.OFF) as desk:
+            sent = desk.send("bob", "to bob", copy=True)
+        entries = ann.entries(20)
+        mail, copy = islice(entries, 2)
+        assert (mail.kind, mail.sender, mail.body) == (Kind.MAIL, "bob", "m1")
+        assert (copy.kind, copy.to, copy.body) == (Kind.SENT, "bob", "to bob")
+        assert (copy.message_id, copy.sent_at, copy.n) == (sent.message_id, sent.sent_at, sent.n)
+        with again(site.endpoint, "bob") as bob:
+            assert receive(bob, 1) == ["to bob"]
+            receipt = next(entries)
+            bob.send("ann", "m2")
+        assert isinstance(receipt, Receipt)
+        assert (receipt.username, receipt.n) == ("bob", sent.n)
+        last = next(entries)
+        assert last.body == "m2"
+        assert mail.seq < copy.seq < receipt.seq < last.seq
+        # What was dealt with is acked, whatever it is, and nothing of it comes again.
+        wait_until(lambda: ann.status().position == receipt.seq, "the ack of the receipt")
+        entries.close()
+        assert next(ann.entries(20)) == last
+
+
+@MODES
+def test_a_client_that_asks_for_mail_alone_is_told_of_nothing_else(
+    site: Site, watch: WatchMode
+) -> None:
+    with user(site.endpoint, "ann", watch=watch) as ann:
+        fill(site, 1)
+        ann.send("bob", "to bob", copy=True)
+        with again(site.endpoint, "bob") as bob:
+            assert receive(bob, 1) == ["to bob"]
+            wait_until(lambda: ann.history(kinds=[Kind.RECEIPT]).receipts, "the receipt")
+            bob.send("ann", "m2")
+        assert [entry.body for entry in islice(ann.entries(20), 2)] == ["m1", "m2"]
+
+
+def test_receipts_are_passed_over_by_messages_and_by_a_handler(site: Site) -> None:
+    handled = Received()
+    with (
+        user(site.endpoint, "ann", kinds=Kind) as ann,
+        again(site.endpoint, "ann", kinds=Kind, on_message=handled),
+    ):
+        fill(site, 1)
+        ann.send("bob", "to bob", copy=True)
+        with again(site.endpoint, "bob") as bob:
+            assert receive(bob, 1) == ["to bob"]
+            wait_until(lambda: ann.history(kinds=[Kind.RECEIPT]).receipts, "the receipt")
+            bob.send("ann", "m2")
+        assert bodies(islice(ann.messages(20), 3)) == ["m1", "to bob", "m2"]
+        assert handled.wait(3) == ["m1", "to bob", "m2"]
+
+
+def test_who_does_not_watch_for_mail_would_ack_it_unseen(site: Site) -> None:
+    with pytest.raises(ValueError, match="mail is among the kinds"):
+        make_client(site.endpoint, kinds=[Kind.SENT])
 
 
 # -- messages() -----------------------------------------------------------------------------

@@ -5,12 +5,13 @@ import re
 import pytest
 from conversing import BOTH_WAYS, LOGIN, SETTINGS, Conversing, shown
 from malformed_samples import frame, line
-from services import PASSWORD, login, make_service
+from services import PASSWORD, START_MS, enter, login, make_service
 from streams import cut
 
 from twinline.core.errors import Busy
 from twinline.core.looks import Look
-from twinline.core.protocol import Ack, Logout, Ping, Send, Status, Watch
+from twinline.core.protocol import Ack, Kind, Logout, Ping, Send, Status, Watch
+from twinline.core.store import PeerReceipt
 from twinline.transports.listener import conversation
 from twinline.transports.listener.conversation import FLUSH_BYTES
 from twinline.transports.registry import transport
@@ -808,6 +809,36 @@ def test_a_stream_writes_64_kib_and_a_message_at_most(limit, body, served, spoke
     assert ended == (sum(sizes) >= 65_536)
     assert ended or sum(len(each.reply.messages) for each in said) == 600
     assert [each.more for each in said] == [True] * (len(said) - ended) + [False] * ended
+
+
+@WAYS
+@pytest.mark.parametrize("receipts", [0, 2])  # for each copy
+def test_a_stream_of_all_kinds_writes_64_kib_and_an_entry_at_most(receipts, served, spoken):
+    """Its receipts and copies are measured too, and what is cut off begins the next page."""
+    talk = Conversing(served, spoken, service=make_service(sends_per_second=0))
+    boxes = talk.service.store.mailboxes
+    box = talk.service.store.accounts.find("bob").account_id
+    enter(talk.service, "c" * 32)
+    for number in range(300):
+        talk.service.send(talk.bob, "c" * 32, "x" * 150, f"{number}", copy=True)
+        for of in range(receipts):
+            name = f"{number:04}-{of}" + "y" * 26
+            boxes.put_receipt(box, PeerReceipt(name, name, 2**53 - 1, START_MS))
+    stream = Watch(after=0, window=1000, limit=1000, wait=25, kinds=tuple(Kind))
+    seqs = []
+    for _ in range(10):
+        said = talk.ask(2, stream)
+        brought = [each for each in said if each.reply.entries]
+        sizes = [talk.size(each) for each in brought]
+        assert sum(sizes) <= 65_536 or len(brought[-1].reply.entries) == 1
+        assert sum(sizes[:-1]) < 65_536
+        for each in said:
+            seqs += [entry.seq for entry in each.reply.entries]
+            assert each.reply.seen == seqs[-1]
+        if said[-1].more:
+            break
+        stream = stream.model_copy(update={"after": seqs[-1]})
+    assert seqs == list(range(1, 300 * (1 + receipts) + 1))
 
 
 @WAYS

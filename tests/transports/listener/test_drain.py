@@ -81,6 +81,11 @@ EVERY_REQUEST = {
     "watch": {"after": 0, "wait": 60},
     "ack": {"up_to": 0},
     "history": {},
+    "conversations": {},
+    "block": {"username": "bob"},
+    "unblock": {"username": "bob"},
+    "list_blocked": {},
+    "set_receipts": {"receipts": False},
     "delete_messages": {"seqs": [1]},
     "trace": {"message_id": "0" * 24, "to": "ann"},
     "status": {},
@@ -113,6 +118,7 @@ def test_drain_against_every_request(op: str) -> None:
     server.service.handle = held  # type: ignore[method-assign]
     session = server.service.session()
     token = server.service.create_account(session, "ann", PASSWORD).session
+    server.service.create_account(server.service.session(), "bob", PASSWORD)  # to be blocked
     with server.peer() as peer:
         if op not in BEFORE_LOGIN:
             peer.login("ann")

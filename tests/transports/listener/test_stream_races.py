@@ -428,17 +428,18 @@ def test_what_a_peer_sends_after_the_end_does_not_take_the_farewell_away(
     body = "x" * 60_000
     with (
         serving(service=make_service(body_bytes=len(body))) as server,
-        server.peer() as command,
         Peer(server.endpoints[0], receive_bytes=4096) as peer,
     ):
+        # The only connection: what is held up is its end, and no other one's.
         token = peer.ask("create_account", username="bob", password=PASSWORD)["session"]
-        assert command.ask("resume", session=token)["ok"]
         peer.send_line(op="watch", id=5, after=0, wait=30, window=10)
         server.wait_watching()
         mail(server, enter(server.service, "ann"), body)
         peer.socket.recv(1, socket.MSG_PEEK)  # it is written
         if end == "logout":
-            command.send_line(op="logout", id=1)
+            elsewhere = server.service.session()
+            server.service.resume(elsewhere, token)
+            server.service.logout(elsewhere)
         else:
             server.listener.stop()
         hold.wait_reached()

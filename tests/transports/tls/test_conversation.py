@@ -197,7 +197,7 @@ def test_the_peers_end_ends_an_open_stream_and_both_have_said_so(
     sent = sealed.feed(forger.record(SPOKEN, PING) + forger.record(ALERT, bytes([1, 0])))
     assert sealed.talk.ended
     assert sealed.talk.fault is None
-    last = b'{"id":5,"ok":true,"messages":[],"position":0}\n'
+    last = b'{"id":5,"ok":true,"messages":[],"position":0,"seen":0}\n'
     assert sealed.pair.client.receive_data(sent) == last + PONG
     assert sealed.pair.client.ended
 

@@ -72,9 +72,9 @@ class Server {
     const usual = {
       hello: { protocol: 1, server: "scripted", limits: LIMITS },
       login: session, resume: session, create_account: session, logout: {}, ping: {},
-      send: { message_id: "0".repeat(24), sent_at: 1 },
+      send: { message_id: "0".repeat(24), sent_at: 1, n: 1 },
       ack: { position: request.up_to, unread: 0 },
-      status: { username: "ann", position: this.position, unread: 0 },
+      status: { username: "ann", position: this.position, unread: 0, receipts: true },
     }[op];
     const reply = own ?? usual;
     if (reply !== undefined) {
@@ -90,7 +90,8 @@ class Server {
   /** Bring mail to the first watch. */
   bring(...seqs) {
     const { id, socket } = this.asked("watch")[0];
-    const reply = { id, ok: true, messages: mail(...seqs), position: 0, more: true };
+    const seen = seqs.at(-1);
+    const reply = { id, ok: true, messages: mail(...seqs), position: 0, seen, more: true };
     this.sockets[socket - 1].reply(reply);
   }
 
@@ -137,17 +138,29 @@ for (const vector of vectors.requests) {
   });
 }
 
+/** Return a reply with what its messages leave out, because it is the default. */
+function filled(reply) {
+  const whole = (message) => ({ to: null, n: null, ...message });
+  const { messages, conversations, ...rest } = reply;
+  if (messages) rest.messages = messages.map(whole);
+  if (conversations) {
+    rest.conversations = conversations.map((each) => ({ ...each, last: whole(each.last) }));
+  }
+  return rest;
+}
+
 for (const vector of vectors.replies) {
   test(`reply: ${vector.name}`, () => {
     const { id, reply, error } = decodeReply(lineOf(vector), vector.to);
     assert.equal(id, vector.id);
     if (vector.model !== "ErrorReply") {
       const defaults = {
-        WatchReply: { more: false },
+        WatchReply: { more: false, receipts: [] },
+        HistoryReply: { receipts: [] },
         HelloReply: { node: null },
         TraceReply: { sent_at: null, acked_at: null },
       }[vector.model];
-      assert.deepEqual({ ...defaults, ...reply }, vector.fields);
+      assert.deepEqual(filled({ ...defaults, ...reply }), vector.fields);
       return;
     }
     const { code, message, retryable, retry_after_ms: ms, count, endpoints } = vector.fields;
@@ -198,7 +211,8 @@ test("what is no reply is noticed", () => {
     '{"id":1.5,"ok":true}',
     '{"id":null,"ok":true}', '{"id":1,"ok":false}', '{"id":1,"ok":false,"error":{"code":"busy"}}',
     '{"id":1,"ok":true,"message_id":"0","sent_at":1}',
-    `{"id":1,"ok":true,"message_id":"${"0".repeat(24)}","sent_at":"1"}`,
+    `{"id":1,"ok":true,"message_id":"${"0".repeat(24)}","sent_at":"1","n":1}`,
+    `{"id":1,"ok":true,"message_id":"${"0".repeat(24)}","sent_at":1}`,
   ];
   for (const line of lines) {
     assert.throws(() => decodeReply(line, "send"), RemoteProtocolError, line);
@@ -265,7 +279,7 @@ test("a client goes to the next server when one is gone, with what was on its wa
   const send = (name) => (request, socket) => {
     taken.push([name, request.send_id]);
     if (name === "a") return void ((site.servers.a.isUp = false), socket.cut());
-    return { message_id: "0".repeat(24), sent_at: 1 };
+    return { message_id: "0".repeat(24), sent_at: 1, n: 1 };
   };
   const site = several({ a: { send: send("a") }, b: { send: send("b") } });
   const seen = [];
@@ -383,7 +397,7 @@ test("what was on its way is sent again in its place, under its send_id", async 
   const server = new Server({
     send: (request, socket) => {
       if (cut && request.body === "two") return void ((cut = false), socket.cut());
-      return { message_id: "0".repeat(24), sent_at: 1 };
+      return { message_id: "0".repeat(24), sent_at: 1, n: 1 };
     },
   });
   const client = clientOf(server);
@@ -475,7 +489,7 @@ test("a server that is stopping is come back to when it says", async () => {
   let stopping = true;
   const server = new Server({
     send: () => {
-      if (!stopping) return { message_id: "0".repeat(24), sent_at: 1 };
+      if (!stopping) return { message_id: "0".repeat(24), sent_at: 1, n: 1 };
       stopping = false;
       return refusal("shutting_down", { retryable: true, retry_after_ms: 60 });
     },
@@ -617,8 +631,8 @@ test("mail comes in order, each message once, and is acked when it is dealt with
   const watcher = await server.watcher();
   const [first] = server.asked("watch");
   assert.deepEqual([first.after, first.ack, first.window, first.renew], [4, 4, 256, undefined]);
-  watcher.reply({ id: first.id, ok: true, messages: mail(4, 5, 6), position: 4, more: true });
-  watcher.reply({ id: first.id, ok: true, messages: mail(6, 7), position: 4, more: true });
+  watcher.reply({ id: first.id, ok: true, messages: mail(4, 5, 6), position: 4, seen: 6, more: true });
+  watcher.reply({ id: first.id, ok: true, messages: mail(6, 7), position: 4, seen: 7, more: true });
   await server.watcher(2); // soon, for nothing more comes
   const second = server.asked("watch")[1];
   assert.deepEqual([second.after, second.ack, second.renew], [7, 7, true]);
@@ -657,6 +671,59 @@ test("mail that a handler fails on comes to it again, and is not acked before", 
   } finally {
     console.error = errors;
   }
+});
+
+test("copies and receipts come in order with mail, and the next watch goes on behind all", async () => {
+  const server = new Server();
+  const seen = [];
+  const client = clientOf(server, {
+    kinds: ["mail", "sent", "receipt"],
+    onMessage: ({ seq, to }) => void seen.push([seq, to ?? "mail"]),
+    onReceipt: ({ seq, n }) => void seen.push([seq, n]),
+  });
+  await client.login("ann", "secret secret");
+  const watcher = await server.watcher();
+  const [first] = server.asked("watch");
+  assert.deepEqual(first.kinds, ["mail", "sent", "receipt"]);
+  const [two, four] = mail(2, 4);
+  watcher.reply({
+    id: first.id, ok: true, position: 0, seen: 5, more: true,
+    messages: [two, { ...four, to: "bob", n: 9 }],
+    receipts: [{ seq: 3, username: "bob", n: 8, acked_at: 1 }],
+  });
+  await server.watcher(2);
+  assert.deepEqual(seen, [[2, "mail"], [3, 8], [4, "bob"]]);
+  assert.deepEqual([server.asked("watch")[1].after, server.asked("watch")[1].ack], [5, 5]);
+  await client.close();
+  assert.throws(() => clientOf(server, { kinds: ["sent"] }), TypeError);
+});
+
+test("what is asked of conversations and blocks is what the protocol has", async () => {
+  const page = { messages: [], more: false, seen: 0 };
+  const server = new Server({
+    history: () => page, conversations: () => ({ conversations: [], more: false }),
+    block: () => ({}), unblock: () => ({}), set_receipts: () => ({}),
+    list_blocked: () => ({ usernames: ["eve"] }),
+  });
+  const client = clientOf(server);
+  await client.login("ann", "secret secret");
+  await client.send("bob", "hello", { sendId: "1", copy: true });
+  assert.deepEqual(await client.history({ peer: "bob", kinds: ["sent"] }), { ...page, receipts: [] });
+  assert.deepEqual(await client.conversations({ limit: 2 }), { conversations: [], more: false });
+  await client.block("eve");
+  await client.unblock("eve");
+  assert.deepEqual(await client.blocked(), ["eve"]);
+  await client.setReceipts(false);
+  const asked = server.requests.slice(-7).map(({ id, socket, ...fields }) => fields);
+  assert.deepEqual(asked, [
+    { op: "send", to: "bob", body: "hello", send_id: "1", copy: true },
+    { op: "history", with: "bob", kinds: ["sent"] },
+    { op: "conversations", limit: 2 },
+    { op: "block", username: "eve" },
+    { op: "unblock", username: "eve" },
+    { op: "list_blocked" },
+    { op: "set_receipts", receipts: false },
+  ]);
 });
 
 test("after a reconnect mail goes on behind what was dealt with", async () => {
@@ -709,7 +776,7 @@ test("a mailbox that was put back is begun anew", async () => {
 });
 
 test("an empty watch that ends too early is not asked again in a circle", async () => {
-  const server = new Server({ watch: () => ({ messages: [], position: 0 }) });
+  const server = new Server({ watch: () => ({ messages: [], position: 0, seen: 0 }) });
   const client = clientOf(server, { onMessage: () => {} });
   await client.login("ann", "secret secret");
   await new Promise((resolve) => setTimeout(resolve, 150));

@@ -65,7 +65,9 @@ def test_the_conversations() -> None:
 def test_its_requests_are_those_of_the_protocol() -> None:
     def fields(model: Any) -> dict[str, Any]:
         return {
-            name: "required" if field.default is PydanticUndefined else field.default
+            field.alias or name: "required"
+            if field.default is PydanticUndefined
+            else json.loads(json.dumps(field.default))
             for name, field in model.model_fields.items()
         }
 
@@ -82,5 +84,5 @@ def test_its_requests_are_those_of_the_protocol() -> None:
         for kind in REQUESTS
     }
     assert [list(row["fields"]) for row in table.values()] == [
-        list(kind.model_fields) for kind in REQUESTS
+        list(fields(kind)) for kind in REQUESTS
     ]

@@ -69,7 +69,7 @@ def test_a_stranger_is_served(url: str) -> None:
             # A message in fragments, with a ping between them.
             bob.send(part for part in ('{"op":"ping"', ',"id":3', "}"))
             assert json.loads(bob.recv(SECONDS)) == {
-                "id": 2, "ok": True, "messages": [], "position": 0,
+                "id": 2, "ok": True, "messages": [], "position": 0, "seen": 1,
             }  # fmt: skip
             assert json.loads(bob.recv(SECONDS)) == {"id": 3, "ok": True}
             bob.close()

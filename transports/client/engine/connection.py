@@ -343,9 +343,9 @@ class Connection(ABC):
             asked, reply = self.under_way[0], event.reply
             if not isinstance(reply, (asked.request.reply, ErrorReply)):
                 raise ConnectionBroken("the server sent a reply of another kind")
-            if isinstance(reply, WatchReply) and reply.messages:
+            if isinstance(reply, WatchReply) and (entries := reply.entries):
                 for each in self.under_way:
-                    each.count(reply.messages)
+                    each.count(entries)
             wrong = contradiction(asked, reply)
             if wrong is not None:
                 raise ConnectionBroken(f"the server {wrong}")

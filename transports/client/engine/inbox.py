@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from twinline.core.deadline import Deadline
 from twinline.core.locks import new_lock
-from twinline.core.protocol import Message
+from twinline.core.protocol import Entry, Message
 from twinline.core.waiting import Wake
 from twinline.transports.client.engine.cancel import Cancelled, CancelToken, Waiter
 from twinline.transports.client.errors import ClientBusy
@@ -53,7 +53,7 @@ class Inbox:
             position: the last acked seq of the mailbox.
         """
         self._lock = new_lock("inbox")
-        self._pending: deque[Message] = deque()  # guarded by _lock
+        self._pending: deque[Entry] = deque()  # guarded by _lock
         self._cursor = position  # the last seq fetched; guarded by _lock
         self._done = position  # the last seq dealt with; guarded by _lock
         self._position = position  # the last seq known to be acked; guarded by _lock
@@ -124,21 +124,23 @@ class Inbox:
         with self._lock:
             return self._done if self._done > self._position else None
 
-    def put(self, messages: Sequence[Message], position: int = 0) -> bool:
+    def put(self, entries: Sequence[Entry], position: int = 0, seen: int = 0) -> bool:
         """Take what was fetched, and return whether any is new; what was seen before is dropped.
 
         Args:
-            messages: by rising seq.
+            entries: by rising seq.
             position: as `acked` has it, of the same reply.
+            seen: up to where the reply has looked.
         """
         with self._lock:
             before = self._cursor
-            for message in messages:
-                if message.seq > self._cursor:
-                    self._pending.append(message)
-                    self._held_bytes += _size(message)
-                    self._cursor = message.seq
+            for entry in entries:
+                if entry.seq > self._cursor:
+                    self._pending.append(entry)
+                    self._held_bytes += _size(entry)
+                    self._cursor = entry.seq
             any_new = self._cursor > before
+            self._cursor = max(self._cursor, seen)
             self._position = max(self._position, min(position, self._cursor))
             consumer = self._consumer
         if any_new and consumer is not None:
@@ -166,13 +168,13 @@ class Inbox:
 
     # -- for the application ------------------------------------------------------------
 
-    def head(self) -> Message | None:
-        """Return the first message that is not dealt with; it stays where it is."""
+    def head(self) -> Entry | None:
+        """Return the first entry that is not dealt with; it stays where it is."""
         with self._lock:
             return self._pending[0] if self._pending else None
 
-    async def wait_head(self, waiter: Waiter, deadline: Deadline) -> Message | None:
-        """Return the first message that is not dealt with, waiting for it if need be.
+    async def wait_head(self, waiter: Waiter, deadline: Deadline) -> Entry | None:
+        """Return the first entry that is not dealt with, waiting for it if need be.
 
         Args:
             waiter: the consumer's.
@@ -193,22 +195,22 @@ class Inbox:
                 break
         return None
 
-    def pop(self, message: Message, *, done: bool) -> Message | None:
-        """Take the first message out, and return the next one, which stays.
+    def pop(self, entry: Entry, *, done: bool) -> Entry | None:
+        """Take the first entry out, and return the next one, which stays.
 
         Args:
-            message: what `head` returned; nothing is taken out if it is not the first any more.
+            entry: what `head` returned; nothing is taken out if it is not the first any more.
             done: whether it may be acked, with all before it.
         """
         wake = None
         with self._lock:
             pending = self._pending
-            if pending and pending[0] is message:
+            if pending and pending[0] is entry:
                 pending.popleft()
-                self._held_bytes -= _size(message)
+                self._held_bytes -= _size(entry)
                 self._taken += 1
                 if done:
-                    self._done = message.seq
+                    self._done = entry.seq
                     self._done_count += 1
                 if self._has_come():
                     wake = self._on_progress
@@ -261,8 +263,10 @@ class Inbox:
         return True
 
 
-def _size(message: Message) -> int:
-    body = message.body
+def _size(entry: Entry) -> int:
+    if not isinstance(entry, Message):
+        return 0
+    body = entry.body
     return len(body) if body.isascii() else len(body.encode())
 
 
@@ -289,7 +293,7 @@ class MessageLoop:
         self._inbox = inbox
         self._timeout = timeout
         self._ack = ack
-        self._message: Message | None = None  # that the body of the loop has now
+        self._message: Entry | None = None  # that the body of the loop has now
 
     def enter(self) -> None:
         """Become the inbox's consumer, with ``lasts`` held.
@@ -299,7 +303,7 @@ class MessageLoop:
         """
         self._inbox.enter(self)
 
-    async def next(self) -> Message | None:
+    async def next(self) -> Entry | None:
         """Deal with the message before, and return the next; None at the end."""
         message = self.next_nowait()
         if message is None:
@@ -307,7 +311,7 @@ class MessageLoop:
             message = self._message = await self._inbox.wait_head(self.waiter, deadline)
         return message
 
-    def next_nowait(self) -> Message | None:
+    def next_nowait(self) -> Entry | None:
         """Deal with the message before, and return the next if it is there already."""
         message, self._message = self._message, None
         if message is None:

@@ -47,7 +47,11 @@ class PagingWatcher(Watcher):
         wait = min(ceil(self._settings.wait_seconds), limits.wait_seconds) if waits else 0
         page = max(1, min(self._settings.batch, limits.page))
         request = protocol.Watch(
-            after=self._inbox.cursor, ack=self._inbox.unacked, limit=page, wait=wait
+            after=self._inbox.cursor,
+            ack=self._inbox.unacked,
+            limit=page,
+            wait=wait,
+            kinds=self._kinds,
         )
         pace = Deadline.after(self._settings.poll_seconds)
         reply = await self._ask(request, wait)
@@ -57,7 +61,9 @@ class PagingWatcher(Watcher):
             return
         self._backoff.reset()
         # Of more than was asked for the rest is asked for again.
-        any_new = self._inbox.put(reply.messages[:page], max(reply.position, request.ack or 0))
+        entries = reply.entries[:page]
+        seen = reply.seen if len(entries) == len(reply.entries) else 0
+        any_new = self._inbox.put(entries, max(reply.position, request.ack or 0), seen)
         if not any_new and not first:
             # A watch that waits takes longer: this polls a server that answers at once.
             await self._rest(pace.remaining() or 0.0)
@@ -90,12 +96,12 @@ class PagingWatcher(Watcher):
     async def _call_handler(self) -> None:
         """Hand over each message in order; one that the handler fails on is handed over again."""
         acked_at = monotonic()
-        while (message := self._inbox.head()) is not None:
-            if not await self._handle(message):
+        while (entry := self._inbox.head()) is not None:
+            if not await self._handle(entry):
                 await self._pause()
                 continue
             self._backoff.reset()
-            self._inbox.pop(message, done=True)
+            self._inbox.pop(entry, done=True)
             if monotonic() - acked_at >= ACK_SECONDS and not self._inbox.is_empty():
                 await self._ack()
                 acked_at = monotonic()

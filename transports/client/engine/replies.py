@@ -10,10 +10,10 @@ from typing import Final
 
 from twinline.core.protocol import (
     AccountsReply,
+    Entry,
     History,
     HistoryReply,
     ListAccounts,
-    Message,
     Reply,
     Request,
     Watch,
@@ -42,16 +42,16 @@ class Asked:
         if isinstance(request, Watch):
             self._after, self.left = request.after, request.window
 
-    def count(self, messages: Sequence[Message]) -> None:
-        """Take messages off the window: also those that come with a watch before this one.
+    def count(self, entries: Sequence[Entry]) -> None:
+        """Take entries off the window: also those that come with a watch before this one.
 
         Args:
-            messages: by rising seq, at least one.
+            entries: by rising seq, at least one.
         """
-        if messages[0].seq > self._after:
-            self.left -= len(messages)
+        if entries[0].seq > self._after:
+            self.left -= len(entries)
         else:
-            self.left -= sum(message.seq > self._after for message in messages)
+            self.left -= sum(entry.seq > self._after for entry in entries)
 
 
 def contradiction(asked: Asked, reply: Reply) -> str | None:
@@ -79,24 +79,32 @@ def _of_watch(asked: Asked, page: WatchReply) -> str | None:
     if not asked.request.window:
         if page.more:
             return "sent one reply to a watch and says that others follow"
-    elif page.more and not page.messages:
+    elif page.more and not page.messages and not page.receipts:
         return "sent no messages and says that others follow"
     elif asked.left < 0:
         return "sent more messages than there was room for"
-    return None if _rise(page.messages) else _NOT_RISING
+    entries = page.entries
+    if not _rise(entries):
+        return _NOT_RISING
+    if entries and page.seen < entries[-1].seq:
+        return "sent messages and says that it has not looked as far"
+    return None
 
 
-def _rise(messages: Sequence[Message]) -> bool:
-    return len(messages) < 2 or all(before.seq < after.seq for before, after in pairwise(messages))
+def _rise(entries: Sequence[Entry]) -> bool:
+    return len(entries) < 2 or all(before.seq < after.seq for before, after in pairwise(entries))
 
 
 def _of_history(request: History, page: HistoryReply) -> str | None:
-    if not page.messages:
+    entries = page.entries
+    if not entries:
         return "sent no messages and says that there are older ones" if page.more else None
-    if not _rise(page.messages):
+    if not _rise(entries):
         return _NOT_RISING
-    if request.before is not None and page.messages[-1].seq >= request.before:
+    if request.before is not None and entries[-1].seq >= request.before:
         return "sent messages that are not older than was asked"
+    if page.seen > entries[0].seq:
+        return "sent messages and says that it has not looked as far"
     return None
 
 

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from math import ceil, inf
 from typing import Final, NamedTuple
 
-from twinline.core.protocol import Ack, Ping, Request, Watch
+from twinline.core.protocol import Ack, Kind, Ping, Request, Watch
 from twinline.transports.client.engine.inbox import Progress
 from twinline.transports.client.engine.replies import Asked
 
@@ -78,6 +78,7 @@ class Stream:
         window: int,
         page: int,
         wait: int,
+        kinds: tuple[Kind, ...],
         idle_seconds: float,
         reply_seconds: float,
         pace_seconds: float,
@@ -89,6 +90,7 @@ class Stream:
             window: how many messages may be held and under way.
             page: how many one reply may have.
             wait: how long a watch is open, in whole seconds.
+            kinds: of the entries that it brings.
             idle_seconds: when a connection with nothing under way is tried.
             reply_seconds: for a reply that is due.
             pace_seconds: between watches that a server ends at once.
@@ -98,6 +100,7 @@ class Stream:
         self._window = window
         self._page = page
         self._wait = wait
+        self._kinds = kinds
         self._idle_seconds = idle_seconds
         self._reply_seconds = reply_seconds
         self._pace_seconds = pace_seconds
@@ -232,6 +235,7 @@ class Stream:
             wait=self._wait,
             window=room,
             renew=self._under_way,
+            kinds=self._kinds,
         )
 
     def _wait_for(self, progress: Progress, now: float, unsaid: int, credit: int) -> Step:

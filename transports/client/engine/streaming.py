@@ -106,6 +106,7 @@ class StreamingWatcher(Watcher):
             window=self._window,
             page=max(1, min(settings.batch, connection.limits.page)),
             wait=min(ceil(settings.wait_seconds), connection.limits.wait_seconds),
+            kinds=self._kinds,
             idle_seconds=settings.wait_seconds,
             reply_seconds=settings.reply_seconds,
             pace_seconds=settings.poll_seconds,
@@ -120,14 +121,18 @@ class StreamingWatcher(Watcher):
             await self._ask(protocol.Ping())
             return
         limit = max(1, min(self._settings.batch, connection.limits.page, room))
-        request = protocol.Watch(after=progress.cursor, ack=progress.unacked, limit=limit)
+        request = protocol.Watch(
+            after=progress.cursor, ack=progress.unacked, limit=limit, kinds=self._kinds
+        )
         reply = await self._ask(request)
         if isinstance(reply, protocol.ErrorReply):
             await self._refused(errors.RequestError.from_reply(reply))
         if isinstance(reply, protocol.WatchReply):
             self._backoff.reset()
             # Of more than was asked for the rest is asked for again.
-            self._put(reply.messages[:limit], max(reply.position, request.ack or 0))
+            entries = reply.entries[:limit]
+            seen = reply.seen if len(entries) == len(reply.entries) else 0
+            self._put(entries, max(reply.position, request.ack or 0), seen)
 
     def _send(self, connection: Connection, watch: protocol.Watch, progress: Progress) -> bool:
         """Send a watch, and return whether the connection has taken it."""
@@ -175,12 +180,12 @@ class StreamingWatcher(Watcher):
                 acked = self._stream.answered(asked, ended=not reply.more)
                 # Behind a cursor that is not of this mailbox others would be passed over.
                 if not isinstance(refusal, errors.CursorInvalid):
-                    self._put(reply.messages, max(reply.position, acked))
+                    self._put(reply.entries, max(reply.position, acked), reply.seen)
         if refusal is not None:
             await self._refused(refusal)
 
-    def _put(self, messages: tuple[protocol.Message, ...], position: int) -> None:
-        if self._inbox.put(messages, position):
+    def _put(self, entries: tuple[protocol.Entry, ...], position: int, seen: int) -> None:
+        if self._inbox.put(entries, position, seen):
             self._stream.fetched()
 
     def _rewind(self, position: int) -> None:
@@ -197,13 +202,13 @@ class StreamingWatcher(Watcher):
         self._told = False
         if self._tell_at(step):
             return
-        message = self._inbox.head()
-        while message is not None:
-            if not await self._handle(message):
+        entry = self._inbox.head()
+        while entry is not None:
+            if not await self._handle(entry):
                 # Meanwhile the stream goes on, and what is dealt with is acked.
                 self._retry_at = Deadline.after(self._handler_backoff.next())
                 return
             self._handler_backoff.reset()
-            message = self._inbox.pop(message, done=True)
+            entry = self._inbox.pop(entry, done=True)
             if self._told or monotonic() >= step.until:
                 return

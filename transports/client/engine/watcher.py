@@ -68,6 +68,7 @@ class Watcher(ABC):
         self._settings = options.settings
         self._mode = options.watch
         self._on_message = options.on_message
+        self._kinds = options.watched
         self._on_handler_error = options.on_handler_error or _log_handler_error
         self._waiter = backend.waiter()
         self._stop = CancelToken("stop of watcher")  # ends every wait but that for an ack
@@ -164,18 +165,22 @@ class Watcher(ABC):
     def _progressed(self) -> None:
         """Look at the inbox soon: the application has come as far as was asked; in its thread."""
 
-    async def _handle(self, message: protocol.Message) -> bool:
+    async def _handle(self, entry: protocol.Entry) -> bool:
         """Hand a message to the handler, and return whether it has dealt with it.
+
+        A receipt is dealt with at once: the handler takes messages.
 
         Raises:
             Cancelled: the worker is to end.
         """
         self._stop.check()
         assert self._on_message is not None  # noqa: S101 - else the application takes them itself
+        if not isinstance(entry, protocol.Message):
+            return True
         try:
-            await self._worker.call(self._on_message, message)
+            await self._worker.call(self._on_message, entry)
         except Exception as error:  # noqa: BLE001 - whatever it is, the mail must not be lost
-            await self._report_handler_error(message, error)
+            await self._report_handler_error(entry, error)
             return False
         return True
 

@@ -12,7 +12,8 @@
  * mail. When either breaks, both are opened anew, at the pace of an exponential backoff; commands
  * wait meanwhile, and what was on its way and may be repeated is sent again. Every send has a
  * `send_id`, so that a repeat stores nothing twice. Mail is handed to `onMessage` in order, each
- * message once, and is acknowledged when that has returned: what was not comes again.
+ * message once, and is acknowledged when that has returned: what was not comes again. With the
+ * option `kinds` copies of what the account has sent, from any device, and receipts come as well.
  *
  * Several servers with one state are given as a list of URLs. The client stays at one while that
  * works; after a failure it goes to the next at once, and waits when each has failed. A server that
@@ -109,17 +110,23 @@ export const REQUESTS = Object.freeze({
     reply: "AccountsReply", beforeLogin: false, repeatable: true,
   },
   send: {
-    fields: { to: REQUIRED, body: REQUIRED, send_id: null },
+    fields: { to: REQUIRED, body: REQUIRED, send_id: null, copy: false },
     reply: "SentReply", beforeLogin: false, repeatable: true,
   },
   watch: {
-    fields: { after: REQUIRED, ack: null, limit: 64, wait: 0, window: 0, renew: false },
+    fields: {
+      after: REQUIRED, ack: null, limit: 64, wait: 0, window: 0, renew: false, kinds: ["mail"],
+    },
     reply: "WatchReply", beforeLogin: false, repeatable: true,
   },
   ack: { fields: { up_to: REQUIRED }, reply: "AckReply", beforeLogin: false, repeatable: true },
   history: {
-    fields: { before: null, limit: 50 },
+    fields: { before: null, limit: 50, with: null, kinds: null },
     reply: "HistoryReply", beforeLogin: false, repeatable: true,
+  },
+  conversations: {
+    fields: { before: null, limit: 50 },
+    reply: "ConversationsReply", beforeLogin: false, repeatable: true,
   },
   delete_messages: {
     fields: { seqs: REQUIRED },
@@ -128,6 +135,13 @@ export const REQUESTS = Object.freeze({
   trace: {
     fields: { message_id: REQUIRED, to: REQUIRED },
     reply: "TraceReply", beforeLogin: false, repeatable: true,
+  },
+  block: { fields: { username: REQUIRED }, reply: "Done", beforeLogin: false, repeatable: true },
+  unblock: { fields: { username: REQUIRED }, reply: "Done", beforeLogin: false, repeatable: true },
+  list_blocked: { fields: {}, reply: "BlockedReply", beforeLogin: false, repeatable: true },
+  set_receipts: {
+    fields: { receipts: REQUIRED },
+    reply: "Done", beforeLogin: false, repeatable: true,
   },
   status: { fields: {}, reply: "StatusReply", beforeLogin: false, repeatable: true },
   change_password: {
@@ -150,10 +164,15 @@ const object = (fields) => (value) =>
   value !== null && typeof value === "object" && !Array.isArray(value) &&
   Object.entries(fields).every(([name, kind]) => kind(value[name]));
 const orNull = (kind) => (value) => value === undefined || value === null || kind(value);
+const orLeftOut = (kind) => (value) => value === undefined || kind(value);
 
 const MESSAGE = object({
   seq: integer, message_id: messageId, sender: text, body: text, sent_at: integer,
+  to: orNull(text), n: orNull(integer), // of a copy
 });
+const RECEIPT = object({ seq: integer, username: text, n: integer, acked_at: integer });
+const RECEIPTS = orLeftOut(listOf(RECEIPT));
+const CONVERSATION = object({ username: text, last: MESSAGE, unread: integer });
 const LIMITS = object({
   body_bytes: integer, frame_bytes: integer, frame_bytes_before_login: integer,
   reply_bytes: integer, page: integer, wait_seconds: integer,
@@ -163,21 +182,30 @@ const REPLIES = {
   HelloReply: object({ protocol: integer, server: text, limits: LIMITS, node: orNull(text) }),
   SessionReply: object({ username: text, session: text, position: integer, unread: integer }),
   AccountsReply: object({ usernames: listOf(text), more: truth }),
-  SentReply: object({ message_id: messageId, sent_at: integer }),
+  SentReply: object({ message_id: messageId, sent_at: integer, n: integer }),
   WatchReply: object({
-    messages: listOf(MESSAGE), position: integer,
-    more: (value) => value === undefined || truth(value),
+    messages: listOf(MESSAGE), position: integer, seen: integer, receipts: RECEIPTS,
+    more: orLeftOut(truth),
   }),
   AckReply: object({ position: integer, unread: integer }),
-  HistoryReply: object({ messages: listOf(MESSAGE), more: truth }),
+  HistoryReply: object({
+    messages: listOf(MESSAGE), more: truth, seen: integer, receipts: RECEIPTS,
+  }),
+  ConversationsReply: object({ conversations: listOf(CONVERSATION), more: truth }),
+  BlockedReply: object({ usernames: listOf(text) }),
   DeletedReply: object({ deleted: integer }),
   TraceReply: object({ state: text, sent_at: orNull(integer), acked_at: orNull(integer) }),
-  StatusReply: object({ username: text, position: integer, unread: integer }),
+  StatusReply: object({ username: text, position: integer, unread: integer, receipts: truth }),
 };
 const ERROR = object({
   code: text, message: text, retryable: truth,
   retry_after_ms: orNull(integer), count: orNull(integer), endpoints: orNull(listOf(text)),
 });
+
+const isSame = (value, other) =>
+  value === other ||
+  (Array.isArray(value) && Array.isArray(other) && value.length === other.length &&
+    value.every((item, at) => item === other[at]));
 
 /**
  * Return a request as the text of its frame; fields that equal their default are left out.
@@ -191,7 +219,7 @@ export function encodeRequest(id, op, fields = {}) {
   for (const [name, otherwise] of Object.entries(known)) {
     const value = fields[name] === undefined ? otherwise : fields[name];
     if (value === REQUIRED) throw new RequestError("bad_request", `${op} needs ${name}`);
-    if (value !== otherwise) request[name] = value;
+    if (!isSame(value, otherwise)) request[name] = value;
   }
   const unknown = Object.keys(fields).find((name) => !Object.hasOwn(known, name));
   if (unknown !== undefined) throw new RequestError("bad_request", `${op} has no ${unknown}`);
@@ -533,8 +561,13 @@ export class Connection {
 const QUIET_MS = 50; // after the last message, before it is acked by a watch of its own
 const HALF_BYTES = 32768; // of the 65,536 that a server sends for one watch
 
+/** Return the messages and the receipts of a reply, by their seqs. */
+export function entriesOf({ messages, receipts = [] }) {
+  return [...messages, ...receipts].sort((one, other) => one.seq - other.seq);
+}
+
 /**
- * Keeps a stream open on a connection, and hands its messages on, one after the other.
+ * Keeps a stream open on a connection, and hands its entries on, one after the other.
  *
  * It renews the stream, and acks by that, when half of the window was dealt with, when the stream
  * has ended, and when all that came is dealt with and nothing more comes for a while.
@@ -544,9 +577,10 @@ class Stream {
   #begun = false; // whether there was a watch on this connection
   #began = 0; // when the newest watch was sent
   #acked; // by the newest watch
-  #count = 0; // messages dealt with since the newest watch
+  #count = 0; // entries dealt with since the newest watch
   #bytes = 0; // of replies since then
-  #held = []; // messages that have come and are not dealt with
+  #held = []; // entries that have come and are not dealt with, by their seqs
+  #looked = 0; // up to which seq the server has looked for them
   #working = false; // whether they are being dealt with
   #timer;
 
@@ -555,13 +589,13 @@ class Stream {
    * @param mailbox has `seen`, the last seq that was dealt with, which this moves on, and
    *   `working`, a promise that is fulfilled when nothing is being dealt with
    * @param settings the client's
-   * @param deal handles a message; what it throws, or a promise that fails, has it called again
+   * @param deal handles an entry; what it throws, or a promise that fails, has it called again
    */
   constructor(connection, mailbox, settings, deal) {
     Object.assign(this, { connection, mailbox, settings, deal });
     this.backoff = settings.newBackoff();
     connection.broken.then(() => clearTimeout(this.#timer));
-    // A message that the stream before is dealing with is not to be dealt with twice.
+    // An entry that the stream before is dealing with is not to be dealt with twice.
     Promise.resolve(mailbox.working).then(() => this.#renew());
   }
 
@@ -569,9 +603,10 @@ class Stream {
     clearTimeout(this.#timer);
     if (!this.connection.isOpen) return;
     const { seen } = this.mailbox;
-    const { waitSeconds, replySeconds, window, batch } = this.settings;
+    const { waitSeconds, replySeconds, window, batch, kinds } = this.settings;
     const fields = {
       after: seen, ack: seen, limit: batch, wait: waitSeconds, window, renew: this.#begun,
+      kinds,
     };
     this.#begun = true;
     this.#began = performance.now();
@@ -580,9 +615,11 @@ class Stream {
     this.#open += 1;
     let brought = 0;
     const onReply = (reply, bytes) => {
-      brought += reply.messages.length;
+      const entries = entriesOf(reply);
+      brought += entries.length;
       this.#bytes += bytes;
-      this.#held.push(...reply.messages);
+      this.#held.push(...entries);
+      this.#looked = Math.max(this.#looked, reply.seen);
       if (!this.#working) this.mailbox.working = this.#work();
     };
     this.connection
@@ -618,27 +655,28 @@ class Stream {
   async #work() {
     this.#working = true;
     while (this.#held.length > 0 && this.connection.isOpen) {
-      const message = this.#held[0];
-      if (message.seq > this.mailbox.seen && !(await this.#dealt(message))) continue;
+      const entry = this.#held[0];
+      if (entry.seq > this.mailbox.seen && !(await this.#dealt(entry))) continue;
       this.#held.shift();
       this.#count += 1;
-      this.mailbox.seen = Math.max(this.mailbox.seen, message.seq);
+      this.mailbox.seen = Math.max(this.mailbox.seen, entry.seq);
       if (2 * this.#count >= this.settings.window || this.#bytes >= HALF_BYTES) this.#renew();
     }
     this.#working = false;
     if (!this.connection.isOpen) return;
+    this.mailbox.seen = Math.max(this.mailbox.seen, this.#looked);
     if (this.#open === 0) this.#renew();
     else if (this.mailbox.seen > this.#acked) this.#renewIn(QUIET_MS);
   }
 
-  async #dealt(message) {
+  async #dealt(entry) {
     try {
-      const promise = this.deal(message);
+      const promise = this.deal(entry);
       if (promise !== undefined) await promise;
       this.backoff.reset();
       return true;
     } catch (error) {
-      console.error(`onMessage failed for ${message.message_id}; it is called again`, error);
+      console.error(`the handler failed for seq ${entry.seq}; it is called again`, error);
       await new Promise((resolve) => setTimeout(resolve, 1000 * this.backoff.next()));
       return false;
     }
@@ -685,9 +723,14 @@ export class Client {
    *   with one state
    * @param {object} options
    * @param {(message: {seq: number, message_id: string, sender: string, body: string,
-   *   sent_at: number}) => void | Promise<void>} [options.onMessage] called with each message, in
-   *   order; the message is acknowledged when it has returned, or its promise is fulfilled, and
-   *   comes again when it failed. Without it mail is neither fetched nor acknowledged
+   *   sent_at: number, to?: string, n?: number}) => void | Promise<void>} [options.onMessage] called
+   *   with each message, in order; the message is acknowledged when it has returned, or its promise
+   *   is fulfilled, and comes again when it failed. Without it mail is neither fetched nor
+   *   acknowledged
+   * @param {string[]} [options.kinds] of the entries that come: `mail`, which must be among them,
+   *   `sent` for copies, which have `to` and `n` and go to `onMessage` too, and `receipt`
+   * @param {(receipt: {seq: number, username: string, n: number, acked_at: number}) =>
+   *   void | Promise<void>} [options.onReceipt] called with each receipt, in order with the messages
    * @param {(state: object) => void} [options.onState] called with every state
    * @param {(position: number) => void} [options.onRewind] the server's mailbox was put back to
    *   an earlier one; mail goes on behind that seq
@@ -711,7 +754,8 @@ export class Client {
     this.urls = [...new Set((Array.isArray(urls) ? urls : [urls]).map(String))];
     if (this.urls.length === 0) throw new TypeError("give the URL of a server at least");
     const defaults = {
-      onMessage: null, onState: () => {}, onRewind: () => {},
+      onMessage: null, onReceipt: () => {}, kinds: ["mail"],
+      onState: () => {}, onRewind: () => {},
       WebSocket: globalThis.WebSocket, name: "twinline.js",
       connectSeconds: 5, replySeconds: 10, commandSeconds: 30, waitSeconds: 25,
       window: 256, batch: 64, backoffFirst: 1, backoffMax: 30, backoffJitter: 0.5,
@@ -720,6 +764,8 @@ export class Client {
     const unknown = Object.keys(options).find((name) => !Object.hasOwn(defaults, name));
     if (unknown !== undefined) throw new TypeError(`there is no option ${unknown}`);
     const settings = { ...defaults, ...options };
+    // What is dealt with is acknowledged, and with it all that lies before it.
+    if (!settings.kinds.includes("mail")) throw new TypeError("mail is among the kinds");
     if (typeof settings.WebSocket !== "function") {
       throw new TypeError("there is no global WebSocket here: give one as the option WebSocket");
     }
@@ -829,12 +875,13 @@ export class Client {
   /**
    * Send a message. The promise is fulfilled when the server's store has it.
    *
-   * @param {{sendId?: string, seconds?: number}} [options] an id under which a repeat of this
-   *   send stores nothing twice, and how long to try, Infinity for as long as the session lasts
-   * @returns {Promise<{message_id: string, sent_at: number}>}
+   * @param {{sendId?: string, copy?: boolean, seconds?: number}} [options] an id under which a
+   *   repeat of this send stores nothing twice, whether a copy is kept in the own mailbox, and how
+   *   long to try, Infinity for as long as the session lasts
+   * @returns {Promise<{message_id: string, sent_at: number, n: number}>}
    */
-  send(to, body, { sendId = newSendId(), seconds } = {}) {
-    return this.request("send", { to, body, send_id: sendId }, { seconds });
+  send(to, body, { sendId = newSendId(), copy, seconds } = {}) {
+    return this.request("send", { to, body, send_id: sendId, copy }, { seconds });
   }
 
   /** Return a page of usernames: `{usernames, more}`; `*` and `?` in the pattern, `\` escapes. */
@@ -842,9 +889,41 @@ export class Client {
     return this.request("list_accounts", { pattern, after, limit });
   }
 
-  /** Return a page of the mailbox, going back in time: `{messages, more}`, the newest last. */
-  history({ before, limit } = {}) {
-    return this.request("history", { before, limit });
+  /**
+   * Return a page of the mailbox, going back in time: `{messages, receipts, more, seen}`, the newest
+   * last; `seen` is the next `before`.
+   *
+   * @param {{before?: number, limit?: number, peer?: string, kinds?: string[]}} [options] `peer`:
+   *   only what that account has sent, and the copies of what was sent to it
+   */
+  async history({ before, limit, peer, kinds } = {}) {
+    const reply = await this.request("history", { before, limit, with: peer, kinds });
+    return { receipts: [], ...reply };
+  }
+
+  /** Return a page of conversations: `{conversations, more}`, the newest message first. */
+  conversations({ before, limit } = {}) {
+    return this.request("conversations", { before, limit });
+  }
+
+  /** Refuse what an account sends from now on. */
+  async block(username) {
+    await this.request("block", { username });
+  }
+
+  /** Take mail of an account again. */
+  async unblock(username) {
+    await this.request("unblock", { username });
+  }
+
+  /** Return the usernames of those whose mail is refused, sorted. */
+  async blocked() {
+    return (await this.request("list_blocked")).usernames;
+  }
+
+  /** Let senders be told what this account acknowledges, and be told it of others, or not. */
+  async setReceipts(receipts) {
+    await this.request("set_receipts", { receipts });
   }
 
   /** Delete messages of the own mailbox; return how many there were. */
@@ -858,7 +937,7 @@ export class Client {
     return { sent_at: null, acked_at: null, ...reply };
   }
 
-  /** Return `{username, position, unread}`. */
+  /** Return `{username, position, unread, receipts}`. */
   status() {
     return this.request("status");
   }
@@ -1055,7 +1134,9 @@ export class Client {
 
   #online(session, commands, mail) {
     this.#lines = { commands, mail };
-    if (mail !== null) new Stream(mail, session, this.#settings, this.#settings.onMessage);
+    const { onMessage, onReceipt } = this.#settings;
+    const deal = (entry) => (entry.message_id === undefined ? onReceipt : onMessage)(entry);
+    if (mail !== null) new Stream(mail, session, this.#settings, deal);
     else this.#tryNowAndThen(commands);
     this.#enter("online");
     const { username, token, position, unread } = session;

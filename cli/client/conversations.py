@@ -1,0 +1,64 @@
+"""`twinline conversations`: lists whom the account has written to or heard from."""
+
+from typing import Any
+
+import click
+
+from twinline.cli.client.target import Target, client_options
+from twinline.cli.console.command import command, option
+from twinline.cli.console.output import message_line, say, write_json, write_line
+from twinline.core.protocol import MAX_PAGE, Conversation
+from twinline.transports.client import Client
+
+
+@command(example="twinline conversations --limit 5")
+@option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    metavar="NUMBER",
+    help="How many.",
+)
+@option(
+    "--before",
+    type=click.IntRange(min=0),
+    metavar="SEQ",
+    help="Only those whose last message has a seq below this one.",
+)
+@client_options
+def conversations(limit: int, before: int | None, as_json: bool, **options: Any) -> None:
+    """List whom you wrote to or heard from, the newest message first.
+
+    Each line has the last message's seq, how many are unread, and that message.
+    An arrow to the right marks what you wrote.
+    """
+    with Target.of(options).logged_in() as client:
+        found, more = newest(client, before, limit)
+    for each in found:
+        if as_json:
+            write_json(each)
+        else:
+            unread = f"{each.unread} unread" if each.unread else ""
+            last = message_line(each.last, arrows=True)
+            write_line(f"{each.last.seq:>6}  {unread:>12}  {last}")
+    if more:
+        say(f"there are others: --before {found[-1].last.seq}")
+
+
+def newest(client: Client, before: int | None, limit: int) -> tuple[list[Conversation], bool]:
+    """Return the newest conversations, and whether there are others.
+
+    Args:
+        client: is logged in.
+        before: only those whose last message has a seq below this; None: all.
+        limit: at most so many.
+    """
+    found: list[Conversation] = []
+    more = True
+    while more and len(found) < limit:
+        page = client.conversations(before, min(limit - len(found), MAX_PAGE))
+        found += page.conversations
+        more = page.more and bool(page.conversations)
+        before = found[-1].last.seq if found else before
+    return found, more

@@ -1,0 +1,174 @@
+"""The scripts of conversations: copies, receipts, block lists, and what is found by its peer.
+
+They are parts that `twinline.stores.valkey.box_scripts` puts behind its own, whose names they use.
+"""
+
+from typing import Final
+
+# Copies or receipts at the front that have aged by now, or are too many, go; and it is noted which
+# mail was the last before the one that comes.
+_NOTES: Final = """
+local function make_room(key, letter, now)
+  while true do
+    local first = call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+    if not first then return end
+    local _, at = parts(first)
+    if tonumber(at) > now - HISTORY_MS and call('XLEN', key) < HISTORY then return end
+    remove(key, letter, first)
+  end
+end
+local function last_mail()
+  local seqs = call('HMGET', b, 's', 'd', 'm')
+  local other = math.max(tonumber(seqs[1]) or 0, tonumber(seqs[2]) or 0)
+  return tonumber(v[2]) > other and v[2] or seqs[3] or 0
+end
+"""
+COPY: Final = f"""{_NOTES}
+local head, body, now, peer = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local _, at, message_id = parts({{'', {{'', head}}}})
+if call('ZSCORE', y, 'c' .. message_id) then return 0 end
+make_room(s, 's', now)
+local mail = last_mail()
+l = l + 1
+call('XADD', s, l, 'h', head, 'b', body)
+call('ZADD', y, 0, place('s', peer, l, at), 0, 'c' .. message_id)
+keep('l', l, 's', l, 'm', mail)
+call('SPUBLISH', string.sub(b, 1, -2) .. 'w', 's' .. str(l))
+return l
+"""
+PUT_RECEIPT: Final = f"""{_NOTES}
+local head, now, peer = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+if v[10] == '0' or refuses(peer) then return 0 end
+local own = 'r' .. peer
+local known = call('ZRANGEBYLEX', y, '[' .. own .. '\\0', '(' .. own .. '\\1', 'LIMIT', 0, 1)[1]
+if known then
+  local entry = at_seq(r, tonumber(string.match(known, '%z(%d+)')))
+  local _, _, _, before = parts(entry)
+  local _, _, _, number = parts({{'', {{'', head}}}})
+  if before >= number then return 0 end
+  remove(r, 'r', entry)
+end
+make_room(r, 'r', now)
+local mail = last_mail()
+l = l + 1
+call('XADD', r, l, 'h', head, 'b', '')
+call('ZADD', y, 0, place('r', peer, l, ARGV[2]))
+keep('l', l, 'd', l, 'm', mail)
+call('SPUBLISH', string.sub(b, 1, -2) .. 'w', 'r' .. str(l))
+return l
+"""
+# Calls with each peer of a kind of entry, and with the seq of its newest one that has not aged.
+# Each of them is one step to the place before all of the peer above.
+NEWEST_BY_PEER: Final = """
+local function each_peer(letter, ends, found)
+  local below = '(' .. string.char(string.byte(letter) + 1)
+  while true do
+    local last = call('ZREVRANGEBYLEX', y, below, '[' .. letter, 'LIMIT', 0, 1)[1]
+    if not last then return end
+    local peer, seq, at = string.match(last, '^.(%Z*)%z(%d+):?(.*)$')
+    if at == '' or tonumber(at) > ends then
+      found(peer, tonumber(seq))
+      below = '(' .. letter .. peer .. '\\0'
+    else
+      below = '(' .. last
+    end
+  end
+end
+"""
+OF_PEER: Final = """
+local function of_peer(kinds, id, name, before, limit, most, ends)
+  local all, found, bytes = {}, {}, 0
+  local function add(letter, peer)
+    local own, count, some, asked = letter .. peer, 0, nil, nil
+    local below = '(' .. own .. '\\1'
+    if before ~= '' then below = '[' .. place(letter, peer, before) .. ';' end
+    repeat
+      asked = limit + 1 - count
+      some = call('ZREVRANGEBYLEX', y, below, '[' .. own .. '\\0', 'LIMIT', 0, asked)
+      for _, member in ipairs(some) do
+        local seq, at = string.match(member, '%z(%d+):?(.*)$')
+        if at == '' or tonumber(at) > ends then
+          count = count + 1
+          all[#all + 1] = {tonumber(seq), letter}
+        end
+        below = '(' .. member
+      end
+    until #some < asked or count > limit
+  end
+  for letter in string.gmatch(kinds, '.') do
+    found[letter] = {}
+    if id ~= '' then
+      add(letter, id)
+      add(letter, '\\1' .. name)
+    else
+      each_peer(letter, ends, function(peer, seq)
+        local _, _, _, _, called = parts(at_seq(KEY[letter], seq))
+        if called == name then add(letter, peer) end
+      end)
+    end
+  end
+  table.sort(all, function(one, other) return one[1] > other[1] end)
+  for i = 1, math.min(#all, limit + 1) do
+    local seq, letter = unpack(all[i])
+    local entry = at_seq(KEY[letter], seq)
+    table.insert(found[letter], entry)
+    bytes = bytes + #entry[2][4]
+    if i > 1 and bytes > most then break end
+  end
+  return found
+end
+"""
+# Answers with the last entry of each conversation, its kind, and how many are unread.
+CONVERSATIONS: Final = """
+local before, limit, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local now, newest, all, bytes = tonumber(ARGV[4]), {}, {}, 0
+if needs_trim(now) then
+  trim(now)
+  keep('k', k, 'o', o or '')
+end
+if not index_mail() then return AGAIN end
+for _, letter in ipairs({'m', 's'}) do
+  each_peer(letter, now - HISTORY_MS, function(peer, seq)
+    if not newest[peer] or newest[peer][1] < seq then newest[peer] = {seq, letter} end
+  end)
+end
+for peer, last in pairs(newest) do
+  if not before or last[1] < before then all[#all + 1] = {last[1], last[2], peer} end
+end
+table.sort(all, function(one, other) return one[1] > other[1] end)
+local answer = {}
+for i = 1, math.min(#all, limit + 1) do
+  local seq, letter, peer = unpack(all[i])
+  local entry = at_seq(letter == 'm' and m or s, seq)
+  local beyond, own = '(' .. place('m', peer, p), '(m' .. peer .. '\\1'
+  answer[i] = {letter, entry, call('ZLEXCOUNT', y, beyond, own)}
+  bytes = bytes + #entry[2][4]
+  if i > 1 and bytes > most then break end
+end
+return answer
+"""
+_THERE: Final = """
+local call, b, f = redis.call, KEYS[1], KEYS[#KEYS]
+if call('EXISTS', b) == 0 then return NO_MAILBOX end
+"""
+BLOCK: Final = f"""{_THERE}
+if call('HEXISTS', f, ARGV[1]) == 1 then return 0 end
+local count = call('HLEN', f)
+if count >= MOST_BLOCKED then return TOO_MANY end
+call('HSET', f, ARGV[1], ARGV[2])
+call('HSET', b, 'f', count + 1)
+return 1
+"""
+UNBLOCK: Final = f"""{_THERE}
+if call('HDEL', f, ARGV[1]) == 0 then return 0 end
+call('HSET', b, 'f', call('HLEN', f))
+return 1
+"""
+BLOCKED: Final = f"""{_THERE}
+return call('HGETALL', f)
+"""
+SET_RECEIPTS: Final = f"""{_THERE}
+if ARGV[1] == '1' then return call('HDEL', b, 'g') end
+call('HSET', b, 'g', 0)
+return 1
+"""

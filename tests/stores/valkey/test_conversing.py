@@ -1,0 +1,316 @@
+"""Copies, receipts and conversations in Valkey: two scripts for a copy, and the index of peers."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from itertools import count
+from random import Random
+from typing import Any
+
+import pytest
+from store_samples import ALL, DAY, account, draft
+from valkey_engine import StartEngine, ValkeyCluster, ValkeyEngine
+from waiting import Call, wait_event, wait_until
+
+from twinline.core.errors import StoreUnavailable
+from twinline.core.protocol import EVERY_KIND, MAIL_ALONE, TALK, Kind, Message
+from twinline.core.store import Blocked, Draft, MailboxPolicy, Peer, PeerReceipt
+from twinline.stores.valkey import ValkeyStore, parse_url
+from twinline.stores.valkey.box_scripts import INDEXED_AT_ONCE
+from twinline.stores.valkey.upkeep import ValkeyUpkeep
+from twinline.stores.valkey.watches import Watches
+from twinline.stores.valkey.wire import slot_of
+
+Open = Callable[..., ValkeyStore]
+NOW = 1_767_225_600_000
+SENT = frozenset({Kind.SENT})
+RECEIPT = frozenset({Kind.RECEIPT})
+
+
+@pytest.fixture
+def open_store() -> Iterator[Open]:
+    """What opens a store, or one more node of it; all are closed after the test."""
+    with ExitStack() as opened:
+
+        def open_one(url: str, **policy: float) -> ValkeyStore:
+            made = MailboxPolicy.model_validate(policy)
+            return opened.enter_context(ValkeyStore(parse_url(url), made))
+
+        yield open_one
+
+
+def copied(sender: str, to: str, body: str = "hello", sent_at: int = NOW) -> Draft:
+    """Return a message that asks for a copy, of an account whose id is its name."""
+    made = draft(body, sender=sender, sent_at=sent_at)
+    return made._replace(sender_id=sender, send_id=made.message_id, copy_to=to)
+
+
+def of_kinds(store: ValkeyStore, name: str, kinds: frozenset[Kind]) -> list[str]:
+    """Return the bodies of what is in a mailbox."""
+    return [each.body for each in store.mailboxes.read(name, 0, ALL, ALL, kinds).messages]
+
+
+def apart(cluster: ValkeyCluster, prefix: str) -> tuple[str, str]:
+    """Return two account ids whose mailboxes two servers of a cluster have."""
+
+    def port(name: str) -> int:
+        return cluster.owner(slot_of(f"{prefix}{{{name}}}:b".encode())).port
+
+    ann = "ann"
+    bob = next(f"bob{number}" for number in range(1_000) if port(f"bob{number}") != port(ann))
+    return ann, bob
+
+
+def test_a_copy_that_a_part_of_the_cluster_refuses_leaves_the_send_in_doubt(
+    valkey_cluster: ValkeyCluster, open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watches, "notice", lambda *_: ())
+    ann, bob = apart(valkey_cluster, "doubt:")
+    store = open_store(valkey_cluster.url(prefix="doubt:"))
+    for name in (ann, bob):
+        store.mailboxes.create(name)
+    woken = threading.Event()
+    store.mailboxes.on_mail(bob, woken.set)
+    first = copied(ann, bob)
+    refusing = valkey_cluster.owner(slot_of(f"doubt:{{{ann}}}:b".encode()))
+    refusing.set(min_replicas_to_write=1)
+    try:
+        with pytest.raises(StoreUnavailable) as raised:
+            store.mailboxes.append(bob, first)
+    finally:
+        refusing.set(min_replicas_to_write=0)
+    assert raised.value.in_doubt, "the message is stored, and its sender is told that it is not"
+    wait_event(woken, "who waits for the message is woken")
+    assert of_kinds(store, bob, MAIL_ALONE) == ["hello"]
+    assert of_kinds(store, ann, SENT) == []
+    accepted = store.mailboxes.append(bob, first._replace(message_id="f" * 24, sent_at=NOW + 9))
+    assert accepted == (first.message_id, NOW, NOW)
+    assert of_kinds(store, bob, MAIL_ALONE) == ["hello"]
+    (copy,) = store.mailboxes.read(ann, 0, ALL, ALL, SENT).messages
+    assert (copy.message_id, copy.sent_at, copy.n) == accepted
+
+
+def test_a_copy_waits_for_a_slot_that_is_half_way(
+    valkey_cluster: ValkeyCluster, open_store: Open
+) -> None:
+    ann, bob = apart(valkey_cluster, "way:")
+    store = open_store(valkey_cluster.url(prefix="way:"))
+    for name in (ann, bob):
+        store.mailboxes.create(name)
+    store.mailboxes.append(bob, copied(ann, bob, "before"))
+    slot, source, target = valkey_cluster.begin_move(f"way:{{{ann}}}:b")
+    # The mailbox is with the one, and its copies and what they are found by are with the other.
+    valkey_cluster.move_keys(source, target, f"way:{{{ann}}}:b")
+    again = copied(ann, bob, "meanwhile")
+    sending = Call(lambda: store.mailboxes.append(bob, again))
+    wait_until(lambda: len(of_kinds(store, bob, MAIL_ALONE)) == 2, "the message is stored")
+    valkey_cluster.end_move(slot, source, target)
+    assert sending.outcome().message_id == again.message_id
+    assert of_kinds(store, ann, SENT) == ["before", "meanwhile"]
+    peer = Peer(bob, bob)
+    page = store.mailboxes.history(ann, None, 9, ALL, NOW, kinds=TALK, peer=peer)
+    assert [each.body for each in page.messages] == ["before", "meanwhile"]
+
+
+def test_a_lost_notice_wakes_who_takes_what_has_come_and_nobody_else(
+    valkey: ValkeyEngine, open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watches, "notice", lambda *_: ())
+    url = valkey.url(prefix="lost:")
+    here, there = open_store(url), open_store(url)
+    there._chores.close()  # so that it reads again when it is told to
+    for name in ("ann", "bob"):
+        here.mailboxes.create(name)
+    here.mailboxes.append("ann", copied("bob", "ann"))
+    woken, numbers = Counter[Kind](), count(1)
+    for kind in Kind:
+        there.mailboxes.on_mail("ann", partial(woken.update, [kind]), frozenset({kind}))
+
+    def come(kind: Kind) -> None:
+        if kind is Kind.MAIL:
+            here.mailboxes.append("ann", copied("bob", "ann"))
+        elif kind is Kind.SENT:
+            here.mailboxes.append("bob", copied("ann", "bob"))
+        else:
+            here.mailboxes.put_receipt("ann", PeerReceipt("bob", "bob", next(numbers), NOW))
+
+    # Each kind behind each other one, and two of them in one reading.
+    order = [Kind.SENT, Kind.MAIL, Kind.RECEIPT, Kind.SENT, Kind.RECEIPT, Kind.MAIL, Kind.MAIL]
+    for kinds in [[each] for each in order] + [
+        [Kind.MAIL, Kind.SENT],
+        [Kind.RECEIPT, Kind.MAIL],
+        [Kind.SENT, Kind.RECEIPT],
+        list(Kind),
+    ]:
+        for kind in kinds:
+            come(kind)
+        woken.clear()
+        there._watches.read_again(everything=True)
+        assert woken == Counter(kinds), f"{kinds} came"
+        there._watches.read_again(everything=True)
+        assert woken == Counter(kinds), "somebody is woken twice for one entry"
+
+
+def test_the_index_has_all_of_a_mailbox_whatever_is_done_to_it(
+    valkey: ValkeyEngine, open_store: Open
+) -> None:
+    randomly, url = Random(19), valkey.url(prefix="index:")
+    store = open_store(url, history_messages=12, history_days=2, mailbox_messages=40)
+    boxes, people = store.mailboxes, ("ann", "bob", "carl", "dora")
+    for name in people:
+        boxes.create(name)
+    now, asked = NOW, 0
+    for number in range(1_200):
+        now += randomly.choice((0, 1, 1, DAY // 9))
+        one, other = randomly.sample(people, 2)
+        action = randomly.random()
+        everything = boxes.read(one, 0, ALL, ALL, EVERY_KIND)
+        found = [*everything.messages, *everything.receipts]
+        if action < 0.55 and boxes.standing(other).unread < 40:
+            boxes.append(other, copied(one, other, f"{number}", now))
+        elif action < 0.65:
+            boxes.put_receipt(one, PeerReceipt(other, other, now, now))
+        elif action < 0.85 and found:
+            boxes.ack(one, randomly.choice(found).seq, now)
+        elif action < 0.9 and found:
+            boxes.delete(one, [each.seq for each in randomly.sample(found, min(3, len(found)))])
+        else:
+            asked += talks_are_right(store, one, people, now)
+        if number % 60 == 0:
+            assert ValkeyUpkeep(url).check().faults == []
+    assert ValkeyUpkeep(url).check().faults == []
+    assert asked > 40
+    for name in people:
+        boxes.drop(name)
+        assert valkey.command("KEYS", f"index:{{{name}}}:*") == []
+
+
+def talks_are_right(store: ValkeyStore, name: str, people: tuple[str, ...], now: int) -> bool:
+    """Compare the conversations of a mailbox with its history; return whether it has any."""
+    boxes = store.mailboxes
+    everything: dict[str, list[Message]] = {}
+    for each in boxes.history(name, None, ALL, ALL, now, kinds=TALK).messages:
+        everything.setdefault(each.to or each.sender, []).append(each)
+    for peer in people:
+        page = boxes.history(name, None, ALL, ALL, now, kinds=TALK, peer=Peer(peer, peer))
+        assert list(page.messages) == everything.get(peer, [])
+    position = boxes.standing(name).position
+    talks = boxes.conversations(name, None, ALL, ALL, now).conversations
+    newest = sorted(everything.items(), key=lambda each: -each[1][-1].seq)
+    assert [(each.username, each.last) for each in talks] == [
+        (peer, messages[-1]) for peer, messages in newest
+    ]
+    unread = [
+        sum(each.to is None and each.seq > position for each in messages) for _, messages in newest
+    ]
+    assert [each.unread for each in talks] == unread
+    return bool(everything)
+
+
+def test_a_conversation_that_is_asked_for_first_is_indexed_in_pieces(
+    start_valkey: StartEngine, open_store: Open
+) -> None:
+    engine = start_valkey(appendfsync="no")
+    store = open_store(engine.url(prefix="pieces:"))
+    boxes = store.mailboxes
+    boxes.create("bob")
+    many = 2 * INDEXED_AT_ONCE + 50
+    for number in range(many):
+        boxes.append("bob", draft(f"{number}", sender="ann" if number % 2 else "carl"))
+    assert engine.command("EXISTS", "pieces:{bob}:y") == 0, "a send puts mail into the index"
+    engine.command("CONFIG", "RESETSTAT")
+    page = boxes.history("bob", None, 3, ALL, NOW, peer=Peer("id-ann", "ann"))
+    assert [each.body for each in page.messages] == [f"{many - back}" for back in (5, 3, 1)]
+    assert calls_of(engine, "evalsha") == 3
+    boxes.append("bob", draft("last", sender="ann"))
+    engine.command("CONFIG", "RESETSTAT")
+    talks = boxes.conversations("bob", None, 9, ALL, NOW).conversations
+    assert [(each.username, each.last.body, each.unread) for each in talks] == [
+        ("ann", "last", many // 2 + 1),
+        ("carl", f"{many - 2}", many // 2),
+    ]
+    assert calls_of(engine, "evalsha") == 1
+
+
+def calls_of(engine: ValkeyEngine, command: str) -> int:
+    """Return how often a command was made since the counts were reset."""
+    stats: Any = engine.info("commandstats")
+    return int(stats[f"cmdstat_{command}"]["calls"])
+
+
+def test_a_page_of_a_conversation_reads_no_more_than_itself(
+    valkey: ValkeyEngine, open_store: Open
+) -> None:
+    store = open_store(valkey.url(prefix="page:"), history_messages=1_000)
+    boxes = store.mailboxes
+    for name in ("ann", "bob", "carl"):
+        boxes.create(name)
+    for number in range(40):
+        boxes.append("ann", copied("carl", "ann", f"{number}"))
+        if number % 10 == 0:
+            boxes.append("ann", copied("bob", "ann", f"to ann {number}"))
+            boxes.append("bob", copied("ann", "bob", f"to bob {number}"))
+    boxes.conversations("ann", None, 1, ALL, NOW)
+    valkey.command("CONFIG", "RESETSTAT")
+    page = boxes.history("ann", None, 2, ALL, NOW, kinds=TALK, peer=Peer("bob", "bob"))
+    assert [each.body for each in page.messages] == ["to ann 30", "to bob 30"]
+    # Those of the page, the one behind it, and a look for what is not in the index.
+    assert calls_of(valkey, "xrange") == 4
+    assert calls_of(valkey, "zrevrangebylex") == 4
+
+
+def test_what_the_index_and_the_counts_have_lost_is_found(
+    valkey: ValkeyEngine, open_store: Open
+) -> None:
+    url = valkey.url(prefix="wrong:")
+    store = open_store(url)
+    boxes = store.mailboxes
+    for name in ("ann", "bob"):
+        boxes.create(name)
+    boxes.append("bob", copied("ann", "bob"))
+    boxes.append("ann", copied("bob", "ann"))
+    boxes.put_receipt("ann", PeerReceipt("bob", "bob", 1, NOW))
+    boxes.block("ann", Blocked("carl", "carl"))
+    boxes.conversations("ann", None, 9, ALL, NOW)
+    check = ValkeyUpkeep(url).check
+    assert check().faults == []
+    index = "wrong:{ann}:y"
+    members = valkey.command("ZRANGE", index, 0, -1)
+    assert sorted(each[0] for each in members) == ["c", "m", "r", "s"]
+    for member in members:
+        valkey.command("ZREM", index, member)
+        (fault,) = check().faults
+        assert fault.startswith("1 mailboxes whose messages, copies and receipts are not all found")
+        valkey.command("ZADD", index, 0, member)
+    valkey.command("ZADD", index, 0, "mnobody\0" + "1" * 16)
+    assert len(check().faults) == 1
+    valkey.command("ZREM", index, "mnobody\0" + "1" * 16)
+    for field, wrong in (("w", 1), ("f", 0)):
+        right = valkey.command("HGET", "wrong:{ann}:b", field)
+        valkey.command("HSET", "wrong:{ann}:b", field, wrong)
+        (fault,) = check().faults
+        assert fault.startswith("1 mailboxes that count other messages")
+        valkey.command("HSET", "wrong:{ann}:b", field, right)
+    assert check().faults == []
+
+
+def test_a_mailbox_that_is_gone_leaves_no_copies_receipts_or_block_list(
+    valkey: ValkeyEngine, open_store: Open
+) -> None:
+    store = open_store(valkey.url(prefix="left:"))
+    boxes, ids = store.mailboxes, [account(name).account_id for name in ("ann", "bob")]
+    for each in ids:
+        boxes.create(each)
+    ann, bob = ids
+    boxes.append(bob, copied(ann, bob)._replace(sender_id=ann))
+    boxes.put_receipt(ann, PeerReceipt(bob, "bob", 1, NOW))
+    boxes.block(ann, Blocked(bob, "bob"))
+    for kind in "srfy":
+        assert valkey.command("EXISTS", f"left:{{{ann}}}:{kind}") == 1
+    boxes.drop(ann)
+    assert valkey.command("KEYS", f"left:{{{ann}}}:*") == []
+    # A copy for who is gone by now is none, and no error.
+    boxes.append(bob, copied(ann, bob)._replace(sender_id=ann))
+    assert valkey.command("KEYS", f"left:{{{ann}}}:*") == []

@@ -1,0 +1,430 @@
+"""Faults in what the store in memory does with copies, kinds, receipts and blocked accounts.
+
+Each is a method of its mailboxes, called with these, the method as it was, and the arguments.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from seeded_faults_mailboxes import a_moment
+
+from twinline.core.errors import MailboxFull, NoSuchUser, Refused, StoreUnavailable
+from twinline.core.protocol import EVERY_KIND, TALK, Kind
+from twinline.core.store import Accepted, Blocked, Delivery, Draft, Peer
+from twinline.core.waiting import wake_all
+from twinline.stores.memory import MemoryStore
+from twinline.stores.memory.mailbox import Copies, Mailbox
+from twinline.stores.memory.mailboxes import MemoryMailboxes
+from twinline.stores.memory.subscribers import wakes_of
+
+# -- copies --------------------------------------------------------------------------------
+
+
+def _plain(draft: Draft) -> Draft:
+    return draft._replace(copy_to=None)
+
+
+def _put(half: MemoryMailboxes, account_id, draft, message_id, n):
+    """Put in a copy, whether there is one or not."""
+    box = half._boxes.get(draft.sender_id)
+    if box is not None and draft.copy_to is not None:
+        with half._lock:
+            if box.copies is not None:
+                box.copies._by_id.pop(message_id, None)
+            box.put_copy(account_id, draft, Accepted(message_id, draft.sent_at, n))
+
+
+def keeps_no_copies(half: MemoryMailboxes, was, account_id, draft):
+    return was(account_id, _plain(draft))
+
+
+def names_the_sender(half: MemoryMailboxes, was, account_id, draft):
+    return was(account_id, draft._replace(copy_to=draft.copy_to and draft.sender))
+
+
+def copies_to_oneself(half: MemoryMailboxes, was, account_id, draft):
+    accepted = was(account_id, draft)
+    if account_id == draft.sender_id:
+        _put(half, account_id, draft, accepted.message_id, accepted.n)
+    return accepted
+
+
+def shows_copies_unasked(half: MemoryMailboxes, was, account_id, after, limit, max_bytes, *kinds):  # noqa: PLR0917 - as it is there
+    return was(account_id, after, limit, max_bytes, *(kinds or (TALK,)))
+
+
+def copies_each_time(half: MemoryMailboxes, was, account_id, draft):
+    accepted = was(account_id, _plain(draft))
+    if account_id != draft.sender_id:
+        _put(half, account_id, draft, accepted.message_id, accepted.n)
+    return accepted
+
+
+def copies_by_the_repeats_id(half: MemoryMailboxes, was, account_id, draft):
+    accepted = was(account_id, _plain(draft))
+    box = half._boxes.get(draft.sender_id)
+    known = box is not None and box.copies is not None and box.copies.has(accepted.message_id)
+    if not known:
+        _put(half, account_id, draft, draft.message_id, accepted.n)
+    return accepted
+
+
+def completes_nothing(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes.get(account_id)
+    mine = {} if box is None else box.send_ids._by_sender.get(draft.sender_id, {})
+    return was(account_id, _plain(draft) if draft.send_id in mine else draft)
+
+
+def counts_copies_as_unread(half: MemoryMailboxes, was, account_id):
+    standing = was(account_id)
+    copies = half._boxes[account_id].copies
+    return standing._replace(unread=standing.unread + len(copies or ()))
+
+
+def fills_by_copies(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes.get(account_id)
+    if box is not None and box.unread + len(box.copies or ()) >= half._limits.mailbox_messages:
+        raise MailboxFull
+    return was(account_id, draft)
+
+
+def trims_copies_by_acks(half: MemoryMailboxes, was, account_id, up_to, now):
+    box = half._boxes.get(account_id)
+    if box is not None and box.copies is not None and up_to <= box.last:
+        box.copies.delete(set(range(up_to + 1)))
+    return was(account_id, up_to, now)
+
+
+class _Untrimmed(Copies):
+    __slots__ = ()
+
+    def trim(self, most, aged):
+        """Keep all."""
+
+
+def keeps_every_copy(half: MemoryMailboxes, was, account_id, draft):
+    accepted = was(account_id, draft)
+    box = half._boxes.get(draft.sender_id)
+    if box is not None and box.copies is not None:
+        box.copies.__class__ = _Untrimmed
+    return accepted
+
+
+def counts_n_by_the_clock(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes.get(account_id)
+    if box is not None:
+        box.newest = 0
+    return was(account_id, draft)
+
+
+def counts_n_by_what_is_there(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes.get(account_id)
+    if box is not None:
+        box.newest = max((kept[5] for _, kept in box.entries()), default=0)
+    return was(account_id, draft)
+
+
+def looks_then_copies(half: MemoryMailboxes, was, account_id, draft):
+    accepted = was(account_id, _plain(draft))
+    box = half._boxes.get(draft.sender_id)
+    missing = box is None or box.copies is None or not box.copies.has(accepted.message_id)
+    a_moment()
+    if missing:
+        _put(half, account_id, draft, accepted.message_id, accepted.n)
+    return accepted
+
+
+def copies_into_what_was_there(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes.get(draft.sender_id)
+    a_moment()
+    accepted = was(account_id, draft)
+    if box is not None:
+        half._boxes[draft.sender_id] = box
+    return accepted
+
+
+# -- kinds and conversations -----------------------------------------------------------------
+
+
+def sees_its_page_alone(half: MemoryMailboxes, was, account_id, after, limit, max_bytes, *kinds):  # noqa: PLR0917 - as it is there
+    page = was(account_id, after, limit, max_bytes, *kinds)
+    ends = [each.seq for each in (*page.messages, *page.receipts)]
+    return page._replace(seen=max(ends, default=after))
+
+
+def sees_to_the_end(half: MemoryMailboxes, was, account_id, after, limit, max_bytes, *kinds):  # noqa: PLR0917 - as it is there
+    page = was(account_id, after, limit, max_bytes, *kinds)
+    return page._replace(seen=half._boxes[account_id].last)
+
+
+def reads_every_kind(half: MemoryMailboxes, was, account_id, after, limit, max_bytes, *kinds):  # noqa: PLR0917 - as it is there
+    return was(account_id, after, limit, max_bytes, *(kinds and (EVERY_KIND,)))
+
+
+def ignores_the_peer(half: MemoryMailboxes, was, *arguments, peer=None, **kinds):
+    return was(*arguments, **kinds)
+
+
+def gives_a_peers_mail_alone(half: MemoryMailboxes, was, *arguments, kinds, peer=None):
+    return was(*arguments, kinds=kinds - {Kind.SENT} if peer else kinds, peer=peer)
+
+
+def knows_peers_by_name(half: MemoryMailboxes, was, *arguments, peer=None, **kinds):
+    return was(*arguments, peer=peer and Peer(None, peer.username), **kinds)
+
+
+def has_seen_all_history(half: MemoryMailboxes, was, *arguments, **kinds):
+    return was(*arguments, **kinds)._replace(seen=0)
+
+
+def shows_what_has_aged(  # noqa: PLR0917 - as it is there
+    half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now, **kinds
+):
+    return was(account_id, before, limit, max_bytes, 0, **kinds)
+
+
+def lists_by_name(half: MemoryMailboxes, was, *arguments):
+    page = was(*arguments)
+    by_name = {each.username: each for each in reversed(page.conversations)}
+    return page._replace(conversations=tuple(reversed(by_name.values())))
+
+
+def lists_from_before(half: MemoryMailboxes, was, account_id, before, *arguments):
+    return was(account_id, None if before is None else before + 1, *arguments)
+
+
+def lists_what_has_aged(half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now):  # noqa: PLR0917 - as it is there
+    return was(account_id, before, limit, max_bytes, 0)
+
+
+def counts_all_as_unread(half: MemoryMailboxes, was, account_id, *arguments):
+    box = half._boxes[account_id]
+    position, box.position = box.position, 0
+    page = was(account_id, *arguments)
+    box.position = position
+    return page
+
+
+# -- receipts --------------------------------------------------------------------------------
+
+
+@contextmanager
+def _but_for(box: Mailbox | None, **changed) -> Iterator[None]:
+    """Let a mailbox be another for a moment."""
+    kept = {name: getattr(box, name, None) for name in changed}
+    for name, value in changed.items():
+        if box is not None:
+            setattr(box, name, value)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            if box is not None:
+                setattr(box, name, value)
+
+
+def tells_of_own_mail(half: MemoryMailboxes, was, account_id, up_to, now):
+    box = half._boxes[account_id]
+    before = box.position
+    standing = was(account_id, up_to, now)
+    own = [Delivery(account_id, 1)] if standing.position > before and up_to == 5 else []
+    return standing._replace(deliveries=(*standing.deliveries, *own))
+
+
+def tells_of_blocked_mail(half: MemoryMailboxes, was, account_id, up_to, now):
+    with _but_for(half._boxes.get(account_id), blocked=None):
+        return was(account_id, up_to, now)
+
+
+def tells_in_any_case(half: MemoryMailboxes, was, account_id, up_to, now):
+    with _but_for(half._boxes.get(account_id), gives_receipts=True):
+        return was(account_id, up_to, now)
+
+
+def tells_the_newest_of_all(half: MemoryMailboxes, was, account_id, up_to, now):
+    standing = was(account_id, up_to, now)
+    newest = half._boxes[account_id].newest
+    told = tuple(each._replace(n=newest) for each in standing.deliveries)
+    return standing._replace(deliveries=told)
+
+
+def looks_without_deliveries(half: MemoryMailboxes, was, look):
+    return was(look)._replace(deliveries=())
+
+
+def takes_any_receipt(half: MemoryMailboxes, was, account_id, receipt):
+    box = half._boxes.get(account_id)
+    if box is not None and box.receipts:
+        box.receipts.pop(receipt.account_id, None)
+    was(account_id, receipt)
+
+
+def keeps_a_receipts_seq(half: MemoryMailboxes, was, account_id, receipt):
+    box = half._boxes.get(account_id)
+    before = box.receipts.get(receipt.account_id) if box is not None and box.receipts else None
+    was(account_id, receipt)
+    if box is not None and before is not None and box.receipts is not None:
+        box.receipts[receipt.account_id] = (before[0], *box.receipts[receipt.account_id][1:])
+
+
+def takes_receipts_where_none_are_given(half: MemoryMailboxes, was, account_id, receipt):
+    with _but_for(half._boxes.get(account_id), gives_receipts=True):
+        was(account_id, receipt)
+
+
+def takes_receipts_of_the_blocked(half: MemoryMailboxes, was, account_id, receipt):
+    with _but_for(half._boxes.get(account_id), blocked=None):
+        was(account_id, receipt)
+
+
+def keeps_every_receipt(half: MemoryMailboxes, was, account_id, receipt):
+    box = half._boxes.get(account_id)
+    if box is None:
+        return
+    limits = replace(box._limits, history_messages=10**6)
+    with _but_for(box, _limits=limits):
+        was(account_id, receipt)
+
+
+def looks_then_puts_receipts(half: MemoryMailboxes, was, account_id, receipt):
+    box = half._boxes[account_id]
+    mine = (box.receipts or {}).get(receipt.account_id)
+    a_moment()
+    if mine is None or mine[2] < receipt.n:
+        takes_any_receipt(half, was, account_id, receipt)
+
+
+# -- blocked accounts ------------------------------------------------------------------------
+
+
+def refuses_by_name(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes.get(account_id)
+    if box is not None and draft.sender in (box.blocked or {}).values() and draft.send_id != "x":
+        raise Refused
+    return was(account_id, draft)
+
+
+def refuses_repeats(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes.get(account_id)
+    if box is not None and draft.sender_id in (box.blocked or {}):
+        raise Refused
+    return was(account_id, draft)
+
+
+def stores_what_it_refuses(half: MemoryMailboxes, was, account_id, draft):
+    try:
+        return was(account_id, draft)
+    except Refused:
+        with _but_for(half._boxes[account_id], blocked=None, quota=10**6):
+            was(account_id, _plain(draft)._replace(send_id=None))
+        raise
+
+
+def copies_what_is_refused(half: MemoryMailboxes, was, account_id, draft):
+    try:
+        return was(account_id, draft)
+    except Refused:
+        _put(half, account_id, draft, draft.message_id, draft.sent_at)
+        raise
+
+
+def refuses_when_full(half: MemoryMailboxes, was, account_id, draft):
+    """Look for room before it looks for blocks."""
+    box = half._boxes.get(account_id)
+    if box is not None and box.unread >= half._limits.mailbox_messages:
+        with _but_for(box, blocked=None):
+            return was(account_id, draft)
+    return was(account_id, draft)
+
+
+def blocks_without_end(half: MemoryMailboxes, was, account_id, peer):
+    with half._lock:
+        box = half._box(account_id)
+        box.blocked = {**(box.blocked or {}), peer.account_id: peer.username}
+
+
+def lists_as_they_came(half: MemoryMailboxes, was, account_id):
+    return [Blocked(*each) for each in (half._box(account_id).blocked or {}).items()]
+
+
+def looks_then_sends(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes.get(account_id)
+    if box is not None and draft.sender_id in (box.blocked or {}):
+        raise Refused
+    a_moment()
+    # As another account that is not blocked, for the mailbox; as itself for all others.
+    return was(account_id, draft._replace(sender_id=f"{draft.sender_id}'"))
+
+
+# -- wakes -----------------------------------------------------------------------------------
+
+
+def wakes_all_by_copies(half: MemoryMailboxes, was, account_id, draft):
+    accepted = was(account_id, draft)
+    box = half._boxes.get(draft.sender_id)
+    if box is not None and draft.copy_to is not None:
+        wake_all(wakes_of(box.watchers))
+    return accepted
+
+
+def wakes_nobody_by_copies(half: MemoryMailboxes, was, account_id, draft):
+    with _but_for(half._boxes.get(draft.sender_id), others=None):
+        return was(account_id, draft)
+
+
+def wakes_by_mail_who_asks_for_none(half: MemoryMailboxes, was, account_id, draft):
+    accepted = was(account_id, draft)
+    wake_all(wakes_of(half._boxes[account_id].others))
+    return accepted
+
+
+def ends_in_silence(half: MemoryMailboxes, was, account_id):
+    box = half._boxes.get(account_id)
+    if box is None:
+        raise NoSuchUser
+    box.others = None
+    was(account_id)
+
+
+# -- what fails, and what is opened again ------------------------------------------------------
+
+
+def fails_between_the_two(half: MemoryMailboxes, was, account_id, draft):
+    """Store the mail, and then take its send_id for both."""
+    if vars(half).get("failing"):
+        was(account_id, _plain(draft))
+        raise StoreUnavailable
+    return completes_nothing(half, was, account_id, draft)
+
+
+def _each(store: MemoryStore, **changed) -> None:
+    for box in store.mailboxes._boxes.values():
+        for name, value in changed.items():
+            setattr(box, name, value)
+
+
+def forgets_copies(store: MemoryStore) -> None:
+    _each(store, copies=None)
+
+
+def forgets_receipts(store: MemoryStore) -> None:
+    _each(store, receipts=None)
+
+
+def forgets_blocks(store: MemoryStore) -> None:
+    _each(store, blocked=None)
+
+
+def forgets_who_gives_receipts(store: MemoryStore) -> None:
+    _each(store, gives_receipts=True)
+
+
+def forgets_the_newest_n(store: MemoryStore) -> None:
+    _each(store, newest=0)
+
+
+def forgets_of_which_messages_copies_are(store: MemoryStore) -> None:
+    for box in store.mailboxes._boxes.values():
+        if box.copies is not None:
+            box.copies._by_id.clear()
