@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from twinline.cli.chat.conversation import Talk
-from twinline.cli.chat.lines import LineScreen, Presence, hold
+from twinline.cli.chat.lines import LineScreen, Mail, Presence, hold
 from twinline.cli.client.sessions import KeptSession
 from twinline.cli.client.target import Target, client_options
 from twinline.cli.console.command import argument, command, option
@@ -25,6 +25,10 @@ from twinline.transports.client import State, StateKind, WatchMode
     Where stdin or stdout is no terminal, or the terminal is a dumb one, or with --plain or --json,
     there is no prompt: each line of stdin is carried out, and the end of input ends the talk. If
     lines of a pipe were not carried out, the exit code is that of the last of them.
+
+    Without a prompt, unread messages are printed, then others as they arrive, and none is
+    acknowledged: they come again next time. With --ack a message is acknowledged after it was
+    printed. At the prompt it is once it is on the screen.
     """,
 )
 @argument("to", metavar="[NAME]", required=False)
@@ -33,8 +37,13 @@ from twinline.transports.client import State, StateKind, WatchMode
     is_flag=True,
     help="No prompt<|, also at a terminal>: lines in and out.",
 )
+@option(
+    "--ack",
+    is_flag=True,
+    help="Without a prompt: acknowledge what was printed.",
+)
 @client_options
-def chat(to: str | None, plain: bool, as_json: bool, **options: Any) -> None:
+def chat(to: str | None, *, plain: bool, ack: bool, as_json: bool, **options: Any) -> None:
     """Talk to others, and see what they say as it arrives.
 
     Lines go to NAME, and after '/to bob' to bob. /help tells the rest, Ctrl-D leaves.
@@ -48,7 +57,7 @@ def chat(to: str | None, plain: bool, as_json: bool, **options: Any) -> None:
     else:
         session = target.session()
     if plain or as_json or not at_terminal or os.environ.get("TERM", "dumb") in ("dumb", ""):
-        _talk_in_lines(target, session, to, as_json=as_json)
+        _talk_in_lines(target, session, to, ack=ack, as_json=as_json)
     else:
         _talk_at_prompt(target, session, to)
 
@@ -66,7 +75,9 @@ def _talk_at_prompt(target: Target, session: KeptSession, to: str | None) -> Non
         asyncio.run(live.hold(client, to=to, folder=folder, forget=lambda: target.forget(session)))
 
 
-def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_json: bool) -> None:
+def _talk_in_lines(
+    target: Target, session: KeptSession, to: str | None, *, ack: bool, as_json: bool
+) -> None:
     screen = LineScreen(as_json=as_json)
     presence = Presence()
     interruption = Interruption()
@@ -82,13 +93,15 @@ def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_j
             # Nothing happens before there is a session, for the body has not begun then.
             interruption.end(SessionExpired())
 
-    with target.logged_in(
-        session,
-        watch=WatchMode.STREAMING,
-        on_message=screen.show,
-        on_state=on_state,
-        on_handler_error=not_shown,
-    ) as client:
+    # The client acknowledges what a handler has taken, the last one at the end too. What is not
+    # to be acknowledged is read from it instead.
+    handlers = {"on_message": screen.show, "on_handler_error": not_shown} if ack else {}
+    with (
+        Mail(screen, interruption.end) as mail,
+        target.logged_in(
+            session, watch=WatchMode.STREAMING, on_state=on_state, **handlers
+        ) as client,
+    ):
         if sys.stdin.isatty():
             say(f"you are {client.username} at {target.place}; /help tells what to type")
         talk = Talk(
@@ -100,6 +113,8 @@ def _talk_in_lines(target: Target, session: KeptSession, to: str | None, *, as_j
         if to is not None:
             talk.turn_to(to)
         with interruption, exit_on_closed_pipe(sys.stdout):
+            if not ack:
+                mail.read(client)
             # A pipe speaks UTF-8, as `send` has it; a terminal whatever it is set to.
             encoding = sys.stdin.encoding if sys.stdin.isatty() else "utf-8"
             hold(talk, sys.stdin.buffer, presence, encoding)

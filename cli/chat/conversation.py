@@ -264,7 +264,8 @@ class Talk:
             self._post(to, body)
             return
         try:
-            receipt = self._client.send(to, body, self._unsure.pop((to, body), None))
+            send_id = self._unsure.pop((to, body), None)
+            receipt = self._client.send(to, body, send_id, copy=True)
         except ClientError as error:
             if error.send_id is not None:
                 # It may have arrived. The line comes back, and when it is entered again the

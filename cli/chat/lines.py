@@ -5,7 +5,9 @@ server is away no line is read.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Self
 
 import click
 
@@ -25,9 +27,10 @@ from twinline.cli.console.output import (
 )
 from twinline.cli.console.text import visible
 from twinline.core.deadline import Deadline
+from twinline.core.errors import NotLoggedIn
 from twinline.core.protocol import Conversation, Message, StatusReply
 from twinline.core.waiting import Waiter
-from twinline.transports.client import State, StateKind
+from twinline.transports.client import Client, ClientClosed, State, StateKind
 
 
 class LineScreen:
@@ -104,6 +107,37 @@ class LineScreen:
             return click.confirm(question, err=True)
         except click.Abort:
             raise Declined from None
+
+
+class Mail:
+    """Shows what comes without acknowledging it, in a thread that ends with the client."""
+
+    def __init__(self, screen: LineScreen, on_fault: Callable[[Exception], None]) -> None:
+        self._screen = screen
+        self._on_fault = on_fault
+        self._thread: threading.Thread | None = None
+
+    def read(self, client: Client) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._read, args=(client,), name="mail")
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Wait for the thread; the client must be closed before."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _read(self, client: Client) -> None:
+        try:
+            for message in client.messages(ack=False):
+                self._screen.show(message)
+        except (ClientClosed, NotLoggedIn):
+            pass  # the talk is over, or its state tells that it has to be
+        except Exception as error:  # noqa: BLE001 - stdout is closed, or cannot be written
+            self._on_fault(error)
 
 
 class Presence:

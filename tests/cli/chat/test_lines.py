@@ -95,6 +95,61 @@ def test_with_someone_by_name_and_what_they_say(ann: CommandLine) -> None:
         assert "the session of ann" in talking.stderr.read()
 
 
+@pytest.mark.parametrize("arguments", [(), ("--json",), ("--plain",)])
+def test_what_was_not_asked_for_is_not_acknowledged(
+    ann: CommandLine, arguments: tuple[str, ...]
+) -> None:
+    ann.run("send", "ann", "first", "--user", "bob")
+    for _ in range(2):  # it comes again
+        with ended(ann.start("chat", *arguments, stdin=subprocess.PIPE)) as talking:
+            assert talking.stdin is not None
+            assert talking.stdout is not None
+            assert "first" in talking.stdout.readline()
+            talking.stdin.write("bob: an answer\n/history\n")
+            out, _ = talking.communicate()
+            assert "an answer" in out  # a copy is kept
+            assert talking.returncode == 0
+        assert ann.unread("ann") == 1
+    with ended(ann.start("chat", *arguments, "--ack", stdin=subprocess.PIPE)) as talking:
+        assert talking.stdout is not None
+        assert "first" in talking.stdout.readline()
+        talking.communicate()
+        assert talking.returncode == 0
+    assert ann.unread("ann") == 0
+
+
+def test_what_was_not_printed_before_a_kill_is_not_acknowledged(ann: CommandLine) -> None:
+    count, size = 12, 15_000  # more than a pipe holds
+    with Client(ann.place) as bob:
+        bob.login("bob", PASSWORD)
+        for number in range(count):
+            bob.send("ann", f"{number}:{'x' * size}")
+    with ended(ann.start("chat", "--ack", stdin=subprocess.PIPE)) as talking:
+        wait_until(lambda: ann.unread("ann") < count, "the first to be acknowledged")
+        talking.kill()
+        assert talking.stdout is not None
+        printed = talking.stdout.read().count("\n")
+    left = ann.unread("ann")
+    assert count - left <= printed < count
+    again = ann.run("watch", "--count", str(left)).stdout
+    assert f"bob: {count - left}:" in again.splitlines()[0]
+
+
+def test_a_reader_that_goes_away_ends_the_talk(ann: CommandLine) -> None:
+    for arguments in ((), ("--ack",)):
+        with ended(ann.start("chat", *arguments, stdin=subprocess.PIPE)) as talking:
+            assert talking.stdout is not None
+            talking.stdout.close()
+            assert talking.wait(15) == 0
+    with (
+        Path("/dev/full").open("w") as nowhere,
+        ended(ann.start("chat", stdin=subprocess.PIPE, stdout=nowhere)) as full,
+    ):
+        ann.run("send", "ann", "nowhere", "--user", "bob")
+        assert full.wait(15) == 1
+    assert ann.unread("ann") == 1
+
+
 def test_the_commands(ann: CommandLine) -> None:
     ann.run("send", "ann", "--lines", "--user", "bob", input="one\ntwo\nthree\n")
     with ended(ann.start("chat", stdin=subprocess.PIPE)) as talking:
