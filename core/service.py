@@ -334,6 +334,7 @@ class ChatService:
             server=SERVER_NAME,
             node=self._node,
             limits=self.settings.limits(),
+            volatile=self.store.volatile,
         )
 
     def create_account(

@@ -1057,6 +1057,8 @@ class Store(ABC):
         accounts: users, password hashes and sessions.
         mailboxes: messages and positions.
         durability: what an acknowledged write survives.
+        volatile: whether all that it keeps ends with the process that has it open. Clients are
+            told, so that a person learns why an account is gone.
         blocks: whether a call may wait for anything: a disk, a network, a thread. One that says
             that it does not is called on an event loop, where all would wait with it; but for
             `Accounts.page`, which a loop leaves to another thread in any case.
@@ -1069,6 +1071,7 @@ class Store(ABC):
     accounts: Accounts
     mailboxes: Mailboxes
     durability: Durability
+    volatile: bool = False
     blocks: bool = True
     shared: bool = False
     states: SharedStates | None = None

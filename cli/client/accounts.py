@@ -1,8 +1,10 @@
 """The commands about accounts: from `register` and `login` to `delete-account`."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from twinline.cli.client.gone import IN_MEMORY_ALONE, gone
 from twinline.cli.client.passwords import (
     new_password_option,
     password_option,
@@ -12,7 +14,7 @@ from twinline.cli.client.passwords import (
 from twinline.cli.client.target import Target, client_options, whereabouts
 from twinline.cli.console.asking import confirm
 from twinline.cli.console.command import argument, command, option
-from twinline.cli.console.errors import CommandError
+from twinline.cli.console.errors import CommandError, sentence
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.output import (
     report,
@@ -24,7 +26,12 @@ from twinline.cli.console.output import (
 )
 from twinline.cli.console.shapes import Account, LoggedIn
 from twinline.cli.console.text import visible
-from twinline.core.errors import InvitationInvalid, PasswordChangeRequired, SessionExpired
+from twinline.core.errors import (
+    BadCredentials,
+    InvitationInvalid,
+    PasswordChangeRequired,
+    SessionExpired,
+)
 from twinline.core.names import parse_username
 from twinline.core.protocol import SessionReply
 from twinline.transports.client import Client
@@ -111,7 +118,7 @@ def login(
     name = parse_username(username)
     password = read_password(password_file, f"Password for {name} at {target.place}")
     try:
-        _open_session(target, as_json, lambda client: client.login(name, password))
+        _open_session(target, as_json, lambda client: _log_in(client, target, name, password))
     except PasswordChangeRequired as error:
         # Apart from the connection, which does not wait for a person.
         say(error.message)
@@ -219,6 +226,30 @@ def delete_account(
         client.delete_account(password, force=force)
     target.forget(session)
     report(Account(username=session.username), f"{session.username} is deleted", as_json=as_json)
+
+
+def _log_in(client: Client, target: Target, username: str, password: str) -> SessionReply:
+    """Log in by a password.
+
+    Raises:
+        CommandError: the username or the password is wrong, and the account may be gone.
+        BadCredentials: one of them is wrong, for another reason.
+    """
+    try:
+        return client.login(username, password)
+    except BadCredentials as error:
+        if not client.volatile:
+            raise
+        why = f"{sentence(error)} ({IN_MEMORY_ALONE})"
+        with contextlib.suppress(CommandError):  # there is none, as a command has forgotten it
+            kept = target.sessions.find(target.endpoints, username)
+            try:
+                client.resume(kept.token)
+            except SessionExpired:
+                why = gone(username, target.place)
+            else:
+                raise  # the account is there, and only the password is wrong
+        raise CommandError(why, ExitCode.REFUSED) from error
 
 
 def _open_session(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, TypeVar
 
+from twinline.cli.client.gone import IN_MEMORY_ALONE
 from twinline.cli.client.sessions import KeptSession, SessionFile
 from twinline.cli.console.command import option
 from twinline.cli.console.errors import CommandError, SettingsError
@@ -243,15 +244,18 @@ class Target:
         """
         if session is None:
             session = self.session()
+        is_volatile = False
         try:
             with self.anonymous(**handlers) as client:
+                is_volatile = client.volatile
                 client.resume(session.token)
                 yield client
         except (SessionExpired, NotLoggedIn):
             self.forget(session)
+            why = f" ({IN_MEMORY_ALONE})" if is_volatile else ""
             raise CommandError(
                 f"the session of {session.username} at {self.place} has ended; "
-                f"log in again with 'twinline login {session.username}'",
+                f"log in again with 'twinline login {session.username}'{why}",
                 ExitCode.REFUSED,
             ) from None
 

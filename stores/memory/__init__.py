@@ -28,6 +28,7 @@ class MemoryStore(Store):
     """Everything in this process: it survives all but the process's end."""
 
     durability = Durability.PROCESS
+    volatile = True
     blocks = False  # its locks are held for a few lines, and across nothing that waits
 
     def __init__(self, policy: MailboxPolicy = _DEFAULT_POLICY) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from cli_server import CommandLine, running_server
 from click.testing import CliRunner
-from servers import HELLO, ScriptedServer
+from listening import socket_path
+from servers import HELLO, ScriptedServer, Site
 from services import PASSWORD
 from waiting import wait_until
 
@@ -22,6 +23,7 @@ from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.main import main
 from twinline.core.errors import NotLoggedIn
 from twinline.core.protocol import Done, Hello, Reply, Request
+from twinline.stores.sqlite import SqliteStore
 from twinline.transports.client import Client, StateKind
 from twinline.transports.client.backends.threads import ThreadBackend
 from twinline.transports.client.engine.connection import Connection
@@ -147,6 +149,59 @@ def test_logout_ends_the_session_here_and_there(twinline: CommandLine) -> None:
     assert "nobody is logged in" in twinline.run("status", code=3).stderr
 
 
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A server that can be restarted, with its store or without."""
+    with socket_path() as path, Site(f"unix:{path}") as site:
+        yield site
+
+
+def test_an_account_that_ended_with_its_server_is_said_to_be_gone(
+    tmp_path: Path, site: Site
+) -> None:
+    twinline = CommandLine(tmp_path, site.endpoint)
+    twinline.register("ann")
+    site.stop(lose_store=True)
+    site.start()
+    gone = twinline.run("login", "ann", code=3).stderr
+    assert f"ann at {twinline.place} is gone, it seems" in gone
+    assert "is wrong" not in gone
+    (failure,) = [json.loads(twinline.run("login", "ann", "--json", code=3).stderr)]
+    assert (failure["error"], "is gone" in failure["message"]) == ("bad_credentials", True)
+    ended = twinline.run("send", "ann", "hi", code=3).stderr
+    assert "has ended; log in again with 'twinline login ann' (this server keeps" in ended
+    # The session is forgotten by now, and without it no more is known than what the server is.
+    wrong = twinline.run("login", "ann", code=3).stderr
+    assert "the username or the password is wrong (this server keeps accounts in memory" in wrong
+    twinline.register("ann")
+
+
+def test_an_account_whose_session_is_good_is_not_said_to_be_gone(twinline: CommandLine) -> None:
+    twinline.register("ann")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(twinline.environment, "TWINLINE_PASSWORD", "another horse")
+        wrong = twinline.run("login", "ann", code=3).stderr
+    assert wrong == "twinline: the username or the password is wrong\n"
+    twinline.run("status")
+
+
+def test_an_account_of_a_store_that_lasts_is_not_said_to_be_gone(tmp_path: Path) -> None:
+    with (
+        SqliteStore(tmp_path / "mail.db") as store,
+        socket_path() as path,
+        Site(f"unix:{path}", store=store) as site,
+    ):
+        twinline = CommandLine(tmp_path, site.endpoint)
+        twinline.register("ann")
+        with Client(twinline.place) as elsewhere:
+            elsewhere.login("ann", PASSWORD)
+            elsewhere.delete_account(PASSWORD)
+        wrong = twinline.run("login", "ann", code=3).stderr
+        assert wrong == "twinline: the username or the password is wrong\n"
+        ended = twinline.run("status", code=3).stderr
+        assert ended.endswith("has ended; log in again with 'twinline login ann'\n")
+
+
 def test_logging_out_of_a_session_that_has_ended_is_no_failure(twinline: CommandLine) -> None:
     twinline.register("ann")
     kept = twinline.session_file.read_text()
@@ -159,6 +214,7 @@ def test_logging_out_of_a_session_that_has_ended_is_no_failure(twinline: Command
 def test_what_the_server_refuses_is_exit_code_3(twinline: CommandLine) -> None:
     twinline.register("ann")
     assert "taken" in twinline.run("register", "ann", code=3).stderr
+    twinline.run("logout")  # with a kept session this machine knows that there is an ann
     twinline.environment["TWINLINE_PASSWORD"] = "wrong horse"
     wrong = twinline.run("login", "ann", code=3).stderr
     assert wrong == twinline.run("login", "nobody", code=3).stderr

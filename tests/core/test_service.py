@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher
@@ -29,6 +30,7 @@ from twinline.core.settings import ServiceSettings
 from twinline.core.store import Accepted, Draft, SessionKey, SessionRecord, Standing, Unsubscribe
 from twinline.core.waiting import Wake
 from twinline.stores.memory import MemoryStore
+from twinline.stores.sqlite import SqliteStore
 
 
 class Watching:
@@ -678,6 +680,13 @@ def test_a_watch_that_begins_before_a_logout_is_not_of_who_logs_in_after_it() ->
     with pytest.raises(errors.SessionExpired):
         service.watch(session, 0, wait=2)
     assert service.status(session).username == "bob"
+
+
+def test_hello_tells_whether_accounts_end_with_the_server(tmp_path: Path) -> None:
+    assert make_service().hello(Session()).volatile
+    with SqliteStore(tmp_path / "mail.db") as store:
+        service = ChatService(store, hasher=cheap_hasher())
+        assert not service.hello(service.session()).volatile
 
 
 def test_hello_tells_which_of_several_servers_this_is() -> None:

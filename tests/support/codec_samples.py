@@ -162,6 +162,8 @@ REPLIES: tuple[tuple[str, int | None, str, Reply], ...] = (
         HelloReply(
             protocol=MAX_INT,
             server=WORLD,
+            node=WORLD,
+            volatile=True,
             limits=Limits(
                 body_bytes=MAX_INT,
                 frame_bytes=MAX_INT,

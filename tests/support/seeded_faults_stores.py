@@ -157,6 +157,7 @@ def reopened(
     vars(again)["orphans"] = orphans
     for box in again.mailboxes._boxes.values():
         box.watchers = box.others = None
+    again.volatile = False
     forget(again)
     return again
 
@@ -259,6 +260,10 @@ def forgets_quotas(store: MemoryStore) -> None:
 def enables_all(store: MemoryStore) -> None:
     for account in store.accounts._by_id.values():
         store.accounts._put(replace(account, enabled=True))
+
+
+def says_that_it_forgets_all(store: MemoryStore) -> None:
+    store.volatile = True
 
 
 def forgets_profiles(store: MemoryStore) -> None:
@@ -485,6 +490,7 @@ FAULTS: tuple[tuple[Open, str], ...] = (
 
 FORGETFUL: tuple[tuple[Callable[[MemoryStore], None], str], ...] = (
     (forgets_reservations, "accounts_survive"),
+    (says_that_it_forgets_all, "accounts_survive"),
     (forgets_sessions, "sessions_survive"),
     (forgets_positions, "mail_survives"),
     (forgets_when_it_was_acked, "mail_survives"),

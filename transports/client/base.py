@@ -82,6 +82,12 @@ class ClientBase:
         hello = self._engine.link.hello
         return None if hello is None else hello.limits
 
+    @property
+    def volatile(self) -> bool:
+        """Whether the server says that its accounts end with it; False before a connection."""
+        hello = self._engine.link.hello
+        return hello is not None and hello.volatile
+
     def __repr__(self) -> str:
         user = "" if self.username is None else f" as {self.username}"
         kind = self.state.kind.value

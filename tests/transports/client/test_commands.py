@@ -76,6 +76,20 @@ def test_every_command(name: str, watch: WatchMode) -> None:
     assert not watchers()
 
 
+def test_a_client_knows_whether_accounts_end_with_the_server(site: Site) -> None:
+    site.service.store.volatile = False
+    with make_client(site.endpoint, settings=FAST) as client:
+        assert not client.volatile
+        client.connect()
+        assert not client.volatile
+    site.service.store.volatile = True
+    with make_client(site.endpoint, settings=FAST) as client:
+        with pytest.raises(errors.BadCredentials):
+            client.login("nobody", PASSWORD)
+        assert client.volatile
+        assert client.token is None
+
+
 def test_all_pages_of_accounts_and_deletions(site: Site) -> None:
     with user(site.endpoint, "pager") as client:
         answer = client.list_accounts

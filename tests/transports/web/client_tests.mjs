@@ -157,7 +157,7 @@ for (const vector of vectors.replies) {
       const defaults = {
         WatchReply: { more: false, receipts: [] },
         HistoryReply: { receipts: [] },
-        HelloReply: { node: null },
+        HelloReply: { node: null, volatile: false },
         TraceReply: { sent_at: null, acked_at: null },
       }[vector.model];
       assert.deepEqual(filled({ ...defaults, ...reply }), vector.fields);
@@ -585,6 +585,24 @@ test("a session that the server does not know ends", async () => {
   await assert.rejects(client.resume("token"), { code: "session_expired" });
   assert.deepEqual([client.state.kind, client.token], ["logged out", null]);
   await assert.rejects(client.ping(), { code: "not_logged_in" });
+});
+
+test("a client that is refused knows whether accounts end with the server", async () => {
+  const hello = { protocol: 1, server: "scripted", limits: LIMITS };
+  for (const volatile of [true, false]) {
+    const server = new Server({
+      hello: () => (volatile ? { ...hello, volatile } : hello),
+      login: () => refusal("bad_credentials"),
+      resume: () => refusal("session_expired"),
+    });
+    const byPassword = clientOf(server);
+    assert.equal(byPassword.volatile, false);
+    await assert.rejects(byPassword.login("ann", "secret"), { code: "bad_credentials" });
+    assert.equal(byPassword.volatile, volatile);
+    const bySession = clientOf(server);
+    await assert.rejects(bySession.resume("token"), { code: "session_expired" });
+    assert.equal(bySession.volatile, volatile);
+  }
 });
 
 test("logging out succeeds although the watch hears of it first", async () => {

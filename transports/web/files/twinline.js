@@ -179,7 +179,7 @@ const LIMITS = object({
 });
 const REPLIES = {
   Done: object({}),
-  HelloReply: object({ protocol: integer, server: text, limits: LIMITS, node: orNull(text) }),
+  HelloReply: object({ protocol: integer, server: text, limits: LIMITS, node: orNull(text), volatile: orLeftOut(truth) }),
   SessionReply: object({ username: text, session: text, position: integer, unread: integer }),
   AccountsReply: object({ usernames: listOf(text), more: truth }),
   SentReply: object({ message_id: messageId, sent_at: integer, n: integer }),
@@ -426,7 +426,8 @@ const BROKE = "the connection to the server broke";
  * One WebSocket: requests out, replies in, in the same order; what `Client` is made of.
  *
  * `broken` is a promise of the error that ended it; what is unanswered then fails with it too.
- * `limits` is what the server accepts, once it has told, and `node` how it calls itself, if it does.
+ * `limits` is what the server accepts, once it has told, `node` how it calls itself, if it does, and
+ * `volatile` whether its accounts end with it.
  */
 export class Connection {
   #socket;
@@ -441,6 +442,7 @@ export class Connection {
     this.replySeconds = replySeconds;
     this.frameLimit = 4096; // what every server takes before login, until `hello` tells
     this.limits = this.node = null;
+    this.volatile = false;
     this.broken = new Promise((resolve) => (this.#end = resolve));
     socket.onmessage = (event) => this.#receive(event.data);
     socket.onclose = (event) => this.fail(new ConnectionLost(event.reason || BROKE));
@@ -472,8 +474,8 @@ export class Connection {
     const connection = new Connection(socket, replySeconds);
     // Not awaited: what the caller asks next goes out at once. Should it fail, that fails too.
     connection.ask("hello", { client: name }).then(
-      ({ limits, node = null }) => {
-        Object.assign(connection, { limits, node });
+      ({ limits, node = null, volatile = false }) => {
+        Object.assign(connection, { limits, node, volatile });
         connection.frameLimit = limits.frame_bytes;
       },
       (error) => connection.fail(error),
@@ -805,6 +807,9 @@ export class Client {
   /** What the server accepts, as `hello` tells it; null before the first connection. */
   limits = null;
 
+  /** Whether its accounts end with it, as `hello` tells it; false before the first connection. */
+  volatile = false;
+
   // -- sessions ---------------------------------------------------------------------------
 
   /**
@@ -1026,9 +1031,9 @@ export class Client {
       let commands;
       try {
         commands = await Connection.open(url, this.#settings);
-        const reply = await commands.ask(op, fields, { seconds: this.#settings.commandSeconds });
+        const reply = await this.#ask(commands, op, fields, this.#settings.commandSeconds);
         if (this.#session !== session) throw new ClientClosed("the client is closed");
-        this.#bind(session, reply, commands);
+        this.#bind(session, reply);
         this.#keep(session, commands);
         return reply;
       } catch (error) {
@@ -1053,12 +1058,21 @@ export class Client {
     return named.filter((each) => this.urls.includes(each) || this.#settings.mayGoTo(each));
   }
 
-  #bind(session, reply, connection) {
+  /** Open or resume a session; what the server has said of itself is known by its answer. */
+  async #ask(connection, op, fields, seconds) {
+    try {
+      return await connection.ask(op, fields, { seconds });
+    } finally {
+      const { limits, volatile } = connection;
+      if (limits !== null) Object.assign(this, { limits, volatile });
+    }
+  }
+
+  #bind(session, reply) {
     Object.assign(session, { token: reply.session, username: reply.username });
     session.seen ??= reply.position;
     session.position = reply.position;
     session.unread = reply.unread;
-    this.limits = connection.limits;
   }
 
   /** Keep both connections open for as long as the session lasts. */
@@ -1122,8 +1136,8 @@ export class Client {
     const connection = await Connection.open(url, this.#settings);
     try {
       const rewound = session.seen === null && session.username !== null;
-      const reply = await connection.ask("resume", { session: session.token });
-      this.#bind(session, reply, connection);
+      const reply = await this.#ask(connection, "resume", { session: session.token });
+      this.#bind(session, reply);
       if (rewound) this.#settings.onRewind(reply.position);
       return connection;
     } catch (error) {
