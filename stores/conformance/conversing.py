@@ -495,12 +495,20 @@ def copies_have_a_bound_of_their_own(checks: Checks, bench: StoreBench) -> None:
         talkers.send("ann", peer, f"c{number}", sent_at=NOW + number * HOUR)
         talkers.receive("ann", peer, NOW, NOW + number * HOUR)
     boxes.ack(ann, talkers.last["ann"], NOW + 4 * HOUR)
+    other = talkers.ids["p0"]
+    talkers.send("ann", "p0", "unread", copy=False)
+    boxes.ack(other, talkers.last["p0"] - 1, NOW)
     three = (["m2", "m3", "m4"], ["c2", "c3", "c4"], ["p2", "p3", "p4"])
     checks.equal(kept(NOW + 5 * HOUR), three, "of five of each kind, what is kept")
     checks.equal(talkers.copies("ann"), three[1], "the copies that are read")
     checks.equal(boxes.usage(ann).copies, 3, "how many copies are counted")
     one = (["m2", "m3", "m4"], ["c4"], ["p4"])
     checks.equal(kept(NOW + DAY + 3 * HOUR), one, "what is kept when the others are a day old")
+    # How far others have acked is nothing to a mailbox some of which has aged, too.
+    listed = boxes.conversations(other, None, ALL, ALL, NOW + DAY + 5 * HOUR).conversations
+    checks.equal([each.last.body for each in listed], ["unread"], "another mailbox's, then")
+    ages = boxes.history(other, None, ALL, ALL, NOW + DAY + 5 * HOUR, peer=talkers.peer("ann"))
+    checks.equal([each.body for each in ages.messages], ["unread"], "of one of them, then")
     none: tuple[list[str], ...] = ([], [], [])
     checks.equal(kept(NOW + DAY + 5 * HOUR), none, "what is kept when all is a day old")
     page = boxes.conversations(ann, None, ALL, ALL, NOW + DAY + 5 * HOUR)

@@ -32,7 +32,8 @@ from twinline.stores.sql.mailbox import NO_SUCH_SEQ
 # All of constants alone. What they are given: $1 whose mailbox, $2 at or before which moment it
 # has aged, $3 below which seq, and $4 how many.
 _MINE: Final = f"""(SELECT box, position, greatest(floor,
-            CASE WHEN oldest_ack <= $2::bigint THEN {aged("box", "$2::bigint")} ELSE 0 END) AS kept
+            CASE WHEN oldest_ack <= $2::bigint THEN {aged("mailboxes.box", "$2::bigint")} ELSE 0
+            END) AS kept
         FROM mailboxes WHERE account_id = $1)"""  # noqa: S608
 # Of each kind: a page of one peer's.
 _BY_SENDER: Final = f"""(SELECT {MAIL} WHERE messages.box = mine.box

@@ -8,7 +8,7 @@ def aged(box: str, ends: str) -> str:
     been set back between them.
 
     Args:
-        box: the mailbox's number: a column, or a parameter.
+        box: the mailbox's number: a parameter, or a column with its table, as acks have one too.
         ends: the moment at or before which an ack has aged, as well.
     """
     return f"""coalesce((
