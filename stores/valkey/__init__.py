@@ -27,6 +27,7 @@
     session          what a command that looks after a store asks by
     archive          the keys as what they keep, to be moved
     examine_scripts  the scripts that look for what must not be found
+    rebuild          what a mailbox is found by and counts, looked through and made again
     upkeep           checks, repairs, measures and backs up, from outside its servers
 """
 

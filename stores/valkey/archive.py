@@ -422,7 +422,9 @@ class ValkeyArchive(PagedArchive):
     def _put_entries(
         self, account_id: str, kind: Kind, rows: Sequence[tuple[int, Header, str]]
     ) -> None:
-        key, index = (self._keys.of(account_id, each) for each in (LETTERS[kind].decode(), "y"))
+        key, index, talks = (
+            self._keys.of(account_id, each) for each in (LETTERS[kind].decode(), "y", "c")
+        )
         calls = []
         for seq, head, body in rows:
             entry = b"%d-0" % seq, b"h", head.kept, b"b", to_bytes(body)
@@ -430,6 +432,8 @@ class ValkeyArchive(PagedArchive):
             if kind is not Kind.MAIL:  # that comes into the index when it is looked for
                 found_by = [each for member in members(kind, seq, head) for each in (b"0", member)]
                 calls.append(plain(index, b"ZADD", index, *found_by, writes=True))
+            if kind is Kind.SENT:
+                calls.append(plain(talks, b"ZADD", talks, b"%d" % seq, head.place, writes=True))
         self._last_of[kind] = rows[-1][0]
         self._put(calls)
 

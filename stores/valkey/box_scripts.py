@@ -45,8 +45,8 @@ from twinline.stores.valkey.talk_scripts import (
     BLOCKED,
     CONVERSATIONS,
     COPY,
-    NEWEST_BY_PEER,
-    OF_PEER,
+    NAMED,
+    OF_PEERS,
     PUT_RECEIPT,
     SET_RECEIPTS,
     UNBLOCK,
@@ -64,12 +64,14 @@ AGAIN: Final = -8
 """What scripts answer instead of a seq or a count."""
 INDEXED_AT_ONCE: Final = 300
 """How many messages come into the index in one step at most."""
+PASSED_AT_ONCE: Final = 300
+"""How many peers of another name, or aged copies, one step passes at most."""
 
 _HOUR_MS: Final = 3_600_000
 _MORE: Final = 15
 
 _OPEN: Final = """
-local b, m, a, u, t, y, s, r, f = unpack(KEYS)
+local b, m, a, u, t, y, c, s, r, f = unpack(KEYS)
 local call = redis.call
 local function str(x)
   -- `%d` is twice as quick, and may be of 32 bits.
@@ -107,6 +109,16 @@ local function parts(entry)
   return id ~= '' and id or '\\1' .. name, at, message_id, tonumber(n), name
 end
 local function seq_of(entry) return tonumber(string.match(entry[1], '^%d+')) end
+local function newest(letter, peer)
+  local own = letter .. peer
+  local last = call('ZREVRANGEBYLEX', y, '(' .. own .. '\\1', '[' .. own .. '\\0', 'LIMIT', 0, 1)
+  return last[1] and tonumber(string.match(last[1], '%z(%d+)')) or 0
+end
+-- The last of the entries of a conversation is gone: another one is, or there is none.
+local function renew(peer)
+  local seq = math.max(newest('m', peer), newest('s', peer))
+  if seq > 0 then call('ZADD', c, seq, peer) else call('ZREM', c, peer) end
+end
 """
 # How an entry goes, and how mail comes into the index: some of it at a time, so that others are
 # served in between.
@@ -116,11 +128,17 @@ local function index_mail()
   for _ = 1, INDEXED_AT_ONCE, 100 do
     some = call('XRANGE', m, '(' .. from .. '-0', '+', 'COUNT', 100)
     if #some == 0 then return true end
-    local members = {{}}
+    local members, peers, last = {{}}, {{}}, {{}}
     for i = 1, #some do
-      members[2 * i - 1], members[2 * i] = 0, place('m', parts(some[i]), seq_of(some[i]))
+      local peer, seq = parts(some[i]), seq_of(some[i])
+      members[2 * i - 1], members[2 * i] = 0, place('m', peer, seq)
+      last[peer] = seq
+    end
+    for peer, seq in pairs(last) do
+      peers[#peers + 1], peers[#peers + 2] = seq, peer
     end
     call('ZADD', y, unpack(members))
+    call('ZADD', c, 'GT', unpack(peers))
     from = string.match(some[#some][1], '^%d+')
     call('HSET', b, 'i', from)
     if #some < 100 then return true end
@@ -139,6 +157,7 @@ local function remove(key, letter, entry)
     call('ZREM', y, place(letter, peer, seq_of(entry), at), 'c' .. message_id)
   end
   call('XDEL', key, entry[1])
+  if letter ~= 'r' and tonumber(call('ZSCORE', c, peer)) == seq_of(entry) then renew(peer) end
 end
 """
 # What few sends need is made inside, for those that do.
@@ -161,8 +180,16 @@ local function trim(now)
       if #some == 0 then return end
       from, count = '(' .. some[#some][1], count - #some
       if seq_of(some[1]) > indexed then return end
-      for i = 1, #some do some[i] = place('m', parts(some[i]), seq_of(some[i])) end
+      local last, peers = {{}}, {{}}
+      for i = 1, #some do
+        local peer, seq = parts(some[i]), seq_of(some[i])
+        if not last[peer] then peers[#peers + 1] = peer end
+        last[peer], some[i] = seq, place('m', peer, seq)
+      end
       call('ZREM', y, unpack(some))
+      for i, seq in ipairs(call('ZMSCORE', c, unpack(peers))) do
+        if tonumber(seq) == last[peers[i]] then renew(peers[i]) end
+      end
     end
   end
   local aged
@@ -403,16 +430,17 @@ return answer
 """
 _HISTORY: Final = """
 local before, limit, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local now, kinds, id, name = tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
+local now, kinds, peers = tonumber(ARGV[4]), ARGV[5], {}
+for i = 6, #ARGV - 2 do peers[i - 5] = ARGV[i] end
 local ends = now - HISTORY_MS
 if needs_trim(now) then
   trim(now)
   keep('k', k, 'o', o or '')
 end
 local answer = {p}
-if name ~= '' then
+if #peers > 0 then
   if not index_mail() then return AGAIN end
-  local found = of_peer(kinds, id, name, before, limit, most, ends)
+  local found = of_peers(kinds, peers, before, limit, most, ends)
   for letter in string.gmatch(kinds, '.') do answer[#answer + 1] = found[letter] end
   return answer
 end
@@ -495,6 +523,7 @@ class BoxScripts:
             "TOO_MANY": TOO_MANY,
             "AGAIN": AGAIN,
             "INDEXED_AT_ONCE": INDEXED_AT_ONCE,
+            "PASSED_AT_ONCE": PASSED_AT_ONCE,
             "PARTS": f"'{PARTS}'",
             "MOST_BLOCKED": MOST_BLOCKED,
             "SEQ_JUMP": SEQ_JUMP,
@@ -528,8 +557,9 @@ class BoxScripts:
         self.append = script(_OPEN, _TRIM, _TIDY, _APPEND)
         self.copy = script(_OPEN, _INDEX, COPY)
         self.look = script(_OPEN, _REFUSES, _TRIM, _ACK, _PAGE, _LOOK)
-        self.history = script(_OPEN, _INDEX, _TRIM, _PAGE, NEWEST_BY_PEER, OF_PEER, _HISTORY)
-        self.conversations = script(_OPEN, _INDEX, _TRIM, NEWEST_BY_PEER, CONVERSATIONS)
+        self.history = script(_OPEN, _INDEX, _TRIM, _PAGE, OF_PEERS, _HISTORY)
+        self.named = script(_OPEN, _INDEX, NAMED)
+        self.conversations = script(_OPEN, _INDEX, _TRIM, CONVERSATIONS)
         self.ack = script(_OPEN, _REFUSES, _TRIM, _ACK, _STANDING_AFTER)
         self.delete = script(_OPEN, _INDEX, _DELETE)
         self.set_quota = script(_SET_QUOTA)

@@ -12,7 +12,8 @@ with a letter that tells them apart::
     cMESSAGE_ID                    that there is a copy of a message
 
 ``PEER`` is the other side's account id; of a message that came before senders' ids were kept, it is
-a byte of 1 and the sender's name.
+a byte of 1 and the sender's name. Another sorted set has every peer of whom there is a message or a
+copy in that one, by the seq of the last of these: it is the list of conversations.
 
 What is remembered of send_ids is in one hash, whose fields begin with a letter, too::
 
@@ -63,6 +64,11 @@ class Header(NamedTuple):
     sender: str = ""
 
     @property
+    def place(self) -> bytes:
+        """What the other side is called in the index."""
+        return to_bytes(self.peer_id) if self.peer_id else nameless(self.peer)
+
+    @property
     def kept(self) -> bytes:
         """What it is kept as."""
         peer_id, peer, message_id = map(to_bytes, (self.peer_id, self.peer, self.message_id))
@@ -91,9 +97,14 @@ def from_header(kept: bytes) -> Header:
     )
 
 
+def nameless(username: str) -> bytes:
+    """Return what the index calls an account of which no id was kept."""
+    return b"\1" + to_bytes(username)
+
+
 def members(kind: Kind, seq: int, head: Header) -> list[bytes]:
     """Return what the index has of a copy or a receipt."""
-    member = b"%b%b\0%016d" % (LETTERS[kind], to_bytes(head.peer_id), seq)
+    member = b"%b%b\0%016d" % (LETTERS[kind], head.place, seq)
     of_copy = [b"c" + to_bytes(head.message_id)] if kind is Kind.SENT else []
     return [b"%b:%d" % (member, head.at), *of_copy]
 

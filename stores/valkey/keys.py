@@ -12,6 +12,7 @@ and a script can change it as one step. ``ID`` is an account's id::
     {ID}:s      stream   copies of what the account has sent
     {ID}:r      stream   receipts for that
     {ID}:y      zset     messages, copies and receipts by whom they are from or to
+    {ID}:c      zset     whom it has messages of or copies to, by the seq of the last of these
     {ID}:f      hash     whose mail it refuses: their names, by account id
     {ID}:p      hash     the account
     {ID}:k      hash     its sessions, by token hash
@@ -42,7 +43,7 @@ from zlib import crc32
 from twinline.stores.valkey.wire import packed, to_bytes, to_text
 
 _CACHED: Final = 10_000  # mailboxes whose keys are not made anew for every call
-BOX: Final = "bmautysrf"
+BOX: Final = "bmautycsrf"
 """The kinds of a mailbox's keys, in the order in which its scripts have them."""
 _OWN: Final = f"{BOX}pkd".encode()  # the kinds of an account's keys
 FORMAT: Final = 4

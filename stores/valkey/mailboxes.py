@@ -47,7 +47,7 @@ from twinline.stores.valkey.box_scripts import (
     BoxScripts,
 )
 from twinline.stores.valkey.engine import Engine
-from twinline.stores.valkey.entries import Header, header, result, send_id_field
+from twinline.stores.valkey.entries import Header, header, nameless, result, send_id_field
 from twinline.stores.valkey.keys import Keys
 from twinline.stores.valkey.lane import Call, plain
 from twinline.stores.valkey.pages import (
@@ -242,7 +242,6 @@ class ValkeyMailboxes(Mailboxes):
         kinds: Kinds = MAIL_ALONE,
         peer: Peer | None = None,
     ) -> MailPage:
-        peer_id, username = peer or ("", "")
         answer = self._talk(
             self._scripts.history,
             account_id,
@@ -252,8 +251,7 @@ class ValkeyMailboxes(Mailboxes):
             b"%d" % min(max_bytes, _NO_SUCH_SEQ),
             b"%d" % now,
             letters_of(kinds),
-            to_bytes(peer_id or ""),
-            to_bytes(username),
+            *(() if peer is None else self._index_of(account_id, peer)),
         )
         return page_before(answer, limit, max_bytes, kinds)
 
@@ -269,6 +267,18 @@ class ValkeyMailboxes(Mailboxes):
             b"%d" % now,
         )
         return conversation_page(answer, limit, max_bytes)
+
+    def _index_of(self, account_id: str, peer: Peer) -> Sequence[bytes]:
+        """Return what the index of a mailbox calls an account, or all that had a name."""
+        if peer.account_id is not None:
+            return to_bytes(peer.account_id), nameless(peer.username)
+        found, below = {nameless(peer.username)}, b"+"
+        while below:
+            below, *more = self._talk(
+                self._scripts.named, account_id, below, to_bytes(peer.username)
+            )
+            found.update(more)
+        return list(found)
 
     def _talk(self, script: Script, account_id: str, *arguments: bytes) -> Any:
         """Run a script that looks for conversations: again, until all mail is in the index."""

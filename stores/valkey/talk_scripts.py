@@ -32,6 +32,7 @@ local mail = last_mail()
 l = l + 1
 call('XADD', s, l, 'h', head, 'b', body)
 call('ZADD', y, 0, place('s', peer, l, at), 0, 'c' .. message_id)
+call('ZADD', c, l, peer)
 keep('l', l, 's', l, 'm', mail)
 call('SPUBLISH', string.sub(b, 1, -2) .. 'w', 's' .. str(l))
 return l
@@ -57,26 +58,8 @@ keep('l', l, 'd', l, 'm', mail)
 call('SPUBLISH', string.sub(b, 1, -2) .. 'w', 'r' .. str(l))
 return l
 """
-# Calls with each peer of a kind of entry, and with the seq of its newest one that has not aged.
-# Each of them is one step to the place before all of the peer above.
-NEWEST_BY_PEER: Final = """
-local function each_peer(letter, ends, found)
-  local below = '(' .. string.char(string.byte(letter) + 1)
-  while true do
-    local last = call('ZREVRANGEBYLEX', y, below, '[' .. letter, 'LIMIT', 0, 1)[1]
-    if not last then return end
-    local peer, seq, at = string.match(last, '^.(%Z*)%z(%d+):?(.*)$')
-    if at == '' or tonumber(at) > ends then
-      found(peer, tonumber(seq))
-      below = '(' .. letter .. peer .. '\\0'
-    else
-      below = '(' .. last
-    end
-  end
-end
-"""
-OF_PEER: Final = """
-local function of_peer(kinds, id, name, before, limit, most, ends)
+OF_PEERS: Final = """
+local function of_peers(kinds, peers, before, limit, most, ends)
   local all, found, bytes = {}, {}, 0
   local function add(letter, peer)
     local own, count, some, asked = letter .. peer, 0, nil, nil
@@ -97,15 +80,7 @@ local function of_peer(kinds, id, name, before, limit, most, ends)
   end
   for letter in string.gmatch(kinds, '.') do
     found[letter] = {}
-    if id ~= '' then
-      add(letter, id)
-      add(letter, '\\1' .. name)
-    else
-      each_peer(letter, ends, function(peer, seq)
-        local _, _, _, _, called = parts(at_seq(KEY[letter], seq))
-        if called == name then add(letter, peer) end
-      end)
-    end
+    for _, peer in ipairs(peers) do add(letter, peer) end
   end
   table.sort(all, function(one, other) return one[1] > other[1] end)
   for i = 1, math.min(#all, limit + 1) do
@@ -118,32 +93,60 @@ local function of_peer(kinds, id, name, before, limit, most, ends)
   return found
 end
 """
-# Answers with the last entry of each conversation, its kind, and how many are unread.
+# Who of the index has a name, some of it at a time: each of them is one step to the place before
+# all of the last peer. Answers with where the next piece ends, or nothing, and with the peers.
+NAMED: Final = """
+local below, name = ARGV[1], ARGV[2]
+if not index_mail() then return AGAIN end
+local key, answer = {m = m, s = s, r = r}, {''}
+for _ = 1, PASSED_AT_ONCE do
+  local last = call('ZREVRANGEBYLEX', y, below, '[m', 'LIMIT', 0, 1)[1]
+  if not last then return answer end
+  local letter, peer, seq = string.match(last, '^(.)(%Z*)%z(%d+)')
+  local _, _, _, _, called = parts(at_seq(key[letter], tonumber(seq)))
+  if called == name then answer[#answer + 1] = peer end
+  below = '(' .. letter .. peer .. '\\0'
+end
+answer[1] = below
+return answer
+"""
+# Answers with the last entry of each conversation, its kind, and how many are unread. A copy that
+# has aged and is the last of one goes, as mail has gone that has aged.
 CONVERSATIONS: Final = """
-local before, limit, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local now, newest, all, bytes = tonumber(ARGV[4]), {}, {}, 0
+local before, limit, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local now, answer, bytes, passed = tonumber(ARGV[4]), {}, 0, 0
 if needs_trim(now) then
   trim(now)
   keep('k', k, 'o', o or '')
 end
 if not index_mail() then return AGAIN end
-for _, letter in ipairs({'m', 's'}) do
-  each_peer(letter, now - HISTORY_MS, function(peer, seq)
-    if not newest[peer] or newest[peer][1] < seq then newest[peer] = {seq, letter} end
-  end)
-end
-for peer, last in pairs(newest) do
-  if not before or last[1] < before then all[#all + 1] = {last[1], last[2], peer} end
-end
-table.sort(all, function(one, other) return one[1] > other[1] end)
-local answer = {}
-for i = 1, math.min(#all, limit + 1) do
-  local seq, letter, peer = unpack(all[i])
-  local entry = at_seq(letter == 'm' and m or s, seq)
-  local beyond, own = '(' .. place('m', peer, p), '(m' .. peer .. '\\1'
-  answer[i] = {letter, entry, call('ZLEXCOUNT', y, beyond, own)}
-  bytes = bytes + #entry[2][4]
-  if i > 1 and bytes > most then break end
+local below = before == '' and '+inf' or '(' .. before
+while #answer <= limit do
+  local asked = math.min(limit + 1 - #answer, 64)
+  local some = call('ZREVRANGEBYSCORE', c, below, '-inf', 'LIMIT', 0, asked)
+  local aged
+  for _, peer in ipairs(some) do
+    local seq = tonumber(call('ZSCORE', c, peer))
+    local letter, entry = 'm', at_seq(m, seq)
+    if not entry then
+      letter, entry = 's', at_seq(s, seq)
+      local _, at = parts(entry)
+      aged = tonumber(at) <= now - HISTORY_MS
+    end
+    if aged then
+      -- The one before it has another place, which may be below those that were asked for.
+      remove(s, 's', entry)
+      passed = passed + 1
+      if passed == PASSED_AT_ONCE then return AGAIN end
+      break
+    end
+    local beyond, own = '(' .. place('m', peer, p), '(m' .. peer .. '\\1'
+    answer[#answer + 1] = {letter, entry, call('ZLEXCOUNT', y, beyond, own)}
+    bytes = bytes + #entry[2][4]
+    if #answer > 1 and bytes > most then return answer end
+    below = '(' .. str(seq)
+  end
+  if not aged and #some < asked then break end
 end
 return answer
 """

@@ -27,16 +27,22 @@ from twinline.stores.upkeep import (
 from twinline.stores.valkey.archive import ValkeyArchive, count_profiles
 from twinline.stores.valkey.examine_scripts import (
     ADDRESSES,
+    COUNTS,
     FAULTS,
+    LAST,
+    LOST,
     NO_ACCOUNT,
     NO_MAILBOX,
+    NUMBERS,
     ORPHAN,
     SESSIONS,
+    UNREAD,
 )
 from twinline.stores.valkey.invitations import Invitations
 from twinline.stores.valkey.keys import BOX, FORMAT, PENDING
 from twinline.stores.valkey.lane import Call, plain
 from twinline.stores.valkey.pending import GRACE_SECONDS, Pending, script_call
+from twinline.stores.valkey.rebuild import Rebuild, look_through
 from twinline.stores.valkey.session import Session, name_of
 from twinline.stores.valkey.url import parse_url
 from twinline.stores.valkey.wire import Script, to_bytes, to_text
@@ -48,6 +54,10 @@ _GONE: Final = "mailboxes whose account is gone"
 _UNFINISHED: Final = "creations or deletions of accounts that a server will finish"
 _CLAIMED: Final = "invitations that a server will spend or release"
 _SWEPT: Final = "what was left of mailboxes that are gone was removed"
+_UNREADABLE: Final = (
+    "messages, copies or receipts were removed that could not be read or were double"
+)
+_MADE_AGAIN: Final = frozenset({LAST, COUNTS, LOST, NUMBERS, UNREAD})
 
 
 class ValkeyUpkeep(Upkeep):
@@ -181,14 +191,17 @@ class _Examined:
         for keys in self._session.scan():
             calls = [self._call(account_id, kind) for account_id, kind in keys]
             live: dict[str, bytes] = {}
+            boxes: dict[str, set[int]] = {}
             answers = self._session.ask_all(calls)
             for (account_id, kind), answer in zip(keys, answers, strict=True):
                 if kind == "b":
-                    self._found.update(number for number in answer if number != ORPHAN)
+                    boxes[account_id] = {number for number in answer if number != ORPHAN}
                 elif kind in BOX:
                     self._found.update(number for number in answer if number == ORPHAN)
                 else:
                     self._take(account_id, kind, answer, live)
+            for account_id, found in boxes.items():
+                self._found.update(found | look_through(self._session, account_id))
             self._look_whose(live)
 
     def _call(self, account_id: str, kind: str) -> Call:
@@ -307,6 +320,9 @@ class _Repair:
             # With no account at all, and none that ever was, they are kept somewhere else.
             self._unlink_box(account_id)
             self._done["mailboxes whose account is gone were dropped"] += 1
+        elif _MADE_AGAIN & ({*found} | look_through(session, account_id)):
+            self._done[_UNREADABLE] += Rebuild(session, account_id).make()
+            self._done["mailboxes were counted and indexed anew"] += 1
 
     def _unlink_box(self, account_id: str) -> None:
         keys = self._keys.all_of_box(account_id)

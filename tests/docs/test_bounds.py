@@ -405,6 +405,7 @@ DO_NOT_GROW = {
     ("stores/valkey/lane.py", "_lost"): "two connections, until a third is made",
     ("stores/valkey/lane.py", "outcome"): "of one call",
     ("stores/valkey/pending.py", "_unfinished"): "accounts whose deletion the engine cut in two",
+    ("stores/valkey/rebuild.py", "_key"): "a key for each kind",
     ("stores/valkey/upkeep.py", "_done"): "a count for each kind",
     ("stores/valkey/upkeep.py", "_found"): "a count for each kind",
     ("stores/valkey/upkeep.py", "_words"): "a count for each kind",

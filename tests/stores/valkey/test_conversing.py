@@ -1,5 +1,6 @@
 """Copies, receipts and conversations in Valkey: two scripts for a copy, and the index of peers."""
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,9 +17,9 @@ from waiting import Call, wait_event, wait_until
 
 from twinline.core.errors import StoreUnavailable
 from twinline.core.protocol import EVERY_KIND, MAIL_ALONE, TALK, Kind, Message
-from twinline.core.store import Blocked, Draft, MailboxPolicy, Peer, PeerReceipt
+from twinline.core.store import Blocked, Draft, Mailboxes, MailboxPolicy, Peer, PeerReceipt
 from twinline.stores.valkey import ValkeyStore, parse_url
-from twinline.stores.valkey.box_scripts import INDEXED_AT_ONCE
+from twinline.stores.valkey.box_scripts import INDEXED_AT_ONCE, PASSED_AT_ONCE
 from twinline.stores.valkey.upkeep import ValkeyUpkeep
 from twinline.stores.valkey.watches import Watches
 from twinline.stores.valkey.wire import slot_of
@@ -196,6 +197,8 @@ def talks_are_right(store: ValkeyStore, name: str, people: tuple[str, ...], now:
     for peer in people:
         page = boxes.history(name, None, ALL, ALL, now, kinds=TALK, peer=Peer(peer, peer))
         assert list(page.messages) == everything.get(peer, [])
+        named = boxes.history(name, None, ALL, ALL, now, kinds=TALK, peer=Peer(None, peer))
+        assert named == page
     position = boxes.standing(name).position
     talks = boxes.conversations(name, None, ALL, ALL, now).conversations
     newest = sorted(everything.items(), key=lambda each: -each[1][-1].seq)
@@ -213,8 +216,7 @@ def test_a_conversation_that_is_asked_for_first_is_indexed_in_pieces(
     start_valkey: StartEngine, open_store: Open
 ) -> None:
     engine = start_valkey(appendfsync="no")
-    store = open_store(engine.url(prefix="pieces:"))
-    boxes = store.mailboxes
+    boxes = quiet(open_store(engine.url(prefix="pieces:")))
     boxes.create("bob")
     many = 2 * INDEXED_AT_ONCE + 50
     for number in range(many):
@@ -223,7 +225,7 @@ def test_a_conversation_that_is_asked_for_first_is_indexed_in_pieces(
     engine.command("CONFIG", "RESETSTAT")
     page = boxes.history("bob", None, 3, ALL, NOW, peer=Peer("id-ann", "ann"))
     assert [each.body for each in page.messages] == [f"{many - back}" for back in (5, 3, 1)]
-    assert calls_of(engine, "evalsha") == 3
+    assert calls_of(engine)["evalsha"] == 3
     boxes.append("bob", draft("last", sender="ann"))
     engine.command("CONFIG", "RESETSTAT")
     talks = boxes.conversations("bob", None, 9, ALL, NOW).conversations
@@ -231,20 +233,26 @@ def test_a_conversation_that_is_asked_for_first_is_indexed_in_pieces(
         ("ann", "last", many // 2 + 1),
         ("carl", f"{many - 2}", many // 2),
     ]
-    assert calls_of(engine, "evalsha") == 1
+    assert calls_of(engine)["evalsha"] == 1
 
 
-def calls_of(engine: ValkeyEngine, command: str) -> int:
-    """Return how often a command was made since the counts were reset."""
+def quiet(store: ValkeyStore) -> Mailboxes:
+    """Return the mailboxes of a store that asks its engine nothing by itself any more."""
+    store._chores.close()
+    return store.mailboxes
+
+
+def calls_of(engine: ValkeyEngine) -> Counter[str]:
+    """Return how often each command on a mailbox was made since the counts were reset."""
     stats: Any = engine.info("commandstats")
-    return int(stats[f"cmdstat_{command}"]["calls"])
+    calls = {name.removeprefix("cmdstat_"): int(of["calls"]) for name, of in stats.items()}
+    return Counter({name: count for name, count in calls.items() if name[0] in "exz"})
 
 
 def test_a_page_of_a_conversation_reads_no_more_than_itself(
     valkey: ValkeyEngine, open_store: Open
 ) -> None:
-    store = open_store(valkey.url(prefix="page:"), history_messages=1_000)
-    boxes = store.mailboxes
+    boxes = quiet(open_store(valkey.url(prefix="page:"), history_messages=1_000))
     for name in ("ann", "bob", "carl"):
         boxes.create(name)
     for number in range(40):
@@ -257,43 +265,203 @@ def test_a_page_of_a_conversation_reads_no_more_than_itself(
     page = boxes.history("ann", None, 2, ALL, NOW, kinds=TALK, peer=Peer("bob", "bob"))
     assert [each.body for each in page.messages] == ["to ann 30", "to bob 30"]
     # Those of the page, the one behind it, and a look for what is not in the index.
-    assert calls_of(valkey, "xrange") == 4
-    assert calls_of(valkey, "zrevrangebylex") == 4
+    assert calls_of(valkey)["xrange"] == 4
+    assert calls_of(valkey)["zrevrangebylex"] == 4
 
 
-def test_what_the_index_and_the_counts_have_lost_is_found(
+def test_a_page_of_conversations_reads_no_more_than_itself(
     valkey: ValkeyEngine, open_store: Open
 ) -> None:
-    url = valkey.url(prefix="wrong:")
-    store = open_store(url)
-    boxes = store.mailboxes
+    boxes = quiet(open_store(valkey.url(), mailbox_messages=ALL))
+    boxes.create("ann")
+    spent: list[Counter[str]] = []
+    for number in range(400):
+        boxes.append("ann", draft(f"{number}", sender=f"p{number}"))
+        if number not in {40, 399}:
+            continue
+        (last,) = boxes.conversations("ann", None, 1, ALL, NOW).conversations
+        valkey.command("CONFIG", "RESETSTAT")
+        page = boxes.conversations("ann", last.last.seq, 3, ALL, NOW)
+        assert [each.last.body for each in page.conversations] == [
+            f"{number - back}" for back in (1, 2, 3)
+        ]
+        assert page.more
+        spent.append(calls_of(valkey))
+    assert spent[0] == spent[1], "a page costs more where there are more conversations"
+
+
+def test_copies_that_have_aged_are_passed_some_at_a_time(
+    start_valkey: StartEngine, open_store: Open
+) -> None:
+    engine = start_valkey(appendfsync="no")
+    policy = {"history_days": 1, "history_messages": 5_000}
+    boxes = quiet(open_store(engine.url(prefix="aged:"), **policy))
+    for name in ("ann", "bob", "carl"):
+        boxes.create(name)
+    boxes.append("ann", draft("from bob", sender="bob")._replace(sender_id="bob"))
+    boxes.append("carl", copied("ann", "carl", "younger", NOW + DAY // 2))
+    many = 2 * PASSED_AT_ONCE + 50
+    for number in range(many):
+        to = ("bob", "carl")[number % 2]
+        boxes.append(to, copied("ann", to, f"{number}"))
+    engine.command("CONFIG", "RESETSTAT")
+    page = boxes.conversations("ann", None, 9, ALL, NOW + DAY).conversations
+    assert [(each.username, each.last.body) for each in page] == [
+        ("carl", "younger"),
+        ("bob", "from bob"),
+    ]
+    assert calls_of(engine)["evalsha"] == 3
+    assert engine.command("XLEN", "aged:{ann}:s") == 1
+
+
+def test_who_is_gone_is_looked_for_some_at_a_time(
+    start_valkey: StartEngine, open_store: Open
+) -> None:
+    engine = start_valkey(appendfsync="no")
+    boxes = quiet(open_store(engine.url(prefix="gone:"), mailbox_messages=ALL))
     for name in ("ann", "bob"):
         boxes.create(name)
-    boxes.append("bob", copied("ann", "bob"))
-    boxes.append("ann", copied("bob", "ann"))
-    boxes.put_receipt("ann", PeerReceipt("bob", "bob", 1, NOW))
-    boxes.block("ann", Blocked("carl", "carl"))
-    boxes.conversations("ann", None, 9, ALL, NOW)
-    check = ValkeyUpkeep(url).check
-    assert check().faults == []
-    index = "wrong:{ann}:y"
-    members = valkey.command("ZRANGE", index, 0, -1)
-    assert sorted(each[0] for each in members) == ["c", "m", "r", "s"]
-    for member in members:
-        valkey.command("ZREM", index, member)
-        (fault,) = check().faults
-        assert fault.startswith("1 mailboxes whose messages, copies and receipts are not all found")
-        valkey.command("ZADD", index, 0, member)
-    valkey.command("ZADD", index, 0, "mnobody\0" + "1" * 16)
-    assert len(check().faults) == 1
-    valkey.command("ZREM", index, "mnobody\0" + "1" * 16)
-    for field, wrong in (("w", 1), ("f", 0)):
-        right = valkey.command("HGET", "wrong:{ann}:b", field)
-        valkey.command("HSET", "wrong:{ann}:b", field, wrong)
-        (fault,) = check().faults
-        assert fault.startswith("1 mailboxes that count other messages")
-        valkey.command("HSET", "wrong:{ann}:b", field, right)
-    assert check().faults == []
+    for number in range(PASSED_AT_ONCE + 50):
+        boxes.append("ann", draft(f"{number}", sender=f"p{number}"))
+    for own_id, body in (("0", "first"), ("~", "second")):
+        boxes.append("ann", draft(body, sender="dora")._replace(sender_id=own_id))
+    boxes.append("bob", copied("ann", "dora", "to the third"))
+    boxes.conversations("ann", None, 1, ALL, NOW)
+    engine.command("CONFIG", "RESETSTAT")
+    page = boxes.history("ann", None, 9, ALL, NOW, kinds=TALK, peer=Peer(None, "dora"))
+    assert [each.body for each in page.messages] == ["first", "second", "to the third"]
+    assert calls_of(engine)["evalsha"] == 3, "two pieces of the search, and the page"
+    nobody = boxes.history("ann", None, 9, ALL, NOW, kinds=TALK, peer=Peer(None, "nobody"))
+    assert nobody.messages == ()
+
+
+class Box:
+    """The keys of a mailbox, for who damages them."""
+
+    def __init__(self, engine: ValkeyEngine, prefix: str, account_id: str) -> None:
+        self._engine = engine
+        self._place = f"{prefix}{{{account_id}}}:"
+
+    def __call__(self, command: str, kind: str, *arguments: object) -> Any:
+        return self._engine.command(command, self._place + kind, *arguments)
+
+    def drop_member(self, letter: str) -> None:
+        """Take something out of the index."""
+        (member, *_) = self("ZRANGEBYLEX", "y", f"[{letter}", f"({chr(ord(letter) + 1)}")
+        self("ZREM", "y", member)
+
+    def last(self, kind: str) -> tuple[str, list[str]]:
+        """Return the id and the fields of the last entry of a kind."""
+        ((place, fields),) = self("XREVRANGE", kind, "+", "-", "COUNT", 1)
+        return place, [each for pair in fields.items() for each in pair]
+
+    def lose(self, kind: str) -> None:
+        """Delete the last entry of a kind, and nothing else."""
+        self("XDEL", kind, self.last(kind)[0])
+
+    def add(self, kind: str, *fields: str, **numbers: int) -> None:
+        """Add an entry, and nothing else but what the mailbox counts."""
+        self("XADD", kind, "50-0", *fields)
+        self("HSET", "b", "l", 50, *[each for pair in numbers.items() for each in pair])
+
+
+EVERYTHING = ["from bob", "from carl", "to bob", "to carl", "bob has read", "carl has read"]
+INDEX = "1 mailboxes whose messages, copies and receipts are not all found"
+UNREAD = "1 mailboxes with messages, copies or receipts that cannot be read"
+NUMBERS = "1 mailboxes that count other messages"
+# What is done to a mailbox, what is said of that, and what is not there any more.
+DAMAGES: dict[str, tuple[Callable[[Box], object], str, list[str]]] = {
+    "a message is not indexed": (lambda box: box.drop_member("m"), INDEX, []),
+    "a copy is not indexed": (lambda box: box.drop_member("s"), INDEX, []),
+    "a receipt is not indexed": (lambda box: box.drop_member("r"), INDEX, []),
+    "a copy's message is not": (lambda box: box.drop_member("c"), INDEX, []),
+    "nothing is indexed": (lambda box: box("DEL", "y"), INDEX, []),
+    "there is no conversation": (lambda box: box("DEL", "c"), INDEX, []),
+    "a conversation is too low": (lambda box: box("ZADD", "c", 1, "bob"), INDEX, []),
+    "a conversation is too high": (lambda box: box("ZADD", "c", 99, "bob"), INDEX, []),
+    "a conversation has nothing": (lambda box: box("ZADD", "c", 2, "x"), INDEX, []),
+    "a place has no message": (lambda box: box("ZADD", "y", 0, f"mx\0{9:016}"), INDEX, []),
+    "a place has another's copy": (lambda box: box("ZADD", "y", 0, f"sx\0{1:016}:1"), INDEX, []),
+    "a place says nothing": (lambda box: box("ZADD", "y", 0, "z"), INDEX, []),
+    "mail has a place too early": (lambda box: box("HSET", "b", "i", 1), INDEX, []),
+    "mail has none that should": (lambda box: box("ZADD", "y", 0, f"mx\0{2:016}"), INDEX, []),
+    "a copy is lost": (lambda box: box.lose("s"), INDEX, ["to carl"]),
+    "a receipt is lost": (lambda box: box.lose("r"), INDEX, ["carl has read"]),
+    "all copies are lost": (lambda box: box("DEL", "s"), INDEX, ["to bob", "to carl"]),
+    "a copy is double": (lambda box: box.add("s", *box.last("s")[1], s=50), INDEX, []),
+    "a receipt is double": (lambda box: box.add("r", *box.last("r")[1], d=50), INDEX, []),
+    "a message is bytes": (lambda box: box.add("m", "h", "x", "b", "y", n=2), UNREAD, []),
+    "a message has no body": (lambda box: box.add("m", "h", box.last("m")[1][1]), UNREAD, []),
+    "a copy has no sender": (
+        lambda box: box.add("s", "h", box.last("m")[1][1], "b", "", s=50),
+        UNREAD,
+        [],
+    ),
+    "a receipt has no time": (
+        lambda box: box.add("r", "h", "bob\0bob\0\0\x001", "b", "", d=50),
+        UNREAD,
+        [],
+    ),
+    "a message is lost": (lambda box: box.lose("m"), "1 .*count of unread", ["from carl"]),
+    "too many are unread": (lambda box: box("HINCRBY", "b", "n", 1), "1 .*count of unread", []),
+    "the last seq is too low": (lambda box: box("HSET", "b", "l", 4), "1 .*beyond the last", []),
+    "the highest number is too low": (lambda box: box("HSET", "b", "w", 1), NUMBERS, []),
+    "the last copy is another": (lambda box: box("HSET", "b", "s", 1), NUMBERS, []),
+    "the last receipt is unknown": (lambda box: box("HDEL", "b", "d"), NUMBERS, []),
+    "the last copy is to come": (lambda box: box("HSET", "b", "s", 99), NUMBERS, []),
+    "a blocked account is uncounted": (lambda box: box("HSET", "b", "f", 0), NUMBERS, []),
+    "a counted one is not blocked": (lambda box: box("DEL", "f"), NUMBERS, []),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_of_a_mailbox_is_told_and_made_again(
+    valkey: ValkeyEngine, damage: str
+) -> None:
+    break_it, says, lost = DAMAGES[damage]
+    url = valkey.url()
+    upkeep = ValkeyUpkeep(url)
+    with ValkeyStore(parse_url(url), MailboxPolicy()) as store:
+        boxes = store.mailboxes
+        for name in ("ann", "bob", "carl"):
+            boxes.create(name)
+        for n, peer in enumerate(("bob", "carl"), start=1):
+            boxes.append(peer, copied("ann", peer, f"to {peer}"))
+            boxes.append("ann", copied(peer, "ann", f"from {peer}"))
+            boxes.put_receipt("ann", PeerReceipt(peer, peer, n, NOW))
+        boxes.ack("ann", 3, NOW)
+        boxes.block("ann", Blocked("dora", "dora"))
+        boxes.conversations("ann", None, 1, ALL, NOW)
+        assert found_by_peers(store) == sorted(EVERYTHING)
+    assert upkeep.check().faults == []
+    break_it(Box(valkey, url.partition("=")[2], "ann"))
+    faults = upkeep.check().faults
+    assert any(re.match(says, fault) for fault in faults), faults
+    assert "1 mailboxes were counted and indexed anew" in upkeep.repair()
+    assert (upkeep.check().faults, upkeep.repair()) == ([], [])
+    with ValkeyStore(parse_url(url), MailboxPolicy()) as store:
+        boxes = store.mailboxes
+        assert found_by_peers(store) == sorted({*EVERYTHING} - {*lost})
+        assert boxes.standing("ann").unread == (0 if "from carl" in lost else 1)
+        accepted = boxes.append("ann", copied("bob", "ann", "again"))
+        assert accepted.n > NOW
+        boxes.append("bob", copied("ann", "bob", "and back"))
+        boxes.put_receipt("ann", PeerReceipt("bob", "bob", 9, NOW))
+        last = boxes.conversations("ann", None, 1, ALL, NOW).conversations[0]
+        assert (last.username, last.last.body, last.unread) == ("bob", "and back", 1)
+    assert upkeep.check().faults == []
+
+
+def found_by_peers(store: ValkeyStore) -> list[str]:
+    """Return all that ann has with others, found by these, if it is also what she has in all."""
+    boxes, found = store.mailboxes, []
+    for peer in ("bob", "carl"):
+        page = boxes.history("ann", None, 9, ALL, NOW, kinds=EVERY_KIND, peer=Peer(peer, peer))
+        found += [each.body for each in page.messages]
+        found += [f"{each.username} has read" for each in page.receipts]
+    everything = boxes.read("ann", 0, ALL, ALL, EVERY_KIND)
+    assert len(found) == len(everything.messages) + len(everything.receipts)
+    return sorted(found)
 
 
 def test_a_mailbox_that_is_gone_leaves_no_copies_receipts_or_block_list(
