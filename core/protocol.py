@@ -78,9 +78,13 @@ MessageId = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{24}$")]
 class _Model(BaseModel):
     # A value that is refused may be a password that went into the wrong field. A field that is
     # called `with` or `copy` on the wire is `with_` or `copy_` here, for one is a word of Python
-    # and the other a method of every model.
+    # and the other a method of every model: see `own_names`.
     model_config = ConfigDict(
-        frozen=True, extra="ignore", hide_input_in_errors=True, populate_by_name=True
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        validate_by_name=True,
+        serialize_by_alias=True,
     )
 
 
@@ -98,6 +102,15 @@ def maker(model: type[Model]) -> Callable[[dict[str, Any]], Model]:
     """
     make: Callable[[dict[str, Any]], Model] = model.__pydantic_validator__.validate_python
     return make
+
+
+def own_names(model: type[BaseModel]) -> tuple[str, ...]:
+    """Return the names of those fields that are called otherwise in the protocol.
+
+    A program may use them as keywords. To a peer they are no fields: a codec that validates the
+    peer's names says ``by_name=False``, or drops these first.
+    """
+    return tuple(name for name, field in model.model_fields.items() if field.alias is not None)
 
 
 # ---------------------------------------------------------------------------------------

@@ -22,10 +22,11 @@ codecs of most byte streams share. The rules that a codec keeps:
    true of what it reads, it expects another one to the same request. An error ends such a stream.
 
 A codec is used by one thread at a time and needs no lock. What it needs of the protocol is public:
-`twinline.core.protocol.REQUEST_BY_OP` finds the model of a request by its name, ``model_validate``
-makes a request or a reply of a dictionary and ``model_dump(exclude_defaults=True)`` a dictionary of
-either, `Request.reply` is the model of what answers a request, and
-`twinline.core.errors.describe_validation_error` says what a ``ValidationError`` found.
+`twinline.core.protocol.REQUEST_BY_OP` finds the model of a request by its name,
+``model_validate(fields, by_name=False)`` makes a request or a reply of a dictionary with the
+protocol's names, ``model_dump(exclude_defaults=True)`` such a dictionary of either, `Request.reply`
+is the model of what answers a request, and `twinline.core.errors.describe_validation_error` says
+what a ``ValidationError`` found.
 """
 
 from abc import ABC, abstractmethod

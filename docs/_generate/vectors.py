@@ -44,7 +44,7 @@ def _asked(id: int, request: Request) -> dict[str, Any]:
         "op": request.op,
         "model": type(request).__name__,
         "id": id,
-        "fields": request.model_dump(mode="json", by_alias=True),
+        "fields": request.model_dump(mode="json"),
     }
 
 
@@ -53,7 +53,7 @@ def _answered(id: int | None, op: str, reply: Reply) -> dict[str, Any]:
         "to": op,
         "model": type(reply).__name__,
         "id": id,
-        "fields": reply.model_dump(mode="json", by_alias=True),
+        "fields": reply.model_dump(mode="json"),
     }
 
 

@@ -24,6 +24,7 @@ STATUS = {
     "not_logged_in": 401,
     "bad_credentials": 401,
     "session_expired": 401,
+    "refused": 403,
     "unknown_op": 404,
     "no_such_user": 404,
     "username_taken": 409,
@@ -74,12 +75,12 @@ def _read(method: str, target: str, body: bytes, *, may_wait: bool) -> Request:
     if kind is None:
         raise UnknownOp("there is nothing at this path")
     if method != "GET":
-        return kind.model_validate_json(body or b"{}")
+        return kind.model_validate_json(body or b"{}", by_name=False)
     fields = dict(parse_qsl(query, keep_blank_values=True))
     fields.pop("ack", None)  # a GET changes nothing: acks go by POST
     if not may_wait:
         fields.pop("wait", None)
-    return kind.model_validate_strings(fields)
+    return kind.model_validate_strings(fields, by_name=False)
 
 
 def response(reply: Reply) -> tuple[int, bytes]:

@@ -119,6 +119,11 @@ def test_bodies_that_cannot_be_read_are_refused(server: Example) -> None:
         assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 413 ")), answer
 
 
+def test_the_protocols_names_alone_are_fields(ann: Caller) -> None:
+    assert ann.ask("POST", "/messages", to="ann", body="hi", copy_=[])[0] == 200
+    assert ann.ask("POST", "/messages", to="ann", body="hi", copy=[])[0] == 400
+
+
 def test_a_get_acknowledges_nothing(server: Example) -> None:
     eve = server.caller().enter("eve")
     eve.send("eve", "hi")

@@ -21,7 +21,7 @@ from listening import socket_path
 from services import PASSWORD
 from streams import receive
 
-from twinline.core.protocol import Ping, Send
+from twinline.core.protocol import History, Ping, Send
 from twinline.transports.auto import AutoTransport
 from twinline.transports.client import Client
 from twinline.transports.conformance import RULES
@@ -305,6 +305,15 @@ def test_unknown_fields_change_nothing(to: str, body: str, more: dict[str, objec
     server = MsgpackTransport().server_codec(1 << 20)
     fields = {**more, "op": "send", "id": 5, "to": to, "body": body}
     assert receive(server, [pack(fields)]) == [RequestReceived(5, Send(to=to, body=body))]
+
+
+def test_the_protocols_names_alone_are_on_the_wire() -> None:
+    client, server = MsgpackTransport().client_codec(4096), MsgpackTransport().server_codec(4096)
+    asked = History(with_="bob")
+    client.send(5, asked)
+    assert receive(server, [client.data_to_send()]) == [RequestReceived(5, asked)]
+    named = {"op": "history", "id": 5, "with_": "bob"}
+    assert receive(server, [pack(named)]) == [RequestReceived(5, History())]
 
 
 def test_the_readme_shows_all_of_the_module() -> None:

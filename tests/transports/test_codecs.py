@@ -10,13 +10,19 @@ from streams import PING, PINGED, pieces, receive, receive_replies
 from twinline.core.errors import FrameTooLarge
 from twinline.core.protocol import (
     REQUESTS,
+    Conversation,
     Done,
     ErrorReply,
+    History,
+    Limits,
     Login,
+    Message,
     Ping,
+    Receipt,
     Send,
     Watch,
     WatchReply,
+    own_names,
 )
 from twinline.transports.binary.frames import ERROR_WITHOUT_ID, KIND_BY_REPLY, KIND_BY_REQUEST
 from twinline.transports.contract import (
@@ -93,6 +99,37 @@ def served(name):
 )
 def test_an_error_names_the_field_and_never_its_value(name, data, message):
     assert refusal(name, data).message == message
+
+
+@pytest.mark.parametrize(
+    ("named", "here", "there"),
+    [
+        (Send(to="bob", body="hi", copy_=True), '"copy_":true', '"copy":true'),
+        (History(with_="bob"), '"with_":"bob"', '"with":"bob"'),
+    ],
+)
+def test_a_field_with_a_name_of_its_own_in_python_has_the_protocols_alone_on_the_wire(
+    named, here, there
+):
+    """It is as good as any unknown field there, whatever its value."""
+    client = transport("jsonl").client_codec(256)
+    client.send(1, named)
+    sent = client.data_to_send().decode()
+    assert there in sent
+    server = served("jsonl")
+    assert receive(server, [sent.encode()]) == [RequestReceived(1, named)]
+    (name,) = own_names(type(named))
+    plain = type(named)(**{**dict(named), name: type(named).model_fields[name].default})
+    for wrong in (here, here.partition(":")[0] + ":[]"):
+        assert receive(server, [sent.replace(there, wrong).encode()]) == [RequestReceived(1, plain)]
+        both = sent.replace(there, f"{wrong},{there}").encode()
+        assert receive(server, [both]) == [RequestReceived(1, named)]
+
+
+def test_no_reply_has_a_field_with_a_name_of_its_own_in_python():
+    """A reply is read without a look for such names."""
+    inside = [Limits, Message, Receipt, Conversation]
+    assert [own_names(model) for model in (*KIND_BY_REPLY, *inside) if own_names(model)] == []
 
 
 def test_every_answer_to_malformed_bytes_is_short_and_clean():

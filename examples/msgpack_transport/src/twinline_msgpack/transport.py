@@ -144,7 +144,7 @@ def _read_request(payload: bytes) -> RequestReceived | RequestRefused:
     if type(op) is not str or op not in REQUEST_BY_OP:
         return RequestRefused(frame_id, UnknownOp())
     try:
-        return RequestReceived(frame_id, REQUEST_BY_OP[op].model_validate(fields))
+        return RequestReceived(frame_id, REQUEST_BY_OP[op].model_validate(fields, by_name=False))
     except ValidationError as error:
         return RequestRefused(frame_id, BadRequest(describe_validation_error(error)))
 
