@@ -78,7 +78,7 @@ local function str(x)
   if x > -2147483648 and x < 2147483648 then return string.format('%d', x) end
   return string.format('%.0f', x)
 end
-local v = call('HMGET', b, 'p', 'l', 'n', 'k', 'o', 'r', 'q', 'w', 'f', 'g')
+local v = call('HMGET', b, 'p', 'l', 'n', 'k', 'o', 'r'MORE)
 if not v[1] then return NO_MAILBOX end
 local p, l, n, k = tonumber(v[1]), tonumber(v[2]), tonumber(v[3]), tonumber(v[4])
 local o, epoch, e = tonumber(v[5]), ARGV[#ARGV - 1], nil
@@ -97,7 +97,7 @@ local function keep(...)
 end
 """
 _REFUSES: Final = """
-local function refuses(peer) return v[9] ~= '0' and call('HEXISTS', f, peer) == 1 end
+local function refuses(peer) return refused ~= '0' and call('HEXISTS', f, peer) == 1 end
 """
 # What the index has of entries.
 _PLACES: Final = """
@@ -188,7 +188,7 @@ local function trim(now)
       end
       call('ZREM', y, unpack(some))
       for i, seq in ipairs(call('ZMSCORE', c, unpack(peers))) do
-        if tonumber(seq) == last[peers[i]] then renew(peers[i]) end
+        if seq and tonumber(seq) <= last[peers[i]] then renew(peers[i]) end
       end
     end
   end
@@ -313,13 +313,13 @@ if counts then
     end
   end
 end
-if v[9] ~= '0' and call('HEXISTS', f, peer) == 1 and peer ~= string.match(b, '{([^}]*)}:b$') then
-  return REFUSED
+if refused ~= '0' and call('HEXISTS', f, peer) == 1 then
+  if peer ~= string.match(b, '{([^}]*)}:b$') then return REFUSED end
 end
-if n >= (tonumber(v[7]) or MAILBOX) then return FULL end
+if n >= (tonumber(quota) or MAILBOX) then return FULL end
 local trims = needs_trim(now)
 if trims then trim(now) end
-local w, number = tonumber(v[8]) + 1, nil
+local w, number = tonumber(highest) + 1, nil
 if w > now then number = str(w) else w, number = now, ARGV[3] end
 l, n = l + 1, n + 1
 call('XADD', m, l, 'h', head .. number, 'b', body)
@@ -348,7 +348,7 @@ return {l, w}
 _ACK: Final = """
 local delivered = {}
 local function ack(up_to, now)
-  local moved, gives = 0, n > 0 and v[10] ~= '0'
+  local moved, gives = 0, n > 0 and receipts ~= '0'
   if up_to == l and not gives then
     moved = n
   elseif n == l - p and not gives then
@@ -508,6 +508,14 @@ return redis.call('EXISTS', KEYS[#KEYS])
 """
 
 
+def _opened(**more: str) -> str:
+    """Return how a script begins that looks at more fields, and what it calls these."""
+    fields = "".join(f", '{field}'" for field in more)
+    places = ", ".join(f"v[{place}]" for place in range(7, 7 + len(more)))
+    named = f"local {', '.join(more.values())} = {places}\n" if more else ""
+    return _OPEN.replace("MORE", fields) + named
+
+
 class BoxScripts:
     """The scripts under a policy."""
 
@@ -552,18 +560,20 @@ class BoxScripts:
             constants = "".join(f"local {name} = {to}\n" for name, to in numbers.items())
             return Script(constants + "".join(parts))
 
+        of_peers = {"f": "refused", "g": "receipts"}
+        notes = {"s": "last_copy", "d": "last_receipt", "m": "mail_before"}
         self.create = script(_CREATE)
         self.drop = script(_DROP)
-        self.append = script(_OPEN, _TRIM, _TIDY, _APPEND)
-        self.copy = script(_OPEN, _INDEX, COPY)
-        self.look = script(_OPEN, _REFUSES, _TRIM, _ACK, _PAGE, _LOOK)
-        self.history = script(_OPEN, _INDEX, _TRIM, _PAGE, OF_PEERS, _HISTORY)
-        self.named = script(_OPEN, _INDEX, NAMED)
-        self.conversations = script(_OPEN, _INDEX, _TRIM, CONVERSATIONS)
-        self.ack = script(_OPEN, _REFUSES, _TRIM, _ACK, _STANDING_AFTER)
-        self.delete = script(_OPEN, _INDEX, _DELETE)
+        self.append = script(_opened(q="quota", w="highest", f="refused"), _TRIM, _TIDY, _APPEND)
+        self.copy = script(_opened(**notes), _INDEX, COPY)
+        self.look = script(_opened(**of_peers), _REFUSES, _TRIM, _ACK, _PAGE, _LOOK)
+        self.history = script(_opened(), _INDEX, _TRIM, _PAGE, OF_PEERS, _HISTORY)
+        self.named = script(_opened(), _INDEX, NAMED)
+        self.conversations = script(_opened(), _INDEX, _TRIM, CONVERSATIONS)
+        self.ack = script(_opened(**of_peers), _REFUSES, _TRIM, _ACK, _STANDING_AFTER)
+        self.delete = script(_opened(), _INDEX, _DELETE)
         self.set_quota = script(_SET_QUOTA)
-        self.put_receipt = script(_OPEN, _REFUSES, _INDEX, PUT_RECEIPT)
+        self.put_receipt = script(_opened(**of_peers, **notes), _REFUSES, _INDEX, PUT_RECEIPT)
         self.set_receipts = script(SET_RECEIPTS)
         self.block = script(BLOCK)
         self.unblock = script(UNBLOCK)

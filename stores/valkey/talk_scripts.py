@@ -9,18 +9,16 @@ from typing import Final
 # mail was the last before the one that comes.
 _NOTES: Final = """
 local function make_room(key, letter, now)
-  while true do
+  for count = call('XLEN', key), 1, -1 do
     local first = call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
-    if not first then return end
     local _, at = parts(first)
-    if tonumber(at) > now - HISTORY_MS and call('XLEN', key) < HISTORY then return end
+    if tonumber(at) > now - HISTORY_MS and count < HISTORY then return end
     remove(key, letter, first)
   end
 end
 local function last_mail()
-  local seqs = call('HMGET', b, 's', 'd', 'm')
-  local other = math.max(tonumber(seqs[1]) or 0, tonumber(seqs[2]) or 0)
-  return tonumber(v[2]) > other and v[2] or seqs[3] or 0
+  local other = math.max(tonumber(last_copy) or 0, tonumber(last_receipt) or 0)
+  return tonumber(v[2]) > other and v[2] or mail_before or 0
 end
 """
 COPY: Final = f"""{_NOTES}
@@ -39,7 +37,7 @@ return l
 """
 PUT_RECEIPT: Final = f"""{_NOTES}
 local head, now, peer = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-if v[10] == '0' or refuses(peer) then return 0 end
+if receipts == '0' or refuses(peer) then return 0 end
 local own = 'r' .. peer
 local known = call('ZRANGEBYLEX', y, '[' .. own .. '\\0', '(' .. own .. '\\1', 'LIMIT', 0, 1)[1]
 if known then

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any, Final, TypeVar
 
 from twinline.core.names import NamePattern
-from twinline.core.protocol import EVERY_KIND, Kinds
+from twinline.core.protocol import EVERY_KIND, MAIL_ALONE, Kinds
 from twinline.core.store import (
     Account,
     Blocked,
@@ -79,7 +79,8 @@ _SEND_ID = _of(None, None, "x", "x", "y", "\0", "z")
 _SENDER = _of("ann", "ann", "bob")
 _TOKEN = _of(0, 0, 1, 2)  # of the tokens so far, counted from the last
 _HASH = _of("first", "first", "second")
-_LOOK = (_WHO, _SEQ, _of(0, 1, 2, 9), _BYTES, _of(None, 0, 1, 2, -1))
+_KINDS = _of(*KINDS)
+_LOOK = (_WHO, _SEQ, _of(0, 1, 2, 9), _BYTES, _of(None, 0, 1, 2, -1), _of(MAIL_ALONE, *KINDS))
 
 
 def _kind(name: str, *draws: _Draw) -> _Kind:
@@ -115,7 +116,6 @@ _PEOPLE = (
     _kind("drop", _WHO),
     _WAIT,
 )
-_KINDS = _of(*KINDS)
 _TALK = (
     *[_kind("send", _WHO, _WHO, _BODY, _of("x", "x", "y", "z"), _of(True, True, False))] * 6,
     *[_kind("put_receipt", _WHO, _WHO, _of(0, 0, 1, -1))] * 2,
@@ -482,8 +482,7 @@ class Calls:
             ),
         )
         if not isinstance(page, str):
-            for each in (*page.messages, *page.receipts):
-                self.lasts[account_id] = max(each.seq, self.lasts.get(account_id, 0))
+            self.lasts[account_id] = max({self.lasts.get(account_id, 0), *_seqs(page)})
 
     def read(self, who: int, back: int, limit: int, max_bytes: int) -> None:
         """Read from somewhere."""
@@ -521,11 +520,17 @@ class Calls:
         )
 
     def delete(self, who: int, backs: tuple[int, ...]) -> None:
-        """Delete some messages, where none can have aged and be there all the same."""
+        """Delete some entries, where none can have aged and be there all the same."""
         account_id = self._id(who)
-        seqs = {self._after(account_id, back) for back in backs}
+        seqs = {self._seq(account_id, back) for back in backs}
         if self.policy.history_days < 1:
-            seqs = {seq + 1 for seq in seqs}
+            page = self.ask(
+                "what has not aged",
+                lambda store: store.mailboxes.history(
+                    account_id, None, 999, 10**6, self.now, kinds=EVERY_KIND
+                ),
+            )
+            seqs &= set() if isinstance(page, str) else _seqs(page)
         self.ask(
             f"delete {account_id} {seqs}", lambda store: store.mailboxes.delete(account_id, seqs)
         )
@@ -547,8 +552,8 @@ class Calls:
             ],
         )
 
-    def _look(
-        self, who: int, back: int, limit: int, max_bytes: int, ack: int | None
+    def _look(  # noqa: PLR0917 - one for each draw
+        self, who: int, back: int, limit: int, max_bytes: int, ack: int | None, kinds: Kinds
     ) -> MailboxLook:
         account_id = self._id(who)
         up_to = None if ack is None else self._seq(account_id, ack)
@@ -558,35 +563,41 @@ class Calls:
         after = after if up_to is None else min(after, last)
         if self.policy.history_days < 1 and up_to is not None:
             after = min(last, max(after, up_to))
-        return MailboxLook(account_id, after, limit, max_bytes, up_to, self.now)
+        return MailboxLook(account_id, after, limit, max_bytes, up_to, self.now, self._kept(kinds))
+
+    def _kept(self, kinds: Kinds) -> Kinds:
+        """Return which kinds to read: what has aged of the others may be there or not."""
+        return MAIL_ALONE if self.policy.history_days < 1 else kinds
 
     # -- conversations -------------------------------------------------------------------
 
     def send(self, who: int, to: int, body: str, send_id: str, copy: bool) -> None:
-        """Send from one of the accounts to another; of what ages no copy is kept."""
+        """Send from one of the accounts to another."""
         sender_id, account_id = self._id(who), self._id(to)
         message_id = self._hex(f"message {len(self.log)}")[:24]
         sender, peer = (self.names.get(each, "nobody") for each in (sender_id, account_id))
-        copy_to = peer if copy and self.policy.history_days >= 1 else None
+        if copy and self.policy.history_days < 1:
+            send_id = message_id  # a repeat may put in again what has aged, or find it there
+        copy_to = peer if copy else None
         draft = Draft(message_id, sender_id, sender, body, self.now, send_id, copy_to)
         self._append(account_id, draft)
         self._note_last(sender_id)
 
     def put_receipt(self, who: int, of: int, later: int) -> None:
-        """Put in a receipt, unless it would age."""
+        """Put in a receipt."""
         account_id, peer_id = self._id(who), self._id(of)
-        if self.policy.history_days >= 1:
-            name = self.names.get(peer_id, "nobody")
-            receipt = PeerReceipt(peer_id, name, self.now + later, self.now)
-            self.ask(
-                f"put {receipt} into {account_id}",
-                lambda store: store.mailboxes.put_receipt(account_id, receipt),
-            )
-            self._note_last(account_id)
+        receipt = PeerReceipt(
+            peer_id, self.names.get(peer_id, "nobody"), self.now + later, self.now
+        )
+        self.ask(
+            f"put {receipt} into {account_id}",
+            lambda store: store.mailboxes.put_receipt(account_id, receipt),
+        )
+        self._note_last(account_id)
 
     def read_kinds(self, who: int, back: int, limit: int, max_bytes: int, kinds: Kinds) -> None:
         """Read some kinds from somewhere."""
-        account_id = self._id(who)
+        account_id, kinds = self._id(who), self._kept(kinds)
         after = self._after(account_id, back)
         self.ask(
             f"read {account_id} {after} {limit} {max_bytes} {sorted(kinds)}",
@@ -670,7 +681,8 @@ class Calls:
 
         def measured(store: Store) -> MailboxUsage:
             usage = store.mailboxes.usage(account_id)
-            return usage._replace(messages=0, size=0) if self.policy.history_days < 1 else usage
+            aged = {"messages": 0, "copies": 0, "size": 0}
+            return usage._replace(**aged) if self.policy.history_days < 1 else usage
 
         self.ask(f"usage of {account_id}", measured)
 
@@ -737,6 +749,10 @@ class Calls:
             self.list_invitations()
             for which in range(len(self.sent)):
                 self.trace(which, None)
+
+
+def _seqs(page: MailPage) -> set[int]:
+    return {each.seq for each in (*page.messages, *page.receipts)}
 
 
 def _outcome(call: Callable[[Store], Any], store: Store) -> Any:

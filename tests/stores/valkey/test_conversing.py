@@ -290,6 +290,20 @@ def test_a_page_of_conversations_reads_no_more_than_itself(
     assert spent[0] == spent[1], "a page costs more where there are more conversations"
 
 
+def test_a_conversation_ends_with_mail_that_went_before_it_was_indexed(
+    valkey: ValkeyEngine, open_store: Open
+) -> None:
+    url = valkey.url()
+    boxes = open_store(url, history_messages=0).mailboxes
+    boxes.create("ann")
+    boxes.append("ann", draft("indexed"))
+    assert len(boxes.conversations("ann", None, 9, ALL, NOW).conversations) == 1
+    boxes.append("ann", draft("not yet"))
+    boxes.ack("ann", 2, NOW)
+    assert boxes.conversations("ann", None, 9, ALL, NOW).conversations == ()
+    assert ValkeyUpkeep(url).check().faults == []
+
+
 def test_copies_that_have_aged_are_passed_some_at_a_time(
     start_valkey: StartEngine, open_store: Open
 ) -> None:
