@@ -4,7 +4,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
 from random import Random
@@ -17,9 +17,19 @@ from waiting import Call, wait_event, wait_until
 
 from twinline.core.errors import StoreUnavailable
 from twinline.core.protocol import EVERY_KIND, MAIL_ALONE, TALK, Kind, Message
-from twinline.core.store import Blocked, Draft, Mailboxes, MailboxPolicy, Peer, PeerReceipt
+from twinline.core.store import (
+    SEQ_JUMP,
+    Blocked,
+    Draft,
+    Mailboxes,
+    MailboxPolicy,
+    Peer,
+    PeerReceipt,
+)
 from twinline.stores.valkey import ValkeyStore, parse_url
 from twinline.stores.valkey.box_scripts import INDEXED_AT_ONCE, PASSED_AT_ONCE
+from twinline.stores.valkey.keys import BOX
+from twinline.stores.valkey.mailboxes import ValkeyMailboxes
 from twinline.stores.valkey.upkeep import ValkeyUpkeep
 from twinline.stores.valkey.watches import Watches
 from twinline.stores.valkey.wire import slot_of
@@ -113,6 +123,157 @@ def test_a_copy_waits_for_a_slot_that_is_half_way(
     peer = Peer(bob, bob)
     page = store.mailboxes.history(ann, None, 9, ALL, NOW, kinds=TALK, peer=peer)
     assert [each.body for each in page.messages] == ["before", "meanwhile"]
+
+
+@contextmanager
+def between(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> Iterator[None]:
+    """Have something happen when a message is stored, and before its copy is."""
+    copy = ValkeyMailboxes._copy
+
+    def late(*arguments: Any) -> Any:
+        happens()
+        return copy(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ValkeyMailboxes, "_copy", late)
+        yield
+
+
+def complete(store: ValkeyStore, ann: str, bob: str, first: Draft) -> Message:
+    """Send again what is in doubt, and return the one copy of the one message."""
+    again = first._replace(message_id="f" * 24, sent_at=first.sent_at + 9)
+    accepted = store.mailboxes.append(bob, again)
+    assert accepted == (first.message_id, first.sent_at, first.sent_at)
+    assert store.mailboxes.append(bob, again) == accepted
+    assert of_kinds(store, bob, MAIL_ALONE) == [first.body]
+    (copy,) = store.mailboxes.read(ann, 0, ALL, ALL, SENT).messages
+    assert (copy.message_id, copy.sent_at, copy.n) == accepted
+    return copy
+
+
+def test_a_copy_that_a_kill_has_prevented_is_completed_by_the_repeat(
+    start_valkey: StartEngine, open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = start_valkey()
+    store = open_store(engine.url())
+    for name in ("ann", "bob"):
+        store.mailboxes.create(name)
+    first = copied("ann", "bob")
+    with between(monkeypatch, engine.kill), pytest.raises(StoreUnavailable) as raised:
+        store.mailboxes.append("bob", first)
+    assert raised.value.in_doubt
+    engine.start()
+    wait_until(partial(is_up, store), "the store serves again")
+    assert of_kinds(store, "bob", MAIL_ALONE) == ["hello"]
+    assert of_kinds(store, "ann", SENT) == []
+    assert complete(store, "ann", "bob", first).seq > SEQ_JUMP, "the engine is another by now"
+
+
+def is_up(store: ValkeyStore) -> bool:
+    try:
+        return store.mailboxes.set_receipts("ann", receipts=True) is None
+    except StoreUnavailable:
+        return False
+
+
+def test_a_copy_whose_answer_is_lost_is_there_once(
+    start_valkey: StartEngine, open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = start_valkey(appendfsync="no")
+    store = open_store(engine.url())
+    for name in ("ann", "bob"):
+        store.mailboxes.create(name)
+    first = copied("ann", "bob")
+    with between(monkeypatch, engine.pause):
+        sending = Call(lambda: store.mailboxes.append("bob", first))
+        with pytest.raises(StoreUnavailable) as raised:
+            sending.outcome()
+    assert raised.value.in_doubt
+    engine.go_on()  # and it does what it was asked for
+    wait_until(partial(is_up, store), "the store serves again")
+    complete(store, "ann", "bob", first)
+
+
+def test_a_sender_who_goes_before_the_copy_gets_none(
+    valkey_cluster: ValkeyCluster, open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, bob = apart(valkey_cluster, "goes:")
+    url = valkey_cluster.url(prefix="goes:")
+    store, other = open_store(url), open_store(url)
+    for name in (ann, bob):
+        store.mailboxes.create(name)
+    first = copied(ann, bob)
+    with between(monkeypatch, lambda: other.mailboxes.drop(ann)):
+        accepted = store.mailboxes.append(bob, first)
+    assert store.mailboxes.append(bob, first) == accepted, "a repeat is refused"
+    assert of_kinds(store, bob, MAIL_ALONE) == ["hello"]
+    owner = valkey_cluster.owner(slot_of(f"goes:{{{ann}}}:b".encode()))
+    assert owner.command("EXISTS", *[f"goes:{{{ann}}}:{kind}" for kind in BOX]) == 0
+
+
+def test_a_part_of_the_cluster_that_has_lost_a_copy_gets_it_again(
+    valkey_cluster: ValkeyCluster, open_store: Open
+) -> None:
+    ann, bob = apart(valkey_cluster, "tail:")
+    url = valkey_cluster.url(prefix="tail:")
+    store = open_store(url)
+    for name in (ann, bob):
+        store.mailboxes.create(name)
+    first = copied(ann, bob)
+    owner = valkey_cluster.owner(slot_of(f"tail:{{{ann}}}:b".encode()))
+    box, *others = (f"tail:{{{ann}}}:{kind}" for kind in BOX)
+    before = owner.command("HGETALL", box)
+    store.mailboxes.append(bob, first)
+    (seen,) = store.mailboxes.read(ann, 0, ALL, ALL, SENT).messages
+    # As a replica has it that takes the place of its primary, and was behind it.
+    for key in (box, *others):
+        owner.command("UNLINK", key)
+    owner.command("HSET", box, *[each for pair in before.items() for each in pair])
+    owner.command("DEBUG", "CHANGE-REPL-ID")
+    store.health()
+    assert store.mailboxes.read(ann, seen.seq, 9, ALL, SENT).messages == ()
+    copy = complete(store, ann, bob, first)
+    assert copy.seq > SEQ_JUMP, "who has read what was lost does not see it"
+    assert ValkeyUpkeep(url).check().faults == []
+
+
+def test_a_failover_that_loses_the_tail_buries_no_copy_and_no_receipt(
+    start_valkey: StartEngine, open_store: Open
+) -> None:
+    primary = start_valkey()
+    replica = primary.replica()
+    try:
+        store = open_store(primary.url(prefix="talk:"))
+        for name in ("ann", "bob"):
+            store.mailboxes.create(name)
+        store.mailboxes.append("bob", copied("ann", "bob", "kept"))
+        store.mailboxes.put_receipt("ann", PeerReceipt("bob", "bob", NOW, NOW))
+        wait_until(
+            lambda: replica.command("HGET", "talk:{ann}:b", "l") == "2", "the replica has it"
+        )
+        replica.promote()  # and so it gets nothing of what comes
+        lost = copied("ann", "bob", "lost", NOW + 1)
+        store.mailboxes.append("bob", lost)
+        store.mailboxes.put_receipt("ann", PeerReceipt("bob", "bob", NOW + 1, NOW))
+        seen = store.mailboxes.read("ann", 0, ALL, ALL, EVERY_KIND).seen
+        assert seen == 4
+        primary.kill()
+        url = replica.url(prefix="talk:")
+        boxes = open_store(url).mailboxes
+        page = boxes.read("ann", seen, 9, ALL, EVERY_KIND)
+        assert (page.messages, page.receipts, page.seen) == ((), (), seen)
+        accepted = boxes.append("bob", lost)
+        boxes.put_receipt("ann", PeerReceipt("bob", "bob", accepted.n, NOW))
+        page = boxes.read("ann", seen, 9, ALL, EVERY_KIND)
+        assert [each.body for each in page.messages] == ["lost"]
+        assert [each.n for each in page.receipts] == [accepted.n]
+        assert page.messages[0].seq > SEQ_JUMP
+        talk = boxes.history("ann", None, 9, ALL, NOW, kinds=EVERY_KIND, peer=Peer("bob", "bob"))
+        assert [each.body for each in talk.messages] == ["kept", "lost"]
+        assert len(talk.receipts) == 1
+        assert ValkeyUpkeep(url).check().faults == []
+    finally:
+        replica.close()
 
 
 def test_a_lost_notice_wakes_who_takes_what_has_come_and_nobody_else(
