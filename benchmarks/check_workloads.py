@@ -78,11 +78,12 @@ class Site:
         store: in memory.
         service: over it.
         ann: a session that is logged in.
-        bob: the id of bob's account.
+        ann_id, bob: the ids of the two accounts.
     """
 
-    def __init__(self) -> None:
-        self.store = MemoryStore(MailboxPolicy(mailbox_messages=10**9, history_messages=0))
+    def __init__(self, history_messages: int = 0) -> None:
+        policy = MailboxPolicy(mailbox_messages=10**9, history_messages=history_messages)
+        self.store = MemoryStore(policy)
         # The cheapest hash: it is paid once an account, and is no part of any workload.
         hasher = PasswordHasher.from_parameters(CHEAPEST)
         # A message's `n` costs more within a millisecond than in another: each call is another one.
@@ -90,10 +91,14 @@ class Site:
         self.ann = self.service.session("127.0.0.1")
         self._tokens = {"ann": self._enter(self.ann, "ann")}
         self._tokens["bob"] = self._enter(self.service.session("127.0.0.1"), "bob")
-        bob = self.store.accounts.find("bob")
-        if bob is None:
-            raise AssertionError("bob is not there")
-        self.bob = bob.account_id
+        self.bob = self._id_of("bob")
+        self.ann_id = self._id_of("ann")
+
+    def _id_of(self, name: str) -> str:
+        account = self.store.accounts.find(name)
+        if account is None:
+            raise AssertionError(f"{name} is not there")
+        return account.account_id
 
     def _enter(self, session: Session, name: str) -> str:
         return self.service.create_account(session, name, "correct horse").session
@@ -118,8 +123,16 @@ class Site:
 
     def empty_bob(self) -> None:
         """Give bob a new mailbox: the next seq is 1, and no send_id is known."""
-        self.store.mailboxes.drop(self.bob)
-        self.store.mailboxes.create(self.bob)
+        self._empty(self.bob)
+
+    def empty_both(self) -> None:
+        """Give ann one as well: she has no copies."""
+        self._empty(self.bob)
+        self._empty(self.ann_id)
+
+    def _empty(self, account_id: str) -> None:
+        self.store.mailboxes.drop(account_id)
+        self.store.mailboxes.create(account_id)
 
     def mail_comes(self) -> None:
         """Put a message into bob's mailbox."""
@@ -278,6 +291,27 @@ def _service_send_with_id() -> Workload:
     return Workload("ChatService.send with a send_id, no wire", 200, run, site.empty_bob)
 
 
+def _service_send_with_copy() -> Workload:
+    """Return a send whose copy takes the place of the oldest one, as with all that come later."""
+    kept = 100
+    site = Site(history_messages=kept)
+    send = partial(site.service.send, copy=True)
+    ids = [f"{_SEND_PREFIX}{number:x}" for number in range(_FRAMES + 2 * kept)]
+    before, ids = ids[: 2 * kept], ids[2 * kept :]
+
+    def reset() -> None:
+        site.empty_both()
+        for send_id in before:
+            send(site.ann, "bob", BODY, send_id)
+
+    def run(operations: int) -> None:
+        for send_id in ids[:operations]:
+            send(site.ann, "bob", BODY, send_id)
+
+    what = "the same with a copy for the sender, the oldest of which goes"
+    return Workload(what, 200, run, reset)
+
+
 def _wire_send(wire: Transport, *, send_ids: bool) -> Workload:
     site = Site()
     sends = [
@@ -402,6 +436,7 @@ def _must_be(kind: type[Reply], wire: Transport, request: Request, data: bytes) 
 def _builders() -> Iterator[tuple[str, Callable[[], Workload]]]:
     yield "send", _service_send
     yield "send, id", _service_send_with_id
+    yield "send, id, copy", _service_send_with_copy
     for name in ("jsonl", "binary"):
         wire = transport(name)
         yield f"{name} send, id", partial(_wire_send, wire, send_ids=True)

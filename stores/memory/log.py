@@ -5,6 +5,7 @@ holds: what belongs together is assigned without a call between.
 """
 
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final, NamedTuple
@@ -31,7 +32,7 @@ class Removal(NamedTuple):
     start: int
     end: int
     left: list[int]
-    peers: dict[str, list[int]]
+    peers: defaultdict[str, list[int]]
 
 
 class Log:
@@ -53,7 +54,7 @@ class Log:
         self._head = 0
         # By account id. Each list is cut in the same way, and has seqs of messages that are gone
         # in front of the others: those below the first of _seqs.
-        self._peers: dict[str, list[int]] = {}
+        self._peers: defaultdict[str, list[int]] = defaultdict(list)
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -66,9 +67,6 @@ class Log:
     def after(self, seq: int, count: int) -> list[Entry]:
         """Return the first messages above a seq, at most ``count``."""
         start = bisect_right(self._seqs, seq, self._head)
-        if start == len(self._seqs) - 1 and count > 0:  # as for a watch that mail has woken
-            found = self._seqs[start]
-            return [(found, self._messages[found])]
         return [(found, self._messages[found]) for found in self._seqs[start : start + count]]
 
     def before(self, seq: int | None, count: int, aged: int | None = None) -> list[Entry]:
@@ -141,9 +139,11 @@ class Log:
         """
         gone = self._seqs[self._head : head]
         self._head = head
+        last: dict[str, int] = {}  # of each peer, of those that go
         for seq in gone:
-            peer_id = self._messages[seq][1]
+            last[self._messages[seq][1]] = seq
             del self._messages[seq]
+        for peer_id, seq in last.items():
             of_peer = self._peers.get(peer_id)
             if of_peer is None:
                 continue

@@ -34,6 +34,7 @@ from twinline.stores.memory.subscribers import Subscription
 KeptReceipt = tuple[int, str, int, int]
 """A receipt: its seq, the name of who has acknowledged, the ``n``, and when."""
 
+_SPARE: Final = 64  # more copies than this, beyond those that are kept, go together
 _SENDER_AND_N: Final[Callable[[Kept], tuple[str, int]]] = itemgetter(1, 5)
 
 
@@ -74,27 +75,31 @@ class Copies(Log):
 
     def put(self, seq: int, kept: Kept) -> None:
         """Add a copy under a seq that was never used before."""
-        of_peer = self._peers.get(kept[1])
         self._by_id[kept[0]] = seq  # first: with an id alone `has` finds nothing
         self._messages[seq] = kept
-        if of_peer is None:
-            self._peers[kept[1]] = [seq]
-        else:
-            of_peer += [seq]
+        self._peers[kept[1]] += [seq]
         self._seqs.append(seq)
 
-    def trim(self, most: int, aged: int) -> None:
-        """Remove the oldest, until so many are left and the first was sent later than that."""
-        seqs, messages = self._seqs, self._messages
-        first = self._head
-        head = max(first, len(seqs) - most)
+    def trim(self, most: int, aged: int, spare: int = 0) -> None:
+        """Remove the oldest, until so many are left and the first was sent later than that.
+
+        Args:
+            most: so many are left.
+            aged: when one was sent that is too old, in ms.
+            spare: fewer than this beyond ``most`` stay until more go with them.
+        """
+        seqs, messages, first = self._seqs, self._messages, self._head
+        surplus = len(seqs) - first - most
+        # Of one that is there the list has the seq.
+        if surplus <= spare and (first == len(seqs) or messages[seqs[first]][4] > aged):
+            return
+        head = max(first, first + surplus)
         while head < len(seqs) and messages[seqs[head]][4] <= aged:
             head += 1
-        if head > first:
-            gone = [messages[seq][0] for seq in seqs[first:head]]
-            self.cut(head)
-            for message_id in gone:  # at last: with an id alone `has` finds nothing
-                self._by_id.pop(message_id, None)
+        gone = [messages[seq][0] for seq in seqs[first:head]]
+        self.cut(head)
+        for message_id in gone:  # at last: with an id alone `has` finds nothing
+            self._by_id.pop(message_id, None)
 
     def delete(self, seqs: set[int]) -> int:
         """Delete copies, and return how many of them there were."""
@@ -108,6 +113,9 @@ class Copies(Log):
                 del self._messages[seq]
                 self._by_id.pop(message_id, None)
         return len(gone)
+
+
+_NO_COPIES: Final = Copies("")
 
 
 class Mailbox(Log):
@@ -208,7 +216,6 @@ class Mailbox(Log):
         n = sent_at if sent_at > self.newest else self.newest + 1
         seq = self.last + 1
         accepted = Accepted(message_id, sent_at, n)
-        of_peer = self._peers.get(sender_id)
         if content is not None:
             send_ids = self.send_ids
             mine, first = send_ids.make_room(draft, content, seq, n)
@@ -219,10 +226,7 @@ class Mailbox(Log):
         self.newest = n
         self.last = seq
         self._messages[seq] = (message_id, sender_id, sender, body, sent_at, n)
-        if of_peer is None:
-            self._peers[sender_id] = [seq]
-        else:
-            of_peer += [seq]
+        self._peers[sender_id] += [seq]
         self._seqs.append(seq)
         return accepted
 
@@ -232,10 +236,14 @@ class Mailbox(Log):
         Raises:
             CursorInvalid: the seq is beyond the last one.
         """
-        if seq >= self.last:
-            if seq > self.last:
+        last = self.last
+        if seq >= last:
+            if seq > last:
                 raise CursorInvalid
             return []
+        if seq == last - 1 and count > 0:  # as for a watch that mail has woken
+            kept = self._messages.get(last)
+            return [] if kept is None else [(last, kept)]
         return super().after(seq, count)
 
     def found_after(self, seq: int, count: int, kinds: Kinds) -> Found:
@@ -253,7 +261,7 @@ class Mailbox(Log):
                 receipts.append(receipt)
         return Found(
             mail if Kind.MAIL in kinds else (),
-            self.copies.after(seq, count) if self.copies and Kind.SENT in kinds else (),
+            self.copies_of(None).after(seq, count) if Kind.SENT in kinds else (),
             receipts[: -count - 1 : -1],
         )
 
@@ -277,8 +285,8 @@ class Mailbox(Log):
         receipts: list[KeptReceipt] = []
         if Kind.MAIL in kinds:
             mail = _of(self, peer, seq, count, None)
-        if self.copies is not None and Kind.SENT in kinds:
-            copies = _of(self.copies, peer, seq, count, aged)
+        if Kind.SENT in kinds:
+            copies = _of(self.copies_of(now), peer, seq, count, aged)
         if Kind.RECEIPT in kinds:
             for receipt in self._receipts_of(peer):
                 if (seq is None or receipt[0] < seq) and receipt[3] > aged:
@@ -308,14 +316,13 @@ class Mailbox(Log):
         """
         last = dict(self.peers())
         copied: dict[str, Entry] = {}
-        if self.copies is not None:
-            aged = now - self._limits.history_ms
-            for peer_id, seq in self.copies.peers():
-                if seq > last.get(peer_id, 0):
-                    newest = self.copies.of_peer(peer_id, None, 1, aged)
-                    if newest and newest[0][0] > last.get(peer_id, 0):
-                        copied[peer_id] = newest[0]
-                        last[peer_id] = newest[0][0]
+        copies, aged = self.copies_of(now), now - self._limits.history_ms
+        for peer_id, seq in copies.peers():
+            if seq > last.get(peer_id, 0):
+                newest = copies.of_peer(peer_id, None, 1, aged)
+                if newest and newest[0][0] > last.get(peer_id, 0):
+                    copied[peer_id] = newest[0]
+                    last[peer_id] = newest[0][0]
         chosen = ((seq, each) for each, seq in last.items() if before is None or seq < before)
         talks: list[Talk] = []
         for seq, peer_id in nlargest(count, chosen):
@@ -327,7 +334,7 @@ class Mailbox(Log):
                 talks.append(Talk(copy, Kind.SENT, unread))
         return talks
 
-    def put_copy(self, peer_id: str, draft: Draft, accepted: Accepted) -> bool:
+    def put_copy(self, peer_id: str, draft: Draft, first: Accepted, *, repeated: bool) -> bool:
         """Add a copy of what the account has sent, if there is none and the policy keeps any.
 
         What has aged by the time of the draft goes, and what is too much.
@@ -335,25 +342,34 @@ class Mailbox(Log):
         Args:
             peer_id: the account id of the recipient.
             draft: the message, or its repeat.
-            accepted: the first result.
+            first: the result of the message.
+            repeated: whether there may be a copy of it.
 
         Returns:
             Whether it was added.
         """
-        _, _, sender, body, now, _, peer = draft
-        message_id, sent_at, n = accepted
+        message_id, sent_at, n = first
         most, span = self._limits.history_messages, self._limits.history_ms
-        if peer is None or not most or not span:
+        if draft.copy_to is None or not most or not span:
             return False
         copies = self.copies
         if copies is None:
-            copies = self.copies = Copies(sender)
-        elif copies.has(message_id):
+            copies = self.copies = Copies(draft.sender)
+        elif repeated and copies.has(message_id):
             return False
-        copies.trim(most - 1, now - span)
+        # Here a few too many may stay, for they go together: `copies_of` leaves none.
+        copies.trim(most - 1, draft.sent_at - span, _SPARE)
         self.last = seq = self.last + 1
-        copies.put(seq, (message_id, peer_id, peer, body, sent_at, n))
+        copies.put(seq, (message_id, peer_id, draft.copy_to, draft.body, sent_at, n))
         return True
+
+    def copies_of(self, now: int | None) -> Copies:
+        """Return the copies that the policy keeps at a time, in ms, or by number alone."""
+        copies, limits = self.copies, self._limits
+        if copies is None:
+            return _NO_COPIES
+        copies.trim(limits.history_messages, -1 if now is None else now - limits.history_ms)
+        return copies
 
     def put_receipt(self, receipt: PeerReceipt) -> bool:
         """Put in a receipt instead of the one of the same account; return whether it was.
@@ -445,11 +461,17 @@ class Mailbox(Log):
 
     def _deliveries(self, account_id: str, seqs: Sequence[int]) -> tuple[Delivery, ...]:
         """Return whose messages these are, and the last ``n`` of each."""
+        blocked = self.blocked or ()
+        if len(seqs) == 1:  # as for most watches that go on
+            _, sender_id, _, _, _, n = self._messages[seqs[0]]
+            if sender_id == account_id or sender_id in blocked:
+                return ()
+            return (Delivery(sender_id, n),)
         # One call, and no loop here: an ack may pass ten thousand.
         last = dict(map(_SENDER_AND_N, map(self._messages.__getitem__, seqs)))
         last.pop(account_id, None)
-        for blocked in self.blocked or ():
-            last.pop(blocked, None)
+        for each in blocked:
+            last.pop(each, None)
         return tuple([Delivery(*each) for each in last.items()])
 
     def delete(self, seqs: Collection[int]) -> int:

@@ -15,9 +15,11 @@ from twinline.core.store import (
     Accepted,
     Blocked,
     ConversationPage,
+    Delivery,
     Depths,
     Draft,
     Mailboxes,
+    MailboxLook,
     MailboxPolicy,
     MailboxUsage,
     MailPage,
@@ -85,6 +87,7 @@ class MemoryMailboxes(Mailboxes):
                 if content is not None:
                     send_ids = box.send_ids
                     accepted = send_ids.first(draft, content)
+                repeated = accepted is not None
                 if accepted is None:
                     if box.watchers:
                         wakes = wakes_of(box.watchers)
@@ -92,15 +95,10 @@ class MemoryMailboxes(Mailboxes):
                     if content is not None and not send_ids.queued:
                         self._expiring.append(send_ids)
                         send_ids.queued = True
-            if draft[6] is not None and draft[1] != account_id:
-                # Not with the mail, but behind it: what interrupts this thread between the two
-                # leaves the mail alone, which a repeat completes.
-                with self._lock:
-                    sender = self._boxes.get(draft[1])
-                    if sender is not None:
-                        copied = wakes_for(Kind.SENT, sender.watchers, sender.others)
-                        if sender.put_copy(account_id, draft, accepted):
-                            wakes += copied
+                if draft[6] is not None and draft[1] != account_id:
+                    # Behind the mail: what interrupts this thread between the two leaves the mail
+                    # alone, which a repeat completes.
+                    wakes += self._put_copy(account_id, draft, accepted, repeated=repeated)
             if wakes:
                 wake_after_reply(wakes)
         except RequestError:
@@ -118,29 +116,38 @@ class MemoryMailboxes(Mailboxes):
         max_bytes: int,
         kinds: Kinds = MAIL_ALONE,
     ) -> MailPage:
-        if kinds is not MAIL_ALONE and kinds != MAIL_ALONE:
-            return self._read_kinds(account_id, after, limit, max_bytes, kinds)
+        return self.look(MailboxLook(account_id, after, limit, max_bytes, None, 0, kinds))
+
+    def look(self, look: MailboxLook) -> MailPage:
+        account_id, after, limit, max_bytes, ack, now, kinds = look
+        deliveries: tuple[Delivery, ...] = ()
+        entries: Sequence[Entry] = ()
+        found: Found | None = None
         with self._lock:
             box = self._box(account_id)
-            entries = box.after(after, limit + 1)
+            if ack is not None:
+                deliveries = box.ack(account_id, ack, now)
+                box.trim(now)
             position, last = box.position, box.last
+            if not limit:
+                last = after
+            elif kinds is MAIL_ALONE or kinds == MAIL_ALONE:
+                entries = box.after(after, limit + 1)
+            else:
+                found, owner = box.found_after(after, limit + 1, kinds), box.owner
+        if found is not None:
+            page, more = fitting(merge(*_models(found, owner), key=_seq_of), limit, max_bytes)
+            talk = mail_page(page, position, page[-1].seq if more else last, more=more)
+            return talk._replace(deliveries=deliveries)
         # Most looks are of those who wait for mail, and find nothing or the one that woke them.
         if not entries:
-            return MailPage((), position, more=False, seen=last)
+            return MailPage((), position, more=False, seen=last, deliveries=deliveries)
         if len(entries) == 1 <= limit:
-            return MailPage((_message(*entries[0]),), position, more=False, seen=last)
-        page, more = fitting(_messages(entries), limit, max_bytes)
-        return MailPage(page, position, more, page[-1].seq if more else last)
-
-    def _read_kinds(
-        self, account_id: str, after: int, limit: int, max_bytes: int, kinds: Kinds
-    ) -> MailPage:
-        with self._lock:
-            box = self._box(account_id)
-            found = box.found_after(after, limit + 1, kinds)
-            position, last, owner = box.position, box.last, box.owner
-        page, more = fitting(merge(*_models(found, owner), key=_seq_of), limit, max_bytes)
-        return mail_page(page, position, page[-1].seq if more else last, more=more)
+            woke = (_message(*entries[0]),)
+            return MailPage(woke, position, more=False, seen=last, deliveries=deliveries)
+        mail, more = fitting(_messages(entries), limit, max_bytes)
+        seen = mail[-1].seq if more else last
+        return MailPage(mail, position, more, seen, deliveries=deliveries)
 
     def history(
         self,
@@ -235,7 +242,7 @@ class MemoryMailboxes(Mailboxes):
         with self._lock:
             box = self._box(account_id)
             entries, unread, quota = box.entries(), box.unread, box.quota
-            copies = [] if box.copies is None else box.copies.entries()
+            copies = box.copies_of(None).entries()
         size = sum(size_of(body) for _, (_, _, _, body, _, _) in entries + copies)
         return MailboxUsage(len(entries), unread, size, quota, len(copies))
 
@@ -316,6 +323,17 @@ class MemoryMailboxes(Mailboxes):
                 # Not the mailbox: a subscription must not keep a dropped one's mail alive.
                 subscription.join(box.watchers_of(kinds))
         return subscription
+
+    def _put_copy(
+        self, account_id: str, draft: Draft, first: Accepted, *, repeated: bool
+    ) -> tuple[Wake, ...]:
+        """Put a copy into the sender's mailbox, under the message lock; return whom to wake."""
+        sender = self._boxes.get(draft.sender_id)
+        if sender is None:
+            return ()
+        watched = sender.watchers or sender.others
+        wakes = wakes_for(Kind.SENT, sender.watchers, sender.others) if watched else ()
+        return wakes if sender.put_copy(account_id, draft, first, repeated=repeated) else ()
 
     def _expire(self, now: int) -> None:
         """Forget the oldest send_ids that count no more, under the message lock: two at the most.

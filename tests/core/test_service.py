@@ -467,7 +467,7 @@ def test_delete_against_login(pausing: Pausing, service: ChatService) -> None:
 
 OWN_MAILBOX: dict[str, Callable[[ChatService, Session], object]] = {
     "standing": lambda service, session: service.status(session),
-    "read": lambda service, session: service.watch(session, 0),
+    "look": lambda service, session: service.watch(session, 0),
     "ack": lambda service, session: service.ack(session, 0),
     "history": lambda service, session: service.history(session),
     "delete": lambda service, session: service.delete_messages(session, [1]),

@@ -30,9 +30,8 @@ def _put(half: MemoryMailboxes, account_id, draft, message_id, n):
     box = half._boxes.get(draft.sender_id)
     if box is not None and draft.copy_to is not None:
         with half._lock:
-            if box.copies is not None:
-                box.copies._by_id.pop(message_id, None)
-            box.put_copy(account_id, draft, Accepted(message_id, draft.sent_at, n))
+            first = Accepted(message_id, draft.sent_at, n)
+            box.put_copy(account_id, draft, first, repeated=False)
 
 
 def keeps_no_copies(half: MemoryMailboxes, was, account_id, draft):
@@ -99,7 +98,7 @@ def trims_copies_by_acks(half: MemoryMailboxes, was, account_id, up_to, now):
 class _Untrimmed(Copies):
     __slots__ = ()
 
-    def trim(self, most, aged):
+    def trim(self, most, aged, spare=0):
         """Keep all."""
 
 
