@@ -205,6 +205,12 @@ Conversations at once, and what is left of them (`conversing`, `receipts`):
 114. Copies, receipts, blocks and what an account has set survive a reopening.
 115. What a send that failed has left is completed by its repeat, mail and copy.
 
+What else one node does, and another must learn (`nodes`):
+
+116. A copy or a receipt that a node puts in wakes who watches its kind on every other,
+     and shows there.
+117. Whom a node blocks, and whether a mailbox gives receipts, is so on every other at once.
+
 Over several nodes, rules 56 to 58, 65, 68, 69, 79, 94 and 115 are about one of them.
 """
 

@@ -1,4 +1,4 @@
-"""Rules 80 to 85 of the store kit: what one node of a state does, and another must learn."""
+"""Rules 80 to 85, 116 and 117 of the store kit: what one node does, and another must learn."""
 
 import itertools
 import time
@@ -9,9 +9,20 @@ from functools import partial
 from typing import Final
 
 from twinline.core.conformance import Checks, rule
-from twinline.core.errors import NoSuchUser, TwinlineError
+from twinline.core.errors import NoSuchUser, Refused, TwinlineError
 from twinline.core.passwords import profile_of
-from twinline.core.store import Account, Accounts, MailboxLook, SessionRecord, Standing, Store
+from twinline.core.protocol import EVERY_KIND, Kind
+from twinline.core.store import (
+    Account,
+    Accounts,
+    Blocked,
+    Mailboxes,
+    MailboxLook,
+    PeerReceipt,
+    SessionRecord,
+    Standing,
+    Store,
+)
 from twinline.stores.conformance.bench import (
     ALL,
     HOUR,
@@ -255,3 +266,94 @@ def _standing(node: Store, account_id: str) -> Standing | None:
         return node.mailboxes.standing(account_id)
     except NoSuchUser:
         return None
+
+
+@rule(
+    116,
+    "A copy or a receipt that a node puts in wakes who watches its kind on every other, "
+    "and shows there.",
+)
+def notes_wake_on_every_node(checks: Checks, bench: StoreBench) -> None:
+    """Watch each kind on every node, and put in a copy and a receipt on each in turn."""
+    store = bench.store()
+    nodes = bench.nodes(store)
+    ann, bob = bench.mailbox(store), bench.mailbox(store)
+    mail = [bench.bell() for _ in nodes]
+    bells = {kind: [bench.bell() for _ in nodes] for kind in (Kind.SENT, Kind.RECEIPT)}
+    for at, node in enumerate(nodes):
+        node.mailboxes.on_mail(ann, mail[at].ring)
+        for kind, of_kind in bells.items():
+            node.mailboxes.on_mail(ann, of_kind[at].ring, frozenset({kind}))
+    last = 0
+    for number, doing in enumerate(nodes):
+        draft = bench.draft(f"{number}", send_id=f"{number}")
+        draft = draft._replace(sender_id=ann, copy_to="bob")
+        receipt = PeerReceipt(bob, "bob", NOW + number, NOW)
+        puts: dict[Kind, Callable[[], object]] = {
+            Kind.SENT: partial(doing.mailboxes.append, bob, draft),
+            Kind.RECEIPT: partial(doing.mailboxes.put_receipt, ann, receipt),
+        }
+        for kind, put in puts.items():
+            put()
+            for at, (node, bell) in enumerate(zip(nodes, bells[kind], strict=True)):
+                what = f"an entry of kind {kind.value} that node {number} put in"
+                checks.that(bell.rang(), f"{what} does not wake who watches it on node {at}")
+                page = node.mailboxes.read(ann, last, 9, ALL, frozenset({kind}))
+                found = [each.seq for each in page.messages] + [each.seq for each in page.receipts]
+                checks.equal(found, [last + 1], f"{what}, as node {at} shows it")
+            last += 1
+    woken = [bell for bell in mail if not bell.quiet()]
+    checks.that(not woken, f"{len(woken)} who watch for mail alone are woken")
+
+
+@rule(
+    117, "Whom a node blocks, and whether a mailbox gives receipts, is so on every other at once."
+)
+def nodes_refuse_alike(checks: Checks, bench: StoreBench) -> None:
+    """Have a node set these, and see what another does after each."""
+    for doing, other in itertools.permutations(bench.nodes(bench.store()), 2):
+        _refuse_alike(checks, bench, doing.mailboxes, other.mailboxes)
+
+
+def _refuse_alike(checks: Checks, bench: StoreBench, boxes: Mailboxes, other: Mailboxes) -> None:
+    ann, bob, carl = (bench.id() for _ in range(3))
+    for each in (ann, bob, carl):
+        boxes.create(each)
+    sent = itertools.count(1)
+
+    def is_sent() -> bool:
+        draft = bench.draft()._replace(sender_id=ann, sent_at=NOW + next(sent))
+        try:
+            other.append(bob, draft)
+        except Refused:
+            return False
+        return True
+
+    def delivered() -> list[str]:
+        (last,) = other.history(bob, None, 1, ALL, NOW).messages
+        return [each.sender_id for each in other.ack(bob, last.seq, NOW).deliveries]
+
+    def has_read(n: int) -> list[int]:
+        other.put_receipt(bob, PeerReceipt(ann, "ann", n, NOW))
+        return [each.n for each in other.read(bob, 0, ALL, ALL, EVERY_KIND).receipts]
+
+    checks.that(is_sent(), "mail is refused though nobody is blocked")
+    checks.equal(delivered(), [ann], "whose mail an ack has passed")
+    checks.that(is_sent(), "mail is refused though nobody is blocked")
+    blocked = [Blocked(ann, "ann"), Blocked(carl, "carl")]
+    for peer in blocked:
+        boxes.block(bob, peer)
+    checks.that(not is_sent(), "mail is taken that another node has blocked")
+    checks.equal(list(other.blocked(bob)), blocked, "who is blocked, on another node")
+    checks.equal(delivered(), [], "whose mail an ack has passed, the sender being blocked")
+    checks.equal(has_read(1), [], "the receipts of who is blocked")
+    boxes.unblock(bob, ann)
+    checks.that(is_sent(), "mail is refused that another node has unblocked")
+    checks.equal(has_read(2), [2], "the receipts of who is unblocked")
+    boxes.set_receipts(bob, receipts=False)
+    checks.that(not other.gives_receipts(bob), "receipts are given that another node ended")
+    checks.equal(delivered(), [], "whose mail an ack has passed of who gives no receipts")
+    checks.equal(has_read(3), [2], "the receipts of who takes none")
+    boxes.set_receipts(bob, receipts=True)
+    checks.that(other.gives_receipts(bob), "no receipts are given that another node began")
+    checks.equal(has_read(4), [4], "the receipts of who takes them again")

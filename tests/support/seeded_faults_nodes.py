@@ -11,6 +11,7 @@ from typing import Any
 from seeded_faults_mailboxes import a_moment
 from shared_memory import SharedAccounts, SharedMailboxes, SharedNode, States, passed_on
 
+from twinline.core.errors import Refused
 from twinline.core.protocol import Kind
 from twinline.core.store import Durability, Health
 
@@ -176,6 +177,50 @@ class RemembersStandings(SharedMailboxes):
         return self.shared.ack(account_id, up_to, now)
 
 
+class CopiesInSilence(SharedMailboxes):
+    """Tell the other nodes of the message alone."""
+
+    def append(self, account_id, draft):
+        with self.telling((account_id, Kind.MAIL)):
+            accepted = self.shared.append(account_id, draft)
+        self.hear(draft.sender_id, Kind.SENT)
+        return accepted
+
+
+class BlocksForItself(SharedMailboxes):
+    """Refuse what this node has blocked, and forget it when it has unblocked."""
+
+    def __init__(self, node: SharedNode) -> None:
+        super().__init__(node)
+        self.refused: set[tuple[str, str]] = set()
+
+    def block(self, account_id, peer):
+        self.refused.add((account_id, peer.account_id))
+        self.shared.block(account_id, peer)
+        self.shared.unblock(account_id, peer.account_id)
+
+    def unblock(self, account_id, peer_id):
+        known = (account_id, peer_id) in self.refused
+        self.refused.discard((account_id, peer_id))
+        return known
+
+    def append(self, account_id, draft):
+        if (account_id, draft.sender_id) in self.refused:
+            raise Refused
+        return super().append(account_id, draft)
+
+
+class RemembersWhoGivesReceipts(SharedMailboxes):
+    def __init__(self, node: SharedNode) -> None:
+        super().__init__(node)
+        self.known: dict[str, bool] = {}
+
+    def gives_receipts(self, account_id):
+        if account_id not in self.known:
+            self.known[account_id] = self.shared.gives_receipts(account_id)
+        return self.known[account_id]
+
+
 class CountsSeqsItself(SharedMailboxes):
     def __init__(self, node: SharedNode) -> None:
         super().__init__(node)
@@ -299,6 +344,10 @@ TOGETHER: tuple[tuple[type[SharedNode], str], ...] = (
     (with_accounts(RemembersAccounts), "nodes_agree_at_once"),
     (with_mailboxes(RemembersStandings), "nodes_agree_at_once"),
     (with_accounts(NotesAddressesItself), "later_nodes_know_the_accounts"),
+    (with_mailboxes(CopiesInSilence), "notes_wake_on_every_node"),
+    (SwallowsNotices, "notes_wake_on_every_node"),
+    (with_mailboxes(BlocksForItself), "nodes_refuse_alike"),
+    (with_mailboxes(RemembersWhoGivesReceipts), "nodes_refuse_alike"),
     (with_mailboxes(CountsSeqsItself), "seqs_have_no_gaps"),
     (with_mailboxes(KnowsItsOwnSendIds), "repeats_get_the_first_receipt"),
     (with_mailboxes(JumpsOnEachNode), "seqs_jump"),
