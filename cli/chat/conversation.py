@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
+from twinline.cli.chat.unread import Unopened
 from twinline.cli.client.history import newest
 from twinline.cli.client.target import whereabouts
 from twinline.cli.console.errors import CommandError, sentence
@@ -32,19 +33,56 @@ from twinline.transports.client import Client, ClientClosed, ClientError, StateK
 HISTORY: Final = 20
 """How many messages ``/history`` shows when no number is given."""
 OPENED: Final = 10
-"""How many messages a conversation opens with, at the prompt."""
+"""How many messages a conversation opens with, at the prompt; more where more are unread."""
+MOST_OPENED: Final = 200
+"""How many it opens with at most."""
 LISTED: Final = 50
 """How many conversations ``/conversations`` lists: the newest."""
 FOUND: Final = 50
 """How many messages ``/search`` shows at most: the newest."""
 MAX_DELETED: Final = 10_000
 """How many messages one ``/delete`` may name."""
+CONVERSATIONS: Final = "/conversations"
+NEXT: Final = "/next"
+PREVIOUS: Final = "/previous"
 _ADDRESSED: Final = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9._-]{0,31}):(?:\s+(.*))?", re.DOTALL)
 _SEQS: Final = re.compile(r"(\d{1,16})(?:-(\d{1,16}))?")
 
 
 class Declined(Exception):
     """Who was asked a question did not want to answer it."""
+
+
+class Opening(NamedTuple):
+    """The end of a conversation, as it opens.
+
+    Attributes:
+        messages: the last ones of both sides, in order.
+        unread_from: those of the account with this seq or a higher one are new to the person; None:
+            none is.
+        is_cut: whether older ones are unread as well.
+        delivered: own messages up to this ``n`` have been acknowledged.
+    """
+
+    messages: Sequence[Message] = ()
+    unread_from: int | None = None
+    is_cut: bool = False
+    delivered: int = 0
+
+
+class Reader(Protocol):
+    """Knows what the person has opened, where conversations are opened at all."""
+
+    def unopened(self, name: str) -> Unopened | None:
+        """Return what has come from an account and was not opened."""
+
+    def turn_to(self, name: str, messages: Sequence[Message]) -> None:
+        """Take what is there of a conversation as read.
+
+        Args:
+            name: the account that the talk turns to.
+            messages: what it opens with.
+        """
 
 
 class Screen(Protocol):
@@ -68,18 +106,11 @@ class Screen(Protocol):
     def list_messages(self, messages: Iterable[Message], *, more: bool) -> None:
         """Show messages of the mailbox with their seqs, and say whether older ones are kept."""
 
-    def open(self, name: str, messages: Sequence[Message], *, unread: int, delivered: int) -> None:
-        """Show the end of a conversation that the talk has turned to.
-
-        Args:
-            name: the account.
-            messages: the last ones of both sides, in order.
-            unread: how many of the account's are new to the person.
-            delivered: own messages up to this ``n`` have been acknowledged.
-        """
+    def open(self, name: str, opening: Opening) -> None:
+        """Show the end of a conversation that the talk has turned to."""
 
     def list_conversations(self, conversations: Sequence[Conversation]) -> None:
-        """Show with whom messages were exchanged, the newest first."""
+        """Show with whom messages were exchanged."""
 
     def show_status(self, status: StatusReply, place: str) -> None:
         """Show how the account stands, and the server that says so."""
@@ -129,7 +160,7 @@ class Talk:
         *,
         place: str,
         forget: Callable[[], None],
-        on_turn: Callable[[str, Sequence[Message]], int] | None = None,
+        reader: Reader | None = None,
         post: Callable[[str, str], None] | None = None,
     ) -> None:
         """Begin.
@@ -139,9 +170,8 @@ class Talk:
             screen: where to show what happens.
             place: the server, as a person knows it.
             forget: called when the session has been ended by this talk.
-            on_turn: called with the account that the talk turns to and the messages that it opens
-                with; returns how many of its own were new to the person. None: nothing is shown of
-                what was said before.
+            reader: knows what is unread; None: nothing is shown of what was said before, and
+                unread is what is not acknowledged.
             post: takes what is to be sent to a username, and sends it in its own time; None: each
                 line waits until the server has stored what it says.
         """
@@ -149,11 +179,13 @@ class Talk:
         self._screen = screen
         self._place = place
         self._forget = forget
-        self._on_turn = on_turn
+        self._reader = reader
         self._post = post
         self.to: str | None = None
         self.over = False
         self.last_error: Exception | None = None
+        self._round: list[str] = []  # the conversations that /next and /previous go round
+        self._at = 0  # in it
         self._unsure: dict[tuple[str, str], str] = {}  # send_ids of sends with unknown outcome
 
     def obey(self, line: str) -> Outcome:
@@ -181,6 +213,8 @@ class Talk:
             return Outcome.DONE
         word, _, rest = line.partition(" ")
         command = COMMANDS.get(word)
+        if word not in (NEXT, PREVIOUS):
+            self._round = []
         if command is not None:
             if rest.strip() and not command.takes:
                 return self.refuse(f"{word} takes nothing after it; a space before it sends it")
@@ -227,17 +261,34 @@ class Talk:
         return Outcome.DONE
 
     def _turn(self, name: str) -> None:
+        opening = Opening()
+        if self._reader is not None and self._client.state.kind is StateKind.ONLINE:
+            opening = self._opening(name, self._reader.unopened(name))
         self.to = name
-        if self._on_turn is None:
-            return
-        messages: Sequence[Message] = ()
-        delivered = 0
-        if self._client.state.kind is StateKind.ONLINE:
-            messages = self._client.history(limit=OPENED, peer=name).messages
-            told = self._client.history(limit=1, peer=name, kinds=[Kind.RECEIPT]).receipts
-            delivered = told[-1].n if told else 0
-        unread = self._on_turn(name, messages)
-        self._screen.open(name, messages, unread=unread, delivered=delivered)
+        if self._reader is not None:
+            self._reader.turn_to(name, opening.messages)
+            self._screen.open(name, opening)
+
+    def _opening(self, name: str, unopened: Unopened | None) -> Opening:
+        """Return the end of a conversation, from the first message on that is unread."""
+        # What is not acknowledged may have come so lately that it was not counted yet.
+        first = self._client.status().position + 1
+        if unopened is not None:
+            first = min(first, unopened.since)
+        page = self._client.history(limit=OPENED, peer=name)
+        messages = page.messages
+        if page.more and messages and messages[0].seq > first:
+            page = self._client.history(page.seen, MOST_OPENED - OPENED, peer=name)
+            messages = (*page.messages, *messages)
+        unread = [at for at, each in enumerate(messages) if each.to is None and each.seq >= first]
+        messages = messages[min([len(messages) - min(OPENED, len(messages)), *unread]) :]
+        told = self._client.history(limit=1, peer=name, kinds=[Kind.RECEIPT]).receipts
+        return Opening(
+            messages,
+            unread_from=first if unread else None,
+            is_cut=page.more and bool(unread) and messages[0].seq > first,
+            delivered=told[-1].n if told else 0,
+        )
 
     def _say_to(self, name: str, text: str) -> Outcome:
         if not text:
@@ -308,11 +359,44 @@ class Talk:
 
     def list_conversations(self, _rest: str) -> Outcome:
         """Show with whom messages were exchanged."""
-        found = self._client.conversations(limit=LISTED).conversations
+        found = self._conversations()
         if found:
             self._screen.list_conversations(found)
         else:
             self._screen.inform("nothing was said yet")
+        return Outcome.DONE
+
+    def _conversations(self) -> list[Conversation]:
+        """Return with whom messages were exchanged: first what is unread, then the newest."""
+        found = list(self._client.conversations(limit=LISTED).conversations)
+        if self._reader is not None:
+            counts = [self._reader.unopened(each.username) for each in found]
+            found = [
+                each.model_copy(update={"unread": 0 if unopened is None else unopened.count})
+                for each, unopened in zip(found, counts, strict=True)
+            ]
+        return sorted(found, key=lambda each: not each.unread)
+
+    def go_on(self, _rest: str) -> Outcome:
+        """Turn to the next conversation."""
+        return self._go_round(1)
+
+    def go_back(self, _rest: str) -> Outcome:
+        """Turn to the conversation before."""
+        return self._go_round(-1)
+
+    def _go_round(self, step: int) -> Outcome:
+        """Turn to another conversation, in an order that lasts until something else is entered."""
+        if not self._round:
+            here = [] if self.to is None else [self.to]
+            names = [each.username for each in self._conversations()]
+            self._round = list(dict.fromkeys([*here, *names]))
+            self._at = 0 if here or step < 0 else -1
+        if self._round in ([], [self.to]):
+            self._screen.inform("there is no other conversation")
+        else:
+            self._at = (self._at + step) % len(self._round)
+            self._turn(self._round[self._at])
         return Outcome.DONE
 
     def block(self, name: str) -> Outcome:
@@ -507,9 +591,9 @@ class TalkCommand:
 COMMANDS: Final[dict[str, TalkCommand]] = {
     "/help": TalkCommand("", "show this", Talk.help, needs_server=False),
     "/accounts": TalkCommand("[PATTERN]", "list accounts; * is any run", Talk.list_accounts),
-    "/conversations": TalkCommand(
-        "", "list whom you talked to; so does F2", Talk.list_conversations
-    ),
+    CONVERSATIONS: TalkCommand("", "list whom you talked to; so does F2", Talk.list_conversations),
+    NEXT: TalkCommand("", "talk in the next conversation; so does Alt-n", Talk.go_on),
+    PREVIOUS: TalkCommand("", "talk in the one before; so does Alt-p", Talk.go_back),
     "/to": TalkCommand("NAME", "talk to NAME from now on", Talk.choose),
     "/query": TalkCommand(
         "NAME", "the same as /to", lambda talk, name: talk.choose(name, "/query")

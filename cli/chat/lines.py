@@ -11,7 +11,7 @@ from typing import Self
 
 import click
 
-from twinline.cli.chat.conversation import Declined, Outcome, Talk, needs_server
+from twinline.cli.chat.conversation import Declined, Opening, Outcome, Talk, needs_server
 from twinline.cli.client.passwords import ask_password, read_password
 from twinline.cli.client.watch import StateTeller
 from twinline.cli.console.errors import CommandError, exit_code_of
@@ -73,7 +73,7 @@ class LineScreen:
         if more:
             say("there are older ones")
 
-    def open(self, name: str, messages: Sequence[Message], *, unread: int, delivered: int) -> None:
+    def open(self, name: str, opening: Opening) -> None:
         """Do nothing: a pipe reads what comes."""
 
     def list_conversations(self, conversations: Sequence[Conversation]) -> None:

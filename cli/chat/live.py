@@ -20,7 +20,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, NamedTuple
 
 from twinline.cli.chat.completion import SHOWN, Names, TalkCompleter
 from twinline.cli.chat.conversation import Outcome, Talk, needs_server_now
@@ -31,22 +31,38 @@ from twinline.cli.chat.rows import Entry
 from twinline.cli.chat.screen import PromptScreen
 from twinline.cli.chat.theme import came_in, elsewhere, talk, trouble, waits, went_out
 from twinline.cli.chat.toolbar import Toolbar
+from twinline.cli.chat.unread import KeptCounts, Unopened, Unread
 from twinline.cli.client.target import acked
 from twinline.cli.console.errors import sentence
 from twinline.cli.console.output import say
 from twinline.cli.console.text import visible
 from twinline.core import protocol
 from twinline.core.clock import wall_clock_ms
-from twinline.core.errors import CursorInvalid, NotLoggedIn, SessionExpired
+from twinline.core.errors import CursorInvalid, NotLoggedIn, RequestError, SessionExpired
 from twinline.core.locks import new_lock
 from twinline.core.protocol import Message, Receipt, SentReply
-from twinline.transports.client import Client, ClientClosed, State, StateKind
+from twinline.transports.client import Client, ClientClosed, ClientError, State, StateKind
 
 _LEAVE: Final = "/quit"
 _KNOWN_IDS: Final = 1_000
 """So many of the own messages that were shown last are known by their ids."""
+_PAGE: Final = 100
+_PAGES: Final = 10
+"""So many pages of conversations are looked through for those that have something unread."""
 _SHOWN_AFTER_MS: Final = 400
 """A message that is sent sooner is not shown as waiting before."""
+
+
+class _Line(NamedTuple):
+    """Something to carry out.
+
+    Attributes:
+        text: as it is typed.
+        by_key: whether a key stands for it, so that it is not put back into the line.
+    """
+
+    text: str
+    by_key: bool = False
 
 
 class LiveTalk:
@@ -64,9 +80,12 @@ class LiveTalk:
         self._prompt: Prompt | None = None
         self._outbox: Outbox | None = None
         self._retry: Callable[[], None] = lambda: None
-        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self._lines: SimpleQueue[_Line | None] = SimpleQueue()
+        # Set where the talk is with whom it begins: what is unread there opens with it, not twice.
+        self._opened = threading.Event()
         self._is_leaving = False
         self._shown_up_to: dict[str, int] = {}  # by account: what opening has shown
+        self._last_seq = 0  # of what has come
         self._lock = new_lock("own messages")
         self._own: OrderedDict[str, None] = OrderedDict()  # ids that are shown; guarded by _lock
 
@@ -97,6 +116,8 @@ class LiveTalk:
         toolbar = self._toolbar
         self._account = client.username
         toolbar.who = f"{client.username} at {client.endpoint.place}"
+        account = f"{client.username} {self._place}"
+        toolbar.unread = Unread(KeptCounts(folder / "unread", account))
         prompt = Prompt(
             to=lambda: conversation.to,
             toolbar=toolbar.__str__,
@@ -107,15 +128,16 @@ class LiveTalk:
                     lambda pattern: client.list_accounts(pattern, limit=SHOWN).usernames,
                     lambda: client.state.kind is StateKind.ONLINE,
                 ),
-                lambda: toolbar.tally.senders,
+                lambda: toolbar.unread.names,
             ),
             on_line=self._take,
+            on_key=self._press,
             on_end=self._end,
         )
         self._outbox = outbox = Outbox(
             partial(client.send, copy=True),
             folder=folder / "outbox",
-            account=f"{client.username} {self._place}",
+            account=account,
             on_sent=self._sent,
             on_refused=lambda entry, error: self._refused(entry, error, conversation.to),
             on_change=self._other_wait,
@@ -126,13 +148,15 @@ class LiveTalk:
             PromptScreen(prompt, toolbar),
             place=self._place,
             forget=forget,
-            on_turn=self._turned,
+            reader=self,
             post=outbox.put,
         )
         self._prompt = prompt
         self._retry = client.retry_now
-        if to is not None:
-            self._lines.put(f"/to {to}")
+        if to is None:
+            self._opened.set()
+        else:
+            self._lines.put(_Line(f"/to {to}"))
         threads = [
             threading.Thread(target=partial(self._carry_out, prompt, conversation)),
             threading.Thread(target=partial(self._receive, prompt, conversation, client)),
@@ -162,8 +186,14 @@ class LiveTalk:
         self._toolbar.held_back = away and needs_server_now(line)
         if self._toolbar.held_back:
             return False
-        self._lines.put(line)
+        self._lines.put(_Line(line))
         return True
+
+    def _press(self, command: str) -> bool:
+        self._toolbar.held_back = self._toolbar.state.kind is not StateKind.ONLINE
+        if not self._toolbar.held_back:
+            self._lines.put(_Line(command, by_key=True))
+        return not self._toolbar.held_back
 
     def _end(self) -> None:
         # What was entered before is carried out first; who cannot wait asks again.
@@ -171,7 +201,7 @@ class LiveTalk:
         if self._is_leaving:
             self._prompt.leave()
         self._is_leaving = True
-        self._lines.put(_LEAVE)
+        self._lines.put(_Line(_LEAVE))
 
     def _waiting(self) -> list[Entry]:
         if self._outbox is None:
@@ -215,7 +245,12 @@ class LiveTalk:
 
     # -- the commands' thread ------------------------------------------------------------
 
-    def _turned(self, name: str, messages: Sequence[Message]) -> int:
+    def unopened(self, name: str) -> Unopened | None:
+        """Return what has come from an account and was not opened."""
+        return self._toolbar.unread.names.get(name)
+
+    def turn_to(self, name: str, messages: Sequence[Message]) -> None:
+        """Take what is there of a conversation as read, and as shown what it opens with."""
         self._toolbar.to = name
         if messages:
             self._shown_up_to[name] = messages[-1].seq
@@ -223,7 +258,7 @@ class LiveTalk:
             if message.to is not None:
                 self._is_new(message.message_id)
                 self._toolbar.delivered.sent(name, message.n or 0)
-        return self._toolbar.tally.turn_to(name)
+        self._toolbar.unread.open(name)
 
     # -- the two threads ------------------------------------------------------------------
 
@@ -232,13 +267,15 @@ class LiveTalk:
             prompt.put(talk(f"you are {self._toolbar.who}; /help tells what to type"))
             while (line := self._lines.get()) is not None:
                 self._toolbar.under_way(is_so=True)
-                outcome = conversation.obey(line)
+                outcome = conversation.obey(line.text)
                 self._toolbar.under_way(is_so=False)
                 if outcome is Outcome.LEAVE:
                     prompt.leave()
                     return
-                if outcome is Outcome.NOT_DONE:
-                    prompt.give_back(line)
+                if outcome is Outcome.NOT_DONE and not line.by_key:
+                    prompt.give_back(line.text)
+                self._opened.set()
+                prompt.take_up(conversation.to)
                 prompt.redraw()
         except ClientClosed:
             pass  # the talk is over
@@ -246,9 +283,13 @@ class LiveTalk:
             prompt.leave(SessionExpired())
         except Exception as error:  # noqa: BLE001 - a bug must not leave a prompt that does nothing
             prompt.leave(error)
+        finally:
+            self._opened.set()
 
     def _receive(self, prompt: Prompt, conversation: Talk, client: Client) -> None:
         try:
+            self._settle(client)
+            self._opened.wait()
             while _waits_for_mail(client):
                 batch = list(client.entries(0, ack=False))
                 self._show(prompt, batch)
@@ -261,9 +302,29 @@ class LiveTalk:
         if client.state.kind is not StateKind.CLOSED and not conversation.over:
             prompt.leave(SessionExpired())
 
+    def _settle(self, client: Client) -> None:
+        """Have nothing counted as unread that is not in the mailbox any more."""
+        unread = self._toolbar.unread
+        if not unread.seen:
+            return
+        newest, known, before, more = 0, set[str](), None, True
+        with suppress(RequestError, ClientError):  # it is asked again the next time
+            for _ in range(_PAGES):
+                page = client.conversations(before, _PAGE)
+                for each in page.conversations:
+                    newest, before = max(newest, each.last.seq), each.last.seq
+                    known.add(each.username)
+                more = page.more and not known.issuperset(unread.names)
+                if not more:
+                    break
+            unread.settle(newest, None if more else known)
+
     def _show(self, prompt: Prompt, batch: Sequence[protocol.Entry]) -> None:
         toolbar, shown = self._toolbar, []
         rings = False
+        if batch and batch[0].seq <= self._last_seq:  # the mailbox was put back to before
+            self._shown_up_to.clear()
+            toolbar.unread.settle(batch[0].seq - 1, None)
         for each in batch:
             if isinstance(each, Receipt):
                 toolbar.delivered.acked(each.username, each.n)
@@ -278,9 +339,13 @@ class LiveTalk:
                 continue
             is_here = toolbar.to in (None, each.sender)
             shown.append(came_in(each) if is_here else elsewhere(each))
-            toolbar.tally.came_from(each.sender)
             rings = rings or each.sender != toolbar.to
         prompt.put(shown)
+        # Before it is acknowledged: what comes again is not counted again.
+        messages = [each for each in batch if isinstance(each, Message)]
+        toolbar.unread.take_in(messages, toolbar.to)
+        if batch:
+            self._last_seq = batch[-1].seq
         if rings:
             prompt.ring()
         prompt.redraw()

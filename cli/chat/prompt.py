@@ -6,8 +6,8 @@ where it should. Text is put above by the same loop, between two keys: the promp
 the text written, and the prompt drawn again with what was typed so far. The terminal is not asked
 where its cursor is, and is given up only to a pager.
 
-`Prompt.put`, `Prompt.page`, `Prompt.ask`, `Prompt.give_back` and `Prompt.leave` may be called
-from any other thread.
+`Prompt.put`, `Prompt.page`, `Prompt.ask`, `Prompt.give_back`, `Prompt.take_up` and `Prompt.leave`
+may be called from any other thread.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 from prompt_toolkit.widgets import SearchToolbar
 
-from twinline.cli.chat.conversation import Declined
+from twinline.cli.chat.conversation import CONVERSATIONS, NEXT, PREVIOUS, Declined
 from twinline.cli.chat.rows import Entry
 from twinline.cli.chat.theme import STYLES, trouble
 
@@ -71,6 +71,7 @@ class Prompt:
         history: History,
         completer: Completer,
         on_line: Callable[[str], bool],
+        on_key: Callable[[str], bool],
         on_end: Callable[[], None],
     ) -> None:
         """Prepare, within the event loop that is to show it.
@@ -83,6 +84,7 @@ class Prompt:
             history: of what was typed.
             completer: offers what can be typed, without holding up the loop.
             on_line: takes a line, or returns False to leave it where it is.
+            on_key: takes a command that a key stands for, or returns False.
             on_end: called when the person wants to leave.
         """
         self._to = to
@@ -90,6 +92,7 @@ class Prompt:
         self._waiting = waiting
         self._shown_waiting = 0
         self._on_line = on_line
+        self._on_key = on_key
         self._on_end = on_end
         self._line = Buffer(
             history=history,
@@ -97,11 +100,13 @@ class Prompt:
             complete_while_typing=Condition(self._begins_command),
             multiline=False,
         )
+        self._drafts: dict[str | None, str] = {}  # what was being typed, where a key led away
         self._reply = Buffer(multiline=False)
         self._question = ""
         self._secret = False
         self._answer: asyncio.Future[str] | None = None
         self._loop = asyncio.get_running_loop()
+        self._asking = asyncio.Lock()  # held by whoever waits for an answer
         self._terminal = asyncio.Lock()  # held by whoever writes on it; a pager holds it for long
         self._is_leaving = False
         self._ended_by: BaseException | None = None
@@ -167,6 +172,10 @@ class Prompt:
         """Put a line that had no effect back, to be changed or tried again."""
         self._call(self._give_back(text))
 
+    def take_up(self, name: str | None) -> None:
+        """Put back what was being typed when a key led away from a conversation."""
+        self._call(self._take_up(name))
+
     def leave(self, error: BaseException | None = None) -> None:
         """End `run`, from any thread.
 
@@ -210,20 +219,21 @@ class Prompt:
             )
 
     async def _ask(self, question: str, *, secret: bool) -> str:
-        self._answer = asyncio.get_running_loop().create_future()
-        if not self._app.is_running:
-            self._refuse_answer()
-        self._question, self._secret = question, secret
-        self._reply.reset()
-        self._app.layout.focus(self._reply)
-        self._app.invalidate()
-        try:
-            return await self._answer
-        finally:
-            self._answer = None
+        async with self._asking:
+            self._answer = asyncio.get_running_loop().create_future()
+            if not self._app.is_running:
+                self._refuse_answer()
+            self._question, self._secret = question, secret
             self._reply.reset()
-            self._app.layout.focus(self._line)
+            self._app.layout.focus(self._reply)
             self._app.invalidate()
+            try:
+                return await self._answer
+            finally:
+                self._answer = None
+                self._reply.reset()
+                self._app.layout.focus(self._line)
+                self._app.invalidate()
 
     def _refuse_answer(self) -> None:
         if self._answer is not None and not self._answer.done():
@@ -234,6 +244,11 @@ class Prompt:
             # Something else is being typed meanwhile; Up brings this one back as well.
             await self._put([trouble(f"not done: {text}")])
         else:
+            self._line.document = Document(text)
+            self._app.invalidate()
+
+    async def _take_up(self, name: str | None) -> None:
+        if not self._line.text and (text := self._drafts.pop(name, "")):
             self._line.document = Document(text)
             self._app.invalidate()
 
@@ -350,11 +365,25 @@ class Prompt:
         def _suspend(event: KeyPressEvent) -> None:
             event.app.suspend_to_background()
 
-        @keys.add("f2")
+        @keys.add("f2", filter=has_focus(self._line))
         def _list(_event: KeyPressEvent) -> None:
-            self._on_line("/conversations")
+            self._on_key(CONVERSATIONS)
+
+        @keys.add("escape", "n", filter=has_focus(self._line))
+        def _next(_event: KeyPressEvent) -> None:
+            self._go(NEXT)
+
+        @keys.add("escape", "p", filter=has_focus(self._line))
+        def _previous(_event: KeyPressEvent) -> None:
+            self._go(PREVIOUS)
 
         return keys
+
+    def _go(self, command: str) -> None:
+        # At once, so that nothing that is typed for one conversation is entered in another.
+        if self._on_key(command) and self._line.text:
+            self._drafts[self._to()] = self._line.text
+            self._line.reset()
 
     def _before_line(self) -> str:
         name = self._to()

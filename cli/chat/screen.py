@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from twinline.cli.chat import theme
+from twinline.cli.chat.conversation import Opening
 from twinline.cli.chat.prompt import Prompt
 from twinline.cli.chat.rows import Entry
 from twinline.cli.chat.toolbar import Toolbar
@@ -50,9 +51,9 @@ class PromptScreen:
         lines = map(theme.listed, messages)
         self._prompt.page(chain(older, lines))
 
-    def open(self, name: str, messages: Sequence[Message], *, unread: int, delivered: int) -> None:
+    def open(self, name: str, opening: Opening) -> None:
         """Show the end of a conversation."""
-        self._prompt.put(list(theme.opened(name, messages, unread, delivered)))
+        self._prompt.put(list(theme.opened(name, opening)))
 
     def list_conversations(self, conversations: Sequence[Conversation]) -> None:
         """Show with whom messages were exchanged."""
@@ -72,7 +73,5 @@ class PromptScreen:
         return answer.strip().lower() in ("y", "yes")
 
     def _ask(self, question: str, *, secret: bool) -> str:
-        self._toolbar.under_way(is_so=False)
-        answer = self._prompt.ask(question, secret=secret)
-        self._toolbar.under_way(is_so=True)
-        return answer
+        with self._toolbar.waiting_for_the_person():
+            return self._prompt.ask(question, secret=secret)

@@ -6,10 +6,11 @@ All text from others goes through `visible`, here or in `Entry`.
 
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
+from twinline.cli.chat.conversation import Opening
 from twinline.cli.chat.rows import Entry
 from twinline.cli.console.output import standing_line
 from twinline.cli.console.text import local_time, visible
@@ -87,31 +88,29 @@ def listed(message: Message) -> Entry:
     return went_out(message.to, message.body, message.sent_at, seq=message.seq)
 
 
-def opened(name: str, messages: Sequence[Message], unread: int, delivered: int) -> Iterator[Entry]:
-    """Yield the end of a conversation, with its days, and a line before what is unread.
-
-    Args:
-        name: the account.
-        messages: of both sides, in order.
-        unread: how many of the account's are new.
-        delivered: own messages up to this ``n`` have been acknowledged.
-    """
+def opened(name: str, opening: Opening) -> Iterator[Entry]:
+    """Yield the end of a conversation, with its days, and a line before what is unread."""
     yield rule(f"you and {visible(name)}")
     stored, arrived = marks()
-    left = sum(message.to is None for message in messages) - unread
+    first = opening.unread_from
+    unread = 0
+    if first is not None:
+        unread = sum(each.to is None and each.seq >= first for each in opening.messages)
+    if opening.is_cut:
+        yield rule("older ones are unread too: /history N shows N")
     day = ""
-    for message in messages:
+    for message in opening.messages:
         today = _day(message.sent_at)
         if today != day:
             day = today
             yield rule(day)
         if message.to is None:
-            if left == 0 and unread:
+            if first is not None and message.seq >= first:
                 yield rule(f"{unread} unread")
-            left -= 1
+                first = None
             yield came_in(message)
         else:
-            mark = arrived if (message.n or 0) <= delivered else stored
+            mark = arrived if (message.n or 0) <= opening.delivered else stored
             yield went_out(message.to, message.body, message.sent_at, mark=mark)
 
 

@@ -1,58 +1,18 @@
 """What the foot of the prompt says: who and where, whether it is online, what is unread."""
 
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import ceil
 from typing import Final
 
 from twinline.cli.chat.theme import marks
+from twinline.cli.chat.unread import Unread
 from twinline.cli.console.text import visible
 from twinline.transports.client import State, StateKind
 
 _SLOW_SECONDS: Final = 0.5
 """How long a line may be under way before the toolbar says so."""
-_NAMED: Final = 3
-
-
-class Tally:
-    """Counts what has come from others than the one who is being talked to.
-
-    A message is unread until the talk turns to its sender. One thread counts and another turns,
-    so each call is a single step on the counter.
-    """
-
-    def __init__(self) -> None:
-        self._unread: Counter[str] = Counter()
-        self._to: str | None = None
-
-    def came_from(self, sender: str) -> None:
-        """Count a message."""
-        if sender != self._to:
-            self._unread[sender] += 1
-
-    def turn_to(self, name: str) -> int:
-        """Take what came from an account as read, and what will come while the talk stays there.
-
-        Returns:
-            How many of its messages were unread.
-        """
-        self._to = name
-        return self._unread.pop(name, 0)
-
-    @property
-    def senders(self) -> list[str]:
-        """Those with something unread, most of it first."""
-        return [name for name, _ in self._unread.copy().most_common()]
-
-    def __str__(self) -> str:
-        unread = self._unread.copy()
-        total = sum(unread.values())
-        if not total:
-            return "0 unread"
-        names = ", ".join(f"{visible(name)} {n}" for name, n in unread.most_common(_NAMED))
-        more = ", ..." if len(unread) > _NAMED else ""
-        return f"{total} unread ({names}{more})"
 
 
 class Delivered:
@@ -104,7 +64,7 @@ class Toolbar:
 
     Attributes:
         who: the account and the server.
-        tally: what is unread.
+        unread: what is not opened.
         delivered: what was acknowledged of what was sent.
         to: whom the talk is with, or None.
         state: the client's, as last taken in.
@@ -127,7 +87,7 @@ class Toolbar:
         self.who = who
         self._waiting = waiting
         self._clock = clock
-        self.tally = Tally()
+        self.unread = Unread()
         self.delivered = Delivered()
         self.to: str | None = None
         self.state = State(StateKind.ONLINE)
@@ -143,6 +103,15 @@ class Toolbar:
     def under_way(self, *, is_so: bool) -> None:
         """Note that a line is being carried out, or no longer."""
         self._under_way_since = self._clock() if is_so else None
+
+    @contextmanager
+    def waiting_for_the_person(self) -> Iterator[None]:
+        """Do not count what the body waits for."""
+        since, self._under_way_since = self._under_way_since, None
+        try:
+            yield
+        finally:
+            self._under_way_since = None if since is None else self._clock()
 
     def __str__(self) -> str:
         now = self._clock()
@@ -160,4 +129,4 @@ class Toolbar:
         if came is not None and self.to is not None:
             parts.append(f"{marks()[came]} {visible(self.to)}")
         # What matters most comes first, for a narrow terminal cuts off what is last.
-        return " | ".join([*parts, str(self.tally), self.who])
+        return " | ".join([*parts, str(self.unread), self.who])

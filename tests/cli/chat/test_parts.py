@@ -19,7 +19,7 @@ from twinline.cli.chat.live import LiveTalk
 from twinline.cli.chat.prompt import candidates
 from twinline.cli.chat.rows import MOST_ROWS, Entry, broken
 from twinline.cli.chat.theme import NICK_COLOURS, came_in, clock_time, nick_style, went_out
-from twinline.cli.chat.toolbar import Tally, Toolbar, connection
+from twinline.cli.chat.toolbar import Toolbar, connection
 from twinline.cli.client.target import acked
 from twinline.cli.console.text import local_time
 from twinline.core.clock import wall_clock_ms
@@ -83,23 +83,6 @@ def test_the_toolbar_tells_which_server_one_is_at() -> None:
     assert str(live._toolbar) == "online | 0 unread | ann at tcp://b.example:1"
     live.on_state(replace(moved, node="east\x1b"))
     assert str(live._toolbar) == "online at east␛ | 0 unread | ann at tcp://b.example:1"
-
-
-def test_what_is_unread() -> None:
-    tally = Tally()
-    for name in ("bob", "eve", "bob", "carl", "dora"):
-        tally.came_from(name)
-    assert str(tally) == "5 unread (bob 2, eve 1, carl 1, ...)"
-    assert tally.senders == ["bob", "eve", "carl", "dora"]
-    tally.turn_to("bob")
-    tally.came_from("bob")
-    assert str(tally) == "3 unread (eve 1, carl 1, dora 1)"
-    tally.turn_to("eve")
-    tally.came_from("bob")
-    assert sorted(tally.senders) == ["bob", "carl", "dora"]
-    for name in ("carl", "dora", "bob"):
-        tally.turn_to(name)
-    assert str(tally) == "0 unread"
 
 
 # -- how lines look ---------------------------------------------------------------------

@@ -14,6 +14,7 @@ from services import PASSWORD
 from terminal import Terminal, chat, terminal
 from waiting import halt, wait_until
 
+from twinline.cli.chat.conversation import MOST_OPENED
 from twinline.transports.client import Client
 
 pytestmark = pytest.mark.terminal
@@ -86,6 +87,106 @@ def test_a_conversation_has_both_sides_on_every_device(ann: CommandLine) -> None
     # All of it is there the next time.
     with chat(ann, "bob", "--user", "ann") as again:
         ends_with(again, "TIME →✓✓ bob: hello", "TIME ← bob: hi")
+
+
+def test_what_was_not_opened_is_unread_in_the_next_chat_too(ann: CommandLine) -> None:
+    ann.register("carol", "dave")
+    with Client(ann.place) as carol:
+        carol.login("carol", PASSWORD)
+        for number in range(13):
+            carol.send("ann", f"message {number}")
+        with chat(ann, "bob", "--user", "ann") as shown:
+            shown.wait_toolbar("13 unread (carol 13)")
+            ann.run("send", "ann", "a notice alone", "--user", "dave")
+            shown.wait_toolbar("14 unread (carol 13, dave 1)")
+            wait_until(lambda: ann.unread("ann") == 0, "all of it to be acknowledged")
+            shown.process.kill()
+            shown.process.wait(10)
+        carol.send("ann", "message 13")
+        with chat(ann, "--user", "ann") as shown:
+            shown.wait_toolbar("15 unread (carol 14, dave 1)")
+            shown.type("\x1bOQ")  # F2
+            shown.wait(
+                lambda: (
+                    [line.split()[:3] for line in shown.lines if line.startswith(("carol", "dave"))]
+                    == [["carol", "14", "unread"], ["dave", "1", "unread"]]
+                ),
+                "the list, with what is unread",
+            )
+            shown.enter("/to carol")
+            shown.wait_toolbar("1 unread (dave 1)")
+            ends_with(
+                shown,
+                "── you and carol ──",
+                "── 14 unread ──",
+                *(f"TIME ← carol: message {number}" for number in range(14)),
+            )
+            shown.type("\x04")
+            assert shown.exit_code() == 0
+    ann.run("send", "dave", "answered elsewhere", "--user", "ann")
+    with chat(ann, "--user", "ann") as shown:
+        shown.wait_toolbar("| 0 unread")
+
+
+@pytest.mark.parametrize("count", [30, 230])
+def test_a_conversation_opens_with_all_that_is_unread(ann: CommandLine, count: int) -> None:
+    lines = "".join(f"message {number}\n" for number in range(count))
+    ann.run("send", "ann", "read before", "--user", "bob")
+    with Client(ann.place) as elsewhere:
+        elsewhere.login("ann", PASSWORD)
+        elsewhere.ack(1)
+    ann.run("send", "ann", "--lines", "--user", "bob", input=lines)
+    shown_at_most = min(count, MOST_OPENED)
+    with chat(ann, "bob", "--user", "ann") as shown:
+        shown.wait_text(f"message {count - 1}")
+        shown.wait(
+            lambda: (
+                [line for line in without_times(shown.lines) if "← bob: message" in line]
+                == [
+                    f"TIME ← bob: message {number}"
+                    for number in range(count - shown_at_most, count)
+                ]
+            ),
+            "all of it, once",
+        )
+        wait_until(lambda: ann.unread("ann") == 0, "all of it to be acknowledged")
+        assert f"── {shown_at_most} unread ──" in shown.lines
+        is_cut = "── older ones are unread too: /history N shows N ──" in shown.lines
+        assert is_cut is (count > MOST_OPENED)
+        shown.wait_toolbar("| 0 unread")
+
+
+def test_keys_lead_from_one_conversation_to_the_next_and_leave_what_is_typed_behind(
+    ann: CommandLine,
+) -> None:
+    ann.register("carol", "dave", "eve")
+    for name in ("dave", "bob", "eve", "carol"):
+        ann.run("send", name, f"to {name}", "--user", "ann")
+    for name in ("bob", "dave"):
+        ann.run("send", "ann", f"from {name}", "--user", name)
+    with chat(ann, "carol", "--user", "ann") as shown:
+        shown.wait_line("to carol>")
+        shown.wait_toolbar("2 unread")
+        shown.type("for carol alone")
+        shown.wait_line("to carol> for carol alone")
+        for name in ("dave", "bob", "eve", "carol"):  # what is unread, and then the newest
+            shown.type("\x1bn")
+            shown.wait_text(f"you and {name}")
+            if name != "carol":
+                shown.wait_line(f"to {name}>")
+        shown.wait_line("to carol> for carol alone")
+        shown.wait_toolbar("0 unread")
+        shown.type("\x1bp")
+        shown.wait_line("to eve>")
+        shown.enter("for eve")
+        shown.wait_text("→ eve: for eve")
+        shown.type("\x1bn")  # where one is comes first again, and then the newest
+        shown.wait_line("to dave>")
+        shown.enter("/to carol")
+        shown.wait_line("to carol> for carol alone")
+        shown.enter()
+        shown.wait_text("→ carol: for carol alone")
+    assert ann.bodies("carol") == ["to carol", "for carol alone"]
 
 
 def test_a_talk_as_it_looks(ann: CommandLine) -> None:
