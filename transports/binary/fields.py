@@ -39,6 +39,7 @@ Read = Callable[[Payload, int], tuple[Any, int]]
 
 _SHIFTS: Final = range(7, 7 * 8, 7)  # of a varint's bytes behind its first
 _MESSAGE_ID_BYTES: Final = 12
+_BYTES: Final = tuple(bytes([value]) for value in range(256))
 
 
 class MalformedError(Exception):
@@ -168,55 +169,46 @@ class Layout:
     def __init__(self, model: type[BaseModel]) -> None:
         self.model = model
         self.bits: dict[str, int] = {}
-        self._fields: list[tuple[str, int, Any, Write, Read]] = []
+        self._defaults: list[tuple[str, Any, int]] = []
+        fields: list[tuple[str, int, Write, Read]] = []
         annotations = get_type_hints(model, include_extras=True)
         for name, field in model.model_fields.items():
             bit = 0
             if not field.is_required():
                 bit = 1 << len(self.bits)
                 self.bits[name] = bit
-            write, read = _field(annotations[name])
-            self._fields.append((name, bit, field.default, write, read))
-        self._writes = [(name, write) for name, bit, _, write, _ in self._fields if not bit]
-        self._defaults = [(name, default) for name, bit, default, _, _ in self._fields if bit]
+                self._defaults.append((name, field.default, bit))
+            fields.append((name, bit, *_field(annotations[name])))
         self.known_flags = (1 << len(self.bits)) - 1
         if self.known_flags > 0xFF:
             raise TypeError(f"{model.__name__} has more than 8 fields with a default")
         # The fields that stand in a frame, by its flags.
-        self._present = [
-            [(name, read) for name, bit, _, _, read in self._fields if not bit or flags & bit]
-            for flags in range(self.known_flags + 1)
-        ]
+        self._writes: list[list[tuple[str, Write]]] = []
+        self._reads: list[list[tuple[str, Read]]] = []
+        for flags in range(self.known_flags + 1):
+            present = [field for field in fields if not field[1] or flags & field[1]]
+            self._writes.append([(name, write) for name, _, write, _ in present])
+            self._reads.append([(name, read) for name, _, _, read in present])
 
     def write(self, value: BaseModel) -> tuple[int, bytes]:
         """Return the presence bits of the fields that are written, and those fields."""
         values = value.__dict__
-        # Nearly all that is written has its defaults, each message of a delivery does.
-        for name, default in self._defaults:
-            if values[name] != default:
-                break
-        else:
-            return 0, b"".join([write(values[name]) for name, write in self._writes])
         flags = 0
-        fields = []
-        for name, bit, default, write, _ in self._fields:
+        for name, default, bit in self._defaults:
             field = values[name]
-            if bit:
-                if field == default:
-                    continue
+            if field is not default and field != default:
                 flags |= bit
-            fields.append(write(field))
-        return flags, b"".join(fields)
+        return flags, b"".join([write(values[name]) for name, write in self._writes[flags]])
 
     def write_all(self, value: BaseModel) -> bytes:
         """Return the fields of a model that has none with a default."""
         values = value.__dict__
-        return b"".join([write(values[name]) for name, write in self._writes])
+        return b"".join([write(values[name]) for name, write in self._writes[0]])
 
     def write_with_bits(self, value: BaseModel) -> bytes:
         """Return the byte of presence bits, and the fields behind it."""
         flags, fields = self.write(value)
-        return b"%c%b" % (flags, fields)
+        return _BYTES[flags] + fields
 
     def read_with_bits(self, payload: Payload, at: int) -> tuple[dict[str, Any], int]:
         """Return the fields behind the byte of presence bits at a place; see `read`."""
@@ -234,8 +226,21 @@ class Layout:
             NotUtf8Error: a text is not UTF-8.
         """
         values = {}
-        for name, read in self._present[flags]:
-            values[name], at = read(payload, at)
+        size = len(payload)
+        for name, read in self._reads[flags]:
+            # Most fields are short texts, and what reads those stands here as well: to call it for
+            # each would cost a send several percent.
+            if read is _read_text and (length := payload[at]) < 0x80:
+                start = at + 1
+                at = start + length
+                if at > size:
+                    raise IndexError
+                try:
+                    values[name] = payload[start:at].decode()
+                except UnicodeDecodeError:
+                    raise NotUtf8Error from None
+            else:
+                values[name], at = read(payload, at)
         return values, at
 
     def read_to_end(self, frame: Payload, at: int, flags: int) -> dict[str, Any]:
@@ -245,23 +250,8 @@ class Layout:
             IndexError, NotUtf8Error: see `read`.
             MalformedError: see `read`; or there is more behind the fields.
         """
-        values = {}
-        size = len(frame)
-        for name, read in self._present[flags]:
-            # Most fields are short texts, and what reads those stands here as well: to call it for
-            # each would cost a send several percent.
-            if read is _read_text and (length := frame[at]) < 0x80:
-                start = at + 1
-                at = start + length
-                if at > size:
-                    raise IndexError
-                try:
-                    values[name] = frame[start:at].decode()
-                except UnicodeDecodeError:
-                    raise NotUtf8Error from None
-            else:
-                values[name], at = read(frame, at)
-        if at != size:
+        values, at = self.read(frame, at, flags)
+        if at != len(frame):
             raise MalformedError("a frame is longer than its fields")
         return values
 
