@@ -55,7 +55,7 @@ def test_two_people_talk_browser_to_browser_and_terminal(
             bob.say("Well, thank you")
             ann.sees("Well, thank you")
             ann.until("document.querySelectorAll('.state.sent').length === 1")
-            assert ann.states() == ["sent"]
+            assert ann.states() in (["stored"], ["delivered"])
             assert ann.one("#messages .day").inner_text() == "Today"
             assert ann.one("#messages .mine time").get_attribute("datetime")
 
@@ -169,7 +169,7 @@ def test_a_server_that_is_killed_in_mid_sentence_loses_nothing(
         ann.page.press("#draft", "Enter")
         ann.say("three")
         ann.sees("half a sentence")
-        assert ann.states() == ["sent", "sending", "sending"]
+        assert ann.states()[1:] == ["waits for the server"] * 2
         # It counts down, to attempts that come later and later.
         count = "+/in (\\d+) s/.exec(document.querySelector('#banner').innerText)?.[1]"
         ann.until(f"{count} === 2")
@@ -243,7 +243,7 @@ def test_two_tabs_of_one_account_tell_each_other(browser: "Browser") -> None:
         ):
             first.open("bob").say("from the first")
             second.open("bob").sees("from the first")
-            assert second.states() == ["sent"]
+            assert second.states() == ["stored"]
             second.leave().enter("ann")  # another session than that of the first
             # A new tab learns what was sent before it was there, and what is read.
             second.until("document.querySelector('#talks .row')?.innerText.includes('the first')")
@@ -310,57 +310,61 @@ def test_ten_thousand_messages_scroll_back_and_few_have_elements(browser: "Brows
             assert len(ann.bodies()) <= 200
 
 
-def test_hostile_names_and_bodies_are_only_text(browser: "Browser") -> None:
+def _fill_with_hostile(site: WebSite) -> dict[str, str]:
+    """Put the same texts of three senders into ann's mailbox; return how each is to be shown."""
+    account, bob = (site.service.store.accounts.find(name) for name in ("ann", "bob"))
+    assert account is not None
+    assert bob is not None
+    shown = {
+        MARKUP: MARKUP,
+        HIDING: SHOWN,
+        JOINED: JOINED,
+        HIDDEN: "payU+200Cpal U+E0067 U+3164.",
+        **{same: same for same in ("\u05e9\u05dc\u05d5\u05dd abc!", "x" * 16384, "line\n" * 40)},
+    }
+    # No account can have two of these names, but a page has to withstand any server's.
+    names = {"bob": bob.account_id, "<b>\u202ebob": "an id", "x" * 300: "another id"}
+    for number, (name, sender_id) in enumerate(names.items()):
+        for body in shown:
+            draft = Draft(f"{random.getrandbits(96):024x}", sender_id, name, body, number)
+            site.service.store.mailboxes.append(account.account_id, draft)
+    return shown
+
+
+@pytest.mark.parametrize("width", [1200, 360])
+def test_hostile_names_and_bodies_are_only_text(browser: "Browser", width: int) -> None:
     with WebSite().create("ann", "bob") as site:
-        account = site.service.store.accounts.find("ann")
-        assert account is not None
-        shown = {
-            MARKUP: MARKUP,
-            HIDING: SHOWN,
-            JOINED: JOINED,
-            HIDDEN: "payU+200Cpal U+E0067 U+3164.",
-            **{
-                same: same for same in ("\u05e9\u05dc\u05d5\u05dd abc!", "x" * 16384, "line\n" * 40)
-            },
-        }
-        names = ["bob", "<b>\u202ebob", "x" * 300]
-        for number, name in enumerate(names):
-            for body in shown:
-                draft = Draft(
-                    f"{random.getrandbits(96):024x}", account.account_id, name, body, number, None
+        shown = _fill_with_hostile(site)
+        with Tab(browser, site.page, width=width, height=700).enter("ann") as ann:
+            ann.until("document.querySelectorAll('#talks .row').length === 3")
+            assert ann.row("U+202E").startswith("< <b>U+202Ebob ")
+            for row in range(3):
+                ann.page.locator("#talks .row").nth(row).click()
+                ann.until("document.querySelectorAll('#messages .body').length === 7")
+                said = ann.page.locator("#messages .body").evaluate_all(
+                    "all => all.map((body) => body.textContent)"
                 )
-                site.service.store.mailboxes.append(account.account_id, draft)
-        for width in (1200, 360):
-            with Tab(browser, site.page, width=width, height=700).enter("ann") as ann:
-                ann.until("document.querySelectorAll('#talks .row').length === 3")
-                assert ann.row("U+202E").startswith("< <b>U+202Ebob ")
-                for row in range(3):
-                    ann.page.locator("#talks .row").nth(row).click()
-                    ann.until("document.querySelectorAll('#messages .body').length === 7")
-                    said = ann.page.locator("#messages .body").evaluate_all(
-                        "all => all.map((body) => body.textContent)"
+                assert said == list(shown.values())
+                # Nothing is wider than the view, and nothing is markup.
+                assert (
+                    ann.page.evaluate(
+                        "['html', '#scroller', '#talks-nav', '.talk-head'].filter((each) => {"
+                        "const e = document.querySelector(each);"
+                        "return e.scrollWidth > e.clientWidth + 1; })"
                     )
-                    assert said == list(shown.values())
-                    # Nothing is wider than the view, and nothing is markup.
-                    assert (
-                        ann.page.evaluate(
-                            "['html', '#scroller', '#talks-nav', '.talk-head'].filter((each) => {"
-                            "const e = document.querySelector(each);"
-                            "return e.scrollWidth > e.clientWidth + 1; })"
-                        )
-                        == []
-                    )
-                    assert ann.page.locator("#messages :is(img, script, b)").count() == 0
-                    folded = ann.page.locator("#messages .message:nth-last-child(2)")
-                    low = folded.bounding_box()
-                    assert low is not None
-                    folded.get_by_text("Show all of it").click()
-                    high = folded.bounding_box()
-                    assert high is not None
-                    assert low["height"] < 350 < high["height"]
-                    if width == 360:
-                        ann.page.go_back()
-                assert ann.page.evaluate("[window.hacked, document.images.length]") == [None, 2]
+                    == []
+                )
+                assert ann.page.locator("#messages :is(img, script, b)").count() == 0
+                folded = ann.page.locator("#messages .message:nth-last-child(2)")
+                low = folded.bounding_box()
+                assert low is not None
+                folded.get_by_text("Show all of it").click()
+                high = folded.bounding_box()
+                assert high is not None
+                assert low["height"] < 350 < high["height"]
+                if width == 360:
+                    ann.page.go_back()
+            assert ann.page.evaluate("[window.hacked, document.images.length]") == [None, 2]
         # The name of a bidirectional text stays apart from what stands beside it.
         with Tab(browser, f"{site.page}#{MARKUP}").enter("ann") as ann:
             assert ann.one("#with").inner_text() == MARKUP
@@ -379,7 +383,7 @@ def test_what_is_refused_can_be_tried_again_or_given_up(browser: "Browser") -> N
         for body in ("one", "two", "three", "four"):
             ann.say(body)
         ann.until("document.querySelectorAll('.state.failed').length === 2")
-        assert ann.states() == ["sent", "sent", "not sent:", "not sent:"]
+        assert ann.states() == ["stored", "stored", "not sent:", "not sent:"]
         assert "full" in ann.one(".why").first.inner_text()
         ann.page.locator("#messages .message").last.get_by_text("Discard").click()
         ann.until("document.querySelectorAll('.state.failed').length === 1")
@@ -490,6 +494,15 @@ def test_axe_finds_nothing(browser: "Browser", width: int, dark: bool) -> None:
             ann.say("my own")
             ann.until("document.querySelectorAll('.state.sent').length === 1")
             check(ann, "a talk")
+            ann.page.click("#block")
+            ann.until("!note.hidden")
+            check(ann, "a talk with somebody who is blocked")
+            if width == 360:
+                ann.page.click("#back")
+            ann.page.click("#settings-open")
+            ann.page.wait_for_selector("#blocked li")
+            check(ann, "the settings")
+            ann.page.keyboard.press("Escape")
             if width == 1200 and dark:
                 site.__exit__()
                 ann.page.wait_for_selector("#banner-now:not([hidden])")
@@ -513,9 +526,9 @@ def test_it_is_small_and_soon_there(browser: "Browser") -> None:
                 "(each) => [each.name, each.transferSize])"
             )
             first = dict(tab.page.evaluate(sizes))
-            assert len(first) >= 12
+            assert len(first) >= 15
             assert all(name.startswith(site.page) for name in first)
-            assert sum(first.values()) < 150_000
+            assert sum(first.values()) < 170_000
             assert best < 1
             tab.page.reload()
             again = dict(tab.page.evaluate(sizes))

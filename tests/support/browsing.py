@@ -269,7 +269,7 @@ class Tab:
         return found
 
     def states(self) -> list[str]:
-        """Return what is said of each message of one's own: sending, sent or not sent."""
+        """Return what is said of each message of one's own: stored, delivered, not sent: ..."""
         found: list[str] = self.page.locator("#messages .mine .state").evaluate_all(
             "all => all.map((state) => state.title)"
         )

@@ -22,7 +22,7 @@ _TYPES: Final = {
 
 
 class ChatPage:
-    """The page's files, read once and kept: some 90 KB.
+    """The page's files, read once and kept: some 150 KB.
 
     It is what `twinline.transports.websocket.Pages` describes.
     """

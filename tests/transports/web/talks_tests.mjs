@@ -9,14 +9,22 @@ const { Talks } = await import(process.env.TALKS_JS);
 const message = (seq, sender = "bob", at = seq) => ({
   seq, message_id: `received ${seq}`, sender, body: `no. ${seq}`, sent_at: at,
 });
+const copy = (seq, number, to = "bob") => ({
+  seq, message_id: `sent ${number}`, sender: "ann", body: `own ${number}`, sent_at: number, to,
+  n: number,
+});
 const written = (number, state = "sent", more = {}) => ({
   sendId: `send ${number}`, to: "bob", body: `own ${number}`, at: number, state,
-  messageId: state === "sent" ? `sent ${number}` : null, error: null, ...more,
+  messageId: state === "sent" ? `sent ${number}` : null, n: state === "sent" ? number : null,
+  error: null, ...more,
+});
+const page = (messages, more = {}) => ({
+  messages, more: true, seen: messages[0]?.seq ?? 0, ...more,
 });
 const bodies = (talks, name) => talks.get(name).entries.map(({ body }) => body);
-const talksOf = (base = 0, read = {}) => new Talks("ann", { base, read });
+const talksOf = (base = 0, read = {}, on = {}) => new Talks("ann", { base, read }, on);
 
-test("both sides stand in the order of the server's clock, and what is not stored comes last", () => {
+test("all stands in the mailbox's order, what has no copy by the clock, what waits comes last", () => {
   const talks = talksOf();
   talks.putSent(written(25, "sending", { at: 1 }));
   talks.receive(message(10));
@@ -27,47 +35,134 @@ test("both sides stand in the order of the server's clock, and what is not store
   assert.deepEqual(bodies(talks, "bob").slice(-2), ["no. 30", "own 25"]);
   talks.putSent(written(25)); // stored, before the last one was
   assert.deepEqual(bodies(talks, "bob").slice(-2), ["own 25", "no. 30"]);
-  assert.equal(talks.get("bob").entries.length, 5);
+  talks.receive(copy(31, 25)); // after it, says the mailbox
+  assert.deepEqual(bodies(talks, "bob").slice(-2), ["no. 30", "own 25"]);
+  talks.receive(message(32, "bob", 5)); // of a server whose clock is late
+  assert.equal(talks.get("bob").last.body, "no. 32");
+  assert.equal(talks.get("bob").entries.length, 6);
 });
 
 test("a message is taken in once, whichever way it comes", () => {
   const talks = talksOf();
   assert.ok(talks.receive(message(7)));
   assert.equal(talks.receive(message(7)), null);
-  talks.receiveOlder([message(5), message(6), message(7)], true);
+  const bob = talks.get("bob");
+  const seven = page([message(5), message(6), message(7)]);
+  assert.deepEqual(talks.takePage(bob, seven, talks.held(bob)), []);
   assert.deepEqual(bodies(talks, "bob"), ["no. 5", "no. 6", "no. 7"]);
-  assert.deepEqual([talks.oldest, talks.more], [5, true]);
-  talks.receiveOlder([], true);
-  assert.equal(talks.more, false);
+  talks.takePage(bob, page([message(3)], { more: false, seen: 0 }));
+  assert.deepEqual(bodies(talks, "bob"), ["no. 3", "no. 5", "no. 6", "no. 7"]);
+  assert.deepEqual([bob.oldest, bob.more], [0, false]);
 });
 
-test("a note to oneself is one message, in whichever order its two halves come", () => {
-  for (const receivedFirst of [true, false]) {
-    const talks = talksOf();
-    const note = written(1, "sent", { to: "ann", messageId: "received 1" });
-    const steps = [() => talks.receive(message(1, "ann")), () => talks.putSent(note)];
-    if (!receivedFirst) steps.reverse();
-    talks.putSent({ ...note, state: "sending", messageId: null });
-    steps.forEach((step) => step());
-    assert.deepEqual(bodies(talks, "ann"), ["no. 1"]);
-    assert.equal(talks.get("ann").entries[0].mine, true);
-    assert.equal(talks.unread, 0);
+test("what has come by itself leaves no gap below it", () => {
+  const talks = talksOf();
+  talks.from = 6;
+  for (const seq of [6, 7, 8]) talks.receive(message(seq));
+  const bob = talks.get("bob");
+  talks.takePage(bob, page([message(8)]), talks.held(bob));
+  assert.deepEqual([bob.oldest, bob.more], [6, true]);
+  talks.takePage(bob, page([message(4), message(5)]));
+  assert.deepEqual([bob.oldest, bob.entries.length], [4, 5]);
+  talks.takePage(bob, page([message(8)]), talks.held(bob)); // asked for again
+  assert.deepEqual([bob.oldest, bob.entries.length], [4, 5]);
+});
+
+test("a copy of another device stands in its conversation, and is not unread", () => {
+  const talks = talksOf();
+  assert.equal(talks.receive(copy(1, 1, "cleo")).mine, true);
+  assert.deepEqual(bodies(talks, "cleo"), ["own 1"]);
+  assert.deepEqual([talks.get("bob"), talks.unread], [undefined, 0]);
+});
+
+test("what was sent from here is one with its copy, in whichever order they come", () => {
+  for (const to of ["bob", "ann"]) {
+    for (const copyFirst of [true, false]) {
+      const kept = [];
+      const under = new Set(["send 1"]);
+      const talks = talksOf(0, {}, {
+        isUnderWay: (id) => under.has(id), kept: (id) => kept.push(id),
+      });
+      talks.putSent(written(1, "sending", { to }));
+      const { key } = talks.get(to).last;
+      const came = () => talks.receive({ ...copy(9, 1), ...(to === "ann" ? { to: undefined } : { to }) });
+      const answered = () => (under.clear(), talks.putSent(written(1, "sent", { to })));
+      for (const step of copyFirst ? [came, answered] : [answered, came]) {
+        step();
+        assert.deepEqual(bodies(talks, to), ["own 1"]);
+      }
+      assert.deepEqual(kept, ["send 1"]);
+      assert.deepEqual([talks.get(to).last.seq, talks.get(to).last.mine], [9, true]);
+      assert.equal(talks.get(to).last.key === key, !copyFirst);
+      assert.equal(talks.unread, 0);
+    }
   }
+});
+
+test("the same words from another device are taken for those from here, until the reply", () => {
+  const under = new Set(["send 1"]);
+  const talks = talksOf(0, {}, { isUnderWay: (id) => under.has(id) });
+  talks.putSent(written(1, "sending"));
+  talks.receive({ ...copy(9, 7), body: "own 1" });
+  assert.equal(talks.get("bob").entries.length, 1);
+  under.clear();
+  talks.putSent(written(1));
+  assert.deepEqual(bodies(talks, "bob"), ["own 1", "own 1"]);
+  // What is not on its way, but waits, is not taken for anything that comes.
+  talks.putSent(written(2, "sending"));
+  talks.receive({ ...copy(10, 8), body: "own 2" });
+  assert.equal(talks.get("bob").entries.length, 4);
+});
+
+test("a receipt is of what was sent before it", () => {
+  const talks = talksOf();
+  talks.receive(copy(1, 10));
+  talks.putSent(written(20));
+  talks.putSent(written(30, "sending"));
+  talks.receive(message(2));
+  const bob = talks.get("bob");
+  const states = () => bob.entries.map((entry) => bob.stateOf(entry));
+  assert.deepEqual(states(), ["sent", "received", "sent", "sending"]);
+  talks.acknowledged({ username: "bob", n: 10, seq: 3 });
+  const delivered = () => bob.entries.filter((entry) => bob.stateOf(entry) === "delivered");
+  assert.deepEqual(delivered().map(({ body }) => body), ["own 10"]);
+  talks.acknowledged({ username: "bob", n: 5, seq: 4 }); // one of before never takes it back
+  talks.takePage(bob, page([], { receipts: [{ seq: 5, username: "bob", n: 25, acked_at: 1 }] }));
+  assert.deepEqual(delivered().map(({ body }) => body), ["own 10", "own 20"]);
 });
 
 test("what is unread is counted from the marks, and in all", () => {
   const talks = talksOf(2, { cleo: 5 });
-  talks.receiveOlder([1, 2, 3].map((seq) => message(seq)), false);
+  talks.count([1, 2, 3].map((seq) => message(seq)));
   [4, 5, 6].forEach((seq) => talks.receive(message(seq, "cleo")));
   assert.deepEqual([talks.get("bob").unread, talks.get("cleo").unread, talks.unread], [1, 1, 2]);
+  talks.count([message(3)]);
+  assert.equal(talks.unread, 2);
+  talks.settle(); // the base goes up to the first that is unread
+  assert.deepEqual(talks.marks, { base: 2, read: { cleo: 5 } });
   assert.equal(talks.markRead("bob", 3), true);
   assert.equal(talks.markRead("bob", 3), false);
   assert.equal(talks.unread, 1);
   assert.deepEqual(talks.marks.read, { cleo: 5, bob: 3 });
-  talks.marks.base = 0; // as another tab says
-  talks.marks.read = {};
+  talks.settle();
+  assert.deepEqual(talks.marks, { base: 5, read: {} });
+  talks.marks.base = 6; // as another tab says
   talks.recount();
-  assert.equal(talks.unread, 6);
+  assert.equal(talks.unread, 0);
+});
+
+test("the line is before the first message that was not seen", () => {
+  const talks = talksOf();
+  talks.receive(message(1), { isSeen: () => true });
+  const bob = talks.get("bob");
+  assert.equal(bob.line, null);
+  talks.markRead("bob", 1);
+  [2, 3].forEach((seq) => talks.receive(message(seq)));
+  assert.equal(bob.line, 2);
+  talks.markRead("bob", 3);
+  assert.equal(bob.line, 2); // it stays where it is
+  talks.receive(message(4));
+  assert.equal(bob.line, 4);
 });
 
 test("the talk with the newest message comes first, and an empty one is not listed", () => {
@@ -75,25 +170,55 @@ test("the talk with the newest message comes first, and an empty one is not list
   talks.open("dora");
   talks.receive(message(1, "cleo"));
   talks.receive(message(2));
-  assert.deepEqual(talks.list().map(({ name }) => name), ["bob", "cleo"]);
+  talks.takeList([{ username: "emil", last: message(3, "emil"), unread: 0 }]);
+  assert.deepEqual(talks.list().map(({ name }) => name), ["emil", "bob", "cleo"]);
   assert.equal(talks.get("bob").lastSeq, 2);
+  assert.equal(talks.get("emil").last.body, "no. 3");
+});
+
+test("a name that another account has now is another conversation", () => {
+  const talks = talksOf();
+  talks.takeList([message(9), message(8, "cleo"), message(7)].map((last) =>
+    ({ username: last.sender, last, unread: 0 })));
+  const [now, , before] = talks.list();
+  assert.deepEqual([now.key, before.key, before.name], ["bob", "bob 7", "bob"]);
+  assert.deepEqual([before.isEarlier, before.entries.length, before.more], [true, 1, false]);
+  // The list has the last of the earlier one alone; the history of the present one is empty.
+  const cleo = talks.get("cleo");
+  talks.receive(message(10, "cleo"));
+  const lost = talks.takePage(cleo, page([], { more: false }), talks.held(cleo));
+  assert.deepEqual(lost.map(({ seq }) => seq), [8, 10]);
+  assert.deepEqual([cleo.last, talks.earlier("cleo", lost).last.seq], [undefined, 10]);
+  assert.ok(talks.receive(message(11, "cleo")));
+  assert.deepEqual(bodies(talks, "cleo"), ["no. 11"]);
 });
 
 test("of more than twenty thousand messages the oldest are asked for again", () => {
   const talks = talksOf();
-  for (let seq = 1; seq <= 20_001; seq += 1) talks.receive(message(seq, seq % 2 ? "bob" : "cleo"));
-  const held = talks.get("bob").entries.length + talks.get("cleo").entries.length;
-  assert.deepEqual([held, talks.oldest, talks.more], [15_001, 5_001, true]);
-  talks.receiveOlder([message(4_999), message(5_000, "cleo")], true);
-  assert.equal(talks.get("bob").entries[0].seq, 4_999);
+  talks.shown = talks.open("bob");
+  for (let seq = 1; seq <= 20_000; seq += 1) talks.receive(message(seq));
+  talks.receive(message(20_001, "cleo"));
+  const bob = talks.get("bob");
+  const cleo = talks.get("cleo");
+  assert.deepEqual([bob.entries.length, cleo.entries.length], [20_000, 0]);
+  assert.deepEqual([cleo.last.seq, cleo.unread, cleo.oldest], [20_001, 1, null]);
+  talks.receive(message(20_002));
+  assert.deepEqual([bob.entries.length, bob.oldest, bob.more], [15_000, 5_002, true]);
+  talks.takePage(bob, page([message(5_000), message(5_001)]));
+  assert.deepEqual([bob.entries[0].seq, bob.oldest], [5_000, 5_000]);
+  talks.takePage(cleo, page([message(20_001, "cleo")]), []);
+  assert.deepEqual([bodies(talks, "cleo"), cleo.oldest], [["no. 20001"], 20_001]);
 });
 
 test("another mailbox replaces what was received, and nothing that was sent", () => {
   const talks = talksOf();
   talks.receive(message(1));
+  talks.receive(copy(2, 9));
   talks.putSent(written(2));
   talks.rewind();
   assert.deepEqual(bodies(talks, "bob"), ["own 2"]);
-  assert.deepEqual([talks.unread, talks.oldest, talks.more], [0, null, true]);
+  const { oldest, more, line } = talks.get("bob");
+  assert.deepEqual([talks.unread, oldest, more, line], [0, null, true, null]);
   assert.ok(talks.receive(message(1)));
+  assert.ok(talks.receive(copy(2, 9)));
 });

@@ -10,7 +10,7 @@ from twinline.transports.endpoints import EndpointError
 from twinline.transports.web import ChatPage
 
 NAMES = sorted(file.name for file in files("twinline.transports.web").joinpath("files").iterdir())
-LIMIT = 150_000
+LIMIT = 170_000
 
 
 class _Page(HTMLParser):

@@ -3,26 +3,28 @@
  *
  *   twinline    the protocol, the connections, the mail stream
  *   talks       the conversations; knows nothing of the page
+ *   reader      asks the server for what it keeps of them
  *   outbox      sends what was written until the server has it
  *   memory      what outlives a reload, and what other tabs are told
  *   messages    the talk that is open
  *   people      the list of talks, and the search
+ *   settings    receipts, and who is blocked
+ *   notices     notifications of the desktop
  *   text, dom   safe text, and elements
  */
 
 import { byId, el, setText } from "./dom.js";
 import { Memory, Tabs } from "./memory.js";
 import { Messages } from "./messages.js";
+import { Notices } from "./notices.js";
 import { Outbox } from "./outbox.js";
 import { nameOf, paintFace, Search, TalkList } from "./people.js";
+import { Reader } from "./reader.js";
+import { Settings } from "./settings.js";
 import { Talks } from "./talks.js";
-import { visible } from "./text.js";
+import { plain, visible } from "./text.js";
 import { Client, shuffled } from "./twinline.js";
 
-const PAGE = 100; // messages of the history that are asked for at once
-const FIRST_PAGES = 5; // that are read so that the list of talks is not empty
-const WANTED = 30; // older messages of a talk that are looked for at a time
-const LOOKED_AT = 2000; // messages of the whole history that are looked at for them
 const LOGOUT_SECONDS = 2; // that the server has for its answer
 const SAID = 200; // characters of a message that are read out
 const SAID_AT_ONCE = 3; // messages that are read out at once
@@ -40,32 +42,49 @@ const client = new Client([address, ...shuffled(others)], {
   shuffle: false, // where the page came from is first
   mayGoTo: () => false, // nowhere but there
   name: "twinline page",
+  kinds: ["mail", "sent", "receipt"],
   onMessage: receive,
+  onReceipt: (receipt) => {
+    talks?.acknowledged(receipt);
+    draw();
+  },
   onState: showState,
   onRewind: rewind,
 });
 const outbox = new Outbox(client, memory, sentChanged);
 const messages = new Messages({
-  older: loadOlder,
+  older: () => open !== null && reader?.older(talks.get(open)),
   end: () => draw(),
   retry: (entry) => outbox.retry(entry.sent),
-  discard: (entry) => {
-    outbox.discard(entry.sent);
-    talks.removeSent(entry.sent.sendId);
-    draw();
+  edit: (entry) => {
+    // It comes before what is written since.
+    draft.value = [entry.body, draft.value].filter(Boolean).join("\n");
+    giveUp(entry);
+    draftChanged();
+    draft.focus();
   },
+  discard: giveUp,
 });
-const talkList = new TalkList((name) => choose(name));
+const talkList = new TalkList({
+  choose: (key) => choose(key),
+  more: () => reader?.moreTalks(),
+  drawn: () => draw(),
+});
+const notices = new Notices(memory, (name) => talks !== null && choose(name));
+const settings = new Settings(client, notices, () => {
+  drawNote();
+  draw();
+});
 const search = new Search(
   (pattern, limit) => client.listAccounts({ pattern, limit }),
-  (name) => choose(name),
+  (name) => choose(name, { isNow: true }),
 );
 
 let talks = null; // of who is logged in
+let reader = null;
 let tabs = null;
-let open = null; // the name of the talk that is open
+let open = null; // the key of the talk that is open
 let creating = false; // what the form does
-let loading = false; // whether older messages are being asked for
 
 // -- logging in and out -------------------------------------------------------------------------
 
@@ -119,10 +138,12 @@ byId("login-form").addEventListener("submit", async (event) => {
       : client.login(username.value, password.value, { newPassword });
     const session = await enter;
     password.value = "";
+    if (creating) memory.beginAnew();
     setCreating(false);
     begin(session);
   } catch (error) {
-    setText(byId("login-error"), sentence(error.message));
+    const isGone = error.code === "bad_credentials" && memory.gone === username.value;
+    setText(byId("login-error"), isGone ? GONE : sentence(error.message));
     const refused = error.code === "invalid_password" && isAsked("new-password");
     const field = (refused ? byId("new-password") : askMore(error.code)) ?? password;
     field.focus();
@@ -140,6 +161,10 @@ byId("logout").addEventListener("click", async () => {
   location.reload(); // nothing of the account is left in the page
 });
 
+// A server that keeps nothing has refused the session of an account, and perhaps its password.
+const GONE = "This server keeps accounts in its memory alone, and does not know your session any " +
+  "more. If it was started anew, your account is gone with all mail: create it again.";
+
 function sentence(text) {
   return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }
@@ -148,9 +173,14 @@ function sentence(text) {
 function begin({ username, session, position }) {
   if (memory.username !== username) memory.forget(username);
   memory.token = session;
-  memory.base ??= position;
+  if (memory.base === null) Object.assign(memory, { base: position, isAssumed: true });
+  memory.gone = null;
   memory.saveNow();
-  talks = new Talks(username, memory);
+  talks = new Talks(username, memory, {
+    isUnderWay: (sendId) => outbox.isUnderWay(sendId),
+    kept: (sendId) => memory.dropSent(sendId),
+  });
+  reader = new Reader(client, talks, memory, changed);
   memory.sent.forEach((sent) => talks.putSent(sent));
   tabs?.close();
   tabs = new Tabs(username, heard);
@@ -158,7 +188,8 @@ function begin({ username, session, position }) {
   setText(byId("me"), username);
   setView("chat");
   outbox.resume();
-  loadFirst(position);
+  reader.begin(position);
+  settings.load().catch(() => {}); // it is asked for again when the settings are opened
   openFromAddress();
   draw();
   // Not on a phone, where this brings the keyboard up.
@@ -167,7 +198,9 @@ function begin({ username, session, position }) {
 
 function leave(reason) {
   tabs?.close();
-  talks = tabs = null;
+  reader?.end();
+  settings.clear();
+  talks = tabs = reader = null;
   show(null);
   search.clear();
   memory.token = null;
@@ -206,9 +239,19 @@ function showState({ kind, reason, retryAt, node }) {
   };
   count();
   if (retryAt !== null) counting = setInterval(count, 250);
+  messages.setOnline(kind === "online");
   if (kind === "logged out" && talks !== null) {
-    leave(reason === null ? "" : sentence(reason));
+    leave(reason === null ? "" : ended(sentence(reason)));
+  } else if (kind === "online" && open !== null) {
+    readNewest(open);
   }
+}
+
+/** Say why a session has ended that was known before. */
+function ended(reason) {
+  if (!client.volatile) return reason;
+  memory.gone = memory.username;
+  return GONE;
 }
 
 byId("banner-now").addEventListener("click", () => client.retryNow());
@@ -226,81 +269,47 @@ document.addEventListener("visibilitychange", () => {
 
 function receive(message) {
   if (talks === null) return;
-  const entry = talks.receive(message);
-  if (entry === null) return;
-  const here = entry.with === open;
-  if (here) messages.came();
-  if (!entry.mine) {
-    const { with: who, body } = entry;
-    announce(here ? `${who}: ${body.slice(0, SAID)}` : `New message from ${who}`);
+  const isSeen = (name) => name === open && !document.hidden && messages.atEnd;
+  const entry = talks.receive(message, { isSeen });
+  if (entry !== null) {
+    const here = entry.with === open;
+    if (here) messages.came();
+    if (!entry.mine) {
+      const { with: who, body } = entry;
+      announce(here ? `${who}: ${body.slice(0, SAID)}` : `New message from ${who}`);
+      if (!here || document.hidden) notices.tell(entry);
+    }
   }
   draw();
 }
 
 function rewind(position) {
   if (talks === null) return;
-  memory.base = position;
-  memory.read = {};
+  Object.assign(memory, { base: position, read: {} });
   memory.save();
-  talks.marks = memory;
   talks.rewind();
-  loadFirst(position);
+  reader.end();
+  reader = new Reader(client, talks, memory, changed);
+  reader.begin(position);
+  show(talks.get(open)?.key ?? null);
 }
 
-/** Read so much of the history that the list shows who was written with lately. */
-async function loadFirst(position) {
-  const mine = talks;
-  loading = true;
-  try {
-    let before = position + 1;
-    // What is not read is counted, however much it is.
-    for (let page = 0; page < FIRST_PAGES || before > memory.base; page += 1) {
-      const limit = page < FIRST_PAGES ? PAGE : client.limits.page;
-      const reply = await client.history({ before, limit });
-      if (mine !== talks) return;
-      talks.receiveOlder(reply.messages, reply.more);
-      draw();
-      if (!reply.more || reply.messages.length === 0) break;
-      before = reply.messages[0].seq;
-    }
-  } catch {
-    // The list stays shorter; scrolling asks again.
-  } finally {
-    loading = false;
-    drawEdge();
-    draw();
-  }
+/** The server has answered, or is being asked. */
+function changed() {
+  if (talks !== null) draw();
 }
 
-/** Read the history further back, until the open talk has some more, or there is no more. */
-async function loadOlder() {
-  if (loading || talks === null || !talks.more || open === null) return;
-  const mine = talks;
-  loading = true;
-  drawEdge();
-  const talk = talks.open(open);
-  const had = talk.entries.length;
-  try {
-    for (let looked = 0; looked < LOOKED_AT && talk.entries.length < had + WANTED; ) {
-      const before = talks.oldest ?? undefined;
-      const reply = await client.history({ before, limit: client.limits.page });
-      if (mine !== talks) return;
-      talks.receiveOlder(reply.messages, reply.more);
-      looked += reply.messages.length;
-      if (!talks.more) break;
-    }
-  } catch {
-    // Scrolling asks again.
-  } finally {
-    loading = false;
-    drawEdge();
-    draw();
-  }
-}
-
-function drawEdge() {
-  if (talks === null) return;
-  messages.setEdge({ loading, more: talks.more });
+/** Read the newest messages of a talk, unless it is of an account that is gone. */
+async function readNewest(key, { isNow = false } = {}) {
+  const talk = talks?.get(key);
+  if (talk === undefined || reader === null) return;
+  const earlier = await reader.newest(talk);
+  if (earlier === null || open !== key || isNow) return;
+  // What one turned to was of another account: what is typed for that is not for this one.
+  memory.drafts[earlier.key] = draft.value;
+  delete memory.drafts[key];
+  show(earlier.key);
+  announce(byId("note").textContent);
 }
 
 // -- what is read -------------------------------------------------------------------------------
@@ -308,8 +317,11 @@ function drawEdge() {
 /** The newest message of the open talk is in sight: take all of it for read. */
 function readOpen() {
   if (talks === null || open === null || document.hidden || !messages.atEnd) return;
-  const seq = talks.open(open).lastSeq;
+  const talk = talks.get(open);
+  if (talk.isEarlier) return;
+  const seq = talk.lastSeq;
   if (talks.markRead(open, seq)) {
+    reader.settle();
     memory.save();
     tabs.tell({ kind: "read", name: open, seq });
   }
@@ -321,21 +333,14 @@ function heard(news) {
   if (talks === null) return;
   switch (news.kind) {
     case "hello":
-      tabs.tell({
-        kind: "all",
-        sent: memory.sent.filter((sent) => sent.state === "sent"),
-        base: memory.base,
-        read: memory.read,
-      });
+      tabs.tell({ kind: "all", base: memory.base, read: memory.read });
       break;
     case "all":
-      news.sent.forEach(learn);
-      memory.base = Math.min(memory.base, news.base);
+      if (memory.isAssumed || news.base > memory.base) memory.base = news.base;
+      memory.isAssumed = false;
       Object.entries(news.read).forEach(([name, seq]) => talks.markRead(name, seq));
       talks.recount();
-      break;
-    case "sent":
-      learn(news.sent);
+      reader.count();
       break;
     case "read":
       talks.markRead(news.name, news.seq);
@@ -345,14 +350,6 @@ function heard(news) {
   draw();
 }
 
-/** Keep what was sent from another tab. */
-function learn(sent) {
-  const known = memory.sent.find((each) => each.sendId === sent.sendId);
-  if (known === undefined) memory.sent.push(sent);
-  else Object.assign(known, sent);
-  talks.putSent(known ?? sent);
-}
-
 // -- sending ------------------------------------------------------------------------------------
 
 const draft = byId("draft");
@@ -360,18 +357,25 @@ const draft = byId("draft");
 function sentChanged(sent) {
   if (talks === null) return;
   talks.putSent(sent);
-  if (sent.state === "sent") tabs.tell({ kind: "sent", sent });
   if (sent.state === "failed") announce(`Not sent to ${sent.to}: ${sent.error}`);
+  draw();
+}
+
+function giveUp({ sent }) {
+  outbox.discard(sent);
+  talks.removeSent(sent.sendId);
   draw();
 }
 
 byId("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const body = draft.value.replace(/^\n+|\s+$/g, "");
-  if (body === "" || open === null || isTooLong(body)) return;
+  const talk = talks.get(open);
+  if (body === "" || talk === undefined || talk.isEarlier || isTooLong(body)) return;
   draft.value = "";
   draftChanged();
-  outbox.add(open, body.toWellFormed?.() ?? body);
+  talk.line = null;
+  outbox.add(talk.name, body.toWellFormed?.() ?? body);
   messages.toEnd();
   draft.focus();
 });
@@ -403,13 +407,14 @@ function draftChanged() {
 
 // -- choosing a talk ----------------------------------------------------------------------------
 
-function choose(name) {
+function choose(key, { isNow = false } = {}) {
+  const name = talks.get(key)?.name ?? key;
   const hash = `#${encodeURIComponent(name)}`;
   // So that "back" leads from a talk to the list where only one of them is seen.
   if (open === null) history.pushState(null, "", hash);
   else history.replaceState(null, "", hash);
-  show(name);
-  draft.focus();
+  show(key, { isNow });
+  (byId("composer").hidden ? byId("scroller") : draft).focus();
 }
 
 function openFromAddress() {
@@ -432,37 +437,77 @@ byId("back").addEventListener("click", () => {
   (rows.find((row) => row.key === was)?.querySelector("button") ?? byId("search")).focus();
 });
 
-/** Show the talk with somebody, or none. */
-function show(name) {
-  open = name;
-  document.body.dataset.pane = name === null ? "list" : "talk";
-  byId("nothing-open").hidden = name !== null;
-  byId("open").hidden = name === null;
-  if (name === null) {
+/**
+ * Show a talk, or none. `isNow`: with whoever has the name now, whatever the list had under it.
+ */
+function show(key, { isNow = false } = {}) {
+  open = key;
+  document.body.dataset.pane = key === null ? "list" : "talk";
+  byId("nothing-open").hidden = key !== null;
+  byId("open").hidden = key === null;
+  if (key === null) {
+    if (talks !== null) talks.shown = null;
     messages.show(null);
   } else {
+    const talk = talks.get(key) ?? talks.open(key);
+    const { name } = talk;
+    talks.shown = talk;
+    if (talk.unread === 0) talk.line = null;
     const label = name === talks.me ? [nameOf(name), " (you)"] : [nameOf(name)];
     byId("with").replaceChildren(...label);
     paintFace(byId("with-face"), name);
-    draft.value = memory.drafts[name] ?? "";
+    byId("draft-to").replaceChildren(nameOf(name));
+    draft.placeholder = `Write to ${name === talks.me ? "yourself" : plain(name)}`;
+    draft.value = memory.drafts[key] ?? "";
+    byId("composer").hidden = talk.isEarlier;
+    drawNote();
     draftChanged();
-    drawEdge();
-    messages.show(talks.open(name));
+    messages.show(talk);
+    readNewest(key, { isNow });
   }
   draw();
 }
 
+/** Say what there is to know of whom one writes to, and offer to block them. */
+function drawNote() {
+  const talk = open === null ? undefined : talks?.get(open);
+  if (talk === undefined) return;
+  const { name, isEarlier } = talk;
+  const isBlocked = settings.isBlocked(name);
+  const button = byId("block");
+  button.hidden = isEarlier || name === talks.me;
+  setText(button, isBlocked ? "Unblock" : "Block");
+  const note = byId("note");
+  note.hidden = !(isEarlier || isBlocked);
+  let text = isBlocked ? "You have blocked this account: what it sends you is refused." : "";
+  if (isEarlier) text = "The account that you wrote with here is gone. Another one may have its name: " +
+    "it is found by the search, and is another conversation.";
+  setText(note, text);
+}
+
+byId("block").addEventListener("click", async () => {
+  const { name } = talks.get(open);
+  try {
+    await settings.block(name, !settings.isBlocked(name));
+  } catch (error) {
+    byId("note").hidden = false;
+    setText(byId("note"), sentence(error.message));
+  }
+});
+
 addEventListener("keydown", (event) => {
-  if (document.body.dataset.view !== "chat") return;
+  if (document.body.dataset.view !== "chat" || byId("settings").open) return;
   if (event.key === "k" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     byId("search").focus();
     byId("search").select();
   } else if (event.altKey && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
     event.preventDefault();
-    const names = talks.list().map((talk) => talk.name);
-    const at = names.indexOf(open) + (event.key === "ArrowDown" ? 1 : -1);
-    if (names[at] !== undefined) choose(names[at]);
+    const keys = talks.list().map((talk) => talk.key);
+    const now = keys.indexOf(open);
+    // From one with nothing in it, which is not in the list, either leads there.
+    const at = now < 0 ? 0 : now + (event.key === "ArrowDown" ? 1 : -1);
+    if (keys[at] !== undefined) choose(keys[at]);
   } else if (event.key === "Escape" && open !== null && event.target !== byId("search")) {
     byId("search").focus();
   }
@@ -483,7 +528,11 @@ function draw() {
     if (talks !== null) {
       messages.update();
       readOpen();
-      talkList.update(talks, open);
+      const { isListed, more } = reader;
+      const isBlocked = (name) => settings.isBlocked(name);
+      talkList.update(talks, { open, isListed, more, isBlocked });
+      const talk = talks.shown;
+      if (talk?.more && !talk.failed && messages.isShort) reader.older(talk);
     }
     sayNews();
     drawTitle();
@@ -523,7 +572,7 @@ if (memory.token === null) {
   setText(byId("me"), memory.username ?? "");
   client.resume(memory.token).then(begin, (error) => {
     memory.token = null;
-    leave(sentence(error.message));
+    leave(ended(sentence(error.message)));
   });
   byId("banner").hidden = true;
 }

@@ -1,16 +1,20 @@
 /**
  * What a tab remembers when it is reloaded, in its `sessionStorage`, and what it tells the others.
  *
- * The server keeps what an account received, and nothing of what it sent. So a tab keeps what was
- * sent from it, and tells the other tabs of the same account over a BroadcastChannel; a new tab
- * asks them. All of it is gone with the last tab, and with logging out.
+ * The server keeps what an account received, and copies of what it sent. A tab keeps what the server
+ * has not stored yet, or keeps no copy of, and up to where one has read, which it tells the other
+ * tabs of the same account over a BroadcastChannel; a new tab asks them. All of it is gone with the
+ * last tab, and with logging out.
  */
 
-const KEPT = 1000; // messages of one's own
+const KEPT = 1000; // messages of one's own that have no copy
 const KEPT_CHARACTERS = 1_000_000; // of all of them; a browser gives a page some five million
 const SAVE_MS = 200;
 
-const empty = () => ({ token: null, username: null, base: null, read: {}, sent: [], drafts: {} });
+const empty = () => ({
+  token: null, username: null, base: null, isAssumed: false, read: {}, sent: [], drafts: {},
+  notifies: false, gone: null,
+});
 
 /**
  * The memory of a tab. Its fields are read and written as they are, then `save` is called.
@@ -18,9 +22,12 @@ const empty = () => ({ token: null, username: null, base: null, read: {}, sent: 
  *   token     of the session
  *   username  whose everything else is
  *   base      the seq up to which all counts as read
+ *   isAssumed whether the base is what the server had as acknowledged, and nobody has read so far
  *   read      by username, the seq up to which it is read
- *   sent      what was sent from here: {sendId, to, body, at, state, messageId, error}
- *   drafts    by username, what is written and not sent
+ *   sent      what was sent from here: {sendId, to, body, at, state, messageId, n, error, isFinal}
+ *   drafts    by talk, what is written and not sent
+ *   notifies  whether mail of other conversations is told on the desktop
+ *   gone      the account whose session a server did not know any more that keeps nothing
  */
 export class Memory {
   #timer = null;
@@ -43,6 +50,24 @@ export class Memory {
     this.saveNow();
   }
 
+  /**
+   * Go on with an account that was created again under its name: nothing of before is in its
+   * mailbox, and who had a name before may be somebody else. What was not sent can be had back.
+   */
+  beginAnew() {
+    Object.assign(this, { base: null, read: {} });
+    const error = "this was written before the account was created anew";
+    for (const sent of this.sent) {
+      if (sent.state === "sending") Object.assign(sent, { state: "failed", error });
+    }
+  }
+
+  /** Forget something that was sent: the server's copy of it is here, or it was given up. */
+  dropSent(sendId) {
+    this.sent = this.sent.filter((sent) => sent.sendId !== sendId);
+    this.save();
+  }
+
   /** Save soon; what is typed now is not worth a write each. */
   save() {
     this.#timer ??= setTimeout(() => this.saveNow(), SAVE_MS);
@@ -52,12 +77,12 @@ export class Memory {
     clearTimeout(this.#timer);
     this.#timer = null;
     this.#drop(KEPT, KEPT_CHARACTERS);
-    const { token, username, base, read, sent, drafts } = this;
-    const kept = () => JSON.stringify({ token, username, base, read, sent: this.sent, drafts });
+    const names = Object.keys(empty());
+    const kept = () => JSON.stringify(Object.fromEntries(names.map((name) => [name, this[name]])));
     try {
       this.storage.setItem(this.key, kept());
     } catch {
-      this.#drop(sent.length / 2, KEPT_CHARACTERS / 4); // the browser gives less than most do
+      this.#drop(this.sent.length / 2, KEPT_CHARACTERS / 4); // the browser gives less than most do
       try {
         this.storage.setItem(this.key, kept());
       } catch {

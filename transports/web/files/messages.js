@@ -24,12 +24,14 @@ export class Messages {
   #atEnd = true;
   #missed = 0; // messages that came while one looked further up
   #unfolded = new Set(); // keys
+  #online = true;
 
   /**
    * @param {object} on
    * @param {() => void} on.older wants older messages of the server
    * @param {() => void} on.end the newest message has come into sight
    * @param {(entry: object) => void} on.retry
+   * @param {(entry: object) => void} on.edit has the text back, to be changed or sent elsewhere
    * @param {(entry: object) => void} on.discard
    */
   constructor(on) {
@@ -59,8 +61,19 @@ export class Messages {
     this.#unfolded.clear();
     this.list.replaceChildren();
     if (talk === null) return;
+    this.#missed = 0;
     this.toEnd();
-    if (talk.entries.length < STEP) this.on.older();
+  }
+
+  /** Say of what is not stored yet whether it is being sent, or waits for the server. */
+  setOnline(online) {
+    this.#online = online;
+    this.update();
+  }
+
+  /** Whether there is room for older messages beside those that are here. */
+  get isShort() {
+    return this.scroller.scrollHeight - this.scroller.clientHeight < NEAR;
   }
 
   /** Go to the newest message. */
@@ -86,14 +99,18 @@ export class Messages {
     } else {
       this.#inPlace(() => this.#draw(...this.#part()));
     }
+    this.#sayWhatIsAbove();
     this.#sayWhatIsBelow();
     this.#settle();
   }
 
   /** Say what is above the first message: older ones, perhaps, or nothing. */
-  setEdge({ loading, more }) {
+  #sayWhatIsAbove() {
+    const { loading, more, failed, isEarlier } = this.#talk;
     this.older.hidden = loading || !more;
-    const text = more ? "" : "This is where it begins.";
+    let text = more ? "" : "This is where it begins.";
+    if (isEarlier) text = "The last of what was written with an account that is gone.";
+    if (failed !== null) text = `Older messages cannot be read: ${failed}. `;
     setText(byId("edge-text"), loading ? "Looking for older messages …" : text);
   }
 
@@ -171,11 +188,19 @@ export class Messages {
     this.#top = part.at(0) ?? null;
     this.#bottom = part.at(-1) ?? null;
     const items = [];
+    const { line } = this.#talk;
     let before;
+    let isAboveLine = line !== null && part.length > 0 && !(part[0].seq > line);
     for (const entry of part) {
       const newDay = before === undefined || dayOf(before.at) !== dayOf(entry.at);
       if (newDay) items.push(dayItem(entry));
-      const inRun = !newDay && before.mine === entry.mine && entry.at - before.at < RUN_MS;
+      const atLine = isAboveLine && !entry.mine && entry.seq >= line;
+      if (atLine) {
+        items.push(lineItem());
+        isAboveLine = false;
+      }
+      const together = !newDay && !atLine && before.mine === entry.mine;
+      const inRun = together && entry.at - before.at < RUN_MS;
       items.push(this.#item(entry, inRun));
       before = entry;
     }
@@ -188,12 +213,18 @@ export class Messages {
       make: () => this.#make(entry),
       update: (element) => {
         element.classList.toggle("run", inRun);
-        if (element.state !== entry.state) {
-          element.state = entry.state;
-          this.#fillFoot(element.foot, entry);
+        const state = this.#stateOf(entry);
+        if (element.state !== state) {
+          element.state = state;
+          this.#fillFoot(element.foot, entry, state);
         }
       },
     };
+  }
+
+  #stateOf(entry) {
+    const state = this.#talk.stateOf(entry);
+    return state === "sending" && !this.#online ? "waiting" : state;
   }
 
   #make(entry) {
@@ -223,29 +254,34 @@ export class Messages {
     return button;
   }
 
-  #fillFoot(foot, entry) {
+  #fillFoot(foot, entry, state) {
     foot.replaceChildren(clock(entry.at));
     if (!entry.mine) return;
-    const [sign, word] = STATES[entry.state];
-    const wordClass = entry.state === "sent" ? "for-readers" : "";
-    foot.append(el("span", { className: `state ${entry.state}`, title: word },
+    const [sign, word, className] = STATES[state];
+    const isSaid = entry.state !== "sent";
+    foot.append(el("span", { className: `state ${className}`, title: word },
       el("span", { "aria-hidden": "true" }, sign),
-      el("span", { className: wordClass }, ` ${word}`)));
-    if (entry.state !== "failed") return;
+      el("span", { className: isSaid ? "" : "for-readers" }, ` ${word}`)));
+    if (state !== "failed") return;
     const button = (label, act) => {
       const made = el("button", { type: "button", className: "link" }, label);
       made.addEventListener("click", () => act(entry));
       return made;
     };
-    foot.append(
-      el("span", { className: "why" }, ...visible(entry.sent.error, { line: true })),
-      button("Try again", this.on.retry),
-      button("Discard", this.on.discard),
-    );
+    foot.append(el("span", { className: "why" }, ...visible(entry.sent.error, { line: true })));
+    if (!entry.sent.isFinal) foot.append(button("Try again", this.on.retry));
+    foot.append(button("Edit", this.on.edit), button("Discard", this.on.discard));
   }
 }
 
-const STATES = { sending: ["○", "sending"], sent: ["✓", "sent"], failed: ["!", "not sent:"] };
+// By state: the sign, the word, and the classes.
+const STATES = {
+  waiting: ["○", "waits for the server", "sending"],
+  sending: ["○", "sending", "sending"],
+  sent: ["✓", "stored", "sent"],
+  delivered: ["✓✓", "delivered", "sent delivered"],
+  failed: ["!", "not sent:", "failed"],
+};
 
 function isLong(body) {
   return body.length > LONG || body.split("\n", LINES + 1).length > LINES;
@@ -256,5 +292,13 @@ function dayItem(entry) {
     key: `day ${dayOf(entry.at)} ${entry.key}`,
     make: () => el("li", { className: "day" }, el("span", {})),
     update: (element) => setText(element.firstElementChild, dayName(entry.at)),
+  };
+}
+
+function lineItem() {
+  return {
+    key: "line",
+    make: () => el("li", { className: "line" }, el("span", {}, "New messages")),
+    update: () => {},
   };
 }

@@ -1,13 +1,14 @@
 /**
  * Sends what was written, in order for each recipient, until the server has it or refuses it.
  *
- * Each message has its send_id from the beginning, so one that was on its way when the connection
+ * The server keeps a copy of each, for the account's other devices and for later. Each message has its send_id from the beginning, so one that was on its way when the connection
  * broke, or the page was reloaded, is simply sent again.
  */
 
 import { newSendId, RequestError } from "./twinline.js";
 
 const WAITS = new Set(["busy", "rate_limited", "shutting_down"]); // nothing is wrong with it
+const FINAL = new Set(["refused"]); // it would be again
 const LONGEST_WAIT_MS = 60_000;
 // The server remembers a send_id for 24 hours; what was on its way for longer may be there twice.
 const TOO_OLD_MS = 20 * 3600 * 1000;
@@ -15,6 +16,7 @@ const TOO_OLD_MS = 20 * 3600 * 1000;
 /** The messages of one's own that are not stored yet. */
 export class Outbox {
   #busy = new Set(); // the recipients to whom something is on its way
+  #underWay = new Set(); // send ids whose reply is waited for
 
   /**
    * @param client has a session, or will have
@@ -28,7 +30,8 @@ export class Outbox {
   /** Send something new. */
   add(to, body) {
     const sent = {
-      sendId: newSendId(), to, body, at: Date.now(), state: "sending", messageId: null, error: null,
+      sendId: newSendId(), to, body, at: Date.now(), state: "sending", messageId: null, n: null,
+      error: null, isFinal: false,
     };
     this.memory.sent.push(sent);
     this.#changed(sent);
@@ -40,7 +43,9 @@ export class Outbox {
     for (const sent of this.memory.sent) {
       if (sent.state !== "sending") continue;
       if (Date.now() - sent.at > TOO_OLD_MS) {
-        this.#changed(sent, { state: "failed", error: "it is not known whether this arrived" });
+        this.#changed(sent, {
+          state: "failed", error: "it is not known whether this arrived", isFinal: false,
+        });
       } else {
         this.#send(sent.to);
       }
@@ -57,8 +62,12 @@ export class Outbox {
 
   /** Give up one that has failed. */
   discard(sent) {
-    this.memory.sent = this.memory.sent.filter((each) => each !== sent);
-    this.memory.save();
+    this.memory.dropSent(sent.sendId);
+  }
+
+  /** Whether a send waits for its reply now. */
+  isUnderWay(sendId) {
+    return this.#underWay.has(sendId);
   }
 
   async #send(to) {
@@ -80,16 +89,22 @@ export class Outbox {
   async #try(sent) {
     const { to, body, sendId } = sent;
     try {
-      const reply = await this.client.send(to, body, { sendId, seconds: Infinity });
-      this.#changed(sent, { state: "sent", at: reply.sent_at, messageId: reply.message_id });
+      this.#underWay.add(sendId);
+      const options = { sendId, copy: true, seconds: Infinity };
+      const { message_id: messageId, sent_at: at, n } = await this.client.send(to, body, options);
+      this.#underWay.delete(sendId);
+      this.#changed(sent, { state: "sent", at, messageId, n });
     } catch (error) {
+      this.#underWay.delete(sendId);
       if (this.client.token === null) return false; // the session has ended: `resume` goes on
       if (error instanceof RequestError && WAITS.has(error.code)) {
+        this.#changed(sent);
         const ms = Math.min(Math.max(error.retryAfter, 1000), LONGEST_WAIT_MS);
         await new Promise((resolve) => setTimeout(resolve, ms));
         return this.client.token !== null;
       }
-      this.#changed(sent, { state: "failed", error: error.message });
+      const isFinal = FINAL.has(error.code);
+      this.#changed(sent, { state: "failed", error: error.message, isFinal });
     }
     return true;
   }

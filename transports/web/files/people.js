@@ -5,7 +5,8 @@ import { shortly, visible } from "./text.js";
 
 const TYPING_MS = 150; // between the last key and the search
 const FOUND = 20; // people that a search shows
-const LISTED = 200; // talks that the list shows; the others are found by typing
+const LISTED = 200; // talks that the list shows at first, and as many more at a time
+const NEAR = 300; // pixels from the end of the list at which more are shown
 const PREVIEW = 120; // characters
 const HUES = 8;
 
@@ -24,28 +25,63 @@ export function nameOf(name) {
 
 /** The list of talks. */
 export class TalkList {
-  /** @param {(name: string) => void} onChoose */
-  constructor(onChoose) {
-    this.onChoose = onChoose;
+  #limit = LISTED;
+
+  /**
+   * @param {object} on
+   * @param {(key: string) => void} on.choose
+   * @param {() => void} on.more wants more of the server's list
+   * @param {() => void} on.drawn more of what is here is to be shown
+   */
+  constructor(on) {
+    this.on = on;
     this.list = byId("talks");
+    this.more = byId("talks-more");
     this.list.addEventListener("keydown", (event) => this.#arrows(event));
+    this.more.addEventListener("click", () => this.#goOn());
+    const scroller = byId("talks-nav");
+    scroller.addEventListener("scroll", () => {
+      const { scrollTop, scrollHeight, clientHeight } = scroller;
+      if (!this.more.hidden && scrollHeight - scrollTop - clientHeight < NEAR) this.#goOn();
+    }, { passive: true });
   }
 
-  /** Show the talks; `open` is the name of the one that is open, or null. */
-  update(talks, open) {
-    reconcile(this.list, talks.list().slice(0, LISTED).map((talk) => this.#item(talk, open)));
-    byId("talks-none").hidden = this.list.childElementCount > 0;
+  /**
+   * Show the talks.
+   *
+   * @param talks
+   * @param {object} how
+   * @param {string | null} how.open the key of the talk that is open
+   * @param {boolean} how.isListed whether the server's list has come
+   * @param {boolean} how.more whether it has more
+   * @param {(name: string) => boolean} how.isBlocked
+   */
+  update(talks, { open, isListed, more, isBlocked }) {
+    const all = talks.list();
+    const shown = all.slice(0, this.#limit);
+    this.isCut = shown.length < all.length;
+    reconcile(this.list, shown.map((talk) => this.#item(talk, open, isBlocked)));
+    byId("talks-none").hidden = all.length > 0 || !isListed;
+    this.more.hidden = !this.isCut && !more;
   }
 
-  #item(talk, open) {
+  #goOn() {
+    this.#limit += LISTED;
+    if (!this.isCut) this.on.more();
+    else this.on.drawn();
+  }
+
+  #item(talk, open, isBlocked) {
     return {
-      key: talk.name,
-      make: () => this.#make(talk.name),
+      key: talk.key,
+      make: () => this.#make(talk),
       update: ({ parts }) => {
-        const { last, unread, name } = talk;
+        const { last, unread, name, key } = talk;
         parts.button.classList.toggle("has-unread", unread > 0);
-        if (name === open) parts.button.setAttribute("aria-current", "true");
+        if (key === open) parts.button.setAttribute("aria-current", "true");
         else parts.button.removeAttribute("aria-current");
+        const tag = isBlocked(name) ? "blocked" : "";
+        setText(parts.tag, talk.isEarlier ? "an earlier account" : tag);
         setText(parts.time, shortly(last.at));
         const count = unread > 999 ? "999+" : String(unread);
         setText(parts.count, unread > 0 ? count : "");
@@ -60,8 +96,9 @@ export class TalkList {
     };
   }
 
-  #make(name) {
+  #make({ name, key }) {
     const parts = {
+      tag: el("span", { className: "row-tag" }),
       time: el("span", { className: "row-time" }),
       preview: el("bdi", { className: "preview" }),
       count: el("span"),
@@ -71,11 +108,11 @@ export class TalkList {
     paintFace(face, name);
     parts.button = el("button", { type: "button", className: "row" },
       face,
-      el("span", { className: "row-name" }, nameOf(name)),
+      el("span", { className: "row-name" }, nameOf(name), " ", parts.tag),
       parts.time,
       parts.preview,
       el("span", { className: "count" }, parts.count, parts.countWord));
-    parts.button.addEventListener("click", () => this.onChoose(name));
+    parts.button.addEventListener("click", () => this.on.choose(key));
     return Object.assign(el("li", {}, parts.button), { parts });
   }
 

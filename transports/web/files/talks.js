@@ -1,11 +1,13 @@
 /**
  * The conversations of one account: what was received and what was sent, by the other person.
  *
- * Nothing here knows of a page or of a connection.
+ * Of each there is what has come since the page was opened, and as much of what was before as was
+ * asked for; below that, `oldest` tells where the history goes on. Nothing here knows of a page or
+ * of a connection.
  */
 
 const KEPT = 20_000; // messages that are held; older ones are asked for again
-const DROPPED = 5_000; // of them at once
+const DROPPED = 5_000; // of those of the open talk at once
 
 /**
  * An entry of a talk:
@@ -14,27 +16,70 @@ const DROPPED = 5_000; // of them at once
  *   mine       whether this account wrote it
  *   body, at   the text, and when the server took it, or when it was written here
  *   state      received, sending, sent or failed
- *   seq        of one that was received
- *   sent       of one that was sent: what the memory keeps of it
+ *   seq        in the mailbox: of all but what was sent from here and has no copy there yet
+ *   id         the message's id, once the server has it
+ *   n          of one that was sent: a receipt with this number or a higher one is of it too
+ *   sent       of one that was sent from here and has no copy yet: what the memory keeps of it
  */
 
 /** One conversation; its entries are in the order in which they are shown. */
 export class Talk {
   entries = [];
-  unread = 0;
+  /** The newest message as the server's list has it: an entry that is in no order yet, or null. */
+  preview = null;
+  /** What was sent with this `n` or a lower one was acknowledged by the other. */
+  delivered = 0;
+  /** The seq of the first message that was not read when one turned here, or null. */
+  line = null;
+  /** The seq below which the history goes on; null: it was not asked for. */
+  oldest = null;
+  /** Whether there is more below. */
+  more = true;
+  /** Whether a page of the history is under way, and why the last one did not come. */
+  loading = false;
+  failed = null;
+  /** Above which seq all that has come is here; null: as in all talks. */
+  from = null;
+  #unread = new Set(); // seqs
 
-  constructor(name) {
-    this.name = name;
+  /** `isEarlier`: of an account that had the name before the one that has it now. */
+  constructor(key, name, isEarlier = false) {
+    Object.assign(this, { key, name, isEarlier });
   }
 
   /** The last entry, or undefined. */
   get last() {
-    return this.entries.at(-1);
+    const last = this.entries.at(-1);
+    const isNewer = last === undefined || this.preview?.seq > (last.seq ?? Infinity);
+    return isNewer ? (this.preview ?? undefined) : last;
   }
 
-  /** The greatest seq that was received, or 0. */
+  /** The greatest seq of an entry, or 0. */
   get lastSeq() {
     return this.entries.findLast((entry) => entry.seq !== undefined)?.seq ?? 0;
+  }
+
+  get unread() {
+    return this.#unread.size;
+  }
+
+  /** The lowest seq that is not read, or Infinity. */
+  get firstUnread() {
+    let first = Infinity;
+    for (const seq of this.#unread) first = Math.min(first, seq);
+    return first;
+  }
+
+  /** Note that a message is not read; the line is drawn before the first one, unless it is seen. */
+  noteUnread(seq, { isSeen = false } = {}) {
+    const isFirst = this.#unread.size === 0 || seq < this.line;
+    if (isFirst && !isSeen) this.line = seq;
+    this.#unread.add(seq);
+  }
+
+  /** Take what has come up to a seq for read. */
+  readUpTo(read) {
+    for (const seq of this.#unread) if (seq <= read) this.#unread.delete(seq);
   }
 
   /** Put an entry in its place. */
@@ -48,139 +93,249 @@ export class Talk {
     const at = this.entries.indexOf(entry);
     if (at >= 0) this.entries.splice(at, 1);
   }
+
+  /** How an entry stands: its state, or that it was delivered. */
+  stateOf(entry) {
+    return entry.state === "sent" && entry.n <= this.delivered ? "delivered" : entry.state;
+  }
 }
 
-// What is not stored yet comes last. All else goes by the server's clock.
+// What is not stored yet comes last, and all else is in the mailbox's order; what has no copy there
+// goes by the server's clock.
 function compare(one, other) {
-  return (
-    pending(one) - pending(other) || one.at - other.at || (one.seq ?? 0) - (other.seq ?? 0)
-  );
+  const order = pending(one) - pending(other);
+  if (order !== 0) return order;
+  if (one.seq !== undefined && other.seq !== undefined) return one.seq - other.seq;
+  return one.at - other.at;
 }
 
 const pending = (entry) => (entry.state === "sending" || entry.state === "failed" ? 1 : 0);
 
 /** All conversations of an account. */
 export class Talks {
-  #byName = new Map();
-  #received = new Map(); // by seq
-  #own = new Map(); // by message id: what this account wrote to itself, as it was received
-  #sent = new Map(); // by send id: entries
+  #byKey = new Map();
+  #bySeq = new Map(); // entries
+  #byId = new Map(); // entries that this account wrote, by the message's id
+  #sent = new Map(); // entries that were sent from here and have no copy yet, by send id
+  #listed = new Map(); // by name, the seq of the last message in the server's list
 
-  /** The lowest seq that is here, or null: history goes on below it. */
-  oldest = null;
-  /** Whether the server has older messages. */
-  more = true;
+  /** The talk that is shown, or null: it is not unloaded. */
+  shown = null;
+  /** From this seq on everything comes by itself. */
+  from = 1;
+  /** The greatest seq that has come by itself. */
+  top = 0;
 
   /**
    * @param {string} me the account
    * @param {{base: number, read: object}} marks up to where each talk is read, as `Memory` has it
+   * @param {object} on
+   * @param {(sendId: string) => boolean} on.isUnderWay whether a send is waiting for its reply
+   * @param {(sendId: string) => void} on.kept the server's copy of what was sent is here
    */
-  constructor(me, marks) {
-    this.me = me;
-    this.marks = marks;
+  constructor(me, marks, { isUnderWay = () => false, kept = () => {} } = {}) {
+    Object.assign(this, { me, marks, isUnderWay, kept });
   }
 
-  /** Return the talk with somebody, or undefined. */
-  get(name) {
-    return this.#byName.get(name);
+  /** Return the talk of a key, or undefined; with somebody who has the name now, it is the name. */
+  get(key) {
+    return this.#byKey.get(key);
   }
 
   /** Return the talk with somebody, which is there from now on. */
   open(name) {
-    let talk = this.#byName.get(name);
-    if (talk === undefined) this.#byName.set(name, (talk = new Talk(name)));
+    let talk = this.#byKey.get(name);
+    if (talk === undefined) this.#byKey.set(name, (talk = new Talk(name, name)));
     return talk;
   }
 
   /** All talks with something in them, the one with the newest message first. */
   list() {
-    const talks = [...this.#byName.values()].filter((talk) => talk.entries.length > 0);
+    const talks = [...this.#byKey.values()].filter((talk) => talk.last !== undefined);
     return talks.sort((one, other) => other.last.at - one.last.at);
   }
 
   /** How many messages are unread in all. */
   get unread() {
     let sum = 0;
-    for (const talk of this.#byName.values()) sum += talk.unread;
+    for (const talk of this.#byKey.values()) sum += talk.unread;
     return sum;
   }
 
-  // -- what was received --------------------------------------------------------------------
+  /** Whether there are talks of which it is only known that something is unread. */
+  get lacksLines() {
+    return [...this.#byKey.values()].some((talk) => talk.unread > 0 && talk.last === undefined);
+  }
 
-  /** Take in a message that has just come; return its entry, or null if it is here already. */
-  receive(message) {
-    const entry = this.#entryOf(message);
+  // -- what the server has ----------------------------------------------------------------------
+
+  /**
+   * Take in a message that has just come; return its entry, or null if it is here already.
+   *
+   * @param {object} message
+   * @param {{isSeen?: (name: string) => boolean}} [options] whether the end of a talk is in sight
+   */
+  receive(message, { isSeen = () => false } = {}) {
+    this.top = Math.max(this.top, message.seq);
+    const talk = this.open(message.to ?? message.sender);
+    const entry = this.#take(talk, message, { isNews: true });
     if (entry === null) return null;
-    this.oldest ??= message.seq;
-    const talk = this.open(message.sender);
-    talk.put(entry);
-    this.#count(talk, entry);
+    this.#count(talk, entry, isSeen(talk.name));
     this.#trim();
     return entry;
   }
 
-  /** Take in a page of the history: messages that are older than all that are here. */
-  receiveOlder(messages, more) {
-    const touched = new Set();
-    for (const message of messages) {
-      const entry = this.#entryOf(message);
-      if (entry === null) continue;
-      const talk = this.open(message.sender);
-      talk.entries.push(entry);
-      this.#count(talk, entry);
-      touched.add(talk);
+  /** Take in a receipt. */
+  acknowledged({ username, n, seq = 0 }) {
+    this.top = Math.max(this.top, seq);
+    const talk = this.open(username);
+    talk.delivered = Math.max(talk.delivered, n);
+  }
+
+  /** Take in a page of the server's list. */
+  takeList(conversations) {
+    for (const { username, last } of conversations) {
+      const listed = this.#listed.get(username);
+      if (listed === undefined || listed === last.seq) {
+        this.#listed.set(username, last.seq);
+        this.open(username).preview = this.#entryOf(last);
+      } else {
+        this.earlier(username, [this.#entryOf(last)]);
+      }
     }
-    for (const talk of touched) talk.entries.sort(compare);
-    if (messages.length > 0) {
-      this.oldest = Math.min(messages[0].seq, this.oldest ?? Infinity);
+  }
+
+  /** Return the talk with an account that had a name before, of which there are these entries. */
+  earlier(name, entries) {
+    const key = `${name} ${entries.at(-1).seq}`; // no name has a space in it
+    let talk = this.#byKey.get(key);
+    if (talk === undefined) {
+      talk = new Talk(key, name, true);
+      Object.assign(talk, { entries, oldest: 0, more: false });
+      this.#byKey.set(key, talk);
     }
-    this.more = more && messages.length > 0;
-    return touched;
+    return talk;
+  }
+
+  /** Return the entries of a talk that lie in the mailbox; `takePage` is told of them. */
+  held(talk) {
+    return talk.entries.filter((entry) => entry.seq !== undefined);
+  }
+
+  /**
+   * Take in a page of a talk's history.
+   *
+   * @param {Talk} talk
+   * @param {{messages: object[], receipts?: object[], more: boolean, seen: number}} page
+   * @param {object[] | null} held what was here when the newest page was asked for; null: it is
+   *   the page below `oldest`
+   * @returns {object[]} the entries that should be in the page and are not: they were deleted, or
+   *   another account has the name now; they are here no more
+   */
+  takePage(talk, { messages, receipts = [], more, seen }, held = null) {
+    const found = new Set(messages.map(({ seq }) => seq));
+    const isThere = ({ seq }) => seq < seen || found.has(seq);
+    const lost = (held ?? []).filter((entry) => !isThere(entry));
+    for (const entry of lost) {
+      talk.remove(entry);
+      this.#forget(entry);
+    }
+    const { preview } = talk;
+    if (held !== null && preview !== null && !isThere(preview)) {
+      if (held.every(({ seq }) => seq !== preview.seq)) lost.push(preview);
+      lost.sort(compare);
+    }
+    if (held !== null) talk.preview = null;
+    for (const message of messages) this.#take(talk, message);
+    receipts.forEach((receipt) => this.acknowledged(receipt));
+    const isFirst = talk.oldest === null;
+    if (isFirst || seen <= talk.oldest) Object.assign(talk, { oldest: seen, more });
+    const from = talk.from ?? this.from;
+    if (isFirst && from < seen) Object.assign(talk, { oldest: from, more: true });
+    talk.failed = null;
+    return lost;
   }
 
   #entryOf(message) {
-    if (this.#received.has(message.seq)) return null;
     const mine = message.sender === this.me;
-    const entry = {
+    return {
       key: `seq ${message.seq}`, mine, body: message.body, at: message.sent_at, seq: message.seq,
-      state: mine ? "sent" : "received", with: message.sender,
+      state: mine ? "sent" : "received", with: message.to ?? message.sender,
+      id: message.message_id, n: message.n ?? undefined,
     };
-    this.#received.set(message.seq, entry);
-    if (mine) {
-      this.#own.set(message.message_id, entry);
-      for (const own of this.#sent.values()) {
-        if (own.sent.messageId === message.message_id) this.removeSent(own.sent.sendId);
-      }
-    }
-    return entry;
   }
 
-  #count(talk, entry) {
-    if (!entry.mine && entry.seq > this.readUpTo(talk.name)) talk.unread += 1;
+  #take(talk, message, { isNews = false } = {}) {
+    if (this.#bySeq.has(message.seq)) return null;
+    let entry = this.#entryOf(message);
+    const own = entry.mine ? this.#byId.get(entry.id) : undefined;
+    if (own !== undefined) {
+      // It was sent from here: it stays the entry that it is.
+      talk.remove(own);
+      const { sendId } = own.sent;
+      entry = Object.assign(own, { ...entry, key: own.key, sent: undefined });
+      this.#sent.delete(sendId);
+      this.kept(sendId);
+    } else if (entry.mine && isNews) {
+      this.#guess(talk, entry);
+    }
+    this.#bySeq.set(entry.seq, entry);
+    if (entry.mine) this.#byId.set(entry.id, entry);
+    talk.put(entry);
+    return own === undefined ? entry : null;
+  }
+
+  /**
+   * A copy has come whose send is not known: it may be of a send from here whose reply is still to
+   * come, or from another device. The reply tells; until then the two are shown as one.
+   */
+  #guess(talk, { body, id }) {
+    const own = talk.entries.find((entry) => entry.sent !== undefined && entry.body === body &&
+      entry.state === "sending" && this.isUnderWay(entry.sent.sendId));
+    if (own === undefined) return;
+    own.guess = id;
+    talk.remove(own);
+  }
+
+  #forget(entry) {
+    this.#bySeq.delete(entry.seq);
+    if (entry.mine) this.#byId.delete(entry.id);
   }
 
   #trim() {
-    if (this.#received.size <= KEPT) return;
-    const seqs = [...this.#received.keys()].sort((one, other) => one - other);
-    const lowest = seqs[DROPPED];
-    for (const seq of seqs.slice(0, DROPPED)) this.#received.delete(seq);
-    for (const talk of this.#byName.values()) {
-      talk.entries = talk.entries.filter((entry) => !(entry.seq < lowest));
+    if (this.#bySeq.size <= KEPT) return;
+    for (const talk of this.#byKey.values()) {
+      if (talk !== this.shown && !talk.isEarlier) this.#unload(talk);
     }
-    this.oldest = lowest;
-    this.more = true;
+    if (this.#bySeq.size > KEPT) this.#unload(this.shown, KEPT - DROPPED);
   }
 
-  /** Forget what was received: the server has another mailbox now. */
+  /** Drop what can be asked for again, but for so many of the newest. */
+  #unload(talk, keep = 0) {
+    const held = this.held(talk);
+    const dropped = new Set(held.slice(0, held.length - keep));
+    if (dropped.size === 0) return;
+    if (keep === 0) talk.preview = talk.last.seq === undefined ? held.at(-1) : talk.last;
+    dropped.forEach((entry) => this.#forget(entry));
+    talk.entries = talk.entries.filter((entry) => !dropped.has(entry));
+    talk.from = keep === 0 ? this.top + 1 : held[dropped.size].seq;
+    Object.assign(talk, { oldest: keep === 0 ? null : talk.from, more: true });
+  }
+
+  /** Forget what the server had: it has another mailbox now. */
   rewind() {
-    this.#received.clear();
-    this.#own.clear();
-    for (const talk of this.#byName.values()) {
-      talk.entries = talk.entries.filter((entry) => entry.seq === undefined);
-      talk.unread = 0;
+    this.#bySeq.clear();
+    this.#byId.clear();
+    this.#listed.clear();
+    for (const [key, talk] of this.#byKey) {
+      if (talk.isEarlier) this.#byKey.delete(key);
+      const entries = talk.entries.filter((entry) => entry.seq === undefined);
+      const fresh = new Talk(key, talk.name);
+      Object.assign(talk, { ...fresh, entries });
+      talk.readUpTo(Infinity);
     }
-    this.oldest = null;
-    this.more = true;
+    for (const entry of this.#sent.values()) if (entry.id) this.#byId.set(entry.id, entry);
+    this.top = 0;
   }
 
   // -- what is read ---------------------------------------------------------------------------
@@ -190,23 +345,40 @@ export class Talks {
     return Math.max(this.marks.base ?? 0, this.marks.read[name] ?? 0);
   }
 
+  /** Count what is unread in a page of the mailbox that is older than what has come by itself. */
+  count(messages) {
+    for (const { sender, seq } of messages) {
+      if (sender !== this.me) this.#count(this.open(sender), { seq, mine: false });
+    }
+  }
+
+  #count(talk, entry, isSeen = false) {
+    const isUnread = !entry.mine && entry.seq > this.readUpTo(talk.name);
+    if (isUnread) talk.noteUnread(entry.seq, { isSeen });
+  }
+
   /** Take the messages of somebody, up to a seq, for read; return whether that is news. */
   markRead(name, seq) {
     if (seq <= this.readUpTo(name)) return false;
     this.marks.read[name] = seq;
-    const talk = this.#byName.get(name);
-    if (talk !== undefined) this.#recount(talk);
+    this.#byKey.get(name)?.readUpTo(seq);
     return true;
   }
 
-  /** Count what is unread again: the marks have changed. */
+  /** Drop from the counts what is read: the marks have changed. */
   recount() {
-    this.#byName.forEach((talk) => this.#recount(talk));
+    this.#byKey.forEach((talk) => talk.readUpTo(this.readUpTo(talk.name)));
   }
 
-  #recount(talk) {
-    const read = this.readUpTo(talk.name);
-    talk.unread = talk.entries.filter((entry) => !entry.mine && entry.seq > read).length;
+  /** Move the base up to the first unread message: what is counted after a reload begins there. */
+  settle() {
+    let first = Infinity;
+    for (const talk of this.#byKey.values()) first = Math.min(first, talk.firstUnread);
+    const { marks } = this;
+    marks.base = Math.max(marks.base ?? 0, Math.min(first - 1, this.top));
+    for (const [name, seq] of Object.entries(marks.read)) {
+      if (seq <= marks.base) delete marks.read[name];
+    }
   }
 
   // -- what was sent --------------------------------------------------------------------------
@@ -214,15 +386,21 @@ export class Talks {
   /** Show what the memory keeps of something that was sent, or what has become of it. */
   putSent(sent) {
     const talk = this.open(sent.to);
-    let entry = this.#sent.get(sent.sendId);
-    if (entry !== undefined) talk.remove(entry);
-    if (sent.messageId !== null && this.#own.has(sent.messageId)) {
-      this.#sent.delete(sent.sendId);
+    const { sendId, messageId } = sent;
+    const known = this.#sent.get(sendId);
+    const entry = known ?? { key: `sent ${sendId}`, mine: true, with: sent.to };
+    talk.remove(entry);
+    const { body, at, state, n } = sent;
+    Object.assign(entry, { body, at, state, n, sent, id: messageId ?? undefined });
+    if (messageId !== null && (this.#byId.get(messageId) ?? entry) !== entry) {
+      this.#sent.delete(sendId); // its copy has come before
+      this.kept(sendId);
       return;
     }
-    entry ??= { key: `sent ${sent.sendId}`, mine: true, with: sent.to };
-    Object.assign(entry, { body: sent.body, at: sent.at, state: sent.state, sent });
-    this.#sent.set(sent.sendId, entry);
+    this.#sent.set(sendId, entry);
+    if (messageId !== null) this.#byId.set(messageId, entry);
+    if (entry.guess !== undefined && messageId === null && this.isUnderWay(sendId)) return;
+    entry.guess = undefined;
     talk.put(entry);
   }
 
@@ -230,6 +408,6 @@ export class Talks {
     const entry = this.#sent.get(sendId);
     if (entry === undefined) return;
     this.#sent.delete(sendId);
-    this.#byName.get(entry.with)?.remove(entry);
+    this.#byKey.get(entry.with)?.remove(entry);
   }
 }

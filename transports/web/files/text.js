@@ -44,6 +44,11 @@ export function visible(text, { line = false } = {}) {
   return nodes;
 }
 
+/** Return a text on one line with nothing hidden in it, for where there are no elements. */
+export function plain(text) {
+  return visible(text, { line: true }).map((node) => node.textContent ?? node).join("");
+}
+
 function isFlag(text, at) {
   return at >= 2 && text.codePointAt(at - 2) === 0x1f3f4 && FLAG.test(text.slice(at - 2, at + 24));
 }
