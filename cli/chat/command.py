@@ -4,6 +4,8 @@ import os
 import sys
 from typing import Any
 
+import click
+
 from twinline.cli.chat.conversation import Talk
 from twinline.cli.chat.lines import LineScreen, Mail, Presence, hold
 from twinline.cli.client.sessions import KeptSession
@@ -12,7 +14,7 @@ from twinline.cli.console.command import argument, command, option
 from twinline.cli.console.interruption import Interruption, exit_on_closed_pipe
 from twinline.cli.console.output import say
 from twinline.core.errors import SessionExpired
-from twinline.core.protocol import EVERY_KIND, Message
+from twinline.core.protocol import EVERY_KIND, Message, SessionReply
 from twinline.transports.client import State, StateKind, WatchMode
 
 
@@ -42,8 +44,16 @@ from twinline.transports.client import State, StateKind, WatchMode
     is_flag=True,
     help="Without a prompt: acknowledge what was printed.",
 )
+@option(
+    "--notify",
+    type=click.Choice(["9", "777"]),
+    help="Notify of mail by this OSC of the terminal<|: at the prompt, of mail of other "
+    "conversations>.",
+)
 @client_options
-def chat(to: str | None, *, plain: bool, ack: bool, as_json: bool, **options: Any) -> None:
+def chat(
+    to: str | None, *, plain: bool, ack: bool, notify: str | None, as_json: bool, **options: Any
+) -> None:
     """Talk to others, and see what they say as it arrives.
 
     Lines go to NAME, and after '/to bob' to bob. /help tells the rest, Ctrl-D leaves.
@@ -59,20 +69,36 @@ def chat(to: str | None, *, plain: bool, ack: bool, as_json: bool, **options: An
     if plain or as_json or not at_terminal or os.environ.get("TERM", "dumb") in ("dumb", ""):
         _talk_in_lines(target, session, to, ack=ack, as_json=as_json)
     else:
-        _talk_at_prompt(target, session, to)
+        _talk_at_prompt(target, session, to, notify)
 
 
-def _talk_at_prompt(target: Target, session: KeptSession, to: str | None) -> None:
+def _talk_at_prompt(
+    target: Target, session: KeptSession, to: str | None, notify: str | None
+) -> None:
     import asyncio  # noqa: PLC0415 - a pipe should not wait for it
 
     from twinline.cli.chat.live import LiveTalk  # noqa: PLC0415 - nor for this
+    from twinline.cli.chat.notify import Osc  # noqa: PLC0415 - nor for this
 
-    live = LiveTalk(target.place)
+    live = LiveTalk(target.place, None if notify is None else Osc(notify))
+    kept = session
+
+    def keep(reply: SessionReply) -> None:
+        nonlocal kept
+        kept = target.keep(reply)
+
     with target.logged_in(
         session, watch=WatchMode.STREAMING, kinds=EVERY_KIND, on_state=live.on_state
     ) as client:
-        folder = target.sessions.path.parent
-        asyncio.run(live.hold(client, to=to, folder=folder, forget=lambda: target.forget(session)))
+        asyncio.run(
+            live.hold(
+                client,
+                to=to,
+                folder=target.sessions.path.parent,
+                keep=keep,
+                forget=lambda: target.forget(kept),
+            )
+        )
 
 
 def _talk_in_lines(

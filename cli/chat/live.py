@@ -13,6 +13,7 @@ and acknowledges it when it is there.
 """
 
 import asyncio
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -23,15 +24,18 @@ from queue import SimpleQueue
 from typing import Final, NamedTuple
 
 from twinline.cli.chat.completion import SHOWN, Names, TalkCompleter
-from twinline.cli.chat.conversation import Outcome, Talk, needs_server_now
+from twinline.cli.chat.conversation import Declined, Outcome, Talk, needs_server_now
 from twinline.cli.chat.history import kept_history
+from twinline.cli.chat.notify import Osc, notification, told
 from twinline.cli.chat.outbox import Outbox, Waiting
 from twinline.cli.chat.prompt import Prompt
+from twinline.cli.chat.renewal import create_again, open_again
 from twinline.cli.chat.rows import Entry
 from twinline.cli.chat.screen import PromptScreen
 from twinline.cli.chat.theme import came_in, elsewhere, talk, trouble, waits, went_out
 from twinline.cli.chat.toolbar import Toolbar
 from twinline.cli.chat.unread import KeptCounts, Unopened, Unread
+from twinline.cli.client.gone import IN_MEMORY_ALONE
 from twinline.cli.client.target import acked
 from twinline.cli.console.errors import sentence
 from twinline.cli.console.output import say
@@ -40,7 +44,7 @@ from twinline.core import protocol
 from twinline.core.clock import wall_clock_ms
 from twinline.core.errors import CursorInvalid, NotLoggedIn, RequestError, SessionExpired
 from twinline.core.locks import new_lock
-from twinline.core.protocol import Message, Receipt, SentReply
+from twinline.core.protocol import Message, Receipt, SentReply, SessionReply
 from twinline.transports.client import Client, ClientClosed, ClientError, State, StateKind
 
 _LEAVE: Final = "/quit"
@@ -68,12 +72,14 @@ class _Line(NamedTuple):
 class LiveTalk:
     """One person's talk at one terminal."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, notify: Osc | None = None) -> None:
         """Prepare; nothing is shown before `hold`.
 
         Args:
             place: the server, as a person knows it.
+            notify: how the terminal is told of mail of other conversations; None: by the bell.
         """
+        self._notify = notify
         self._place = place
         self._account: str | None = None  # as the server spells it
         self._toolbar = Toolbar(place, waiting=lambda: len(self._waiting()))
@@ -83,6 +89,7 @@ class LiveTalk:
         self._lines: SimpleQueue[_Line | None] = SimpleQueue()
         # Set where the talk is with whom it begins: what is unread there opens with it, not twice.
         self._opened = threading.Event()
+        self._was_away = False  # whether the server was, before it refused the session
         self._is_leaving = False
         self._shown_up_to: dict[str, int] = {}  # by account: what opening has shown
         self._last_seq = 0  # of what has come
@@ -91,6 +98,8 @@ class LiveTalk:
 
     def on_state(self, state: State) -> None:
         """Take in a state of the client, from any thread."""
+        if state.kind in (StateKind.ONLINE, StateKind.RECONNECTING):
+            self._was_away = state.kind is StateKind.RECONNECTING
         self._toolbar.take_in(state)
         if state.kind is StateKind.ONLINE and state.endpoint is not None and self._account:
             self._toolbar.who = f"{self._account} at {state.endpoint.place}"
@@ -100,15 +109,22 @@ class LiveTalk:
             self._prompt.redraw()
 
     async def hold(
-        self, client: Client, *, to: str | None, folder: Path, forget: Callable[[], None]
+        self,
+        client: Client,
+        *,
+        to: str | None,
+        folder: Path,
+        keep: Callable[[SessionReply], None],
+        forget: Callable[[], None],
     ) -> None:
-        """Talk until the person leaves, or the session ends.
+        """Talk until the person leaves, or the session has ended and the person opens no other.
 
         Args:
             client: is logged in, and has no ``on_message``.
             to: whom to talk to first.
             folder: where what is typed is kept.
-            forget: called when the talk has ended the session.
+            keep: called with a session that takes the place of one that has ended.
+            forget: called when the session has ended for good.
 
         Raises:
             SessionExpired: the session was ended elsewhere.
@@ -143,15 +159,22 @@ class LiveTalk:
             on_change=self._other_wait,
             on_fault=prompt.leave,
         )
+        screen = PromptScreen(prompt, toolbar)
         conversation = Talk(
             client,
-            PromptScreen(prompt, toolbar),
+            screen,
             place=self._place,
             forget=forget,
             reader=self,
             post=outbox.put,
         )
         self._prompt = prompt
+
+        def renew() -> bool:
+            reply = self._renewed(client, screen)
+            forget() if reply is None else keep(reply)
+            return reply is not None
+
         self._retry = client.retry_now
         if to is None:
             self._opened.set()
@@ -159,7 +182,7 @@ class LiveTalk:
             self._lines.put(_Line(f"/to {to}"))
         threads = [
             threading.Thread(target=partial(self._carry_out, prompt, conversation)),
-            threading.Thread(target=partial(self._receive, prompt, conversation, client)),
+            threading.Thread(target=partial(self._receive, prompt, conversation, client, renew)),
         ]
         for thread in threads:
             thread.start()
@@ -172,10 +195,10 @@ class LiveTalk:
             for thread in threads:
                 await asyncio.to_thread(thread.join)
             await asyncio.to_thread(outbox.close)
-        left = len(outbox.waiting)
-        if left and not conversation.over:
-            what = "message waits" if left == 1 else "messages wait"
-            say(f"{left} {what} to be sent: the next chat of {self._account} sends them")
+            left = len(outbox.waiting)
+            if left and not conversation.over:
+                what, which = ("message waits", "it") if left == 1 else ("messages wait", "them")
+                say(f"{left} {what} to be sent: the next chat of {self._account} sends {which}")
 
     # -- the prompt's side, in the main thread --------------------------------------------
 
@@ -267,7 +290,10 @@ class LiveTalk:
             prompt.put(talk(f"you are {self._toolbar.who}; /help tells what to type"))
             while (line := self._lines.get()) is not None:
                 self._toolbar.under_way(is_so=True)
-                outcome = conversation.obey(line.text)
+                try:
+                    outcome = conversation.obey(line.text)
+                except (NotLoggedIn, SessionExpired):
+                    outcome = Outcome.NOT_DONE  # the mail's thread asks for another session
                 self._toolbar.under_way(is_so=False)
                 if outcome is Outcome.LEAVE:
                     prompt.leave()
@@ -279,28 +305,61 @@ class LiveTalk:
                 prompt.redraw()
         except ClientClosed:
             pass  # the talk is over
-        except (NotLoggedIn, SessionExpired):
-            prompt.leave(SessionExpired())
         except Exception as error:  # noqa: BLE001 - a bug must not leave a prompt that does nothing
             prompt.leave(error)
         finally:
             self._opened.set()
 
-    def _receive(self, prompt: Prompt, conversation: Talk, client: Client) -> None:
+    def _receive(
+        self, prompt: Prompt, conversation: Talk, client: Client, renew: Callable[[], bool]
+    ) -> None:
         try:
             self._settle(client)
             self._opened.wait()
+            self._read_mail(prompt, client)
+            while client.state.kind is not StateKind.CLOSED and not conversation.over:
+                if not renew():
+                    prompt.leave(SessionExpired())
+                    return
+                self._read_mail(prompt, client)
+        except ClientClosed:
+            pass  # the talk is over
+        except Exception as error:  # noqa: BLE001 - a bug must not leave a prompt that is deaf
+            prompt.leave(error)
+
+    def _read_mail(self, prompt: Prompt, client: Client) -> None:
+        """Show what comes until the session ends."""
+        with suppress(NotLoggedIn, SessionExpired):
             while _waits_for_mail(client):
                 batch = list(client.entries(0, ack=False))
                 self._show(prompt, batch)
                 if batch:
                     _acknowledge(client, batch[-1].seq)
-        except (ClientClosed, NotLoggedIn, SessionExpired):
-            pass  # see below
-        except Exception as error:  # noqa: BLE001 - a bug must not leave a prompt that is deaf
-            prompt.leave(error)
-        if client.state.kind is not StateKind.CLOSED and not conversation.over:
-            prompt.leave(SessionExpired())
+
+    def _renewed(self, client: Client, screen: PromptScreen) -> SessionReply | None:
+        """Return another session in the place of one that has ended; None: the person wants none.
+
+        Raises:
+            ClientClosed: the talk was ended meanwhile.
+        """
+        name = self._account or ""
+        screen.inform(f"the session of {name} at {self._place} has ended")
+        reply = None
+        try:
+            if client.volatile and self._was_away:
+                screen.inform(f"it seems that {name} is gone: {IN_MEMORY_ALONE}")
+                reply = create_again(client, screen, name)
+                if reply is not None:  # the mailbox begins anew
+                    self._forget_mail()
+            return reply or open_again(client, screen, name)
+        except Declined:
+            return None
+
+    def _forget_mail(self) -> None:
+        self._shown_up_to.clear()
+        self._last_seq = 0
+        self._toolbar.unread.begin_anew()
+        self._toolbar.delivered.begin_anew()
 
     def _settle(self, client: Client) -> None:
         """Have nothing counted as unread that is not in the mailbox any more."""
@@ -320,8 +379,7 @@ class LiveTalk:
             unread.settle(newest, None if more else known)
 
     def _show(self, prompt: Prompt, batch: Sequence[protocol.Entry]) -> None:
-        toolbar, shown = self._toolbar, []
-        rings = False
+        toolbar, shown, news = self._toolbar, list[Entry](), list[Message]()
         if batch and batch[0].seq <= self._last_seq:  # the mailbox was put back to before
             self._shown_up_to.clear()
             toolbar.unread.settle(batch[0].seq - 1, None)
@@ -339,16 +397,22 @@ class LiveTalk:
                 continue
             is_here = toolbar.to in (None, each.sender)
             shown.append(came_in(each) if is_here else elsewhere(each))
-            rings = rings or each.sender != toolbar.to
+            if each.sender != toolbar.to:
+                news.append(each)
         prompt.put(shown)
         # Before it is acknowledged: what comes again is not counted again.
         messages = [each for each in batch if isinstance(each, Message)]
         toolbar.unread.take_in(messages, toolbar.to)
         if batch:
             self._last_seq = batch[-1].seq
-        if rings:
-            prompt.ring()
+        if news:
+            prompt.ring(self._notification(news))
         prompt.redraw()
+
+    def _notification(self, news: Sequence[Message]) -> str:
+        if self._notify is None:
+            return ""
+        return notification(self._notify, told(news), in_tmux=bool(os.environ.get("TMUX")))
 
 
 def _waits_for_mail(client: Client) -> bool:

@@ -34,7 +34,8 @@ MOST: Final = 1_000
 """How many messages may wait."""
 TOO_OLD_MS: Final = 20 * 3_600_000
 """A message that may have arrived is sent again for so long: a server remembers for 24 hours."""
-_PAUSE_SECONDS: Final = 1.0
+_BUSY_SECONDS: Final = 1.0
+"""Where a server is busy and does not say for how long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class Outbox:
         self._waiter.wake()
 
     def hurry(self) -> None:
-        """Try again now, where it waits before another attempt."""
+        """Try again now, where it waits: before another attempt, or for a session."""
         self._waiter.wake()
 
     def close(self) -> None:
@@ -140,8 +141,8 @@ class Outbox:
                     self._waiter.wait(Deadline.after(None))
                 else:
                     self._try(self.waiting[0])
-        except (ClientClosed, NotLoggedIn, SessionExpired):
-            pass  # whoever reads the mail tells it
+        except ClientClosed:
+            pass  # the talk is over
         except Exception as error:  # noqa: BLE001 - a bug must not leave a chat that sends nothing
             self._on_fault(error)
 
@@ -157,15 +158,15 @@ class Outbox:
                 self._doubt(entry)
             raise
         except ClientError as error:
+            # The client has tried for as long as a command may take, at its own pace.
             if error.send_id is not None:
                 self._doubt(entry)
-            self._waiter.wait(Deadline.after(_PAUSE_SECONDS))
         except (NotLoggedIn, SessionExpired):
-            raise
+            self._waiter.wait(Deadline.after(None))  # until the person has logged in again
         except RequestError as error:
             # A mailbox that is full may be so for days, and others are written to meanwhile.
             if error.retryable and not isinstance(error, MailboxFull):
-                self._waiter.wait(Deadline.after(error.retry_after(_PAUSE_SECONDS)))
+                self._waiter.wait(Deadline.after(error.retry_after(_BUSY_SECONDS)))
             else:
                 refusal = error
                 self._done(entry, lambda: self._on_refused(entry, refusal))

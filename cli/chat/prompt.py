@@ -185,10 +185,14 @@ class Prompt:
         with suppress(RuntimeError):  # the loop has ended already
             self._loop.call_soon_threadsafe(self._leave, error)
 
-    def ring(self) -> None:
-        """Ring the terminal's bell, from any thread."""
+    def ring(self, notification: str = "") -> None:
+        """Ring the terminal's bell, from any thread.
+
+        Args:
+            notification: a sequence that makes the terminal show one.
+        """
         with suppress(RuntimeError):  # the loop has ended already
-            self._loop.call_soon_threadsafe(self._ring)
+            self._loop.call_soon_threadsafe(self._ring, notification)
 
     def redraw(self) -> None:
         """Draw the prompt and its toolbar again, from any thread."""
@@ -259,8 +263,9 @@ class Prompt:
             if self._app.is_running:
                 self._app.exit()
 
-    def _ring(self) -> None:
+    def _ring(self, notification: str) -> None:
         if self._app.is_running:
+            self._app.output.write_raw(notification)
             self._app.output.bell()
             self._app.output.flush()
 

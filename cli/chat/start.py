@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from twinline.cli.client.gone import IN_MEMORY_ALONE
 from twinline.cli.client.passwords import (
     PASSWORD_VARIABLE,
     PasswordsDiffer,
@@ -55,12 +56,24 @@ def session_at_terminal(target: Target) -> KeptSession:
                 say(f"the session of {kept.username} at {target.place} has ended")
             else:
                 return kept
-            reply = _log_in(client, target, kept.username, is_known=True)
+            reply = _again(client, target, kept.username)
         elif target.user is None and target.shows_certificate:
             reply = _by_certificate(client) or _asked(client, target)
         else:
             reply = _asked(client, target)
     return target.keep(reply)
+
+
+def _again(client: Client, target: Target, username: str) -> SessionReply:
+    """Open another session of an account, which may be gone with what a server had in memory."""
+    if client.volatile:
+        say(IN_MEMORY_ALONE)
+        if click.confirm(f"Create {username} again?", default=True, err=True):
+            try:
+                return _create(client, target, username, is_known=True)
+            except UsernameTaken as error:
+                say(f"twinline: {sentence(error)}")
+    return _log_in(client, target, username, is_known=True)
 
 
 def _kept(target: Target) -> KeptSession | None:
@@ -98,10 +111,16 @@ def _asked(client: Client, target: Target) -> SessionReply:
     return _log_in(client, target, name, is_known=False)
 
 
-def _create(client: Client, target: Target, proposed: str | None) -> SessionReply:
-    """Ask for what an account needs, each until it will do; what will do is not asked again."""
+def _create(
+    client: Client, target: Target, proposed: str | None, *, is_known: bool = False
+) -> SessionReply:
+    """Ask for what an account needs, each until it will do; what will do is not asked again.
+
+    Raises:
+        UsernameTaken: the name is known, and there is such an account.
+    """
     tries = _Tries()
-    username: str | None = None
+    username = proposed if is_known else None
     password: str | None = None
     invitation: str | None = None
     while True:
@@ -112,6 +131,8 @@ def _create(client: Client, target: Target, proposed: str | None) -> SessionRepl
         try:
             return client.create_account(username, password, invitation=invitation)
         except (InvalidUsername, UsernameTaken) as error:
+            if is_known:
+                raise
             tries.again(error)
             username = proposed = None
         except InvalidPassword as error:

@@ -33,6 +33,10 @@ class Delivered:
         """Note a receipt."""
         self._acked[by] = max(n, self._acked.get(by, 0))
 
+    def begin_anew(self) -> None:
+        """Forget all: the mailbox is another one."""
+        self._sent, self._acked = {}, {}
+
     def of(self, name: str | None) -> bool | None:
         """Return whether the last message to an account has come; None if none was sent."""
         if name is None or name not in self._sent:

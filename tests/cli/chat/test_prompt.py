@@ -156,6 +156,34 @@ def test_a_conversation_opens_with_all_that_is_unread(ann: CommandLine, count: i
         shown.wait_toolbar("| 0 unread")
 
 
+@pytest.mark.parametrize(
+    ("by", "tmux", "told"),
+    [
+        ("", "", b""),
+        ("9", "", b"\x1b]9;carol: late ...;\xe2\x90\x87\xe2\x90\x9b]0;owned\x1b\\"),
+        ("777", "", b"\x1b]777;notify;twinline;carol: late ...;"),
+        ("9", "/tmp/tmux,1,0", b"\x1bPtmux;\x1b\x1b]9;carol: late ...;"),
+    ],
+)
+def test_a_notification_where_it_is_asked_for(
+    ann: CommandLine, by: str, tmux: str, told: bytes
+) -> None:
+    ann.register("carol")
+    option = ("--notify", by) if by else ()
+    with chat(ann, "bob", "--user", "ann", *option, variables={"TMUX": tmux}) as shown:
+        shown.wait_line("to bob>")
+        ann.run("send", "ann", "here", "--user", "bob")
+        shown.wait_text("← bob: here")
+        assert b"\x1b]" not in shown.output
+        assert b"\x07" not in shown.output
+        ann.run("send", "ann", "late ...;\x07\x1b]0;owned", "--user", "carol")
+        shown.wait(lambda: b"\x07" in shown.output, "the bell")
+        shown.wait_toolbar("1 unread (carol 1)")
+        assert told in shown.output
+        assert (b"\x1b]" in shown.output) is bool(by)
+        assert b"\x1b]0;" not in shown.output
+
+
 def test_keys_lead_from_one_conversation_to_the_next_and_leave_what_is_typed_behind(
     ann: CommandLine,
 ) -> None:
@@ -386,13 +414,126 @@ def test_a_line_whose_reply_never_came_is_sent_again_and_arrives_once(tmp_path: 
             assert twinline.bodies("bob") == ["once only"]
 
 
-def test_a_session_that_ends_elsewhere_ends_the_talk(ann: CommandLine) -> None:
+def test_a_session_that_ends_elsewhere_is_opened_again(ann: CommandLine) -> None:
+    with chat(ann, "bob") as shown:
+        shown.type("half of it")
+        shown.wait_line("to bob> half of it")
+        with Client(ann.place) as elsewhere:
+            elsewhere.login("ann", PASSWORD)
+            elsewhere.change_password(PASSWORD, "another horse")
+        shown.wait_text(f"the session of ann at {ann.place} has ended")
+        shown.wait_line("Password for ann:")
+        shown.enter(PASSWORD)
+        shown.wait_text("! the username or the password is wrong")
+        shown.wait_line("Password for ann:")
+        shown.enter("another horse")
+        shown.wait_line("to bob> half of it")
+        shown.wait_toolbar(" online")
+        ann.run("send", "ann", "still there?", "--user", "bob")
+        shown.wait_text("← bob: still there?")
+        shown.enter(", and the rest")
+        shown.wait_text("→ bob: half of it, and the rest")
+        shown.enter("/status")
+        shown.wait_text("0 unread, acknowledged up to")
+        shown.enter("/quit")
+        assert shown.exit_code() == 0
+        assert b"another horse" not in shown.output
+    # The new session is the one that is kept.
+    with chat(ann, "bob", variables={"TWINLINE_PASSWORD": ""}) as shown:
+        shown.wait_toolbar("online")
+
+
+@pytest.mark.parametrize("leave", ["\x03", "\x04"])
+def test_who_opens_no_other_session_leaves(ann: CommandLine, leave: str) -> None:
     with chat(ann) as shown:
         shown.wait_toolbar("online")
         ann.run("logout")
+        shown.wait_line("Password for ann:")
+        shown.type(leave)
         assert shown.exit_code() == 3
         assert shown.is_as_before
         assert any(line.startswith("twinline: the session of ann") for line in shown.lines)
+
+
+def test_what_waits_outlives_the_end_of_the_session(tmp_path: Path) -> None:
+    place, other = f"unix:{tmp_path}/socket", f"unix:{tmp_path}/other"
+    twinline = CommandLine(tmp_path, place)
+    store = ("--store", f"sqlite:{tmp_path}/chat.db")
+
+    def serving(at: str) -> AbstractContextManager[Terminal]:
+        return terminal("serve", "--listen", at, *store, environment=twinline.environment)
+
+    with serving(place) as server:
+        server.wait(lambda: b"listening" in server.output, "the server")
+        twinline.register("bob", "ann")
+        with chat(twinline, "bob") as shown:
+            shown.wait_line("to bob>")
+            server.close()
+            shown.wait(lambda: "reconnecting" in shown.toolbar, "the server to be missed")
+            shown.enter("not lost")
+            shown.wait_line("○ bob: not lost")
+            with serving(other) as another, Client(other) as elsewhere:
+                another.wait(lambda: b"listening" in another.output, "the server")
+                elsewhere.login("ann", PASSWORD)
+                elsewhere.change_password(PASSWORD, "another horse")
+            with serving(place) as again:
+                again.wait(lambda: b"listening" in again.output, "the server")
+                shown.enter()  # now
+                shown.wait_line("Password for ann:")
+                shown.wait_line("○ bob: not lost")
+                shown.enter("another horse")
+                shown.wait_text("→ bob: not lost")
+                assert twinline.bodies("bob") == ["not lost"]
+
+
+def test_an_account_that_was_in_memory_alone_is_gone(tmp_path: Path) -> None:
+    place = f"unix:{tmp_path}/socket"
+    twinline = CommandLine(tmp_path, place)
+
+    def serving() -> AbstractContextManager[Terminal]:
+        return terminal("serve", "--listen", place, environment=twinline.environment)
+
+    with serving() as server:
+        server.wait(lambda: b"listening" in server.output, "the server")
+        twinline.register("bob", "ann")
+        for _ in range(3):
+            twinline.run("send", "ann", "of before", "--user", "bob")
+        with chat(twinline, "bob", "--user", "ann", columns=120) as shown:
+            shown.wait_text("3 unread")
+            server.close()
+            shown.wait(lambda: "reconnecting" in shown.toolbar, "the server to be missed")
+            shown.enter("into the void")
+            shown.wait_line("○ bob: into the void")
+            with serving() as again:
+                again.wait(lambda: b"listening" in again.output, "the server")
+                shown.enter()  # now
+                shown.wait_text("it seems that ann is gone: this server keeps accounts in memory")
+                shown.wait_line("Create ann again? [y/N]:")
+                shown.enter("y")
+                shown.wait_line("New password for ann:")
+                shown.enter("short")
+                shown.wait_text("! a password has 8 to 128 characters")
+                for question in ("New password for ann:", "The same again:"):
+                    shown.wait_line(question)
+                    shown.enter(PASSWORD)
+                shown.wait_text("! not sent to bob: there is no such user")
+                shown.wait_line("to bob> into the void")
+                twinline.register("bob")
+                twinline.run("send", "ann", "of now", "--user", "bob")  # its seq was there before
+                shown.wait_text("← bob: of now")
+                shown.enter()
+                shown.wait_text("→ bob: into the void")
+                again.close()
+                shown.wait(lambda: "reconnecting" in shown.toolbar, "the server to be missed")
+                shown.enter("kept")
+                shown.wait_line("○ bob: kept")
+            with serving() as third:
+                third.wait(lambda: b"listening" in third.output, "the server")
+                shown.enter()
+                shown.wait_line("Create ann again? [y/N]:")
+                shown.type("\x03")
+                assert shown.exit_code() == 3
+                assert "1 message waits to be sent: the next chat of ann sends it" in shown.lines
 
 
 def test_ctrl_c_clears_and_ctrl_d_leaves(ann: CommandLine) -> None:

@@ -139,9 +139,29 @@ def test_a_start_after_the_session_has_ended(ann: CommandLine) -> None:
     with chat(ann, variables={"TWINLINE_PASSWORD": ""}) as shown:
         shown.wait_text(f"the session of ann at {ann.place} has ended")
         answer = Answering(shown)
+        answer("Create ann again? [Y/n]:", "n")
         for password in (PASSWORD, "another horse"):
             answer(f"Password for ann at {ann.place}: ", password)
         shown.wait_toolbar("online")
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_start_at_a_server_that_has_forgotten_the_account(
+    tmp_path: Path, *, is_there: bool
+) -> None:
+    place = f"unix:{tmp_path}/socket"
+    twinline = CommandLine(tmp_path, place)
+    with running_server(place):
+        twinline.register("ann")
+    with running_server(place):
+        if is_there:
+            with Client(place) as elsewhere:
+                elsewhere.create_account("ann", PASSWORD)
+        with chat(twinline) as shown:
+            shown.wait_text("this server keeps accounts in memory alone")
+            Answering(shown)("Create ann again? [Y/n]:", "")
+            shown.wait_toolbar("online")
+            assert any("is taken" in line for line in shown.lines) is is_there
 
 
 def test_the_start_asks_for_an_invitation(tmp_path: Path) -> None:
