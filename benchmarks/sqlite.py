@@ -7,6 +7,7 @@ figure that is compared with another one comes from the same run, in turns; medi
     python benchmarks/sqlite.py              # two minutes
     python benchmarks/sqlite.py --quick      # a look
     python benchmarks/sqlite.py --only sends
+    python benchmarks/sqlite.py --only copies  # a send with a copy over one without
 """
 
 # A script: it prints, starts what it measures, and asserts what it relies on.
@@ -254,6 +255,78 @@ def measure_reads(folder: Path, seconds: float) -> list[tuple[str, str, str]]:
     return [(what, shown(times), "<= 50 ms")]
 
 
+def measure_copies(folder: Path, rounds: int, seconds: float) -> list[tuple[str, str, str]]:
+    """A send with a copy over one without, both with a send_id, by threads that call the store.
+
+    Each thread has a sender and a recipient of its own, so that no two share a page of the file.
+    """
+    rows = []
+    policy = MailboxPolicy(mailbox_messages=10**9)
+    for writers in (1, 32):
+        who = f"a send with a copy over one without, {writers} writer{'s' * (writers > 1)}"
+        costs: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+        with (
+            SqliteStore(folder / f"plain-{writers}.db", policy) as plain,
+            SqliteStore(folder / f"copied-{writers}.db", policy) as copied,
+        ):
+            for store in (plain, copied):
+                for number in range(writers):
+                    store.mailboxes.create(f"from-{number}")
+                    store.mailboxes.create(f"to-{number}")
+            for round_ in range(rounds + 1):
+                say(f"  copies, round {round_} of {rounds}: {writers}")
+                for copy, store in ((False, plain), (True, copied))[:: 1 if round_ % 2 else -1]:
+                    cost = send_for(store, writers, seconds, copy=copy)
+                    if round_:  # the first one fills caches
+                        costs[copy].append(cost)
+        ratios = [
+            [
+                with_copy[part] / without[part]
+                for without, with_copy in zip(*costs.values(), strict=True)
+            ]
+            for part in (0, 1)
+        ]
+        without, with_copy = (median(cost for _, cost in costs[copy]) for copy in costs)
+        rows += [
+            (f"{who}: its time", f"{median(ratios[0]):.2f}", "<= 1.15"),
+            (f"{who}: µs of a processor", f"{with_copy:.0f} over {without:.0f}", "<= 1.15"),
+        ]
+    return rows
+
+
+def send_for(
+    store: SqliteStore, writers: int, seconds: float, *, copy: bool
+) -> tuple[float, float]:
+    """Send by so many threads for so long; return a send's µs, and its µs of a processor."""
+    counts = [0] * writers
+    ends = time.monotonic() + seconds
+
+    def write(writer: int) -> None:
+        to = f"to-{writer}"
+        while time.monotonic() < ends:
+            counts[writer] += 1
+            send_id = f"{time.monotonic_ns():x}"
+            each = Draft(
+                f"{writer:08x}{time.monotonic_ns():016x}",
+                f"from-{writer}",
+                "ann",
+                BODY,
+                time.time_ns() // 1_000_000,
+                send_id,
+                to if copy else None,
+            )
+            store.mailboxes.append(to, each)
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(writers)]
+    busy = time.process_time()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    busy = time.process_time() - busy
+    return seconds / sum(counts) * 1e6, busy / sum(counts) * 1e6
+
+
 def shown(times: list[float]) -> str:
     """Return the median, the 99th percentile and the longest of sorted times."""
     chosen = (median(times), times[len(times) * 99 // 100], times[-1])
@@ -341,11 +414,14 @@ def fill(path: Path, accounts: int, messages: int) -> None:
             ((f"id-{number}",) for number in range(1, accounts)),
         )
         connection.executemany(
-            "INSERT INTO messages VALUES (1, ?, ?, 'ann', ?, 1700000000000)",
+            "INSERT INTO messages VALUES "
+            "(1, ?, ?, 'ann', ?, 1700000000000, 'id-ann', 1700000000000, 1)",
             ((seq, f"{seq:024x}", BODY) for seq in range(1, messages + 1)),
         )
         connection.execute(
-            "UPDATE mailboxes SET last = ?, unread = ? WHERE box = 1", (messages,) * 2
+            "UPDATE mailboxes SET last = ?, unread = ?, filed = ?, newest = 1700000000000 "
+            "WHERE box = 1",
+            (messages,) * 3,
         )
 
 
@@ -354,7 +430,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one short round of each")
     parser.add_argument(
-        "--only", choices=["sends", "reads", "size", "growth"], action="append", help="repeatable"
+        "--only",
+        choices=["sends", "copies", "reads", "size", "growth"],
+        action="append",
+        help="repeatable",
     )
     parser.add_argument("--folder", type=Path, help="where the files go  [default: $TMPDIR]")
     parser.add_argument("--rounds", type=int, default=5, help="of the sends  [default: 5]")
@@ -372,6 +451,7 @@ def main() -> None:
         folder = Path(name)
         parts: dict[str, Callable[[], list[tuple[str, str, str]]]] = {
             "sends": lambda: measure_sends(folder, rounds, seconds),
+            "copies": lambda: measure_copies(folder, rounds, seconds / 2),
             "reads": lambda: measure_reads(folder, seconds),
             "size": lambda: measure_size(folder, thousands * 100, thousands * 1_000),
             "growth": lambda: measure_growth(folder, seconds),
