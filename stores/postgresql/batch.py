@@ -43,7 +43,7 @@ from twinline.stores.postgresql.notes import DELETE_COPIES, DELETE_RECEIPTS, Not
 from twinline.stores.postgresql.send_ids import Key, SendIds
 from twinline.stores.rules import fingerprint, history_ends, history_span
 from twinline.stores.sql.ageing import aged
-from twinline.stores.sql.mailbox import NO_SUCH_SEQ
+from twinline.stores.sql.mailbox import NO_SUCH_SEQ, leaves_copy
 from twinline.stores.sql.send_ids import First
 
 _PIECE: Final = 64  # messages below the floor that are removed at once
@@ -56,8 +56,8 @@ _CREATE: Final = """
 _LOCK: Final = """
     SELECT found.*, (SELECT epoch FROM store) FROM unnest($1::text[]) AS wanted
     CROSS JOIN LATERAL (
-        SELECT box, account_id, position, last, unread, acked, oldest_ack, floor, epoch, sends,
-            newest, copies, receipts, blocked, gives_receipts, quota
+        SELECT box, account_id, position, last, unread, acked, oldest_ack, newest, copies,
+            receipts, blocked, gives_receipts, floor, epoch, sends, quota
         FROM mailboxes WHERE account_id = wanted FOR NO KEY UPDATE) AS found"""
 _KNOWN: Final = """
     SELECT number, content, message_id, sent_at, n
@@ -237,7 +237,7 @@ def concerned(write: Write) -> tuple[str, ...]:
     """Return whose mailboxes a write may put something into, or drop."""
     if isinstance(write, Append):
         own = write.account_id
-        return (own, write.draft.sender_id) if _has_copy(own, write.draft) else (own,)
+        return (own, write.draft.sender_id) if leaves_copy(own, write.draft) else (own,)
     return (write.account_id,) if isinstance(write, PutReceipt | Drop) else ()
 
 
@@ -309,7 +309,7 @@ class Batch:
                 wanted[write.account_id] = None
         copied = []
         for _, (account_id, draft, _) in self._appends:
-            if _has_copy(account_id, draft):
+            if leaves_copy(account_id, draft):
                 wanted[draft.sender_id] = None
                 copied.append((account_id, draft))
         calls = []
@@ -617,7 +617,7 @@ class Batch:
     def _append(self, write: Append) -> Accepted:
         accepted = self._put(write)
         account_id, draft, _ = write
-        if _has_copy(account_id, draft):
+        if leaves_copy(account_id, draft):
             box = self._boxes.get(draft.sender_id)
             copy = copy_of(draft, account_id, accepted)
             if box is not None and self._notes.copy(box, copy, draft.sent_at):
@@ -637,8 +637,7 @@ class Batch:
         if (box.number, draft.sender_id) in self._refuses and draft.sender_id != account_id:
             raise Refused
         box.require_room(self._policy)
-        seq = box.add()
-        n = box.number_of(draft.sent_at)
+        seq, n = box.add(draft.sent_at)
         box.changed = True
         self._messages.append(
             (
@@ -821,10 +820,6 @@ class _Pass:
     box: Mailbox
     low: int
     high: int
-
-
-def _has_copy(account_id: str, draft: Draft) -> bool:
-    return draft.copy_to is not None and draft.sender_id != account_id
 
 
 def _column(text: str) -> bytes:

@@ -14,7 +14,8 @@ from twinline.core.store import Accepted, Draft, MailboxPolicy, PeerReceipt
 from twinline.stores.postgresql.arrays import blobs, integers, texts
 from twinline.stores.postgresql.link import Call, Rows
 from twinline.stores.postgresql.mailbox import Mailbox
-from twinline.stores.rules import history_ends, history_span
+from twinline.stores.rules import history_ends
+from twinline.stores.sql.mailbox import most_kept
 
 Note = TypeVar("Note")
 
@@ -147,7 +148,7 @@ class Notes:
 
     def __init__(self, policy: MailboxPolicy) -> None:
         self._policy = policy
-        self._most = policy.history_messages if history_span(policy) else 0
+        self._most = most_kept(policy)
         self._takes: list[Callable[[Rows], None]] = []  # what takes each result of `opening`
         self._copies: _Pile[Copy] = _Pile()
         self._receipts: _Pile[PeerReceipt] = _Pile()
@@ -263,7 +264,7 @@ class Notes:
             receipts = self._receipts.shorten(number, box.receipts - self._most, ends)
             box.copies -= copies
             box.receipts -= receipts
-            box.changed = box.changed or copies + receipts > 0
+            box.changed = True
 
     def writing(self) -> Iterator[Call]:
         """Yield what writes all of it."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from twinline.core.errors import CursorInvalid, MailboxFull
-from twinline.core.store import MailboxPolicy, Standing
+from twinline.core.store import Draft, MailboxPolicy, Standing
 from twinline.stores.rules import history_ends
 
 NO_SUCH_SEQ: Final = 2**62
@@ -29,6 +29,11 @@ class MailboxRow:
         unread: how many messages have a seq above the position.
         acked: how many have not.
         oldest_ack: when the first ack that still counts was made, or None.
+        newest: the highest ``n`` of a message that was put into it.
+        copies: how many copies it has.
+        receipts: how many receipts.
+        blocked: how many accounts it has blocked.
+        gives_receipts: whether it gives receipts, and takes them.
         quota: how many messages may lie above the position; None: as many as the policy says.
     """
 
@@ -39,6 +44,11 @@ class MailboxRow:
     unread: int = 0
     acked: int = 0
     oldest_ack: int | None = None
+    newest: int = 0
+    copies: int = 0
+    receipts: int = 0
+    blocked: int = 0
+    gives_receipts: bool = True
     quota: int | None = field(default=None, kw_only=True)
 
     @property
@@ -55,10 +65,15 @@ class MailboxRow:
         if self.unread >= (self.quota or policy.mailbox_messages):
             raise MailboxFull
 
-    def add(self) -> int:
-        """Count one more message, and return its seq."""
-        self.last += 1
+    def add(self, sent_at: int) -> tuple[int, int]:
+        """Count one more message, and return its seq and its ``n``."""
+        self.newest = max(sent_at, self.newest + 1)
         self.unread += 1
+        return self.next_seq(), self.newest
+
+    def next_seq(self) -> int:
+        """Return the seq of whatever comes now."""
+        self.last += 1
         return self.last
 
     def moves(self, up_to: int) -> bool:
@@ -90,3 +105,13 @@ class MailboxRow:
         if self.acked > policy.history_messages:
             return True
         return self.oldest_ack is not None and self.oldest_ack <= history_ends(policy, now)
+
+
+def most_kept(policy: MailboxPolicy) -> int:
+    """Return how many copies a mailbox may have, and how many receipts."""
+    return policy.history_messages if policy.history_days else 0
+
+
+def leaves_copy(account_id: str, draft: Draft) -> bool:
+    """Return whether what is sent to a mailbox leaves a copy in its sender's: not to oneself."""
+    return draft.copy_to is not None and draft.sender_id != account_id

@@ -312,7 +312,7 @@ class SqliteArchive(Archive):
             "messages",
             account_id,
             [
-                (seq, message_id, sender, to_column(body), *others)
+                (seq, message_id, sender, to_column(body), *others, 1)
                 for seq, message_id, sender, body, *others in rows
             ],
         )
@@ -334,7 +334,7 @@ class SqliteArchive(Archive):
         self._put(
             "copies",
             account_id,
-            [(*first, sent_at, n, to_column(body)) for *first, body, sent_at, n in rows],
+            [(*first, sent_at, n, to_column(body), 1) for *first, body, sent_at, n in rows],
         )
 
     def put_receipts(self, account_id: str, rows: Sequence[ReceiptRow]) -> None:
@@ -357,7 +357,7 @@ class SqliteArchive(Archive):
         with self._writing() as connection:
             connection.execute(
                 "UPDATE mailboxes SET position = :position, last = :last, quota = :quota, "
-                "newest = :newest, gives_receipts = :receipts, "
+                "newest = :newest, gives_receipts = :receipts, filed = :last, "
                 "copies = (SELECT count(*) FROM copies WHERE box = :box), "
                 "receipts = (SELECT count(*) FROM receipts WHERE box = :box), "
                 "blocked = (SELECT count(*) FROM blocked WHERE box = :box), "

@@ -17,9 +17,8 @@ Tables = Callable[[], sqlite3.Connection]
 """Returns the connection, when all that was appended so far is in the tables."""
 
 
-# By its key: the index by sender has the whole mailbox.
 _PASSED: Final = """
-    SELECT sender_id, max(n), count(*) FROM messages NOT INDEXED
+    SELECT sender_id, max(n), count(*) FROM messages
     WHERE box = ? AND seq > ? AND seq <= ? GROUP BY sender_id"""
 _DELETES: Final = {
     table: f"DELETE FROM {table} WHERE box = ? AND seq = ?"  # noqa: S608 - constants
@@ -32,19 +31,11 @@ class Mailbox(MailboxRow):
     """A row of ``mailboxes``.
 
     Attributes:
-        newest: the highest ``n`` of a message that was put into it.
-        copies: how many copies it has.
-        receipts: how many receipts.
-        blocked: how many accounts it has blocked.
-        gives_receipts: whether it gives receipts, and takes them.
+        filed: up to which seq the indexes by conversation have its mail and copies.
         oldest_copy: when its oldest copy was sent, or what it replaces; None: not looked at yet.
     """
 
-    newest: int = 0
-    copies: int = 0
-    receipts: int = 0
-    blocked: int = 0
-    gives_receipts: bool = True
+    filed: int = 0
     oldest_copy: int | None = None
 
     @property
@@ -61,11 +52,8 @@ class Mailbox(MailboxRow):
             self.newest,
             self.copies,
             self.receipts,
+            self.filed,
         )
-
-    def next_number(self, sent_at: int) -> int:
-        """Return the ``n`` of a message that comes now; see `twinline.core.store.Accepted`."""
-        return max(sent_at, self.newest + 1)
 
     # A statement may fail, and the row is cached: so each method below writes first and
     # changes the attributes when that has succeeded.

@@ -11,13 +11,22 @@ from typing import Any, Final
 from twinline.core.errors import NoSuchUser
 from twinline.core.store import Accepted, Draft, MailboxPolicy
 from twinline.stores.rules import history_ends
+from twinline.stores.sql.mailbox import most_kept
 from twinline.stores.sqlite.columns import to_column
 from twinline.stores.sqlite.mailbox import Mailbox, Tables
-from twinline.stores.sqlite.notes import most_kept, trim
+from twinline.stores.sqlite.notes import file, trim
 from twinline.stores.sqlite.rows import write_rows
 from twinline.stores.sqlite.writer import Transaction
 
 _CACHED: Final = 10_000  # rows that are kept from one transaction to the next
+_FILED_AT_ONCE: Final = 64  # seqs: so each page of an index is written for many messages
+_SPARE: Final = 64  # copies that go beyond those that have to, so that not each send removes one
+_INSERT_MESSAGES: Final = (
+    "INSERT OR FAIL INTO messages (box, seq, message_id, sender, body, sent_at, sender_id, n)"
+)
+_INSERT_COPIES: Final = (
+    "INSERT OR FAIL INTO copies (box, seq, message_id, sender, peer_id, peer, sent_at, n, body)"
+)
 
 
 class MailboxRows:
@@ -52,7 +61,7 @@ class MailboxRows:
         if box is None:
             row = transaction.connection.execute(
                 "SELECT box, account_id, position, last, unread, acked, oldest_ack, newest, "
-                "copies, receipts, blocked, gives_receipts, quota "
+                "copies, receipts, blocked, gives_receipts, filed, quota "
                 "FROM mailboxes WHERE account_id = ?",
                 (account_id,),
             ).fetchone()
@@ -86,21 +95,10 @@ class MailboxRows:
             MailboxFull: too many are not acked.
         """
         box.require_room(policy)
-        n = box.next_number(draft.sent_at)
-        row = (
-            box.number,
-            box.last + 1,
-            draft.message_id,
-            draft.sender,
-            to_column(draft.body),
-            draft.sent_at,
-            draft.sender_id,
-            n,
-        )
+        message = (draft.message_id, draft.sender, to_column(draft.body), draft.sent_at)
         self.mark_changed(transaction, box)
-        box.add()
-        box.newest = n
-        self._messages.append(row)
+        seq, n = box.add(draft.sent_at)
+        self._messages.append((box.number, seq, *message, draft.sender_id, n))
         return n
 
     def add_copy(
@@ -123,9 +121,8 @@ class MailboxRows:
         message_id, sent_at, n = accepted
         copy = (message_id, draft.sender, peer_id, draft.copy_to, sent_at, n, to_column(draft.body))
         self.mark_changed(transaction, box)
-        box.last += 1
         box.copies += 1
-        self._copies.append((box.number, box.last, *copy))
+        self._copies.append((box.number, box.next_seq(), *copy))
         self._copied[box.account_id] = box.last, policy, draft.sent_at
         return True
 
@@ -187,30 +184,37 @@ class MailboxRows:
     def _write(self, connection: sqlite3.Connection) -> None:
         self._write_entries(connection)
         self._trim_copies(connection)
+        for box in self._changed.values():
+            if box.last - box.filed >= _FILED_AT_ONCE:
+                file(connection, box)
         write_rows(
             connection,
             "INSERT INTO mailboxes (box, account_id, position, last, unread, acked, oldest_ack, "
-            "newest, copies, receipts)",
+            "newest, copies, receipts, filed)",
             [box.columns for box in self._changed.values()],
             "ON CONFLICT (box) DO UPDATE SET position = excluded.position, last = excluded.last, "
             "unread = excluded.unread, acked = excluded.acked, oldest_ack = excluded.oldest_ack, "
-            "newest = excluded.newest, copies = excluded.copies, receipts = excluded.receipts",
+            "newest = excluded.newest, copies = excluded.copies, receipts = excluded.receipts, "
+            "filed = excluded.filed",
         )
         self._changed.clear()
         if len(self._rows) > _CACHED:
             self._rows.clear()
 
     def _write_entries(self, connection: sqlite3.Connection) -> None:
-        write_rows(connection, "INSERT INTO messages", self._messages)
+        write_rows(connection, _INSERT_MESSAGES, self._messages)
         self._messages.clear()
-        write_rows(connection, "INSERT INTO copies", self._copies)
+        write_rows(connection, _INSERT_COPIES, self._copies)
         self._copies.clear()
 
     def _trim_copies(self, connection: sqlite3.Connection) -> None:
         """Remove copies that are too many or too old, where others came."""
         for account_id, (seq, policy, now) in self._copied.items():
             box = self._changed[account_id]
-            surplus, ends = box.copies - most_kept(policy), history_ends(policy, now)
+            most, ends = most_kept(policy), history_ends(policy, now)
+            surplus = box.copies - most
+            if surplus > 0:
+                surplus += min(most // 16, _SPARE)
             if surplus > 0 or box.oldest_copy is None or box.oldest_copy <= ends:
                 gone, oldest = trim(connection, "copies", box, seq, surplus=surplus, ends=ends)
                 box.copies -= gone

@@ -43,6 +43,7 @@ from twinline.stores.rules import (
     was_deleted,
 )
 from twinline.stores.shared.watchers import Watchers
+from twinline.stores.sql.mailbox import leaves_copy
 from twinline.stores.sqlite.columns import BYTES_OF_BODY
 from twinline.stores.sqlite.mailbox import AGED, Mailbox, Tables
 from twinline.stores.sqlite.mailbox_rows import MailboxRows
@@ -318,11 +319,7 @@ class SqliteMailboxes(Mailboxes):
             transaction, key, draft, append.content, self._send_ids_of
         ) or self._old_sends.first(transaction.connection, account_id, draft)
         accepted = first or self._store(transaction, box, append, key)
-        if (
-            isinstance(accepted, Accepted)
-            and draft.copy_to is not None
-            and draft.sender_id != account_id
-        ):
+        if isinstance(accepted, Accepted) and leaves_copy(account_id, draft):
             self._copy(transaction, append, accepted, repeated=first is not None)
         return accepted
 

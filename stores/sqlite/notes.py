@@ -9,8 +9,10 @@ from typing import Final, Literal
 
 from twinline.core.errors import BlockListFull
 from twinline.core.store import MOST_BLOCKED, Accepted, Blocked, MailboxPolicy, PeerReceipt
-from twinline.stores.rules import history_ends, history_span
+from twinline.stores.rules import history_ends
+from twinline.stores.sql.mailbox import most_kept
 from twinline.stores.sqlite.mailbox import Mailbox
+from twinline.stores.sqlite.schema import FILED
 
 Table = Literal["copies", "receipts"]
 
@@ -20,21 +22,27 @@ _KNOWN_RECEIPT: Final = """
     SELECT (SELECT n FROM receipts WHERE box = :box AND peer_id = :peer),
         (SELECT acked_at FROM receipts WHERE box = :box ORDER BY seq LIMIT 1)"""
 # What has the `n` is found in the index alone; only copies of before there was one share it.
-_KNOWN_COPY: Final = """
+_KNOWN_COPY: Final = f"""
     SELECT 1 FROM copies WHERE box = :box AND message_id = :message AND seq IN (
-        SELECT seq FROM copies WHERE box = :box AND peer_id = :peer AND n = :n)"""
-
-
-def most_kept(policy: MailboxPolicy) -> int:
-    """Return how many copies a mailbox may have, and how many receipts."""
-    return policy.history_messages if history_span(policy) else 0
+        SELECT seq FROM copies WHERE box = :box AND peer_id = :peer AND n = :n AND {FILED})
+    UNION ALL SELECT 1 FROM copies WHERE box = :box AND message_id = :message AND seq > :filed"""  # noqa: S608 - constants
+_FILE: Final = {
+    table: f"UPDATE {table} SET filed = 1 WHERE box = ? AND seq > ?"  # noqa: S608 - constants
+    for table in ("messages", "copies")
+}
 
 
 def has_copy(
     connection: sqlite3.Connection, box: Mailbox, peer_id: str, accepted: Accepted
 ) -> bool:
     """Return whether a mailbox has the copy of a message to a peer."""
-    of = {"box": box.number, "peer": peer_id, "message": accepted.message_id, "n": accepted.n}
+    of = {
+        "box": box.number,
+        "peer": peer_id,
+        "message": accepted.message_id,
+        "n": accepted.n,
+        "filed": box.filed,
+    }
     return bool(box.copies and connection.execute(_KNOWN_COPY, of).fetchall())
 
 
@@ -102,6 +110,14 @@ def trim(
             (box.number, end),
         )
     return gone, first
+
+
+def file(connection: sqlite3.Connection, box: Mailbox) -> None:
+    """Have the indexes by conversation have all mail and copies of a mailbox."""
+    connection.execute(_FILE["messages"], (box.number, box.filed))
+    if box.copies:
+        connection.execute(_FILE["copies"], (box.number, box.filed))
+    box.filed = box.last
 
 
 def is_blocked(connection: sqlite3.Connection, box: Mailbox, peer_id: str) -> bool:

@@ -16,6 +16,7 @@ from twinline.stores.rules import fitting
 from twinline.stores.sql.mailbox import NO_SUCH_SEQ
 from twinline.stores.sqlite.columns import from_column
 from twinline.stores.sqlite.mailbox import AGED
+from twinline.stores.sqlite.schema import FILED
 
 Entry = Message | Receipt
 
@@ -81,28 +82,53 @@ _SOURCES: Final = {
     ),
 }
 # By kind: an index, for SQLite might take another, and what is looked for in it.
-_Places = tuple[tuple[str, str], ...]
+_Place = tuple[str, str]
+_Places = tuple[_Place, ...]
+_BEFORE: Final = "seq < :before"
+_BY_KEY: Final = "NOT INDEXED"
+# Of mail and copies, those that are filed and the few that are not yet.
+_UNFILED: Final = f"{_BEFORE} AND seq > mailboxes.filed"
+_OLD_MAIL: Final = (
+    "INDEXED BY messages_by_name",
+    f"sender_id = '' AND sender = :name AND {_BEFORE}",
+)
 _OF_ACCOUNT: Final[dict[Kind, _Places]] = {
     Kind.MAIL: (
-        ("INDEXED BY messages_by_sender", "sender_id = :peer AND seq < :before"),
-        ("INDEXED BY messages_by_name", "sender_id = '' AND sender = :name AND seq < :before"),
+        (
+            "INDEXED BY messages_by_sender",
+            f"sender_id = :peer AND {_BEFORE} AND messages.{FILED}",
+        ),
+        (_BY_KEY, f"sender_id = :peer AND {_UNFILED}"),
+        _OLD_MAIL,
     ),
-    Kind.SENT: (("INDEXED BY copies_by_peer", "peer_id = :peer AND seq < :before"),),
-    Kind.RECEIPT: (("", "peer_id = :peer AND seq < :before"),),
+    Kind.SENT: (
+        ("INDEXED BY copies_by_peer", f"peer_id = :peer AND {_BEFORE} AND copies.{FILED}"),
+        (_BY_KEY, f"peer_id = :peer AND {_UNFILED}"),
+    ),
+    Kind.RECEIPT: (("", f"peer_id = :peer AND {_BEFORE}"),),
 }
-# The seqs come from an index, so that what is sorted are these and not the bodies.
-_OF_NAMES: Final = """seq IN (SELECT seq FROM {table} AS named INDEXED BY {index}
-    WHERE named.box = mailboxes.box AND named.{column} IN (SELECT value FROM json_each(:peers))
-        AND seq < :before ORDER BY seq DESC LIMIT :limit)"""
+
+
+def _of_names(table: str, index: str, column: str) -> tuple[_Place, _Place]:
+    named = f"{column} IN (SELECT value FROM json_each(:peers))"  # noqa: S608 - a constant
+    return (
+        # The seqs come from an index, so that what is sorted are these and not the bodies.
+        (
+            "",
+            f"""seq IN (SELECT seq FROM {table} AS named INDEXED BY {index}
+    WHERE named.box = mailboxes.box AND named.{named} AND {_BEFORE} AND named.{FILED}
+        ORDER BY seq DESC LIMIT :limit)""",  # noqa: S608 - constants
+        ),
+        (_BY_KEY, f"{named} AND {_UNFILED}"),
+    )
+
+
 _OF_NAME: Final[dict[Kind, _Places]] = {
-    Kind.MAIL: (
-        ("", _OF_NAMES.format(table="messages", index="messages_by_sender", column="sender_id")),
-        _OF_ACCOUNT[Kind.MAIL][1],
-    ),
-    Kind.SENT: (("", _OF_NAMES.format(table="copies", index="copies_by_peer", column="peer_id")),),
-    Kind.RECEIPT: (("INDEXED BY receipts_by_seq", "peer = :name AND seq < :before"),),
+    Kind.MAIL: (*_of_names("messages", "messages_by_sender", "sender_id"), _OLD_MAIL),
+    Kind.SENT: _of_names("copies", "copies_by_peer", "peer_id"),
+    Kind.RECEIPT: (("INDEXED BY receipts_by_seq", f"peer = :name AND {_BEFORE}"),),
 }
-_OF_ANYBODY: Final[dict[Kind, _Places]] = dict.fromkeys(Kind, (("", "seq < :before"),))
+_OF_ANYBODY: Final[dict[Kind, _Places]] = dict.fromkeys(Kind, (("", _BEFORE),))
 _WHOSE: Final[dict[_Whose, dict[Kind, _Places]]] = {
     _Whose.ANYBODY: _OF_ANYBODY,
     _Whose.ACCOUNT: _OF_ACCOUNT,
@@ -225,16 +251,21 @@ def _forwards(kinds: Kinds) -> str:
 
 @cache
 def _backwards(kinds: Kinds, whose: _Whose) -> str:
-    # A plus keeps SQLite from looking by seq where it shall take those of a list.
-    plus = "+" if whose is _Whose.NAME else ""
     arms = [
-        _arm(kind, index, f"{which} AND {plus}{_SOURCES[kind][2]}")
+        _arm(kind, index, f"{which} AND {_kept(kind, index, whose)}")
         for kind in Kind
         if kind in kinds
         for index, which in _WHOSE[whose][kind]
     ]
     own_row = _OWN_ROW.format(first=NO_SUCH_SEQ)
     return _compound([own_row, *arms], "ORDER BY seq DESC LIMIT :limit")
+
+
+def _kept(kind: Kind, index: str, whose: _Whose) -> str:
+    """Return what the history still has, of what a place leads to."""
+    # A plus keeps SQLite from looking by this seq where another one is nearer, or a list of them.
+    plus = "+" if whose is _Whose.NAME or index == _BY_KEY else ""
+    return plus + _SOURCES[kind][2]
 
 
 def _arm(kind: Kind, index: str, which: str) -> str:
@@ -280,9 +311,9 @@ def _message(row: Sequence[Any]) -> Message:
     )
 
 
-def _distinct(name: str, source: str, column: str, which: str = "") -> str:
+def _distinct(name: str, source: str, column: str, which: str) -> str:
     """Return tables of a WITH clause: each value of a column, by one look-up in an index."""
-    least = f"SELECT min({column}) FROM {source} WHERE box = (SELECT box FROM mine) {which}"  # noqa: S608 - ours
+    least = f"SELECT min({column}) FROM {source} WHERE box = (SELECT box FROM mine) AND {which}"  # noqa: S608 - ours
     return f"""
     {name}_and_null (found) AS (
         SELECT ({least} AND {column} > '')
@@ -294,32 +325,46 @@ def _distinct(name: str, source: str, column: str, which: str = "") -> str:
 _BY_SENDER: Final = "messages INDEXED BY messages_by_sender"
 _BY_NAME: Final = "messages INDEXED BY messages_by_name"
 _BY_PEER: Final = "copies INDEXED BY copies_by_peer"
-_SENDERS: Final = _distinct("senders", _BY_SENDER, "sender_id")
-_NAMES: Final = _distinct("names", _BY_NAME, "sender", "AND sender_id = ''")
-_PEERS: Final = _distinct("peers", _BY_PEER, "peer_id")
+_SENDERS: Final = _distinct("senders", _BY_SENDER, "sender_id", FILED)
+_NAMES: Final = _distinct("names", _BY_NAME, "sender", "sender_id = ''")
+_PEERS: Final = _distinct("peers", _BY_PEER, "peer_id", FILED)
+# Those that are not filed yet.
+_NEW: Final = """
+    new_mail AS (SELECT sender_id AS id, sender AS name, seq FROM messages NOT INDEXED
+        WHERE box = (SELECT box FROM mine) AND seq > (SELECT filed FROM mine)),
+    new_copies AS (SELECT peer_id AS id, peer AS name, seq, sent_at FROM copies NOT INDEXED
+        WHERE box = (SELECT box FROM mine) AND seq > (SELECT filed FROM mine))"""
 # The account ids that a name had, as their last messages have it: a list in JSON.
 _NAMED: Final = f"""
-    WITH RECURSIVE mine AS (SELECT box FROM mailboxes WHERE account_id = :id), {_SENDERS}, {_PEERS}
+    WITH RECURSIVE mine AS (SELECT box, filed FROM mailboxes WHERE account_id = :id),
+    {_SENDERS}, {_PEERS}, {_NEW}
     SELECT json_group_array(found) FROM (
         SELECT found FROM senders WHERE :name = (SELECT sender FROM {_BY_SENDER}
-            WHERE box = (SELECT box FROM mine) AND sender_id = found ORDER BY seq DESC LIMIT 1)
+            WHERE box = (SELECT box FROM mine) AND sender_id = found AND {FILED}
+            ORDER BY seq DESC LIMIT 1)
         UNION SELECT found FROM peers WHERE :name = (SELECT peer FROM {_BY_PEER}
-            WHERE box = (SELECT box FROM mine) AND peer_id = found ORDER BY seq DESC LIMIT 1)
+            WHERE box = (SELECT box FROM mine) AND peer_id = found AND {FILED}
+            ORDER BY seq DESC LIMIT 1)
+        UNION SELECT id FROM new_mail WHERE name = :name AND id <> ''
+        UNION SELECT id FROM new_copies WHERE name = :name
     )"""  # noqa: S608 - constants
 # `kind` is of the row that has the highest seq: so SQLite has it beside max().
 _CONVERSATIONS: Final = f"""
     WITH RECURSIVE mine AS (
-        SELECT box, position, ifnull(oldest_ack <= :ends, 0) AS ageing, {_HISTORY_AGED} AS aged
+        SELECT box, position, filed, ifnull(oldest_ack <= :ends, 0) AS ageing,
+            {_HISTORY_AGED} AS aged
         FROM mailboxes WHERE account_id = :id
-    ), {_SENDERS}, {_NAMES}, {_PEERS},
+    ), {_SENDERS}, {_NAMES}, {_PEERS}, {_NEW},
     lasts (kind, id, name, seq) AS (
         SELECT 'mail', found, '', (SELECT max(seq) FROM {_BY_SENDER}
-            WHERE box = (SELECT box FROM mine) AND sender_id = found) FROM senders
+            WHERE box = (SELECT box FROM mine) AND sender_id = found AND {FILED}) FROM senders
+        UNION ALL SELECT 'mail', id, '', max(seq) FROM new_mail WHERE id <> '' GROUP BY id
         UNION ALL SELECT 'mail', '', found, (SELECT max(seq) FROM {_BY_NAME}
             WHERE box = (SELECT box FROM mine) AND sender_id = '' AND sender = found) FROM names
         UNION ALL SELECT 'sent', found, '', (SELECT seq FROM {_BY_PEER}
-            WHERE box = (SELECT box FROM mine) AND peer_id = found AND sent_at > :ends
+            WHERE box = (SELECT box FROM mine) AND peer_id = found AND {FILED} AND sent_at > :ends
             ORDER BY seq DESC LIMIT 1) FROM peers
+        UNION ALL SELECT 'sent', id, '', max(seq) FROM new_copies WHERE sent_at > :ends GROUP BY id
     ),
     talks AS (
         SELECT kind, id, name, max(seq) AS seq FROM lasts
@@ -331,7 +376,8 @@ _CONVERSATIONS: Final = f"""
         CASE id WHEN '' THEN (SELECT count(*) FROM {_BY_NAME} WHERE box = mine.box
             AND sender_id = '' AND sender = page.name AND seq > mine.position)
         ELSE (SELECT count(*) FROM {_BY_SENDER} WHERE box = mine.box
-            AND sender_id = page.id AND seq > mine.position) END,
+            AND sender_id = page.id AND seq > mine.position AND {FILED})
+            + (SELECT count(*) FROM new_mail WHERE id = page.id AND seq > mine.position) END,
         page.seq, ifnull(mail.message_id, copy.message_id), ifnull(mail.sender, copy.sender),
         ifnull(mail.body, copy.body), ifnull(mail.sent_at, copy.sent_at), copy.peer, copy.n
     FROM mine LEFT JOIN page

@@ -3,6 +3,10 @@
 Between two calls into SQLite another thread can take the interpreter, and under load one does.
 So what a transaction writes goes into few statements, not into one for each row. There are as
 many texts as numbers of rows, at most 64 a table, and the connection keeps them compiled.
+
+A statement that may have to take back what it has inserted copies each page before it changes it,
+into a file of its own when they are many. So it is ``INSERT OR FAIL`` where it can be: should one
+of its rows be refused, which is a bug, all of the transaction is rolled back.
 """
 
 import sqlite3
@@ -20,7 +24,7 @@ def write_rows(
 
     Args:
         connection: with a transaction open.
-        insert: ``INSERT INTO table``.
+        insert: ``INSERT OR FAIL INTO table``.
         rows: all of one width.
         tail: what follows the values.
     """

@@ -13,7 +13,7 @@
         those that are not spent
 
     mailboxes(box, account_id, position, last, unread, acked, oldest_ack, quota, newest, copies,
-              receipts, blocked, gives_receipts)
+              receipts, blocked, gives_receipts, filed)
         box         a number that is never used twice: what is left of a dropped mailbox can
                     be swept later and never shows up in another
         last        the last seq that was given out; never lower, whatever is deleted
@@ -26,10 +26,14 @@
                     how many rows of the tables of these names there are
         gives_receipts
                     whether it gives receipts, and takes them
-    messages(box, seq, message_id, sender, body, sent_at, sender_id, n)
+        filed       up to this seq the indexes by conversation have its mail and copies; those
+                    few behind it are looked through. An index that had each at once would cost a
+                    send one more page of the file, which this way costs some dozens of them
+    messages(box, seq, message_id, sender, body, sent_at, sender_id, n, filed)
         sender_id   of one that came before version 4, '', and its n is 0; such messages have an
                     index by name, all others one by sender_id
-    copies(box, seq, message_id, sender, peer_id, peer, sent_at, n, body)
+        filed       whether that index has it: 1, or NULL
+    copies(box, seq, message_id, sender, peer_id, peer, sent_at, n, body, filed)
         what the mailbox's account has sent; the peer is the recipient
     receipts(box, peer_id, peer, seq, n, acked_at)
         one for each account that has acknowledged what was sent to it
@@ -135,9 +139,12 @@ def _send_ids(*more: str) -> tuple[str, str]:
     )
 
 
+# Of what an index by conversation has; see `filed` above.
+FILED: Final = "filed IS NOT NULL"
+_FILED: Final = "filed INTEGER"
 # The index has n too: so it tells whether the copy of a message is there.
 _COPIES: Final = (
-    """CREATE TABLE copies (
+    f"""CREATE TABLE copies (
         box INTEGER NOT NULL,
         seq INTEGER NOT NULL,
         message_id TEXT NOT NULL,
@@ -147,9 +154,10 @@ _COPIES: Final = (
         sent_at INTEGER NOT NULL,
         n INTEGER NOT NULL,
         body NOT NULL,
+        {_FILED},
         PRIMARY KEY (box, seq)
     ) WITHOUT ROWID""",
-    "CREATE INDEX copies_by_peer ON copies (box, peer_id, seq, n)",
+    f"CREATE INDEX copies_by_peer ON copies (box, peer_id, seq, n) WHERE {FILED}",
 )
 _RECEIPTS: Final = (
     """CREATE TABLE receipts (
@@ -170,7 +178,7 @@ _BLOCKED: Final = """CREATE TABLE blocked (
         PRIMARY KEY (box, peer_id)
     ) WITHOUT ROWID"""
 _BY_SENDER: Final = (
-    "CREATE INDEX messages_by_sender ON messages (box, sender_id, seq)",
+    f"CREATE INDEX messages_by_sender ON messages (box, sender_id, seq) WHERE {FILED}",
     # A message of today costs this one nothing.
     "CREATE INDEX messages_by_name ON messages (box, sender, seq) WHERE sender_id = ''",
 )
@@ -190,6 +198,7 @@ _BESIDE_MAIL: Final = (
     "receipts INTEGER NOT NULL DEFAULT 0 CHECK (receipts >= 0)",
     "blocked INTEGER NOT NULL DEFAULT 0 CHECK (blocked >= 0)",
     "gives_receipts INTEGER NOT NULL DEFAULT 1 CHECK (gives_receipts IN (0, 1))",
+    "filed INTEGER NOT NULL DEFAULT 0",
 )
 
 TABLES: Final = (
@@ -232,6 +241,7 @@ TABLES: Final = (
         sent_at INTEGER NOT NULL,
         {_SENDER_ID},
         {_N},
+        {_FILED},
         PRIMARY KEY (box, seq)
     ) WITHOUT ROWID""",
     *_BY_SENDER,
@@ -286,6 +296,9 @@ MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
         *(f"ALTER TABLE mailboxes ADD COLUMN {column}" for column in _BESIDE_MAIL),
         f"ALTER TABLE messages ADD COLUMN {_SENDER_ID}",
         f"ALTER TABLE messages ADD COLUMN {_N}",
+        f"ALTER TABLE messages ADD COLUMN {_FILED}",
+        # What is there has an index by name.
+        "UPDATE mailboxes SET filed = last",
         *_BY_SENDER,
         *_COPIES,
         *_RECEIPTS,

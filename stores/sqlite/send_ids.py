@@ -54,7 +54,9 @@ class SendIds:
         self._counts: dict[int, Counter[str]] = {}
         self._transaction: Transaction | None = None  # the one that these two belong to
         self._known: dict[Key, First] = {}
-        self._new: list[_Row] = []  # a key that counts no more may come again
+        self._absent: set[Key] = set()  # those that were looked for, and that the table has not
+        self._new: list[_Row] = []
+        self._again: list[_Row] = []  # what the table may have, for a send that counts no more
 
     def first(
         self,
@@ -108,41 +110,51 @@ class SendIds:
         counts = self._counts.get(box)
         if counts is None:
             counts = self._counts[box] = _count(transaction.connection, box)
-        if not self._new:
+        if not (self._new or self._again):
             transaction.finishing.append(self.write)
         self._known[key] = content, draft.message_id, sent_at, n
-        self._new.append((box, sender_id, send_id, content, draft.message_id, sent_at, seq, n))
+        rows = self._new if key in self._absent else self._again
+        rows.append((box, sender_id, send_id, content, draft.message_id, sent_at, seq, n))
+        self._absent.discard(key)
         counts[sender_id] += 1
         self._oldest = min(self._oldest, sent_at)
         self._newest = max(self._newest, sent_at)
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Put what is new into the table, and no more in all than the policy allows."""
-        write_rows(connection, "INSERT OR REPLACE INTO send_ids", self._new)
-        for number, sender_id in {row[:2] for row in self._new}:
+        write_rows(connection, "INSERT OR FAIL INTO send_ids", self._new)
+        write_rows(connection, "INSERT OR REPLACE INTO send_ids", self._again)
+        senders = {row[:2] for row in (*self._new, *self._again)}
+        for number, sender_id in senders:
             if self._counts[number][sender_id] > self.policy.send_ids_per_sender:
                 self._forget(connection, number, sender_id, self.policy.send_ids_per_sender)
-        for number in {row[0] for row in self._new}:
+        for number in {number for number, _ in senders}:
             if self._counts[number].total() > self.policy.send_ids_per_mailbox:
                 self._forget(connection, number, None, self.policy.send_ids_per_mailbox)
-        self._new.clear()
+        self._drop_rows()
         if len(self._counts) > _COUNTED:
             self._counts.clear()
 
     def roll_back(self) -> None:
         """Drop what was done in a transaction that was rolled back."""
         self._transaction = None
-        self._new.clear()
+        self._drop_rows()
         self._counts.clear()
         self._oldest, self._newest = LONG_AGO, NO_SUCH_SEQ
 
+    def _drop_rows(self) -> None:
+        self._new.clear()
+        self._again.clear()
+
     def _begin(self, transaction: Transaction, wanted: Iterable[Key], now: int) -> None:
+        looked_for = set(wanted)
         self._known = {
             (box, sender_id, send_id): (content, message_id, sent_at, n)
             for box, sender_id, send_id, content, message_id, sent_at, n in read_rows(
-                transaction.connection, _FIND, list(set(wanted))
+                transaction.connection, _FIND, list(looked_for)
             )
         }
+        self._absent = looked_for - self._known.keys()
         self._expire(transaction, now)
         self._transaction = transaction
 
@@ -182,7 +194,7 @@ class SendIds:
                 "SELECT (SELECT min(sent_at) FROM send_ids), (SELECT max(sent_at) FROM send_ids)"
             ).fetchone()
             # Those of this transaction may be written after this.
-            new = [row[5] for row in self._new]
+            new = [row[5] for row in (*self._new, *self._again)]
             self._oldest = min(NO_SUCH_SEQ if oldest is None else oldest, *new, NO_SUCH_SEQ)
             self._newest = max(LONG_AGO if newest is None else newest, *new, LONG_AGO)
 

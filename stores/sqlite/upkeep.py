@@ -116,6 +116,17 @@ _FAULTS: Final = (
             "OR typeof(n) != 'integer' OR seq < 1"
         ),
     ),
+    *(
+        (
+            f"{table} that are not found by conversation",
+            (
+                f"SELECT count(*) FROM {table} AS entry JOIN mailboxes USING (box) "  # noqa: S608 - constants
+                f"WHERE (entry.filed IS NULL) = (seq <= mailboxes.filed){old}"
+            ),
+        )
+        # A migrated file has those of before by name.
+        for table, old in (("messages", " AND sender_id != ''"), ("copies", ""))
+    ),
     (
         "messages that a mailbox has several copies of",
         (

@@ -29,7 +29,7 @@ from twinline.stores.sqlite import SqliteStore, StoreNotOpened
 from twinline.stores.sqlite.schema import VERSION
 from twinline.stores.sqlite.upkeep import backup, check
 
-COPY = "INSERT INTO copies VALUES"
+COPY = "INSERT INTO copies (box, seq, message_id, sender, peer_id, peer, sent_at, n, body) VALUES"
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def run_json(*arguments: object, code: int = 0) -> Any:
 def change(path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA ignore_check_constraints = ON")
-        connection.execute(statement)
+        connection.executescript(statement)
 
 
 def test_a_sound_file(store: SqliteStore) -> None:
@@ -83,14 +83,20 @@ def test_a_sound_file(store: SqliteStore) -> None:
         ("UPDATE mailboxes SET unread = 9 WHERE last = 5", "count of unread"),
         ("UPDATE mailboxes SET acked = 9 WHERE last = 5", "count of unread"),
         ("UPDATE mailboxes SET unread = 1 WHERE last = 0", "count of unread"),
-        ("INSERT INTO messages VALUES (99, 1, 'x', 'ann', 'x', 1, '', 0)", "in no mailbox"),
-        ("INSERT INTO messages VALUES (1, 0, 'x', 'ann', 'x', 1, '', 0)", "a seq below 1"),
+        ("INSERT INTO messages VALUES (99, 1, 'x', 'ann', 'x', 1, '', 0, 1)", "in no mailbox"),
+        ("INSERT INTO messages VALUES (1, 0, 'x', 'ann', 'x', 1, '', 0, 1)", "a seq below 1"),
+        ("UPDATE mailboxes SET filed = last", "messages that are not found by conversation"),
+        ("UPDATE messages SET filed = 1", "messages that are not found by conversation"),
         ("UPDATE messages SET sent_at = 'noon'", "cannot be read"),
         ("UPDATE messages SET n = 'noon'", "messages that cannot be read"),
         ("UPDATE mailboxes SET newest = 0", "higher n than the newest"),
         ("UPDATE mailboxes SET copies = 1 WHERE last = 5", "count of copies, receipts or"),
         ("UPDATE mailboxes SET receipts = 1 WHERE last = 5", "count of copies, receipts or"),
         ("UPDATE mailboxes SET blocked = 1 WHERE last = 5", "count of copies, receipts or"),
+        (
+            f"{COPY} (2, 1, 'x', 'b', 'y', 'y', 1, 1, ''); UPDATE mailboxes SET filed = last",
+            "copies that are not found by conversation",
+        ),
         (f"{COPY} (99, 1, 'x', 'bob', 'id-x', 'x', 1, 1, 'x')", "copies in no mailbox"),
         (f"{COPY} (2, 9, 'x', 'bob', 'id-x', 'x', 1, 1, 'x')", "beyond the last seq"),
         (f"{COPY} (2, 5, 'x', 'bob', 'id-x', 'x', 1, 1, 'x')", "seqs are used twice"),
@@ -372,7 +378,7 @@ def half_done(path: Path) -> None:
     """Leave what a creation and a deletion can leave, and an old program's damage."""
     change(path, "INSERT INTO mailboxes (account_id) VALUES ('never')")
     change(path, "INSERT INTO dropped VALUES (77)")
-    change(path, "INSERT INTO messages VALUES (77, 1, 'm', 'ann', 'left', 1, '', 0)")
+    change(path, "INSERT INTO messages VALUES (77, 1, 'm', 'ann', 'left', 1, '', 0, 1)")
     change(path, "INSERT INTO send_ids VALUES (77, 'id-ann', 'x', x'00', 'm', 1, 1, 1)")
     change(path, f"{COPY} (77, 2, 'm', 'x', 'id-x', 'x', 1, 1, 'x')")
     change(path, "INSERT INTO receipts VALUES (77, 'id-x', 'x', 3, 1, 1)")

@@ -250,7 +250,9 @@ OF_CONTAINERS = {
     },
     "stores/sqlite/send_ids.py": {
         "_known": "writes that wait for SQLite or PostgreSQL",
+        "_absent": "writes that wait for SQLite or PostgreSQL",
         "_new": "writes that wait for SQLite or PostgreSQL",
+        "_again": "writes that wait for SQLite or PostgreSQL",
         "_counts": "counts of send_ids read from SQLite",
     },
     "stores/shared/subscriptions.py": {

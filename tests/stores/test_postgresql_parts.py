@@ -263,14 +263,14 @@ def row(account_id: str, number: int = 1, epoch: int = 5, **columns: Any) -> tup
         "unread": 0,
         "acked": 0,
         "oldest_ack": None,
-        "floor": 0,
-        "epoch": 5,
-        "sends": 0,
         "newest": 0,
         "copies": 0,
         "receipts": 0,
         "blocked": 0,
         "gives_receipts": True,
+        "floor": 0,
+        "epoch": 5,
+        "sends": 0,
         "quota": None,
     } | columns
     return number, account_id, *values.values(), epoch

@@ -3,9 +3,11 @@
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
+from differing import POLICIES, compare
 from sqlite_faults import Faults
 from store_samples import ALL, DAY, HOUR, draft
 from waiting import wait_until
@@ -13,7 +15,9 @@ from waiting import wait_until
 from twinline.core.errors import StoreUnavailable
 from twinline.core.protocol import EVERY_KIND, TALK, Kind, Kinds
 from twinline.core.store import Draft, Mailboxes, MailboxPolicy, Peer, PeerReceipt
-from twinline.stores.sqlite import SqliteStore, Synchronous
+from twinline.stores.conformance import check_store, conversing, rules_of
+from twinline.stores.memory import MemoryStore
+from twinline.stores.sqlite import SqliteStore, Synchronous, mailbox_rows
 from twinline.stores.sqlite.mailboxes import _Append
 from twinline.stores.sqlite.reads import MailboxReader
 from twinline.stores.sqlite.upkeep import check
@@ -245,3 +249,54 @@ def test_an_index_is_there_for_every_statement_that_reads(path: Path) -> None:
             plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
             assert plan
             assert not [step for step in plan if "SCAN" in step or "TEMP B-TREE" in step]
+
+
+@pytest.mark.parametrize("seqs", [1, 2, 5])
+def test_conversations_are_the_same_however_much_of_them_is_filed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seqs: int
+) -> None:
+    monkeypatch.setattr(mailbox_rows, "_FILED_AT_ONCE", seqs)
+    numbers = count()
+
+    def new_store(policy: MailboxPolicy) -> SqliteStore:
+        path = tmp_path / str(next(numbers))
+        return SqliteStore(path, policy, synchronous=Synchronous.NORMAL)
+
+    check_store(new_store, only=[rule.name for rule in rules_of(conversing)])
+    for policy in POLICIES.values():
+        with MemoryStore(policy) as memory, new_store(policy) as sqlite:
+            compare({"memory": memory, "sqlite": sqlite}, policy, range(10))
+    for path in tmp_path.iterdir():
+        assert check(path).faults == []
+
+
+def test_what_is_behind_what_is_filed_is_found_as_well(path: Path) -> None:
+    with opened(path) as store:
+        boxes = store.mailboxes
+        first = copied("0", at=1)._replace(send_id="s")
+        accepted = boxes.append("id-bob", first)
+        for number in range(1, 70):
+            boxes.append("id-bob", copied(str(number), at=number + 1))
+        with closing(sqlite3.connect(path)) as connection:
+            ((filed, last),) = connection.execute(
+                "SELECT filed, last FROM mailboxes WHERE account_id = 'id-ann'"
+            ).fetchall()
+        assert (filed, last) == (64, 70)
+        # The copy of a repeat is found where it is filed, and so is the newest that is not.
+        assert boxes.append("id-bob", first) == accepted
+        assert boxes.usage("id-ann").copies == 70
+        page = boxes.history("id-ann", None, 10, ALL, 1, kinds=SENT, peer=BOB)
+        assert [each.body for each in page.messages] == [str(number) for number in range(60, 70)]
+    assert check(path).faults == []
+
+
+def test_copies_beyond_the_bound_go_some_dozens_at_a_time(path: Path) -> None:
+    with opened(path, MailboxPolicy(history_messages=100)) as store:
+        kept = []
+        for number in range(120):
+            store.mailboxes.append("id-bob", copied(str(number), at=number + 1))
+            kept.append(store.mailboxes.usage("id-ann").copies)
+        assert max(kept) == 100
+        assert kept[99:] == [100, *range(94, 101), *range(94, 101), *range(94, 100)]
+        assert copies(store.mailboxes)[-1] == "119"
+    assert check(path).faults == []

@@ -58,7 +58,7 @@ def fill(path: Path, boxes: int, messages: int) -> None:
     """Put messages into the mailboxes past the store's own way in."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany(
-            "INSERT INTO messages VALUES (?, ?, 'id', 'ann', 'x', 1, 'id-ann', 1)",
+            "INSERT INTO messages VALUES (?, ?, 'id', 'ann', 'x', 1, 'id-ann', 1, 1)",
             ((box, seq) for box in range(1, boxes + 1) for seq in range(1, messages + 1)),
         )
         connection.execute(
