@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from browsing import Tab, WebSite, free_ports
 from services import PASSWORD, cheap_hasher
+from waiting import wait_until
 
 from twinline.core.errors import Refused
 from twinline.core.service import ChatService
@@ -110,6 +111,9 @@ def test_what_was_stored_is_said_to_be_delivered_when_it_was_acked(browser: "Bro
         assert foot.inner_text().split()[-2:] == ["✓✓", "delivered"]
         # What is only heard is not seen, and the sign is not all there is to tell them apart.
         assert ann.page.locator("#messages .delivered .for-readers").count() == 1
+        # Once the page has acknowledged the receipt too, it does not come by itself again.
+        with logged_in(site, "ann") as other:
+            wait_until(lambda: other.status().position == 3, "the receipt to be acknowledged")
         ann.page.reload()
         ann.until(delivered, 1)
         assert ann.states() == ["delivered", "stored"]
@@ -366,6 +370,10 @@ def test_a_name_that_is_another_account_now_is_another_conversation(browser: "Br
             bob.delete_account(PASSWORD)
         site.create("bob")
         # Whoever looks again finds that this is over; what is typed stays with it.
+        ann.open("ann")
+        ann.page.click("#talks .row")
+        ann.until("note.innerText.includes('is gone') && composer.hidden")
+        assert ann.bodies() == ["the old one"]
         ann.page.reload()
         ann.until("note.innerText.includes('is gone') && composer.hidden")
         assert ann.bodies() == ["the old one"]
@@ -393,7 +401,7 @@ def test_a_name_that_is_another_account_now_is_another_conversation(browser: "Br
 def test_messages_one_does_not_look_at_are_told_once_that_is_wanted(browser: "Browser") -> None:
     context = browser.new_context()
     context.add_init_script(NOTICES)
-    with WebSite().create("ann", "bob", "cleo") as site:
+    with WebSite().create("ann", "bob", "cleo", "dora") as site:
         site.fill("bob", "ann", ["before it was wanted"])
         with Tab(context, site.page).enter("ann") as ann:
             ann.title("(1) twinline")
@@ -422,6 +430,16 @@ def test_messages_one_does_not_look_at_are_told_once_that_is_wanted(browser: "Br
             site.fill("cleo", "ann", ["once more"])
             ann.until("told.length > 0")
             assert ann.page.evaluate("[told, asked]") == [[["cleo", "once more"]], 0]
+            ann.page.click("#settings-open")
+            ann.page.uncheck("#notifies")
+            site.fill("dora", "ann", ["while it is off"])
+            ann.until("document.querySelector('#talks .row').innerText.includes('it is off')")
+            ann.page.check("#notifies")
+            ann.until("notifies.checked")
+            site.fill("cleo", "ann", ["on again"])
+            ann.until("told.length > 1")
+            told = [["cleo", "once more"], ["cleo", "on again"]]
+            assert ann.page.evaluate("[told, asked]") == [told, 1]
     context.close()
 
 

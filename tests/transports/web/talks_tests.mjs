@@ -73,6 +73,11 @@ test("a copy of another device stands in its conversation, and is not unread", (
   assert.equal(talks.receive(copy(1, 1, "cleo")).mine, true);
   assert.deepEqual(bodies(talks, "cleo"), ["own 1"]);
   assert.deepEqual([talks.get("bob"), talks.unread], [undefined, 0]);
+  [2, 3].forEach((seq) => talks.receive(message(seq, "cleo")));
+  talks.receive(copy(4, 4, "bob"));
+  assert.equal(talks.unread, 2);
+  talks.receive(copy(5, 5, "cleo")); // who answers has read
+  assert.equal(talks.unread, 0);
 });
 
 test("what was sent from here is one with its copy, in whichever order they come", () => {

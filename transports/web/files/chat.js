@@ -274,6 +274,7 @@ function receive(message) {
   if (entry !== null) {
     const here = entry.with === open;
     if (here) messages.came();
+    if (entry.mine) memory.save();
     if (!entry.mine) {
       const { with: who, body } = entry;
       announce(here ? `${who}: ${body.slice(0, SAID)}` : `New message from ${who}`);

@@ -181,6 +181,7 @@ export class Talks {
     const entry = this.#take(talk, message, { isNews: true });
     if (entry === null) return null;
     this.#count(talk, entry, isSeen(talk.name));
+    if (entry.mine) this.markRead(talk.name, entry.seq); // who answers has read
     this.#trim();
     return entry;
   }
