@@ -18,6 +18,7 @@ sys.path.append(str(ROOT / "tests" / "support"))
 
 from browsing import Tab, WebSite, chromium  # noqa: E402
 from PIL import Image  # noqa: E402 - matplotlib, of the extra `plot`, brings it
+from services import PASSWORD  # noqa: E402
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -62,6 +63,15 @@ def save(page: "Page", name: str) -> None:
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes")
 
 
+def acknowledge(site: WebSite, name: str) -> None:
+    """Have somebody acknowledge all that has come."""
+    session = site.service.session("127.0.0.1")
+    site.service.login(session, name, PASSWORD)
+    messages = site.service.history(session, limit=1).messages
+    if messages:
+        site.service.ack(session, messages[-1].seq)
+
+
 def main() -> None:
     """Make all of them."""
     clock = Clock()
@@ -84,15 +94,18 @@ def main() -> None:
                     tab.page.set_viewport_size({"width": 1200, "height": 720})
                 tab.enter("ann")
                 tab.open("bob")
-                for minutes, sender, to, body in TALK:
+                for minutes, sender, to, body in [] if dark else TALK:
                     clock.minutes_ago = minutes
                     if sender == "ann":
                         tab.say(body)
                         tab.until("!document.querySelector('.state.sending')")
-                    elif not dark:
+                    else:
                         site.fill(sender, to, [body])
-                        if sender == "bob":
-                            tab.sees(body)
+                    if sender == "bob":
+                        tab.sees(body)
+                        acknowledge(site, "bob")
+                tab.sees(TALK[-1][-1])
+                tab.until("document.querySelectorAll('.delivered').length === 2")
                 tab.until("document.querySelectorAll('#talks .row').length === 4")
                 save(tab.page, f"chat-{name}.png")
                 tab.page.set_viewport_size({"width": 360, "height": 640})
@@ -101,6 +114,9 @@ def main() -> None:
                 if not dark:
                     tab.page.click("#back")
                     save(tab.page, f"list-{name}-narrow.png")
+                    tab.page.click("#settings-open")
+                    tab.until("!receipts.disabled")
+                    save(tab.page, f"settings-{name}-narrow.png")
             context.close()
 
 

@@ -170,6 +170,7 @@ def test_a_server_that_is_killed_in_mid_sentence_loses_nothing(
         ann.say("three")
         ann.sees("half a sentence")
         assert ann.states()[1:] == ["waits for the server"] * 2
+        ann.until("document.querySelector('#talks .row').innerText.includes('Waiting: three')")
         # It counts down, to attempts that come later and later.
         count = "+/in (\\d+) s/.exec(document.querySelector('#banner').innerText)?.[1]"
         ann.until(f"{count} === 2")

@@ -228,7 +228,7 @@ function showState({ kind, reason, retryAt, node }) {
   const away = kind === "reconnecting" || (kind === "connecting" && client.token !== null);
   byId("banner").hidden = !away || document.body.dataset.view !== "chat";
   const online = node === null ? "online" : `online at ${visible(node)}`;
-  setText(byId("standing"), kind === "online" ? online : "not connected");
+  setText(byId("standing"), kind === "online" ? online : "offline");
   byId("standing").classList.toggle("online", kind === "online");
   setText(byId("banner-text"), away ? `Not connected${reason ? `: ${reason}` : ""}.` : "");
   byId("banner-now").hidden = retryAt === null;
@@ -240,6 +240,7 @@ function showState({ kind, reason, retryAt, node }) {
   count();
   if (retryAt !== null) counting = setInterval(count, 250);
   messages.setOnline(kind === "online");
+  draw();
   if (kind === "logged out" && talks !== null) {
     leave(reason === null ? "" : ended(sentence(reason)));
   } else if (kind === "online" && open !== null) {
@@ -531,7 +532,8 @@ function draw() {
       readOpen();
       const { isListed, more } = reader;
       const isBlocked = (name) => settings.isBlocked(name);
-      talkList.update(talks, { open, isListed, more, isBlocked });
+      const isOnline = client.state.kind === "online";
+      talkList.update(talks, { open, isListed, more, isBlocked, isOnline });
       const talk = talks.shown;
       if (talk?.more && !talk.failed && messages.isShort) reader.older(talk);
     }

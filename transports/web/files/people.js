@@ -55,12 +55,13 @@ export class TalkList {
    * @param {boolean} how.isListed whether the server's list has come
    * @param {boolean} how.more whether it has more
    * @param {(name: string) => boolean} how.isBlocked
+   * @param {boolean} how.isOnline
    */
-  update(talks, { open, isListed, more, isBlocked }) {
+  update(talks, { open, isListed, more, isBlocked, isOnline }) {
     const all = talks.list();
     const shown = all.slice(0, this.#limit);
     this.isCut = shown.length < all.length;
-    reconcile(this.list, shown.map((talk) => this.#item(talk, open, isBlocked)));
+    reconcile(this.list, shown.map((talk) => this.#item(talk, { open, isBlocked, isOnline })));
     byId("talks-none").hidden = all.length > 0 || !isListed;
     this.more.hidden = !this.isCut && !more;
   }
@@ -71,7 +72,7 @@ export class TalkList {
     else this.on.drawn();
   }
 
-  #item(talk, open, isBlocked) {
+  #item(talk, { open, isBlocked, isOnline }) {
     return {
       key: talk.key,
       make: () => this.#make(talk),
@@ -86,7 +87,8 @@ export class TalkList {
         const count = unread > 999 ? "999+" : String(unread);
         setText(parts.count, unread > 0 ? count : "");
         setText(parts.countWord, unread > 0 ? " unread" : "");
-        const from = { sending: "Sending: ", failed: "Not sent: " }[last.state];
+        const sending = isOnline ? "Sending: " : "Waiting: ";
+        const from = { sending, failed: "Not sent: " }[last.state];
         const said = (from ?? (last.mine ? "You: " : "")) + last.body.slice(0, PREVIEW);
         if (parts.preview.said !== said) {
           parts.preview.said = said;
