@@ -2,7 +2,7 @@
 
 import ssl
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from twinline.core.deadline import Deadline
@@ -14,7 +14,7 @@ from twinline.core.errors import (
     TwinlineError,
     UsernameTaken,
 )
-from twinline.core.protocol import Message
+from twinline.core.protocol import MAIL_ALONE, Kind, Kinds, Message
 from twinline.transports.client import (
     Client,
     ClientClosed,
@@ -39,7 +39,7 @@ _PAUSE: Final = 0.1
 
 
 class Participant:
-    """An account of this run, and the client that is logged in to it.
+    """An account of this run, and a client that is logged in to it.
 
     Attributes:
         name: the username.
@@ -56,8 +56,18 @@ class Participant:
         *,
         transport: str | None,
         tls: ssl.SSLContext | None,
-        watches: bool,
+        kinds: Iterable[Kind] = (),
     ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            name: the username.
+            password: of the account.
+            endpoints: where it connects.
+            transport: to speak, or None for what the endpoint says.
+            tls: for an endpoint over TLS.
+            kinds: of the entries that it watches for; none: it does not watch.
+        """
         self.name = name
         self.life = 0
         self.is_gone = False
@@ -65,7 +75,8 @@ class Participant:
         self._endpoints = endpoints
         self._transport = transport
         self._tls = tls
-        self.client = self._new_client(WatchMode.STREAMING if watches else WatchMode.OFF)
+        self._kinds: Kinds = frozenset(kinds)
+        self.client = self._new_client(self._kinds)
 
     def create(self, deadline: Deadline, give_up: threading.Event) -> None:
         """Make the account, trying again while the server is not there or is busy.
@@ -94,11 +105,11 @@ class Participant:
         except TwinlineError:
             give_up.wait(_PAUSE)
 
-    def history(self) -> Iterator[Message]:
-        """Yield what is kept of the mailbox, the newest page first."""
+    def history(self, kinds: Kinds = MAIL_ALONE) -> Iterator[Message]:
+        """Yield the messages that are kept in the mailbox, the newest page first."""
         before: int | None = None
         while True:
-            page = self.client.history(before, limit=1000)
+            page = self.client.history(before, limit=1000, kinds=kinds)
             yield from page.messages
             if not page.more or not page.messages:
                 return
@@ -108,7 +119,7 @@ class Participant:
         """Delete the account, and return whether it is not there any more."""
         try:
             if not self.is_gone:
-                with self._new_client(WatchMode.OFF) as client:
+                with self._new_client() as client:
                     client.connect(seconds)
                     client.login(self.name, self._password)
                     client.delete_account(self._password, force=True)
@@ -125,11 +136,12 @@ class Participant:
             # The name is of this run: an attempt whose reply was lost has made it.
             self.client.login(self.name, self._password)
 
-    def _new_client(self, watch: WatchMode) -> Client:
+    def _new_client(self, kinds: Kinds = frozenset()) -> Client:
         return Client(
             self._endpoints,
             transport=self._transport,
             tls=self._tls,
-            watch=watch,
+            watch=WatchMode.STREAMING if kinds else WatchMode.OFF,
+            kinds=kinds or MAIL_ALONE,
             settings=PATIENCE,
         )

@@ -39,9 +39,10 @@ _TICK_SECONDS: Final = 0.2
     example="twinline verify --duration 60 --connect tcp://127.0.0.1:7767",
     details="""
     The server may be restarted, killed or cut off while this runs: that is what it is for. A
-    message that was acknowledged must be delivered, once and in order; the verdict says whether
-    all were. Ctrl-C ends the sending early, and the verdict is that of what was sent until then; a
-    second Ctrl-C does without one, and is exit code 130.
+    message that was acknowledged must be delivered, once and in order, and its copy must come to
+    another device of its sender; receipts must tell of what was acknowledged, and of nothing else.
+    The verdict says whether all was so. Ctrl-C ends the sending early, and the verdict is that of
+    what was sent until then; a second Ctrl-C does without one, and is exit code 130.
 
     The exit code is 0 for ok, 1 for violated, and 5 for unknown: nothing was delivered, or not
     everything could be read in time.
@@ -78,6 +79,13 @@ _TICK_SECONDS: Final = 0.2
     show_default=True,
     metavar="NUMBER",
     help="Sends a second, of all senders<| together; 0 is as fast as they can>.",
+)
+@option(
+    "--no-copies",
+    is_flag=True,
+    rare=True,
+    help="Send without copies, and watch for no receipts: to a server that keeps fewer than 1,000 "
+    "messages of history.",
 )
 @option(
     "--history",
@@ -120,6 +128,7 @@ def verify(
     senders: int,
     mailboxes: int,
     rate: float,
+    no_copies: bool,
     history: Path | None,
     connect: tuple[str, ...],
     watch_at: tuple[str, ...],
@@ -133,7 +142,7 @@ def verify(
     Makes accounts at the server of --connect, or at a private one, and deletes
     them at the end. Exit code 0 is ok, 1 violated, 5 unknown.
     """
-    settings = WorkloadSettings(senders=senders, mailboxes=mailboxes, rate=rate)
+    settings = WorkloadSettings(senders, mailboxes, rate, copies=not no_copies)
     checker = Checker()
     recorder = Recorder([checker])
     with (
@@ -238,6 +247,7 @@ def verdict_table(judgement: Judgement) -> Iterator[str]:
         f"{judgement.delivered:,} delivered, {judgement.redelivered:,} of them again to another "
         f"life of a reader"
     )
+    yield f"{judgement.copies:,} copies and {judgement.receipts:,} receipts came to their senders"
     if judgement.unread:
         yield f"{judgement.unread:,} mailboxes could not be read to their end, or were gone"
     yield ""

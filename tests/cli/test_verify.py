@@ -23,6 +23,19 @@ from history_samples import (
     TakesSeqsEarly,
 )
 from servers import Site
+from talking_cheats import (
+    AddressesACopyAnew,
+    CompletesNoCopy,
+    CopiesWhatItRefuses,
+    CutsACopy,
+    DoublesACopy,
+    LosesACopy,
+    NamesACopyAnew,
+    NumbersACopyAnew,
+    StopsTelling,
+    TellsBackwards,
+    TellsBeforeItComes,
+)
 from waiting import wait_until
 
 from twinline.cli.main import main
@@ -73,8 +86,15 @@ def cheating(mailboxes: MemoryMailboxes) -> MemoryStore:
     return store
 
 
-def judged(store: MemoryStore, sends: int) -> Judgement:
-    """Run the workload over a store until so many sends were acknowledged."""
+def judged(store: MemoryStore, sends: int, *, copies: bool, seconds: float = 15) -> Judgement:
+    """Run the workload over a store until so many sends were acknowledged.
+
+    Args:
+        store: what is judged.
+        sends: how many.
+        copies: whether they are sent with copies.
+        seconds: for what is to come at the end.
+    """
     checker = Checker()
     enough = threading.Event()
 
@@ -83,15 +103,18 @@ def judged(store: MemoryStore, sends: int) -> Judgement:
 
         def feed(self, event: object) -> None:
             self.done += getattr(event, "outcome", None) is Outcome.OK
-            if self.done >= 2 * sends:  # an acknowledgement and a receipt each
+            # An acknowledgement and a delivery each, and perhaps a copy.
+            if self.done >= (2 + copies) * sends:
                 enough.set()
 
     with Site(store=store) as site:
-        workload = Workload(site.endpoint, Recorder([checker, Count()]), SETTINGS)
+        recorder = Recorder([checker, Count()])
+        workload = Workload(site.endpoint, recorder, replace(SETTINGS, copies=copies))
         try:
             workload.open()
             workload.start()
             assert enough.wait(30)
+            workload._settings = replace(workload._settings, settle_seconds=seconds)
             workload.finish()
         finally:
             workload.close()
@@ -107,22 +130,52 @@ def judged(store: MemoryStore, sends: int) -> Judgement:
         (TakesSeqsEarly, SENDS, {Anomaly.LOST, Anomaly.SKIPPED}),
         (Changes, SENDS, {Anomaly.LOST, Anomaly.UNEXPECTED}),
         (Cuts, SENDS, {Anomaly.LOST, Anomaly.UNEXPECTED}),
-        (ForgetsSendIds, SENDS, {Anomaly.DUPLICATES}),
+        (ForgetsSendIds, SENDS, {Anomaly.DUPLICATES, Anomaly.MISMATCHED}),
     ],
 )
 def test_a_store_that_cheats_is_convicted(
     kind: type[Cheat], sends: int, rules: set[Anomaly]
 ) -> None:
-    judgement = judged(cheating(kind()), sends)
+    judgement = judged(cheating(kind()), sends, copies=False)
+    assert judgement.violations.keys() == rules, judgement
+    assert judgement.verdict is Verdict.VIOLATED
+    assert (judgement.copies, judgement.receipts) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rules"),
+    [
+        (LosesACopy, {Anomaly.UNCOPIED}),
+        (CompletesNoCopy, {Anomaly.UNCOPIED}),
+        (DoublesACopy, {Anomaly.DUPLICATES}),
+        (CopiesWhatItRefuses, {Anomaly.ABORTED}),
+        (NumbersACopyAnew, {Anomaly.MISMATCHED}),
+        (NamesACopyAnew, {Anomaly.MISMATCHED}),
+        (AddressesACopyAnew, {Anomaly.MISMATCHED}),
+        (CutsACopy, {Anomaly.UNEXPECTED, Anomaly.UNCOPIED}),
+        (TellsBeforeItComes, {Anomaly.PREMATURE}),
+        (TellsBackwards, {Anomaly.REGRESSED}),
+        (StopsTelling, {Anomaly.UNTOLD}),
+    ],
+)
+def test_a_store_that_cheats_with_copies_or_receipts_is_convicted(
+    kind: type[Cheat], rules: set[Anomaly]
+) -> None:
+    # The last is waited for as long as that takes, with one more message after three seconds.
+    seconds = 5.0 if kind is StopsTelling else 15.0
+    judgement = judged(cheating(kind()), SENDS, copies=True, seconds=seconds)
     assert judgement.violations.keys() == rules, judgement
     assert judgement.verdict is Verdict.VIOLATED
 
 
-def test_a_store_that_does_not_is_not() -> None:
-    judgement = judged(cheating(Cheat()), SENDS)
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_store_that_does_not_is_not(copies: bool) -> None:
+    judgement = judged(cheating(Cheat()), SENDS, copies=copies)
     assert judgement.violations == {}
     assert judgement.verdict is Verdict.OK
     assert judgement.delivered == judgement.acknowledged == judgement.attempted >= SENDS
+    assert judgement.copies == (judgement.delivered if copies else 0)
+    assert (judgement.receipts > 0) is copies
 
 
 # -- the workload -----------------------------------------------------------------------
@@ -223,7 +276,7 @@ def test_a_server_that_forgets_everything_is_not_acquitted() -> None:
     # What was acknowledged and not received by then is lost; where all was, nobody can tell.
     lost = judgement.count(Anomaly.LOST) > 0
     assert judgement.verdict is (Verdict.VIOLATED if lost else Verdict.UNKNOWN)
-    assert judgement.unread == SETTINGS.mailboxes
+    assert judgement.unread == SETTINGS.mailboxes + SETTINGS.senders
 
 
 def test_a_server_that_does_not_come_back_is_not_acquitted(
@@ -356,7 +409,7 @@ def test_the_exit_code_tells_the_verdict(
 ) -> None:
     monkeypatch.setattr(command, "open_store", lambda _url: cheating(kind()))
     user = CommandLine(tmp_path, "tcp://127.0.0.1:1")
-    arguments = ("--duration", "0.3", "--senders", "1", "--mailboxes", "1")
+    arguments = ("--duration", "0.3", "--senders", "1", "--mailboxes", "1", "--no-copies")
     result = CliRunner().invoke(main, ["verify", *arguments], env=user.environment)
     assert result.exit_code == code, result.output
     assert result.stdout.splitlines()[-1] == f"verdict: {verdict}"
@@ -424,7 +477,7 @@ def test_a_ctrl_c_while_the_history_is_written_leaves_nothing_out(
     with history.open(encoding="utf-8") as lines:
         again = Checker.over(read_history(lines)).judge()
     assert again.verdict is Verdict.OK
-    assert (again.attempted, again.receipts) == (told["attempted"], told["receipts"])
+    assert (again.attempted, again.handed) == (told["attempted"], told["handed"])
 
 
 def test_a_store_that_is_none_is_told(tmp_path: Path) -> None:

@@ -77,6 +77,34 @@ CLEAN = {
     ),
     "a gap": Script().sent("a", "b").came(1, "a").came(7, "b").drained(),
     "read as well": Script().sent("a").came(1, "a").read(1, "a").drained(),
+    "with a copy and a receipt": (
+        Script().talked("a", 5).copied(1, "a", 5).came(1, "a").told(2, 5).settled().ended()
+    ),
+    "unknown, with mail and no copy": (
+        Script().talked("a", 5, Outcome.INFO).came(1, "a").ended()
+    ),
+    "unknown, with mail and a copy, and told": (
+        Script().talked("a", 5, Outcome.INFO).copied(1, "a", 5).came(1, "a").told(2, 5).ended()
+    ),
+    "unknown, with mail and no copy, and told": (
+        Script().talked("a", 5, Outcome.INFO).came(1, "a").told(1, 5).settled().ended()
+    ),
+    "failed, without a copy": (
+        Script().talked("a", 5).talked("b", 6, Outcome.FAIL)
+        .copied(1, "a", 5).came(1, "a").ended()
+    ),
+    "told before the reply": (
+        Script().add("ann", Op.SEND, Outcome.INVOKE, message="a", peer="ann")
+        .came(1, "a").told(2, 5).copied(3, "a", 5).talked("a", 5).ended()
+    ),
+    "a receipt of each, by two devices in either order": (
+        Script().talked("a", 5).talked("b", 6).copied(1, "a", 5).copied(2, "b", 6)
+        .came(1, "a").came(2, "b").told(4, 6, "desk.1").told(3, 5, "phone").settled().ended()
+    ),
+    "a copy again to the next life of the device": (
+        Script().talked("a", 5).came(1, "a").copied(1, "a", 5).copied(1, "a", 5, worker="desk.1")
+        .told(2, 5).told(2, 5, "desk.1").settled().ended()
+    ),
     "acked as well": Script().sent("a").came(1, "a").acked(1).sent("b").came(2, "b").drained(),
 }  # fmt: skip
 
@@ -133,6 +161,63 @@ WRONG = {
         Script().sent("a", "b").came(1, "a", "bob.0").came(2, "b", "bob.0")
         .came(2, "b", "bob.1").came(1, "a", "bob.1").drained(),
         {Anomaly.SKIPPED: 1}),
+    "acknowledged with a copy, drained, and none received": (
+        Script().talked("a", 5).came(1, "a").ended(), {Anomaly.UNCOPIED: 1}),
+    "a copy alone of two": (
+        Script().talked("a", 5).talked("b", 6).came(1, "a").came(2, "b").copied(1, "b", 6).ended(),
+        {Anomaly.UNCOPIED: 1}),
+    "a copy, and no mail": (
+        Script().sent("x").came(1, "x").talked("a", 5).copied(1, "a", 5).ended(),
+        {Anomaly.LOST: 1}),
+    "a copy of what was sent without": (
+        Script().sent("a").came(1, "a").copied(1, "a", 5).ended(), {Anomaly.UNEXPECTED: 1}),
+    "a copy of what had failed": (
+        Script().sent("x").came(1, "x").talked("a", 5, Outcome.FAIL).copied(1, "a", 5).ended(),
+        {Anomaly.ABORTED: 1}),
+    "two copies": (
+        Script().talked("a", 5).came(1, "a").copied(1, "a", 5).copied(2, "a", 5).ended(),
+        {Anomaly.DUPLICATES: 1}),
+    "copies in another order": (
+        Script().talked("a", 5).talked("b", 6).came(1, "a").came(2, "b")
+        .copied(1, "b", 6).copied(2, "a", 5).ended(), {Anomaly.REORDERED: 1}),
+    "a copy below another entry": (
+        Script().talked("a", 5).came(1, "a").told(2, 5).copied(1, "a", 5).ended(),
+        {Anomaly.SKIPPED: 1}),
+    "a copy and a receipt at one seq": (
+        Script().talked("a", 5).came(1, "a").copied(1, "a", 5).told(1, 5, "phone").ended(),
+        {Anomaly.DIVERGED: 1}),
+    "a copy with another n": (
+        Script().talked("a", 5).came(1, "a").copied(1, "a", 6).ended(), {Anomaly.MISMATCHED: 1}),
+    "a copy with another id": (
+        Script().talked("a", 5).came(1, "a").copied(1, "a", 5, given="x").ended(),
+        {Anomaly.MISMATCHED: 1}),
+    "a copy to another": (
+        Script().talked("a", 5).came(1, "a").copied(1, "a", 5, to="other").ended(),
+        {Anomaly.MISMATCHED: 1}),
+    "told before it was received": (
+        Script().talked("a", 5).copied(1, "a", 5).told(2, 5).came(1, "a").ended(),
+        {Anomaly.PREMATURE: 1}),
+    "told, and never received": (
+        Script().sent("x").came(1, "x").talked("a", 5).copied(1, "a", 5).told(2, 5).ended(),
+        {Anomaly.PREMATURE: 1, Anomaly.LOST: 1}),
+    "told of what nobody sent": (
+        Script().talked("a", 5).copied(1, "a", 5).came(1, "a").told(2, 6).ended(),
+        {Anomaly.PREMATURE: 1}),
+    "told, and told of less": (
+        Script().talked("a", 5).talked("b", 6).copied(1, "a", 5).copied(2, "b", 6)
+        .came(1, "a").came(2, "b").told(3, 6).told(4, 5).ended(), {Anomaly.REGRESSED: 1}),
+    "told the same twice": (
+        Script().talked("a", 5).copied(1, "a", 5).came(1, "a").told(2, 5).told(3, 5).ended(),
+        {Anomaly.REGRESSED: 1}),
+    "one receipt twice to one device": (
+        Script().talked("a", 5).copied(1, "a", 5).came(1, "a").told(2, 5).told(2, 5).ended(),
+        {Anomaly.SKIPPED: 1}),
+    "never told": (
+        Script().talked("a", 5).copied(1, "a", 5).came(1, "a").settled().ended(),
+        {Anomaly.UNTOLD: 1}),
+    "told of less than came": (
+        Script().talked("a", 5).talked("b", 6).copied(1, "a", 5).copied(2, "b", 6)
+        .came(1, "a").told(3, 5).came(2, "b").settled().ended(), {Anomaly.UNTOLD: 1}),
     "below what was acked": (
         Script().sent("a").acked(3).came(2, "a").drained(), {Anomaly.SKIPPED: 1}),
 }  # fmt: skip
@@ -161,6 +246,12 @@ UNSURE = {
     "one mailbox of two was drained": (
         Script().sent("a").came(1, "a").drained().sent("b", box="other").came(1, "b", box="other")
     ),
+    "the sender's mailbox was not drained": (
+        Script().talked("a", 5).came(1, "a").copied(1, "a", 5).drained()
+    ),
+    "the copy did not come, and the drain did not end": (
+        Script().talked("a", 5).came(1, "a").drained().drained(Outcome.INFO, box="ann")
+    ),
     "drained before the last send": Script().sent("a").came(1, "a").drained().sent("b"),
     "drained before the last acknowledgement": (
         Script().sent("a").came(1, "a").invoke("b").drained().ok("b")
@@ -183,7 +274,9 @@ def test_it_counts() -> None:
         "failed": 1,
         "undecided": 2,
         "delivered": 2,
-        "receipts": 3,
+        "copies": 0,
+        "receipts": 0,
+        "handed": 3,
         "redelivered": 1,
         "undrained": 0,
         "unread": 0,
@@ -195,14 +288,43 @@ def test_it_counts() -> None:
     assert cases[Anomaly.DIVERGED] == 4
 
 
+def test_it_counts_copies_and_receipts_apart() -> None:
+    script = Script().talked("a", 5).talked("b", 6, Outcome.INFO).talked("c", 7, Outcome.FAIL)
+    script.came(1, "a").copied(1, "a", 5).told(2, 5).told(2, 5, "phone").settled().ended()
+    judgement = judged(script)
+    assert judgement.model_dump(exclude={"findings"}) == {
+        "attempted": 3,
+        "acknowledged": 1,
+        "failed": 1,
+        "undecided": 1,
+        "delivered": 1,
+        "copies": 1,
+        "receipts": 2,
+        "handed": 2,
+        "redelivered": 0,
+        "undrained": 0,
+        "unread": 0,
+    }
+    cases = {finding.anomaly: finding.cases for finding in judgement.findings}
+    assert cases[Anomaly.LOST] == cases[Anomaly.UNCOPIED] == 1
+    assert cases[Anomaly.ABORTED] == 2
+    assert (cases[Anomaly.PREMATURE], cases[Anomaly.REGRESSED], cases[Anomaly.UNTOLD]) == (1, 2, 1)
+
+
 def test_nothing_found_in_so_many_is_bounded_by_the_rule_of_three() -> None:
     script = Script()
     for number in range(1, 1001):
         script.sent(str(number)).came(number, str(number))
-    (lost, *_), aborted = judged(script.drained()).findings, Anomaly.ABORTED
+    (lost, *_) = judged(script.drained()).findings
     assert lost.anomaly is Anomaly.LOST
     assert lost.bound == pytest.approx(0.003)
-    assert {f.anomaly for f in judged(script).findings if f.bound is None} == {aborted}
+    assert {f.anomaly for f in judged(script).findings if f.bound is None} == {
+        Anomaly.ABORTED,
+        Anomaly.UNCOPIED,
+        Anomaly.PREMATURE,
+        Anomaly.REGRESSED,
+        Anomaly.UNTOLD,
+    }
 
 
 def test_it_names_a_few_and_counts_all() -> None:
@@ -309,6 +431,11 @@ def test_it_keeps_no_events() -> None:
         ({"op": "receive", "outcome": "ok", "seq": 1}, "this receive has no message"),
         ({"op": "receive", "outcome": "ok", "message": "a"}, "this receive has no seq"),
         ({"op": "ack", "outcome": "ok"}, "this ack has no seq"),
+        ({"op": "receipt", "outcome": "ok", "peer": "x", "n": 1}, "this receipt has no seq"),
+        ({"op": "receipt", "outcome": "ok", "peer": "x", "seq": 1}, "this receipt has no n"),
+        ({"op": "receipt", "outcome": "ok", "seq": 1, "n": 1}, "this receipt has no peer"),
+        ({"op": "settle", "outcome": "ok"}, "this settle has no peer"),
+        ({"op": "settle", "outcome": "fail", "peer": "x"}, "no settle has the outcome fail"),
         ({"op": "ack", "outcome": "info", "seq": 1}, "no ack has the outcome info"),
         ({"op": "drain", "outcome": "invoke"}, "no drain has the outcome invoke"),
         ({"op": "read", "outcome": "fail", "message": "a"}, "no read has the outcome fail"),

@@ -27,6 +27,9 @@ class Script:
         *,
         message: str | None = None,
         seq: int | None = None,
+        peer: str | None = None,
+        n: int | None = None,
+        given: str | None = None,
     ) -> "Script":
         self.events.append(
             Event(
@@ -37,6 +40,9 @@ class Script:
                 mailbox=mailbox,
                 message=message,
                 seq=seq,
+                peer=peer,
+                n=n,
+                given=given,
             )
         )
         return self
@@ -66,6 +72,46 @@ class Script:
 
     def acked(self, seq: int, reader: str = "bob", box: str = "box") -> "Script":
         return self.add(reader, Op.ACK, Outcome.OK, box, seq=seq)
+
+    def talked(self, message: str, n: int, outcome: Outcome = Outcome.OK) -> "Script":
+        """Send from ann to the box, with a copy."""
+        self.add("ann", Op.SEND, Outcome.INVOKE, message=message, peer="ann")
+        done = outcome is Outcome.OK
+        told = {"n": n, "given": f"id-{message}"} if done else {}
+        return self.add("ann", Op.SEND, outcome, message=message, peer="ann", **told)  # type: ignore[arg-type]
+
+    def copied(
+        self,
+        seq: int,
+        message: str,
+        n: int,
+        *,
+        to: str = "box",
+        given: str | None = None,
+        worker: str = "desk",
+    ) -> "Script":
+        """Hand a copy to another device of ann."""
+        given = given or f"id-{message}"
+        return self.add(
+            *(worker, Op.RECEIVE, Outcome.OK, "ann"),
+            message=message,
+            seq=seq,
+            peer=to,
+            n=n,
+            given=given,
+        )
+
+    def told(self, seq: int, n: int, worker: str = "desk") -> "Script":
+        """Hand a receipt of the box to another device of ann."""
+        return self.add(worker, Op.RECEIPT, Outcome.OK, "ann", seq=seq, peer="box", n=n)
+
+    def settled(self) -> "Script":
+        """Give the receipts of the box their time."""
+        return self.add("desk", Op.SETTLE, Outcome.OK, "ann", peer="box")
+
+    def ended(self) -> "Script":
+        """Drain both mailboxes."""
+        return self.drained().drained(box="ann")
 
     def drained(self, outcome: Outcome = Outcome.OK, box: str = "box") -> "Script":
         return self.add("bob", Op.DRAIN, outcome, box)
@@ -295,11 +341,11 @@ class Swaps(Cheat):
 
 
 class TakesSeqsEarly(Cheat):
-    """Once gives a message its seq, and commits it after others that have higher ones."""
+    """Once gives a message its seq, and commits it when others with higher ones were acked."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._late: tuple[str | None, Draft, int, int] | None = None  # guarded by _counting
+        self._late: tuple[str, Draft, int] | None = None  # guarded by _counting
 
     def append(self, account_id: str | None, draft: Draft) -> Accepted:
         number = self.number()
@@ -308,13 +354,13 @@ class TakesSeqsEarly(Cheat):
                 assert account_id is not None
                 box = self._boxes[account_id]
                 box.last += 1
-                self._late = (account_id, draft, box.last, number + 100)
+                self._late = (account_id, draft, box.last)
                 return Accepted(draft.message_id, draft.sent_at, draft.sent_at)
             late = self._late
-            due = late is not None and number >= late[3]
+            due = late is not None and self._boxes[late[0]].position > late[2]
             if due:
                 self._late = None
-        if due and late is not None and late[0] is not None:
+        if due and late is not None:
             box = self._boxes[late[0]]
             box._messages[late[2]] = (*late[1][:5], late[1].sent_at)
             insort(box._seqs, late[2])

@@ -17,10 +17,14 @@ EXAMPLES: Final = 5
 
 @dataclass(slots=True)
 class _Message:
-    """What is known of one message."""
+    """What is known of one message in a mailbox, or of the copy of one."""
 
     mailbox: str
     id: str
+    is_copy: bool = False
+    other: str | None = None  # of a message: its sender's mailbox; of a copy: the recipient's
+    n: int | None = None
+    given: str | None = None
     sender: str | None = None
     began: int = 0  # the number of the event that began it
     acknowledged: int | None = None  # the number of the event that acknowledged it
@@ -35,7 +39,8 @@ class _Message:
 
     def __str__(self) -> str:
         place = "" if self.seq is None else f" at seq {self.seq}"
-        return f"{self.id} in {self.mailbox}{place}"
+        what = "the copy of " if self.is_copy else ""
+        return f"{what}{self.id} in {self.mailbox}{place}"
 
 
 @dataclass(slots=True)
@@ -52,6 +57,17 @@ class _Mailbox:
     newest: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Talk:
+    """What is known of the receipts that one account gives another."""
+
+    seq: int = 0  # of the newest
+    n: int = 0  # of the newest
+    settled: int = 0  # the number of the event that says that they have had their time
+    # By n: the highest seq of the recipient's mailbox that had been received when it was named.
+    named: dict[int, int] = field(default_factory=dict)
+
+
 class Checker:
     """Takes events in order and says what they show; for one thread at a time."""
 
@@ -61,7 +77,9 @@ class Checker:
         self._mailboxes: dict[str, _Mailbox] = {}
         self._handed: set[tuple[str, str, str]] = set()  # (worker, mailbox, message)
         self._reached: dict[tuple[str, str], int] = {}  # by worker and mailbox: the highest seq
+        self._talks: dict[tuple[str, str], _Talk] = {}  # by whom they are for, and who gives them
         self._receipts = 0
+        self._handings = 0
         self._reads = 0
         self._redelivered = 0
         self._counts: dict[Anomaly, int] = dict.fromkeys(Anomaly, 0)
@@ -78,9 +96,7 @@ class Checker:
     def feed(self, event: Event) -> None:
         """Take the next event."""
         self._number += 1
-        mailbox = self._mailboxes.get(event.mailbox)
-        if mailbox is None:
-            mailbox = self._mailboxes[event.mailbox] = _Mailbox()
+        mailbox = self._mailbox(event.mailbox)
         if event.op is Op.SEND:
             self._send(mailbox, event)
         elif event.op is Op.DRAIN:
@@ -89,6 +105,8 @@ class Checker:
                 mailbox.drained = self._number
             if event.outcome is Outcome.OK:
                 mailbox.read = self._number
+        elif event.op is Op.SETTLE and event.peer is not None:
+            self._talk(event.mailbox, event.peer).settled = self._number
         elif event.outcome is Outcome.OK and event.seq is not None:
             if event.op is Op.ACK:
                 mailbox.passed = max(mailbox.passed, event.seq)
@@ -96,47 +114,64 @@ class Checker:
                 self._read(mailbox, event, event.seq)
             elif event.op is Op.RECEIVE:
                 self._receive(mailbox, event, event.seq)
+            elif event.op is Op.RECEIPT:
+                self._take_receipt(mailbox, event, event.seq)
 
     def judge(self) -> Judgement:
         """Return what the events so far show."""
-        # These three depend on what may still come, so they are only judged now.
-        found: dict[Anomaly, list[_Message]] = {
-            anomaly: [] for anomaly in (Anomaly.LOST, Anomaly.UNEXPECTED, Anomaly.ABORTED)
+        # These depend on what may still come, so they are only judged now.
+        found: dict[Anomaly, list[str]] = {
+            anomaly: []
+            for anomaly in (Anomaly.LOST, Anomaly.UNEXPECTED, Anomaly.ABORTED, Anomaly.UNCOPIED)
         }
         attempted = acknowledged = failed = delivered = undrained = 0
+        mail_due = copies = copies_due = copies_failed = 0
         for message in self._messages.values():
-            attempted += message.invokes > 0
-            acknowledged += message.acknowledged is not None
-            failed += message.failed
-            delivered += message.received
+            if message.is_copy:
+                copies += message.received
+                copies_failed += message.failed
+            else:
+                attempted += message.invokes > 0
+                acknowledged += message.acknowledged is not None
+                failed += message.failed
+                delivered += message.received
             if message.seq is not None and not message.invokes:
-                found[Anomaly.UNEXPECTED].append(message)
+                found[Anomaly.UNEXPECTED].append(str(message))
             elif message.seq is not None and message.failed:
-                found[Anomaly.ABORTED].append(message)
-            elif message.acknowledged is not None and not message.received:
+                found[Anomaly.ABORTED].append(str(message))
+            elif message.acknowledged is not None:
                 mailbox = self._mailboxes[message.mailbox]
-                if mailbox.drained > mailbox.sent:
-                    found[Anomaly.LOST].append(message)
+                is_due = message.received or mailbox.drained > mailbox.sent
+                undrained += not is_due
+                if message.is_copy:
+                    copies_due += is_due
                 else:
-                    undrained += 1
+                    mail_due += is_due
+                if is_due and not message.received:
+                    rule = Anomaly.UNCOPIED if message.is_copy else Anomaly.LOST
+                    found[rule].append(str(message))
+        found |= self._judge_receipts()
         cases = dict.fromkeys(Anomaly, delivered) | {
-            Anomaly.LOST: acknowledged - undrained,
-            Anomaly.ABORTED: failed,
-            Anomaly.DUPLICATES: self._receipts,
-            Anomaly.DIVERGED: self._receipts + self._reads,
+            Anomaly.LOST: mail_due,
+            Anomaly.ABORTED: failed + copies_failed,
+            Anomaly.DUPLICATES: self._handings,
+            Anomaly.DIVERGED: self._handings + self._reads,
+            Anomaly.UNCOPIED: copies_due,
+            Anomaly.PREMATURE: sum(len(talk.named) for talk in self._talks.values()),
+            Anomaly.REGRESSED: self._receipts,
+            Anomaly.UNTOLD: sum(talk.settled > 0 for talk in self._talks.values()),
         }
-        counts = self._counts | {anomaly: len(messages) for anomaly, messages in found.items()}
-        examples = self._examples | {
-            anomaly: [str(message) for message in messages[:EXAMPLES]]
-            for anomaly, messages in found.items()
-        }
+        counts = self._counts | {anomaly: len(examples) for anomaly, examples in found.items()}
+        examples = self._examples | found
         return Judgement(
             attempted=attempted,
             acknowledged=acknowledged,
             failed=failed,
             undecided=attempted - acknowledged - failed,
             delivered=delivered,
+            copies=copies,
             receipts=self._receipts,
+            handed=self._handings,
             redelivered=self._redelivered,
             undrained=undrained,
             unread=sum(
@@ -149,17 +184,57 @@ class Checker:
                     anomaly=anomaly,
                     count=counts[anomaly],
                     cases=cases[anomaly],
-                    examples=tuple(examples[anomaly]),
+                    examples=tuple(examples[anomaly][:EXAMPLES]),
                 )
                 for anomaly in Anomaly
             ),
         )
+
+    def _judge_receipts(self) -> dict[Anomaly, list[str]]:
+        """Return what is wrong with the receipts that came, and with those that did not."""
+        premature: list[str] = []
+        untold: list[str] = []
+        sent: dict[tuple[str, str], list[_Message]] = {}
+        for message in self._messages.values():
+            if not message.is_copy and message.other is not None:
+                sent.setdefault((message.other, message.mailbox), []).append(message)
+        for pair, talk in self._talks.items():
+            mine = sent.get(pair, [])
+            where = {message.n: message.seq for message in mine if message.n is not None}
+            # One whose sender got no reply may have any number that nobody was told.
+            doubt = any(message.n is None and not message.failed for message in mine)
+            for n, passed in talk.named.items():
+                seq = where.get(n)
+                if (n not in where and not doubt) or (n in where and (seq is None or seq > passed)):
+                    premature.append(
+                        f"{pair[1]} to {pair[0]}: n {n}, when seq {passed} was reached"
+                    )
+            due = [
+                message.n
+                for message in mine
+                if message.n is not None and message.received
+                if message.acknowledged is not None and message.acknowledged < talk.settled
+            ]
+            if due and max(due) > talk.n:
+                untold.append(f"{pair[1]} to {pair[0]}: n {max(due)}, and the last was n {talk.n}")
+        return {Anomaly.PREMATURE: premature, Anomaly.UNTOLD: untold}
 
     def _send(self, mailbox: _Mailbox, event: Event) -> None:
         mailbox.sent = self._number
         if event.message is None:
             return
         message = self._message(event.mailbox, event.message)
+        message.other = event.peer or event.worker
+        self._agree(message, event)
+        self._progress(message, event)
+        if event.peer is not None:
+            self._mailbox(event.peer).sent = self._number
+            copy = self._message(event.peer, event.message)
+            copy.is_copy, copy.other = True, event.mailbox
+            self._progress(copy, event)
+
+    def _progress(self, message: _Message, event: Event) -> None:
+        """Note how far the send of a message has come, or that of its copy."""
         if event.outcome is Outcome.INVOKE:
             message.invokes += 1
             if message.invokes == 1:
@@ -172,8 +247,17 @@ class Checker:
         elif event.outcome is Outcome.OK and message.acknowledged is None:
             message.acknowledged = self._number
 
+    def _agree(self, message: _Message, event: Event) -> None:
+        """Compare what an event says of a message with what is known of it."""
+        for name in ("n", "given"):
+            said, known = getattr(event, name), getattr(message, name)
+            if known is None:
+                setattr(message, name, said)
+            elif said is not None and said != known:
+                self._found(Anomaly.MISMATCHED, f"{message}: {name} {known}, and {said}")
+
     def _receive(self, mailbox: _Mailbox, event: Event, seq: int) -> None:
-        self._receipts += 1
+        self._handings += 1
         message = self._see(mailbox, event, seq)
         if message is None:
             return
@@ -212,14 +296,58 @@ class Checker:
         if event.message is None:
             return None
         message = self._message(event.mailbox, event.message)
-        holder = mailbox.held.setdefault(seq, message.id)
-        if holder != message.id:
-            self._found(Anomaly.DIVERGED, f"seq {seq} of {event.mailbox}: {holder}, {message.id}")
+        self._hold(mailbox, event, seq, message.id)
+        if event.peer is None:
+            self._agree(message, event)
+        else:
+            message.is_copy = True
+            self._agree(self._message(event.peer, event.message), event)
+            if message.other not in (None, event.peer):
+                said = f"{message}: to {message.other}, and to {event.peer}"
+                self._found(Anomaly.MISMATCHED, said)
         if message.seq is None:
             message.seq = seq
         elif message.seq != seq:
             self._found(Anomaly.DUPLICATES, f"{message}, and at seq {seq}")
         return message
+
+    def _take_receipt(self, mailbox: _Mailbox, event: Event, seq: int) -> None:
+        self._receipts += 1
+        if event.peer is None or event.n is None:
+            return
+        self._hold(mailbox, event, seq, f"a receipt of {event.peer}, n {event.n}")
+        reached = self._reached.get((event.worker, event.mailbox), 0)
+        if seq <= reached:
+            said = f"a receipt at seq {seq}, to {event.worker} after seq {reached}"
+            self._found(Anomaly.SKIPPED, said)
+        self._reached[event.worker, event.mailbox] = max(reached, seq)
+        mailbox.passed = max(mailbox.passed, seq)
+        talk = self._talk(event.mailbox, event.peer)
+        talk.named.setdefault(event.n, self._mailbox(event.peer).passed)
+        # Two workers may tell of two of them in either order: the seqs say which was the later.
+        if (seq > talk.seq) is not (event.n > talk.n) or (seq == talk.seq) is not (
+            event.n == talk.n
+        ):
+            said = (
+                f"{event.peer} to {event.mailbox}: n {talk.n} at {talk.seq}, n {event.n} at {seq}"
+            )
+            self._found(Anomaly.REGRESSED, said)
+        talk.seq, talk.n = max(talk.seq, seq), max(talk.n, event.n)
+
+    def _hold(self, mailbox: _Mailbox, event: Event, seq: int, holds: str) -> None:
+        """Note what a seq holds."""
+        holder = mailbox.held.setdefault(seq, holds)
+        if holder != holds:
+            self._found(Anomaly.DIVERGED, f"seq {seq} of {event.mailbox}: {holder}, {holds}")
+
+    def _mailbox(self, name: str) -> _Mailbox:
+        mailbox = self._mailboxes.get(name)
+        if mailbox is None:
+            mailbox = self._mailboxes[name] = _Mailbox()
+        return mailbox
+
+    def _talk(self, mailbox: str, peer: str) -> _Talk:
+        return self._talks.setdefault((mailbox, peer), _Talk())
 
     def _message(self, mailbox: str, message_id: str) -> _Message:
         key = (mailbox, message_id)

@@ -9,13 +9,21 @@ op              outcomes                       says
 ``receive``     ok                             a worker was handed a message, with its seq
 ``read``        ok                             a worker read a message without taking it
 ``ack``         ok                             a mailbox's position was moved up to a seq
+``receipt``     ok                             a worker was told what ``peer`` has acknowledged
 ``drain``       ok, fail or info               all that a mailbox holds has been received
+``settle``      ok                             the receipts of ``peer`` have had their time
 ==============  =============================  ====================================================
 
 ``fail`` says that it was certainly not done. A timeout, a cut connection and an error of the
 server's own are ``info``: the outcome is unknown. A send that is repeated has several invokes
 under one message id; it was done if any of them was. A drain that fails says that the mailbox is
 gone, and so will never deliver what it held.
+
+A send that asks for a copy names in ``peer`` the mailbox that is to have it. What is received or
+read with a ``peer`` is such a copy: it lies in the sender's mailbox, and names its recipient there.
+A receipt names by ``n`` the last message of the mailbox's owner that ``peer`` has acknowledged. It
+may be lost in a crash, and the next ack mends that: who says that receipts have had their time has
+waited for them, or for those of one more message.
 
 A message's id is the workload's own: it is chosen before the first invoke, travels in the body,
 and is unique in the history. A worker that receives is one life of one reader: one that begins
@@ -48,8 +56,12 @@ class Op(StrEnum):
     """Read a message without taking it."""
     ACK = "ack"
     """Moved a mailbox's position."""
+    RECEIPT = "receipt"
+    """Was told what another account has acknowledged."""
     DRAIN = "drain"
     """Received all that a mailbox holds."""
+    SETTLE = "settle"
+    """Waited for the receipts of an account as long as they may take."""
 
 
 class Outcome(StrEnum):
@@ -70,7 +82,9 @@ _OUTCOMES: Final = {
     Op.RECEIVE: frozenset({Outcome.OK}),
     Op.READ: frozenset({Outcome.OK}),
     Op.ACK: frozenset({Outcome.OK}),
+    Op.RECEIPT: frozenset({Outcome.OK}),
     Op.DRAIN: frozenset({Outcome.OK, Outcome.FAIL, Outcome.INFO}),
+    Op.SETTLE: frozenset({Outcome.OK}),
 }
 
 
@@ -86,6 +100,15 @@ class Event(BaseModel):
     mailbox: str = Field(description="whose mailbox")
     message: str | None = Field(default=None, description="the message's id")
     seq: int | None = Field(default=None, description="a number in the mailbox")
+    peer: str | None = Field(
+        default=None,
+        description="the other mailbox: of a send, the one that is to have a copy; of a copy, the "
+        "one that it was sent to; of receipts, the one whose owner gives them",
+    )
+    n: int | None = Field(
+        default=None, description="the message's number among those to its recipient, for receipts"
+    )
+    given: str | None = Field(default=None, description="the id that the store gave the message")
     note: str | None = Field(default=None, description="why, for a person")
 
     @model_validator(mode="after")
@@ -95,9 +118,13 @@ class Event(BaseModel):
         of_a_message = self.op in (Op.SEND, Op.RECEIVE, Op.READ)
         if of_a_message and self.message is None:
             raise ValueError(f"this {self.op} has no message")
-        of_a_place = self.op in (Op.RECEIVE, Op.READ, Op.ACK)
+        of_a_place = self.op in (Op.RECEIVE, Op.READ, Op.ACK, Op.RECEIPT)
         if of_a_place and self.seq is None:
             raise ValueError(f"this {self.op} has no seq")
+        if self.op in (Op.RECEIPT, Op.SETTLE) and self.peer is None:
+            raise ValueError(f"this {self.op} has no peer")
+        if self.op is Op.RECEIPT and self.n is None:
+            raise ValueError(f"this {self.op} has no n")
         return self
 
 
@@ -140,6 +167,9 @@ class Recorder:
         *,
         message: str | None = None,
         seq: int | None = None,
+        peer: str | None = None,
+        n: int | None = None,
+        given: str | None = None,
         note: str | None = None,
     ) -> None:
         """Add an event; any thread may."""
@@ -152,6 +182,9 @@ class Recorder:
                 mailbox=mailbox,
                 message=message,
                 seq=seq,
+                peer=peer,
+                n=n,
+                given=given,
                 note=note,
             )
             self._events.append(event)

@@ -1,6 +1,7 @@
 """What a judged history shows: the anomalies, how often each was found, and the verdict.
 
-The anomalies, for messages known by mailbox and id:
+The anomalies, for messages known by mailbox and id; the copies in their senders' mailboxes are held
+to the same rules, but for the first, and to their own:
 
 ============  =====================================================================================
 lost          acknowledged to its sender, and not received although its mailbox was drained
@@ -12,6 +13,15 @@ reordered     received after a message of the same sender to the same mailbox wh
 diverged      a seq of a mailbox that held two different messages
 skipped       first seen at a seq below one already received or acked, or handed to a life of a
               reader after a higher one: what a reader had seen was no prefix of the mailbox
+uncopied      acknowledged with a copy, and no copy received although the sender's mailbox was
+              drained
+mismatched    the reply to the send, the message and its copy do not agree on the id that the store
+              gave it, its ``n`` or its recipient
+premature     a receipt of what its recipient had neither received nor acked by then, or that nobody
+              had sent
+regressed     a receipt after one of the same account that has the same ``n`` or a higher one
+untold        the last receipt of an account, when it had had its time, did not name the last
+              message that it had received of those acknowledged until then
 ============  =====================================================================================
 
 Three things are counted and are no violation: ``redelivered`` (received again by another life of
@@ -45,6 +55,16 @@ class Anomaly(StrEnum):
     """At a seq that had held another message."""
     SKIPPED = "skipped"
     """First seen below a seq that had been received or acked."""
+    UNCOPIED = "uncopied"
+    """Acknowledged with a copy that was not received although its mailbox was drained."""
+    MISMATCHED = "mismatched"
+    """Not as its reply or its copy says."""
+    PREMATURE = "premature"
+    """A receipt of what had not been received."""
+    REGRESSED = "regressed"
+    """A receipt that goes back."""
+    UNTOLD = "untold"
+    """The last receipt has not come."""
 
 
 class Verdict(StrEnum):
@@ -84,7 +104,9 @@ class Judgement(BaseModel):
     failed: int = Field(description="of these, certainly not sent")
     undecided: int = Field(description="of these, with an unknown outcome")
     delivered: int = Field(description="different messages received")
-    receipts: int = Field(description="times that a message was received")
+    copies: int = Field(description="different copies received by their senders")
+    receipts: int = Field(description="times that a receipt was received")
+    handed: int = Field(description="times that a message or a copy was received")
     redelivered: int = Field(description="times that one came again, to another life of a reader")
     undrained: int = Field(description="acknowledged, in a mailbox not read to its end")
     unread: int = Field(description="mailboxes not read to their end, or gone")
