@@ -1,7 +1,8 @@
 """The scripts on mailboxes: each runs as one step, and looks at everything before it writes.
 
-Every script but `drop` has the keys of `Keys.box`, in that order, and its last two arguments are
-the engine's epoch (`twinline.stores.valkey.engine`). The policy's numbers are part of the text.
+Every script but `drop` has the keys of `Keys.box`, in that order, or a read of mail the first two
+of them, and its last two arguments are the engine's epoch (`twinline.stores.valkey.engine`). The
+policy's numbers are part of the text.
 
 The hash of a mailbox has these fields:
 
@@ -413,13 +414,10 @@ local KEY = {m = m, s = s, r = r}
 # Of each kind that is asked for a page of its own: what is of all of them is told apart outside.
 _LOOK: Final = """
 local after, limit, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local up_to, now, kinds = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-if up_to and up_to > l then return CURSOR end
 if limit > 0 and after > l then return CURSOR end
-if up_to then acked(up_to, now) end
 -- Not where it jumps to: another server may have it jump less far.
 local answer = {p, tonumber(v[2]), delivered}
-for letter in string.gmatch(kinds, '.') do
+for letter in string.gmatch(ARGV[4], '.') do
   local found = {}
   if limit > 0 and after < l then
     found = page(KEY[letter], 'XRANGE', '(' .. str(after) .. '-0', '+', limit, most)
@@ -427,6 +425,11 @@ for letter in string.gmatch(kinds, '.') do
   answer[#answer + 1] = found
 end
 return answer
+"""
+_ACK_FIRST: Final = """
+local up_to = tonumber(ARGV[5])
+if up_to > l or (tonumber(ARGV[2]) > 0 and tonumber(ARGV[1]) > l) then return CURSOR end
+acked(up_to, tonumber(ARGV[6]))
 """
 _HISTORY: Final = """
 local before, limit, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -566,7 +569,9 @@ class BoxScripts:
         self.drop = script(_DROP)
         self.append = script(_opened(q="quota", w="highest", f="refused"), _TRIM, _TIDY, _APPEND)
         self.copy = script(_opened(**notes), _INDEX, COPY)
-        self.look = script(_opened(**of_peers), _REFUSES, _TRIM, _ACK, _PAGE, _LOOK)
+        # Most looks are reads, of mail alone: these have no more than that to do.
+        self.read = script(_opened(), "local delivered = {}\n", _PAGE, _LOOK)
+        self.look = script(_opened(**of_peers), _REFUSES, _TRIM, _ACK, _ACK_FIRST, _PAGE, _LOOK)
         self.history = script(_opened(), _INDEX, _TRIM, _PAGE, OF_PEERS, _HISTORY)
         self.named = script(_opened(), _INDEX, NAMED)
         self.conversations = script(_opened(), _INDEX, _TRIM, CONVERSATIONS)

@@ -110,7 +110,8 @@ class Keys:
     def _box(self, account_id: str) -> "BoxKeys":
         keys = self.all_of_box(account_id)
         channel = self.of(account_id, "w")
-        return BoxKeys(keys[0], channel, packed(b"%d" % len(keys), *keys), 1 + len(keys))
+        every = packed(b"%d" % len(keys), *keys)
+        return BoxKeys(keys[0], channel, every, 1 + len(keys), packed(b"2", *keys[:2]))
 
     def bucket_of(self, username: str) -> bytes:
         """Return what names are kept apart by: the first two letters."""
@@ -141,9 +142,11 @@ class BoxKeys(NamedTuple):
         channel: where the mailbox's watchers are told that mail has come.
         packed: how many there are, and all of them.
         arguments: how many arguments that is.
+        of_mail: the same of the hash and the messages alone, which is three arguments.
     """
 
     first: bytes
     channel: bytes
     packed: bytes
     arguments: int
+    of_mail: bytes

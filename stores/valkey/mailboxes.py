@@ -217,17 +217,24 @@ class ValkeyMailboxes(Mailboxes):
         return outcomes
 
     def _look(self, look: MailboxLook) -> Call:
-        return self._call(
-            self._scripts.look,
-            look.account_id,
-            b"%d" % _seq(look.after),
-            b"%d" % look.limit,
-            b"%d" % min(look.max_bytes, _NO_SUCH_SEQ),
-            b"" if look.ack is None else b"%d" % _seq(look.ack),
-            b"%d" % look.now,
-            letters_of(look.kinds),
+        account_id, after, limit, max_bytes, ack, now, kinds = look
+        arguments: tuple[bytes, ...] = (
+            b"%d" % _seq(after),
+            b"%d" % limit,
+            b"%d" % min(max_bytes, _NO_SUCH_SEQ),
+            letters_of(kinds),
+        )
+        if ack is not None:
+            arguments = *arguments, b"%d" % _seq(ack), b"%d" % now
+            return self._call(self._scripts.look, account_id, *arguments, tail=True, bulk=True)
+        read, keys = self._scripts.read, self._keys.box(account_id)
+        of_mail = kinds == MAIL_ALONE
+        return Call(
+            keys.first,
+            read.name + (keys.of_mail if of_mail else keys.packed) + packed(*arguments),
+            2 + (3 if of_mail else keys.arguments) + len(arguments),
+            writes=False,
             tail=True,
-            writes=look.ack is not None,
             bulk=True,
         )
 
@@ -376,7 +383,6 @@ class ValkeyMailboxes(Mailboxes):
         account_id: str,
         *arguments: bytes,
         tail: bool = False,
-        writes: bool = True,
         bulk: bool = False,
     ) -> Call:
         keys = self._keys.box(account_id)
@@ -384,7 +390,7 @@ class ValkeyMailboxes(Mailboxes):
             keys.first,
             b"%b%b%b" % (script.name, keys.packed, packed(*arguments)),
             2 + keys.arguments + len(arguments),
-            writes=writes,
+            writes=True,
             tail=tail,
             bulk=bulk,
         )

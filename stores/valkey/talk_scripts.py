@@ -12,8 +12,10 @@ local function make_room(key, letter, now)
   for count = call('XLEN', key), 1, -1 do
     local first = call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
     local _, at = parts(first)
-    if tonumber(at) > now - HISTORY_MS and count < HISTORY then return end
+    local fresh = tonumber(at) > now - HISTORY_MS
+    if fresh and count < HISTORY then return end
     remove(key, letter, first)
+    if fresh and count == HISTORY then return end
   end
 end
 local function last_mail()

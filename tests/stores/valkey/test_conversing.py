@@ -627,6 +627,44 @@ def test_what_is_damaged_of_a_mailbox_is_told_and_made_again(
     assert upkeep.check().faults == []
 
 
+def test_a_check_finds_nothing_wrong_while_a_server_works(
+    valkey: ValkeyEngine, open_store: Open
+) -> None:
+    url = valkey.url()
+    store = open_store(url, history_messages=20, mailbox_messages=ALL)
+    boxes, people = store.mailboxes, ("ann", "bob", "carl")
+    for name in people:
+        boxes.create(name)
+    stop = threading.Event()
+
+    def work() -> int:
+        randomly, number = Random(7), 0
+        while not stop.is_set():
+            number += 1
+            one, other = randomly.sample(people, 2)
+            boxes.append(other, copied(one, other, f"{number}", NOW + number))
+            boxes.put_receipt(one, PeerReceipt(other, other, NOW + number, NOW))
+            if number % 7 == 0:
+                boxes.conversations(one, None, 9, ALL, NOW)
+            if number % 11 == 0:
+                boxes.ack(other, boxes.read(other, 0, 1, ALL).seen, NOW)
+            if number % 13 == 0:
+                boxes.block(one, Blocked(f"{number}", f"{number}"))
+                boxes.unblock(one, f"{number}")
+            if number % 97 == 0:
+                boxes.drop(one)
+                boxes.create(one)
+        return number
+
+    working = Call(work)
+    try:
+        found = [ValkeyUpkeep(url).check().faults for _ in range(15)]
+    finally:
+        stop.set()
+    assert working.outcome() > 40
+    assert found == [[]] * 15
+
+
 def found_by_peers(store: ValkeyStore) -> list[str]:
     """Return all that ann has with others, found by these, if it is also what she has in all."""
     boxes, found = store.mailboxes, []
