@@ -181,7 +181,7 @@ Both sides of a conversation (`conversing`):
 
 97. A send that asks for it puts a copy into its sender's mailbox, exactly as it was sent.
 98. A repeat puts in a copy that is missing, as the first send had it, and never a second.
-99. Mail alone is unread, acked, or counted for the quota: no copy and no receipt is.
+99. Mail alone is unread, acked, traced, or counted for the quota: no copy and no receipt.
 100. read() gives entries of its kinds; `seen` passes over others, and over none of these.
 101. history() gives the last entries of its kinds; with a peer, those of that one alone.
 102. Of two accounts that had one name, one after the other, each is a conversation.
@@ -210,6 +210,13 @@ What else one node does, and another must learn (`nodes`):
 116. A copy or a receipt that a node puts in wakes who watches its kind on every other,
      and shows there.
 117. Whom a node blocks, and whether a mailbox gives receipts, is so on every other at once.
+
+What ages in a conversation, and what a block meets (`conversing`, `refusing`):
+
+118. A conversation loses what has aged, of either direction, and never what is unread.
+119. A send_id is looked for before a block, and that before room; the copy follows suit.
+120. Of one send that is sent many times while it is blocked, all are accepted or none.
+121. What is put in when an account takes no receipts, or blocks their giver, is ignored.
 
 Over several nodes, rules 56 to 58, 65, 68, 69, 79, 94 and 115 are about one of them.
 """
@@ -242,6 +249,7 @@ from twinline.stores.conformance import (
     operating,
     reading,
     receipts,
+    refusing,
     restoring,
     sending,
     sessions,
@@ -281,6 +289,7 @@ RULES: Final[tuple[Rule[StoreBench], ...]] = rules_of(
     operating,
     conversing,
     receipts,
+    refusing,
 )
 """The rules, by number."""
 _PATIENCE_SECONDS: Final = 30.0  # for one rule; it takes one or two

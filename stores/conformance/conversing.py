@@ -1,4 +1,4 @@
-"""Rules 97 to 105, 110 to 112, 114 and 115 of the store kit: copies, kinds, and conversations."""
+"""Rules 97 to 105, 110 to 112, 114, 115 and 118 of the store kit: copies, kinds, conversations."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,7 +27,9 @@ from twinline.core.store import (
     Accepted,
     Blocked,
     ConversationPage,
+    Depths,
     Draft,
+    MailboxLook,
     MailPage,
     Peer,
     PeerReceipt,
@@ -288,7 +290,7 @@ def repeats_complete_copies(checks: Checks, bench: StoreBench) -> None:
     checks.equal(talkers.copies("ann"), ["hi", "hi"], "the copies of one send_id to two mailboxes")
 
 
-@rule(99, "Mail alone is unread, acked, or counted for the quota: no copy and no receipt is.")
+@rule(99, "Mail alone is unread, acked, traced, or counted for the quota: no copy and no receipt.")
 def mail_alone_counts(checks: Checks, bench: StoreBench) -> None:
     """Have more copies and receipts than a mailbox may have mail, and ack among them."""
     store = bench.store(mailbox_messages=2, history_messages=100)
@@ -300,6 +302,13 @@ def mail_alone_counts(checks: Checks, bench: StoreBench) -> None:
         talkers.receive("ann", f"p{number}", NOW)
     checks.equal(boxes.standing(ann), (0, 1, ()), "the standing with one message")
     checks.equal(boxes.usage(ann), (1, 1, 18, None, 4), "what it holds")
+    deep = bench.seen(boxes.depths, Depths(5, 1, 0))
+    checks.equal(deep, Depths(5, 1, 0), "how full the mailboxes are")
+    copied = talkers.read("ann", SENT).messages[0].message_id
+    checks.equal(boxes.trace(copied, ann, now=NOW), None, "a copy traced in its mailbox")
+    found = boxes.trace(copied, now=NOW)
+    where = None if found is None else found.account_id
+    checks.equal(where, talkers.ids["p0"], "in which mailbox a message with a copy is traced")
     talkers.send("p0", "ann")
     draft = talkers.draft("p0", "ann")
     checks.raises(MailboxFull, lambda: talkers.append("ann", draft), "one more than the quota")
@@ -338,6 +347,10 @@ def reading_takes_kinds(checks: Checks, bench: StoreBench) -> None:
                 expected = _mail_page(page, 6, seen, more=more)
                 what = f"read(after={after}, {limit}, {max_bytes}, {sorted(kinds)})"
                 checks.equal(boxes.read(ann, after, limit, max_bytes, kinds), expected, what)
+            # A look that asks for nothing has passed over nothing.
+            nothing = boxes.look(MailboxLook(ann, after, 0, ALL, None, NOW, kinds))
+            expected = _mail_page([], 6, after, more=False)
+            checks.equal(nothing, expected, f"a look at none of {sorted(kinds)} after {after}")
         checks.raises(
             CursorInvalid,
             lambda: boxes.read(ann, last + 1, 1, ALL, kinds),  # noqa: B023 - called at once
@@ -382,9 +395,10 @@ def history_takes_kinds_and_a_peer(checks: Checks, bench: StoreBench) -> None:
                         f"history(before={before}, {limit}, {max_bytes}, {sorted(kinds)}, {peer})"
                     )
                     checks.equal(seen, expected, what)
+    whole = [each.model.seq for each in talkers.of_kinds("ann", TALK) if each.peer == "bob"]
     going_on: int | None = None
     pages: list[int] = []
-    while True:
+    for _ in whole:  # more than there are pages
         page_of_two = boxes.history(
             ann, going_on, 2, ALL, NOW, kinds=TALK, peer=talkers.peer("bob")
         )
@@ -392,7 +406,9 @@ def history_takes_kinds_and_a_peer(checks: Checks, bench: StoreBench) -> None:
         going_on = page_of_two.seen
         if not page_of_two.more:
             break
-    whole = [each.model.seq for each in talkers.of_kinds("ann", TALK) if each.peer == "bob"]
+        # What comes meanwhile, of the same time, is beyond all pages that are left.
+        talkers.send("ann", "bob", "meanwhile")
+        talkers.send("bob", "ann", "meanwhile")
     checks.equal(pages, whole, "a conversation in pages, each from where the last has seen")
 
 
@@ -525,6 +541,53 @@ def copies_have_a_bound_of_their_own(checks: Checks, bench: StoreBench) -> None:
     talkers.receive("ann", "bob", NOW)
     page_of_none = talkers.read("ann", EVERY_KIND)
     checks.equal((page_of_none.messages, page_of_none.receipts), ((), ()), "what no history keeps")
+
+
+@rule(118, "A conversation loses what has aged, of either direction, and never what is unread.")
+def conversations_age(checks: Checks, bench: StoreBench) -> None:
+    """Have mail and copies age, each alone; by a clock that stepped back; and what is unread."""
+    talkers = Talkers(bench, bench.store(history_days=1), "ann", "bob", "carl", "dora", "eve")
+    boxes, ann = talkers.boxes, talkers.ids["ann"]
+
+    def seen(at: int, expected: dict[str, list[str]], listed: Sequence[str], unread: int) -> None:
+        now = NOW + at * HOUR
+        page = boxes.conversations(ann, None, ALL, ALL, now)
+        last = [f"{each.username}: {each.last.body}" for each in page.conversations]
+        checks.equal(last, list(listed), f"the conversations after {at} h")
+        waits = sum(each.unread for each in page.conversations)
+        checks.equal(waits, unread, f"how much of them is unread after {at} h")
+        for name, bodies in expected.items():
+            for limit in (1, ALL):
+                talk = boxes.history(
+                    ann, None, limit, ALL, now, kinds=TALK, peer=talkers.peer(name)
+                )
+                what = f"{limit} of the history with {name} after {at} h"
+                checks.equal([each.body for each in talk.messages], bodies[-limit:], what)
+
+    talkers.send("bob", "ann", "mail of bob")
+    talkers.send("carl", "ann", "mail of carl")
+    talkers.send("ann", "carl", "late to carl", sent_at=NOW + 2 * HOUR)
+    # The clock has stepped back.
+    talkers.send("ann", "dora", "late to dora", sent_at=NOW + 2 * HOUR)
+    talkers.send("ann", "dora", "early to dora")
+    boxes.ack(ann, 2, NOW)
+    talkers.send("eve", "ann", "mail of eve")
+    talkers.send("ann", "eve", "to eve")
+    kept = {
+        "bob": ["mail of bob"],
+        "carl": ["mail of carl", "late to carl"],
+        "dora": ["late to dora", "early to dora"],
+        "eve": ["mail of eve", "to eve"],
+    }
+    newest = ["eve: to eve", "dora: early to dora", "carl: late to carl", "bob: mail of bob"]
+    seen(23, kept, newest, 1)
+    # The mail was acked a day ago, and two of the copies were sent then.
+    kept = {"bob": [], "carl": ["late to carl"], "dora": ["late to dora"], "eve": ["mail of eve"]}
+    seen(25, kept, ["eve: mail of eve", "dora: late to dora", "carl: late to carl"], 1)
+    kept = {"bob": [], "carl": [], "dora": [], "eve": ["mail of eve"]}
+    seen(27, kept, ["eve: mail of eve"], 1)
+    boxes.ack(ann, talkers.last["ann"], NOW + 27 * HOUR)
+    seen(52, {**kept, "eve": []}, [], 0)
 
 
 @rule(105, "Of the messages to a mailbox each has a higher `n` than the last, whatever the clock.")

@@ -148,7 +148,22 @@ def blocked_mail_is_refused(checks: Checks, bench: StoreBench) -> None:
     stored = [each.body for each in talkers.read("bob", MAIL_ALONE).messages]
     expected = ["before", "of another account of the name", "of another account", "to oneself"]
     checks.equal(stored, [*expected, "another body"], "what is stored")
+    _outlive_the_blocked(checks, talkers)
     _fill_the_list(checks, bench, talkers, "carl")
+
+
+def _outlive_the_blocked(checks: Checks, talkers: Talkers) -> None:
+    """Drop the mailbox of an account that is blocked: the block is its owner's, and stays."""
+    boxes, ids = talkers.boxes, talkers.ids
+    boxes.block(ids["carl"], Blocked(ids["ann.2"], "ann"))
+    boxes.drop(ids["ann.2"])
+    left = list(boxes.blocked(ids["carl"]))
+    checks.equal(left, [Blocked(ids["ann.2"], "ann")], "who is blocked whose account is gone")
+    draft = talkers.draft("ann.2", "carl")
+    checks.raises(Refused, lambda: talkers.append("carl", draft), "mail that it still had sent")
+    talkers.send("ann", "carl")
+    was = boxes.unblock(ids["carl"], ids["ann.2"])
+    checks.that(was is True, "unblocking one whose account is gone returns False")
 
 
 def _fill_the_list(checks: Checks, bench: StoreBench, talkers: Talkers, name: str) -> None:

@@ -9,14 +9,20 @@ from dataclasses import replace
 
 from seeded_faults_mailboxes import a_moment
 
-from twinline.core.errors import MailboxFull, NoSuchUser, Refused, StoreUnavailable
+from twinline.core.errors import (
+    MailboxFull,
+    NoSuchUser,
+    Refused,
+    SendIdConflict,
+    StoreUnavailable,
+)
 from twinline.core.protocol import EVERY_KIND, TALK, Kind
 from twinline.core.store import Accepted, Blocked, Delivery, Draft, Peer
 from twinline.core.waiting import wake_all
 from twinline.stores.memory import MemoryStore
 from twinline.stores.memory.mailbox import Copies, Mailbox
 from twinline.stores.memory.mailboxes import MemoryMailboxes
-from twinline.stores.memory.subscribers import wakes_of
+from twinline.stores.memory.subscribers import wakes_for, wakes_of
 
 # -- copies --------------------------------------------------------------------------------
 
@@ -95,6 +101,21 @@ def trims_copies_by_acks(half: MemoryMailboxes, was, account_id, up_to, now):
     return was(account_id, up_to, now)
 
 
+def counts_copies_as_deep(half: MemoryMailboxes, was):
+    boxes = half._boxes.values()
+    copies = max((len(box.copies or ()) for box in boxes), default=0)
+    depths = was()
+    return replace(depths, deepest=max(copies, depths.deepest))
+
+
+def traces_copies(half: MemoryMailboxes, was, message_id, account_id=None, *, now):
+    found = was(message_id, account_id, now=now)
+    box = half._boxes.get(account_id)
+    if found is None and box is not None and box.copies is not None and box.copies.has(message_id):
+        return was(message_id, now=now)
+    return found
+
+
 class _Untrimmed(Copies):
     __slots__ = ()
 
@@ -157,6 +178,11 @@ def sees_to_the_end(half: MemoryMailboxes, was, account_id, after, limit, max_by
     return page._replace(seen=half._boxes[account_id].last)
 
 
+def sees_all_by_asking_for_none(half: MemoryMailboxes, was, look):
+    page = was(look)
+    return page if look.limit else page._replace(seen=half._boxes[look.account_id].last)
+
+
 def reads_every_kind(half: MemoryMailboxes, was, account_id, after, limit, max_bytes, *kinds):  # noqa: PLR0917 - as it is there
     return was(account_id, after, limit, max_bytes, *(kinds and (EVERY_KIND,)))
 
@@ -181,6 +207,28 @@ def shows_what_has_aged(  # noqa: PLR0917 - as it is there
     half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now, **kinds
 ):
     return was(account_id, before, limit, max_bytes, 0, **kinds)
+
+
+def pages_from_the_newest(half: MemoryMailboxes, was, account_id, before, *arguments, **kinds):
+    """Take a place in a conversation for a distance from its end, which moves."""
+    last = half._boxes[account_id].last if account_id in half._boxes else 0
+    ended = vars(half).setdefault("ended", {}).setdefault(account_id, last)
+    if kinds.get("peer") is not None and before is not None and before <= ended:
+        before += last - ended
+    return was(account_id, before, *arguments, **kinds)
+
+
+def shows_aged_copies_of_a_peer(  # noqa: PLR0917 - as it is there
+    half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now, **kinds
+):
+    return was(account_id, before, limit, max_bytes, 0 if kinds.get("peer") else now, **kinds)
+
+
+def lists_until_all_has_aged(half: MemoryMailboxes, was, account_id, before, limit, max_bytes, now):  # noqa: PLR0917 - as it is there
+    """List by what is the last, aged or not, as long as something has not."""
+    there = was(account_id, before, limit, max_bytes, now)
+    listed = was(account_id, before, limit, max_bytes, 0)
+    return listed if there.conversations else there
 
 
 def lists_by_name(half: MemoryMailboxes, was, *arguments):
@@ -294,6 +342,18 @@ def looks_then_puts_receipts(half: MemoryMailboxes, was, account_id, receipt):
         takes_any_receipt(half, was, account_id, receipt)
 
 
+def looks_then_takes_receipts(half: MemoryMailboxes, was, account_id, receipt):
+    box = half._boxes.get(account_id)
+    own = receipt.account_id == account_id
+    if own or box is None or not box.gives_receipts or receipt.account_id in (box.blocked or {}):
+        return
+    a_moment()
+    with half._lock, _but_for(box, gives_receipts=True, blocked=None):
+        put = box.put_receipt(receipt)
+    if put:
+        wake_all(wakes_for(Kind.RECEIPT, box.watchers, box.others))
+
+
 # -- blocked accounts ------------------------------------------------------------------------
 
 
@@ -345,6 +405,43 @@ def blocks_without_end(half: MemoryMailboxes, was, account_id, peer):
 
 def lists_as_they_came(half: MemoryMailboxes, was, account_id):
     return [Blocked(*each) for each in (half._box(account_id).blocked or {}).items()]
+
+
+def unblocks_who_is_gone(half: MemoryMailboxes, was, account_id):
+    was(account_id)
+    for box in half._boxes.values():
+        if box.blocked:
+            box.blocked.pop(account_id, None)
+
+
+def refuses_other_bodies(half: MemoryMailboxes, was, account_id, draft):
+    """Look for blocks before it looks at what a send_id stands for."""
+    try:
+        return was(account_id, draft)
+    except SendIdConflict:
+        if draft.sender_id in (half._boxes[account_id].blocked or {}):
+            raise Refused from None
+        raise
+
+
+def completes_nothing_for_the_blocked(half: MemoryMailboxes, was, account_id, draft):
+    box = half._boxes.get(account_id)
+    blocked = box is not None and draft.sender_id in (box.blocked or {})
+    return was(account_id, _plain(draft) if blocked else draft)
+
+
+def looks_for_repeats_then_for_blocks(half: MemoryMailboxes, was, account_id, draft):
+    """Take no repeat for one of what another thread has sent meanwhile."""
+    box = half._boxes.get(account_id)
+    mine = {} if box is None else box.send_ids._by_sender.get(draft.sender_id, {})
+    known = draft.send_id in mine
+    if int(draft.message_id, 16) % 2:
+        a_moment()
+    if box is None or known or draft.sender_id == account_id:
+        return was(account_id, draft)
+    if draft.sender_id in (box.blocked or {}):
+        raise Refused
+    return was(account_id, draft)
 
 
 def looks_then_sends(half: MemoryMailboxes, was, account_id, draft):
