@@ -3,8 +3,8 @@
 What an ack has passed is noted here, and a thread puts it into the mailboxes of those who sent it:
 an ack waits for no other mailbox. The thread begins when something is noted, and ends when nothing
 was for a second. It goes in rounds, with a second from the end of one to the next: of two accounts,
-the one gets at most one receipt of the other a second. One that is lost is mended by the next ack
-in that conversation.
+the one gets at most one receipt of the other a second, from each server where several share the
+state. One that is lost is mended by the next ack in that conversation.
 """
 
 import logging
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 PAUSE_SECONDS: Final = 1.0
 """From the end of a round to the next: what a pair waits for its next receipt, at least."""
 MOST_DUE: Final = 10_000
-"""How many pairs may have one under way; of more, the next ack tells."""
+"""How many pairs may wait for the next round, and be in one; of more, the next ack tells."""
 STOP_SECONDS: Final = 0.5
 """How long `Receipts.stop` waits for what is due; the rest is dropped."""
 
@@ -87,9 +87,10 @@ class Receipts:
                     continue
                 if noted is None or noted[1] < n:
                     due[pair] = (username, n, now)
-            # One that has no ident was not started: it could not be, or whoever made it was
-            # interrupted, or is about to; then it finds that it was replaced.
-            if self._thread is not None and self._thread.ident is not None:
+            # One that is not alive was not started: it could not be, or whoever made it was
+            # interrupted, or is about to; then it finds that it was replaced. Or it came to a bad
+            # end, in which case there is another from here on.
+            if self._thread is not None and self._thread.is_alive():
                 return
             self._thread = thread = threading.Thread(target=self._run, name="receipts", daemon=True)
         # There may be no room for another thread, or the interpreter is about to end: the next ack
@@ -104,9 +105,13 @@ class Receipts:
                 self._stopped = Deadline.after(self._stop_seconds)
             until, thread = self._stopped, self._thread
         self._waiter.wake()
-        if thread is not None:
-            with suppress(RuntimeError):  # it was not started
-                thread.join(until.remaining())
+        if thread is None:
+            return
+        try:
+            thread.join(until.remaining())
+        except RuntimeError:  # it was not started: what is due is dropped, if it starts after all
+            with self._lock:
+                self._stopped = Deadline.after(0)
 
     def _run(self) -> None:
         while True:

@@ -17,7 +17,7 @@ from services import START_MS, FakeClock, enter, login, make_service
 from waiting import Call, join, wait_until
 
 from twinline.core import receipts as receipts_module
-from twinline.core.errors import StoreUnavailable
+from twinline.core.errors import LockRuleError, StoreUnavailable
 from twinline.core.looks import Look
 from twinline.core.protocol import EVERY_KIND, Receipt
 from twinline.core.receipts import Receipts
@@ -266,6 +266,49 @@ def test_a_thread_that_starts_after_another_took_its_place_does_nothing(
         join(late)
         wait_until(lambda: len(threads()) == 1, "the other one has ended")
         assert boxes.put == [("ann", 2)]
+
+
+def test_a_thread_that_comes_to_a_bad_end_is_followed_by_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: told.append(args.exc_type))
+    with noting(pause_seconds=0.001) as (boxes, receipts):
+        ends = [LockRuleError("a lock is held")]
+
+        def end() -> None:
+            if ends:
+                raise ends.pop()
+
+        boxes.before = end
+        note(receipts, 1)
+        wait_until(lambda: not ends and not threads(), "it has ended")
+        note(receipts, 2)
+        boxes.wait(1)
+        assert boxes.put == [("ann", 2)]
+        assert told == [LockRuleError]
+
+
+def test_a_thread_that_starts_when_all_is_stopped_puts_in_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, hold = threading.Thread.start, Hold()
+
+    def held(thread: threading.Thread) -> None:
+        if thread.name == "receipts":
+            hold()
+        start(thread)
+
+    with noting(stop_seconds=LONG) as (boxes, receipts):
+        monkeypatch.setattr(threading.Thread, "start", held)
+        late = threading.Thread(target=note, args=(receipts, 1))
+        start(late)
+        hold.wait_reached()
+        receipts.stop()  # which has nobody to wait for; the store may be closed by now
+        hold.release()
+        join(late)
+        wait_until(lambda: not threads(), "it has ended")
+        assert boxes.put == []
 
 
 def test_an_interrupted_note_leaves_one_that_goes_on() -> None:
