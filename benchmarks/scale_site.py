@@ -1,4 +1,4 @@
-"""What `scale.py` and `wires.py` share: servers over a filled store, connections, tables."""
+"""What `scale.py`, `wires.py` and `receipts.py` share: filled servers, connections, tables."""
 
 # ruff: noqa: T201 - a script prints
 
