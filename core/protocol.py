@@ -55,11 +55,12 @@ EVERY_KIND: Final[Kinds] = frozenset(Kind)
 """All that there is."""
 
 
+_MAIL_NAMED: Final = (Kind.MAIL,)
+
+
 def kinds_of(named: tuple[Kind, ...]) -> Kinds:
     """Return the kinds that a request names: most name mail alone, which is one object."""
-    if len(named) == 1 and named[0] is Kind.MAIL:
-        return MAIL_ALONE
-    return frozenset(named)
+    return MAIL_ALONE if named is _MAIL_NAMED or named == _MAIL_NAMED else frozenset(named)
 
 
 _seq_in: Final = attrgetter("seq")
@@ -499,7 +500,7 @@ class Watch(Request):
         "sent, even if that has ended",
     )
     kinds: KindsField = Field(
-        default=(Kind.MAIL,), description="which entries: `mail`, `sent`, `receipt`"
+        default=_MAIL_NAMED, description="which entries: `mail`, `sent`, `receipt`"
     )
 
 

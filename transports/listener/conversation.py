@@ -80,7 +80,6 @@ from twinline.core.protocol import (
     Kinds,
     Message,
     Ping,
-    Receipt,
     Reply,
     Request,
     Watch,
@@ -721,7 +720,8 @@ class Conversation:
         """Say what a look has found, if anything, and end the watch if that was its last."""
         watch.position = page.position
         messages, receipts, stream = page.messages, page.receipts, watch.stream
-        if not messages and not receipts:
+        entries: tuple[Entry, ...] = entries_of(messages, receipts) if receipts else messages
+        if not entries:
             watch.after = max(watch.after, page.seen)
             if watch.room < 1 or not watch.waits or self._clock() >= watch.until:
                 self._end_watch()
@@ -735,26 +735,26 @@ class Conversation:
             )
             self._reply(watch.id, reply)
             self.watched += 1
-            self._brought(watch, messages, receipts, self._out_bytes - before)
+            self._brought(watch, messages, entries, self._out_bytes - before)
             return
         assert stream is not None  # noqa: S101 - who has a window has a stream
         others, seen = page.more, page.seen
-        if len(messages) > 1 or receipts:  # for one always fits
-            entries = entries_of(messages, receipts)
+        if len(entries) > 1:  # for one always fits
             fitting = _fitting(entries, _STREAM_BYTES - stream.bytes)
             if fitting < len(entries):
                 others, seen = True, entries[fitting].seq - 1
+                entries = entries[:fitting]
                 messages = tuple(each for each in messages if each.seq <= seen)
                 receipts = tuple(each for each in receipts if each.seq <= seen)
-        more = watch.room > len(messages) + len(receipts) and (
+        more = watch.room > len(entries) and (
             others or (watch.waits and self._clock() < watch.until)
         )
         told = {"messages": messages, "position": page.position, "seen": seen, "more": more}
         if receipts:
             told["receipts"] = receipts
         self._reply(watch.id, _watched(told))
-        self._brought(watch, messages, receipts, self._out_bytes - before)
-        watch.after = stream.last = max(seen, stream.last)
+        self._brought(watch, messages, entries, self._out_bytes - before)
+        watch.after = stream.last = seen
         if others:  # else a wake may have come during the look
             watch.looks = True
         if not more:
@@ -767,11 +767,17 @@ class Conversation:
         self,
         watch: "_OpenWatch",
         messages: tuple[Message, ...],
-        receipts: tuple[Receipt, ...],
+        entries: tuple[Entry, ...],
         size: int,
     ) -> None:
-        """Note what a reply to a watch has brought, and of how many bytes it was."""
-        entries = entries_of(messages, receipts)
+        """Note what a reply to a watch has brought.
+
+        Args:
+            watch: the watch.
+            messages: mail and copies.
+            entries: those and receipts.
+            size: of the reply, in bytes.
+        """
         self.brought += len(entries)
         if watch.stream is not None:
             watch.stream.note(entries, size)

@@ -85,13 +85,13 @@ def test_mail_that_comes_between_the_subscription_and_the_first_look_is_brought_
         peer.enter("bob")
         ann = enter(server.service, "ann")
         hold = Hold()
-        read = server.service.store.mailboxes.read
+        look = server.service.store.mailboxes.look
 
         def held(*arguments: Any) -> Any:
             hold()
-            return read(*arguments)
+            return look(*arguments)
 
-        server.service.store.mailboxes.read = held  # type: ignore[method-assign]
+        server.service.store.mailboxes.look = held  # type: ignore[method-assign]
         peer.send_line(op="watch", id=5, after=0, wait=30, window=10)
         hold.wait_reached()
         assert len(server.subscriptions) == 1
