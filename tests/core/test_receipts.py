@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -287,6 +289,30 @@ def test_a_thread_that_comes_to_a_bad_end_is_followed_by_another(
         boxes.wait(1)
         assert boxes.put == [("ann", 2)]
         assert told == [LockRuleError]
+
+
+_ENDS_UNSTOPPED = """
+import threading
+from twinline.core.receipts import Receipts
+from twinline.core.store import Delivery, SessionRecord
+
+class Boxes:
+    done = threading.Event()
+
+    def put_receipt(self, account_id, receipt):
+        self.done.set()
+
+receipts = Receipts(Boxes(), pause_seconds=600)
+receipts.note(SessionRecord(b"", "id-bob", "bob", 0, 0), [Delivery("ann", 1)], 0)
+assert Boxes.done.wait(40)
+receipts.note(SessionRecord(b"", "id-bob", "bob", 0, 0), [Delivery("ann", 2)], 0)
+"""
+
+
+def test_a_program_that_ends_without_a_stop_waits_for_no_round() -> None:
+    run = [sys.executable, "-c", _ENDS_UNSTOPPED]
+    done = subprocess.run(run, capture_output=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_a_thread_that_starts_when_all_is_stopped_puts_in_nothing(
