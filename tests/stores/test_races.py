@@ -4,11 +4,11 @@ The interpreter switches between them as often as it can meanwhile. What is asse
 every order; that no call goes through the middle of another is in memory/test_crossings.py.
 """
 
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
 
+from racing import SOON, race
 from store_samples import ALL, account, draft
 from waiting import join, wait_until
 
@@ -16,33 +16,6 @@ from twinline.core.deadline import Deadline
 from twinline.core.names import NamePattern
 from twinline.core.store import Accounts, Mailboxes
 from twinline.core.waiting import Waiter
-
-SOON = 5.0
-
-
-def race(*steps: Callable[[], object]) -> list[object]:
-    """Run the steps at once, each in its thread; return what each returned or raised."""
-    interval = sys.getswitchinterval()
-    # Not before every thread has started: a tracer cannot be installed in two threads at once.
-    barrier = threading.Barrier(len(steps), action=lambda: sys.setswitchinterval(1e-6))
-    results: list[object] = [None] * len(steps)
-
-    def run(index: int) -> None:
-        barrier.wait(SOON)
-        try:
-            results[index] = steps[index]()
-        except Exception as error:
-            results[index] = error
-
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(steps))]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            join(thread, 30)
-    finally:
-        sys.setswitchinterval(interval)
-    return results
 
 
 def test_pages_read_while_names_come_and_go_are_sorted_and_have_what_stays(

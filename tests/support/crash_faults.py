@@ -3,10 +3,13 @@
 Each fault is put into a process before its servers are forked (`crash_forker`).
 """
 
+import contextlib
 import os
 import random
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,10 +19,13 @@ from twinline.stores.postgresql.link import Call
 from twinline.stores.postgresql.mailbox import Mailbox
 from twinline.stores.postgresql.rereads import Rereads
 from twinline.stores.postgresql.wakes import Wakes
+from twinline.stores.valkey.mailboxes import ValkeyMailboxes
 from twinline.stores.valkey.watches import Watches
 
 SEQUENCE_URL = "TESTS_SEQUENCE_URL"
 """The variable with the database that has the sequence ``drawn``."""
+DEADLY_PATH = "TESTS_DEADLY_PATH"
+"""The variable with the path of a file; whichever server takes it away dies of it."""
 
 
 def put_in(cls: type, name: str, instead: Callable[..., Any]) -> None:
@@ -87,7 +93,26 @@ def never_jump() -> None:
     put_in(Mailbox, "enter", enter)
 
 
+def die_before_a_copy() -> None:
+    """Kill the server between the mail of a send and its copy, as often as there is a file."""
+    copy = ValkeyMailboxes._copy
+
+    def die(self: ValkeyMailboxes, *arguments: Any) -> Any:
+        with contextlib.suppress(FileNotFoundError):
+            Path(os.environ[DEADLY_PATH]).unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return copy(self, *arguments)
+
+    put_in(ValkeyMailboxes, "_copy", die)
+
+
 FAULTS = {
     each.__name__: each
-    for each in (swallow_notices, swallow_notices_and_never_look, draw_seqs_early, never_jump)
+    for each in (
+        swallow_notices,
+        swallow_notices_and_never_look,
+        draw_seqs_early,
+        never_jump,
+        die_before_a_copy,
+    )
 }

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from client_kit import make_client
@@ -11,10 +11,11 @@ from listening import Server
 from services import PASSWORD
 
 from twinline.core.errors import NotLoggedIn, RequestError
-from twinline.core.protocol import Kind, Message
+from twinline.core.protocol import EVERY_KIND, MAIL_ALONE, Entry, Kind, Kinds, Message
 from twinline.transports.client import Client, ClientSettings, WatchMode
 
 OTHER = "battery staple"
+DEVICES = ("carol's desk", "carol's phone", "dave's desk", "dave's phone")
 
 TRANSCRIPT = """\
 ann and bob register
@@ -76,13 +77,34 @@ bob deletes his account
   bob's name: username_taken
   accounts *: ann
   ann has nothing: True
+carol and dave talk, each on two devices
+  carol's desk sees 1 sent to dave: hello
+  carol's phone sees 1 sent to dave: hello
+  dave's desk sees 1 mail of carol: hello
+  dave's phone sees 1 mail of carol: hello
+  carol's desk sees 2 receipt of dave, as far as that: True
+  carol's phone sees 2 receipt of dave, as far as that: True
+  dave's desk sees 2 sent to carol: well!
+  carol's desk sees 3 mail of dave: well!
+  carol's phone sees 3 mail of dave: well!
+  dave's phone sees 2 sent to carol: well!
+  on carol's phone the talk is ['hello', 'well!'], and before that ['hello']
+  on carol's phone there are 1 receipt, 1 copy and 1 message
+  on carol's phone: ann wrote last, unread 1
+  on carol's phone: dave wrote last, unread 1
+  on dave's phone: carol is blocked
+  carol, from her desk: refused
+  on dave's desk: nobody is blocked
+  carol's phone sees 4 mail of ann: and I?
+  carol's phone sees 5 sent to dave: again
+  dave's phone sees 3 mail of carol: again
 """
 
 
 class Scenario:
     """Plays the story and writes down what each side sees."""
 
-    def __init__(self, make: Callable[[], Client]) -> None:
+    def __init__(self, make: Callable[[Kinds], Client]) -> None:
         self.make = make
         self.lines: list[str] = []
         self.clients: list[Client] = []
@@ -91,9 +113,9 @@ class Scenario:
         """Write a line down."""
         self.lines.append(line)
 
-    def client(self) -> Client:
-        """Return another client, closed at the end."""
-        client = self.make()
+    def client(self, kinds: Kinds = MAIL_ALONE) -> Client:
+        """Return another client, closed at the end; it watches for mail, or for more."""
+        client = self.make(kinds)
         self.clients.append(client)
         return client
 
@@ -114,6 +136,17 @@ class Scenario:
         if ack:
             client.ack(got[-1].seq)  # islice left the loop before the last was dealt with
         return got
+
+    def sees(self, who: str, entries: Iterator[Entry], n: int) -> Entry:
+        """Write down the next entry of a device; of a receipt, whether it names this ``n``."""
+        entry = next(entries)
+        if isinstance(entry, Message):
+            of = f"to {entry.to}" if entry.kind is Kind.SENT else f"of {entry.sender}"
+            self.say(f"  {who} sees {entry.seq} {entry.kind.value} {of}: {entry.body}")
+        else:
+            told = f"receipt of {entry.username}, as far as that: {entry.n == n}"
+            self.say(f"  {who} sees {entry.seq} {told}")
+        return entry
 
     def play(self) -> None:
         """Tell the story."""
@@ -219,6 +252,63 @@ class Scenario:
         say(f"  accounts *: {' '.join(ann.accounts())}")
         say(f"  ann has nothing: {list(ann.messages(timeout=0)) == []}")
 
+        self.talk(ann)
+
+    def talk(self, ann: Client) -> None:
+        """Tell of a talk, of what is seen on each of its devices, and of how it ends."""
+        say = self.say
+        say("carol and dave talk, each on two devices")
+        devices = {name: self.client(EVERY_KIND) for name in DEVICES}
+        desk, phone, daves_desk, daves_phone = devices.values()
+
+        def see(*names: str, n: int = 0) -> list[Entry]:
+            return [self.sees(name, entries[name], n) for name in names]
+
+        for username, (first, second) in (
+            ("carol", (desk, phone)),
+            ("dave", (daves_desk, daves_phone)),
+        ):
+            first.create_account(username, PASSWORD)
+            second.login(username, PASSWORD)
+        entries = {
+            # Each to its end, as who leaves such a loop is given the last entry again.
+            name: device.entries(timeout=20, ack=False)
+            for name, device in devices.items()
+        }
+        sent = desk.send("dave", "hello", copy=True)
+        see("carol's desk", "carol's phone")
+        mail = see("dave's desk", "dave's phone")[0]
+        daves_desk.ack(mail.seq)
+        see("carol's desk", "carol's phone", n=sent.n)
+        daves_phone.send("carol", "well!", copy=True)
+        # None of these is acked: the receipt of another ack comes a second later than the first.
+        see("dave's desk", "carol's desk", "carol's phone", "dave's phone")
+
+        whole = phone.history(peer="dave")
+        earlier = phone.history(peer="dave", before=whole.messages[-1].seq)
+        bodies, before = ([each.body for each in page.messages] for page in (whole, earlier))
+        say(f"  on carol's phone the talk is {bodies}, and before that {before}")
+        all_of_it = phone.history(kinds=EVERY_KIND)
+        copies = [each for each in all_of_it.messages if each.kind is Kind.SENT]
+        say(
+            f"  on carol's phone there are {len(all_of_it.receipts)} receipt, {len(copies)} copy "
+            f"and {len(all_of_it.messages) - len(copies)} message"
+        )
+        ann.send("carol", "and I?")
+        for each in phone.conversations().conversations:
+            say(f"  on carol's phone: {each.last.sender} wrote last, unread {each.unread}")
+        daves_desk.block("carol")
+        say(f"  on dave's phone: {' '.join(daves_phone.blocked())} is blocked")
+        self.refused("carol, from her desk", lambda: desk.send("dave", "no", copy=True))
+        daves_phone.unblock("carol")
+        say(f"  on dave's desk: {' '.join(daves_desk.blocked()) or 'nobody'} is blocked")
+        desk.send("dave", "again", copy=True)
+        see("carol's phone", "carol's phone", "dave's phone")
+        for each in (desk, phone, daves_desk, daves_phone):
+            each.close()
+        for name in DEVICES:
+            assert len(list(entries[name])) <= 2, "what nobody has waited for"
+
 
 def transcript(
     servers: Server | Sequence[Server],
@@ -238,8 +328,8 @@ def transcript(
     places = itertools.cycle(node.endpoints[0] for node in nodes)
     settings = ClientSettings(poll_seconds=0.02)
     scenario = Scenario(
-        lambda: make_client(
-            next(places), transport=transport, tls=tls, watch=watch, settings=settings
+        lambda kinds: make_client(
+            next(places), kinds=kinds, transport=transport, tls=tls, watch=watch, settings=settings
         )
     )
     try:

@@ -31,7 +31,7 @@ from twinline.core.store import (
     Store,
     Unsubscribe,
 )
-from twinline.core.waiting import Wake, wake_after_reply, wake_all
+from twinline.core.waiting import Wake, wake_all
 from twinline.stores.conformance.conversing import KINDS
 from twinline.stores.memory import MemoryStore
 
@@ -256,7 +256,8 @@ class SharedMailboxes(_Half, Mailboxes):
     def hear(self, account_id: str, kind: Kind | None = None) -> None:
         for kinds in KINDS:
             if kind is None or kind in kinds:
-                wake_after_reply(self.watches.of((account_id, kinds)))
+                # It may be after the reply already: what is left for later then waits for the next.
+                wake_all(self.watches.of((account_id, kinds)))
 
 
 class States(SharedStates):

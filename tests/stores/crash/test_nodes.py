@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash_faults import SEQUENCE_URL
+from crash_faults import DEADLY_PATH, SEQUENCE_URL
 from crash_nodes import ENGINES, Engine, Times, cut_listeners, engine_of, kill_one, nodes_at
 from crash_server import FULL, by_form, report
 from crash_workload import figures, require_ok, wait_sends, workload_at
@@ -145,6 +145,36 @@ def test_without_notices_mail_is_late_and_not_lost(
         wait_sends(workload, by_form(400, 12_000), 120)
         finish(f"{name}: no notices", workload, checker, tmp_path, times)
     assert 1 < times.slowest < LOOK_SECONDS + LATE_SECONDS
+
+
+@pytest.mark.parametrize("engine", ["valkey"], indirect=True)
+def test_a_server_that_dies_between_mail_and_copy_leaves_what_a_repeat_completes(
+    engine: tuple[str, Engine, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, _, url = engine
+    rounds = by_form(3, 100)
+    deadly = tmp_path / "deadly"
+    monkeypatch.setenv(DEADLY_PATH, str(deadly))
+    times = Times()
+    with (
+        nodes_at(tmp_path, url, url, fault="die_before_a_copy") as (here, there),
+        workload_at(
+            here.endpoint, tmp_path / "history", WORK, watching=there.endpoint, sinks=[times]
+        ) as (workload, checker),
+    ):
+        workload.open()
+        workload.start()
+        for _ in range(rounds):
+            wait_sends(workload, 10)
+            deadly.touch()
+            wait_until(lambda: not deadly.exists(), "a server dies")
+            here.kill()
+            here.start_warm()
+        wait_sends(workload, 50)
+        finish(f"{name}: killed {rounds} times before a copy", workload, checker, tmp_path, times)
+    # A mail whose copy was cut off was unsure until it was sent again.
+    judgement = checker.judge()
+    assert judgement.copies == judgement.delivered == judgement.acknowledged
 
 
 # -- what must be found out -----------------------------------------------------------------------
