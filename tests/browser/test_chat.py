@@ -189,8 +189,7 @@ def test_a_server_that_is_killed_in_mid_sentence_loses_nothing(
         bob.one("#banner").wait_for(state="hidden")
         bob.until("document.querySelector('#talks .count').innerText.includes('4')")
         bob.page.click("#talks .row")
-        bob.sees("four")
-        assert bob.bodies() == ["one", "half a sentence", "three", "four"]
+        bob.shows(["one", "half a sentence", "three", "four"])
 
 
 def test_a_reload_goes_on_where_it_was(browser: "Browser") -> None:
@@ -202,8 +201,7 @@ def test_a_reload_goes_on_where_it_was(browser: "Browser") -> None:
         ann.page.fill("#draft", "not sent yet")
         ann.page.reload()
         ann.page.wait_for_selector("#standing.online")
-        ann.sees("yours")
-        assert ann.bodies() == ["mine", "yours"]
+        ann.shows(["mine", "yours"])
         assert ann.one("#draft").input_value() == "not sent yet"
         kept = ann.page.evaluate(
             "[document.cookie, localStorage.length, location.href, sessionStorage.length]"
@@ -221,8 +219,7 @@ def test_it_is_served_over_tls_by_an_event_loop(browser: "Browser", certificates
         ann.open("ann").say("a note to myself")
         ann.page.wait_for_selector(".state.sent")
         ann.page.reload()
-        ann.sees("a note to myself")
-        assert ann.bodies() == ["a note to myself"]  # sent and received, it is one
+        ann.shows(["a note to myself"])  # sent and received, it is one
         assert ann.page.evaluate("[location.protocol, isSecureContext]") == ["https:", True]
 
 

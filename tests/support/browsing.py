@@ -268,6 +268,17 @@ class Tab:
         found: list[str] = self.page.locator("#messages .body").all_inner_texts()
         return found
 
+    def shows(self, bodies: list[str]) -> None:
+        """Wait until these are the texts in the open talk, and no others.
+
+        What comes by itself may be here before what is asked for.
+        """
+        self.until(
+            "bodies => { const all = [...document.querySelectorAll('#messages .body')].map("
+            "(body) => body.innerText); return JSON.stringify(all) === JSON.stringify(bodies); }",
+            bodies,
+        )
+
     def states(self) -> list[str]:
         """Return what is said of each message of one's own: stored, delivered, not sent: ..."""
         found: list[str] = self.page.locator("#messages .mine .state").evaluate_all(
