@@ -52,8 +52,8 @@ class Log:
         # go would move all the others, so it is cut when half of it is dead.
         self._seqs: list[int] = []
         self._head = 0
-        # By account id. Each list is cut in the same way, and has seqs of messages that are gone
-        # in front of the others: those below the first of _seqs.
+        # By account id. Each list has seqs of messages that are gone in front of the others, those
+        # below the first that is there, until the list of all is cut.
         self._peers: defaultdict[str, list[int]] = defaultdict(list)
 
     def __len__(self) -> int:
@@ -137,23 +137,24 @@ class Log:
 
         Each is removed once, so the cost is constant for each of them.
         """
-        gone = self._seqs[self._head : head]
+        seqs, messages = self._seqs, self._messages
+        gone = seqs[self._head : head]
         self._head = head
-        last: dict[str, int] = {}  # of each peer, of those that go
         for seq in gone:
-            last[self._messages[seq][1]] = seq
-            del self._messages[seq]
-        for peer_id, seq in last.items():
-            of_peer = self._peers.get(peer_id)
-            if of_peer is None:
-                continue
-            if of_peer[-1] <= seq:
-                del self._peers[peer_id]
-            elif of_peer[len(of_peer) // 2] <= seq:
-                del of_peer[: bisect_right(of_peer, seq)]
-        if self._head >= _DEAD_SEQS and self._head * 2 >= len(self._seqs):
-            del self._seqs[: self._head]
+            del messages[seq]
+        if head >= _DEAD_SEQS and head * 2 >= len(seqs):
+            self._peers = self._alive_by_peer()
+            del seqs[:head]
             self._head = 0
+
+    def _alive_by_peer(self) -> defaultdict[str, list[int]]:
+        first = self._first
+        alive: defaultdict[str, list[int]] = defaultdict(list)
+        if first is not None:
+            for peer_id, seqs in self._peers.items():
+                if seqs[-1] >= first:
+                    alive[peer_id] = seqs[bisect_left(seqs, first) :] if seqs[0] < first else seqs
+        return alive
 
 
 def _without(seqs: list[int], head: int, gone: set[int]) -> tuple[int, int, list[int]]:

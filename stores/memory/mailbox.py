@@ -7,7 +7,7 @@ raise after any call (see `twinline.core.interrupts`), so what belongs together 
 and then assigned without a call between; what is removed goes out of the list of seqs first.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import nlargest
@@ -447,8 +447,9 @@ class Mailbox(Log):
             return ()
         unacked = bisect_right(self._seqs, up_to, self._head)
         unread = len(self._seqs) - unacked
-        passed = self._seqs[len(self._seqs) - self.unread : unacked] if self.gives_receipts else ()
-        deliveries = self._deliveries(account_id, passed) if passed else ()
+        deliveries: tuple[Delivery, ...] = ()
+        if self.gives_receipts and self.unread > unread:
+            deliveries = self._deliveries(account_id, unacked - self.unread + unread, unacked)
         self.position = up_to
         self.unread = unread
         acks = self._acks
@@ -459,20 +460,23 @@ class Mailbox(Log):
         acks.append((up_to, now))
         return deliveries
 
-    def _deliveries(self, account_id: str, seqs: Sequence[int]) -> tuple[Delivery, ...]:
-        """Return whose messages these are, and the last ``n`` of each."""
-        blocked = self.blocked or ()
-        if len(seqs) == 1:  # as for most watches that go on
-            _, sender_id, _, _, _, n = self._messages[seqs[0]]
-            if sender_id == account_id or sender_id in blocked:
+    def _deliveries(self, account_id: str, start: int, end: int) -> tuple[Delivery, ...]:
+        """Return whose messages are between two indices, and the last ``n`` of each."""
+        seqs, blocked = self._seqs, self.blocked or ()
+        newest, count = seqs[end - 1], end - start
+        _, sender_id, _, _, _, n = self._messages[newest]
+        if count > 1:
+            theirs = self._peers[sender_id]
+            count = bisect_right(theirs, newest) - bisect_left(theirs, seqs[start])
+        if count == end - start:  # all are of one sender, as nearly always
+            if not sender_id or sender_id == account_id or sender_id in blocked:
                 return ()
             return (Delivery(sender_id, n),)
         # One call, and no loop here: an ack may pass ten thousand.
-        last = dict(map(_SENDER_AND_N, map(self._messages.__getitem__, seqs)))
-        last.pop(account_id, None)
-        for each in blocked:
+        last = dict(map(_SENDER_AND_N, map(self._messages.__getitem__, seqs[start:end])))
+        for each in ("", account_id, *blocked):
             last.pop(each, None)
-        return tuple([Delivery(*each) for each in last.items()])
+        return tuple(map(Delivery._make, last.items()))
 
     def delete(self, seqs: Collection[int]) -> int:
         """Delete entries of any kind, and return how many of them there were."""

@@ -250,6 +250,16 @@ def test_the_list_of_seqs_stays_short_and_moves_each_seq_a_bounded_number_of_tim
 # --- what is gone leaves nothing behind
 
 
+def test_senders_whose_messages_are_gone_leave_the_index() -> None:
+    boxes = boxes_with(history_messages=10)
+    box = boxes._boxes["bob"]
+    for number in range(1, 501):
+        boxes.append("bob", draft(f"{number}", sender=f"sender{number}"))
+        boxes.ack("bob", number, now=1)
+        assert len(box._peers) <= 11 + 64
+    assert history(boxes) == list(range(491, 501))
+
+
 def test_what_has_ended_leaves_nothing_behind() -> None:
     accounts = MemoryAccounts()
     for number in range(20):
