@@ -4,11 +4,12 @@ Calls that wait at the same time may be done in any order, so all of a kind are 
 kind by one statement however many there are:
 
 1. `opening`: the mailboxes are made that are to be; then those that are written to are locked,
-   in the order of their ids, so that no two servers wait for each other; and then, by a statement
-   of its own, what the send_ids stand for is read. It must not be the same statement: it would see
-   what was there before it had waited for the locks, and store a message twice.
-2. `looking`: what cannot be told from the mailboxes' rows is asked, which is rare: how many
-   messages an ack passes where some were deleted, and which acks have aged.
+   in the order of their ids, so that no two servers wait for each other; and then, by statements
+   of their own, what acks pass and what the send_ids stand for is read. It must not be the same
+   statement: it would see what was there before it had waited for the locks, and store a message
+   twice.
+2. `looking`: what cannot be told from the mailboxes' rows is asked, which is rare: which acks have
+   aged, and where a history with gaps begins.
 3. `closing`: everything is written, what the looks want is read, and it is committed.
 
 The rows to be read are found one by one (``LATERAL``, and ``ON CONFLICT`` for those that change),
@@ -18,7 +19,6 @@ A mailbox's history is trimmed by raising its ``floor``; the messages below it a
 dozens at a time.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -33,7 +33,6 @@ from twinline.core.store import (
     MailboxPolicy,
     MailPage,
     PeerReceipt,
-    Standing,
 )
 from twinline.stores.postgresql.arrays import blobs, integers, integers_or_null, texts
 from twinline.stores.postgresql.entries import bits, entry, message, of_kinds, page_after
@@ -76,10 +75,19 @@ _DELETE: Final = """
             WHERE messages.box = wanted.box AND messages.seq = wanted.seq
             AND messages.seq > wanted.floor OFFSET 0) AS found))
     RETURNING box, seq"""
-_COUNT: Final = """
-    SELECT box, high, (SELECT count(*) FROM messages
-        WHERE messages.box = wanted.box AND seq > low AND seq <= high)
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS wanted (box, low, high)"""
+# What each ack passes: of every sender how many messages, the newest's n, and the sender if it is
+# to have a receipt. An ack beyond the last seq is refused, but where the epoch lets it jump.
+_PASSED: Final = """
+    SELECT number, passed, n, CASE WHEN gives_receipts AND sender_id <> ''
+        AND sender_id <> wanted.account_id AND NOT EXISTS (SELECT FROM blocked
+            WHERE blocked.box = mine.box AND peer_id = sender_id) THEN sender_id END
+    FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS wanted (account_id, up_to, number)
+    CROSS JOIN LATERAL (SELECT box, position, last, epoch, gives_receipts FROM mailboxes
+        WHERE mailboxes.account_id = wanted.account_id OFFSET 0) AS mine
+    CROSS JOIN LATERAL (SELECT sender_id, count(*) AS passed, max(n) AS n FROM messages
+        WHERE messages.box = mine.box AND seq > position AND seq <= up_to
+            AND (up_to <= last OR mine.epoch <> (SELECT epoch FROM store))
+        GROUP BY sender_id) AS found"""
 # Of constants alone.
 _AGED: Final = f"""
     SELECT box, aged, (SELECT count(*) FROM messages
@@ -101,16 +109,6 @@ _INSERT: Final = """
     INSERT INTO messages (box, seq, message_id, sender, body, sent_at, sender_id, n)
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bytea[],
         $6::bigint[], $7::text[], $8::bigint[])"""
-_DELIVERIES: Final = """
-    SELECT number, sender_id, n
-    FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
-        AS wanted (box, account_id, low, high, number)
-    CROSS JOIN LATERAL (SELECT sender_id, max(n) AS n FROM messages
-        WHERE messages.box = wanted.box AND seq > low AND seq <= high
-            AND sender_id <> '' AND sender_id <> wanted.account_id
-        GROUP BY sender_id) AS passed
-    WHERE NOT EXISTS (SELECT FROM blocked
-        WHERE blocked.box = wanted.box AND peer_id = passed.sender_id)"""
 _ACKS: Final = """
     INSERT INTO acks (box, position, acked_at)
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) ON CONFLICT DO NOTHING"""
@@ -273,14 +271,15 @@ class Batch:
         self._known: dict[Key, First] = {}
         self._stored: frozenset[Key] = frozenset()  # what of that is in the table
         self._rows: list[Rows] = []  # what the last step of `looking` came to
-        self._passed: dict[tuple[int, int], int] = {}  # what acks pass, where it was counted
+        # What each ack passes, from where the position was when the transaction began; and the
+        # `n` that each sender was told of since.
+        self._passed: dict[tuple[str, int], list[tuple[int, int, str | None]]] = {}
+        self._told: dict[tuple[int, str], int] = {}
         self._refuses: set[tuple[int, str]] = set()  # mailboxes, and whom they have blocked
         self._notes = Notes(policy)
         # What is to be written, and read.
         self._moves: list[tuple[int, int, int]] = []
         self._messages: list[tuple[int, int, str, str, bytes, int, str, int]] = []
-        self._passes: list[_Pass] = []
-        self._passes_at = 0  # which result is theirs
         self._reads: list[_Read] = []
         self._mail_reads = 0  # so many of them are of mail alone, and come first
         self._keep_none = not policy.history_messages or not history_span(policy)
@@ -318,6 +317,10 @@ class Batch:
             calls.append(Call(_CREATE, texts(sorted(created))))
         if wanted:
             calls.append(Call(_LOCK, texts(sorted(wanted))))
+        self._passed = {(account_id, up_to): [] for account_id, up_to, _ in self._wanted_acks()}
+        if self._passed:
+            accounts, seqs = zip(*self._passed, strict=True)
+            calls.append(Call(_PASSED, texts(accounts), integers(seqs)))
         for _, (account_id, draft, _) in self._appends:
             if draft.send_id is not None:
                 self._keys.append((account_id, draft.sender_id, _column(draft.send_id)))
@@ -341,6 +344,10 @@ class Batch:
             box.enter(epoch)
             self._boxes[box.account_id] = box
             self._numbers[box.number] = box
+        passes = list(self._passed.values())
+        for number, *passed in next(left) if passes else ():
+            count, n, sender_id = passed
+            passes[number - 1].append((count, n, sender_id))
         for number, *known in next(left) if self._keys else ():
             account_id, sender_id, send_id = self._keys[number - 1]
             found = self._boxes.get(account_id)
@@ -354,6 +361,7 @@ class Batch:
 
     def looking(self) -> Iterator[list[Call]]:
         """Yield what has to be asked, step by step; what it came to is given to `looked`."""
+        self._acknowledge()  # first: what acks pass was counted before anything is deleted
         if self._deletes:
             deletes = self._wanted_deletes()
             if deletes:
@@ -361,12 +369,6 @@ class Batch:
                 self._count_deleted(*self._rows)
             else:
                 self._count_deleted()
-        if self._acks or self._looks:
-            counts = self._uncertain_acks()
-            if counts:
-                yield [Call(_COUNT, *counts)]
-                self._passed = {(box, high): count for box, high, count in self._rows[0]}
-            self._acknowledge()
         ageing = self._ageing()
         if ageing:
             yield [Call(_AGED, *ageing)]
@@ -462,25 +464,12 @@ class Batch:
                 if look.ack is not None:
                     yield look.account_id, look.ack, look.now
 
-    def _uncertain_acks(self) -> tuple[Any, ...] | None:
-        wanted: dict[tuple[int, int], int] = {}
-        for account_id, up_to, _ in self._wanted_acks():
-            box = self._boxes.get(account_id)
-            if box is not None and box.position < up_to <= box.last and box.passed(up_to) is None:
-                wanted[box.number, up_to] = box.position
-        if not wanted:
-            return None
-        return (
-            integers([number for number, _ in wanted]),
-            integers(list(wanted.values())),
-            integers([up_to for _, up_to in wanted]),
-        )
-
     def _acknowledge(self) -> None:
         begins = {number: box.unread for number, box in self._numbers.items()}
         for index, ack in self._acks:
             try:
-                self.outcomes[index] = self._ack(index, 0, ack, begins).standing
+                box, deliveries = self._ack(ack, begins)
+                self.outcomes[index] = box.standing._replace(deliveries=deliveries)
             except RequestError as error:
                 self.outcomes[index] = error
         for index, looks in self._looks:
@@ -488,17 +477,22 @@ class Batch:
                 self._look(index, place, look, begins) for place, look in enumerate(looks.looks)
             ]
 
-    def _ack(self, index: int, place: int, ack: Ack, begins: dict[int, int]) -> Mailbox:
+    def _ack(self, ack: Ack, begins: dict[int, int]) -> tuple[Mailbox, tuple[Delivery, ...]]:
+        """Acknowledge; return the mailbox, and whose mail that has passed."""
         account_id, up_to, now = ack
         box = self._box(account_id)
         if not box.moves(up_to):
-            return box
+            return box, ()
+        found = self._passed[account_id, up_to]
         passed = box.passed(up_to)
         if passed is None:
             # Counted from where the position was when the transaction began.
-            passed = self._passed[box.number, up_to] - (begins[box.number] - box.unread)
-        if passed and box.gives_receipts:
-            self._passes.append(_Pass(index, place, box, box.position, up_to))
+            passed = sum(count for count, _, _ in found) - (begins[box.number] - box.unread)
+        deliveries = []
+        for _, n, sender_id in found:
+            if sender_id is not None and n > self._told.get((box.number, sender_id), 0):
+                self._told[box.number, sender_id] = n
+                deliveries.append(Delivery(sender_id, n))
         box.move(up_to, passed, now)
         box.changed = True
         if self._keep_none:
@@ -506,22 +500,23 @@ class Batch:
             box.oldest_ack = None
         elif passed:
             self._moves.append((box.number, up_to, now))
-        return box
+        return box, tuple(deliveries)
 
     def _look(
         self, index: int, place: int, look: MailboxLook, begins: dict[int, int]
     ) -> RequestError | MailPage:
+        deliveries: tuple[Delivery, ...] = ()
         try:
             box = self._box(look.account_id)
             if look.ack is not None:
-                self._ack(index, place, Ack(look.account_id, look.ack, look.now), begins)
+                _, deliveries = self._ack(Ack(look.account_id, look.ack, look.now), begins)
             if look.limit and look.after > box.last:
                 raise CursorInvalid
         except RequestError as error:
             return error
         if look.limit:
             self._reads.append(_Read(index, place, look, box))
-        return MailPage((), box.position, more=False, seen=look.after)
+        return MailPage((), box.position, more=False, seen=look.after, deliveries=deliveries)
 
     def _ageing(self) -> tuple[Any, ...] | None:
         """Return whose history may have aged."""
@@ -681,17 +676,6 @@ class Batch:
                     integers(ns),
                 )
             )
-        if self._passes:  # in front of what removes messages that were passed just now
-            self._passes_at = len(calls)
-            calls.append(
-                Call(
-                    _DELIVERIES,
-                    integers([each.box.number for each in self._passes]),
-                    texts([each.box.account_id for each in self._passes]),
-                    integers([each.low for each in self._passes]),
-                    integers([each.high for each in self._passes]),
-                )
-            )
         calls += self._notes.writing()
         calls += self._sends.writing(self._numbers)
         if self._moves:
@@ -720,7 +704,8 @@ class Batch:
         if self.dropped:
             calls.append(Call(_DROP, texts(sorted(self.dropped))))
         for read in self._reads:
-            self._replace(read, seen=max(read.look.after, read.box.last))
+            pages, place = self.outcomes[read.index], read.place
+            pages[place] = pages[place]._replace(seen=max(read.look.after, read.box.last))
         # Last, for their rows are the last results; and of what there is nothing to read, nothing.
         calls += self._reading([read for read in self._reads if read.look.after < read.box.last])
         return calls
@@ -756,12 +741,6 @@ class Batch:
     def closed(self, results: list[Rows]) -> None:
         """Take what `closing` returned, once it is committed."""
         self._sends.written()
-        if self._passes:
-            deliveries: dict[int, list[Delivery]] = defaultdict(list)
-            for number, sender_id, n in results[self._passes_at]:
-                deliveries[number - 1].append(Delivery(sender_id, n))
-            for number, passed in deliveries.items():
-                self._replace(self._passes[number], deliveries=tuple(passed))
         if not self._reads:
             return
         mail = self._mail_reads
@@ -776,14 +755,6 @@ class Batch:
             look, before = read.look, self.outcomes[read.index][read.place]
             page = page_after(entries, look.limit, look.max_bytes, before.position, before.seen)
             self.outcomes[read.index][read.place] = page._replace(deliveries=before.deliveries)
-
-    def _replace(self, of: "_Pass | _Read", **fields: Any) -> None:
-        """Put more into what an ack or a look comes to."""
-        outcome = self.outcomes[of.index]
-        if isinstance(outcome, Standing):
-            self.outcomes[of.index] = outcome._replace(**fields)
-        elif isinstance(outcome[of.place], MailPage):  # it may ack and then be refused
-            outcome[of.place] = outcome[of.place]._replace(**fields)
 
     def _removing(self, changed: list[Mailbox]) -> list[Call]:
         piece = 1 if self._keep_none else max(1, min(_PIECE, self._policy.history_messages // 8))
@@ -809,17 +780,6 @@ class _Read:
     place: int
     look: MailboxLook
     box: Mailbox
-
-
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    """What an ack has passed: seqs above one, up to another."""
-
-    index: int
-    place: int
-    box: Mailbox
-    low: int
-    high: int
 
 
 def _column(text: str) -> bytes:

@@ -11,10 +11,27 @@ from store_samples import DAY, draft
 
 from twinline.core.errors import CursorInvalid, MailboxFull, NoSuchUser
 from twinline.core.protocol import EVERY_KIND, MAIL_ALONE, TALK
-from twinline.core.store import SEQ_JUMP, Accepted, Durability, MailboxLook, MailboxPolicy, Standing
+from twinline.core.store import (
+    SEQ_JUMP,
+    Accepted,
+    Delivery,
+    Durability,
+    MailboxLook,
+    MailboxPolicy,
+    Standing,
+)
 from twinline.stores.postgresql import StoreNotOpened, parse_url
 from twinline.stores.postgresql.arrays import blobs, integers, integers_or_null, texts
-from twinline.stores.postgresql.batch import Ack, Batch, Create, Drop, Looks, append_of
+from twinline.stores.postgresql.batch import (
+    _PASSED,
+    Ack,
+    Batch,
+    Create,
+    Delete,
+    Drop,
+    Looks,
+    append_of,
+)
 from twinline.stores.postgresql.chores import Chores
 from twinline.stores.postgresql.condition import Condition, durability_of
 from twinline.stores.postgresql.database import Database, retry_seconds
@@ -281,8 +298,9 @@ def decided(*writes: Any, rows: Any = (), known: Any = (), **policy: float) -> B
     limits = MailboxPolicy.model_validate(policy)
     batch = Batch(limits, SendIds(limits), writes)
     calls = batch.opening()
-    results = [list(rows), list(known)][: len(calls)]
-    batch.opened(results)
+    # Of a mailbox's row, what acks pass where the row tells it, and what send_ids stand for.
+    acks = [[] for call in calls if call.sql is _PASSED]
+    batch.opened([list(rows), *acks, list(known)][: len(calls)])
     assert list(batch.looking()) == []
     return batch
 
@@ -337,11 +355,24 @@ def test_acks_are_counted_by_the_row_where_no_seq_is_missing() -> None:
     assert decided(Ack("bob", 10, NOW), rows=[holes]).outcomes == [Standing(10, 0)]
     limits = MailboxPolicy()
     batch = Batch(limits, SendIds(limits), [Ack("bob", 4, NOW), Ack("bob", 6, NOW)])
+    assert len(batch.opening()) == 2, "one statement counts for both"
+    batch.opened([[holes], [(1, 1, 7, "ann"), (2, 1, 7, "ann"), (2, 1, 8, None)]])
+    assert list(batch.looking()) == []
+    ann = (Delivery("ann", 7),)
+    assert batch.outcomes == [Standing(4, 2, ann), Standing(6, 1)], "each tells of what it passes"
+
+
+def test_what_acks_pass_is_counted_with_what_is_deleted_beside_them() -> None:
+    holes = row("bob", last=10, unread=3)
+    limits = MailboxPolicy()
+    batch = Batch(limits, SendIds(limits), [Delete("bob", [2]), Ack("bob", 4, NOW)])
     batch.opening()
-    batch.opened([[holes]])
-    for _ in batch.looking():  # one statement counts for both
-        batch.looked([[(1, 4, 1), (1, 6, 2)]])
-    assert batch.outcomes == [Standing(4, 2), Standing(6, 1)]
+    batch.opened([[holes], [(1, 2, 7, None)]])
+    for _ in batch.looking():
+        batch.looked([[(1, 2)]])
+    assert batch.outcomes == [1, Standing(4, 1)]
+    box = batch._boxes["bob"]
+    assert (box.unread, box.acked) == (1, 1)
 
 
 def test_history_is_trimmed_by_the_floor_and_removed_some_dozens_at_a_time() -> None:
@@ -371,8 +402,7 @@ def test_with_no_history_what_is_acked_is_gone_at_once() -> None:
     box = batch._boxes["bob"]
     assert (box.floor, box.acked, box.oldest_ack, box.standing) == (2, 0, None, Standing(2, 1))
     calls = [call.sql.split()[:3] for call in batch.closing()]
-    assert calls[2] == ["DELETE", "FROM", "messages"]
-    assert calls[0][:2] == ["SELECT", "number,"], "whose they were is read before they are removed"
+    assert calls[1] == ["DELETE", "FROM", "messages"]
 
 
 def test_what_has_aged_is_asked_for_only_when_it_is_much() -> None:
@@ -382,7 +412,7 @@ def test_what_has_aged_is_asked_for_only_when_it_is_much() -> None:
         batch = Batch(limits, SendIds(limits), [Ack("bob", 1, NOW)])
         batch.opening()
         old = row("bob", last=1, unread=1, oldest_ack=round(NOW - days * DAY))
-        batch.opened([[old]])
+        batch.opened([[old], []])
         return next(batch.looking(), None) is not None
 
     assert [asks(days) for days in (1, 64, 64.9, 65, 70)] == [False, False, False, True, True]
