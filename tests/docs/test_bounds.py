@@ -362,7 +362,7 @@ DO_NOT_GROW = {
     ("stores/postgresql/batch.py", "_rows"): "of one transaction",
     ("stores/postgresql/batch.py", "_trims"): "of one transaction",
     ("stores/postgresql/batch.py", "_writes"): "of one transaction",
-    ("stores/postgresql/batch.py", "_passes"): "of one transaction",
+    ("stores/postgresql/batch.py", "_told"): "of one transaction",
     ("stores/postgresql/batch.py", "_receipts"): "of one transaction",
     ("stores/postgresql/batch.py", "_refuses"): "of one transaction",
     ("stores/postgresql/batch.py", "news"): "of one transaction",
