@@ -91,8 +91,8 @@ class Screen(Protocol):
     def inform(self, text: str) -> None:
         """Say something about the talk, in one or more lines."""
 
-    def explain(self, text: str) -> None:
-        """Say something of many lines that was asked for."""
+    def explain(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Tell what can be typed, and what it does."""
 
     def complain(self, text: str) -> None:
         """Say what went wrong, in one line."""
@@ -336,8 +336,7 @@ class Talk:
             ("//TEXT", "say /TEXT"),
             *((f"{word} {each.takes}".rstrip(), each.does) for word, each in COMMANDS.items()),
         ]
-        width = max(len(what) for what, _ in rows)
-        self._screen.explain("\n".join(f"{what:{width}}  {does}" for what, does in rows))
+        self._screen.explain(rows)
         return Outcome.DONE
 
     def message(self, rest: str) -> Outcome:

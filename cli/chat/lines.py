@@ -51,9 +51,10 @@ class LineScreen:
         """Say something about the talk."""
         say(text)
 
-    def explain(self, text: str) -> None:
-        """Say something of many lines."""
-        say(text)
+    def explain(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Tell what can be typed, one a line."""
+        width = max(len(what) for what, _ in rows)
+        say("\n".join(f"{what:{width}}  {does}" for what, does in rows))
 
     def complain(self, text: str) -> None:
         """Say what went wrong."""

@@ -45,6 +45,7 @@ from prompt_toolkit.layout.processors import (
 )
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.search import stop_search
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 from prompt_toolkit.widgets import SearchToolbar
@@ -144,10 +145,7 @@ class Prompt:
         self._call(self._put(entries))
 
     def page(self, entries: Iterable[Entry]) -> None:
-        """Put entries above the prompt, or, if the screen cannot hold them, show them in a pager.
-
-        There each is one line.
-        """
+        """Put entries above the prompt, or in a pager if the screen cannot hold them."""
         size = shutil.get_terminal_size()
         rows = 0
         first: list[Entry] = []
@@ -156,7 +154,7 @@ class Prompt:
             first.append(entry)
             rows += len(entry.rows(size.columns))
             if rows > size.lines - _FOOT_LINES:
-                self._call(self._show_in_pager(chain(first, rest)))
+                self._call(self._show_in_pager(chain(first, rest), size.columns))
                 return
         self.put(first)
 
@@ -215,12 +213,11 @@ class Prompt:
             self._app.output.flush()
             self._app.invalidate()
 
-    async def _show_in_pager(self, entries: Iterable[Entry]) -> None:
+    async def _show_in_pager(self, entries: Iterable[Entry], columns: int) -> None:
+        rows = chain.from_iterable(entry.rows(columns) for entry in entries)
+        lines = ("".join(text for _, text in row) + "\n" for row in rows)
         async with self._terminal:
-            await run_in_terminal(
-                lambda: click.echo_via_pager(f"{entry}\n" for entry in entries),
-                in_executor=True,
-            )
+            await run_in_terminal(lambda: click.echo_via_pager(lines), in_executor=True)
 
     async def _ask(self, question: str, *, secret: bool) -> str:
         async with self._asking:
@@ -357,6 +354,8 @@ class Prompt:
         @keys.add("<sigint>")
         def _clear(_event: KeyPressEvent) -> None:
             self._refuse_answer()
+            if self._app.layout.is_searching:
+                stop_search()
             self._line.reset()
 
         @keys.add("c-d", filter=Condition(lambda: not self._app.current_buffer.text))

@@ -16,6 +16,7 @@ Line = list[tuple[str, str]]
 MOST_ROWS: Final = 200
 """How many rows one message has on the screen; what is left is counted."""
 _LEAST_TEXT: Final = 20
+_MORE: Final = " ..."
 _SMALL_INDENT: Final = 2
 
 
@@ -26,11 +27,13 @@ class Entry(NamedTuple):
         head: stands before the text, in the first row alone; its texts can be seen as they are.
         text: of one or more lines, as it came.
         style: of the text.
+        in_one_row: whether it is cut at the terminal's edge, with what follows its first line.
     """
 
     head: Line
     text: str = ""
     style: str = ""
+    in_one_row: bool = False
 
     def __str__(self) -> str:
         """Return it on one line, without its styles."""
@@ -39,6 +42,9 @@ class Entry(NamedTuple):
     def rows(self, columns: int) -> list[Line]:
         """Return what it is on a terminal of so many columns."""
         taken = sum(get_cwidth(text) for _, text in self.head)
+        if self.in_one_row:
+            first, newline, _ = self.text.partition("\n")
+            return [[*self.head, (self.style, cut(visible(first), columns - taken, newline))]]
         indent = taken if columns - taken >= _LEAST_TEXT else min(_SMALL_INDENT, columns // 4)
         rows: list[Line] = [list(self.head)]
         left = columns - taken
@@ -53,6 +59,24 @@ class Entry(NamedTuple):
                 rows[-1].append((self.style, text))
             left = columns - indent
         return rows
+
+
+def cut(text: str, columns: int, more: str = "") -> str:
+    """Return what fits of a text, with a sign if that is not all.
+
+    Args:
+        text: without controls.
+        columns: how many it may have.
+        more: is there as well, if it is not empty.
+    """
+    if not more and get_cwidth(text) <= columns:
+        return text
+    room = columns - len(_MORE)
+    end = width = 0
+    while end < len(text) and width + get_cwidth(text[end]) <= room:
+        width += get_cwidth(text[end])
+        end += 1
+    return text[:end].rstrip(" ") + _MORE
 
 
 def broken(text: str, first: int, others: int) -> Iterator[str]:

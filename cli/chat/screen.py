@@ -29,9 +29,9 @@ class PromptScreen:
         """Say something about the talk."""
         self._prompt.put(theme.talk(text))
 
-    def explain(self, text: str) -> None:
-        """Say something of many lines, in a pager if the screen cannot hold them."""
-        self._prompt.page(theme.talk(text))
+    def explain(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Tell what can be typed, in a pager if the screen cannot hold it."""
+        self._prompt.page(theme.helped(rows))
 
     def complain(self, text: str) -> None:
         """Say what went wrong."""

@@ -6,7 +6,7 @@ All text from others goes through `visible`, here or in `Entry`.
 
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -30,7 +30,6 @@ STYLES: Final[dict[str, str]] = {
     "chosen": "bold underline noinherit",
     "prompt": "bold",
 }
-_NOTICE: Final = 60
 _ARROWS: Final = ("←", "→")
 _PLAIN_ARROWS: Final = ("<-", "->")
 
@@ -125,23 +124,20 @@ def _day(milliseconds: int) -> str:
 
 
 def elsewhere(message: Message) -> Entry:
-    """Return word of a message from somebody else than the one who is talked to, on one line."""
-    first = message.body.split("\n", 1)[0]
-    cut = f"{first[:_NOTICE]} ..." if len(first) > _NOTICE or first != message.body else first
-    return Entry(
-        [
-            ("class:time", f"{clock_time(message.sent_at)} "),
-            ("class:in", f"{arrows()[0]} ["),
-            (nick_style(message.sender), visible(message.sender)),
-            ("class:in", "] "),
-            ("class:time", visible(cut)),
-        ]
-    )
+    """Return word of a message from somebody else than the one who is talked to, in one row."""
+    head = [
+        ("class:time", f"{clock_time(message.sent_at)} "),
+        ("class:in", f"{arrows()[0]} ["),
+        (nick_style(message.sender), visible(message.sender)),
+        ("class:in", "] "),
+    ]
+    return Entry(head, message.body, "class:time", in_one_row=True)
 
 
 def waits(to: str, body: str) -> Entry:
-    """Return a message that waits to be sent, on one line."""
-    return Entry([("class:waits", f"{_dot()} {visible(to)}: {visible(body)}")])
+    """Return a message that waits to be sent, in one row."""
+    head = [("class:waits", f"{_dot()} {visible(to)}: ")]
+    return Entry(head, body, "class:waits", in_one_row=True)
 
 
 def _dot() -> str:
@@ -164,15 +160,22 @@ def trouble(text: str) -> Entry:
 
 
 def conversation(each: Conversation) -> Entry:
-    """Return a conversation on one line: with whom, what is unread, and what was said last."""
-    unread = f"{each.unread} unread" if each.unread else ""
+    """Return a conversation in one row: with whom, what is unread, and what was said last."""
+    unread = f"{each.unread} unread  " if each.unread else ""
     arrow = arrows()[each.last.to is not None]
     head = [
-        (nick_style(each.username), f"{visible(each.username):<16} "),
-        ("", f"{unread:>10}  "),
-        ("class:time", f"{clock_time(each.last.sent_at)} {arrow} "),
+        (nick_style(each.username), f"{visible(each.username):<8}  "),
+        ("bold", unread),
+        ("class:time", f"{clock_time(each.last.sent_at)[:-3]} {arrow} "),  # without seconds
     ]
-    return Entry([*head, ("", visible(each.last.body.split("\n", 1)[0][:_NOTICE]))])
+    return Entry(head, each.last.body, in_one_row=True)
+
+
+def helped(rows: Sequence[tuple[str, str]]) -> Iterator[Entry]:
+    """Yield what can be typed, each with what it does."""
+    width = max(len(what) for what, _ in rows)
+    for what, does in rows:
+        yield Entry([("class:in", f"{what:{width}}  ")], does)
 
 
 def standing(status: StatusReply, place: str) -> list[Entry]:

@@ -123,7 +123,7 @@ class Toolbar:
         since = self._under_way_since
         if self.state.kind is not StateKind.ONLINE:
             if self.held_back:
-                parts.append("this needs the server: Enter again when we are online")
+                parts.insert(0, "this needs the server: Enter again when online")
         elif since is not None and now - since > _SLOW_SECONDS:
             parts.append("waiting for the server ...")
         waiting = self._waiting()

@@ -18,13 +18,22 @@ from twinline.cli.chat.history import MAX_BYTES, kept_history
 from twinline.cli.chat.live import LiveTalk
 from twinline.cli.chat.prompt import candidates
 from twinline.cli.chat.rows import MOST_ROWS, Entry, broken
-from twinline.cli.chat.theme import NICK_COLOURS, came_in, clock_time, nick_style, went_out
+from twinline.cli.chat.theme import (
+    NICK_COLOURS,
+    came_in,
+    clock_time,
+    conversation,
+    elsewhere,
+    nick_style,
+    waits,
+    went_out,
+)
 from twinline.cli.chat.toolbar import Toolbar, connection
 from twinline.cli.client.target import acked
 from twinline.cli.console.text import local_time
 from twinline.core.clock import wall_clock_ms
 from twinline.core.errors import Busy, CursorInvalid
-from twinline.core.protocol import Message
+from twinline.core.protocol import Conversation, Message
 from twinline.transports.client import NotConnected, State, StateKind
 from twinline.transports.endpoints import Endpoint
 
@@ -68,7 +77,7 @@ def test_what_the_toolbar_says() -> None:
     toolbar.under_way(is_so=False)
     toolbar.held_back = True
     toolbar.take_in(RECONNECTING)
-    assert "| this needs the server: Enter again when we are online |" in str(toolbar)
+    assert str(toolbar).startswith("this needs the server: Enter again when online | reconnecting")
     toolbar.take_in(State(StateKind.ONLINE))
     toolbar.take_in(RECONNECTING)
     assert "this needs the server" not in str(toolbar)
@@ -137,6 +146,19 @@ def test_a_message_without_end_takes_no_more_than_its_rows() -> None:
     shown = rows(Entry([("", "< ")], "\n" * 60_000), 80)
     assert len(shown) == MOST_ROWS + 1
     assert shown[-1] == f"  ... {60_001 - MOST_ROWS} more lines"
+
+
+def test_what_has_one_row_is_cut_at_the_edge() -> None:
+    now = wall_clock_ms()
+    message = Message(seq=7, message_id="0" * 24, sender="bob", body="a 漢字 b\n c", sent_at=now)
+    notice = elsewhere(message)
+    assert [row[9:] for row in rows(notice, 80)] == ["← [bob] a 漢字 b ..."]
+    assert [row[9:] for row in rows(notice, 26)] == ["← [bob] a 漢 ..."]
+    assert get_cwidth(rows(notice, 26)[0]) <= 26
+    whole = conversation(Conversation(username="bob", last=message, unread=2))
+    assert [get_cwidth(row) <= 40 for row in rows(whole, 40)] == [True]
+    assert rows(waits("bob", "x" * 50), 20) == ["○ bob: xxxxxxxxx ..."]
+    assert rows(waits("bob", "x"), 20) == ["○ bob: x"]
 
 
 def test_names_have_colours_of_their_own() -> None:

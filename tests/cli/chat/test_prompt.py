@@ -611,6 +611,11 @@ def test_ctrl_r_shows_what_it_finds(ann: CommandLine) -> None:
         shown.wait_line("to bob> the red house")
         shown.enter()
         wait_until(lambda: ann.bodies("bob").count("the red house") == 2, "it to be said again")
+        shown.type("\x12blue")
+        shown.wait_text("to bob> the blue house")
+        shown.type("\x03now")  # Ctrl-C leaves the search
+        shown.wait_line("to bob> now")
+        assert not any("search" in line for line in shown.lines)
 
 
 def test_what_was_typed_is_there_again_and_no_password_is(ann: CommandLine) -> None:
