@@ -165,9 +165,13 @@ class Terminal:
 @contextmanager
 def terminal(*command: str, environment: dict[str, str], **size: Any) -> Iterator[Terminal]:
     """Run `twinline` at a terminal while the body runs."""
+    # A worker of pytest has these, and they would count more than the terminal's own size.
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")
+    }
     shown = Terminal(
         [sys.executable, "-c", _LAUNCH, *command],
-        {**os.environ, "TERM": "xterm-256color", "LANG": "C.UTF-8", **environment},
+        {**inherited, "TERM": "xterm-256color", "LANG": "C.UTF-8", **environment},
         **size,
     )
     try:
