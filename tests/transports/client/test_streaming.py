@@ -55,6 +55,7 @@ def under_way(client: Client) -> int:
 def heartbeat(client: Client, seq: int) -> None:
     """Wait until the stream has ended by its time, once all up to a seq has come and is acked."""
     watcher = watcher_of(client)
+    wait_until(lambda: watches(client), "the stream")
     wait_until(lambda: watcher._stream._said == seq, "the ack of the last")
     asked = watcher._connection._last_id
     wait_until(lambda: watcher._connection._last_id > asked, "the next watch")
