@@ -20,7 +20,7 @@ from twinline.cli.verify.workload import WorkloadSettings
 from twinline.core.errors import StoreUnavailable
 from twinline.transports.client import Client
 
-pytestmark = pytest.mark.timeout(1800 if FULL else 60)
+pytestmark = pytest.mark.timeout(1800 if FULL else 180)
 # The first few are of opening the file, those up to about 20 of making the accounts, the others of
 # the sends and the acks. The quick form has one of the first and four of the last in a row, as a
 # single one may be of an ack, which no sender is told of.

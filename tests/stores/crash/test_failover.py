@@ -21,7 +21,7 @@ from twinline.core.errors import StoreUnavailable, TwinlineError
 from twinline.stores.conformance.history import Anomaly, Checker, Judgement, Op, Outcome, Recorder
 from twinline.transports.client import Client, ClientClosed, WatchMode
 
-pytestmark = pytest.mark.timeout(3600 if FULL else 60)
+pytestmark = pytest.mark.timeout(3600 if FULL else 180)
 FAILOVERS = by_form(1, 10)
 CONTROLS = by_form(1, 3)
 TAIL = 60

@@ -19,7 +19,7 @@ from twinline.cli.verify.workload import WorkloadSettings
 from twinline.stores.conformance.history import Checker, Judgement, Op, Outcome, Recorder
 from twinline.transports.client import Client
 
-pytestmark = pytest.mark.timeout(3600 if FULL else 60)
+pytestmark = pytest.mark.timeout(3600 if FULL else 180)
 KILLS = by_form(25, 500)
 # The quick form has one at which the file is made, and one among the sends.
 SYNCS = range(1, 61) if FULL else (4, 14)

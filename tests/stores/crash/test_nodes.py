@@ -26,7 +26,7 @@ from twinline.stores.valkey.chores import READ_AGAIN_SECONDS
 from twinline.transports.client import ClientSettings
 from twinline.transports.endpoints import Endpoint
 
-pytestmark = pytest.mark.timeout(3600 if FULL else 60)
+pytestmark = pytest.mark.timeout(3600 if FULL else 180)
 WORK = WorkloadSettings(by_form(4, 8), by_form(2, 4), 200)
 # How often, and up to how many seconds after a send that was acknowledged.
 KILLS = {

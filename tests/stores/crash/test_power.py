@@ -13,7 +13,7 @@ from crash_workload import require_ok, wait_sends, workload_at
 
 from twinline.cli.verify.workload import WorkloadSettings
 
-pytestmark = pytest.mark.timeout(1800 if FULL else 60)
+pytestmark = pytest.mark.timeout(1800 if FULL else 180)
 STATES = by_form(60, 1200)
 CONTROL_STATES = by_form(30, 300)
 SENDS = by_form(60, 1500)
