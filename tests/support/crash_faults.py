@@ -65,21 +65,28 @@ def draw_seqs_early() -> None:
         if not connections:
             connections.append(psycopg.connect(os.environ[SEQUENCE_URL], autocommit=True))
         found = connections[0].execute(
-            "SELECT nextval('drawn') FROM generate_series(1, %s)", [len(self._appends)]
+            "SELECT nextval('drawn') FROM generate_series(1, %s)",
+            [2 * len(self._appends)],  # for the copies too
         )
         drawn[:] = [seq for (seq,) in found]
         time.sleep(random.uniform(0, 0.02))
         return calls
 
-    def add(self: Mailbox) -> int:
-        seq = drawn.pop(0)
+    def next_seq(self: Mailbox) -> int:
+        seq = drawn.pop(0) if drawn else self.last + 1  # a receipt has none
         self.last = max(self.last, seq)
+        return seq
+
+    def add(self: Mailbox, sent_at: int) -> tuple[int, int]:
+        seq = self.next_seq()
+        self.newest = max(sent_at, self.newest + 1)
         if seq > self.position:
             self.unread += 1
         else:
             self.acked += 1
-        return seq
+        return seq, self.newest
 
+    put_in(Mailbox, "next_seq", next_seq)
     put_in(Batch, "opening", draw)
     put_in(Mailbox, "add", add)
 
