@@ -5,7 +5,7 @@
     keys ──▶ prompt ──line──▶ [commands] ──▶ Talk ──▶ client ──▶ server
                 ▲                 │
                 ├──── put, ask ───┘
-                └──── put ◀── [mail] ◀── client.messages()
+                └──── put ◀── [mail] ◀── client.entries()
 
 The commands' thread carries out one line after another; what a line says goes to the `Outbox`,
 which sends it. The mail's thread puts what has come above the prompt, as much at once as there is,

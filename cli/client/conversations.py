@@ -2,30 +2,16 @@
 
 from typing import Any
 
-import click
-
+from twinline.cli.client.paging import paging_options
 from twinline.cli.client.target import Target, client_options
-from twinline.cli.console.command import command, option
+from twinline.cli.console.command import command
 from twinline.cli.console.output import message_line, say, write_json, write_line
 from twinline.core.protocol import MAX_PAGE, Conversation
 from twinline.transports.client import Client
 
 
 @command(example="twinline conversations --limit 5")
-@option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    metavar="NUMBER",
-    help="How many.",
-)
-@option(
-    "--before",
-    type=click.IntRange(min=0),
-    metavar="SEQ",
-    help="Only those whose last message has a seq below this one.",
-)
+@paging_options("Only those whose last message has a seq below this one.")
 @client_options
 def conversations(limit: int, before: int | None, as_json: bool, **options: Any) -> None:
     """List whom you wrote to or heard from, the newest message first.

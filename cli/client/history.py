@@ -3,8 +3,7 @@
 from collections import deque
 from typing import Any
 
-import click
-
+from twinline.cli.client.paging import paging_options
 from twinline.cli.client.target import Target, client_options
 from twinline.cli.console.command import command, option
 from twinline.cli.console.output import say, write_message
@@ -13,20 +12,7 @@ from twinline.transports.client import Client
 
 
 @command(example="twinline history --with bob --limit 20")
-@option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    metavar="NUMBER",
-    help="How many.",
-)
-@option(
-    "--before",
-    type=click.IntRange(min=0),
-    metavar="SEQ",
-    help="Only those with a seq below this one.",
-)
+@paging_options("Only those with a seq below this one.")
 @option(
     "--with",
     "peer",

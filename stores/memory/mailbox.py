@@ -86,7 +86,7 @@ class Copies(Log):
         Args:
             most: so many are left.
             aged: when one was sent that is too old, in ms.
-            spare: fewer than this beyond ``most`` stay until more go with them.
+            spare: so many beyond ``most`` may stay, and then go with one more.
         """
         seqs, messages, first = self._seqs, self._messages, self._head
         surplus = len(seqs) - first - most

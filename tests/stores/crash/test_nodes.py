@@ -6,6 +6,8 @@ engine, and so does the notice of it.
 
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,14 @@ from typing import Any
 import pytest
 from crash_faults import DEADLY_PATH, SEQUENCE_URL
 from crash_nodes import ENGINES, Engine, Times, cut_listeners, engine_of, kill_one, nodes_at
-from crash_server import FULL, by_form, report
+from crash_server import FULL, CrashServer, by_form, report
 from crash_workload import figures, require_ok, wait_sends, workload_at
 from postgres_engine import StartEngine
 from waiting import wait_until
 
 from twinline.cli.verify import accounts
 from twinline.cli.verify.workload import Workload, WorkloadSettings
-from twinline.stores.conformance.history import Anomaly, Checker, Verdict
+from twinline.stores.conformance.history import Anomaly, Checker, EventSink, Verdict
 from twinline.stores.postgresql.rereads import REREAD_SECONDS
 from twinline.stores.valkey.chores import READ_AGAIN_SECONDS
 from twinline.transports.client import ClientSettings
@@ -60,6 +62,29 @@ def engine(request: pytest.FixtureRequest) -> tuple[str, Engine, str]:
     return str(request.param), *engine_of(request)
 
 
+@contextmanager
+def at_work(
+    folder: Path, url: str, *sinks: EventSink, fault: str = ""
+) -> Iterator[tuple[tuple[CrashServer, ...], Workload, Checker]]:
+    """Have senders at one server of a state and watchers at another: both, the workload, its judge.
+
+    Args:
+        folder: for logs and the history.
+        url: of the store.
+        sinks: what else takes the events.
+        fault: what each of the servers does wrong.
+    """
+    with (
+        nodes_at(folder, url, url, fault=fault) as (here, there),
+        workload_at(
+            here.endpoint, folder / "history", WORK, watching=there.endpoint, sinks=sinks
+        ) as (workload, checker),
+    ):
+        workload.open()
+        workload.start()
+        yield (here, there), workload, checker
+
+
 def finish(what: str, workload: Workload, checker: Checker, folder: Path, times: Times) -> None:
     """End a workload, report its figures, and see that nothing went wrong."""
     workload.finish()
@@ -78,14 +103,7 @@ def test_what_is_killed_loses_nothing(
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     times = Times()
-    with (
-        nodes_at(tmp_path, url, url) as (here, there),
-        workload_at(
-            here.endpoint, tmp_path / "history", WORK, watching=there.endpoint, sinks=[times]
-        ) as (workload, checker),
-    ):
-        workload.open()
-        workload.start()
+    with at_work(tmp_path, url, times) as ((here, there), workload, checker):
         for _ in range(rounds):
             due = time.monotonic() + APART
             wait_sends(workload, 1)
@@ -108,14 +126,7 @@ def test_an_engine_that_stands_still_loses_nothing(
 ) -> None:
     name, running, url = engine
     times = Times()
-    with (
-        nodes_at(tmp_path, url, url) as (here, there),
-        workload_at(
-            here.endpoint, tmp_path / "history", WORK, watching=there.endpoint, sinks=[times]
-        ) as (workload, checker),
-    ):
-        workload.open()
-        workload.start()
+    with at_work(tmp_path, url, times) as (_, workload, checker):
         for _ in range(STOPS):
             wait_sends(workload, 20)
             running.pause()
@@ -134,14 +145,7 @@ def test_without_notices_mail_is_late_and_not_lost(
     monkeypatch.setattr(accounts, "PATIENCE", PATIENT)
     name, _, url = engine
     times = Times()
-    with (
-        nodes_at(tmp_path, url, url, fault="swallow_notices") as (here, there),
-        workload_at(
-            here.endpoint, tmp_path / "history", WORK, watching=there.endpoint, sinks=[times]
-        ) as (workload, checker),
-    ):
-        workload.open()
-        workload.start()
+    with at_work(tmp_path, url, times, fault="swallow_notices") as (_, workload, checker):
         wait_sends(workload, by_form(400, 12_000), 120)
         finish(f"{name}: no notices", workload, checker, tmp_path, times)
     assert 1 < times.slowest < LOOK_SECONDS + LATE_SECONDS
@@ -156,14 +160,7 @@ def test_a_server_that_dies_between_mail_and_copy_leaves_what_a_repeat_completes
     deadly = tmp_path / "deadly"
     monkeypatch.setenv(DEADLY_PATH, str(deadly))
     times = Times()
-    with (
-        nodes_at(tmp_path, url, url, fault="die_before_a_copy") as (here, there),
-        workload_at(
-            here.endpoint, tmp_path / "history", WORK, watching=there.endpoint, sinks=[times]
-        ) as (workload, checker),
-    ):
-        workload.open()
-        workload.start()
+    with at_work(tmp_path, url, times, fault="die_before_a_copy") as ((here, _), workload, checker):
         for _ in range(rounds):
             wait_sends(workload, 10)
             deadly.touch()
@@ -187,15 +184,8 @@ def test_notices_that_are_swallowed_with_nothing_behind_them_are_found_out(
     monkeypatch.setattr(accounts, "PATIENCE", PATIENT)
     name, _, url = engine
     short = replace(WORK, settle_seconds=LOOK_SECONDS + LATE_SECONDS)
-    with (
-        nodes_at(tmp_path, url, url, fault="swallow_notices_and_never_look") as (here, there),
-        workload_at(here.endpoint, tmp_path / "history", WORK, watching=there.endpoint) as (
-            workload,
-            checker,
-        ),
-    ):
-        workload.open()
-        workload.start()
+    fault = "swallow_notices_and_never_look"
+    with at_work(tmp_path, url, fault=fault) as (_, workload, checker):
         wait_sends(workload, 100)
         workload._settings = short  # not for making the accounts, which takes as long as it does
         workload.finish()
