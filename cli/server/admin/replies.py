@@ -24,7 +24,7 @@ class AccountState(Shape):
     sessions: int = Field(description="open sessions")
     unread: int = Field(description="messages that are not acknowledged")
     messages: int = Field(description="messages in its mailbox, read and unread")
-    bytes: int = Field(description="of the bodies of those")
+    bytes: int = Field(description="of the bodies of those, and of its copies of what it has sent")
     quota: int | None = Field(
         description="how many unacknowledged messages it may have; null: as the setting has it"
     )
