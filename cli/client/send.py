@@ -13,7 +13,7 @@ from twinline.cli.console.errors import CommandError, exit_code_of, sentence
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.output import say, write_json
 from twinline.core.deadline import Deadline
-from twinline.core.errors import RateLimited, TwinlineError
+from twinline.core.errors import MessageTooLong, RateLimited, TwinlineError
 from twinline.core.protocol import SentReply
 from twinline.transports.client import Client
 
@@ -130,7 +130,7 @@ def _send(client: Client, to: str, body: str, timeout: float, *, copy: bool) -> 
         raise CommandError(
             f"the message is too long: {size:,} bytes, and the server takes {limits.body_bytes:,}",
             ExitCode.REFUSED,
-        )
+        ) from MessageTooLong()
     deadline = Deadline.after(timeout)
     while True:
         try:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.text import visible
+from twinline.core.errors import NotLoggedIn
 from twinline.transports.endpoints import Endpoint
 
 _VERSION: Final = 1
@@ -80,7 +81,7 @@ class SessionFile:
         raise CommandError(
             f"{who} logged in at {' or '.join(keys)}; log in with 'twinline login'",
             ExitCode.REFUSED,
-        )
+        ) from NotLoggedIn()
 
     def endpoints(self) -> list[str]:
         """Return the endpoints where an account is logged in.

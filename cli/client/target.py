@@ -250,14 +250,14 @@ class Target:
                 is_volatile = client.volatile
                 client.resume(session.token)
                 yield client
-        except (SessionExpired, NotLoggedIn):
+        except (SessionExpired, NotLoggedIn) as error:
             self.forget(session)
             why = f" ({IN_MEMORY_ALONE})" if is_volatile else ""
             raise CommandError(
                 f"the session of {session.username} at {self.place} has ended; "
                 f"log in again with 'twinline login {session.username}'{why}",
                 ExitCode.REFUSED,
-            ) from None
+            ) from error
 
     def session(self) -> KeptSession:
         """Return the kept session of the account.

@@ -105,11 +105,13 @@ def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
     if isinstance(error, OutputClosed) or code is ExitCode.INTERRUPTED:
         pass
     elif as_json:
-        # A line that fails within `send --lines` carries the server's error as its cause.
-        refusal = error.__cause__ if isinstance(error, CommandError) else error
-        refused = refusal if isinstance(refusal, RequestError) else None
+        # What says more than the server's error does, or stands for one, has that as its cause.
+        cause: BaseException | None = error
+        while isinstance(cause, CommandError):
+            cause = cause.__cause__
+        refused = cause if isinstance(cause, RequestError) else None
         failure = Failure(
-            error=refused.code if refused is not None else code.name.lower(),
+            error=refused.code if refused is not None else code.word,
             message=sentence(error),
             exit_code=code,
             retry_after_ms=None if refused is None else refused.retry_after_ms,

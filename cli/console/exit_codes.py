@@ -34,3 +34,12 @@ class ExitCode(IntEnum):
         ),
     )
     INTERRUPTED = 130, "Ctrl-C; SIGTERM too where something is finished first (`watch`, `bench`)"
+
+    @property
+    def word(self) -> str:
+        """What stands for it in a script where there is no error code of the server's.
+
+        None of these is such a code: that the server has `refused` a message is another matter than
+        that there is no session to send it with.
+        """
+        return "denied" if self is ExitCode.REFUSED else self.name.lower()

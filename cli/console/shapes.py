@@ -21,7 +21,7 @@ class Failure(Shape):
 
     error: str = Field(
         description="the server's error code, such as `no_such_user`; without one, what the exit "
-        "code means: `failure`, `usage`, `refused`, `unreachable` or `timed_out`"
+        "code means: `failure`, `usage`, `denied`, `unreachable` or `timed_out`"
     )
     message: str = Field(description="for a person")
     exit_code: int = Field(description="what the command ends with")

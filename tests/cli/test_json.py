@@ -15,8 +15,10 @@ from cli_tree import command_of, every_command
 from json_shapes import PRINTED, fields, inner_models
 from pydantic import BaseModel
 
+from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.shapes import DemoStep, Failure
 from twinline.cli.settings.model import Settings
+from twinline.core.errors import ERROR_BY_CODE
 
 Lines = list[str]
 
@@ -259,7 +261,7 @@ def test_an_error_is_an_object_on_stderr(ann: CommandLine) -> None:
     assert failure(ann, "send", "nobody", "hi", code=3) == Failure(
         error="no_such_user", message="there is no such user", exit_code=3, retry_after_ms=None
     )
-    assert failure(ann, "status", "--user", "carol", code=3).error == "refused"
+    assert failure(ann, "status", "--user", "carol", code=3).error == "not_logged_in"
     assert failure(ann, "send", code=2).error == "usage"
     gone = ("ping", "--connect", "tcp://127.0.0.1:1")
     assert failure(ann, *gone, code=4).error == "unreachable"
@@ -272,6 +274,23 @@ def test_the_reason_of_a_line_that_was_not_sent_is_the_servers(ann: CommandLine)
     found = failure(ann, "send", "nobody", "--lines", code=3, input="one\n")
     assert found.error == "no_such_user"
     assert found.message == "line 1 was not sent: there is no such user (0 sent before)"
+
+
+def test_a_word_that_stands_for_an_exit_code_is_no_error_code_of_the_servers() -> None:
+    assert not {code.word for code in ExitCode} & ERROR_BY_CODE.keys()
+
+
+def test_a_script_can_tell_who_is_blocked_from_who_is_not_logged_in(ann: CommandLine) -> None:
+    ann.run("block", "bob")
+    bob = ("--user", "bob")
+    assert failure(ann, "send", "ann", "hi", *bob, code=3).error == "refused"
+    long = "x" * 20_000
+    assert failure(ann, "send", "ann", long, *bob, code=3).error == "message_too_long"
+    lines = ("send", "ann", "--lines", *bob)
+    assert failure(ann, *lines, code=3, input=long).error == "message_too_long"
+    ann.run("admin", "kick", "bob")
+    assert failure(ann, "status", *bob, code=3).error == "session_expired"
+    assert failure(ann, "status", *bob, code=3).error == "not_logged_in"
 
 
 def test_how_long_to_wait_is_told(tmp_path: Path) -> None:
