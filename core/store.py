@@ -340,7 +340,7 @@ class MessageTrace(NamedTuple):
         seq: its number there; None: it is not there any more.
         sender: the sender's username; None where it is gone.
         sender_id: the sender's account id; None where the store does not know it any more.
-        acked: whether the position has passed it.
+        acked: whether it is there and the position has passed it.
         acked_at: when that was, in ms; None: it has not, or that is not known any more.
         deleted: whether it is not there, though by the policy in force it would be, so that it was
             deleted. Of another one that is not there it cannot be told whether it has expired
@@ -728,7 +728,8 @@ class Mailboxes(ABC):
         Raises:
             NoSuchUser: there is no such mailbox.
             SendIdConflict: the send_id stands for another body.
-            Refused: the mailbox has blocked the sender; it is looked for in the same step.
+            Refused: the mailbox has blocked the sender, and is not its own; it is looked for in
+                the same step.
             MailboxFull: as much in it is not acked as its quota allows.
         """
 

@@ -416,6 +416,14 @@ def test_a_rule_that_checks_nothing_does_not_hold() -> None:
         check_rules("a store", [lazy], lambda _rule: io.BytesIO(), patience=5)
 
 
+def test_a_store_need_not_tell_how_full_its_mailboxes_are() -> None:
+    silent = mailboxes(depths=lambda _half, _was: None)
+    report = check_store(silent, only=("depths_are_told", "mail_alone_counts"))
+    assert report.rules == ("mail_alone_counts",)
+    (skipped,) = report.skipped
+    assert skipped.startswith("rule 95 (depths_are_told): ")
+
+
 def test_one_name_is_a_name_and_no_list_of_letters() -> None:
     assert check_store(MemoryStore, only="accounts_are_found").rules == ("accounts_are_found",)
 
