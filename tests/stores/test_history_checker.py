@@ -194,6 +194,10 @@ WRONG = {
     "a copy to another": (
         Script().talked("a", 5).came(1, "a").copied(1, "a", 5, to="other").ended(),
         {Anomaly.MISMATCHED: 1}),
+    "its copy with another n, which came before the reply": (
+        Script().add("ann", Op.SEND, Outcome.INVOKE, message="a", peer="ann")
+        .copied(1, "a", 6).came(1, "a").talked("a", 5).told(2, 5).settled().ended(),
+        {Anomaly.MISMATCHED: 1}),
     "told before it was received": (
         Script().talked("a", 5).copied(1, "a", 5).told(2, 5).came(1, "a").ended(),
         {Anomaly.PREMATURE: 1}),

@@ -226,6 +226,8 @@ class Checker:
         message = self._message(event.mailbox, event.message)
         message.other = event.peer or event.worker
         self._agree(message, event)
+        if event.n is not None:
+            message.n = event.n  # whatever its copy said before: it is this one that receipts name
         self._progress(message, event)
         if event.peer is not None:
             self._mailbox(event.peer).sent = self._number
