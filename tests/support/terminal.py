@@ -111,7 +111,7 @@ class Terminal:
         """All lines above the prompt."""
         return [line for line in self.lines if line][:-2]
 
-    def wait(self, predicate: Callable[[], object], what: str, seconds: float = 15.0) -> None:
+    def wait(self, predicate: Callable[[], object], what: str, seconds: float = 30.0) -> None:
         """Return once the predicate is true of what is shown."""
         deadline = time.monotonic() + seconds
         with self._changed:
@@ -132,7 +132,7 @@ class Terminal:
     def wait_toolbar(self, text: str) -> None:
         self.wait(lambda: text in self.toolbar, f"{text!r} in the toolbar")
 
-    def exit_code(self, seconds: float = 15.0) -> int:
+    def exit_code(self, seconds: float = 30.0) -> int:
         """Wait until the command has ended, and until all that it wrote has been read."""
         try:
             code = self.process.wait(seconds)
@@ -156,7 +156,7 @@ class Terminal:
         self._closed = True
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(5)
+            self.process.wait(30)
         os.close(self._slave)
         join(self._reader)
         os.close(self._master)

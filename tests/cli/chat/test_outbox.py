@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from waiting import wait_event, wait_until
 
-from twinline.cli.chat.outbox import MOST, TOO_OLD_MS, Outbox, Waiting, _OutboxFile
+from twinline.cli.chat import outbox
+from twinline.cli.chat.outbox import TOO_OLD_MS, Outbox, Waiting, _OutboxFile
 from twinline.cli.console.errors import CommandError
 from twinline.core.clock import wall_clock_ms
 from twinline.core.errors import Busy, MailboxFull, NoSuchUser
@@ -174,12 +175,14 @@ def test_what_may_have_arrived_is_not_sent_for_ever(tmp_path: Path) -> None:
     sender.close()
 
 
-def test_so_many_wait_and_no_more(sender: Sender) -> None:
+def test_so_many_wait_and_no_more(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "MOST", 3)
     sender.server.opened.clear()
-    for number in range(MOST):
+    for number in range(3):
         sender.outbox.put("bob", str(number))
-    with pytest.raises(CommandError, match="1000 messages wait already"):
+    with pytest.raises(CommandError, match="3 messages wait already"):
         sender.outbox.put("bob", "one more")
+    assert sender.bodies == ["0", "1", "2"]
 
 
 def test_where_nothing_can_be_kept_it_waits_in_memory(
