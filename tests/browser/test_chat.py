@@ -283,7 +283,7 @@ def test_ten_thousand_messages_scroll_back_and_few_have_elements(browser: "Brows
                 """async () => {
                   const seen = [];
                   let most = 0;
-                  const late = performance.now() + 25000;
+                  const late = performance.now() + 100000;
                   while (seen.at(-1) !== 1 && performance.now() < late) {
                     scroller.scrollTop = 0;
                     await new Promise(requestAnimationFrame);
@@ -398,7 +398,7 @@ def test_what_is_refused_can_be_tried_again_or_given_up(browser: "Browser") -> N
 
 
 def test_everything_can_be_done_with_the_keyboard(browser: "Browser") -> None:
-    with WebSite().create("bob", "bobby", "cleo") as site, Tab(browser, site.page) as ann:
+    with WebSite().create("abe", "bob", "bobby", "cleo") as site, Tab(browser, site.page) as ann:
         keys = ann.page.keyboard
         assert ann.page.evaluate("document.activeElement.id") == "username"
         for _ in range(3):
@@ -414,7 +414,8 @@ def test_everything_can_be_done_with_the_keyboard(browser: "Browser") -> None:
         # Found by typing, and chosen with the arrow keys; who begins with it comes first.
         keys.press("Control+k")
         keys.type("BO")
-        ann.page.wait_for_selector("#found-1")
+        # Of those with a "b" alone, if it has looked for them in between, there are three.
+        ann.until("document.querySelectorAll('#found [role=option]').length === 2")
         chosen = "document.getElementById(search.getAttribute('aria-activedescendant')).innerText"
         assert ann.page.evaluate(f"{chosen}").split()[-1] == "bob"
         keys.press("ArrowDown")
@@ -510,7 +511,22 @@ def test_axe_finds_nothing(browser: "Browser", width: int, dark: bool) -> None:
                 check(ann, "the banner")
 
 
-def test_it_is_small_and_soon_there(browser: "Browser") -> None:
+def test_it_is_small(browser: "Browser") -> None:
+    with WebSite() as site, Tab(browser, site.page) as tab:
+        sizes = (
+            "performance.getEntries().filter((each) => each.transferSize > 0).map("
+            "(each) => [each.name, each.transferSize])"
+        )
+        first = dict(tab.page.evaluate(sizes))
+        assert len(first) >= 15
+        assert all(name.startswith(site.page) for name in first)
+        assert sum(first.values()) < 170_000
+        tab.page.reload()
+        again = dict(tab.page.evaluate(sizes))
+        assert sum(again.values()) < 10_000  # what is kept is only asked about
+
+
+def test_it_is_soon_there(browser: "Browser") -> None:
     with WebSite() as site:
         best = 1e9
         for _ in range(3):
@@ -519,16 +535,4 @@ def test_it_is_small_and_soon_there(browser: "Browser") -> None:
                 tab.page.goto(site.page)
                 tab.until("document.activeElement.id === 'username'")
                 best = min(best, monotonic() - began)
-        with Tab(browser, site.page) as tab:
-            sizes = (
-                "performance.getEntries().filter((each) => each.transferSize > 0).map("
-                "(each) => [each.name, each.transferSize])"
-            )
-            first = dict(tab.page.evaluate(sizes))
-            assert len(first) >= 15
-            assert all(name.startswith(site.page) for name in first)
-            assert sum(first.values()) < 170_000
-            assert best < 1
-            tab.page.reload()
-            again = dict(tab.page.evaluate(sizes))
-            assert sum(again.values()) < 10_000  # what is kept is only asked about
+        assert best < 1

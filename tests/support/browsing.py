@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -197,6 +198,7 @@ class Tab:
         dark: bool = False,
     ) -> None:
         self._owned = None
+        self._failed = import_module("playwright.sync_api").Error
         context: Any = place
         if hasattr(place, "new_context"):
             context = self._owned = place.new_context(
@@ -294,12 +296,20 @@ class Tab:
     def until(self, condition: str, argument: object = None) -> None:
         """Wait until an expression of JavaScript is true, or a function of the argument is.
 
-        Playwright's own wait has the page evaluate a string, which its policy forbids.
+        Playwright's own wait has the page evaluate a string, which its policy forbids. Where an
+        element of it is not there yet, or the page is being loaded anew, it is not true yet.
         """
         late = monotonic() + SECONDS
-        while not self.page.evaluate(condition, argument):
+        while True:
+            failed = None
+            try:
+                if self.page.evaluate(condition, argument):
+                    return
+            except self._failed as error:
+                failed = error
             if monotonic() > late:
-                pytest.fail(f"not within {SECONDS} s: {condition}, {argument!r}; {self.errors}")
+                said = f"not within {SECONDS} s: {condition}, {argument!r}; {self.errors}; {failed}"
+                pytest.fail(said)
             self.page.wait_for_timeout(10)
 
     def title(self, expected: str) -> None:

@@ -18,6 +18,7 @@ KINDS = {
     "tests/docs/test_expose.py::test_a_client_talks_through_a_proxy*": "proxies",
     "tests/benchmarks/test_check.py::test_time_sees*": "measure",
     "tests/benchmarks/*": "benches",
+    "tests/browser/test_chat.py::*soon_there": "measure",
     "tests/browser/*": "browser",
     "tests/cli/test_metrics.py::*under_full_load*": "measure",
     "tests/cli/test_metrics.py::*hardly_more*": "measure",
