@@ -167,10 +167,11 @@ class HelloReply(Reply):
         description="which of the servers with one state this is, if it is named",
     )
     limits: Limits = Field(description="what the server accepts")
-    volatile: Flag = Field(
-        default=False,
-        description="whether all accounts, sessions and mail end with the server, which keeps them "
-        "in memory alone",
+    incarnation: Text | None = Field(
+        default=None,
+        description="where all accounts, sessions and mail end with the server, which keeps them "
+        "in memory alone: stands for this start of it, and another one for the next, which has "
+        "forgotten them",
     )
 
 

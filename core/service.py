@@ -334,7 +334,7 @@ class ChatService:
             server=SERVER_NAME,
             node=self._node,
             limits=self.settings.limits(),
-            volatile=self.store.volatile,
+            incarnation=self.store.incarnation,
         )
 
     def create_account(

@@ -1058,8 +1058,9 @@ class Store(ABC):
         accounts: users, password hashes and sessions.
         mailboxes: messages and positions.
         durability: what an acknowledged write survives.
-        volatile: whether all that it keeps ends with the process that has it open. Clients are
-            told, so that a person learns why an account is gone.
+        incarnation: unlike that of every other store, where all that it keeps ends with the
+            process that has it open; None: it lasts. Clients are told, so that a person learns
+            why an account is gone.
         blocks: whether a call may wait for anything: a disk, a network, a thread. One that says
             that it does not is called on an event loop, where all would wait with it; but for
             `Accounts.page`, which a loop leaves to another thread in any case.
@@ -1072,7 +1073,7 @@ class Store(ABC):
     accounts: Accounts
     mailboxes: Mailboxes
     durability: Durability
-    volatile: bool = False
+    incarnation: str | None = None
     blocks: bool = True
     shared: bool = False
     states: SharedStates | None = None

@@ -14,7 +14,7 @@ from twinline.cli.console.command import argument, command, option
 from twinline.cli.console.interruption import Interruption, exit_on_closed_pipe
 from twinline.cli.console.output import say
 from twinline.core.errors import SessionExpired
-from twinline.core.protocol import EVERY_KIND, Message, SessionReply
+from twinline.core.protocol import EVERY_KIND, Message
 from twinline.transports.client import State, StateKind, WatchMode
 
 
@@ -80,25 +80,11 @@ def _talk_at_prompt(
     from twinline.cli.chat.live import LiveTalk  # noqa: PLC0415 - nor for this
     from twinline.cli.chat.notify import Osc  # noqa: PLC0415 - nor for this
 
-    live = LiveTalk(target.place, None if notify is None else Osc(notify))
-    kept = session
-
-    def keep(reply: SessionReply) -> None:
-        nonlocal kept
-        kept = target.keep(reply)
-
+    live = LiveTalk(target, session, None if notify is None else Osc(notify))
     with target.logged_in(
         session, watch=WatchMode.STREAMING, kinds=EVERY_KIND, on_state=live.on_state
     ) as client:
-        asyncio.run(
-            live.hold(
-                client,
-                to=to,
-                folder=target.sessions.path.parent,
-                keep=keep,
-                forget=lambda: target.forget(kept),
-            )
-        )
+        asyncio.run(live.hold(client, to))
 
 
 def _talk_in_lines(

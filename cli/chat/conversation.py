@@ -5,21 +5,22 @@ the outcome on a `Screen`, which is either of the two.
 """
 
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from itertools import chain
+from itertools import chain, islice
 from typing import Final, NamedTuple, Protocol
 
 from twinline.cli.chat.unread import Unopened
 from twinline.cli.client.history import newest
+from twinline.cli.client.paging import pages
 from twinline.cli.client.target import whereabouts
 from twinline.cli.console.errors import CommandError, sentence
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.text import visible
 from twinline.core.errors import (
+    InvalidPassword,
     NoSuchUser,
     NotLoggedIn,
     RequestError,
@@ -27,7 +28,15 @@ from twinline.core.errors import (
     UndeliveredMessages,
 )
 from twinline.core.names import parse_username
-from twinline.core.protocol import MAX_PAGE, TALK, Conversation, Kind, Message, StatusReply
+from twinline.core.protocol import (
+    MAX_PAGE,
+    PASSWORD_CHARACTERS,
+    TALK,
+    Conversation,
+    Kind,
+    Message,
+    StatusReply,
+)
 from twinline.transports.client import Client, ClientClosed, ClientError, StateKind
 
 HISTORY: Final = 20
@@ -132,6 +141,22 @@ class Screen(Protocol):
         Raises:
             Declined, CommandError: there is no answer.
         """
+
+
+def new_password(screen: Screen, question: str) -> str:
+    """Ask for a password to be chosen until it can be one, and is the same twice.
+
+    Raises:
+        Declined, CommandError: there is no answer.
+    """
+    while True:
+        password = screen.ask_password(question, known=False)
+        if len(password) not in PASSWORD_CHARACTERS:
+            screen.complain(sentence(InvalidPassword()))
+        elif screen.ask_password("The same again", known=False) != password:
+            screen.complain("the two passwords differ")
+        else:
+            return password
 
 
 class Outcome(Enum):
@@ -470,21 +495,16 @@ class Talk:
         if not text:
             return self.refuse("/search takes the text that is looked for")
         wanted = text.casefold()
-        found: deque[Message] = deque()
-        before: int | None = None
-        more = True
-        while more and len(found) <= FOUND:
-            page = self._client.history(before, MAX_PAGE, peer=self.to, kinds=TALK)
-            found.extendleft(
-                each for each in reversed(page.messages) if wanted in each.body.casefold()
-            )
-            more, before = page.more and bool(page.messages), page.seen
-        while len(found) > FOUND:
-            found.popleft()
-            more = True
+        all_pages = pages(
+            lambda before: self._client.history(before, MAX_PAGE, peer=self.to, kinds=TALK)
+        )
+        messages = chain.from_iterable(reversed(page.messages) for page in all_pages)
+        found = list(
+            islice((each for each in messages if wanted in each.body.casefold()), FOUND + 1)
+        )
         if found:
-            self._screen.list_messages(found, more=False)
-            if more:
+            self._screen.list_messages(reversed(found[:FOUND]), more=False)
+            if len(found) > FOUND:
                 self._screen.inform(f"these are the newest {FOUND}; there are more")
         else:
             self._screen.inform(f"no message has {visible(text)} in it")
@@ -512,10 +532,7 @@ class Talk:
     def change_password(self, _rest: str) -> Outcome:
         """Set another password."""
         old = self._screen.ask_password("Present password", known=True)
-        new = self._screen.ask_password("New password", known=False)
-        if self._screen.ask_password("The same again", known=False) != new:
-            return self.refuse("the two differ; the password stays as it was")
-        self._client.change_password(old, new)
+        self._client.change_password(old, new_password(self._screen, "New password"))
         self._screen.inform("the password is changed; every other session of the account has ended")
         return Outcome.DONE
 
@@ -607,7 +624,7 @@ COMMANDS: Final[dict[str, TalkCommand]] = {
     "/search": TalkCommand("TEXT", "show messages with TEXT in them", Talk.search),
     "/delete": TalkCommand("N[-M] ...", "delete messages by their numbers", Talk.delete),
     "/block": TalkCommand("NAME", "refuse what NAME sends from now on", Talk.block),
-    "/unblock": TalkCommand("NAME", "take it again", Talk.unblock),
+    "/unblock": TalkCommand("NAME", "take what NAME sends again", Talk.unblock),
     "/blocked": TalkCommand("", "list whom you have blocked", Talk.list_blocked),
     "/status": TalkCommand("", "show how the account stands", Talk.status),
     "/password": TalkCommand("", "change the password", Talk.change_password),

@@ -19,24 +19,35 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
+from itertools import islice
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
 from twinline.cli.chat.completion import SHOWN, Names, TalkCompleter
-from twinline.cli.chat.conversation import Declined, Outcome, Talk, needs_server_now
+from twinline.cli.chat.conversation import Declined, Outcome, Screen, Talk, needs_server_now
 from twinline.cli.chat.history import kept_history
 from twinline.cli.chat.notify import Osc, notification, told
 from twinline.cli.chat.outbox import Outbox, Waiting
 from twinline.cli.chat.prompt import Prompt
-from twinline.cli.chat.renewal import create_again, open_again
+from twinline.cli.chat.renewal import open_another
 from twinline.cli.chat.rows import Entry
 from twinline.cli.chat.screen import PromptScreen
-from twinline.cli.chat.theme import came_in, elsewhere, talk, trouble, waits, went_out
+from twinline.cli.chat.theme import (
+    came_in,
+    day_of,
+    elsewhere,
+    rule,
+    talk,
+    trouble,
+    waits,
+    went_out,
+)
 from twinline.cli.chat.toolbar import Toolbar
 from twinline.cli.chat.unread import KeptCounts, Unopened, Unread
-from twinline.cli.client.gone import IN_MEMORY_ALONE
-from twinline.cli.client.target import acked
+from twinline.cli.client.gone import is_gone
+from twinline.cli.client.paging import pages
+from twinline.cli.client.sessions import KeptSession
+from twinline.cli.client.target import Target, acked
 from twinline.cli.console.errors import sentence
 from twinline.cli.console.output import say
 from twinline.cli.console.text import visible
@@ -44,7 +55,7 @@ from twinline.core import protocol
 from twinline.core.clock import wall_clock_ms
 from twinline.core.errors import CursorInvalid, NotLoggedIn, RequestError, SessionExpired
 from twinline.core.locks import new_lock
-from twinline.core.protocol import Message, Receipt, SentReply, SessionReply
+from twinline.core.protocol import Message, Receipt, SentReply
 from twinline.transports.client import Client, ClientClosed, ClientError, State, StateKind
 
 _LEAVE: Final = "/quit"
@@ -72,67 +83,56 @@ class _Line(NamedTuple):
 class LiveTalk:
     """One person's talk at one terminal."""
 
-    def __init__(self, place: str, notify: Osc | None = None) -> None:
+    def __init__(self, target: Target, session: KeptSession, notify: Osc | None = None) -> None:
         """Prepare; nothing is shown before `hold`.
 
         Args:
-            place: the server, as a person knows it.
+            target: the server, and where sessions are kept.
+            session: that the talk begins with.
             notify: how the terminal is told of mail of other conversations; None: by the bell.
         """
+        self._target = target
+        self._session = session  # the one that is kept; replaced when it has ended
         self._notify = notify
-        self._place = place
-        self._account: str | None = None  # as the server spells it
-        self._toolbar = Toolbar(place, waiting=lambda: len(self._waiting()))
+        self._toolbar = Toolbar(target.place, waiting=lambda: len(self._waiting()))
         self._prompt: Prompt | None = None
         self._outbox: Outbox | None = None
         self._retry: Callable[[], None] = lambda: None
         self._lines: SimpleQueue[_Line | None] = SimpleQueue()
         # Set where the talk is with whom it begins: what is unread there opens with it, not twice.
         self._opened = threading.Event()
-        self._was_away = False  # whether the server was, before it refused the session
         self._is_leaving = False
         self._shown_up_to: dict[str, int] = {}  # by account: what opening has shown
         self._last_seq = 0  # of what has come
-        self._lock = new_lock("own messages")
+        self._lock = new_lock("shown messages")
         self._own: OrderedDict[str, None] = OrderedDict()  # ids that are shown; guarded by _lock
+        self._day = day_of(wall_clock_ms())  # the last one that was begun; guarded by _lock
 
     def on_state(self, state: State) -> None:
         """Take in a state of the client, from any thread."""
-        if state.kind in (StateKind.ONLINE, StateKind.RECONNECTING):
-            self._was_away = state.kind is StateKind.RECONNECTING
         self._toolbar.take_in(state)
-        if state.kind is StateKind.ONLINE and state.endpoint is not None and self._account:
-            self._toolbar.who = f"{self._account} at {state.endpoint.place}"
+        if state.kind is StateKind.ONLINE and state.endpoint is not None:
+            self._toolbar.who = f"{self._session.username} at {state.endpoint.place}"
         if self._outbox is not None and state.kind is StateKind.ONLINE:
             self._outbox.hurry()
         if self._prompt is not None:
             self._prompt.redraw()
 
-    async def hold(
-        self,
-        client: Client,
-        *,
-        to: str | None,
-        folder: Path,
-        keep: Callable[[SessionReply], None],
-        forget: Callable[[], None],
-    ) -> None:
+    async def hold(self, client: Client, to: str | None) -> None:
         """Talk until the person leaves, or the session has ended and the person opens no other.
 
         Args:
             client: is logged in, and has no ``on_message``.
             to: whom to talk to first.
-            folder: where what is typed is kept.
-            keep: called with a session that takes the place of one that has ended.
-            forget: called when the session has ended for good.
 
         Raises:
-            SessionExpired: the session was ended elsewhere.
+            CommandError: the session was ended elsewhere.
         """
-        toolbar = self._toolbar
-        self._account = client.username
-        toolbar.who = f"{client.username} at {client.endpoint.place}"
-        account = f"{client.username} {self._place}"
+        toolbar, target = self._toolbar, self._target
+        name = self._session.username
+        toolbar.who = f"{name} at {client.endpoint.place}"
+        account = f"{name} {target.place}"
+        folder = target.sessions.path.parent
         toolbar.unread = Unread(KeptCounts(folder / "unread", account))
         prompt = Prompt(
             to=lambda: conversation.to,
@@ -163,18 +163,12 @@ class LiveTalk:
         conversation = Talk(
             client,
             screen,
-            place=self._place,
-            forget=forget,
+            place=target.place,
+            forget=lambda: target.forget(self._session),
             reader=self,
             post=outbox.put,
         )
         self._prompt = prompt
-
-        def renew() -> bool:
-            reply = self._renewed(client, screen)
-            forget() if reply is None else keep(reply)
-            return reply is not None
-
         self._retry = client.retry_now
         if to is None:
             self._opened.set()
@@ -182,7 +176,7 @@ class LiveTalk:
             self._lines.put(_Line(f"/to {to}"))
         threads = [
             threading.Thread(target=partial(self._carry_out, prompt, conversation)),
-            threading.Thread(target=partial(self._receive, prompt, conversation, client, renew)),
+            threading.Thread(target=partial(self._receive, prompt, conversation, client, screen)),
         ]
         for thread in threads:
             thread.start()
@@ -198,7 +192,7 @@ class LiveTalk:
             left = len(outbox.waiting)
             if left and not conversation.over:
                 what, which = ("message waits", "it") if left == 1 else ("messages wait", "them")
-                say(f"{left} {what} to be sent: the next chat of {self._account} sends {which}")
+                say(f"{left} {what} to be sent: the next chat of {name} sends {which}")
 
     # -- the prompt's side, in the main thread --------------------------------------------
 
@@ -243,6 +237,15 @@ class LiveTalk:
                 self._own.popitem(last=False)
         return True
 
+    def _new_day(self, sent_at: int) -> list[Entry]:
+        """Return a line with the day, where a message is the first of one since the talk began."""
+        day = day_of(sent_at)
+        with self._lock:
+            if day <= self._day:
+                return []
+            self._day = day
+        return [rule(day)]
+
     # -- the outbox's thread -------------------------------------------------------------
 
     def _sent(self, entry: Waiting, reply: SentReply) -> None:
@@ -250,7 +253,8 @@ class LiveTalk:
         self._toolbar.delivered.sent(entry.to, reply.n)
         if self._is_new(reply.message_id):
             with suppress(RuntimeError):  # the prompt has ended; the message is stored
-                self._prompt.put([went_out(entry.to, entry.body, reply.sent_at)])
+                own = went_out(entry.to, entry.body, reply.sent_at)
+                self._prompt.put([*self._new_day(reply.sent_at), own])
 
     def _refused(self, entry: Waiting, error: Exception, to: str | None) -> None:
         assert self._prompt is not None  # noqa: S101 - it is there before the outbox
@@ -310,20 +314,18 @@ class LiveTalk:
         finally:
             self._opened.set()
 
-    def _receive(
-        self, prompt: Prompt, conversation: Talk, client: Client, renew: Callable[[], bool]
-    ) -> None:
+    def _receive(self, prompt: Prompt, conversation: Talk, client: Client, screen: Screen) -> None:
         try:
             self._settle(client)
             self._opened.wait()
             self._read_mail(prompt, client)
             while client.state.kind is not StateKind.CLOSED and not conversation.over:
-                if not renew():
-                    prompt.leave(SessionExpired())
-                    return
+                self._renew(client, screen)
                 self._read_mail(prompt, client)
         except ClientClosed:
             pass  # the talk is over
+        except Declined:
+            prompt.leave(self._target.ended(self._session, client))
         except Exception as error:  # noqa: BLE001 - a bug must not leave a prompt that is deaf
             prompt.leave(error)
 
@@ -336,24 +338,18 @@ class LiveTalk:
                 if batch:
                     _acknowledge(client, batch[-1].seq)
 
-    def _renewed(self, client: Client, screen: PromptScreen) -> SessionReply | None:
-        """Return another session in the place of one that has ended; None: the person wants none.
+    def _renew(self, client: Client, screen: Screen) -> None:
+        """Put another session in the place of one that has ended.
 
         Raises:
+            Declined: the person wants none.
             ClientClosed: the talk was ended meanwhile.
         """
-        name = self._account or ""
-        screen.inform(f"the session of {name} at {self._place} has ended")
-        reply = None
-        try:
-            if client.volatile and self._was_away:
-                screen.inform(f"it seems that {name} is gone: {IN_MEMORY_ALONE}")
-                reply = create_again(client, screen, name)
-                if reply is not None:  # the mailbox begins anew
-                    self._forget_mail()
-            return reply or open_again(client, screen, name)
-        except Declined:
-            return None
+        ended = self._session
+        if is_gone(ended, client):  # whoever creates it again, its mailbox begins anew
+            self._forget_mail()
+        reply = open_another(client, screen, self._target, ended)
+        self._session = self._target.keep(reply, client)
 
     def _forget_mail(self) -> None:
         self._shown_up_to.clear()
@@ -366,13 +362,12 @@ class LiveTalk:
         unread = self._toolbar.unread
         if not unread.seen:
             return
-        newest, known, before, more = 0, set[str](), None, True
+        newest, known, more = 0, set[str](), True
         with suppress(RequestError, ClientError):  # it is asked again the next time
-            for _ in range(_PAGES):
-                page = client.conversations(before, _PAGE)
-                for each in page.conversations:
-                    newest, before = max(newest, each.last.seq), each.last.seq
-                    known.add(each.username)
+            all_pages = pages(lambda before: client.conversations(before, _PAGE))
+            for page in islice(all_pages, _PAGES):
+                newest = max([newest, *(each.last.seq for each in page.conversations)])
+                known.update(each.username for each in page.conversations)
                 more = page.more and not known.issuperset(unread.names)
                 if not more:
                     break
@@ -393,8 +388,10 @@ class LiveTalk:
             if each.to is not None:  # sent from here, or from another device
                 toolbar.delivered.sent(each.to, each.n or 0)
                 if each.to == toolbar.to and self._is_new(each.message_id):
+                    shown += self._new_day(each.sent_at)
                     shown.append(went_out(each.to, each.body, each.sent_at))
                 continue
+            shown += self._new_day(each.sent_at)
             is_here = toolbar.to in (None, each.sender)
             shown.append(came_in(each) if is_here else elsewhere(each))
             if each.sender != toolbar.to:

@@ -30,9 +30,11 @@ from prompt_toolkit.filters import Condition, has_focus, is_done
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import History
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout import (
     BufferControl,
     ConditionalContainer,
+    Dimension,
     FormattedTextControl,
     HSplit,
     Layout,
@@ -296,6 +298,8 @@ class Prompt:
                 search_buffer_control=search.control,
                 preview_search=True,  # Ctrl-R shows what it has found
             ),
+            # A long text leaves what was said in sight, and why it was refused.
+            height=lambda: Dimension(max=max(1, _terminal_size().rows // 2)),
             dont_extend_height=True,
             wrap_lines=True,
         )
@@ -345,10 +349,20 @@ class Prompt:
                     self._line.append_to_history()
                 self._line.reset()
 
+        @keys.add("escape", "enter", filter=has_focus(self._line))
+        def _break(_event: KeyPressEvent) -> None:
+            self._line.insert_text("\n")
+
         @keys.add("enter", filter=has_focus(self._reply))
         def _answer(_event: KeyPressEvent) -> None:
             if self._answer is not None and not self._answer.done():
                 self._answer.set_result(self._reply.text)
+
+        @keys.add(Keys.BracketedPaste)
+        def _paste(event: KeyPressEvent) -> None:
+            # The end of the last line is not the beginning of another.
+            text = event.data.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
+            event.current_buffer.insert_text(text)
 
         @keys.add("c-c")
         @keys.add("<sigint>")

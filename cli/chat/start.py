@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from twinline.cli.client.gone import IN_MEMORY_ALONE
+from twinline.cli.client.gone import gone, is_gone
 from twinline.cli.client.passwords import (
     PASSWORD_VARIABLE,
     PasswordsDiffer,
@@ -53,21 +53,23 @@ def session_at_terminal(target: Target) -> KeptSession:
                 client.resume(kept.token)
             except SessionExpired:
                 target.forget(kept)
-                say(f"the session of {kept.username} at {target.place} has ended")
             else:
                 return kept
-            reply = _again(client, target, kept.username)
+            reply = _again(client, target, kept)
         elif target.user is None and target.shows_certificate:
             reply = _by_certificate(client) or _asked(client, target)
         else:
             reply = _asked(client, target)
-    return target.keep(reply)
+        return target.keep(reply, client)
 
 
-def _again(client: Client, target: Target, username: str) -> SessionReply:
+def _again(client: Client, target: Target, ended: KeptSession) -> SessionReply:
     """Open another session of an account, which may be gone with what a server had in memory."""
-    if client.volatile:
-        say(IN_MEMORY_ALONE)
+    username = ended.username
+    if not is_gone(ended, client):
+        say(f"the session of {username} at {target.place} has ended")
+    else:
+        say(gone(username, target.place))
         if click.confirm(f"Create {username} again?", default=True, err=True):
             try:
                 return _create(client, target, username, is_known=True)

@@ -99,9 +99,8 @@ def opened(name: str, opening: Opening) -> Iterator[Entry]:
         yield rule("older ones are unread too: /history N shows N")
     day = ""
     for message in opening.messages:
-        today = _day(message.sent_at)
-        if today != day:
-            day = today
+        if day_of(message.sent_at) != day:
+            day = day_of(message.sent_at)
             yield rule(day)
         if message.to is None:
             if first is not None and message.seq >= first:
@@ -119,7 +118,8 @@ def rule(text: str) -> Entry:
     return Entry([("class:talk", f"{line} {text} {line}")])
 
 
-def _day(milliseconds: int) -> str:
+def day_of(milliseconds: int) -> str:
+    """Return the day of a moment, as the reader's calendar has it."""
     return local_time(milliseconds).partition(" ")[0]
 
 

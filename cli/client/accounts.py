@@ -1,10 +1,9 @@
 """The commands about accounts: from `register` and `login` to `delete-account`."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from twinline.cli.client.gone import IN_MEMORY_ALONE, gone
+from twinline.cli.client.gone import IN_MEMORY_ALONE, gone_for_a_command, is_gone
 from twinline.cli.client.passwords import (
     new_password_option,
     password_option,
@@ -238,18 +237,16 @@ def _log_in(client: Client, target: Target, username: str, password: str) -> Ses
     try:
         return client.login(username, password)
     except BadCredentials as error:
-        if not client.volatile:
+        if client.incarnation is None:
             raise
-        why = f"{sentence(error)} ({IN_MEMORY_ALONE})"
-        with contextlib.suppress(CommandError):  # there is none, as a command has forgotten it
+        try:
             kept = target.sessions.find(target.endpoints, username)
-            try:
-                client.resume(kept.token)
-            except SessionExpired:
-                why = gone(username, target.place)
-            else:
-                raise  # the account is there, and only the password is wrong
-        raise CommandError(why, ExitCode.REFUSED) from error
+        except CommandError:  # there is none, as a command has forgotten it
+            why = f"{sentence(error)} ({IN_MEMORY_ALONE})"
+            raise CommandError(why, ExitCode.REFUSED) from error
+        if not is_gone(kept, client):
+            raise
+        raise gone_for_a_command(username, target.place) from error
 
 
 def _open_session(
@@ -257,7 +254,7 @@ def _open_session(
 ) -> None:
     with target.anonymous() as client:
         reply = open_one(client)
-    target.keep(reply)
+        target.keep(reply, client)
     report(
         # Without the token: what a script logs must not open the mailbox.
         LoggedIn(username=reply.username, position=reply.position, unread=reply.unread),

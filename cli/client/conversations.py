@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from twinline.cli.client.paging import paging_options
+from twinline.cli.client.paging import pages, paging_options
 from twinline.cli.client.target import Target, client_options
 from twinline.cli.console.command import command
 from twinline.cli.console.output import message_line, say, write_json, write_line
-from twinline.core.protocol import MAX_PAGE, Conversation
+from twinline.core.protocol import MAX_PAGE, Conversation, ConversationsReply
 from twinline.transports.client import Client
 
 
@@ -41,10 +41,12 @@ def newest(client: Client, before: int | None, limit: int) -> tuple[list[Convers
         limit: at most so many.
     """
     found: list[Conversation] = []
-    more = True
-    while more and len(found) < limit:
-        page = client.conversations(before, min(limit - len(found), MAX_PAGE))
+
+    def ask(before: int | None) -> ConversationsReply:
+        return client.conversations(before, min(limit - len(found), MAX_PAGE))
+
+    for page in pages(ask, before):
         found += page.conversations
-        more = page.more and bool(page.conversations)
-        before = found[-1].last.seq if found else before
-    return found, more
+        if len(found) >= limit:
+            return found, page.more
+    return found, False

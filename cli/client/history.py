@@ -3,11 +3,11 @@
 from collections import deque
 from typing import Any
 
-from twinline.cli.client.paging import paging_options
+from twinline.cli.client.paging import pages, paging_options
 from twinline.cli.client.target import Target, client_options
 from twinline.cli.console.command import command, option
 from twinline.cli.console.output import say, write_message
-from twinline.core.protocol import MAX_PAGE, Message
+from twinline.core.protocol import MAX_PAGE, HistoryReply, Message
 from twinline.transports.client import Client
 
 
@@ -48,10 +48,12 @@ def newest(
         peer: only what this account wrote, and the copies of what was written to it.
     """
     messages: deque[Message] = deque()
-    more = True
-    while more and len(messages) < limit:
-        page = client.history(before, min(limit - len(messages), MAX_PAGE), peer=peer)
+
+    def ask(before: int | None) -> HistoryReply:
+        return client.history(before, min(limit - len(messages), MAX_PAGE), peer=peer)
+
+    for page in pages(ask, before):
         messages.extendleft(reversed(page.messages))
-        more = page.more and bool(page.messages)
-        before = page.seen
-    return messages, more
+        if len(messages) >= limit:
+            return messages, page.more
+    return messages, False

@@ -1,11 +1,30 @@
-"""The flags of commands that list a mailbox backwards, some at a time."""
+"""Reads a mailbox backwards, page after page, and has the flags of commands that list it so."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import click
 
 from twinline.cli.console.command import option
+from twinline.core.protocol import ConversationsReply, HistoryReply
+
+Page = TypeVar("Page", HistoryReply, ConversationsReply)
+
+
+def pages(ask: Callable[[int | None], Page], before: int | None = None) -> Iterator[Page]:
+    """Yield page after page, the newest first, until there are no older ones.
+
+    Args:
+        ask: returns the newest page below a seq; None: of all.
+        before: the seq to begin below.
+    """
+    while True:
+        page = ask(before)
+        yield page
+        items = page.messages if isinstance(page, HistoryReply) else page.conversations
+        if not page.more or not items:
+            return
+        before = page.seen if isinstance(page, HistoryReply) else page.conversations[-1].last.seq
 
 
 def paging_options(which: str) -> Callable[..., Any]:

@@ -27,12 +27,19 @@ _VERSION: Final = 1
 
 
 class KeptSession(BaseModel):
-    """A session that can be resumed: a secret."""
+    """A session that can be resumed: a secret.
+
+    Attributes:
+        username: the account.
+        token: what `resume` takes.
+        incarnation: of the server that it was opened at, if its accounts end with it.
+    """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     username: str
     token: str = Field(repr=False)
+    incarnation: str | None = None
 
 
 class _AtEndpoint(BaseModel):

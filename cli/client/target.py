@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, TypeVar
 
-from twinline.cli.client.gone import IN_MEMORY_ALONE
+from twinline.cli.client.gone import gone_for_a_command, is_gone
 from twinline.cli.client.sessions import KeptSession, SessionFile
 from twinline.cli.console.command import option
 from twinline.cli.console.errors import CommandError, SettingsError
@@ -244,20 +244,29 @@ class Target:
         """
         if session is None:
             session = self.session()
-        is_volatile = False
         try:
             with self.anonymous(**handlers) as client:
-                is_volatile = client.volatile
                 client.resume(session.token)
                 yield client
         except (SessionExpired, NotLoggedIn) as error:
-            self.forget(session)
-            why = f" ({IN_MEMORY_ALONE})" if is_volatile else ""
-            raise CommandError(
-                f"the session of {session.username} at {self.place} has ended; "
-                f"log in again with 'twinline login {session.username}'{why}",
-                ExitCode.REFUSED,
-            ) from error
+            raise self.ended(session, client) from error
+
+    def ended(self, session: KeptSession, client: Client) -> CommandError:
+        """Forget a session that has ended, and return what to say of it.
+
+        Args:
+            session: is forgotten.
+            client: was connected since.
+        """
+        self.forget(session)
+        name = session.username
+        if is_gone(session, client):
+            return gone_for_a_command(name, self.place)
+        return CommandError(
+            f"the session of {name} at {self.place} has ended; "
+            f"log in again with 'twinline login {name}'",
+            ExitCode.REFUSED,
+        )
 
     def session(self) -> KeptSession:
         """Return the kept session of the account.
@@ -267,9 +276,11 @@ class Target:
         """
         return self.sessions.find(self.endpoints, self.user)
 
-    def keep(self, opened: SessionReply) -> KeptSession:
-        """Keep a session for the commands that follow."""
-        session = KeptSession(username=opened.username, token=opened.session)
+    def keep(self, opened: SessionReply, client: Client) -> KeptSession:
+        """Keep a session, which a client has opened, for the commands that follow."""
+        session = KeptSession(
+            username=opened.username, token=opened.session, incarnation=client.incarnation
+        )
         self.sessions.keep(self.endpoints, session)
         return session
 

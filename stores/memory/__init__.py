@@ -15,6 +15,7 @@ both locks.
 """
 
 from typing import Final
+from uuid import uuid4
 
 from twinline.core.forks import refuse_calls, watch_forks
 from twinline.core.store import Durability, MailboxPolicy, Store
@@ -28,12 +29,12 @@ class MemoryStore(Store):
     """Everything in this process: it survives all but the process's end."""
 
     durability = Durability.PROCESS
-    volatile = True
     blocks = False  # its locks are held for a few lines, and across nothing that waits
 
     def __init__(self, policy: MailboxPolicy = _DEFAULT_POLICY) -> None:
         self.accounts: MemoryAccounts = MemoryAccounts()
         self.mailboxes: MemoryMailboxes = MemoryMailboxes(policy)
+        self.incarnation = uuid4().hex
         watch_forks(self)
 
     def change_policy(self, policy: MailboxPolicy) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from cli_server import CommandLine
 from listening import Server, serving
 from services import PASSWORD
+from terminal import chat
 
 from twinline.cli.chat.start import session_at_terminal
 from twinline.cli.client.target import Target
@@ -107,3 +108,32 @@ def test_a_chat_begins_with_the_certificate_where_nobody_is_logged_in(
     kept = session_at_terminal(target(certificates.ann))
     assert kept.username == "ann"
     assert session_at_terminal(target(certificates.ann)) == kept
+
+
+@pytest.mark.terminal
+def test_a_session_that_ends_in_a_chat_is_opened_again_by_the_certificate(
+    server: Server, twinline: CommandLine, certificates: "Certificates"
+) -> None:
+    with chat(twinline, *shown_by(certificates.ann)) as shown:
+        shown.wait_toolbar("online")
+        for answer in ("y", "n"):
+            server.service.administration("a test").kick("ann")
+            shown.wait_line("Log in as ann by the client certificate? [y/N]:")
+            shown.enter(answer)
+            if answer == "n":
+                shown.wait_line("Password for ann:")
+                shown.enter(PASSWORD)
+            shown.wait_line(">")
+            shown.wait_toolbar(" online")
+        shown.enter("ann: still here")
+        shown.wait_text("→ ann: still here")
+    server.service.add_account("carl", PASSWORD)
+    twinline.environment["TWINLINE_PASSWORD"] = PASSWORD
+    twinline.run("login", "carl")
+    with chat(twinline, *shown_by(certificates.ann)) as shown:
+        shown.wait_toolbar("carl at")
+        server.service.administration("a test").kick("carl")
+        shown.wait_line("Log in as carl by the client certificate? [y/N]:")
+        shown.enter("y")
+        shown.wait_text("! the client certificate names ann")
+        shown.wait_line("Password for carl:")

@@ -682,11 +682,15 @@ def test_a_watch_that_begins_before_a_logout_is_not_of_who_logs_in_after_it() ->
     assert service.status(session).username == "bob"
 
 
-def test_hello_tells_whether_accounts_end_with_the_server(tmp_path: Path) -> None:
-    assert make_service().hello(Session()).volatile
+def test_hello_tells_with_which_start_of_the_server_accounts_end(tmp_path: Path) -> None:
+    store = MemoryStore()
+    services = [ChatService(each, hasher=cheap_hasher()) for each in (store, store, MemoryStore())]
+    one, same, other = [each.hello(each.session()).incarnation for each in services]
+    assert one is not None
+    assert one == same != other
     with SqliteStore(tmp_path / "mail.db") as store:
         service = ChatService(store, hasher=cheap_hasher())
-        assert not service.hello(service.session()).volatile
+        assert service.hello(service.session()).incarnation is None
 
 
 def test_hello_tells_which_of_several_servers_this_is() -> None:

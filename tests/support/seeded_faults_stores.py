@@ -157,7 +157,7 @@ def reopened(
     vars(again)["orphans"] = orphans
     for box in again.mailboxes._boxes.values():
         box.watchers = box.others = None
-    again.volatile = False
+    again.incarnation = None
     forget(again)
     return again
 
@@ -263,7 +263,7 @@ def enables_all(store: MemoryStore) -> None:
 
 
 def says_that_it_forgets_all(store: MemoryStore) -> None:
-    store.volatile = True
+    store.incarnation = "another"
 
 
 def forgets_profiles(store: MemoryStore) -> None:

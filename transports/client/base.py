@@ -83,10 +83,13 @@ class ClientBase:
         return None if hello is None else hello.limits
 
     @property
-    def volatile(self) -> bool:
-        """Whether the server says that its accounts end with it; False before a connection."""
+    def incarnation(self) -> str | None:
+        """What stands for this start of the server, where accounts end with it; else None.
+
+        Another one means that all accounts of before are gone.
+        """
         hello = self._engine.link.hello
-        return hello is not None and hello.volatile
+        return None if hello is None else hello.incarnation
 
     def __repr__(self) -> str:
         user = "" if self.username is None else f" as {self.username}"

@@ -23,13 +23,15 @@ from twinline.cli.chat.theme import (
     came_in,
     clock_time,
     conversation,
+    day_of,
     elsewhere,
     nick_style,
     waits,
     went_out,
 )
 from twinline.cli.chat.toolbar import Toolbar, connection
-from twinline.cli.client.target import acked
+from twinline.cli.client.sessions import KeptSession
+from twinline.cli.client.target import Target, acked
 from twinline.cli.console.text import local_time
 from twinline.core.clock import wall_clock_ms
 from twinline.core.errors import Busy, CursorInvalid
@@ -85,13 +87,26 @@ def test_what_the_toolbar_says() -> None:
 
 
 def test_the_toolbar_tells_which_server_one_is_at() -> None:
-    live = LiveTalk("tcp://a.example:1 or tcp://b.example:1")
-    live._account = "ann"
-    moved = State(StateKind.ONLINE, endpoint=Endpoint.parse("tcp://b.example:1?transport=jsonl"))
+    target = Target.of({"connect": ["tcp://127.0.0.1:1", "tcp://127.0.0.1:2"]})
+    live = LiveTalk(target, KeptSession(username="ann", token="a secret"))
+    moved = State(StateKind.ONLINE, endpoint=Endpoint.parse("tcp://127.0.0.1:2?transport=jsonl"))
     live.on_state(moved)
-    assert str(live._toolbar) == "online | 0 unread | ann at tcp://b.example:1"
+    assert str(live._toolbar) == "online | 0 unread | ann at tcp://127.0.0.1:2"
     live.on_state(replace(moved, node="east\x1b"))
-    assert str(live._toolbar) == "online at east␛ | 0 unread | ann at tcp://b.example:1"
+    assert str(live._toolbar) == "online at east␛ | 0 unread | ann at tcp://127.0.0.1:2"
+
+
+def test_a_talk_that_is_kept_open_tells_when_another_day_begins() -> None:
+    before, day = wall_clock_ms(), 86_400_000
+    live = LiveTalk(
+        Target.of({"connect": ["tcp://127.0.0.1:1"]}), KeptSession(username="ann", token="a secret")
+    )
+    assert live._new_day(before) == []  # today's mark is where a conversation opens
+    for later in (2 * day, 3 * day):
+        (mark,) = live._new_day(before + later)
+        assert str(mark) == f"── {day_of(before + later)} ──"
+        assert live._new_day(before + later) == []
+    assert live._new_day(before + 2 * day) == []
 
 
 # -- how lines look ---------------------------------------------------------------------

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from admin_server import administered
 from cli_server import CommandLine
 from services import PASSWORD
 from terminal import Terminal, chat, terminal
@@ -279,8 +280,35 @@ def test_mail_appears_above_the_line_that_is_being_typed(ann: CommandLine) -> No
 def test_what_is_pasted_is_one_message(ann: CommandLine) -> None:
     with chat(ann, "bob") as shown:
         shown.wait_line("to bob>")
-        shown.type("\x1b[200~first line\nsecond line\x1b[201~")
+        shown.type("\x1b[200~first line\r\nsecond line\n\x1b[201~")
         shown.wait_text("second line")
+        assert ann.bodies("bob") == []
+        shown.enter()
+        shown.wait_line(f"{' ' * 16}second line")
+    assert ann.bodies("bob") == ["first line\nsecond line"]
+
+
+def test_a_text_that_is_too_long_leaves_in_sight_that_it_was_refused(ann: CommandLine) -> None:
+    with chat(ann, "bob", lines=12) as shown:
+        shown.wait_line("to bob>")
+        shown.type(f"\x1b[200~{'long ' * 4_000}\x1b[201~")
+        shown.wait_text("long long")
+        shown.enter()
+        shown.wait_text("! not sent to bob: ")
+        shown.wait(
+            lambda: (
+                sum("long" in line for line in shown.lines[-12:]) == 6
+                and any("! not sent to bob: " in line for line in shown.lines[-12:])
+            ),
+            "half of the screen to have the text, which is given back, and the other half why",
+        )
+
+
+def test_alt_enter_begins_another_line_of_the_message(ann: CommandLine) -> None:
+    with chat(ann, "bob") as shown:
+        shown.wait_line("to bob>")
+        shown.type("first line\x1b\rsecond line")
+        shown.wait_line("second line")
         assert ann.bodies("bob") == []
         shown.enter()
         shown.wait_line(f"{' ' * 16}second line")
@@ -455,6 +483,20 @@ def test_who_opens_no_other_session_leaves(ann: CommandLine, leave: str) -> None
         assert any(line.startswith("twinline: the session of ann") for line in shown.lines)
 
 
+def test_whoever_is_kicked_is_not_told_that_the_account_is_gone(tmp_path: Path) -> None:
+    with administered() as served:
+        twinline = CommandLine(tmp_path, served.endpoint)
+        twinline.register("ann")
+        with chat(twinline) as shown:
+            shown.wait_toolbar("online")
+            served.ask("kick", username="ann")
+            shown.wait_text(f"the session of ann at {twinline.place} has ended")
+            shown.wait_line("Password for ann:")
+            shown.enter(PASSWORD)
+            shown.wait_toolbar(" online")
+            assert not any("is gone" in line for line in shown.lines)
+
+
 def test_what_waits_outlives_the_end_of_the_session(tmp_path: Path) -> None:
     place, other = f"unix:{tmp_path}/socket", f"unix:{tmp_path}/other"
     twinline = CommandLine(tmp_path, place)
@@ -507,7 +549,7 @@ def test_an_account_that_was_in_memory_alone_is_gone(tmp_path: Path) -> None:
             with serving() as again:
                 again.wait(lambda: b"listening" in again.output, "the server")
                 shown.enter()  # now
-                shown.wait_text("it seems that ann is gone: this server keeps accounts in memory")
+                shown.wait_text(f"ann at {place} is gone: this server keeps")
                 shown.wait_line("Create ann again? [y/N]:")
                 shown.enter("y")
                 shown.wait_line("New password for ann:")
@@ -628,10 +670,16 @@ def test_what_was_typed_is_there_again_and_no_password_is(ann: CommandLine) -> N
         shown.type(PASSWORD)
         shown.wait_line(f"Present password: {'*' * len(PASSWORD)}")
         shown.enter()
-        for question in ("New password:", "The same again:"):
+        for question, typed, told in (
+            ("New password:", "short", "! a password has 8 to 128 characters"),
+            ("New password:", "another horse", ""),
+            ("The same again:", "another house", "! the two passwords differ"),
+            ("New password:", "another horse", ""),
+            ("The same again:", "another horse", "the password is changed"),
+        ):
             shown.wait_line(question)
-            shown.enter("another horse")
-        shown.wait_text("the password is changed")
+            shown.enter(typed)
+            shown.wait_text(told)
         shown.type("\x04")
         assert shown.exit_code() == 0
         assert PASSWORD.encode() not in shown.output

@@ -139,7 +139,6 @@ def test_a_start_after_the_session_has_ended(ann: CommandLine) -> None:
     with chat(ann, variables={"TWINLINE_PASSWORD": ""}) as shown:
         shown.wait_text(f"the session of ann at {ann.place} has ended")
         answer = Answering(shown)
-        answer("Create ann again? [Y/n]:", "n")
         for password in (PASSWORD, "another horse"):
             answer(f"Password for ann at {ann.place}: ", password)
         shown.wait_toolbar("online")
@@ -158,8 +157,8 @@ def test_a_start_at_a_server_that_has_forgotten_the_account(
             with Client(place) as elsewhere:
                 elsewhere.create_account("ann", PASSWORD)
         with chat(twinline) as shown:
-            shown.wait_text("this server keeps accounts in memory alone")
             Answering(shown)("Create ann again? [Y/n]:", "")
+            assert f"ann at {place} is gone: this server keeps" in "".join(shown.lines)
             shown.wait_toolbar("online")
             assert any("is taken" in line for line in shown.lines) is is_there
 

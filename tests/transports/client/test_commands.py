@@ -9,7 +9,7 @@ from client_kit import FAST, MODES, States, again, fast, make_client, threads_on
 from listening import socket_path
 from servers import HANG_UP, HELLO, SILENCE, ScriptedServer, Site
 from services import PASSWORD
-from waiting import join
+from waiting import join, wait_until
 
 from twinline.core import errors
 from twinline.core.protocol import (
@@ -76,18 +76,39 @@ def test_every_command(name: str, watch: WatchMode) -> None:
     assert not watchers()
 
 
-def test_a_client_knows_whether_accounts_end_with_the_server(site: Site) -> None:
-    site.service.store.volatile = False
+def test_a_client_knows_with_which_start_of_the_server_accounts_end(site: Site) -> None:
+    site.service.store.incarnation = None
     with make_client(site.endpoint, settings=FAST) as client:
-        assert not client.volatile
+        assert client.incarnation is None
         client.connect()
-        assert not client.volatile
-    site.service.store.volatile = True
+        assert client.incarnation is None
+    site.service.store.incarnation = "first"
     with make_client(site.endpoint, settings=FAST) as client:
         with pytest.raises(errors.BadCredentials):
             client.login("nobody", PASSWORD)
-        assert client.volatile
+        assert client.incarnation == "first"
         assert client.token is None
+
+
+def test_whoever_is_told_of_a_sessions_end_knows_that_the_server_was_started_again() -> None:
+    told: list[str | None] = []
+
+    def on_state(state: State) -> None:
+        if state.kind is StateKind.LOGGED_OUT:
+            told.append(client.incarnation)
+
+    with (
+        socket_path() as path,
+        Site(f"unix:{path}") as site,
+        make_client(site.endpoint, settings=FAST, on_state=on_state) as client,
+    ):
+        client.connect()
+        client.create_account("ann", PASSWORD)
+        first = site.store.incarnation
+        site.stop(lose_store=True)
+        site.start()
+        wait_until(lambda: len(told) == 2, "the end to be told")
+        assert told == [first, site.store.incarnation]
 
 
 def test_all_pages_of_accounts_and_deletions(site: Site) -> None:

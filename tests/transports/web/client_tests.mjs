@@ -157,7 +157,7 @@ for (const vector of vectors.replies) {
       const defaults = {
         WatchReply: { more: false, receipts: [] },
         HistoryReply: { receipts: [] },
-        HelloReply: { node: null, volatile: false },
+        HelloReply: { node: null, incarnation: null },
         TraceReply: { sent_at: null, acked_at: null },
       }[vector.model];
       assert.deepEqual(filled({ ...defaults, ...reply }), vector.fields);
@@ -587,21 +587,21 @@ test("a session that the server does not know ends", async () => {
   await assert.rejects(client.ping(), { code: "not_logged_in" });
 });
 
-test("a client that is refused knows whether accounts end with the server", async () => {
+test("a client that is refused knows which start of the server accounts end with", async () => {
   const hello = { protocol: 1, server: "scripted", limits: LIMITS };
-  for (const volatile of [true, false]) {
+  for (const incarnation of ["first", null]) {
     const server = new Server({
-      hello: () => (volatile ? { ...hello, volatile } : hello),
+      hello: () => (incarnation ? { ...hello, incarnation } : hello),
       login: () => refusal("bad_credentials"),
       resume: () => refusal("session_expired"),
     });
     const byPassword = clientOf(server);
-    assert.equal(byPassword.volatile, false);
+    assert.equal(byPassword.incarnation, null);
     await assert.rejects(byPassword.login("ann", "secret"), { code: "bad_credentials" });
-    assert.equal(byPassword.volatile, volatile);
+    assert.equal(byPassword.incarnation, incarnation);
     const bySession = clientOf(server);
     await assert.rejects(bySession.resume("token"), { code: "session_expired" });
-    assert.equal(bySession.volatile, volatile);
+    assert.equal(bySession.incarnation, incarnation);
   }
 });
 

@@ -115,7 +115,7 @@ class Dialler:
                 greeting = protocol.Hello(protocol=protocol.PROTOCOL_VERSION, client=CLIENT_NAME)
                 hello = await self._ask(connection, greeting, protocol.HelloReply, deadline)
                 connection.greeted(hello.limits)
-                await self._resume(connection, deadline)
+                await self._resume(connection, hello, deadline)
             self._link.connected(hello, server)
         except BaseException as error:
             connection.close()
@@ -135,7 +135,9 @@ class Dialler:
         if connection.address is not None and not cancel.is_set:
             self._backend.resolver.demote(connection.address)
 
-    async def _resume(self, connection: Connection, deadline: Deadline) -> None:
+    async def _resume(
+        self, connection: Connection, hello: protocol.HelloReply, deadline: Deadline
+    ) -> None:
         session = self._link.snapshot.session
         if session is None:
             return
@@ -145,7 +147,7 @@ class Dialler:
         except RequestError as error:
             if error.retryable or isinstance(error, InternalError):
                 raise
-            self._link.session_ended(session, error.message)
+            self._link.refused_session(session, error.message, hello, connection.server)
         else:
             connection.bind(session)
 

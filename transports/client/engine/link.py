@@ -382,6 +382,22 @@ class Link:
             self._on_session_end(session)
         self._report.deliver()
 
+    def refused_session(
+        self, session: ClientSession, reason: str, hello: HelloReply, server: Server
+    ) -> None:
+        """A server does not know the session any more: what it says of itself may tell why.
+
+        Args:
+            session: that it does not know.
+            reason: for a person.
+            hello: the server's.
+            server: that has refused it.
+        """
+        with self._lock:
+            if self.snapshot.session is session:
+                self.hello, self.server = hello, server
+        self.session_ended(session, reason)
+
     def close(self) -> Snapshot:
         """End every wait. The state is reported by the next delivery.
 

@@ -161,9 +161,8 @@ byId("logout").addEventListener("click", async () => {
   location.reload(); // nothing of the account is left in the page
 });
 
-// A server that keeps nothing has refused the session of an account, and perhaps its password.
-const GONE = "This server keeps accounts in its memory alone, and does not know your session any " +
-  "more. If it was started anew, your account is gone with all mail: create it again.";
+const GONE = "This server keeps accounts in its memory alone, and was started anew: your account is " +
+  "gone with all mail. Create it again.";
 
 function sentence(text) {
   return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
@@ -173,6 +172,7 @@ function sentence(text) {
 function begin({ username, session, position }) {
   if (memory.username !== username) memory.forget(username);
   memory.token = session;
+  memory.incarnation = client.incarnation;
   if (memory.base === null) Object.assign(memory, { base: position, isAssumed: true });
   memory.gone = null;
   memory.saveNow();
@@ -250,7 +250,8 @@ function showState({ kind, reason, retryAt, node }) {
 
 /** Say why a session has ended that was known before. */
 function ended(reason) {
-  if (!client.volatile) return reason;
+  const { incarnation } = client;
+  if (incarnation === null || incarnation === memory.incarnation) return reason;
   memory.gone = memory.username;
   return GONE;
 }

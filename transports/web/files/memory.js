@@ -13,7 +13,7 @@ const SAVE_MS = 200;
 
 const empty = () => ({
   token: null, username: null, base: null, isAssumed: false, read: {}, sent: [], drafts: {},
-  notifies: false, gone: null,
+  notifies: false, incarnation: null, gone: null,
 });
 
 /**
@@ -27,7 +27,8 @@ const empty = () => ({
  *   sent      what was sent from here: {sendId, to, body, at, state, messageId, n, error, isFinal}
  *   drafts    by talk, what is written and not sent
  *   notifies  whether mail of other conversations is told on the desktop
- *   gone      the account whose session a server did not know any more that keeps nothing
+ *   incarnation of the server that the session is open at, if its accounts end with it
+ *   gone      the account that ended with its server
  */
 export class Memory {
   #timer = null;

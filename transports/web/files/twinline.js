@@ -179,7 +179,7 @@ const LIMITS = object({
 });
 const REPLIES = {
   Done: object({}),
-  HelloReply: object({ protocol: integer, server: text, limits: LIMITS, node: orNull(text), volatile: orLeftOut(truth) }),
+  HelloReply: object({ protocol: integer, server: text, limits: LIMITS, node: orNull(text), incarnation: orNull(text) }),
   SessionReply: object({ username: text, session: text, position: integer, unread: integer }),
   AccountsReply: object({ usernames: listOf(text), more: truth }),
   SentReply: object({ message_id: messageId, sent_at: integer, n: integer }),
@@ -427,7 +427,7 @@ const BROKE = "the connection to the server broke";
  *
  * `broken` is a promise of the error that ended it; what is unanswered then fails with it too.
  * `limits` is what the server accepts, once it has told, `node` how it calls itself, if it does, and
- * `volatile` whether its accounts end with it.
+ * `incarnation` what stands for this start of it, if its accounts end with it.
  */
 export class Connection {
   #socket;
@@ -441,8 +441,7 @@ export class Connection {
     this.#socket = socket;
     this.replySeconds = replySeconds;
     this.frameLimit = 4096; // what every server takes before login, until `hello` tells
-    this.limits = this.node = null;
-    this.volatile = false;
+    this.limits = this.node = this.incarnation = null;
     this.broken = new Promise((resolve) => (this.#end = resolve));
     socket.onmessage = (event) => this.#receive(event.data);
     socket.onclose = (event) => this.fail(new ConnectionLost(event.reason || BROKE));
@@ -474,8 +473,8 @@ export class Connection {
     const connection = new Connection(socket, replySeconds);
     // Not awaited: what the caller asks next goes out at once. Should it fail, that fails too.
     connection.ask("hello", { client: name }).then(
-      ({ limits, node = null, volatile = false }) => {
-        Object.assign(connection, { limits, node, volatile });
+      ({ limits, node = null, incarnation = null }) => {
+        Object.assign(connection, { limits, node, incarnation });
         connection.frameLimit = limits.frame_bytes;
       },
       (error) => connection.fail(error),
@@ -807,8 +806,11 @@ export class Client {
   /** What the server accepts, as `hello` tells it; null before the first connection. */
   limits = null;
 
-  /** Whether its accounts end with it, as `hello` tells it; false before the first connection. */
-  volatile = false;
+  /**
+   * What stands for this start of the server, as `hello` tells it where accounts end with it; else
+   * null. Another one means that all accounts of before are gone.
+   */
+  incarnation = null;
 
   // -- sessions ---------------------------------------------------------------------------
 
@@ -1063,8 +1065,8 @@ export class Client {
     try {
       return await connection.ask(op, fields, { seconds });
     } finally {
-      const { limits, volatile } = connection;
-      if (limits !== null) Object.assign(this, { limits, volatile });
+      const { limits, incarnation } = connection;
+      if (limits !== null) Object.assign(this, { limits, incarnation });
     }
   }
 
