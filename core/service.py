@@ -487,7 +487,7 @@ class ChatService:
             username=record.username,
             position=standing.position,
             unread=standing.unread,
-            receipts=on_own_mailbox(self._mailboxes.gives_receipts, record),
+            receipts=standing.gives_receipts,
         )
 
     def change_password(self, session: Session, password: str, new_password: str) -> Done:
@@ -724,10 +724,10 @@ class ChatService:
         """
         now = self._clock()
         record = self._require(session, now)
-        standing = on_own_mailbox(self._mailboxes.ack, record, up_to, now)
-        if standing.deliveries:
-            self._receipts.note(record, standing.deliveries, now)
-        return AckReply(position=standing.position, unread=standing.unread)
+        acked = on_own_mailbox(self._mailboxes.ack, record, up_to, now)
+        if acked.deliveries:
+            self._receipts.note(record, acked.deliveries, now)
+        return AckReply(position=acked.position, unread=acked.unread)
 
     def history(
         self,

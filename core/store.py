@@ -302,9 +302,23 @@ class Standing(NamedTuple):
     Attributes:
         position: the last acked seq.
         unread: how many messages lie beyond it.
-        deliveries: of an ack that has moved the position: whose mail it has passed, if the mailbox
-            gives receipts. None of the account's own, of blocked ones, and of mail that came
-            before senders were kept.
+        gives_receipts: whether it gives and takes receipts.
+    """
+
+    position: int
+    unread: int
+    gives_receipts: bool = True
+
+
+class Acked(NamedTuple):
+    """What an ack came to.
+
+    Attributes:
+        position: the last acked seq now.
+        unread: how many messages lie beyond it.
+        deliveries: where the position has moved: whose mail it has passed, if the mailbox gives
+            receipts. None of the account's own, of blocked ones, and of mail that came before
+            senders were kept.
     """
 
     position: int
@@ -377,7 +391,7 @@ class MailPage(NamedTuple):
             `Mailboxes.history` the lowest such seq, from which it goes on with ``before``: that of
             the first entry, or 0 if there are no more.
         receipts: by rising seq.
-        deliveries: of a look that has acknowledged: as `Standing.deliveries`.
+        deliveries: of a look that has acknowledged: as `Acked.deliveries`.
     """
 
     messages: tuple[Message, ...]
@@ -769,13 +783,13 @@ class Mailboxes(ABC):
         """
         account_id, after, limit, max_bytes, ack, now, kinds = look
         deliveries: tuple[Delivery, ...] = ()
+        position = 0
         if ack is not None:
-            standing = self.ack(account_id, ack, now)
-            deliveries = standing.deliveries
+            position, _, deliveries = self.ack(account_id, ack, now)
         elif not limit:
-            standing = self.standing(account_id)
+            position = self.standing(account_id).position
         if not limit:
-            return MailPage((), standing.position, more=False, seen=after, deliveries=deliveries)
+            return MailPage((), position, more=False, seen=after, deliveries=deliveries)
         page = self.read(account_id, after, limit, max_bytes, kinds)
         if not deliveries:
             return page
@@ -864,14 +878,6 @@ class Mailboxes(ABC):
         """
 
     @abstractmethod
-    def gives_receipts(self, account_id: str) -> bool:
-        """Return whether a mailbox gives and takes receipts.
-
-        Raises:
-            NoSuchUser: there is no such mailbox.
-        """
-
-    @abstractmethod
     def block(self, account_id: str, peer: Blocked) -> None:
         """Refuse the mail of an account from now on; one that is blocked already stays so.
 
@@ -897,7 +903,7 @@ class Mailboxes(ABC):
         """
 
     @abstractmethod
-    def ack(self, account_id: str, up_to: int, now: int) -> Standing:
+    def ack(self, account_id: str, up_to: int, now: int) -> Acked:
         """Move the position forward to ``up_to``; a lower seq changes nothing.
 
         Acked messages beyond the policy's history are removed.
@@ -917,7 +923,7 @@ class Mailboxes(ABC):
 
     @abstractmethod
     def standing(self, account_id: str) -> Standing:
-        """Return the position and how many messages lie beyond it.
+        """Return the position, how many messages lie beyond it, and whether it gives receipts.
 
         Raises:
             NoSuchUser: there is no such mailbox.

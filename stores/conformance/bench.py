@@ -316,7 +316,6 @@ def everything(boxes: Mailboxes, account_id: str) -> object:
         boxes.read(account_id, 0, ALL, ALL, EVERY_KIND),
         boxes.history(account_id, None, ALL, ALL, NOW, kinds=EVERY_KIND),
         boxes.blocked(account_id),
-        boxes.gives_receipts(account_id),
     )
 
 

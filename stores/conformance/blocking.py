@@ -193,7 +193,6 @@ def _conversing(
     )
     yield "mailboxes.conversations", lambda: boxes.conversations(writer, None, ALL, ALL, NOW)
     yield "mailboxes.set_receipts", lambda: boxes.set_receipts(mine, receipts=False)
-    yield "mailboxes.gives_receipts", lambda: boxes.gives_receipts(mine)
     yield "mailboxes.block", lambda: boxes.block(mine, blocked)
     yield "mailboxes.blocked", lambda: boxes.blocked(mine)
     yield "mailboxes.unblock", lambda: boxes.unblock(mine, writer)

@@ -33,6 +33,7 @@ from twinline.core.store import (
     MailPage,
     Peer,
     PeerReceipt,
+    Standing,
     Store,
 )
 from twinline.stores.conformance.bench import (
@@ -300,7 +301,7 @@ def mail_alone_counts(checks: Checks, bench: StoreBench) -> None:
     for number in range(4):
         talkers.send("ann", f"p{number}", "four")
         talkers.receive("ann", f"p{number}", NOW)
-    checks.equal(boxes.standing(ann), (0, 1, ()), "the standing with one message")
+    checks.equal(boxes.standing(ann), Standing(0, 1), "the standing with one message")
     checks.equal(boxes.usage(ann), (1, 1, 18, None, 4), "what it holds")
     if boxes.depths() is not None:
         deep = bench.seen(boxes.depths, Depths(5, 1, 0))
@@ -328,7 +329,7 @@ def mail_alone_counts(checks: Checks, bench: StoreBench) -> None:
         page = talkers.read("ann", kinds)
         left = sorted([*seqs(page), *(each.seq for each in page.receipts)])
         checks.equal(left, expected, f"what is left of {sorted(kinds)}")
-    checks.equal(boxes.standing(ann), (11, 0, ()), "the standing then")
+    checks.equal(boxes.standing(ann), Standing(11, 0), "the standing then")
     checks.equal(boxes.usage(ann), (1, 0, 22, None, 4), "what it holds then")
 
 
@@ -712,7 +713,7 @@ def _looks(talkers: Talkers, name: str) -> list[tuple[str, Callable[[], object]]
         ("its history", lambda: boxes.history(account_id, None, 9, ALL, NOW, kinds=TALK)),
         ("its conversations", lambda: boxes.conversations(account_id, None, 9, ALL, NOW)),
         ("asking whom it has blocked", lambda: boxes.blocked(account_id)),
-        ("asking for receipts", lambda: boxes.gives_receipts(account_id)),
+        ("its standing", lambda: boxes.standing(account_id)),
     ]
 
 

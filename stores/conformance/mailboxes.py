@@ -130,7 +130,6 @@ def _calls(boxes: Mailboxes, gone: str, bench: StoreBench) -> dict[str, Callable
         "standing": lambda: boxes.standing(gone),
         "conversations": lambda: boxes.conversations(gone, None, 10, ALL, NOW),
         "set_receipts": lambda: boxes.set_receipts(gone, receipts=False),
-        "gives_receipts": lambda: boxes.gives_receipts(gone),
         "block": lambda: boxes.block(gone, Blocked(bench.id(), "ann")),
         "unblock": lambda: boxes.unblock(gone, bench.id()),
         "blocked": lambda: boxes.blocked(gone),

@@ -351,9 +351,11 @@ def _refuse_alike(checks: Checks, bench: StoreBench, boxes: Mailboxes, other: Ma
     checks.that(is_sent(), "mail is refused that another node has unblocked")
     checks.equal(has_read(2), [2], "the receipts of who is unblocked")
     boxes.set_receipts(bob, receipts=False)
-    checks.that(not other.gives_receipts(bob), "receipts are given that another node ended")
+    checks.that(
+        not other.standing(bob).gives_receipts, "receipts are given that another node ended"
+    )
     checks.equal(delivered(), [], "whose mail an ack has passed of who gives no receipts")
     checks.equal(has_read(3), [2], "the receipts of who takes none")
     boxes.set_receipts(bob, receipts=True)
-    checks.that(other.gives_receipts(bob), "no receipts are given that another node began")
+    checks.that(other.standing(bob).gives_receipts, "no receipts are given that another node began")
     checks.equal(has_read(4), [4], "the receipts of who takes them again")

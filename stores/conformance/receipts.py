@@ -12,6 +12,7 @@ from twinline.core.store import (
     Blocked,
     MailboxLook,
     PeerReceipt,
+    Standing,
 )
 from twinline.stores.conformance.bench import ALL, HOUR, NOW, Bell, StoreBench, outcomes
 from twinline.stores.conformance.conversing import KINDS, RECEIPT, SENT, Talkers
@@ -35,7 +36,6 @@ def acks_tell_whose_mail_they_pass(checks: Checks, bench: StoreBench) -> None:
         told = {each.sender_id: each.n for each in deliveries}
         checks.equal(len(deliveries), len(told), f"how many deliveries {what} tells")
         checks.equal(told, {ids[name]: n for name, n in expected.items()}, what)
-        checks.equal(boxes.standing(bob).deliveries, (), "the deliveries of a standing")
 
     sent = [
         talkers.send(sender, "bob").n
@@ -64,7 +64,7 @@ def receipts_replace_each_other(checks: Checks, bench: StoreBench) -> None:
     talkers = Talkers(bench, bench.store(), "ann", "bob", "carl")
     boxes, ids = talkers.boxes, talkers.ids
     ann = ids["ann"]
-    checks.that(boxes.gives_receipts(ann), "a new mailbox gives no receipts")
+    checks.equal(boxes.standing(ann), Standing(0, 0), "the standing of a new mailbox")
 
     def kept(when: str) -> None:
         for kinds in (EVERY_KIND, RECEIPT):
@@ -85,7 +85,8 @@ def receipts_replace_each_other(checks: Checks, bench: StoreBench) -> None:
     ignored("bob", NOW + 5, "has a lower n")
     ignored("ann", NOW + 9, "is its own")
     boxes.set_receipts(ann, receipts=False)
-    checks.that(not boxes.gives_receipts(ann), "a mailbox gives receipts that was told not to")
+    off = Standing(0, 0, gives_receipts=False)
+    checks.equal(boxes.standing(ann), off, "the standing of a mailbox that gives no receipts")
     ignored("carl", NOW + 9, "comes where none are taken")
     boxes.set_receipts(ann, receipts=True)
     boxes.block(ann, Blocked(ids["carl"], "carl"))
@@ -93,7 +94,7 @@ def receipts_replace_each_other(checks: Checks, bench: StoreBench) -> None:
     boxes.unblock(ann, ids["carl"])
     talkers.receive("ann", "carl", NOW + 1, NOW + 9)
     kept("when they are taken again")
-    checks.equal(boxes.standing(ann), (0, 0, ()), "the standing")
+    checks.equal(boxes.standing(ann), Standing(0, 0), "the standing then")
     talkers.delete("ann", talkers.entries["ann"].index(talkers.of_kinds("ann", RECEIPT)[0]))
     talkers.receive("ann", "bob", NOW)
     kept("after one of an account whose last was deleted")

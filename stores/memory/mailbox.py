@@ -189,8 +189,8 @@ class Mailbox(Log):
 
     @property
     def standing(self) -> Standing:
-        """The position and how many messages lie beyond it."""
-        return Standing(self.position, self.unread)
+        """Where it stands."""
+        return Standing(self.position, self.unread, self.gives_receipts)
 
     def append(self, account_id: str, draft: Draft, content: int | None) -> Accepted:
         """Add a message under the next seq, and remove what has aged by the time it was sent.

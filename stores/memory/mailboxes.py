@@ -13,6 +13,7 @@ from twinline.core.locks import new_lock
 from twinline.core.protocol import MAIL_ALONE, Conversation, Kind, Kinds, Message, Receipt, maker
 from twinline.core.store import (
     Accepted,
+    Acked,
     Blocked,
     ConversationPage,
     Delivery,
@@ -206,10 +207,6 @@ class MemoryMailboxes(Mailboxes):
         with self._lock:
             self._box(account_id).gives_receipts = receipts
 
-    def gives_receipts(self, account_id: str) -> bool:
-        with self._lock:
-            return self._box(account_id).gives_receipts
-
     def block(self, account_id: str, peer: Blocked) -> None:
         with self._lock:
             self._box(account_id).block(peer)
@@ -223,12 +220,12 @@ class MemoryMailboxes(Mailboxes):
             blocked = [Blocked(*each) for each in (self._box(account_id).blocked or {}).items()]
         return sorted(blocked, key=itemgetter(1, 0))
 
-    def ack(self, account_id: str, up_to: int, now: int) -> Standing:
+    def ack(self, account_id: str, up_to: int, now: int) -> Acked:
         with self._lock:
             box = self._box(account_id)
             deliveries = box.ack(account_id, up_to, now)
             box.trim(now)
-            return Standing(box.position, box.unread, deliveries)
+            return Acked(box.position, box.unread, deliveries)
 
     def delete(self, account_id: str, seqs: Collection[int]) -> int:
         with self._lock:

@@ -27,6 +27,7 @@ from twinline.core.errors import CursorInvalid, NoSuchUser, Refused, RequestErro
 from twinline.core.protocol import EVERY_KIND, MAIL_ALONE, Kind, Kinds, Message, Receipt
 from twinline.core.store import (
     Accepted,
+    Acked,
     Delivery,
     Draft,
     MailboxLook,
@@ -194,7 +195,7 @@ class PutReceipt(NamedTuple):
 
 
 class Ack(NamedTuple):
-    """Acknowledge; its outcome is the standing."""
+    """Acknowledge; its outcome is what that came to."""
 
     account_id: str
     up_to: int
@@ -469,7 +470,7 @@ class Batch:
         for index, ack in self._acks:
             try:
                 box, deliveries = self._ack(ack, begins)
-                self.outcomes[index] = box.standing._replace(deliveries=deliveries)
+                self.outcomes[index] = Acked(box.position, box.unread, deliveries)
             except RequestError as error:
                 self.outcomes[index] = error
         for index, looks in self._looks:

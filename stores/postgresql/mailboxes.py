@@ -17,6 +17,7 @@ from twinline.core.protocol import MAIL_ALONE, Kinds
 from twinline.core.store import (
     MOST_BLOCKED,
     Accepted,
+    Acked,
     Blocked,
     ConversationPage,
     Depths,
@@ -180,9 +181,6 @@ class PostgresqlMailboxes(Mailboxes):
             if not link.execute(_SET_RECEIPTS, _known(account_id), receipts):
                 raise NoSuchUser
 
-    def gives_receipts(self, account_id: str) -> bool:
-        return self._reads.gives_receipts(_known(account_id))
-
     def block(self, account_id: str, peer: Blocked) -> None:
         with self._change() as link:
             box, count = _locked(link, account_id)
@@ -203,9 +201,9 @@ class PostgresqlMailboxes(Mailboxes):
     def blocked(self, account_id: str) -> Sequence[Blocked]:
         return self._reads.blocked(_known(account_id))
 
-    def ack(self, account_id: str, up_to: int, now: int) -> Standing:
-        standing: Standing = self._lane.do(Ack(_known(account_id), min(up_to, NO_SUCH_SEQ), now))
-        return standing
+    def ack(self, account_id: str, up_to: int, now: int) -> Acked:
+        acked: Acked = self._lane.do(Ack(_known(account_id), min(up_to, NO_SUCH_SEQ), now))
+        return acked
 
     def delete(self, account_id: str, seqs: Collection[int]) -> int:
         deleted: int = self._lane.do(Delete(_known(account_id), frozenset(seqs)))

@@ -39,7 +39,7 @@ from twinline.stores.sql.mailbox import NO_SUCH_SEQ
 _AT_ONCE: Final = 256  # reads in a statement
 
 _READ: Final = """
-    SELECT number, position, unread, last, epoch, (SELECT epoch FROM store),
+    SELECT number, position, unread, gives_receipts, last, epoch, (SELECT epoch FROM store),
         seq, message_id, sender, body, sent_at
     FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY
         AS wanted (account_id, after, most, number)
@@ -60,7 +60,8 @@ _AFTER: Final = of_kinds(
 )
 # Of constants alone, as the next two.
 _READ_KINDS: Final = f"""
-    SELECT number, position, unread, last, epoch, (SELECT epoch FROM store), found.*
+    SELECT number, position, unread, gives_receipts, last, epoch, (SELECT epoch FROM store),
+        found.*
     FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
         AS wanted (account_id, after, most, kinds, number)
     CROSS JOIN LATERAL (SELECT * FROM mailboxes
@@ -103,7 +104,6 @@ _USAGE: Final = """
     CROSS JOIN LATERAL (SELECT count(*), coalesce(sum(octet_length(body)), 0) AS size
         FROM copies WHERE copies.box = mailboxes.box) AS copied
     WHERE account_id = $1"""
-_GIVES_RECEIPTS: Final = "SELECT gives_receipts FROM mailboxes WHERE account_id = $1"
 _BLOCKED: Final = """
     SELECT peer_id, peer FROM mailboxes LEFT JOIN blocked USING (box)
     WHERE account_id = $1 ORDER BY peer, peer_id"""
@@ -193,18 +193,6 @@ class Reads:
             raise NoSuchUser
         return MailboxUsage(*rows[0])
 
-    def gives_receipts(self, account_id: str) -> bool:
-        """Return whether a mailbox gives and takes receipts.
-
-        Raises:
-            NoSuchUser: there is none.
-            StoreUnavailable: it cannot be read.
-        """
-        (rows,) = self._pool.run(Call(_GIVES_RECEIPTS, account_id))
-        if not rows:
-            raise NoSuchUser
-        return bool(rows[0][0])
-
     def blocked(self, account_id: str) -> list[Blocked]:
         """Return whom a mailbox has blocked.
 
@@ -259,18 +247,19 @@ def _take(
     found: dict[Wanted, Read],
 ) -> None:
     """Take what was read, each entry made of the columns behind its mailbox's."""
-    heads: dict[int, tuple[int, ...]] = {}
+    heads: dict[int, tuple[Standing, int, int, int]] = {}
     entries: dict[int, list[Message | Receipt]] = defaultdict(list)
-    for number, position, unread, last, epoch, epoch_now, *row in rows:
-        heads[number] = position, unread, last, epoch, epoch_now
+    for number, position, unread, gives_receipts, last, epoch, epoch_now, *row in rows:
+        if number not in heads:
+            heads[number] = Standing(position, unread, gives_receipts), last, epoch, epoch_now
         if row[0] is not None:
             entries[number].append(make(row))
-    for number, (position, unread, last, epoch, epoch_now) in heads.items():
+    for number, (standing, last, epoch, epoch_now) in heads.items():
         each = wanted[number - 1]
         seen = max(each.after, last) if each.limit else each.after
         found[each] = Read(
-            Standing(position, unread),
-            page_after(entries[number], each.limit, each.max_bytes, position, seen),
+            standing,
+            page_after(entries[number], each.limit, each.max_bytes, standing.position, seen),
             each.after > last + jump(epoch, max(epoch, epoch_now)),
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from twinline.core.errors import CursorInvalid, MailboxFull
-from twinline.core.store import Draft, MailboxPolicy, Standing
+from twinline.core.store import Draft, MailboxPolicy
 from twinline.stores.rules import history_ends
 
 NO_SUCH_SEQ: Final = 2**62
@@ -50,11 +50,6 @@ class MailboxRow:
     blocked: int = 0
     gives_receipts: bool = True
     quota: int | None = field(default=None, kw_only=True)
-
-    @property
-    def standing(self) -> Standing:
-        """The position and how many messages lie beyond it."""
-        return Standing(self.position, self.unread)
 
     def require_room(self, policy: MailboxPolicy) -> None:
         """See that one more message may come.

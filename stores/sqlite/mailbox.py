@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
-from twinline.core.store import Delivery, MailboxPolicy
+from twinline.core.store import Acked, Delivery, MailboxPolicy
 from twinline.stores.rules import history_ends
 from twinline.stores.sql.ageing import aged
 from twinline.stores.sql.mailbox import NO_SUCH_SEQ, MailboxRow
@@ -58,17 +58,14 @@ class Mailbox(MailboxRow):
     # A statement may fail, and the row is cached: so each method below writes first and
     # changes the attributes when that has succeeded.
 
-    def ack(self, tables: Tables, up_to: int, now: int) -> tuple[Delivery, ...]:
+    def ack(self, tables: Tables, up_to: int, now: int) -> Acked:
         """Move the position forward; a lower seq changes nothing.
-
-        Returns:
-            Whose mail it has passed, for receipts.
 
         Raises:
             CursorInvalid: ``up_to`` is beyond the last seq.
         """
         if not self.moves(up_to):
-            return ()
+            return Acked(self.position, self.unread)
         connection = tables()
         passed = (self.number, self.position, up_to)
         deliveries: tuple[Delivery, ...] = ()
@@ -83,7 +80,7 @@ class Mailbox(MailboxRow):
         if moved:  # else there is nothing that could age
             connection.execute("INSERT INTO acks VALUES (?, ?, ?)", (self.number, up_to, now))
         self.move(up_to, moved, now)
-        return deliveries
+        return Acked(self.position, self.unread, deliveries)
 
     def _deliveries(
         self, connection: sqlite3.Connection, last: dict[str, int]

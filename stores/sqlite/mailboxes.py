@@ -19,6 +19,7 @@ from twinline.core.errors import (
 from twinline.core.protocol import MAIL_ALONE, Kind, Kinds
 from twinline.core.store import (
     Accepted,
+    Acked,
     Blocked,
     ConversationPage,
     Depths,
@@ -179,10 +180,6 @@ class SqliteMailboxes(Mailboxes):
             lambda transaction: self._rows.set_receipts(transaction, account_id, receipts=receipts)
         )
 
-    def gives_receipts(self, account_id: str) -> bool:
-        query = "SELECT gives_receipts FROM mailboxes WHERE account_id = ?"
-        return bool(self._row(query, account_id)[0])
-
     def block(self, account_id: str, peer: Blocked) -> None:
         def write(transaction: Transaction) -> None:
             block(transaction.connection, self._rows.get(transaction, account_id), peer)
@@ -203,18 +200,16 @@ class SqliteMailboxes(Mailboxes):
             raise NoSuchUser
         return [Blocked(*row) for row in rows if row[0] is not None]
 
-    def ack(self, account_id: str, up_to: int, now: int) -> Standing:
-        deliveries, standing = self._change(
-            account_id, lambda box, tables: box.ack(tables, up_to, now), now
-        )
-        return standing._replace(deliveries=deliveries) if deliveries else standing
+    def ack(self, account_id: str, up_to: int, now: int) -> Acked:
+        return self._change(account_id, lambda box, tables: box.ack(tables, up_to, now), now)
 
     def delete(self, account_id: str, seqs: Collection[int]) -> int:
-        return self._change(account_id, lambda box, tables: box.delete(tables, seqs))[0]
+        return self._change(account_id, lambda box, tables: box.delete(tables, seqs))
 
     def standing(self, account_id: str) -> Standing:
-        query = "SELECT position, unread FROM mailboxes WHERE account_id = ?"
-        return Standing(*self._row(query, account_id))
+        query = "SELECT position, unread, gives_receipts FROM mailboxes WHERE account_id = ?"
+        position, unread, gives_receipts = self._row(query, account_id)
+        return Standing(position, unread, bool(gives_receipts))
 
     def usage(self, account_id: str) -> MailboxUsage:
         return MailboxUsage(*self._row(_USAGE, account_id))
@@ -278,10 +273,10 @@ class SqliteMailboxes(Mailboxes):
         change: Callable[[Mailbox, Tables], Result],
         trim_at: int | None = None,
         seconds: float | None = None,
-    ) -> tuple[Result, Standing]:
-        """Change a mailbox, and trim it; return what that gave and where it stands then."""
+    ) -> Result:
+        """Change a mailbox, and trim it; return what the change gave."""
 
-        def write(transaction: Transaction) -> tuple[Result, Standing]:
+        def write(transaction: Transaction) -> Result:
             box = self._rows.get(transaction, account_id)
             tables = self._rows.tables(transaction)
             before = box.columns
@@ -290,7 +285,7 @@ class SqliteMailboxes(Mailboxes):
                 box.trim(tables, self._policy, trim_at)
             if before != box.columns:
                 self._rows.mark_changed(transaction, box)
-            return result, box.standing
+            return result
 
         return self._writer.do(write) if seconds is None else self._writer.do(write, seconds)
 

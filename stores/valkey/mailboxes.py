@@ -18,6 +18,7 @@ from twinline.core.errors import (
 from twinline.core.protocol import MAIL_ALONE, Kind, Kinds
 from twinline.core.store import (
     Accepted,
+    Acked,
     Blocked,
     ConversationPage,
     Depths,
@@ -311,13 +312,6 @@ class ValkeyMailboxes(Mailboxes):
     def set_receipts(self, account_id: str, *, receipts: bool) -> None:
         self._run(self._scripts.set_receipts, account_id, b"1" if receipts else b"0")
 
-    def gives_receipts(self, account_id: str) -> bool:
-        key = self._keys.box(account_id).first
-        position, gives = self._engine.do(plain(key, b"HMGET", key, b"p", b"g"))
-        if position is None:
-            raise NoSuchUser
-        return bool(gives != b"0")
-
     def block(self, account_id: str, peer: Blocked) -> None:
         self._run(self._scripts.block, account_id, *map(to_bytes, peer))
 
@@ -329,11 +323,11 @@ class ValkeyMailboxes(Mailboxes):
         found = [Blocked(*each) for each in zip(flat[::2], flat[1::2], strict=True)]
         return sorted(found, key=lambda each: (each.username, each.account_id))
 
-    def ack(self, account_id: str, up_to: int, now: int) -> Standing:
+    def ack(self, account_id: str, up_to: int, now: int) -> Acked:
         position, unread, passed = self._run(
             self._scripts.ack, account_id, b"%d" % _seq(up_to), b"%d" % now, tail=True
         )
-        return Standing(position, unread, deliveries(passed, account_id))
+        return Acked(position, unread, deliveries(passed, account_id))
 
     def delete(self, account_id: str, seqs: Collection[int]) -> int:
         wanted = [b"%d" % seq for seq in sorted(set(seqs)) if 0 < seq < _NO_SUCH_SEQ]
@@ -342,10 +336,10 @@ class ValkeyMailboxes(Mailboxes):
 
     def standing(self, account_id: str) -> Standing:
         key = self._keys.box(account_id).first
-        position, unread = self._engine.do(plain(key, b"HMGET", key, b"p", b"n"))
+        position, unread, gives = self._engine.do(plain(key, b"HMGET", key, b"p", b"n", b"g"))
         if position is None:
             raise NoSuchUser
-        return Standing(int(position), int(unread))
+        return Standing(int(position), int(unread), gives != b"0")
 
     def usage(self, account_id: str) -> MailboxUsage:
         return self._tracing.usage(account_id)

@@ -34,7 +34,6 @@ def everything(boxes: Mailboxes, account_id: str) -> object:
         boxes.history(account_id, None, ALL, ALL, 3 * HOUR).messages,
         boxes.conversations(account_id, None, ALL, ALL, 3 * HOUR),
         boxes.usage(account_id),
-        boxes.gives_receipts(account_id),
         boxes.blocked(account_id),
     )
 
@@ -56,7 +55,7 @@ def test_what_a_store_keeps_is_in_the_other_one_and_nobody_is_logged_in(tmp_path
         boxes = other.mailboxes
         assert boxes.usage("id-bob").copies == 300
         assert len(boxes.blocked("id-bob")) == 2
-        assert not boxes.gives_receipts("id-carl")
+        assert not boxes.standing("id-carl").gives_receipts
         first = one.mailboxes.append("id-ann", draft("m7", send_id="s7"))
         assert boxes.append("id-ann", draft("m7", send_id="s7")) == first
         with pytest.raises(SendIdConflict):

@@ -14,11 +14,11 @@ from twinline.core.protocol import EVERY_KIND, MAIL_ALONE, TALK
 from twinline.core.store import (
     SEQ_JUMP,
     Accepted,
+    Acked,
     Delivery,
     Durability,
     MailboxLook,
     MailboxPolicy,
-    Standing,
 )
 from twinline.stores.postgresql import StoreNotOpened, parse_url
 from twinline.stores.postgresql.arrays import blobs, integers, integers_or_null, texts
@@ -346,20 +346,20 @@ def test_seqs_jump_once_for_each_epoch_and_places_inside_are_good() -> None:
 
 def test_acks_are_counted_by_the_row_where_no_seq_is_missing() -> None:
     full = row("bob", last=10, unread=10)
-    assert decided(Ack("bob", 4, NOW), rows=[full]).outcomes == [Standing(4, 6)]
+    assert decided(Ack("bob", 4, NOW), rows=[full]).outcomes == [Acked(4, 6)]
     assert decided(Ack("bob", 4, NOW), Ack("bob", 2, NOW), rows=[full]).outcomes == [
-        Standing(4, 6),
-        Standing(4, 6),
+        Acked(4, 6),
+        Acked(4, 6),
     ]
     holes = row("bob", last=10, unread=3)
-    assert decided(Ack("bob", 10, NOW), rows=[holes]).outcomes == [Standing(10, 0)]
+    assert decided(Ack("bob", 10, NOW), rows=[holes]).outcomes == [Acked(10, 0)]
     limits = MailboxPolicy()
     batch = Batch(limits, SendIds(limits), [Ack("bob", 4, NOW), Ack("bob", 6, NOW)])
     assert len(batch.opening()) == 2, "one statement counts for both"
     batch.opened([[holes], [(1, 1, 7, "ann"), (2, 1, 7, "ann"), (2, 1, 8, None)]])
     assert list(batch.looking()) == []
     ann = (Delivery("ann", 7),)
-    assert batch.outcomes == [Standing(4, 2, ann), Standing(6, 1)], "each tells of what it passes"
+    assert batch.outcomes == [Acked(4, 2, ann), Acked(6, 1)], "each tells of what it passes"
 
 
 def test_what_acks_pass_is_counted_with_what_is_deleted_beside_them() -> None:
@@ -370,7 +370,7 @@ def test_what_acks_pass_is_counted_with_what_is_deleted_beside_them() -> None:
     batch.opened([[holes], [(1, 2, 7, None)]])
     for _ in batch.looking():
         batch.looked([[(1, 2)]])
-    assert batch.outcomes == [1, Standing(4, 1)]
+    assert batch.outcomes == [1, Acked(4, 1)]
     box = batch._boxes["bob"]
     assert (box.unread, box.acked) == (1, 1)
 
@@ -400,7 +400,8 @@ def test_history_is_trimmed_by_the_floor_and_removed_some_dozens_at_a_time() -> 
 def test_with_no_history_what_is_acked_is_gone_at_once() -> None:
     batch = decided(Ack("bob", 2, NOW), rows=[row("bob", last=3, unread=3)], history_messages=0)
     box = batch._boxes["bob"]
-    assert (box.floor, box.acked, box.oldest_ack, box.standing) == (2, 0, None, Standing(2, 1))
+    assert (box.floor, box.acked, box.oldest_ack) == (2, 0, None)
+    assert (box.position, box.unread) == (2, 1)
     calls = [call.sql.split()[:3] for call in batch.closing()]
     assert calls[1] == ["DELETE", "FROM", "messages"]
 

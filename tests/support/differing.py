@@ -738,10 +738,6 @@ class Calls:
                 f"whom {account_id} blocks",
                 lambda store: list(store.mailboxes.blocked(account_id)),  # noqa: B023 - called at once
             )
-            self.ask(
-                f"whether {account_id} gives receipts",
-                lambda store: store.mailboxes.gives_receipts(account_id),  # noqa: B023 - called at once
-            )
             if self.operated:
                 self.usage(who)
                 self.sessions(who)

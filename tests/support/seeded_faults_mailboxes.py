@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from twinline.core.errors import CursorInvalid, MailboxFull, NoSuchUser, StoreUnavailable
-from twinline.core.store import Accepted, MailPage, Standing
+from twinline.core.store import Accepted, Acked, MailPage
 from twinline.core.waiting import wake_all
 from twinline.stores.memory.mailbox import Mailbox
 from twinline.stores.memory.mailboxes import MemoryMailboxes
@@ -94,17 +94,17 @@ def forgets_acks(half: MemoryMailboxes, was, account_id, up_to, now):
     standing = half.standing(account_id)
     if up_to > half._boxes[account_id].last:
         raise CursorInvalid
-    return Standing(max(up_to, standing.position), standing.unread)
+    return Acked(max(up_to, standing.position), standing.unread)
 
 
 def moves_back(half: MemoryMailboxes, was, account_id, up_to, now):
-    standing = was(account_id, up_to, now)
+    acked = was(account_id, up_to, now)
     box = half._boxes[account_id]
     if up_to < box.position:
         box.position = up_to
         box.unread = sum(seq > up_to for seq in box._messages)
-        return box.standing
-    return standing
+        return Acked(box.position, box.unread)
+    return acked
 
 
 def counts_what_was_named(half: MemoryMailboxes, was, account_id, seqs):
@@ -385,7 +385,7 @@ def looks_then_acks(half: MemoryMailboxes, was, account_id, up_to, now):
     with half._lock:
         box.position = position
         box.unread = sum(seq > position for seq in box._messages)
-        return box.standing
+        return Acked(box.position, box.unread)
 
 
 def sleeps_a_moment(half, was, account_id, draft):

@@ -215,10 +215,10 @@ class RemembersWhoGivesReceipts(SharedMailboxes):
         super().__init__(node)
         self.known: dict[str, bool] = {}
 
-    def gives_receipts(self, account_id):
-        if account_id not in self.known:
-            self.known[account_id] = self.shared.gives_receipts(account_id)
-        return self.known[account_id]
+    def standing(self, account_id):
+        standing = self.shared.standing(account_id)
+        known = self.known.setdefault(account_id, standing.gives_receipts)
+        return standing._replace(gives_receipts=known)
 
 
 class CountsSeqsItself(SharedMailboxes):

@@ -222,7 +222,6 @@ class SharedMailboxes(_Half, Mailboxes):
     trace = passed_on("trace")
     depths = passed_on("depths")
     set_receipts = passed_on("set_receipts")
-    gives_receipts = passed_on("gives_receipts")
     block = passed_on("block")
     unblock = passed_on("unblock")
     blocked = passed_on("blocked")

@@ -86,7 +86,6 @@ def everything(boxes: Mailboxes, account_id: str) -> object:
         boxes.history(account_id, None, ALL, ALL, 3 * HOUR, kinds=EVERY_KIND),
         boxes.history(account_id, None, 9, ALL, HOUR, kinds=EVERY_KIND, peer=Peer("id-old", "old")),
         boxes.conversations(account_id, None, ALL, ALL, HOUR),
-        boxes.gives_receipts(account_id),
         list(boxes.blocked(account_id)),
     )
 

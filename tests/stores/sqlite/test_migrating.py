@@ -190,7 +190,7 @@ def test_a_file_of_version_3_has_conversations_by_name_until_somebody_writes(
             ("ann", "from ann", 4),
             ("carl", "from carl", 1),
         ]
-        assert not boxes.standing("id-bob").deliveries
+        assert boxes.standing("id-bob").gives_receipts
         # A repeat of what was sent before puts in the copy that is missing, once.
         for _ in range(2):
             repeat = send("from ann", "a1", after=HOUR)._replace(copy_to="bob")
