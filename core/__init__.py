@@ -16,7 +16,7 @@
     settling       what creating or deleting an account left open
     messages       the rules for messages
     receipts       tells senders what was acknowledged, in that thread
-    looks          what a watch does at once
+    looks          the rules for looks: what a watch does at once, and how it waits
     names          usernames, and the patterns that list them
     passwords      the rule for passwords, and argon2id
     metrics        what is counted while a server runs

@@ -19,7 +19,6 @@ from twinline.core.accounts import AccountRules
 from twinline.core.admin import Administration
 from twinline.core.admission import Admission, Entry
 from twinline.core.clock import Clock, SteadyClock, wall_clock_ms
-from twinline.core.deadline import Deadline
 from twinline.core.errors import (
     RESTART_MS,
     AccountDisabled,
@@ -36,14 +35,13 @@ from twinline.core.errors import (
     RateLimited,
     RegistrationClosed,
     RequestError,
-    SessionExpired,
     ShuttingDown,
     StoreUnavailable,
     UnsupportedVersion,
 )
 from twinline.core.events import emit
 from twinline.core.locks import new_lock
-from twinline.core.looks import Look
+from twinline.core.looks import Look, LookRules
 from twinline.core.messages import PAGE_BYTES, MessageRules, on_own_mailbox
 from twinline.core.metrics import Metrics
 from twinline.core.names import NamePattern, parse_username
@@ -74,11 +72,10 @@ from twinline.core.protocol import (
     maker,
 )
 from twinline.core.receipts import Receipts
-from twinline.core.session import Session, Subscription
+from twinline.core.session import Session
 from twinline.core.settings import ServiceSettings
 from twinline.core.store import (
     Blocked,
-    MailboxLook,
     MailPage,
     Peer,
     SessionKey,
@@ -87,7 +84,7 @@ from twinline.core.store import (
     Unsubscribe,
 )
 from twinline.core.throttle import RateThrottle
-from twinline.core.waiting import Waiter, Wake
+from twinline.core.waiting import Wake
 from twinline.core.watches import Watches
 
 log = logging.getLogger(__name__)
@@ -103,7 +100,6 @@ _TRACES_AT_ONCE: Final = 10.0
 """Traces of one account: each may read all of a mailbox, which costs as much as a hundred sends."""
 _LEAST_LOGINS: Final = 64
 """So many of those that hash may wait to be carried out in any case."""
-_NOT_LOOKED: Final = InternalError().to_reply()
 _sent: Final = maker(SentReply)
 
 
@@ -178,6 +174,9 @@ class ChatService:
         )
         self._binding = new_lock("binding")  # one for all sessions: it is held for a few lines
         self._watches = Watches(self.settings.watches_per_account)
+        self._looks = LookRules(
+            store, self._watches, self._receipts, self._record, self._clock, self._timer
+        )
         self._handlers: dict[type[Request | Look], Callable[[Session, Any], Any]] = {
             protocol.Hello: lambda s, r: self.hello(s, r.protocol, r.client),
             protocol.CreateAccount: lambda s, r: self.create_account(
@@ -198,7 +197,7 @@ class ChatService:
                 r.wait,
                 kinds=kinds_of(r.kinds),
             ),
-            Look: self.look,
+            Look: self._looks.look,
             protocol.Ack: lambda s, r: self.ack(s, r.up_to),
             protocol.History: lambda s, r: self.history(
                 s,
@@ -573,27 +572,11 @@ class ChatService:
         """
         if not 0 <= wait <= MAX_WAIT_SECONDS:
             raise BadRequest(f"wait is 0 to {MAX_WAIT_SECONDS} seconds")
-        # From its first look to its last a watch is of one session, whatever becomes of the caller.
-        key = session.key
         look = Look(after, ack, limit, PAGE_BYTES, follow=False, kinds=kinds)
-        if not wait or key is None:
-            return _watched(self._look(key, look))
-        waiter = Waiter()
-        unsubscribe = self._subscribe(session, key, waiter.wake, kinds)
-        try:
-            # Subscribed, look, wait, look again: a message that comes in between is not missed,
-            # nor is the end of the session or of the service.
-            page = self._look(key, look)
-            look.ack = None
-            deadline = Deadline.after(wait)
-            while not (page.messages or page.receipts or session.interrupted) and waiter.wait(
-                deadline
-            ):
-                look.after = page.seen
-                page = self._look(key, look)
-        finally:
-            unsubscribe()
-        return _watched(page)
+        page = self._looks.watch(session, look, wait)
+        return WatchReply(
+            messages=page.messages, position=page.position, seen=page.seen, receipts=page.receipts
+        )
 
     def look(self, session: Session, look: Look) -> MailPage:
         """Acknowledge, and return what lies beyond a seq now.
@@ -608,10 +591,7 @@ class ChatService:
             Busy: as many watches of the account wait as may.
             NotLoggedIn, SessionExpired, ShuttingDown.
         """
-        key = session.key
-        if look.follow and (session.unfollow is None or session.followed != look.kinds):
-            self._follow(session, key, look.kinds)
-        return self._look(key, look)
+        return self._looks.look(session, look)
 
     def look_many(self, looks: Sequence[tuple[Session, Look]]) -> list[Reply | MailPage]:
         """Make looks of several sessions, as `look` does, by one call of the store.
@@ -620,85 +600,7 @@ class ChatService:
             For each look, in their order, what `handle` would have returned of it: a look that is
             refused is no affair of the others.
         """
-        now = self._clock()
-        outcomes: list[Reply | MailPage] = []
-        asked: list[MailboxLook] = []
-        places: list[int] = []
-        records: list[SessionRecord] = []
-        for session, look in looks:
-            try:
-                key = session.key
-                if look.follow and (session.unfollow is None or session.followed != look.kinds):
-                    self._follow(session, key, look.kinds)
-                record = self._record(key, now)
-            except RequestError as error:
-                outcomes.append(error.to_reply())
-                continue
-            places.append(len(outcomes))
-            records.append(record)
-            outcomes.append(_NOT_LOOKED)
-            asked.append(
-                MailboxLook(
-                    record.account_id,
-                    look.after,
-                    look.limit,
-                    look.max_bytes,
-                    look.ack,
-                    now,
-                    look.kinds,
-                )
-            )
-        try:
-            look_many, timer = self._mailboxes.look_many, self._timer
-            found: Sequence[MailPage | RequestError]
-            if timer is not None and timer.due:
-                found = timer.call("look_many", look_many, asked)
-            else:
-                found = look_many(asked)
-        except RequestError as error:
-            found = [error] * len(asked)
-        for place, record, page in zip(places, records, found, strict=True):
-            if isinstance(page, NoSuchUser):
-                page = SessionExpired()  # noqa: PLW2901 - the account was deleted just now
-            if isinstance(page, RequestError):
-                outcomes[place] = page.to_reply()
-                continue
-            outcomes[place] = page
-            if page.deliveries:
-                self._receipts.note(record, page.deliveries, now)
-        return outcomes
-
-    def _follow(self, session: Session, key: SessionKey | None, kinds: Kinds) -> None:
-        on_mail = session.on_mail
-        if key is None or on_mail is None:
-            return  # the caller has left meanwhile
-        # Of one caller there is one at a time. Nothing is missed in between, for a look follows.
-        session.follow_no_more()
-        session.follow(key, kinds, self._subscribe(session, key, on_mail, kinds))
-
-    def _look(self, key: SessionKey | None, look: Look) -> MailPage:
-        now = self._clock()
-        record = self._record(key, now)
-        asked = MailboxLook(
-            record.account_id, look.after, look.limit, look.max_bytes, look.ack, now, look.kinds
-        )
-        timer = self._timer
-        try:
-            if timer is not None and timer.due:
-                page = timer.call("look", self._mailboxes.look, asked)
-            else:
-                page = self._mailboxes.look(asked)
-        except NoSuchUser:
-            raise SessionExpired from None  # the account was deleted just now
-        if page.deliveries:
-            self._receipts.note(record, page.deliveries, now)
-        return page
-
-    def _subscribe(
-        self, session: Session, key: SessionKey | None, wake: Wake, kinds: Kinds
-    ) -> Unsubscribe:
-        record = self._record(key, self._clock())
-        return Subscription(session, record, self.store, self._watches, wake, kinds=kinds)
+        return self._looks.look_many(looks)
 
     def subscribe(self, session: Session, wake: Wake, *, kinds: Kinds = MAIL_ALONE) -> Unsubscribe:
         """Have ``wake`` called whenever a watch that waited would look again.
@@ -714,7 +616,7 @@ class ChatService:
         Raises:
             Busy: as many watches and subscriptions of the account wait as may.
         """
-        return self._subscribe(session, session.key, wake, kinds)
+        return self._looks.subscribe(session, session.key, wake, kinds)
 
     def ack(self, session: Session, up_to: int) -> AckReply:
         """Acknowledge every message up to a seq.
@@ -937,9 +839,3 @@ def _refusals_told(session: Session, record: SessionRecord, op: str) -> Iterator
     except BadCredentials:
         emit(events.PASSWORD_REFUSED, username=record.username, address=session.address, op=op)
         raise
-
-
-def _watched(page: MailPage) -> WatchReply:
-    return WatchReply(
-        messages=page.messages, position=page.position, seen=page.seen, receipts=page.receipts
-    )

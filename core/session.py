@@ -8,7 +8,7 @@ from twinline.core.admission import Entry
 from twinline.core.certificates import Certificate
 from twinline.core.errors import AlreadyLoggedIn
 from twinline.core.locks import Lock, new_lock
-from twinline.core.protocol import MAIL_ALONE, Kinds
+from twinline.core.protocol import Kinds
 from twinline.core.store import SessionKey, SessionRecord, Store, Unsubscribe
 from twinline.core.waiting import Wake, Wakeable, wake_all
 from twinline.core.watches import Watches, without
@@ -90,8 +90,7 @@ class Session:
             `ChatService.look`.
         username: the account that it is logged in to, or None.
         key: what the store knows the session by, or None.
-        unfollow: what ends the subscription of ``on_mail``, or None.
-        followed: the kinds of entries that the subscription is of.
+        followed: the kinds of entries that ``on_mail`` is subscribed to, or None.
         entry: of a login that waits in a queue of the caller's own, or None; see
             `ChatService.queue`.
         interrupted: whether `interrupt` was called.
@@ -99,6 +98,7 @@ class Session:
 
     __slots__ = (
         "_lock",
+        "_unfollow",
         "_unsubscribe",
         "_watches",
         "address",
@@ -109,7 +109,6 @@ class Session:
         "key",
         "on_end",
         "on_mail",
-        "unfollow",
         "username",
     )
 
@@ -142,8 +141,8 @@ class Session:
         # These are guarded by _lock, as are the writes of username and key: what is
         # subscribed is always the session that it is bound to.
         self._unsubscribe: Unsubscribe | None = None  # of on_end
-        self.unfollow: Unsubscribe | None = None
-        self.followed: Kinds = MAIL_ALONE
+        self._unfollow: Unsubscribe | None = None  # of on_mail
+        self.followed: Kinds | None = None
 
     @property
     def logged_in(self) -> bool:
@@ -204,8 +203,8 @@ class Session:
     def unsubscribe(self) -> None:
         """Drop the subscriptions of ``on_end`` and ``on_mail``; called by the service."""
         with self._lock:
-            subscriptions = (self._unsubscribe, self.unfollow)
-            self._unsubscribe = self.unfollow = None
+            subscriptions = (self._unsubscribe, self._unfollow)
+            self._unsubscribe = self._unfollow = self.followed = None
         for unsubscribe in subscriptions:
             if unsubscribe is not None:
                 unsubscribe()
@@ -213,7 +212,8 @@ class Session:
     def follow_no_more(self) -> None:
         """Drop the subscription of ``on_mail``, for one of other kinds; called by the service."""
         with self._lock:
-            unsubscribe, self.unfollow = self.unfollow, None
+            unsubscribe = self._unfollow
+            self._unfollow = self.followed = None
         if unsubscribe is not None:
             unsubscribe()
 
@@ -227,9 +227,9 @@ class Session:
                 session, or follows already.
         """
         with self._lock:
-            keep = self.unfollow is None and key == self.key
+            keep = self.followed is None and key == self.key
             if keep:
-                self.unfollow = unsubscribe
+                self._unfollow = unsubscribe
                 self.followed = kinds
         if not keep:
             unsubscribe()

@@ -479,7 +479,7 @@ class LoopConnection(asyncio.BufferedProtocol):
             host.looks_together
             and isinstance(job, Look)
             # To begin to follow may be a round trip for each.
-            and not (job.follow and self._talk.session.unfollow is None)
+            and not (job.follow and self._talk.session.followed != job.kinds)
         ):
             host.look(self)
             return
