@@ -15,6 +15,8 @@ What is compared is measured in turns within a round; medians are printed.
   with the least that there is to do: PostgreSQL one row inserted and committed on each of 64
   connections, by as many threads of Python and by pgbench; Valkey ``XADD``, 64 in a pipeline.
 - appends: the same by 64 threads that call the store, without a server.
+- conversing: what a copy adds to a send that comes alone, and to those of 64 threads, and what
+  receipts add to an ack that comes alone; at the store, in turns, with as many copies as are kept.
 - deliveries: 64 senders to a watcher each; the processor time of the server and of the engine.
 - wakes: one sender to one watcher, from the send until the watcher has the message; at one server,
   and from one server to another, with 20 ms between a delivery and the next send, and across two
@@ -24,6 +26,7 @@ What is compared is measured in turns within a round; medians are printed.
 # ruff: noqa: T201 - a script prints
 
 import argparse
+import itertools
 import re
 import secrets
 import shutil
@@ -54,13 +57,13 @@ from twinline.cli.bench.load import (
 )
 from twinline.cli.bench.subjects import ServerSubject
 from twinline.cli.bench.target import ServerProcess, server_process
-from twinline.core.store import Draft, MailboxPolicy
+from twinline.core.store import Draft, Mailboxes, MailboxPolicy
 from twinline.stores.registry import open_store
 from twinline.transports.endpoints import Endpoint
 from twinline.transports.registry import transport
 
 LISTENERS: Final = ("threads", "loop")
-PARTS: Final = ("sends", "appends", "deliveries", "wakes")
+PARTS: Final = ("sends", "appends", "conversing", "deliveries", "wakes")
 _WIRE: Final = transport("jsonl")
 _CONNECTIONS: Final = 64
 _RECIPIENTS: Final = 16
@@ -69,6 +72,7 @@ _WARM_SECONDS: Final = 0.5
 _SUPPORT: Final = Path(__file__).parents[1] / "tests" / "support"
 _HEARD_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.02
+_COPIES: Final = 100  # that a mailbox keeps, where they are measured
 
 
 def say(text: str) -> None:
@@ -522,7 +526,7 @@ def _appends(url: str, seconds: float) -> float:
                 sender_id=run,
                 sender="ann",
                 body=_BODY,
-                sent_at=time.time_ns() // 1_000_000,
+                sent_at=_now(),
                 send_id=f"{run}{thread}-{number}",
             )
             store.mailboxes.append(boxes[number % _RECIPIENTS], draft)
@@ -563,6 +567,110 @@ def _by_threads(work: Callable[[int, int], None], seconds: float) -> float:
     if failed:
         raise failed[0]
     return sum(counts) / took
+
+
+def measure_conversing(used: list[Engine], rounds: int, seconds: float) -> list[Row]:
+    """What copies and receipts add at the stores, without a server."""
+    found: dict[str, defaultdict[str, list[float]]] = {
+        engine.name: defaultdict(list) for engine in used
+    }
+    for order in turns(rounds, used, "copies and receipts"):
+        for engine in order:
+            for name, value in _conversing(engine.url, seconds).items():
+                found[engine.name][name].append(value)
+    rows = []
+    for name in (engine.name for engine in used):
+        for what, of, other in (
+            ("a send that comes alone; with a copy, over that", "plain", "copied"),
+            ("an ack that comes alone; with receipts, over that", "silent", "told"),
+        ):
+            ratio = over(found, other, name, name, of)
+            value = f"{text(middle(found, name, of))} µs, {text(ratio, '.2f')}"
+            figures = {each: found[name][each] for each in (of, other)}
+            rows.append(Row(f"{name}: {what}", value, "", {"store": name, **figures}))
+        rates = "plain_rate", "copied_rate"
+        ratio = over(found, rates[0], name, name, rates[1])
+        rows.append(
+            Row(
+                f"{name}: sends a second of {_CONNECTIONS} threads; over those with a copy",
+                f"{text(middle(found, name, 'plain_rate'))}, {text(ratio, '.2f')}",
+                "",
+                {"store": name, **{each: found[name][each] for each in rates}},
+            )
+        )
+    return rows
+
+
+class _Talk:
+    """Who sends to whom in a store, and how long what comes alone has taken.
+
+    Attributes:
+        times: by what it was, in µs.
+    """
+
+    def __init__(self, boxes: Mailboxes) -> None:
+        """Make the mailboxes."""
+        run = secrets.token_hex(6)
+        self._boxes = boxes
+        self._recipients = [f"{number:02x}{run}" for number in range(_RECIPIENTS)]
+        self._senders = [f"s{number:02x}{run}" for number in range(_RECIPIENTS)]
+        for each in self._recipients + self._senders:
+            boxes.create(each)
+        self._numbers = itertools.count()  # each message is another one
+        self.times: defaultdict[str, list[float]] = defaultdict(list)
+
+    def plain(self, thread: int, number: int) -> None:
+        """Send, as one of many threads."""
+        self._send(thread, number, None)
+
+    def copied(self, thread: int, number: int) -> None:
+        """Send with a copy, as one of many threads."""
+        self._send(thread, number, "bob")
+
+    def _send(self, sender: int, recipient: int, copy_to: str | None) -> None:
+        send_id = f"{next(self._numbers)}"
+        sender_id = self._senders[sender % _RECIPIENTS]
+        message_id = secrets.token_hex(12)  # as a server draws it: it makes no index grow in order
+        draft = Draft(message_id, sender_id, "ann", _BODY, _now(), send_id, copy_to)
+        self._boxes.append(self._recipients[recipient % _RECIPIENTS], draft)
+
+    def alone(self, seconds: float) -> None:
+        """Send with and without a copy, to a mailbox that gives receipts and one that does not."""
+        told, silent = self._recipients[:2]
+        self._boxes.set_receipts(silent, receipts=False)
+        acked = dict.fromkeys((told, silent), 0)
+        ends = time.perf_counter() + seconds
+        for number in itertools.count():
+            if time.perf_counter() >= ends:
+                return
+            self._timed("plain", self._send, 0, number % 2, None)
+            self._timed("copied", self._send, 0, 1 - number % 2, "bob")
+            for name, box in (("told", told), ("silent", silent)):
+                acked[box] += 1
+                self._timed(name, self._boxes.ack, box, acked[box], _now())
+
+    def _timed(self, name: str, call: Callable[..., object], *arguments: object) -> None:
+        began = time.perf_counter()
+        call(*arguments)
+        self.times[name].append(1e6 * (time.perf_counter() - began))
+
+
+def _conversing(url: str, seconds: float) -> dict[str, float]:
+    """Return what takes how long alone, in µs, and how many a second are sent by many threads."""
+    policy = MailboxPolicy(mailbox_messages=10**9, history_messages=_COPIES)
+    with open_store(url, policy) as store:
+        talk = _Talk(store.mailboxes)
+        talk.alone(seconds)  # before there is other mail in these mailboxes
+        _by_threads(talk.copied, _WARM_SECONDS)
+        return {
+            **{name: median(each) for name, each in talk.times.items()},
+            "plain_rate": _by_threads(talk.plain, seconds),
+            "copied_rate": _by_threads(talk.copied, seconds),
+        }
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def measure_deliveries(used: list[Engine], listener: str, rounds: int, seconds: float) -> list[Row]:
@@ -676,8 +784,12 @@ def main() -> None:
         if "appends" in wanted:
             say("appends")
             tables["no listener"] = measure_appends(used, rounds, seconds)
+        if "conversing" in wanted:
+            say("conversing")
+            rows = measure_conversing(used, rounds, seconds)
+            tables["no listener"] = tables.get("no listener", []) + rows
         for listener in options.listener or LISTENERS[:1]:
-            rows: list[Row] = []
+            rows = []
             for part, measure in (
                 ("sends", measure_sends),
                 ("deliveries", measure_deliveries),
