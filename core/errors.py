@@ -383,7 +383,8 @@ def describe_validation_error(error: ValidationError) -> str:
     For `BadRequest`, where a request's fields come as a dictionary or as JSON.
     """
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(map(str, first["loc"]))
+    # A field whose name on the wire is a word of Python's, or another thing's, has a `_` behind it.
+    field = ".".join(str(each).removesuffix("_") for each in first["loc"])
     if first["type"] == "missing":
         return f"the field '{field}' is missing"
     what = first["msg"][:1].lower() + first["msg"][1:]

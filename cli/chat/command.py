@@ -28,9 +28,9 @@ from twinline.transports.client import State, StateKind, WatchMode
     there is no prompt: each line of stdin is carried out, and the end of input ends the talk. If
     lines of a pipe were not carried out, the exit code is that of the last of them.
 
-    Without a prompt, unread messages are printed, then others as they arrive, and none is
-    acknowledged: they come again next time. With --ack a message is acknowledged after it was
-    printed. At the prompt it is once it is on the screen.
+    Without a prompt, unread messages are printed, then others as they arrive, until the input ends,
+    and none is acknowledged: they come again next time. With --ack a message is acknowledged after
+    it was printed. At the prompt it is once it is on the screen.
     """,
 )
 @argument("to", metavar="[NAME]", required=False)

@@ -110,8 +110,9 @@ class Client(ClientBase):
             transport: a name or a transport; None for what each endpoint says, else ``jsonl``.
             resume: whether to resume the session after a broken connection, or be logged out.
             watch: how the mailbox is watched.
-            kinds: of the entries that it watches for: mail, which is always among them, the copies
-                of what the account has sent, from whichever device, and receipts.
+            kinds: of the entries that it watches for: mail, which has to be among them, for what is
+                acked and was never seen would be lost; the copies of what the account has sent,
+                from whichever device; and receipts.
             on_message: called with each message, in order, in the watcher's thread; the message
                 is acked after it has returned, and comes again if it has raised. Copies are
                 messages, and receipts are passed over. None leaves all to `messages` or `entries`.
@@ -124,6 +125,7 @@ class Client(ClientBase):
         Raises:
             EndpointError: an endpoint cannot be understood, or there is none.
             UnknownTransport: there is no transport of that name.
+            ValueError: mail is not among the kinds.
         """
         options = ClientOptions.of(
             endpoints,

@@ -76,6 +76,14 @@ def test_every_command(name: str, watch: WatchMode) -> None:
     assert not watchers()
 
 
+def test_a_field_that_is_wrong_has_the_protocols_name(site: Site) -> None:
+    with make_client(site.endpoint, settings=FAST) as client:
+        with pytest.raises(errors.BadRequest, match="the field 'copy' is wrong"):
+            client.send("ann", "hello", copy="yes")  # type: ignore[arg-type]
+        with pytest.raises(errors.BadRequest, match="the field 'with' is wrong"):
+            client.history(peer=7)  # type: ignore[arg-type]
+
+
 def test_a_client_knows_with_which_start_of_the_server_accounts_end(site: Site) -> None:
     site.service.store.incarnation = None
     with make_client(site.endpoint, settings=FAST) as client:
