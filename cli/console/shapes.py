@@ -189,8 +189,8 @@ class StoreStats(Shape):
     schema_version: int = Field(description="of the store")
     durability: str = Field(description="of an acknowledged message")
     mail_bytes: int | None = Field(
-        description="the bodies' bytes of UTF-8, of all mailboxes, copies included; null: the store "
-        "does not tell"
+        description="the bodies' bytes of UTF-8, of all mailboxes, copies included; null: the "
+        "store does not tell"
     )
     largest: tuple[MailboxSize, ...] = Field(
         description="the mailboxes with the most of them, as many as `--largest` says"
