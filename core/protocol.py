@@ -74,6 +74,8 @@ PageSize = Annotated[int, Strict(), Field(ge=1, le=MAX_PAGE)]
 KindsField = Annotated[tuple[Kind, ...], Field(min_length=1, max_length=len(Kind), fail_fast=True)]
 MessageId = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{24}$")]
 """96 bits as 24 lowercase hexadecimal digits."""
+AccountId = Annotated[str, Strict(), Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
+"""What a request names an account by that may have its name no more."""
 
 
 class _Model(BaseModel):
@@ -287,6 +289,9 @@ class HistoryReply(Reply):
     more: Flag = Field(description="whether older ones are kept")
     seen: Uint = Field(description="down to which seq it has looked: the next `before`")
     receipts: tuple[Receipt, ...] = Field(default=(), description="by rising seq")
+    account: Text | None = Field(
+        default=None, description="of `with`: which account has the name now; left out: none has"
+    )
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -300,6 +305,11 @@ class Conversation(_Model):
     username: Text = Field(description="the other account, as its messages have it")
     last: Message = Field(description="the newest message of either side")
     unread: Uint = Field(description="how many messages of it wait beyond the position")
+    account: Text | None = Field(
+        default=None,
+        description="which account that is, for `history`: another one may have its name now; left "
+        "out of old messages of which the name alone was kept",
+    )
 
 
 class ConversationsReply(Reply):
@@ -529,6 +539,11 @@ class History(Request):
         default=None,
         description="which entries: `mail`, `sent`, `receipt`; if left out, mail alone, and with "
         "`with` mail and copies",
+    )
+    account: AccountId | None = Field(
+        default=None,
+        description="beside `with`: the account of a conversation, as `conversations` has it; if "
+        "left out, the one that has the name now, and if none has, all that had it",
     )
 
 

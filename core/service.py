@@ -204,6 +204,7 @@ class ChatService:
                 r.before,
                 r.limit,
                 peer=r.with_,
+                account=r.account,
                 kinds=None if r.kinds is None else kinds_of(r.kinds),
             ),
             protocol.Conversations: lambda s, r: self.conversations(s, r.before, r.limit),
@@ -638,6 +639,7 @@ class ChatService:
         limit: int = 50,
         *,
         peer: str | None = None,
+        account: str | None = None,
         kinds: Kinds | None = None,
     ) -> HistoryReply:
         """Return the last entries below ``before``, the newest last.
@@ -647,18 +649,25 @@ class ChatService:
             before: only those with a lower seq; None: all.
             limit: at most so many.
             peer: only what this account has sent, and the copies of what was sent to it; None: all.
+            account: with a peer, the id of the account that is meant, whoever has the name now;
+                None: the one that has it now.
             kinds: which entries; None: mail alone, and with a peer mail and copies.
 
         Raises:
+            BadRequest: there is an account, and no peer.
             InvalidUsername: the peer's name can be nobody's.
         """
         now = self._clock()
         record = self._require(session, now)
-        if peer is None:
-            other, taken = None, MAIL_ALONE
-        else:
+        other = holder = None
+        if peer is not None:
             name = parse_username(peer)
-            other, taken = Peer(self.store.accounts.recipient(name), name), TALK
+            holder = self.store.accounts.recipient(name)
+            # What is known by a name alone goes with who has that now, and with nobody else.
+            is_now = account is None or account == holder
+            other = Peer(holder, name) if is_now else Peer(account, "")
+        elif account is not None:
+            raise BadRequest("'account' says which account of a name is meant: it needs 'with'")
         page = on_own_mailbox(
             self._mailboxes.history,
             record,
@@ -666,11 +675,15 @@ class ChatService:
             limit,
             PAGE_BYTES,
             now,
-            kinds=kinds or taken,
+            kinds=kinds or (MAIL_ALONE if other is None else TALK),
             peer=other,
         )
         return HistoryReply(
-            messages=page.messages, more=page.more, seen=page.seen, receipts=page.receipts
+            messages=page.messages,
+            more=page.more,
+            seen=page.seen,
+            receipts=page.receipts,
+            account=holder,
         )
 
     def conversations(

@@ -277,7 +277,8 @@ class Peer(NamedTuple):
     Attributes:
         account_id: of the account that has the name now; None: there is none. What is kept of an
             account that is gone is found by its name as long as nobody else has that.
-        username: the name.
+        username: the name, by which messages are found whose sender's account id was not kept; "":
+            by its id an account that has its name no more, and nothing else.
     """
 
     account_id: str | None
@@ -835,7 +836,8 @@ class Mailboxes(ABC):
             now: in ms.
             kinds: which entries.
             peer: only the mail of this account, the copies of what was sent to it, and its
-                receipt. What that costs is of the page and not of the mailbox.
+                receipt; of one that is not known there is nothing. What that costs is of the page
+                and not of the mailbox.
 
         Raises:
             NoSuchUser: there is no such mailbox.
@@ -847,8 +849,9 @@ class Mailboxes(ABC):
     ) -> ConversationPage:
         """Return with whom messages were exchanged, the newest message first.
 
-        A conversation is with an account, not with a name: of two accounts that had one name, one
-        after the other, each has its own. Mail to oneself is one too.
+        A conversation is with an account, not with a name, and says which: of two accounts that
+        had one name, one after the other, each has its own. Mail to oneself is one too. Mail of
+        which the sender's name alone was kept has one for each name, of no account.
 
         Args:
             account_id: whose mailbox.

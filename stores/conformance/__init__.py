@@ -218,6 +218,10 @@ What ages in a conversation, and what a block meets (`conversing`, `refusing`):
 120. Of one send that is sent many times while it is blocked, all are accepted or none.
 121. What is put in when an account takes no receipts, or blocks their giver, is ignored.
 
+Who is at the other side of a conversation (`conversing`):
+
+122. A conversation says with which account it is, and by that alone all of it is found.
+
 Over several nodes, rules 56 to 58, 65, 68, 69, 79, 94 and 115 are about one of them.
 """
 

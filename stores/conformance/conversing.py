@@ -1,4 +1,4 @@
-"""Rules 97 to 105, 110 to 112, 114, 115 and 118 of the store kit: copies, kinds, conversations."""
+"""Rules 97 to 105, 110 to 112, 114, 115, 118 and 122 of the store kit: both sides of a talk."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -450,6 +450,47 @@ def reused_names_are_other_conversations(checks: Checks, bench: StoreBench) -> N
     checks.equal(listed, expected, "the conversations")
 
 
+@rule(122, "A conversation says with which account it is, and by that alone all of it is found.")
+def conversations_say_whose_they_are(checks: Checks, bench: StoreBench) -> None:
+    """List two accounts of one name in pages of one, and read each by its id, in pages of two."""
+    store = bench.store()
+    talkers = Talkers(bench, store, "ann", "dora.1", "dora.2", "bob")
+    boxes, ann = talkers.boxes, talkers.ids["ann"]
+    for dora in ("dora.1", "dora.2"):
+        for number in range(3):
+            talkers.send(dora, "ann", f"{number} of {dora}")
+            talkers.send("ann", dora, f"{number} to {dora}")
+            talkers.receive("ann", dora, NOW + number)
+            talkers.send("bob", "ann")
+    boxes.drop(talkers.ids["dora.1"])
+    whose, before = [], None
+    for _ in talkers.ids:  # more than there are conversations
+        one = boxes.conversations(ann, before, 1, ALL, NOW)
+        whose += [(each.username, each.account) for each in one.conversations]
+        if not one.more:
+            break
+        before = one.conversations[-1].last.seq
+    names = ("bob", "dora.2", "dora.1")
+    expected = [(_username(each), talkers.ids[each]) for each in names]
+    checks.equal(whose, expected, "with whom the conversations are")
+    for dora in ("dora.1", "dora.2"):
+        wanted = [each.model for each in talkers.entries["ann"] if each.peer == dora]
+        found: list[Message | Receipt] = []
+        before = None
+        for _ in wanted:  # more than there are pages
+            page = boxes.history(
+                ann, before, 2, ALL, NOW, kinds=EVERY_KIND, peer=Peer(talkers.ids[dora], "")
+            )
+            found += [*page.messages, *page.receipts]
+            before = page.seen
+            if not page.more:
+                break
+        checks.equal(sorted(found, key=_seq_of), wanted, f"what is found by the id of {dora}")
+    unknown = Peer(bench.id(), "")
+    nothing = boxes.history(ann, None, ALL, ALL, NOW, kinds=EVERY_KIND, peer=unknown)
+    checks.equal((nothing.messages, nothing.receipts), ((), ()), "what is of an unknown id")
+
+
 @rule(103, "Conversations are listed by their last messages, with how much of each is unread.")
 def conversations_are_listed(checks: Checks, bench: StoreBench) -> None:
     """List them within many limits before every seq; after acks, deletions and more mail."""
@@ -472,7 +513,12 @@ def conversations_are_listed(checks: Checks, bench: StoreBench) -> None:
             for limit, max_bytes in _LIMITS:
                 messages = _page(below, limit, max_bytes)
                 page = tuple(
-                    Conversation(username=each.peer, last=message, unread=unread[each.peer])
+                    Conversation(
+                        username=each.peer,
+                        last=message,
+                        unread=unread[each.peer],
+                        account=talkers.ids[each.peer],
+                    )
                     for each, message in zip(below, messages, strict=False)
                     if isinstance(message, Message)
                 )

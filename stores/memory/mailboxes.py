@@ -184,7 +184,12 @@ class MemoryMailboxes(Mailboxes):
         )
         page, more = fitting(last, limit, max_bytes)
         conversations = [
-            Conversation(username=talk.last[1][2], last=message, unread=talk.unread)
+            Conversation(
+                username=talk.last[1][2],
+                last=message,
+                unread=talk.unread,
+                account=talk.last[1][1] or None,
+            )
             for talk, message in zip(talks, page, strict=False)
         ]
         return ConversationPage(tuple(conversations), more)

@@ -95,7 +95,8 @@ _ALL_PEERS: Final = f"""{_PEERS}, {_NAMES},
             AND (peer_id, seq) < (peers.id, {NO_SUCH_SEQ})
             ORDER BY peer_id DESC, seq DESC LIMIT 1) AS copied ON true)"""  # noqa: S608
 _CONVERSATIONS: Final = f"""{_ALL_PEERS}
-    SELECT last.*, CASE WHEN chosen.id <> '' THEN (SELECT count(*) FROM messages
+    SELECT last.*, chosen.id AS peer_id,
+        CASE WHEN chosen.id <> '' THEN (SELECT count(*) FROM messages
             WHERE messages.box = chosen.box AND sender_id = chosen.id
             AND messages.seq > chosen.position)
         ELSE (SELECT count(*) FROM messages WHERE messages.box = chosen.box AND sender_id = ''
@@ -156,11 +157,18 @@ class Conversations:
         (rows,) = self._pool.run(Call(_CONVERSATIONS, *asked_back(back, self._policy)))
         if not rows:
             raise NoSuchUser
-        found = [(entry(row), unread) for *row, unread in rows if row[0] is not None]
-        last = [message for message, _ in found if isinstance(message, Message)]
+        found = [
+            (entry(row), peer_id, unread) for *row, peer_id, unread in rows if row[0] is not None
+        ]
+        last = [message for message, _, _ in found if isinstance(message, Message)]
         page, more = fitting(last, back.limit, back.max_bytes)
         conversations = [
-            Conversation(username=message.to or message.sender, last=message, unread=unread)
-            for message, (_, unread) in zip(page, found, strict=False)
+            Conversation(
+                username=message.to or message.sender,
+                last=message,
+                unread=unread,
+                account=peer_id or None,
+            )
+            for message, (_, peer_id, unread) in zip(page, found, strict=False)
         ]
         return ConversationPage(tuple(conversations), more)

@@ -201,19 +201,24 @@ class MailboxReader:
             "limit": self._one_more,
             "ends": ends,
         }
-        unread: list[int] = []
+        kept: list[tuple[str, int]] = []
 
         def messages(found: Iterable[tuple[Any, ...]]) -> Iterator[Message]:
-            for _, count, *row in found:
+            for _, peer_id, unread, *row in found:
                 if row[0] is not None:
-                    unread.append(count)
+                    kept.append((peer_id, unread))
                     yield _message(row)
 
         with self._rows(_CONVERSATIONS, values) as (first, rows):
             page, more = fitting(messages(chain((first,), rows)), self.limit, self.max_bytes)
         conversations = [
-            Conversation(username=each.to or each.sender, last=each, unread=count)
-            for each, count in zip(page, unread, strict=False)
+            Conversation(
+                username=each.to or each.sender,
+                last=each,
+                unread=unread,
+                account=peer_id or None,
+            )
+            for each, (peer_id, unread) in zip(page, kept, strict=False)
         ]
         return tuple(conversations), more, bool(first[0])
 
@@ -372,7 +377,7 @@ _CONVERSATIONS: Final = f"""
         GROUP BY id, name
     ),
     page AS (SELECT * FROM talks WHERE seq < :before ORDER BY seq DESC LIMIT :limit)
-    SELECT mine.ageing,
+    SELECT mine.ageing, page.id,
         CASE id WHEN '' THEN (SELECT count(*) FROM {_BY_NAME} WHERE box = mine.box
             AND sender_id = '' AND sender = page.name AND seq > mine.position)
         ELSE (SELECT count(*) FROM {_BY_SENDER} WHERE box = mine.box

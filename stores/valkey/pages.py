@@ -59,8 +59,12 @@ def conversation_page(answer: Sequence[Any], limit: int, max_bytes: int) -> Conv
     page, more = fitting(last, limit, max_bytes)
     conversations = []
     for message, (_, entry, unread) in zip(page, answer, strict=False):
-        peer = from_header(entry[1][1]).peer
-        conversations.append(Conversation(username=peer, last=message, unread=unread))
+        head = from_header(entry[1][1])
+        conversations.append(
+            Conversation(
+                username=head.peer, last=message, unread=unread, account=head.peer_id or None
+            )
+        )
     return ConversationPage(tuple(conversations), more)
 
 

@@ -622,6 +622,38 @@ def test_both_sides_of_a_conversation_are_kept(ann: CommandLine) -> None:
     ]  # fmt: skip
 
 
+def test_of_two_accounts_of_one_name_each_conversation_is_read(tmp_path: Path) -> None:
+    with running_server(free_deleted_names=True) as endpoint:
+        ann = CommandLine(tmp_path, endpoint)
+        ann.register("ann", "carol")
+        for number in (1, 2):
+            ann.register("bob")
+            ann.run("send", "--user", "bob", "ann", f"of bob {number}")
+            ann.run("send", "--user", "ann", "bob", f"to bob {number}")
+            if number == 1:
+                ann.run("delete-account", "--user", "bob", "--yes", "--force")
+        ann.run("send", "--user", "carol", "ann", "hi")
+        talks = ann.json("conversations", "--user", "ann")
+        assert [each["username"] for each in talks] == ["carol", "bob", "bob"]
+        carol, now, before = [each["account"] for each in talks]
+        lines = ann.run("conversations", "--user", "ann").stdout.splitlines()
+        assert [line.strip() for line in lines[2::2]] == [f"account {now}", f"account {before}"]
+        assert len(lines) == 5
+        assert carol not in "".join(lines)
+
+        def bodies(*arguments: str) -> list[str]:
+            found = ann.json("history", "--user", "ann", "--with", "bob", *arguments)
+            return [each["body"] for each in found]
+
+        assert bodies() == bodies("--account", now) == ["of bob 2", "to bob 2"]
+        assert bodies("--account", before) == ["of bob 1", "to bob 1"]
+        assert bodies("--account", "0" * 32) == []
+        refused = ann.run("history", "--account", before, code=2).stderr
+        assert "it needs --with" in refused
+        refused = ann.run("history", "--with", "bob", "--account", "a b", code=3).stderr
+        assert "the field 'account' is wrong" in refused
+
+
 def test_conversations_ask_again_where_a_page_is_bounded_by_bytes(ann: CommandLine) -> None:
     others = [f"friend{number}" for number in range(6)]
     ann.register(*others)

@@ -318,6 +318,41 @@ def test_who_gets_the_name_of_another_has_a_conversation_of_its_own() -> None:
     ]
 
 
+def test_an_account_that_lost_its_name_is_found_by_its_id() -> None:
+    service = make_service(free_deleted_names=True)
+    ann, bob, carol = (enter(service, name) for name in ("ann", "bob", "carol"))
+    service.send(bob, "carol", "not ann's")
+    assert service.history(ann).account is None
+    assert service.history(ann, peer="nobody").account is None
+    first = service.history(ann, peer="Bob").account
+    for number in range(3):
+        service.send(ann, "bob", f"to the first {number}", f"id-{number}", copy=True)
+        service.send(bob, "ann", f"of the first {number}")
+    service.delete_account(bob, PASSWORD, force=True)
+    assert service.history(ann, peer="bob").account is None
+    second = service.history(enter(service, "bob"), peer="bob").account
+    service.send(ann, "bob", "to the second", "id-9", copy=True)
+    talks = service.conversations(ann).conversations
+    assert [(each.username, each.account) for each in talks] == [("bob", second), ("bob", first)]
+
+    page = service.history(ann, limit=4, peer="bob", account=first)
+    assert (len(page.messages), page.more, page.account) == (4, True, second)
+    before = service.history(ann, page.seen, peer="bob", account=first)
+    assert [each.body for each in (*before.messages, *page.messages)] == [
+        text for n in range(3) for text in (f"to the first {n}", f"of the first {n}")
+    ]
+    by_name = service.history(ann, peer="bob")
+    assert service.history(ann, peer="bob", account=second) == by_name
+    assert [each.body for each in by_name.messages] == ["to the second"]
+    # The mailbox is the caller's own, and one that it has nothing of is as one that nobody has.
+    for whose in ("0" * 32, service.history(ann, peer="carol").account):
+        nothing = service.history(ann, peer="bob", account=whose)
+        assert (nothing.messages, nothing.more, nothing.seen) == ((), False, 0)
+    assert service.history(carol, peer="bob", account=first).messages[0].body == "not ann's"
+    with pytest.raises(errors.BadRequest, match="needs 'with'"):
+        service.history(ann, account=first)
+
+
 def test_what_has_aged_is_in_no_conversation() -> None:
     clock = FakeClock()
     service = make_service(clock=clock)

@@ -54,6 +54,7 @@ WORLD = 'Grüße, мир, 世界 👋 "quoted" \\ /'
 TOKEN = "mZ3q-0Yv5oTtUuJc1kqGx2WbN7eRfLh8sPd4aXiM_yQ"
 ID_1 = "0123456789abcdef01234567"
 ID_2 = "ffffffffffffffffffffffff"
+SOME_ACCOUNT = "0123456789abcdef0123456789abcdef"
 SENT_AT = 1_767_225_600_000
 
 SOME_MESSAGE = Message(seq=1, message_id=ID_1, sender="ann", body="hi", sent_at=SENT_AT)
@@ -134,6 +135,11 @@ REQUESTS: tuple[tuple[str, int, Request], ...] = (
         "history, of some kinds",
         17,
         History.model_validate({"before": 9, "with": "", "kinds": ["receipt", "mail"]}),
+    ),
+    (
+        "history, of an account",
+        17,
+        History.model_validate({"with": "bob", "account": SOME_ACCOUNT}),
     ),
     ("conversations", 26, Conversations()),
     ("conversations, all said", 26, Conversations(before=300, limit=MAX_PAGE)),
@@ -240,6 +246,12 @@ REPLIES: tuple[tuple[str, int | None, str, Reply], ...] = (
         ),
     ),
     (
+        "history, of a name that somebody has",
+        17,
+        "history",
+        HistoryReply(messages=(), more=False, seen=0, account=SOME_ACCOUNT),
+    ),
+    (
         "conversations, none",
         26,
         "conversations",
@@ -251,7 +263,7 @@ REPLIES: tuple[tuple[str, int | None, str, Reply], ...] = (
         "conversations",
         ConversationsReply(
             conversations=(
-                Conversation(username="bob", last=SOME_COPY, unread=0),
+                Conversation(username="bob", last=SOME_COPY, unread=0, account=SOME_ACCOUNT),
                 Conversation(username="ann", last=SOME_MESSAGE, unread=MAX_INT),
             ),
             more=True,

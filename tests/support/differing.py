@@ -613,6 +613,8 @@ class Calls:
         peer = None if of is None else Peer(self._id(of), self.names.get(self._id(of), "nobody"))
         if of == _NOBODY:
             peer = Peer(None, self.names[self.ids[0]])
+        elif peer is not None and limit % 2:
+            peer = Peer(peer.account_id, "")
         self.ask(
             f"history {account_id} {before} {limit} {max_bytes} {sorted(kinds)} {peer}",
             lambda store: store.mailboxes.history(

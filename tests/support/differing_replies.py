@@ -2,7 +2,7 @@
 
 The requests are data, drawn at random from few names, bodies, send_ids and seqs, so that they meet.
 Of each service and each way in there are accounts of their own, and all of these ask one thing
-after the other; what they are told must be the same, but for the names and the ids of messages. The
+after the other; what they are told must be the same, but for the names and the ids. The
 clock stands still while they ask. Receipts are off: one comes when it does, and takes a seq.
 """
 
@@ -29,8 +29,8 @@ ENDPOINTS: Final = (("tcp://127.0.0.1:0", "auto"), ("ws://127.0.0.1:0", "auto"))
 _KINDS: Final = (None, ["mail"], ["sent"], ["mail", "sent"], ["receipt"], ["sent", "receipt"])
 
 Asked = tuple[str, str, dict[str, Any]]
-"""Who asks, the name of the request, and its fields: of a name what is behind the prefix, and of a
-message how many were sent before it."""
+"""Who asks, the name of the request, and its fields: of a name what is behind the prefix, of an
+account whose it is, and of a message how many were sent before it."""
 
 
 def drawn(seed: int) -> list[Asked]:
@@ -59,6 +59,7 @@ def drawn(seed: int) -> list[Asked]:
             "before": random.choice((None, *seqs)),
             "limit": random.choice(limits),
             "with": random.choice((None, *who)),
+            "account": random.choice((None, None, None, *PEOPLE, "0")),
             "kinds": random.choice(_KINDS),
         },
         "conversations": lambda: {
@@ -93,6 +94,15 @@ class Talk:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._ids: dict[str, str] = {}
+        self._accounts: dict[str, str] = {}
+
+    def meet(self) -> None:
+        """Learn the accounts' ids, when all are made."""
+        for who in PEOPLE:
+            page = self.told(who, protocol.History(with_=self.name(who)))
+            assert isinstance(page, protocol.HistoryReply)
+            assert page.account is not None
+            self._accounts[who] = page.account
 
     def enter(self, who: str) -> None:
         """Have one of the accounts made, which gives no receipts."""
@@ -116,6 +126,8 @@ class Talk:
         for key in {*_WITH_NAMES} & named.keys():
             if isinstance(named[key], str):
                 named[key] = self.name(named[key])
+        if "account" in named:
+            named["account"] = self._accounts.get(named["account"], named["account"])
         if "pattern" in named:
             named["pattern"] = self.name(named["pattern"])
         if "message_id" in named:
@@ -135,6 +147,8 @@ class Talk:
         text = json.dumps(reply.model_dump(mode="json"), ensure_ascii=False)
         for own, shown in self._ids.items():
             text = text.replace(own, shown)
+        for whose, account in self._accounts.items():
+            text = text.replace(account, f"the id of {whose}")
         return text.replace(self._prefix, "")
 
 
@@ -168,7 +182,7 @@ _CALLS: Final[dict[str, Callable[[Client, Any], object]]] = {
     "send": lambda client, it: client.send(it.to, it.body, it.send_id, copy=it.copy_),
     "ack": lambda client, it: client.ack(it.up_to),
     "history": lambda client, it: client.history(
-        it.before, it.limit, peer=it.with_, kinds=it.kinds
+        it.before, it.limit, peer=it.with_, account=it.account, kinds=it.kinds
     ),
     "conversations": lambda client, it: client.conversations(it.before, it.limit),
     "block": lambda client, it: client.block(it.username),
@@ -276,6 +290,7 @@ def _ask(ways: Mapping[str, Talk], clock: FakeClock, seed: int) -> int:
     for way in ways.values():
         for who in PEOPLE:
             way.enter(who)
+        way.meet()
     log: list[str] = []
     compared = 0
     for who, name, fields in drawn(seed):

@@ -237,6 +237,27 @@ def lists_by_name(half: MemoryMailboxes, was, *arguments):
     return page._replace(conversations=tuple(reversed(by_name.values())))
 
 
+def lists_a_name_as_one_account(half: MemoryMailboxes, was, account_id, *arguments):
+    """Say of each conversation whose name it is now, and not whose it was."""
+    box = half._boxes.get(account_id)
+    now = {} if box is None else {box._messages[last][2]: each for each, last in box.peers()}
+    page = was(account_id, *arguments)
+    told = [
+        each.model_copy(update={"account": now.get(each.username, each.account)})
+        for each in page.conversations
+    ]
+    return page._replace(conversations=tuple(told))
+
+
+def knows_nobody_without_a_name(
+    half: MemoryMailboxes, was, account_id, before, *arguments, **kinds
+):
+    peer = kinds.get("peer")
+    if peer is not None and not peer.username:
+        return was(account_id, 0, *arguments, **kinds)
+    return was(account_id, before, *arguments, **kinds)
+
+
 def lists_from_before(half: MemoryMailboxes, was, account_id, before, *arguments):
     return was(account_id, None if before is None else before + 1, *arguments)
 

@@ -454,6 +454,11 @@ FAULTS: tuple[tuple[Open, str], ...] = (
     (mailboxes(history=by_talk.pages_from_the_newest), "history_takes_kinds_and_a_peer"),
     (mailboxes(history=by_talk.knows_peers_by_name), "reused_names_are_other_conversations"),
     (mailboxes(conversations=by_talk.lists_by_name), "reused_names_are_other_conversations"),
+    (
+        mailboxes(conversations=by_talk.lists_a_name_as_one_account),
+        "conversations_say_whose_they_are",
+    ),
+    (mailboxes(history=by_talk.knows_nobody_without_a_name), "conversations_say_whose_they_are"),
     (mailboxes(conversations=by_talk.lists_from_before), "conversations_are_listed"),
     (mailboxes(conversations=by_talk.counts_all_as_unread), "conversations_are_listed"),
     (mailboxes(append=by_talk.keeps_every_copy), "copies_have_a_bound_of_their_own"),

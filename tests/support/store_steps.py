@@ -213,6 +213,7 @@ class Box:
                 unread=sum(
                     each.peer_id == mail.peer_id and each.acked_at is None for each in self.mail
                 ),
+                account=mail.peer_id,
             )
             for mail, is_copy in sorted(last.values(), key=lambda each: -each[0].seq)
         ]
@@ -583,7 +584,7 @@ class MailboxSteps(RuleBasedStateMachine):
         if (box := self.box(name)) is not None:
             self.check_conversations(self.ids[name], box, None, ALL, ALL)
             for peer, peer_id in self.ids.items():
-                for whom in (Peer(peer_id, peer), Peer(None, peer)):
+                for whom in (Peer(peer_id, peer), Peer(peer_id, ""), Peer(None, peer)):
                     self.check_history(self.ids[name], box, None, 3, ALL, EVERY_KIND, whom)
 
 

@@ -15,6 +15,7 @@ from streams import cut, receive, receive_replies, shown
 from twinline.core.errors import ERROR_BY_CODE
 from twinline.core.protocol import (
     MAX_INT,
+    AccountId,
     ErrorReply,
     MessageId,
     Ping,
@@ -52,6 +53,8 @@ def bounds(metadata: tuple[Any, ...]) -> dict[str, int]:
 def values(annotation: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy[Any]:
     if annotation == MessageId:
         return st.binary(min_size=12, max_size=12).map(bytes.hex)
+    if annotation == AccountId:
+        return st.binary(min_size=1, max_size=32).map(bytes.hex)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return values(arguments[0], arguments[1:])

@@ -65,6 +65,13 @@ def takes_mail_alone(service: ChatService) -> tuple[str, Any]:
     return "history", history
 
 
+def takes_who_has_the_name(service: ChatService) -> tuple[str, Any]:
+    def history(*where: Any, account: object = None, **others: Any) -> Any:
+        return ChatService.history(service, *where, **others)
+
+    return "history", history
+
+
 def counts_nothing_unread(service: ChatService) -> tuple[str, Any]:
     def conversations(*where: Any) -> ConversationsReply:
         reply = ChatService.conversations(service, *where)
@@ -74,7 +81,9 @@ def counts_nothing_unread(service: ChatService) -> tuple[str, Any]:
     return "conversations", conversations
 
 
-@pytest.mark.parametrize("fault", [keeps_no_copy, takes_mail_alone, counts_nothing_unread])
+@pytest.mark.parametrize(
+    "fault", [keeps_no_copy, takes_mail_alone, takes_who_has_the_name, counts_nothing_unread]
+)
 def test_a_service_that_tells_otherwise_is_found(
     servers: dict[str, list[Server]],
     clock: FakeClock,

@@ -280,9 +280,10 @@ class AsyncClient(ClientBase):
         limit: int = 50,
         *,
         peer: str | None = None,
+        account: str | None = None,
         kinds: Iterable[Kind] | None = None,
     ) -> protocol.HistoryReply:
-        request = build_history(before, limit, peer, kinds)
+        request = build_history(before, limit, peer, account, kinds)
         return await self._engine.ask(request, protocol.HistoryReply)
 
     async def conversations(

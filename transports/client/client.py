@@ -405,6 +405,7 @@ class Client(ClientBase):
         limit: int = 50,
         *,
         peer: str | None = None,
+        account: str | None = None,
         kinds: Iterable[Kind] | None = None,
     ) -> protocol.HistoryReply:
         """Return a page of the mailbox, acked messages included, the newest last.
@@ -413,9 +414,14 @@ class Client(ClientBase):
             before: only seqs below this one; None begins at the newest.
             limit: 1 to 1,000.
             peer: only the conversation with this account; None: all.
+            account: with a peer, which account of that name is meant, as `conversations` has it;
+                None: the one that has it now.
             kinds: of the entries; None: mail alone, and with a peer mail and copies.
+
+        Raises:
+            BadRequest, InvalidUsername.
         """
-        request = build_history(before, limit, peer, kinds)
+        request = build_history(before, limit, peer, account, kinds)
         return run(self._engine.ask(request, protocol.HistoryReply))
 
     def conversations(

@@ -25,7 +25,11 @@ def build(kind: type[_R], **fields: Any) -> _R:
 
 
 def build_history(
-    before: int | None, limit: int, peer: str | None, kinds: Iterable[protocol.Kind] | None
+    before: int | None,
+    limit: int,
+    peer: str | None,
+    account: str | None,
+    kinds: Iterable[protocol.Kind] | None,
 ) -> protocol.History:
     """Return the request for a page of the mailbox.
 
@@ -33,7 +37,9 @@ def build_history(
         BadRequest: as `build`.
     """
     named = None if kinds is None else tuple(kinds)
-    return build(protocol.History, before=before, limit=limit, with_=peer, kinds=named)
+    return build(
+        protocol.History, before=before, limit=limit, with_=peer, account=account, kinds=named
+    )
 
 
 def limit_of(timeout: float | None) -> float | None:

@@ -14,6 +14,7 @@ from twinline.core import protocol
 from twinline.core.errors import ERROR_BY_CODE
 from twinline.core.protocol import (
     MAX_INT,
+    AccountId,
     ErrorReply,
     HelloReply,
     Limits,
@@ -158,6 +159,8 @@ def _values(annotation: Any, metadata: Sequence[Any] = ()) -> list[Any]:
     """Return values of an annotation, the most ordinary first."""
     if annotation == MessageId:
         return ["0123456789abcdef01234567", "0" * 24, "f" * 24]
+    if annotation == AccountId:
+        return ["0123456789abcdef0123456789abcdef", "A", "-_" * 32]
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _values(arguments[0], [*metadata, *arguments[1:]])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,13 +15,13 @@ from zlib import crc32
 import pytest
 from click.testing import CliRunner, Result
 from postgres_engine import PostgresEngine
-from store_samples import ALL, HOUR, account, draft, filled, key, operated
+from store_samples import ALL, HOUR, VERSION_3, account, draft, filled, key, operated
 from valkey_engine import ValkeyCluster, ValkeyEngine
 from waiting import join, wait_until
 
 from twinline.cli.main import main
 from twinline.core.errors import SendIdConflict
-from twinline.core.protocol import EVERY_KIND
+from twinline.core.protocol import EVERY_KIND, TALK
 from twinline.core.store import (
     SEQ_JUMP,
     Durability,
@@ -103,6 +104,41 @@ def same(one_url: str, other_url: str) -> None:
         assert other.accounts.invitations() == one.accounts.invitations()
         assert other.accounts.hash_profiles() == one.accounts.hash_profiles()
         assert not other.accounts.is_free("old")
+
+
+def test_mail_of_a_name_alone_is_with_who_has_that_and_with_nobody_else(
+    url: str, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(VERSION_3, tmp_path / "chat.db"))
+    with open_store(f"sqlite:{path}", POLICY):
+        pass  # it is of the present version from now on
+    moved(f"sqlite:{path}", url)
+    for each in (f"sqlite:{path}", url):
+        with open_store(each, POLICY) as store:
+            boxes = store.mailboxes
+
+            def bodies(
+                account_id: str | None, username: str, boxes: Mailboxes = boxes
+            ) -> list[str]:
+                peer = Peer(account_id, username)
+                page = boxes.history("id-bob", None, ALL, ALL, 1, kinds=TALK, peer=peer)
+                return [message.body for message in page.messages]
+
+            def listed(boxes: Mailboxes = boxes) -> list[tuple[str, str | None]]:
+                page = boxes.conversations("id-bob", None, ALL, ALL, 1)
+                return [(talk.username, talk.account) for talk in page.conversations]
+
+            old = bodies(None, "ann")
+            assert len(old) == 6
+            assert listed() == [("ann", None), ("carl", None)]
+            assert bodies("id-ann", "ann") == old
+            assert bodies("id-ann", "") == []
+            boxes.append("id-bob", draft("new"))
+            assert listed() == [("ann", "id-ann"), ("ann", None), ("carl", None)]
+            assert bodies("id-ann", "ann") == bodies(None, "ann") == [*old, "new"]
+            assert bodies("id-ann", "") == ["new"]
+            assert bodies("id-another", "ann") == old
+            assert bodies("id-another", "") == []
 
 
 def test_what_was_in_a_file_is_on_the_engine(url: str, file: Path) -> None:

@@ -180,7 +180,10 @@ def test_a_page_of_a_conversation_costs_the_page_and_not_the_mailbox(path: Path)
             for _ in range(20):
                 send("id-ann", draft(sender="bob"))
                 send("id-bob", copied())
-        peers = (BOB, Peer(None, "bob"), Peer("id-new", "bobby"), Peer(None, "bobby"))
+        peers = (
+            *(BOB, Peer("id-bob", ""), Peer(None, "bob")),
+            *(Peer("id-new", "bobby"), Peer(None, "bobby")),
+        )
         grow(30)
         before = [cost(peer) for peer in peers]
         grow(2_000)

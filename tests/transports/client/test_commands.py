@@ -6,15 +6,17 @@ from itertools import islice
 
 import pytest
 from client_kit import FAST, MODES, States, again, fast, make_client, threads_only, user, watchers
-from listening import socket_path
+from listening import Speaker, socket_path
 from servers import HANG_UP, HELLO, SILENCE, ScriptedServer, Site
 from services import PASSWORD
 from waiting import join, wait_until
 
 from twinline.core import errors
 from twinline.core.protocol import (
+    CreateAccount,
     ErrorReply,
     Hello,
+    History,
     Ping,
     Resume,
     Send,
@@ -23,6 +25,7 @@ from twinline.core.protocol import (
     Watch,
     WatchReply,
 )
+from twinline.core.settings import ServiceSettings
 from twinline.transports.client import (
     ClientBusy,
     ClientClosed,
@@ -149,6 +152,51 @@ def test_refusals_are_the_trees_leaves(site: Site) -> None:
         assert refused.value.count == 1
         # The watcher goes on after the refusal.
         assert [message.body for message in islice(client.messages(5), 1)] == ["one"]
+
+
+@pytest.mark.parametrize("name", ["jsonl", "binary"])
+def test_a_conversation_is_read_by_its_account(name: str) -> None:
+    settings = ServiceSettings(free_deleted_names=True)
+    with (
+        Site(settings=settings) as site,
+        user(site.endpoint, "ann", transport=name) as ann,
+    ):
+        for number in (1, 2):
+            with user(site.endpoint, "bob") as bob:
+                bob.send("ann", f"of bob {number}")
+                ann.send("bob", f"to bob {number}", copy=True)
+                bob.delete_account(PASSWORD, force=True)
+        talks = ann.conversations().conversations
+        assert [each.username for each in talks] == ["bob", "bob"]
+        for number, talk in zip((2, 1), talks, strict=True):
+            page = ann.history(peer="bob", account=talk.account)
+            assert [each.body for each in page.messages] == [f"of bob {number}", f"to bob {number}"]
+            assert page.account is None
+        with user(site.endpoint, "bob"):
+            page = ann.history(peer="bob")
+            assert page.messages == ()
+            assert page.account not in {None, *(each.account for each in talks)}
+        with pytest.raises(errors.BadRequest, match="needs 'with'"):
+            ann.history(account=talks[0].account)
+
+
+@pytest.mark.parametrize("account", ["", "x" * 65, "\0", "a b", "é", 7])
+@pytest.mark.parametrize("name", ["jsonl", "binary"])
+def test_an_account_id_that_nobody_can_have_is_refused(name: str, account: object) -> None:
+    """By the server too: whoever speaks to it need not have built the request as a client does."""
+    with pytest.raises(errors.BadRequest, match="account"):
+        make_client("tcp://127.0.0.1:1").history(peer="bob", account=account)
+    if not isinstance(account, str):
+        return
+    with Site() as site, Speaker(site.endpoint, name) as speaker:
+        speaker.ask(CreateAccount(username="ann", password=PASSWORD))
+        asked = History.model_construct(
+            before=None, limit=50, with_="bob", kinds=None, account=account
+        )
+        reply = speaker.ask(asked)
+        assert isinstance(reply, ErrorReply)
+        assert reply.code == "bad_request"
+        assert "account" in reply.message
 
 
 @pytest.mark.parametrize(

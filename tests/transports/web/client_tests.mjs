@@ -144,7 +144,8 @@ function filled(reply) {
   const { messages, conversations, ...rest } = reply;
   if (messages) rest.messages = messages.map(whole);
   if (conversations) {
-    rest.conversations = conversations.map((each) => ({ ...each, last: whole(each.last) }));
+    const last = (each) => ({ account: null, ...each, last: whole(each.last) });
+    rest.conversations = conversations.map(last);
   }
   return rest;
 }
@@ -156,7 +157,7 @@ for (const vector of vectors.replies) {
     if (vector.model !== "ErrorReply") {
       const defaults = {
         WatchReply: { more: false, receipts: [] },
-        HistoryReply: { receipts: [] },
+        HistoryReply: { receipts: [], account: null },
         HelloReply: { node: null, incarnation: null },
         TraceReply: { sent_at: null, acked_at: null },
       }[vector.model];
@@ -726,16 +727,19 @@ test("what is asked of conversations and blocks is what the protocol has", async
   const client = clientOf(server);
   await client.login("ann", "secret secret");
   await client.send("bob", "hello", { sendId: "1", copy: true });
-  assert.deepEqual(await client.history({ peer: "bob", kinds: ["sent"] }), { ...page, receipts: [] });
+  const whole = { ...page, receipts: [], account: null };
+  assert.deepEqual(await client.history({ peer: "bob", kinds: ["sent"] }), whole);
+  assert.deepEqual(await client.history({ peer: "bob", account: "a1" }), whole);
   assert.deepEqual(await client.conversations({ limit: 2 }), { conversations: [], more: false });
   await client.block("eve");
   await client.unblock("eve");
   assert.deepEqual(await client.blocked(), ["eve"]);
   await client.setReceipts(false);
-  const asked = server.requests.slice(-7).map(({ id, socket, ...fields }) => fields);
+  const asked = server.requests.slice(-8).map(({ id, socket, ...fields }) => fields);
   assert.deepEqual(asked, [
     { op: "send", to: "bob", body: "hello", send_id: "1", copy: true },
     { op: "history", with: "bob", kinds: ["sent"] },
+    { op: "history", with: "bob", account: "a1" },
     { op: "conversations", limit: 2 },
     { op: "block", username: "eve" },
     { op: "unblock", username: "eve" },

@@ -121,7 +121,7 @@ export const REQUESTS = Object.freeze({
   },
   ack: { fields: { up_to: REQUIRED }, reply: "AckReply", beforeLogin: false, repeatable: true },
   history: {
-    fields: { before: null, limit: 50, with: null, kinds: null },
+    fields: { before: null, limit: 50, with: null, kinds: null, account: null },
     reply: "HistoryReply", beforeLogin: false, repeatable: true,
   },
   conversations: {
@@ -172,7 +172,9 @@ const MESSAGE = object({
 });
 const RECEIPT = object({ seq: integer, username: text, n: integer, acked_at: integer });
 const RECEIPTS = orLeftOut(listOf(RECEIPT));
-const CONVERSATION = object({ username: text, last: MESSAGE, unread: integer });
+const CONVERSATION = object({
+  username: text, last: MESSAGE, unread: integer, account: orNull(text),
+});
 const LIMITS = object({
   body_bytes: integer, frame_bytes: integer, frame_bytes_before_login: integer,
   reply_bytes: integer, page: integer, wait_seconds: integer,
@@ -190,6 +192,7 @@ const REPLIES = {
   AckReply: object({ position: integer, unread: integer }),
   HistoryReply: object({
     messages: listOf(MESSAGE), more: truth, seen: integer, receipts: RECEIPTS,
+    account: orNull(text),
   }),
   ConversationsReply: object({ conversations: listOf(CONVERSATION), more: truth }),
   BlockedReply: object({ usernames: listOf(text) }),
@@ -897,18 +900,22 @@ export class Client {
   }
 
   /**
-   * Return a page of the mailbox, going back in time: `{messages, receipts, more, seen}`, the newest
-   * last; `seen` is the next `before`.
+   * Return a page of the mailbox, going back in time: `{messages, receipts, more, seen, account}`,
+   * the newest last; `seen` is the next `before`, and `account` says who has the peer's name now.
    *
-   * @param {{before?: number, limit?: number, peer?: string, kinds?: string[]}} [options] `peer`:
-   *   only what that account has sent, and the copies of what was sent to it
+   * @param {{before?: number, limit?: number, peer?: string, account?: string, kinds?: string[]}}
+   *   [options] `peer`: only what that account has sent, and the copies of what was sent to it;
+   *   `account`: which one of that name, as `conversations` has it
    */
-  async history({ before, limit, peer, kinds } = {}) {
-    const reply = await this.request("history", { before, limit, with: peer, kinds });
-    return { receipts: [], ...reply };
+  async history({ before, limit, peer, account, kinds } = {}) {
+    const reply = await this.request("history", { before, limit, with: peer, account, kinds });
+    return { receipts: [], account: null, ...reply };
   }
 
-  /** Return a page of conversations: `{conversations, more}`, the newest message first. */
+  /**
+   * Return a page of conversations: `{conversations, more}`, the newest message first. Each has its
+   * `account`: of two that had one name, each is a conversation.
+   */
   conversations({ before, limit } = {}) {
     return this.request("conversations", { before, limit });
   }
