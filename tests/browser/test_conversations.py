@@ -16,7 +16,7 @@ from twinline.stores.memory import MemoryStore
 from twinline.transports.client import Client
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Locator
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -394,6 +394,63 @@ def test_a_name_that_is_another_account_now_is_another_conversation(browser: "Br
         assert ann.one("#composer").is_hidden()
         with logged_in(site, "bob") as new:
             assert [each.body for each in new.history().messages] == ["for the new one"]
+
+
+def test_an_earlier_account_is_read_whole_after_a_reload_and_counted_by_itself(
+    browser: "Browser",
+) -> None:
+    settings = ServiceSettings(free_deleted_names=True)
+    service = ChatService(MemoryStore(), settings, hasher=cheap_hasher())
+    with (
+        WebSite(service=service).create("ann", "bob") as site,
+        Tab(browser, site.page).enter("ann") as ann,
+    ):
+        old = [f"no. {number}" for number in range(150)]
+        site.fill("bob", "ann", old)
+        ann.title("(150) twinline")
+        with logged_in(site, "bob") as bob:
+            bob.delete_account(PASSWORD)
+        site.create("bob")
+        site.fill("bob", "ann", ["of the new one"])
+        ann.title("(151) twinline")
+        ann.page.reload()
+        ann.until("document.querySelectorAll('#talks .row').length === 2")
+        ann.title("(151) twinline")
+        now, earlier = ann.page.locator("#talks .row").all()
+        wait_until(lambda: "150 unread" in said(earlier), "the earlier one's to be counted")
+        assert "an earlier account" in said(earlier)
+        assert "no. 149" in said(earlier)
+        assert "of the new one 1 unread" in said(now)
+        earlier.click()
+        ann.sees("no. 149")
+        assert ann.one("#composer").is_hidden()
+        assert "is gone" in ann.one("#note").inner_text()
+        ann.title("(1) twinline")  # what is read of one is not read of the other
+        ann.until(
+            "(() => { scroller.scrollTop = 0; return true; })() &&"
+            "document.querySelector('#messages .body').innerText === 'no. 0'"
+        )
+        ann.until("document.querySelector('.edge').innerText === 'This is where it begins.'")
+        assert ann.bodies() == old[: len(ann.bodies())]
+        ann.page.reload()
+        ann.sees("no. 149")
+        ann.until("document.querySelectorAll('#talks .row').length === 2")
+        assert "is gone" in ann.one("#note").inner_text()
+        ann.title("(1) twinline")
+        now.click()
+        ann.sees("of the new one")
+        assert ann.bodies() == ["of the new one"]
+        assert ann.one("#composer").is_visible()
+        ann.title("twinline")
+        ann.page.reload()
+        ann.until("document.querySelectorAll('#talks .row').length === 2")
+        ann.sees("of the new one")
+        ann.title("twinline")
+
+
+def said(row: "Locator") -> str:
+    """Return what a row of the list says."""
+    return " ".join(row.inner_text().split())
 
 
 def test_messages_one_does_not_look_at_are_told_once_that_is_wanted(browser: "Browser") -> None:

@@ -181,21 +181,107 @@ test("the talk with the newest message comes first, and an empty one is not list
   assert.equal(talks.get("emil").last.body, "no. 3");
 });
 
+const listed = (last, account, username = last.to ?? last.sender) =>
+  ({ username, last, unread: 0, account });
+const seqs = (talk) => talk.entries.map(({ seq }) => seq);
+
 test("a name that another account has now is another conversation", () => {
   const talks = talksOf();
-  talks.takeList([message(9), message(8, "cleo"), message(7)].map((last) =>
-    ({ username: last.sender, last, unread: 0 })));
-  const [now, , before] = talks.list();
-  assert.deepEqual([now.key, before.key, before.name], ["bob", "bob 7", "bob"]);
-  assert.deepEqual([before.isEarlier, before.entries.length, before.more], [true, 1, false]);
-  // The list has the last of the earlier one alone; the history of the present one is empty.
-  const cleo = talks.get("cleo");
-  talks.receive(message(10, "cleo"));
-  const lost = talks.takePage(cleo, page([], { more: false }), talks.held(cleo));
-  assert.deepEqual(lost.map(({ seq }) => seq), [8, 10]);
-  assert.deepEqual([cleo.last, talks.earlier("cleo", lost).last.seq], [undefined, 10]);
-  assert.ok(talks.receive(message(11, "cleo")));
-  assert.deepEqual(bodies(talks, "cleo"), ["no. 11"]);
+  talks.takeList([
+    listed(message(9), "b3"), listed(message(8, "cleo"), "c1"), listed(message(7), "b2"),
+    listed(message(4), "b1"), listed(message(2)),
+  ]);
+  const all = talks.list();
+  assert.deepEqual(all.map(({ key }) => key), ["bob", "cleo", "bob b2", "bob b1"]);
+  assert.deepEqual(all.map(({ name }) => name), ["bob", "cleo", "bob", "bob"]);
+  assert.deepEqual(all.map(({ isEarlier }) => isEarlier), [false, false, true, true]);
+  assert.equal(talks.open("bob b1"), all[3]);
+  assert.equal(talks.get("bob").last.seq, 9);
+  const earlier = talks.get("bob b2");
+  talks.takePage(earlier, page([message(6), message(7)]), talks.held(earlier));
+  talks.takePage(earlier, page([message(5)], { more: false, seen: 0 }));
+  assert.deepEqual([seqs(earlier), earlier.oldest, earlier.more], [[5, 6, 7], 0, false]);
+  // What was not acknowledged comes by itself once more, of whichever it is.
+  [1, 4, 8, 11].forEach((seq) => assert.ok(talks.receive(message(seq))));
+  assert.deepEqual(["bob b1", "bob b2", "bob"].map((key) => seqs(talks.get(key))), [
+    [1, 4], [5, 6, 7], [8, 11],
+  ]);
+});
+
+test("what stood here of an account goes with it when another has its name", () => {
+  const talks = talksOf();
+  talks.takeList([listed(message(3), "b1")]);
+  const bob = talks.get("bob");
+  assert.equal(talks.hasName(bob, "b1"), null);
+  [4, 5].forEach((seq) => talks.receive(message(seq)));
+  assert.equal(talks.hasName(bob, "b1"), null); // all until here is of that account
+  talks.putSent(written(50, "sending"));
+  talks.receive(message(6)); // of the next one, which is not known yet
+  const earlier = talks.hasName(bob, "b2");
+  assert.deepEqual([seqs(earlier), seqs(bob)], [[4, 5], [6, undefined]]);
+  assert.deepEqual([earlier.last.seq, bob.account, bob.oldest], [5, "b2", null]);
+  assert.deepEqual([earlier.unread, bob.unread, earlier.line, bob.line], [2, 1, 4, 6]);
+  assert.equal(talks.hasName(bob, "b2"), null);
+  assert.equal(talks.hasName(bob, null), null); // it is gone, and nobody else is there
+  assert.equal(talks.hasName(bob, "b1"), null); // said by a server that is a moment late
+  assert.equal(bob.account, "b2");
+  // The list can tell as well, of whichever way round.
+  talks.receive(message(7, "cleo"));
+  talks.takeList([listed(message(7, "cleo"), "c1")]);
+  talks.receive(message(8, "cleo"));
+  talks.takeList([listed(message(8, "cleo"), "c2"), listed(message(7, "cleo"), "c1")]);
+  assert.deepEqual([seqs(talks.get("cleo")), seqs(talks.get("cleo c1"))], [[8], [7]]);
+  talks.rewind();
+  assert.deepEqual([talks.get("bob b1"), bob.account, bob.isEarlier], [undefined, null, false]);
+});
+
+test("a page of an earlier account takes what stood with a later one", () => {
+  const talks = talksOf();
+  talks.takeList([listed(message(3), "b1")]);
+  [10, 11].forEach((seq) => talks.receive(message(seq)));
+  const earlier = talks.hasName(talks.get("bob"), "b2");
+  assert.deepEqual([seqs(earlier), seqs(talks.get("bob"))], [[], [10, 11]]);
+  talks.takePage(earlier, page([message(3), message(10)]), talks.held(earlier));
+  assert.deepEqual([seqs(earlier), seqs(talks.get("bob"))], [[3, 10], [11]]);
+  // Of three, each has what came in its time.
+  talks.earlier("bob", "b0", 3);
+  assert.deepEqual([seqs(talks.get("bob b0")), seqs(earlier)], [[3], [10]]);
+});
+
+test("what is unread is counted and read in the conversation that it is of", () => {
+  const marks = { base: 2, read: { bob: 4 } };
+  const talks = new Talks("ann", marks);
+  talks.top = 12;
+  talks.takeList([listed(message(12), "b2"), listed(message(6), "b1")]);
+  talks.count([3, 4, 5, 6, 9, 12].map((seq) => message(seq)));
+  const bob = talks.get("bob");
+  const earlier = talks.get("bob b1");
+  assert.deepEqual([earlier.unread, bob.unread], [2, 2]); // up to 4 it was read
+  talks.markRead("bob", 12);
+  assert.deepEqual([earlier.unread, bob.unread, talks.unread], [2, 0, 2]);
+  talks.settle();
+  assert.equal(marks.base, 4);
+  talks.markRead("bob b1", 6);
+  assert.equal(talks.unread, 0);
+  talks.settle();
+  assert.deepEqual(marks, { base: 12, read: {} });
+  // After a reload what was read of the later one says nothing of the other.
+  const again = new Talks("ann", { base: 2, read: { bob: 12 } });
+  again.takeList([listed(message(12), "b2"), listed(message(6), "b1")]);
+  again.count([5, 6, 9].map((seq) => message(seq)));
+  assert.deepEqual([again.get("bob b1").unread, again.get("bob").unread], [2, 0]);
+});
+
+test("a receipt is of the account that gave it", () => {
+  const talks = talksOf();
+  talks.takeList([listed(copy(9, 9), "b2"), listed(copy(3, 3), "b1")]);
+  const earlier = talks.get("bob b1");
+  talks.acknowledged({ username: "bob", n: 9, seq: 10 });
+  talks.takePage(earlier, page([copy(2, 2), copy(3, 3)], {
+    receipts: [{ seq: 4, username: "bob", n: 2, acked_at: 1 }],
+  }), []);
+  assert.deepEqual(earlier.entries.map((entry) => earlier.stateOf(entry)), ["delivered", "sent"]);
+  assert.equal(talks.get("bob").delivered, 9);
 });
 
 test("of more than twenty thousand messages the oldest are asked for again", () => {

@@ -271,10 +271,10 @@ document.addEventListener("visibilitychange", () => {
 
 function receive(message) {
   if (talks === null) return;
-  const isSeen = (name) => name === open && !document.hidden && messages.atEnd;
+  const isSeen = (key) => key === open && !document.hidden && messages.atEnd;
   const entry = talks.receive(message, { isSeen });
   if (entry !== null) {
-    const here = entry.with === open;
+    const here = talks.of(entry.with, entry.seq).key === open;
     if (here) messages.came();
     if (entry.mine) memory.save();
     if (!entry.mine) {
@@ -302,12 +302,13 @@ function changed() {
   if (talks !== null) draw();
 }
 
-/** Read the newest messages of a talk, unless it is of an account that is gone. */
+/** Read the newest messages of a talk. */
 async function readNewest(key, { isNow = false } = {}) {
   const talk = talks?.get(key);
   if (talk === undefined || reader === null) return;
   const earlier = await reader.newest(talk);
-  if (earlier === null || open !== key || isNow) return;
+  if (earlier === null || open !== key) return;
+  if (isNow) return readNewest(key, { isNow });
   // What one turned to was of another account: what is typed for that is not for this one.
   memory.drafts[earlier.key] = draft.value;
   delete memory.drafts[key];
@@ -320,9 +321,7 @@ async function readNewest(key, { isNow = false } = {}) {
 /** The newest message of the open talk is in sight: take all of it for read. */
 function readOpen() {
   if (talks === null || open === null || document.hidden || !messages.atEnd) return;
-  const talk = talks.get(open);
-  if (talk.isEarlier) return;
-  const seq = talk.lastSeq;
+  const seq = talks.get(open).lastSeq;
   if (talks.markRead(open, seq)) {
     reader.settle();
     memory.save();
@@ -411,8 +410,7 @@ function draftChanged() {
 // -- choosing a talk ----------------------------------------------------------------------------
 
 function choose(key, { isNow = false } = {}) {
-  const name = talks.get(key)?.name ?? key;
-  const hash = `#${encodeURIComponent(name)}`;
+  const hash = `#${encodeURIComponent(key)}`;
   // So that "back" leads from a talk to the list where only one of them is seen.
   if (open === null) history.pushState(null, "", hash);
   else history.replaceState(null, "", hash);
@@ -421,13 +419,13 @@ function choose(key, { isNow = false } = {}) {
 }
 
 function openFromAddress() {
-  let name = null;
+  let key = null;
   try {
-    name = decodeURIComponent(location.hash.slice(1)) || null;
+    key = decodeURIComponent(location.hash.slice(1)) || null;
   } catch {
     // It is no address of ours.
   }
-  show(name);
+  show(key);
 }
 
 addEventListener("popstate", () => talks !== null && openFromAddress());
@@ -452,7 +450,7 @@ function show(key, { isNow = false } = {}) {
     if (talks !== null) talks.shown = null;
     messages.show(null);
   } else {
-    const talk = talks.get(key) ?? talks.open(key);
+    const talk = talks.open(key);
     const { name } = talk;
     talks.shown = talk;
     if (talk.unread === 0) talk.line = null;

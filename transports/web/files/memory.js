@@ -23,7 +23,7 @@ const empty = () => ({
  *   username  whose everything else is
  *   base      the seq up to which all counts as read
  *   isAssumed whether the base is what the server had as acknowledged, and nobody has read so far
- *   read      by username, the seq up to which it is read
+ *   read      by talk, the seq up to which it is read
  *   sent      what was sent from here: {sendId, to, body, at, state, messageId, n, error, isFinal}
  *   drafts    by talk, what is written and not sent
  *   notifies  whether mail of other conversations is told on the desktop

@@ -106,10 +106,9 @@ export class Messages {
 
   /** Say what is above the first message: older ones, perhaps, or nothing. */
   #sayWhatIsAbove() {
-    const { loading, more, failed, isEarlier } = this.#talk;
+    const { loading, more, failed } = this.#talk;
     this.older.hidden = loading || !more;
     let text = more ? "" : "This is where it begins.";
-    if (isEarlier) text = "The last of what was written with an account that is gone.";
     if (failed !== null) text = `Older messages cannot be read: ${failed}. `;
     setText(byId("edge-text"), loading ? "Looking for older messages …" : text);
   }

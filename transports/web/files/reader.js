@@ -100,12 +100,16 @@ export class Reader {
    * turns out that what stood here was of that, or null.
    */
   async newest(talk) {
+    const { account } = talk;
     const held = this.talks.held(talk);
-    const fields = { with: talk.name, limit: FIRST, kinds: KINDS };
-    const reply = await this.#page(talk, fields);
+    const reply = await this.#page(talk, { limit: FIRST });
     if (reply === null) return null;
-    const lost = this.talks.takePage(talk, reply, held);
-    const earlier = lost.length > 0 ? await this.#earlier(talk, lost) : null;
+    let earlier = this.talks.hasName(talk, reply.account ?? null);
+    // What was asked for by the id of that one is of it.
+    const whose = earlier?.account === account ? earlier : talk;
+    const here = new Set(whose.entries);
+    const lost = this.talks.takePage(whose, reply, held.filter((entry) => here.has(entry)));
+    if (lost.length > 0 && !whose.isEarlier) earlier = (await this.#earlier(talk, lost)) ?? earlier;
     this.onChange();
     return earlier;
   }
@@ -113,19 +117,19 @@ export class Reader {
   /** Read what is older than all that is here of a talk. */
   async older(talk) {
     if (!talk.more || talk.oldest === null) return;
-    const fields = { with: talk.name, before: talk.oldest, limit: PAGE, kinds: KINDS };
-    const reply = await this.#page(talk, fields);
+    const reply = await this.#page(talk, { before: talk.oldest, limit: PAGE });
     if (reply === null) return;
     this.talks.takePage(talk, reply);
     this.onChange();
   }
 
   async #page(talk, fields) {
-    if (talk.loading || talk.isEarlier) return null;
+    if (talk.loading) return null;
+    const { name, account } = talk;
     talk.loading = true;
     this.onChange();
     try {
-      return await this.#ask("history", fields);
+      return await this.#ask("history", { with: name, account, kinds: KINDS, ...fields });
     } catch (error) {
       talk.failed = error.message;
       if (!error.retryable && talk.oldest === null) Object.assign(talk, { oldest: 0, more: false });
@@ -138,22 +142,20 @@ export class Reader {
 
   /**
    * What is not in a talk's history was deleted, or is still in the list: there it is of another
-   * account.
+   * account, unless it has come after the page.
    */
   async #earlier(talk, lost) {
     const { seq } = lost.at(-1);
-    const before = seq + 1;
+    let row;
     try {
-      const list = await this.#ask("conversations", { before, limit: 1 });
-      const [row] = list?.conversations ?? [];
-      if (row?.username !== talk.name || row.last.seq !== seq) return null;
-      // It may have come after the page, and before the list.
-      const page = await this.#ask("history", { with: talk.name, before, limit: 1 });
-      if (page === null || page.messages.at(-1)?.seq === seq) return null;
+      const list = await this.#ask("conversations", { before: seq + 1, limit: 1 });
+      row = list?.conversations[0];
     } catch {
       return null;
     }
-    return this.talks.earlier(talk.name, lost);
+    if (row?.username !== talk.name || row.last.seq !== seq) return null;
+    const [found] = this.talks.takeList([row]);
+    return found.isEarlier ? found : null;
   }
 
   async #ask(op, fields) {

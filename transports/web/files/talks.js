@@ -1,5 +1,10 @@
 /**
- * The conversations of one account: what was received and what was sent, by the other person.
+ * The conversations of one account: what was received and what was sent, by the other account.
+ *
+ * A name may be another account's now. So each conversation is of one account of a name, which the
+ * server's list and its history tell; a message says the name alone. The conversation with the
+ * account that has the name now has that for its key, and an earlier one the name and its id. All
+ * that an earlier account wrote, or was written, comes before all of a later one.
  *
  * Of each there is what has come since the page was opened, and as much of what was before as was
  * asked for; below that, `oldest` tells where the history goes on. Nothing here knows of a page or
@@ -40,11 +45,16 @@ export class Talk {
   failed = null;
   /** Above which seq all that has come is here; null: as in all talks. */
   from = null;
+  /** Up to which seq what is of the name is of this account, or of an earlier one. */
+  until = 0;
   #unread = new Set(); // seqs
 
-  /** `isEarlier`: of an account that had the name before the one that has it now. */
-  constructor(key, name, isEarlier = false) {
-    Object.assign(this, { key, name, isEarlier });
+  /**
+   * `account`: with whom, or null as long as that is not known; `isEarlier`: it had the name before
+   * the one that has it now.
+   */
+  constructor(key, name, account = null, isEarlier = false) {
+    Object.assign(this, { key, name, account, isEarlier });
   }
 
   /** The last entry, or undefined. */
@@ -94,6 +104,26 @@ export class Talk {
     if (at >= 0) this.entries.splice(at, 1);
   }
 
+  /** Take over what stands in another talk of the name, up to where this account had it. */
+  takeOver(other) {
+    const { until } = this;
+    const ours = other.entries.filter(({ seq }) => seq <= until);
+    other.entries = other.entries.filter(({ seq }) => !(seq <= until));
+    ours.forEach((entry) => this.put(entry));
+    for (const seq of [...other.#unread].filter((each) => each <= until)) {
+      other.#unread.delete(seq);
+      this.#unread.add(seq);
+    }
+    if (other.line !== null && other.line <= until) {
+      this.line ??= other.line;
+      other.line = other.unread > 0 ? other.firstUnread : null;
+    }
+    if (other.preview?.seq <= until) {
+      this.preview ??= other.preview;
+      other.preview = null;
+    }
+  }
+
   /** How an entry stands: its state, or that it was delivered. */
   stateOf(entry) {
     return entry.state === "sent" && entry.n <= this.delivered ? "delivered" : entry.state;
@@ -109,6 +139,9 @@ function compare(one, other) {
   return one.at - other.at;
 }
 
+// The key of a talk with an account that had a name before; no name has a space in it.
+const earlierKey = (name, account) => `${name} ${account}`;
+
 const pending = (entry) => (entry.state === "sending" || entry.state === "failed" ? 1 : 0);
 
 /** All conversations of an account. */
@@ -117,7 +150,7 @@ export class Talks {
   #bySeq = new Map(); // entries
   #byId = new Map(); // entries that this account wrote, by the message's id
   #sent = new Map(); // entries that were sent from here and have no copy yet, by send id
-  #listed = new Map(); // by name, the seq of the last message in the server's list
+  #earlier = new Map(); // by name, the talks with those that had it before
 
   /** The talk that is shown, or null: it is not unloaded. */
   shown = null;
@@ -142,11 +175,21 @@ export class Talks {
     return this.#byKey.get(key);
   }
 
-  /** Return the talk with somebody, which is there from now on. */
-  open(name) {
-    let talk = this.#byKey.get(name);
-    if (talk === undefined) this.#byKey.set(name, (talk = new Talk(name, name)));
+  /** Return the talk of a key, which is there from now on. */
+  open(key) {
+    let talk = this.#byKey.get(key);
+    if (talk !== undefined) return talk;
+    const [name, account] = key.split(" ");
+    if (account !== undefined) return this.earlier(name, account, 0);
+    this.#byKey.set(name, (talk = new Talk(name, name)));
     return talk;
+  }
+
+  /** Return the talk with the account that had a name when a message came, which has a seq. */
+  of(name, seq) {
+    const all = (this.#earlier.get(name) ?? []).filter(({ until }) => seq <= until);
+    all.sort((one, other) => one.until - other.until);
+    return all[0] ?? this.open(name);
   }
 
   /** All talks with something in them, the one with the newest message first. */
@@ -173,15 +216,15 @@ export class Talks {
    * Take in a message that has just come; return its entry, or null if it is here already.
    *
    * @param {object} message
-   * @param {{isSeen?: (name: string) => boolean}} [options] whether the end of a talk is in sight
+   * @param {{isSeen?: (key: string) => boolean}} [options] whether the end of a talk is in sight
    */
   receive(message, { isSeen = () => false } = {}) {
     this.top = Math.max(this.top, message.seq);
-    const talk = this.open(message.to ?? message.sender);
+    const talk = this.of(message.to ?? message.sender, message.seq);
     const entry = this.#take(talk, message, { isNews: true });
     if (entry === null) return null;
-    this.#count(talk, entry, isSeen(talk.name));
-    if (entry.mine) this.markRead(talk.name, entry.seq); // who answers has read
+    this.#count(talk, entry, isSeen(talk.key));
+    if (entry.mine) this.markRead(talk.key, entry.seq); // who answers has read
     this.#trim();
     return entry;
   }
@@ -193,27 +236,61 @@ export class Talks {
     talk.delivered = Math.max(talk.delivered, n);
   }
 
-  /** Take in a page of the server's list. */
+  /** Take in a page of the server's list; return the talk of each of its conversations. */
   takeList(conversations) {
-    for (const { username, last } of conversations) {
-      const listed = this.#listed.get(username);
-      if (listed === undefined || listed === last.seq) {
-        this.#listed.set(username, last.seq);
-        this.open(username).preview = this.#entryOf(last);
-      } else {
-        this.earlier(username, [this.#entryOf(last)]);
+    return conversations.map(({ username, account = null, last }) => {
+      let talk = this.open(username);
+      if (account !== null && account !== talk.account) {
+        const isNews = last.seq > talk.until && !this.#byKey.has(earlierKey(username, account));
+        if (talk.account === null) talk.account = account;
+        else if (isNews) this.hasName(talk, account);
+        else talk = this.earlier(username, account, last.seq);
       }
-    }
+      if (account !== null) talk.until = Math.max(talk.until, last.seq);
+      if (!(talk.last?.seq >= last.seq)) talk.preview = this.#entryOf(last);
+      return talk;
+    });
   }
 
-  /** Return the talk with an account that had a name before, of which there are these entries. */
-  earlier(name, entries) {
-    const key = `${name} ${entries.at(-1).seq}`; // no name has a space in it
+  /**
+   * Note which account has the name of a talk now, or null if none has. Return the talk with the
+   * one that was taken for it so far, if that is another, or null.
+   */
+  hasName(talk, account) {
+    const { account: before, until, name } = talk;
+    // None has a name again that another one has had: a server that says so says what was before.
+    const wasBefore = this.#byKey.has(earlierKey(name, account));
+    if (account === null || wasBefore || talk.isEarlier) return null;
+    let earlier = null;
+    if (before !== null && before !== account) {
+      earlier = this.earlier(name, before, until);
+      Object.assign(talk, { oldest: null, more: true, failed: null });
+    }
+    talk.account = account;
+    talk.until = Math.max(until, this.top);
+    return earlier;
+  }
+
+  /**
+   * Return the talk with an account that had a name before: up to a seq, what is of the name is of
+   * that account, or of one before it.
+   */
+  earlier(name, account, until) {
+    const key = earlierKey(name, account);
     let talk = this.#byKey.get(key);
     if (talk === undefined) {
-      talk = new Talk(key, name, true);
-      Object.assign(talk, { entries, oldest: 0, more: false });
+      talk = new Talk(key, name, account, true);
       this.#byKey.set(key, talk);
+      this.#earlier.set(name, [...(this.#earlier.get(name) ?? []), talk]);
+    }
+    const now = this.open(name);
+    talk.until = Math.max(talk.until, until);
+    talk.from ??= now.from;
+    // A mark beyond that is of what a later account wrote.
+    const { read } = this.marks;
+    if (read[name] <= until && !(read[key] >= read[name])) read[key] = read[name];
+    for (const other of [now, ...this.#earlier.get(name)]) {
+      if (other !== talk && (other === now || other.until > talk.until)) talk.takeOver(other);
     }
     return talk;
   }
@@ -234,6 +311,9 @@ export class Talks {
    *   another account has the name now; they are here no more
    */
   takePage(talk, { messages, receipts = [], more, seen }, held = null) {
+    if (talk.isEarlier && messages.length > 0) {
+      this.earlier(talk.name, talk.account, messages.at(-1).seq); // some of it stood elsewhere
+    }
     const found = new Set(messages.map(({ seq }) => seq));
     const isThere = ({ seq }) => seq < seen || found.has(seq);
     const lost = (held ?? []).filter((entry) => !isThere(entry));
@@ -248,7 +328,7 @@ export class Talks {
     }
     if (held !== null) talk.preview = null;
     for (const message of messages) this.#take(talk, message);
-    receipts.forEach((receipt) => this.acknowledged(receipt));
+    for (const { n } of receipts) talk.delivered = Math.max(talk.delivered, n);
     const isFirst = talk.oldest === null;
     if (isFirst || seen <= talk.oldest) Object.assign(talk, { oldest: seen, more });
     const from = talk.from ?? this.from;
@@ -306,7 +386,7 @@ export class Talks {
   #trim() {
     if (this.#bySeq.size <= KEPT) return;
     for (const talk of this.#byKey.values()) {
-      if (talk !== this.shown && !talk.isEarlier) this.#unload(talk);
+      if (talk !== this.shown) this.#unload(talk);
     }
     if (this.#bySeq.size > KEPT) this.#unload(this.shown, KEPT - DROPPED);
   }
@@ -327,7 +407,7 @@ export class Talks {
   rewind() {
     this.#bySeq.clear();
     this.#byId.clear();
-    this.#listed.clear();
+    this.#earlier.clear();
     for (const [key, talk] of this.#byKey) {
       if (talk.isEarlier) this.#byKey.delete(key);
       const entries = talk.entries.filter((entry) => entry.seq === undefined);
@@ -341,34 +421,34 @@ export class Talks {
 
   // -- what is read ---------------------------------------------------------------------------
 
-  /** The seq up to which the messages of somebody are read. */
-  readUpTo(name) {
-    return Math.max(this.marks.base ?? 0, this.marks.read[name] ?? 0);
+  /** The seq up to which the messages of a talk are read. */
+  readUpTo(key) {
+    return Math.max(this.marks.base ?? 0, this.marks.read[key] ?? 0);
   }
 
   /** Count what is unread in a page of the mailbox that is older than what has come by itself. */
   count(messages) {
     for (const { sender, seq } of messages) {
-      if (sender !== this.me) this.#count(this.open(sender), { seq, mine: false });
+      if (sender !== this.me) this.#count(this.of(sender, seq), { seq, mine: false });
     }
   }
 
   #count(talk, entry, isSeen = false) {
-    const isUnread = !entry.mine && entry.seq > this.readUpTo(talk.name);
+    const isUnread = !entry.mine && entry.seq > this.readUpTo(talk.key);
     if (isUnread) talk.noteUnread(entry.seq, { isSeen });
   }
 
-  /** Take the messages of somebody, up to a seq, for read; return whether that is news. */
-  markRead(name, seq) {
-    if (seq <= this.readUpTo(name)) return false;
-    this.marks.read[name] = seq;
-    this.#byKey.get(name)?.readUpTo(seq);
+  /** Take the messages of a talk, up to a seq, for read; return whether that is news. */
+  markRead(key, seq) {
+    if (seq <= this.readUpTo(key)) return false;
+    this.marks.read[key] = seq;
+    this.#byKey.get(key)?.readUpTo(seq);
     return true;
   }
 
   /** Drop from the counts what is read: the marks have changed. */
   recount() {
-    this.#byKey.forEach((talk) => talk.readUpTo(this.readUpTo(talk.name)));
+    this.#byKey.forEach((talk) => talk.readUpTo(this.readUpTo(talk.key)));
   }
 
   /** Move the base up to the first unread message: what is counted after a reload begins there. */
@@ -377,8 +457,8 @@ export class Talks {
     for (const talk of this.#byKey.values()) first = Math.min(first, talk.firstUnread);
     const { marks } = this;
     marks.base = Math.max(marks.base ?? 0, Math.min(first - 1, this.top));
-    for (const [name, seq] of Object.entries(marks.read)) {
-      if (seq <= marks.base) delete marks.read[name];
+    for (const [key, seq] of Object.entries(marks.read)) {
+      if (seq <= marks.base) delete marks.read[key];
     }
   }
 
