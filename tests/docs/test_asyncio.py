@@ -12,6 +12,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "asyncio.md"
 PRINTED = [
     "fay a note to myself\n",
     "logged out\nonline\ngus: hello\ngus: you said hello\nclosed\n",
+    "jan: hello\n✓ kit: hello\n✓✓\n",
     "0\n",
     "10\n['hal']\n",
     "1\n",

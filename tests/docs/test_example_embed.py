@@ -150,7 +150,8 @@ def test_the_page_about_embedding_does_what_it_says(capsys: pytest.CaptureFixtur
     printed = [line for line in everything if line not in told]
     assert printed[:3] == ["ann", "1", "200"]
     assert "the field 'body' is missing" in printed[3]
-    assert printed[4:-1] == ["ann hi", "ann are you there?", "['from a loop']"]
+    texts = ["ann hi", "ann are you there?", "['from a loop']"]
+    assert printed[4:-1] == [*texts, "[('ann', 'did you get this?')]"]
     assert printed[-1].startswith("tcp://127.0.0.1:")
 
 
