@@ -333,8 +333,9 @@ class TraceReply(Reply):
     state: Text = Field(
         description="`waiting`: in the mailbox; `acked`: acknowledged, and in the history; "
         "`deleted`: by its recipient, for it would be kept still; `gone`: expired from the "
-        "history, or deleted, which cannot be told any more; `unknown`: the server knows of "
-        "no such message"
+        "history, or deleted, which cannot be told any more; `accepted`: it was stored, and no "
+        "more is told, for one of the two gives no receipts or has blocked the other; `unknown`: "
+        "the server knows of no such message"
     )
     sent_at: Uint | None = Field(default=None, description="when the server accepted it, in ms")
     acked_at: Uint | None = Field(
@@ -511,7 +512,7 @@ class Watch(Request):
         "sent, even if that has ended",
     )
     kinds: KindsField = Field(
-        default=_MAIL_NAMED, description="which entries: `mail`, `sent`, `receipt`"
+        default=_MAIL_NAMED, description="which entries, 1 to 3: `mail`, `sent`, `receipt`"
     )
 
 
@@ -537,8 +538,8 @@ class History(Request):
     )
     kinds: KindsField | None = Field(
         default=None,
-        description="which entries: `mail`, `sent`, `receipt`; if left out, mail alone, and with "
-        "`with` mail and copies",
+        description="which entries, 1 to 3: `mail`, `sent`, `receipt`; if left out, mail alone, "
+        "and with `with` mail and copies",
     )
     account: AccountId | None = Field(
         default=None,

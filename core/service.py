@@ -752,7 +752,7 @@ class ChatService:
         return DeletedReply(deleted=on_own_mailbox(self._mailboxes.delete, record, seqs))
 
     def trace(self, session: Session, message_id: str, to: str) -> TraceReply:
-        """Say where a message is that the caller has sent.
+        """Say where a message is that the caller has sent; no more than receipts would.
 
         Raises:
             InvalidUsername, NoSuchUser.
@@ -773,7 +773,24 @@ class ChatService:
         )
         if found is None or not mine:
             return TraceReply(state="unknown")
+        if not self._is_told(record, recipient.account_id):
+            return TraceReply(state="accepted", sent_at=found.sent_at)
         return TraceReply(state=found.state, sent_at=found.sent_at, acked_at=found.acked_at)
+
+    def _is_told(self, sender: SessionRecord, recipient_id: str) -> bool:
+        """Return whether a sender is told what a recipient does with its mail: if both want it."""
+        mailboxes, sender_id = self._mailboxes, sender.account_id
+        if sender_id == recipient_id:
+            return True
+        return (
+            mailboxes.standing(recipient_id).gives_receipts
+            and on_own_mailbox(mailboxes.standing, sender).gives_receipts
+            and all(peer.account_id != sender_id for peer in mailboxes.blocked(recipient_id))
+            and all(
+                peer.account_id != recipient_id
+                for peer in on_own_mailbox(mailboxes.blocked, sender)
+            )
+        )
 
     # -- sessions -----------------------------------------------------------------------
 

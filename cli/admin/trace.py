@@ -13,7 +13,7 @@ from twinline.cli.server.admin import requests
 from twinline.cli.server.admin.replies import Traced
 from twinline.core.names import parse_username
 
-_STATES: Final = ("waiting", "acked", "deleted", "gone")
+_STATES: Final = ("waiting", "acked", "deleted", "gone", "accepted")
 
 
 @command(
@@ -25,7 +25,8 @@ _STATES: Final = ("waiting", "acked", "deleted", "gone")
     With --admin, or admin_listen in the settings, the operator's socket is asked, for the messages
     of everybody: it tells the mailbox and the seq as well, and without --to it looks through all
     mailboxes, which takes its time in a large store. Otherwise the account is asked that is logged
-    in: it is told of what it has sent itself.
+    in: it is told of what it has sent itself, and only that it was accepted where one of the two
+    gives no receipts or blocks the other.
 
     The exit code is 0 for a message that is known, wherever it is, and 1 for one that is not: it
     never was, or is gone for longer than its send_id is remembered.
@@ -95,6 +96,8 @@ def _lines(found: Traced) -> list[str]:
             told.append(f"in the mailbox {whose}{number}: acknowledged{when}")
         case "deleted":
             told.append(f"not in the mailbox {whose} any more: deleted by its owner")
+        case "accepted":
+            told.append("no more is told: one of the two gives no receipts, or blocks the other")
         case _:
             told.append(
                 f"not in the mailbox {whose} any more: expired from the history, or deleted"

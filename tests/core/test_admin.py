@@ -269,6 +269,33 @@ def test_a_trace_tells_the_sender_alone_where_its_message_is(now: Now) -> None:
     assert admin.trace(sent.message_id) is None
 
 
+def test_a_trace_tells_no_more_than_receipts_would(now: Now) -> None:
+    service = made(now)
+    ann, bob = login(service, "ann"), login(service, "bob")
+    sent = service.send(bob, "ann", "hello", "id-1")
+    service.ack(ann, 1)
+    note = service.send(bob, "bob", "to myself", "id-2")
+
+    def seen() -> tuple[str, int | None, int | None]:
+        reply = service.trace(bob, sent.message_id, "ann")
+        return reply.state, reply.sent_at, reply.acked_at
+
+    told, untold = ("acked", sent.sent_at, now.ms), ("accepted", sent.sent_at, None)
+    assert seen() == told
+    for who, other in ((ann, "bob"), (bob, "ann")):
+        service.set_receipts(who, receipts=False)
+        assert seen() == untold
+        service.set_receipts(who, receipts=True)
+        assert seen() == told
+        service.block(who, other)
+        assert seen() == untold
+        service.unblock(who, other)
+        assert seen() == told
+    service.set_receipts(bob, receipts=False)
+    assert service.trace(bob, note.message_id, "bob").state == "waiting"
+    assert service.administration("a test").trace(sent.message_id).trace.acked
+
+
 def test_an_account_may_trace_so_often_and_the_operator_as_he_likes() -> None:
     seconds = [0.0]
     service = ChatService(MemoryStore(), hasher=cheap_hasher(), monotonic=lambda: seconds[0])

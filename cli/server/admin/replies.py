@@ -165,11 +165,12 @@ class Traced(Shape):
     """Where a message is."""
 
     message_id: str = Field(description="the message")
-    state: Literal["waiting", "acked", "deleted", "gone", "unknown"] = Field(
+    state: Literal["waiting", "acked", "deleted", "gone", "accepted", "unknown"] = Field(
         description="`waiting`: in the mailbox; `acked`: acknowledged, and in the history; "
         "`deleted`: by its recipient, for it would be kept still; `gone`: expired from the "
-        "history, or deleted, which cannot be told any more; `unknown`: the server knows of "
-        "no such message"
+        "history, or deleted, which cannot be told any more; `accepted`, to its sender alone: it "
+        "was stored, and no more is told, for one of the two gives no receipts or has blocked the "
+        "other; `unknown`: the server knows of no such message"
     )
     recipient: str | None = Field(description="whose mailbox it was put into, where that is known")
     seq: int | None = Field(

@@ -334,7 +334,12 @@ def test_a_trace_tells_its_sender_less(operator: Operator) -> None:
         in operator.run("trace", sent, "--to", "bob", "--user", "bob", code=1).stderr
     )
     operator.run("watch", "--user", "bob", "--count", "1")
-    assert "acknowledged" in operator.run("trace", sent, "--user", "ann", "--to", "bob").stdout
+    asked = ("trace", sent, "--user", "ann", "--to", "bob")
+    assert "acknowledged" in operator.run(*asked).stdout
+    operator.run("receipts", "off", "--user", "bob")
+    assert "no more is told" in operator.run(*asked).stdout
+    (found,) = operator.json(*asked)
+    assert (found["state"], found["recipient"], found["acked_at"]) == ("accepted", "bob", None)
 
 
 # -- the server -------------------------------------------------------------------------
