@@ -102,7 +102,7 @@ class CachesSessions(SharedAccounts):
         return session
 
     def tell(self, account_id: str, kind: Kind | None = None) -> None:
-        for key in [each for each in self.found if each.account_id == account_id]:
+        for key in [each for each in list(self.found) if each.account_id == account_id]:
             self.found.pop(key, None)
         super().tell(account_id, kind)
 
@@ -127,7 +127,9 @@ class RemembersRecipients(SharedAccounts):
         return self.known[username]
 
     def withdraw(self, account_id, **options):
-        self.known = {name: known for name, known in self.known.items() if known != account_id}
+        self.known = {
+            name: known for name, known in list(self.known.items()) if known != account_id
+        }
         return super().withdraw(account_id, **options)
 
 
