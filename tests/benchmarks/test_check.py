@@ -83,7 +83,6 @@ def module() -> ModuleType:
     return module
 
 
-@pytest.mark.timeout(120)
 def test_instructions_are_the_same_in_every_run_and_a_slower_change_fails(tmp_path):
     names = ("send", "send, id", "jsonl plain send", "jsonl send, id", "binary stream")
     counted = ("--rounds", "0", *(word for name in names for word in ("--only", name)))
@@ -108,7 +107,6 @@ def test_instructions_are_the_same_in_every_run_and_a_slower_change_fails(tmp_pa
 SLOWED_MUCH = SLOWED.replace("3 * operations // 10", "2 * operations")
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("slowed", [SLOWED_MUCH, SLOWED_IN_C], ids=["in Python", "in C"])
 def test_time_sees_a_slower_change(tmp_path, slowed):
     few = ("--rounds", "30", "--processes", "1", "--only", "jsonl plain send", "--only", "send")
@@ -119,7 +117,6 @@ def test_time_sees_a_slower_change(tmp_path, slowed):
     assert "measuring again: jsonl plain send" in slower.stderr
 
 
-@pytest.mark.timeout(120)
 def test_a_python_without_figures_is_not_passed_over(tmp_path):
     one = ("--rounds", "0", "--only", "send")
     (tmp_path / "kept.json").write_text('{"2.7": {"figures": {}, "made_with": "CPython 2.7.18"}}')

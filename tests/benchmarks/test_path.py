@@ -5,10 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-pytestmark = pytest.mark.timeout(120)
-
 PATH = Path(__file__).parents[2] / "benchmarks" / "path.py"
 
 

@@ -6,10 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-pytestmark = pytest.mark.timeout(180)
-
 RECEIPTS = Path(__file__).parents[2] / "benchmarks" / "receipts.py"
 
 

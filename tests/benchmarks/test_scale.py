@@ -27,7 +27,6 @@ def rows_of(*parts: str) -> list[Any]:
     return rows
 
 
-@pytest.mark.timeout(120)
 def test_a_small_run_gives_every_figure_of_the_servers():
     rows = rows_of("--only", "accounts", "--only", "growth", "--listener", "threads")
     assert {row["listener"] for row in rows} == {"threads"}
@@ -41,7 +40,6 @@ def test_a_small_run_gives_every_figure_of_the_servers():
     assert [what for what in whats if "a page of 1 names" in what or "a page of 2 names" in what]
 
 
-@pytest.mark.timeout(120)
 def test_idle_users_are_held_reached_and_gone_and_a_ping_is_timed_beside_others():
     rows = rows_of("--only", "connections", "--only", "fairness", "--listener", "loop")
     found = {row["what"]: row["figures"] for row in rows}

@@ -13,7 +13,6 @@ import valkey_engine
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "shared_stores.py"
 
 
-@pytest.mark.timeout(180)
 def test_a_small_run_gives_every_figure_of_each_store() -> None:
     if reason := postgres_engine.missing() or valkey_engine.missing():
         pytest.skip(reason)

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 
 pytest.importorskip("cryptography")
-pytestmark = pytest.mark.timeout(180)
-
 WIRES = Path(__file__).parents[2] / "benchmarks" / "wires.py"
 
 

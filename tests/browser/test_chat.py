@@ -21,7 +21,7 @@ from twinline.transports.listener import ListenerSettings
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 HIDING = "a\u202egnp.exe \x1b[2J\x00 \u200b\u2066b"
 SHOWN = "aU+202Egnp.exe U+001B[2JU+0000 U+200BU+2066b"

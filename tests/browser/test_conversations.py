@@ -18,7 +18,7 @@ from twinline.transports.client import Client
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 NOTICES = """
 window.told = [];

@@ -511,7 +511,6 @@ def test_what_is_of_a_private_server_does_not_go_with_connect(
     assert f"give --connect or {flag}, not both" in result.stderr
 
 
-@pytest.mark.timeout(120)
 def test_ctrl_c_ends_the_sending_and_the_verdict_follows(tmp_path: Path) -> None:
     history = tmp_path / "run.jsonl"
     twinline = CommandLine(tmp_path, "tcp://127.0.0.1:1")

@@ -187,7 +187,6 @@ def site(certificates: Certificates, engines: list[PostgresEngine]) -> Iterator[
         yield made
 
 
-@pytest.mark.timeout(120)
 def test_two_servers_outlive_each_other_and_a_database(certificates: Certificates) -> None:
     if reason := postgres_engine.missing():
         pytest.skip(reason)

@@ -20,7 +20,6 @@ pytestmark = [
     # What an interrupted call had opened is closed by the collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.timeout(120),
 ]
 
 
