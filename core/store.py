@@ -78,14 +78,15 @@ class MailboxPolicy(BaseModel):
         default=1_000,
         ge=0,
         json_schema_extra=RELOADED_BY_STORE,
-        description="acknowledged messages that one mailbox keeps as history; 0 keeps none",
+        description="acknowledged messages that one mailbox keeps as history, and as many copies "
+        "of what was sent, and receipts; 0 keeps none",
     )
     history_days: float = Field(
         default=7,
         ge=0,
         le=LONGEST_DAYS,
         json_schema_extra=RELOADED_BY_STORE,
-        description="how long an acknowledged message is kept; 0 keeps none",
+        description="how long an acknowledged message, a copy or a receipt is kept; 0 keeps none",
     )
     send_id_hours: float = Field(
         default=24,
