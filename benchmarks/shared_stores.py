@@ -576,7 +576,7 @@ def measure_conversing(used: list[Engine], rounds: int, seconds: float) -> list[
     }
     for order in turns(rounds, used, "copies and receipts"):
         for engine in order:
-            for name, value in _conversing(engine.url, seconds).items():
+            for name, value in _conversing(engine, seconds).items():
                 found[engine.name][name].append(value)
     rows = []
     for name in (engine.name for engine in used):
@@ -588,14 +588,16 @@ def measure_conversing(used: list[Engine], rounds: int, seconds: float) -> list[
             value = f"{text(middle(found, name, of))} µs, {text(ratio, '.2f')}"
             figures = {each: found[name][each] for each in (of, other)}
             rows.append(Row(f"{name}: {what}", value, "", {"store": name, **figures}))
-        rates = "plain_rate", "copied_rate"
-        ratio = over(found, rates[0], name, name, rates[1])
+        many = [f"{send} {what}" for what in ("rate", "engine") for send in ("plain", "copied")]
+        rate, ratio = middle(found, name, many[0]), over(found, many[0], name, name, many[1])
+        engine_us = ", ".join(text(middle(found, name, each)) for each in many[2:])
         rows.append(
             Row(
-                f"{name}: sends a second of {_CONNECTIONS} threads; over those with a copy",
-                f"{text(middle(found, name, 'plain_rate'))}, {text(ratio, '.2f')}",
+                f"{name}: sends a second of {_CONNECTIONS} threads; over those with a copy; "
+                "engine µs of each",
+                f"{text(rate)}, {text(ratio, '.2f')}; {engine_us}",
                 "",
-                {"store": name, **{each: found[name][each] for each in rates}},
+                {"store": name, **{each: found[name][each] for each in many}},
             )
         )
     return rows
@@ -655,18 +657,21 @@ class _Talk:
         self.times[name].append(1e6 * (time.perf_counter() - began))
 
 
-def _conversing(url: str, seconds: float) -> dict[str, float]:
+def _conversing(engine: Engine, seconds: float) -> dict[str, float]:
     """Return what takes how long alone, in µs, and how many a second are sent by many threads."""
     policy = MailboxPolicy(mailbox_messages=10**9, history_messages=_COPIES)
-    with open_store(url, policy) as store:
+    with open_store(engine.url, policy) as store:
         talk = _Talk(store.mailboxes)
         talk.alone(seconds)  # before there is other mail in these mailboxes
         _by_threads(talk.copied, _WARM_SECONDS)
-        return {
-            **{name: median(each) for name, each in talk.times.items()},
-            "plain_rate": _by_threads(talk.plain, seconds),
-            "copied_rate": _by_threads(talk.copied, seconds),
-        }
+        found = {name: median(each) for name, each in talk.times.items()}
+        for name, send in (("plain", talk.plain), ("copied", talk.copied)):
+            before = engine.used()
+            rate = found[f"{name} rate"] = _by_threads(send, seconds)
+            now = engine.used()
+            if before is not None and now is not None:
+                found[f"{name} engine"] = 1e6 * (now - before) / (rate * seconds)
+    return found
 
 
 def _now() -> int:

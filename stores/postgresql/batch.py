@@ -9,7 +9,7 @@ kind by one statement however many there are:
    statement: it would see what was there before it had waited for the locks, and store a message
    twice.
 2. `looking`: what cannot be told from the mailboxes' rows is asked, which is rare: which acks have
-   aged, and where a history with gaps begins.
+   aged, where a history with gaps begins, who is blocked, and what of repeated sends has its copy.
 3. `closing`: everything is written, what the looks want is read, and it is committed.
 
 The rows to be read are found one by one (``LATERAL``, and ``ON CONFLICT`` for those that change),
@@ -311,7 +311,7 @@ class Batch:
         for _, (account_id, draft, _) in self._appends:
             if leaves_copy(account_id, draft):
                 wanted[draft.sender_id] = None
-                copied.append((account_id, draft))
+                copied.append(draft.sender_id)
         calls = []
         if self._creates:
             created = {create.account_id for _, create in self._creates}
@@ -384,6 +384,10 @@ class Batch:
         if refusals:
             yield [Call(_BLOCKED, *refusals)]
             self._refuses = {(number, peer_id) for number, peer_id in self._rows[0]}
+        repeats = self._uncertain_copies()
+        if repeats:
+            yield [self._notes.asking(repeats)]
+            self._notes.know_copies(self._rows[0])
         self._append_all()
         for _, write in self._receipts:
             self._put_receipt(write)
@@ -594,6 +598,20 @@ class Batch:
             return None
         numbers, peers = zip(*wanted, strict=True)
         return integers(numbers), texts(peers)
+
+    def _uncertain_copies(self) -> dict[tuple[int, str, int, str], None]:
+        """Return the messages that are sent again and may have copies: a new one has none."""
+        wanted: dict[tuple[int, str, int, str], None] = {}
+        for _, (account_id, draft, _) in self._appends:
+            mine, box = self._boxes.get(draft.sender_id), self._boxes.get(account_id)
+            if draft.send_id is None or not leaves_copy(account_id, draft):
+                continue
+            if mine is not None and mine.copies and box is not None:
+                known = self._known.get((box.number, draft.sender_id, _column(draft.send_id)))
+                if known is not None:
+                    _, message_id, _, n = known
+                    wanted[mine.number, account_id, n, message_id] = None
+        return wanted
 
     def _put_receipt(self, write: PutReceipt) -> None:
         account_id, receipt = write

@@ -31,19 +31,15 @@ _OLDEST: Final = """
     ORDER BY box, seq"""
 _OLDEST_COPIES: Final = _OLDEST.format(table="copies", time="sent_at")
 _OLDEST_RECEIPTS: Final = _OLDEST.format(table="receipts", time="acked_at")
-# Of the message that is sent, and of the one that its send_id stands for.
+# What has the `n` is found in the index alone; only copies of before there was one share it.
 _KNOWN_COPIES: Final = """
-    SELECT mine.box, known.message_id
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[])
-        AS wanted (account_id, message_id, peer_id, send_id)
-    CROSS JOIN LATERAL (SELECT box FROM mailboxes
-        WHERE mailboxes.account_id = wanted.account_id OFFSET 0) AS mine
-    CROSS JOIN LATERAL (SELECT copies.message_id FROM copies WHERE copies.box = mine.box
-        AND copies.message_id = ANY(ARRAY[wanted.message_id, (
-            SELECT first.message_id FROM mailboxes JOIN send_ids AS first USING (box)
-            WHERE mailboxes.account_id = wanted.peer_id
-            AND first.sender_id = wanted.account_id AND first.send_id = wanted.send_id)])
-        OFFSET 0) AS known"""
+    SELECT wanted.box, wanted.message_id
+    FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[])
+        AS wanted (box, peer_id, n, message_id)
+    CROSS JOIN LATERAL (SELECT FROM copies WHERE copies.box = wanted.box
+        AND copies.peer_id = wanted.peer_id AND copies.n = wanted.n
+        AND copies.message_id = wanted.message_id
+        ORDER BY copies.seq DESC LIMIT 1) AS known"""
 _KNOWN_RECEIPTS: Final = """
     SELECT mine.box, known.peer_id, seq, n
     FROM unnest($1::text[], $2::text[]) AS wanted (account_id, peer_id)
@@ -161,26 +157,17 @@ class Notes:
     # --- what is read behind the locks
 
     def opening(
-        self, copied: Sequence[tuple[str, Draft]], told: Sequence[tuple[str, PeerReceipt]]
+        self, copied: Sequence[str], told: Sequence[tuple[str, PeerReceipt]]
     ) -> Iterator[Call]:
         """Yield what reads what is there.
 
         Args:
-            copied: the drafts that are to be copied, each with its recipient's account id.
+            copied: the account ids of those who send with a copy, once for each.
             told: the receipts that come, each with the account id of whom they tell.
         """
         if copied:
-            drafts = [draft for _, draft in copied]
-            senders = [draft.sender_id for draft in drafts]
-            self._takes += [self._copies.know, self._know_copies]
-            yield self._oldest(_OLDEST_COPIES, senders)
-            yield Call(
-                _KNOWN_COPIES,
-                texts(senders),
-                texts([draft.message_id for draft in drafts]),
-                texts([account_id for account_id, _ in copied]),
-                blobs([(draft.send_id or "").encode(errors="surrogatepass") for draft in drafts]),
-            )
+            self._takes.append(self._copies.know)
+            yield self._oldest(_OLDEST_COPIES, copied)
         if told:
             accounts = [account_id for account_id, _ in told]
             peers = [receipt.account_id for _, receipt in told]
@@ -198,9 +185,6 @@ class Notes:
         columns = texts(list(added)), integers(list(added.values()))
         return Call(sql, *columns, _AGED_AT_ONCE, self._most)
 
-    def _know_copies(self, rows: Rows) -> None:
-        self._known_copies.update((number, message_id) for number, message_id in rows)
-
     def _know_receipts(self, rows: Rows) -> None:
         for number, peer_id, seq, n in rows:
             self._known_receipts[number, peer_id] = seq, n
@@ -217,6 +201,20 @@ class Notes:
             }
 
     # --- what comes
+
+    def asking(self, repeats: Iterable[tuple[int, str, int, str]]) -> Call:
+        """Return what reads which messages have their copies; `know_copies` takes what it finds.
+
+        Args:
+            repeats: the sender's mailbox of each, the recipient's account id, its ``n`` and its id.
+        """
+        numbers, peer_ids, ns, message_ids = zip(*repeats, strict=True)
+        columns = integers(numbers), texts(peer_ids), integers(ns), texts(message_ids)
+        return Call(_KNOWN_COPIES, *columns)
+
+    def know_copies(self, rows: Rows) -> None:
+        """Take mailboxes, and the ids of messages whose copies they have."""
+        self._known_copies.update((number, message_id) for number, message_id in rows)
 
     def copy(self, box: Mailbox, copy: Copy, now: int) -> bool:
         """Put a copy into its sender's mailbox, and return whether it was missing there."""

@@ -94,10 +94,10 @@ _CONVERSING: Final = (
         body bytea NOT NULL,
         sent_at bigint NOT NULL,
         n bigint NOT NULL,
-        PRIMARY KEY (box, seq),
-        CONSTRAINT copies_by_message UNIQUE (box, message_id)
+        PRIMARY KEY (box, seq)
     ) WITH (autovacuum_vacuum_scale_factor = 0.05)""",
-    "CREATE INDEX copies_by_peer ON copies (box, peer_id, seq)",
+    # With n it tells whether the copy of a message is there.
+    "CREATE INDEX copies_by_peer ON copies (box, peer_id, seq, n)",
     """CREATE TABLE receipts (
         box bigint NOT NULL,
         seq bigint NOT NULL,
