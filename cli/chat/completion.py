@@ -55,13 +55,23 @@ class TalkCompleter(Completer):
     """Offers what can stand where the cursor is.
 
     A command at the beginning of a line that begins with a slash; an account after one that takes
-    a name, or as the first word of a line, with its colon. On an empty line those whose mail is
-    unread.
+    a name, or as the first word of a line. On an empty line those whose mail is unread. A name has
+    its colon only where no conversation is open: in one, such a line would go to nobody.
     """
 
-    def __init__(self, names: Names, unread: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self, names: Names, unread: Callable[[], Iterable[str]], to: Callable[[], str | None]
+    ) -> None:
+        """Prepare.
+
+        Args:
+            names: of all accounts.
+            unread: returns those whose mail is unread.
+            to: returns whom the talk is with, or None.
+        """
         self._names = names
         self._unread = unread
+        self._to = to
 
     def get_completions(
         self,
@@ -78,9 +88,10 @@ class TalkCompleter(Completer):
                 yield from self._accounts(rest.lstrip(), " " if word == "/msg" else "")
         elif not text:
             for name in self._unread():
-                yield Completion(f"{name}: ", display=name)
+                begun = f"{name}: " if self._to() is None else f"/to {name}"
+                yield Completion(begun, display=name)
         elif " " not in text:
-            yield from self._accounts(text, ": ")
+            yield from self._accounts(text, ": " if self._to() is None else " ")
 
     async def get_completions_async(
         self, document: Document, complete_event: CompleteEvent

@@ -85,11 +85,14 @@ class Reader(Protocol):
     def unopened(self, name: str) -> Unopened | None:
         """Return what has come from an account and was not opened."""
 
-    def turn_to(self, name: str, messages: Sequence[Message]) -> None:
+    def turn_to(self, name: str | None) -> None:
+        """Show what comes of a conversation as it is, from now on: it is about to be opened."""
+
+    def opened(self, name: str, messages: Sequence[Message]) -> None:
         """Take what is there of a conversation as read.
 
         Args:
-            name: the account that the talk turns to.
+            name: the account that the talk has turned to.
             messages: what it opens with.
         """
 
@@ -287,12 +290,19 @@ class Talk:
 
     def _turn(self, name: str) -> None:
         opening = Opening()
-        if self._reader is not None and self._client.state.kind is StateKind.ONLINE:
-            opening = self._opening(name, self._reader.unopened(name))
-        self.to = name
         if self._reader is not None:
-            self._reader.turn_to(name, opening.messages)
-            self._screen.open(name, opening)
+            unopened = self._reader.unopened(name)
+            # Before the server is asked: what comes meanwhile may not be among what it answers.
+            self._reader.turn_to(name)
+            try:
+                if self._client.state.kind is StateKind.ONLINE:
+                    opening = self._opening(name, unopened)
+            except BaseException:
+                self._reader.turn_to(self.to)
+                raise
+            self._reader.opened(name, opening.messages)
+        self.to = name
+        self._screen.open(name, opening)
 
     def _opening(self, name: str, unopened: Unopened | None) -> Opening:
         """Return the end of a conversation, from the first message on that is unread."""

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from queue import SimpleQueue
+from queue import Queue
 from typing import Final, NamedTuple
 
 from twinline.cli.chat.completion import SHOWN, Names, TalkCompleter
@@ -98,7 +98,7 @@ class LiveTalk:
         self._prompt: Prompt | None = None
         self._outbox: Outbox | None = None
         self._retry: Callable[[], None] = lambda: None
-        self._lines: SimpleQueue[_Line | None] = SimpleQueue()
+        self._lines: Queue[_Line | None] = Queue()
         # Set where the talk is with whom it begins: what is unread there opens with it, not twice.
         self._opened = threading.Event()
         self._is_leaving = False
@@ -137,7 +137,7 @@ class LiveTalk:
         prompt = Prompt(
             to=lambda: conversation.to,
             toolbar=toolbar.__str__,
-            waiting=self._waiting,
+            waiting=lambda: [*self._waiting(), *self._behind()],
             history=kept_history(folder),
             completer=TalkCompleter(
                 Names(
@@ -145,6 +145,7 @@ class LiveTalk:
                     lambda: client.state.kind is StateKind.ONLINE,
                 ),
                 lambda: toolbar.unread.names,
+                lambda: conversation.to,
             ),
             on_line=self._take,
             on_key=self._press,
@@ -218,14 +219,22 @@ class LiveTalk:
         if self._is_leaving:
             self._prompt.leave()
         self._is_leaving = True
-        self._lines.put(_Line(_LEAVE))
+        self._lines.put(_Line(_LEAVE, by_key=True))
 
     def _waiting(self) -> list[Entry]:
         if self._outbox is None:
             return []
         before = wall_clock_ms() - _SHOWN_AFTER_MS
         waiting = self._outbox.waiting
-        return [waits(each.to, each.body) for each in waiting if each.entered_at <= before]
+        return [waits(each.body, each.to) for each in waiting if each.entered_at <= before]
+
+    def _behind(self) -> list[Entry]:
+        """Return what was entered behind a line that is still under way."""
+        if not self._toolbar.is_slow:
+            return []
+        with self._lines.mutex:
+            lines = list(self._lines.queue)
+        return [waits(each.text) for each in lines if each is not None and not each.by_key]
 
     def _is_new(self, message_id: str) -> bool:
         """Return whether an own message is to be shown: its copy may come before its reply."""
@@ -276,9 +285,12 @@ class LiveTalk:
         """Return what has come from an account and was not opened."""
         return self._toolbar.unread.names.get(name)
 
-    def turn_to(self, name: str, messages: Sequence[Message]) -> None:
-        """Take what is there of a conversation as read, and as shown what it opens with."""
+    def turn_to(self, name: str | None) -> None:
+        """Show what comes of a conversation as it is, from now on."""
         self._toolbar.to = name
+
+    def opened(self, name: str, messages: Sequence[Message]) -> None:
+        """Take what is there of a conversation as read, and as shown what it opens with."""
         if messages:
             self._shown_up_to[name] = messages[-1].seq
         for message in messages:
@@ -286,8 +298,6 @@ class LiveTalk:
                 self._is_new(message.message_id)
                 self._toolbar.delivered.sent(name, message.n or 0)
         self._toolbar.unread.open(name)
-
-    # -- the two threads ------------------------------------------------------------------
 
     def _carry_out(self, prompt: Prompt, conversation: Talk) -> None:
         try:
@@ -313,6 +323,8 @@ class LiveTalk:
             prompt.leave(error)
         finally:
             self._opened.set()
+
+    # -- the mail's thread ----------------------------------------------------------------
 
     def _receive(self, prompt: Prompt, conversation: Talk, client: Client, screen: Screen) -> None:
         try:

@@ -134,10 +134,10 @@ def elsewhere(message: Message) -> Entry:
     return Entry(head, message.body, "class:time", in_one_row=True)
 
 
-def waits(to: str, body: str) -> Entry:
-    """Return a message that waits to be sent, in one row."""
-    head = [("class:waits", f"{_dot()} {visible(to)}: ")]
-    return Entry(head, body, "class:waits", in_one_row=True)
+def waits(text: str, to: str | None = None) -> Entry:
+    """Return in one row a message that waits to be sent, or a line that waits to be carried out."""
+    name = "" if to is None else f"{visible(to)}: "
+    return Entry([("class:waits", f"{_dot()} {name}")], text, "class:waits", in_one_row=True)
 
 
 def _dot() -> str:

@@ -108,6 +108,12 @@ class Toolbar:
         """Note that a line is being carried out, or no longer."""
         self._under_way_since = self._clock() if is_so else None
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether a line has been under way for long."""
+        since = self._under_way_since
+        return since is not None and self._clock() - since > _SLOW_SECONDS
+
     @contextmanager
     def waiting_for_the_person(self) -> Iterator[None]:
         """Do not count what the body waits for."""
@@ -120,11 +126,10 @@ class Toolbar:
     def __str__(self) -> str:
         now = self._clock()
         parts = [connection(self.state, now)]
-        since = self._under_way_since
         if self.state.kind is not StateKind.ONLINE:
             if self.held_back:
                 parts.insert(0, "this needs the server: Enter again when online")
-        elif since is not None and now - since > _SLOW_SECONDS:
+        elif self.is_slow:
             parts.append("waiting for the server ...")
         waiting = self._waiting()
         if waiting:

@@ -1,20 +1,24 @@
 """The parts of the chat prompt that need no terminal: toolbar, look, completion, kept history."""
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from cli_server import CommandLine
 from hypothesis import given
 from hypothesis import strategies as st
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from prompt_toolkit.utils import get_cwidth
+from services import PASSWORD
 
 from twinline.cli.chat.completion import Names, TalkCompleter
-from twinline.cli.chat.conversation import COMMANDS, needs_server, needs_server_now
+from twinline.cli.chat.conversation import COMMANDS, Talk, needs_server, needs_server_now
 from twinline.cli.chat.history import MAX_BYTES, kept_history
+from twinline.cli.chat.lines import LineScreen
 from twinline.cli.chat.live import LiveTalk
 from twinline.cli.chat.prompt import candidates
 from twinline.cli.chat.rows import MOST_ROWS, Entry, broken
@@ -36,7 +40,7 @@ from twinline.cli.console.text import local_time
 from twinline.core.clock import wall_clock_ms
 from twinline.core.errors import Busy, CursorInvalid
 from twinline.core.protocol import Conversation, Message
-from twinline.transports.client import NotConnected, State, StateKind
+from twinline.transports.client import Client, NotConnected, State, StateKind
 from twinline.transports.endpoints import Endpoint
 
 RECONNECTING = State(StateKind.RECONNECTING, "Connection refused", retry_in=4.0, retry_at=104.0)
@@ -172,8 +176,9 @@ def test_what_has_one_row_is_cut_at_the_edge() -> None:
     assert get_cwidth(rows(notice, 26)[0]) <= 26
     whole = conversation(Conversation(username="bob", last=message, unread=2))
     assert [get_cwidth(row) <= 40 for row in rows(whole, 40)] == [True]
-    assert rows(waits("bob", "x" * 50), 20) == ["○ bob: xxxxxxxxx ..."]
-    assert rows(waits("bob", "x"), 20) == ["○ bob: x"]
+    assert rows(waits("x" * 50, "bob"), 20) == ["○ bob: xxxxxxxxx ..."]
+    assert rows(waits("x", "bob"), 20) == ["○ bob: x"]
+    assert rows(waits("x"), 20) == ["○ x"]
 
 
 def test_names_have_colours_of_their_own() -> None:
@@ -215,7 +220,10 @@ class Server:
 
 def test_what_is_offered() -> None:
     server = Server()
-    completer = TalkCompleter(Names(server.ask, lambda: server.is_online), lambda: ["eve", "bob"])
+    to: list[str | None] = [None]
+    completer = TalkCompleter(
+        Names(server.ask, lambda: server.is_online), lambda: ["eve", "bob"], lambda: to[0]
+    )
     assert offered("/de", completer) == ["/delete ", "/delete-account"]
     assert offered("/", completer) == [
         f"{name} " if command.takes else name for name, command in COMMANDS.items()
@@ -226,12 +234,15 @@ def test_what_is_offered() -> None:
     assert offered("hello an", completer) == []
     assert offered("/history an", completer) == []
     assert offered("é", completer) == []
+    to[0] = "carol"  # where 'ann: text' would go to nobody
+    assert offered("", completer) == ["/to eve", "/to bob"]
+    assert offered("AN", completer) == ["ann ", "anton "]
     assert server.asked == ["an*"]  # the second time it was known
 
 
 def test_nothing_is_offered_while_the_server_is_away() -> None:
     server = Server()
-    completer = TalkCompleter(Names(server.ask, lambda: server.is_online), list)
+    completer = TalkCompleter(Names(server.ask, lambda: server.is_online), list, lambda: None)
     server.is_online = False
     assert offered("a", completer) == []
     assert server.asked == []
@@ -277,6 +288,57 @@ def test_a_folder_that_cannot_be_written(
     history = kept_history(tmp_path / "file" / "below")
     history.append_string("remembered for now")
     assert "what you type is not kept: Not a directory" in capsys.readouterr().err
+
+
+# -- opening ----------------------------------------------------------------------------
+
+
+class Readers:
+    """Takes down to whom a talk turns, and what opens, with something that happens in between."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self._meanwhile = meanwhile
+        self.turned: list[str | None] = []
+        self.bodies: list[str] = []
+
+    def unopened(self, name: str) -> None:
+        pass
+
+    def turn_to(self, name: str | None) -> None:
+        self.turned.append(name)
+        if name is not None:
+            self._meanwhile()
+
+    def opened(self, name: str, messages: Sequence[Message]) -> None:
+        assert name == "bob"
+        self.bodies += [each.body for each in messages]
+
+
+def test_what_comes_while_a_conversation_opens_is_shown_as_it_is(ann: CommandLine) -> None:
+    ann.run("send", "ann", "before", "--user", "bob")
+    with Client(ann.place) as client:
+        client.login("ann", PASSWORD)
+
+        def talk_with(reader: Readers) -> Talk:
+            screen = LineScreen(as_json=False)
+            return Talk(client, screen, place=ann.place, forget=lambda: None, reader=reader)
+
+        # Who shows mail knows of the conversation before the server is asked for it.
+        reader = Readers(lambda: ann.run("send", "ann", "meanwhile", "--user", "bob"))
+        talk = talk_with(reader)
+        talk.turn_to("bob")
+        assert (talk.to, reader.turned) == ("bob", ["bob"])
+        assert reader.bodies == ["before", "meanwhile"]
+
+        def refuse(*_: object, **__: object) -> NoReturn:
+            raise Busy
+
+        client.history = refuse  # type: ignore[method-assign]
+        reader = Readers(lambda: None)
+        talk = talk_with(reader)
+        with pytest.raises(Busy):
+            talk.turn_to("bob")
+        assert (talk.to, reader.turned) == (None, ["bob", None])
 
 
 # -- acknowledging ----------------------------------------------------------------------

@@ -442,6 +442,27 @@ def test_a_line_whose_reply_never_came_is_sent_again_and_arrives_once(tmp_path: 
             assert twinline.bodies("bob") == ["once only"]
 
 
+def test_what_is_entered_while_a_command_is_under_way_is_shown_until_it_is_its_turn(
+    tmp_path: Path,
+) -> None:
+    place = f"unix:{tmp_path}/socket"
+    twinline = CommandLine(tmp_path, place)
+    with terminal("serve", "--listen", place, environment=twinline.environment) as server:
+        server.wait(lambda: b"listening" in server.output, "the server")
+        twinline.register("bob", "ann")
+        with chat(twinline, "bob", "--timeout", "60") as shown:
+            shown.wait_line("to bob>")
+            halt(server.process.pid)
+            shown.enter("/status")
+            shown.wait_toolbar("waiting for the server ...")
+            shown.enter("behind it")
+            shown.wait_line("○ behind it")
+            assert "to be sent" not in shown.toolbar
+            server.process.send_signal(signal.SIGCONT)
+            shown.wait_text("→ bob: behind it")
+            shown.wait(lambda: "○ behind it" not in shown.lines, "it to wait no more")
+
+
 def test_a_session_that_ends_elsewhere_is_opened_again(ann: CommandLine) -> None:
     with chat(ann, "bob") as shown:
         shown.type("half of it")
