@@ -561,7 +561,7 @@ def test_an_account_that_was_in_memory_alone_is_gone(tmp_path: Path) -> None:
         twinline.register("bob", "ann")
         for _ in range(3):
             twinline.run("send", "ann", "of before", "--user", "bob")
-        with chat(twinline, "bob", "--user", "ann", columns=120) as shown:
+        with chat(twinline, "bob", "--user", "ann", columns=200) as shown:
             shown.wait_text("3 unread")
             server.close()
             shown.wait(lambda: "reconnecting" in shown.toolbar, "the server to be missed")
