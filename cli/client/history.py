@@ -13,7 +13,13 @@ from twinline.core.protocol import MAX_PAGE, HistoryReply, Message
 from twinline.transports.client import Client
 
 
-@command(example="twinline history --with bob --limit 20")
+@command(
+    example="twinline history --with bob --limit 20",
+    details="""
+    What you wrote is kept as copies, which are shown with --with alone; without it there is the
+    mail that came to you.
+    """,
+)
 @paging_options("Only those with a seq below this one.")
 @option(
     "--with",
