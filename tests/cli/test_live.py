@@ -126,9 +126,9 @@ def test_watch_outlives_the_server(tmp_path: Path) -> None:
         assert watching.stderr is not None
         assert watching.stderr.readline().startswith("twinline: reconnecting")
         with running_server(place):
-            # A server that keeps its state in memory does not know the session any more.
+            # A server that keeps its state in memory does not know the account any more.
             assert watching.wait(10) == 3
-        assert "the session of ann" in watching.stderr.read()
+        assert f"ann at {place} is gone: " in watching.stderr.read()
 
 
 # -- demo -------------------------------------------------------------------------------
