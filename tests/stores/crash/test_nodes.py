@@ -192,8 +192,8 @@ def test_notices_that_are_swallowed_with_nothing_behind_them_are_found_out(
         judgement = checker.judge()
     report(
         f"{name}: the control without notices and without looks",
-        f"verdict {judgement.verdict}: {judgement.undrained} of {judgement.acknowledged} messages "
-        f"had not come {short.settle_seconds} s later",
+        f"verdict {judgement.verdict}: of {judgement.acknowledged} messages and their copies "
+        f"{judgement.undrained} had not come {short.settle_seconds} s later",
     )
     assert judgement.verdict is Verdict.UNKNOWN
     assert judgement.undrained > 0
