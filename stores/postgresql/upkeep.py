@@ -67,6 +67,11 @@ _FAULTS: Final = (
             + (SELECT count(*) FROM receipts JOIN copies USING (box, seq))""",
     ),
     (
+        "messages that a mailbox has several copies of",
+        """SELECT count(*) FROM (SELECT FROM copies GROUP BY box, message_id
+            HAVING count(*) > 1) AS several""",
+    ),
+    (
         "messages with a seq below 1 or in no mailbox",
         """SELECT count(*) FROM messages WHERE seq < 1 OR (
             NOT EXISTS (SELECT FROM mailboxes WHERE mailboxes.box = messages.box)
