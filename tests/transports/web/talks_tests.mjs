@@ -196,6 +196,7 @@ test("a name that another account has now is another conversation", () => {
   assert.deepEqual(all.map(({ name }) => name), ["bob", "cleo", "bob", "bob"]);
   assert.deepEqual(all.map(({ isEarlier }) => isEarlier), [false, false, true, true]);
   assert.equal(talks.open("bob b1"), all[3]);
+  assert.equal(talks.open("<img src=x>").name, "<img src=x>");
   assert.equal(talks.get("bob").last.seq, 9);
   const earlier = talks.get("bob b2");
   talks.takePage(earlier, page([message(6), message(7)]), talks.held(earlier));

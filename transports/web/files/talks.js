@@ -179,7 +179,8 @@ export class Talks {
   open(key) {
     let talk = this.#byKey.get(key);
     if (talk !== undefined) return talk;
-    const [name, account] = key.split(" ");
+    // What else is behind the number sign of an address is a name, though nobody can have it.
+    const [, name, account] = /^(\S+) (\w+)$/.exec(key) ?? [null, key];
     if (account !== undefined) return this.earlier(name, account, 0);
     this.#byKey.set(name, (talk = new Talk(name, name)));
     return talk;
