@@ -47,11 +47,14 @@ MOST_OPENED: Final = 200
 """How many it opens with at most."""
 LISTED: Final = 50
 """How many conversations ``/conversations`` lists: the newest."""
+_OFFERED: Final = 9
+"""How many conversations are numbered: a small terminal has room for them."""
 FOUND: Final = 50
 """How many messages ``/search`` shows at most: the newest."""
 MAX_DELETED: Final = 10_000
 """How many messages one ``/delete`` may name."""
-CONVERSATIONS: Final = "/conversations"
+SWITCH: Final = "/switch"
+WHICH: Final = "to which? a number or a name"
 NEXT: Final = "/next"
 PREVIOUS: Final = "/previous"
 _ADDRESSED: Final = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9._-]{0,31}):(?:\s+(.*))?", re.DOTALL)
@@ -123,6 +126,16 @@ class Screen(Protocol):
 
     def list_conversations(self, conversations: Sequence[Conversation]) -> None:
         """Show with whom messages were exchanged."""
+
+    def choose(self, conversations: Sequence[Conversation]) -> str:
+        """Show conversations with numbers from 1, and ask for one of them.
+
+        Returns:
+            A number, a name, or "" for none.
+
+        Raises:
+            Declined, CommandError: there is no answer.
+        """
 
     def show_status(self, status: StatusReply, place: str) -> None:
         """Show how the account stands, and the server that says so."""
@@ -400,6 +413,23 @@ class Talk:
             self._screen.inform("nothing was said yet")
         return Outcome.DONE
 
+    def switch(self, _rest: str) -> Outcome:
+        """Turn to one of the conversations that are shown, or to another by its name."""
+        offered: dict[str, Conversation] = {}
+        for each in self._conversations():  # one of a name: that is all that it takes to turn there
+            offered.setdefault(each.username, each)
+        names = list(offered)[:_OFFERED]
+        if not names:
+            self._screen.inform("nothing was said yet")
+            return Outcome.DONE
+        answer = self._screen.choose([offered[name] for name in names]).strip()
+        number = int(answer) if answer in map(str, range(1, len(names) + 1)) else None
+        if number is not None:
+            self._turn(names[number - 1])
+        elif answer:
+            return self.turn_to(answer)
+        return Outcome.DONE
+
     def _conversations(self) -> list[Conversation]:
         """Return with whom messages were exchanged: first what is unread, then the newest."""
         found = list(self._client.conversations(limit=LISTED).conversations)
@@ -617,7 +647,8 @@ class TalkCommand:
 COMMANDS: Final[dict[str, TalkCommand]] = {
     "/help": TalkCommand("", "show this", Talk.help, needs_server=False),
     "/accounts": TalkCommand("[PATTERN]", "list accounts; * is any run", Talk.list_accounts),
-    CONVERSATIONS: TalkCommand("", "list whom you talked to; so does F2", Talk.list_conversations),
+    "/conversations": TalkCommand("", "list whom you talked to", Talk.list_conversations),
+    SWITCH: TalkCommand("", "choose a conversation of a list; so does F2", Talk.switch),
     NEXT: TalkCommand("", "talk in the next conversation; so does Alt-n", Talk.go_on),
     PREVIOUS: TalkCommand("", "talk in the one before; so does Alt-p", Talk.go_back),
     "/to": TalkCommand("NAME", "talk to NAME from now on", Talk.choose),

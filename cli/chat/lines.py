@@ -7,11 +7,11 @@ server is away no line is read.
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Self
+from typing import Self, TypeVar
 
 import click
 
-from twinline.cli.chat.conversation import Declined, Opening, Outcome, Talk, needs_server
+from twinline.cli.chat.conversation import WHICH, Declined, Opening, Outcome, Talk, needs_server
 from twinline.cli.client.passwords import ask_password, read_password
 from twinline.cli.client.watch import StateTeller
 from twinline.cli.console.errors import CommandError, exit_code_of
@@ -31,6 +31,8 @@ from twinline.core.errors import NotLoggedIn
 from twinline.core.protocol import Conversation, Message, StatusReply
 from twinline.core.waiting import Waiter
 from twinline.transports.client import Client, ClientClosed, State, StateKind
+
+_Answer = TypeVar("_Answer")
 
 
 class LineScreen:
@@ -87,6 +89,14 @@ class LineScreen:
                 line = message_line(each.last, arrows=True)
                 write_line(f"{each.last.seq:>6}  {unread:>12}  {line}")
 
+    def choose(self, conversations: Sequence[Conversation]) -> str:
+        """Ask at the terminal, below the conversations with their numbers."""
+        _require_terminal()
+        for number, each in enumerate(conversations, 1):
+            unread = f"{each.unread} unread  " if each.unread else ""
+            say(f"{number} {unread}{message_line(each.last, arrows=True)}")
+        return _answered(lambda: str(click.prompt(WHICH, "", show_default=False, err=True)))
+
     def show_status(self, status: StatusReply, place: str) -> None:
         """Write how the account stands."""
         if self._as_json:
@@ -102,12 +112,20 @@ class LineScreen:
 
     def confirm(self, question: str) -> bool:
         """Ask at the terminal."""
-        if not sys.stdin.isatty():
-            raise CommandError("there is no terminal to ask at", ExitCode.USAGE)
-        try:
-            return click.confirm(question, err=True)
-        except click.Abort:
-            raise Declined from None
+        _require_terminal()
+        return _answered(lambda: click.confirm(question, err=True))
+
+
+def _require_terminal() -> None:
+    if not sys.stdin.isatty():
+        raise CommandError("there is no terminal to ask at", ExitCode.USAGE)
+
+
+def _answered(ask: Callable[[], _Answer]) -> _Answer:
+    try:
+        return ask()
+    except click.Abort:
+        raise Declined from None
 
 
 class Mail:

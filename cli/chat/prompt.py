@@ -52,7 +52,7 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 from prompt_toolkit.widgets import SearchToolbar
 
-from twinline.cli.chat.conversation import CONVERSATIONS, NEXT, PREVIOUS, Declined
+from twinline.cli.chat.conversation import NEXT, PREVIOUS, SWITCH, Declined
 from twinline.cli.chat.rows import Entry
 from twinline.cli.chat.theme import STYLES, trouble
 
@@ -384,8 +384,8 @@ class Prompt:
             event.app.suspend_to_background()
 
         @keys.add("f2", filter=has_focus(self._line))
-        def _list(_event: KeyPressEvent) -> None:
-            self._on_key(CONVERSATIONS)
+        def _switch(_event: KeyPressEvent) -> None:
+            self._go(SWITCH)
 
         @keys.add("escape", "n", filter=has_focus(self._line))
         def _next(_event: KeyPressEvent) -> None:

@@ -1,10 +1,10 @@
 """The screen of a talk at the prompt."""
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, count
 
 from twinline.cli.chat import theme
-from twinline.cli.chat.conversation import Opening
+from twinline.cli.chat.conversation import WHICH, Opening
 from twinline.cli.chat.prompt import Prompt
 from twinline.cli.chat.rows import Entry
 from twinline.cli.chat.toolbar import Toolbar
@@ -58,6 +58,11 @@ class PromptScreen:
     def list_conversations(self, conversations: Sequence[Conversation]) -> None:
         """Show with whom messages were exchanged."""
         self._prompt.page(map(theme.conversation, conversations))
+
+    def choose(self, conversations: Sequence[Conversation]) -> str:
+        """Show conversations with their numbers, and ask for one in the place of the prompt."""
+        self._prompt.put(list(map(theme.conversation, conversations, count(1))))
+        return self._ask(WHICH, secret=False)
 
     def show_status(self, status: StatusReply, place: str) -> None:
         """Show how the account stands."""

@@ -159,11 +159,17 @@ def trouble(text: str) -> Entry:
     return Entry([("class:trouble", "! ")], text, "class:trouble")
 
 
-def conversation(each: Conversation) -> Entry:
-    """Return a conversation in one row: with whom, what is unread, and what was said last."""
+def conversation(each: Conversation, number: int | None = None) -> Entry:
+    """Return a conversation in one row: with whom, what is unread, and what was said last.
+
+    Args:
+        each: the conversation.
+        number: that it is chosen by; None: it is not.
+    """
     unread = f"{each.unread} unread  " if each.unread else ""
     arrow = arrows()[each.last.to is not None]
     head = [
+        ("bold", "" if number is None else f"{number} "),
         (nick_style(each.username), f"{visible(each.username):<8}  "),
         ("bold", unread),
         ("class:time", f"{clock_time(each.last.sent_at)[:-3]} {arrow} "),  # without seconds

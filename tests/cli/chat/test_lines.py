@@ -198,10 +198,13 @@ def test_a_command_that_is_used_wrong_is_exit_code_2(ann: CommandLine, line: str
 def test_log_out_and_delete_account(ann: CommandLine) -> None:
     assert "ann is logged out of" in ann.run("chat", input="/logout\n").stderr
     ann.run("status", "--user", "ann", code=3)
-    # There is nobody to ask, so nothing is deleted.
+    # There is nobody to ask, so nothing is deleted, nor is another conversation chosen.
     result = ann.run("chat", "--user", "bob", input="/delete-account\n", code=2)
     assert "there is no terminal to ask at" in result.stderr
     ann.run("status", "--user", "bob")
+    ann.run("send", "bob", "hello", "--user", "bob")
+    result = ann.run("chat", "--user", "bob", input="/switch\n", code=2)
+    assert "there is no terminal to ask at" in result.stderr
 
 
 def test_while_the_server_is_away_no_line_is_read(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from twinline.transports.client import Client
 
 pytestmark = pytest.mark.terminal
 
+WHICH = "to which? a number or a name:"
+
 
 def without_times(lines: list[str]) -> list[str]:
     """Return lines without what differs: times, and how far is acknowledged."""
@@ -64,8 +66,8 @@ def test_a_conversation_has_both_sides_on_every_device(ann: CommandLine) -> None
         desk.wait_toolbar("1 unread (carol 1)")
         desk.wait(lambda: b"\x07" in desk.output, "the bell")
         desk.type("\x1bOQ")  # F2
-        desk.wait(lambda: any(line.startswith("carol  ") for line in desk.lines), "the list")
-        desk.enter("/to carol")
+        desk.wait_line(WHICH)
+        desk.enter("1")
         ends_with(
             desk,
             "── you and carol ──",
@@ -90,6 +92,45 @@ def test_a_conversation_has_both_sides_on_every_device(ann: CommandLine) -> None
         ends_with(again, "TIME →✓✓ bob: hello", "TIME ← bob: hi")
 
 
+def test_a_list_of_conversations_is_chosen_from(ann: CommandLine) -> None:
+    ann.register("carol", "dave")
+    for sender in ("carol", "bob"):
+        ann.run("send", "ann", f"from {sender}", "--user", sender)
+    with chat(ann, "bob", "--user", "ann") as shown:
+        shown.wait_toolbar("1 unread (carol 1)")
+
+        def choose(answer: str) -> None:
+            shown.type("\x1bOQ")  # F2
+            shown.wait_line(WHICH)
+            shown.type(answer)
+
+        shown.type("meant for bob")
+        choose("")
+        rows = [line for line in shown.lines if line.startswith(("1 ", "2 "))]
+        assert [row.split()[:2] for row in rows] == [["1", "carol"], ["2", "bob"]]
+        shown.enter("1")
+        shown.wait_line("to carol>")
+        ends_with(shown, "── you and carol ──", "── 1 unread ──", "TIME ← carol: from carol")
+        shown.type("meant for carol")
+        # Enter alone and Ctrl-C stay, and so does nobody's name; what was typed is there again.
+        for answer, said in (
+            ("\r", "2 carol "),
+            ("\x03", "nothing was changed"),
+            ("3\r", "! there is no 3"),
+            ("²\r", "! a username "),
+            ("nobody\r", "! there is no nobody"),
+        ):
+            choose(answer)
+            shown.wait_line("to carol> meant for carol")
+            assert any(row.startswith(said) for row in shown.above[-2:])  # one is of two rows
+        choose("BOB\r")
+        shown.wait_line("to bob> meant for bob")
+        choose("dave\r")  # with whom nothing was said yet
+        shown.wait_line("to dave>")
+        choose("2\r")  # the newest first, of those that are read
+        shown.wait_line("to carol> meant for carol")
+
+
 def test_what_was_not_opened_is_unread_in_the_next_chat_too(ann: CommandLine) -> None:
     ann.register("carol", "dave")
     with Client(ann.place) as carol:
@@ -107,14 +148,12 @@ def test_what_was_not_opened_is_unread_in_the_next_chat_too(ann: CommandLine) ->
         with chat(ann, "--user", "ann") as shown:
             shown.wait_toolbar("15 unread (carol 14, dave 1)")
             shown.type("\x1bOQ")  # F2
-            shown.wait(
-                lambda: (
-                    [line.split()[:3] for line in shown.lines if line.startswith(("carol", "dave"))]
-                    == [["carol", "14", "unread"], ["dave", "1", "unread"]]
-                ),
-                "the list, with what is unread",
-            )
-            shown.enter("/to carol")
+            shown.wait_line(WHICH)
+            assert [line.split()[:4] for line in shown.lines if "unread  " in line] == [
+                ["1", "carol", "14", "unread"],
+                ["2", "dave", "1", "unread"],
+            ]
+            shown.enter("1")
             shown.wait_toolbar("1 unread (dave 1)")
             ends_with(
                 shown,

@@ -88,7 +88,7 @@ def test_a_small_terminal(ann: CommandLine) -> None:
         ann.run("send", "ann", "have you seen this? It is on all day", "--user", "bob")
         shown.wait_toolbar("1 unread")
         shown.type("\x1bOQ")  # F2
-        shown.wait_text("bob  ")
+        shown.wait_text("to which?")
         shows(shown, "small")
 
 
