@@ -47,6 +47,7 @@ class AccountView(NamedTuple):
         sessions: how many are open.
         usage: what its mailbox holds; None: it has none.
         position: the last acked seq.
+        gives_receipts: whether it gives and takes receipts.
         addresses: where it was logged in to from, and when each was last noted, in ms.
     """
 
@@ -58,7 +59,20 @@ class AccountView(NamedTuple):
     sessions: int
     usage: MailboxUsage | None
     position: int
+    gives_receipts: bool
     addresses: dict[str, int]
+
+
+class ExportView(NamedTuple):
+    """What is kept of an account, but for its sessions and its mail.
+
+    Attributes:
+        account: the account.
+        blocked: the names of those whose mail it refuses, sorted.
+    """
+
+    account: AccountView
+    blocked: tuple[str, ...]
 
 
 class AccountPage(NamedTuple):
@@ -141,6 +155,7 @@ class Administration:
             sessions=len(self._accounts.sessions(account.account_id)),
             usage=usage,
             position=standing.position,
+            gives_receipts=standing.gives_receipts,
             addresses=dict(self._accounts.addresses(account.account_id)),
         )
 
@@ -185,7 +200,7 @@ class Administration:
                     continue  # it has no mailbox yet, or none any more
         return found
 
-    def export(self, username: str) -> AccountView:
+    def export(self, username: str) -> ExportView:
         """Begin to export what is kept of an account, for its owner; `mail` has its messages.
 
         Raises:
@@ -194,7 +209,11 @@ class Administration:
         account = self._find(username)
         name = account.username
         self._tell("export", name, f"what is kept of account {name} is exported")
-        return self._view(account)
+        view = self._view(account)
+        if view.usage is None:
+            return ExportView(view, ())
+        names = {peer.username for peer in self._mailboxes.blocked(account.account_id)}
+        return ExportView(view, tuple(sorted(names)))
 
     def mail(self, account_id: str, after: int = 0, *, goes_on: bool = False) -> MailPage:
         """Return a page of the mail and the copies that a mailbox holds, for its owner.
@@ -219,7 +238,7 @@ class Administration:
         Raises:
             InvalidUsername, NoSuchUser.
         """
-        account_id = self.export(username).account_id
+        account_id = self.export(username).account.account_id
         after, more = 0, True
         while more:
             page = self.mail(account_id, after, goes_on=True)

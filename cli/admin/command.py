@@ -11,7 +11,7 @@ from twinline.cli.console.command import Group, argument, command, option, show_
 from twinline.cli.console.errors import CommandError
 from twinline.cli.console.numbers import FiniteRange
 from twinline.cli.console.output import report, say, write_json, write_line
-from twinline.cli.console.text import local_time, visible
+from twinline.cli.console.text import counted, local_time, visible
 from twinline.cli.server.admin import replies, requests
 from twinline.core.admin import INVITATION_HOURS
 from twinline.core.names import parse_username
@@ -115,8 +115,8 @@ def kick(username: str, as_json: bool, **options: Any) -> None:
     """
     asked = requests.Kick(username=parse_username(username))
     done = AdminTarget.of(options).ask(asked, replies.Kicked)
-    were = "session was" if done.sessions == 1 else "sessions were"
-    report(done, f"{done.sessions} {were} ended of {done.username}", as_json=as_json)
+    were = counted(done.sessions, "session was", "sessions were")
+    report(done, f"{were} ended of {done.username}", as_json=as_json)
 
 
 @command(example="twinline admin disable bob", short_help="Let nobody log in to an account.")
@@ -181,7 +181,7 @@ def quota(username: str, messages: str, as_json: bool, **options: Any) -> None:
         number = int(messages)
     asked = requests.Quota(username=parse_username(username), messages=number)
     done = AdminTarget.of(options).ask(asked, replies.QuotaSet)
-    what = "as the setting has it" if done.quota is None else f"{done.quota:,} messages"
+    what = "as the setting has it" if done.quota is None else counted(done.quota, "message")
     report(done, f"the quota of {done.username} is {what}", as_json=as_json)
 
 
@@ -272,7 +272,7 @@ def drain(as_json: bool, **options: Any) -> None:
     # Whoever does not answer, since it has ended or is about to start, drains with the others.
     servers, _ = AdminTarget.of(options).ask_all(requests.Drain(), replies.Draining)
     for each in servers:
-        words = f"{_which(each.node)} drains {each.connections:,} connections"
+        words = f"{_which(each.node)} drains {counted(each.connections, 'connection')}"
         report(each, words, as_json=as_json)
 
 

@@ -15,6 +15,7 @@ from twinline.cli.console.errors import CommandError
 from twinline.cli.console.exit_codes import ExitCode
 from twinline.cli.console.output import json_line, report, say, write_line
 from twinline.cli.console.shapes import Exported, ExportedMessage, ExportedSession
+from twinline.cli.console.text import counted
 from twinline.cli.server.admin import replies, requests
 from twinline.core.names import parse_username
 
@@ -23,10 +24,10 @@ from twinline.core.names import parse_username
     example="twinline admin export bob --output bob.jsonl",
     short_help="Write what is kept of an account.",
     details="""
-    First the account with the addresses that it was logged in to from, then its sessions, then the
-    messages in its mailbox: what it was sent, and the copies that it has kept of what it has sent.
-    All else that it has sent is in the mailboxes of others, and theirs. With --output, --json tells
-    of the file.
+    First the account with the addresses that it was logged in to from and whom it has blocked, then
+    its sessions, then the messages in its mailbox: what it was sent, and the copies that it has
+    kept of what it has sent. All else that it has sent is in the mailboxes of others, and theirs.
+    With --output, --json tells of the file.
     """,
 )
 @argument("username", metavar="NAME")
@@ -49,7 +50,7 @@ def export(username: str, output: Path | None, as_json: bool, **options: Any) ->
         for message in _mail(target, account.account_id):
             write(message)
             messages += 1
-    words = f"{name} is exported, with {messages:,} messages"
+    words = f"{name} is exported, with {counted(messages, 'message')}"
     if output is None:
         say(words)
     else:

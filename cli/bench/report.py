@@ -17,6 +17,7 @@ from twinline.cli.bench.figures import (
     Who,
     middle,
 )
+from twinline.cli.console.text import counted
 
 _LABEL: Final = 42
 _VALUE: Final = 12
@@ -35,10 +36,9 @@ def table(report: Report) -> Iterator[str]:
         f"{machine.system}",
         _WIDTH,
     )
-    rounds = "round" if report.rounds == 1 else "rounds"
     yield (
-        f"medians of {report.rounds} {rounds} of {report.seconds:g} s; beside each the ratio to "
-        "the floor of its round"
+        f"medians of {counted(report.rounds, 'round')} of {report.seconds:g} s; beside each the "
+        "ratio to the floor of its round"
     )
     for place in dict.fromkeys(result.place for result in report.results):
         mine = [result for result in report.results if result.place == place]

@@ -18,7 +18,7 @@ from twinline.cli.client.paging import pages
 from twinline.cli.client.target import whereabouts
 from twinline.cli.console.errors import CommandError, sentence
 from twinline.cli.console.exit_codes import ExitCode
-from twinline.cli.console.text import visible
+from twinline.cli.console.text import counted, visible
 from twinline.core.errors import (
     InvalidPassword,
     NoSuchUser,
@@ -561,7 +561,7 @@ class Talk:
             return self.refuse(f"/delete takes at most {MAX_DELETED} messages at once")
         seqs = sorted({seq for first, last in spans for seq in range(first, last + 1) if seq})
         deleted = self._client.delete_messages(seqs) if seqs else 0
-        self._screen.inform(f"{deleted} {'message' if deleted == 1 else 'messages'} deleted")
+        self._screen.inform(f"{counted(deleted, 'message')} deleted")
         return Outcome.DONE
 
     def status(self, _rest: str) -> Outcome:

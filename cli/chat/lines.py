@@ -25,7 +25,7 @@ from twinline.cli.console.output import (
     write_message,
     write_usernames,
 )
-from twinline.cli.console.text import visible
+from twinline.cli.console.text import counted, visible
 from twinline.core.deadline import Deadline
 from twinline.core.errors import NotLoggedIn
 from twinline.core.protocol import Conversation, Message, StatusReply
@@ -202,8 +202,8 @@ def hold(talk: Talk, lines: Iterable[bytes], presence: Presence, encoding: str) 
             failed += 1
             code = exit_code_of(talk.last_error)
     if failed and not sys.stdin.isatty():
-        were = "line was" if failed == 1 else "lines were"
-        raise CommandError(f"{failed} {were} not carried out", code)
+        were = counted(failed, "line was", "lines were")
+        raise CommandError(f"{were} not carried out", code)
 
 
 def _carry_out(talk: Talk, line: bytes, presence: Presence, encoding: str) -> Outcome:

@@ -55,6 +55,17 @@ def _picture(character: str) -> str:
     return f"<U+{number:04X}>"
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return how many there are: ``1 message``, ``2,000 messages``.
+
+    Args:
+        count: how many.
+        one: what stands behind 1.
+        many: what stands behind any other number, if not the same with an s.
+    """
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def local_time(milliseconds: int) -> str:
     """Return a moment as the reader's clock shows it: ``2025-01-31 14:03:05``.
 

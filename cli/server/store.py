@@ -24,7 +24,7 @@ from twinline.cli.console.shapes import (
     StoreRestored,
     StoreStats,
 )
-from twinline.cli.console.text import visible
+from twinline.cli.console.text import counted, visible
 from twinline.cli.settings.options import config_option, json_option, load_from
 from twinline.core.errors import StoreUnavailable
 from twinline.core.names import parse_username
@@ -154,8 +154,8 @@ def copy(source: str, target: str, as_json: bool) -> None:
             reserved_names=copied.reserved_names,
             messages=copied.messages,
         ),
-        f"{other.name} has all of {one.name}: {copied.accounts:,} accounts and "
-        f"{copied.messages:,} messages; everybody has to log in again",
+        f"{other.name} has all of {one.name}: {counted(copied.accounts, 'account')} and "
+        f"{counted(copied.messages, 'message')}; everybody has to log in again",
         as_json=as_json,
     )
 
@@ -270,7 +270,9 @@ def stats(store: str, largest: int, as_json: bool) -> None:
         unread = f"{box.unread:,} unread"
         if box.quota is not None:
             unread += f" of {box.quota:,}"
-        write_line(f"  {whose:<32} {box.mail_bytes:,} bytes, {box.messages:,} messages, {unread}")
+        write_line(
+            f"  {whose:<32} {box.mail_bytes:,} bytes, {counted(box.messages, 'message')}, {unread}"
+        )
 
 
 def _upkeep(text: str) -> Upkeep:

@@ -18,6 +18,7 @@ from twinline.cli.console.interruption import defer_interrupt
 from twinline.cli.console.numbers import FiniteRange
 from twinline.cli.console.output import say, write_json, write_line
 from twinline.cli.console.progress import Progress
+from twinline.cli.console.text import counted
 from twinline.cli.server.listeners import LISTENERS
 from twinline.cli.server.private import private_server
 from twinline.cli.verify.messages import RuleFound, Verified
@@ -176,7 +177,7 @@ def verify(
             finally:
                 keep()
             if left:
-                which = "1 account" if left == 1 else f"{left} accounts"
+                which = counted(left, "account")
                 say(f"{which} could not be deleted; their names begin {workload.prefix}")
     judgement = checker.judge()
     _tell(judgement, as_json=as_json)
@@ -247,9 +248,13 @@ def verdict_table(judgement: Judgement) -> Iterator[str]:
         f"{judgement.delivered:,} delivered, {judgement.redelivered:,} of them again to another "
         f"life of a reader"
     )
-    yield f"{judgement.copies:,} copies and {judgement.receipts:,} receipts came to their senders"
+    yield (
+        f"{counted(judgement.copies, 'copy', 'copies')} and "
+        f"{counted(judgement.receipts, 'receipt')} came to their senders"
+    )
     if judgement.unread:
-        yield f"{judgement.unread:,} mailboxes could not be read to their end, or were gone"
+        unread = counted(judgement.unread, "mailbox was", "mailboxes were")
+        yield f"{unread} not read to the end, or gone"
     yield ""
     yield f"{'':<11}{'found':>8}{'in':>12}   with 95 % confidence"
     for finding in judgement.findings:

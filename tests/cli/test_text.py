@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinline.cli.console.output import message_line, write_message
-from twinline.cli.console.text import local_time, visible
+from twinline.cli.console.text import counted, local_time, visible
 from twinline.core.protocol import Message
 
 
@@ -72,3 +72,17 @@ def test_a_message_is_one_line_whatever_it_holds() -> None:
 def test_a_time_beyond_every_calendar_stays_a_number() -> None:
     assert local_time(2**53 - 1) == "9007199254740991 ms"
     assert len(local_time(0)) == len("1970-01-01 00:00:00")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (counted(0, "message"), "0 messages"),
+        (counted(1, "message"), "1 message"),
+        (counted(2_000, "message"), "2,000 messages"),
+        (counted(1, "copy", "copies"), "1 copy"),
+        (counted(2, "copy", "copies"), "2 copies"),
+    ],
+)
+def test_what_is_counted_has_its_plural(said: str, expected: str) -> None:
+    assert said == expected

@@ -129,9 +129,14 @@ class Desk:
     def _export(
         self, admin: Administration, by: str, asked: requests.Export
     ) -> replies.ExportedAccount:
-        view = admin.export(asked.username)
-        self._exports.expect(by, view.account_id, 0)
-        return replies.ExportedAccount(**_state(view), account_id=view.account_id)
+        account, blocked = admin.export(asked.username)
+        self._exports.expect(by, account.account_id, 0)
+        return replies.ExportedAccount(
+            **_state(account),
+            account_id=account.account_id,
+            receipts=account.gives_receipts,
+            blocked=blocked,
+        )
 
     def _mail(
         self, admin: Administration, by: str, asked: requests.ExportMail

@@ -152,6 +152,8 @@ class ExportedAccount(AccountState):
 
     kind: Literal["account"] = Field("account", description="`account`")
     account_id: str = Field(description="what its mailbox is known by")
+    receipts: bool = Field(description="whether it gives and takes receipts")
+    blocked: tuple[str, ...] = Field(description="whose mail it refuses, sorted")
 
 
 class ExportedMail(Shape):

@@ -180,9 +180,12 @@ def test_an_export_has_all_that_is_kept_of_an_account(operator: Operator, tmp_pa
         operator.send("ann", "bob", f"number {number}")
     operator.send("bob", "ann", "bob keeps a copy")
     operator.run("send", "--user", "bob", "--no-copy", "ann", "not bob's")
+    operator.run("block", "--user", "bob", "ann")
+    operator.run("receipts", "--user", "bob", "off")
     lines = operator.run("admin", "export", "bob").stdout.splitlines()
     account, session, *messages = map(json.loads, lines)
     assert (account["kind"], account["username"], account["unread"]) == ("account", "bob", 3)
+    assert (account["receipts"], account["blocked"]) == (False, ["ann"])
     assert session["kind"] == "session"
     assert [(each["kind"], each["body"], each["sender"], each["to"]) for each in messages] == [
         *(("message", f"number {number}", "ann", None) for number in range(3)),
