@@ -635,6 +635,7 @@ class TalkCommand:
         run: carries it out.
         needs_server: whether it has to wait while the server is away.
         says: whether it only sends a message, which can wait by itself.
+        turns: whether what is entered behind it may go to another.
     """
 
     takes: str
@@ -642,18 +643,19 @@ class TalkCommand:
     run: Callable[[Talk, str], Outcome]
     needs_server: bool = True
     says: bool = False
+    turns: bool = False
 
 
 COMMANDS: Final[dict[str, TalkCommand]] = {
     "/help": TalkCommand("", "show this", Talk.help, needs_server=False),
     "/accounts": TalkCommand("[PATTERN]", "list accounts; * is any run", Talk.list_accounts),
     "/conversations": TalkCommand("", "list whom you talked to", Talk.list_conversations),
-    SWITCH: TalkCommand("", "choose a conversation of a list; so does F2", Talk.switch),
-    NEXT: TalkCommand("", "talk in the next conversation; so does Alt-n", Talk.go_on),
-    PREVIOUS: TalkCommand("", "talk in the one before; so does Alt-p", Talk.go_back),
-    "/to": TalkCommand("NAME", "talk to NAME from now on", Talk.choose),
+    SWITCH: TalkCommand("", "choose a conversation of a list; so does F2", Talk.switch, turns=True),
+    NEXT: TalkCommand("", "talk in the next conversation; so does Alt-n", Talk.go_on, turns=True),
+    PREVIOUS: TalkCommand("", "talk in the one before; so does Alt-p", Talk.go_back, turns=True),
+    "/to": TalkCommand("NAME", "talk to NAME from now on", Talk.choose, turns=True),
     "/query": TalkCommand(
-        "NAME", "the same as /to", lambda talk, name: talk.choose(name, "/query")
+        "NAME", "the same as /to", lambda talk, name: talk.choose(name, "/query"), turns=True
     ),
     "/msg": TalkCommand(
         "NAME TEXT", "say TEXT to NAME, and stay where you are", Talk.message, says=True
@@ -692,3 +694,15 @@ def needs_server_now(line: str) -> bool:
         return not (addressed[2] or "").strip()  # it turns to somebody, if there is one
     command = COMMANDS.get(line.partition(" ")[0])
     return command is not None and command.needs_server and not command.says
+
+
+def is_message(line: str) -> bool:
+    """Return whether a line only says something to somebody."""
+    command = COMMANDS.get(line.partition(" ")[0])
+    return bool(line.strip()) if command is None else command.says
+
+
+def turns(line: str) -> bool:
+    """Return whether what is entered behind a line may go to another."""
+    command = COMMANDS.get(line.partition(" ")[0])
+    return _ADDRESSED.fullmatch(line) is not None if command is None else command.turns

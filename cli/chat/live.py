@@ -24,7 +24,15 @@ from queue import Queue
 from typing import Final, NamedTuple
 
 from twinline.cli.chat.completion import SHOWN, Names, TalkCompleter
-from twinline.cli.chat.conversation import Declined, Outcome, Screen, Talk, needs_server_now
+from twinline.cli.chat.conversation import (
+    Declined,
+    Outcome,
+    Screen,
+    Talk,
+    is_message,
+    needs_server_now,
+    turns,
+)
 from twinline.cli.chat.history import kept_history
 from twinline.cli.chat.notify import Osc, notification, told
 from twinline.cli.chat.outbox import Outbox, Waiting
@@ -234,7 +242,8 @@ class LiveTalk:
             return []
         with self._lines.mutex:
             lines = list(self._lines.queue)
-        return [waits(each.text) for each in lines if each is not None and not each.by_key]
+        typed = [each.text for each in lines if each is not None and not each.by_key]
+        return [waits(text) for text in typed if text.strip()]
 
     def _is_new(self, message_id: str) -> bool:
         """Return whether an own message is to be shown: its copy may come before its reply."""
@@ -308,6 +317,9 @@ class LiveTalk:
                     outcome = conversation.obey(line.text)
                 except (NotLoggedIn, SessionExpired):
                     outcome = Outcome.NOT_DONE  # the mail's thread asks for another session
+                except ClientClosed:  # the talk is over
+                    self._keep(line, prompt, conversation)
+                    return
                 self._toolbar.under_way(is_so=False)
                 if outcome is Outcome.LEAVE:
                     prompt.leave()
@@ -317,12 +329,32 @@ class LiveTalk:
                 self._opened.set()
                 prompt.take_up(conversation.to)
                 prompt.redraw()
-        except ClientClosed:
-            pass  # the talk is over
         except Exception as error:  # noqa: BLE001 - a bug must not leave a prompt that does nothing
             prompt.leave(error)
         finally:
             self._opened.set()
+
+    def _keep(self, interrupted: _Line, prompt: Prompt, conversation: Talk) -> None:
+        """Have the outbox keep the messages that were entered last; tell what else is not done.
+
+        Args:
+            interrupted: the line that was under way when the talk ended.
+            prompt: tells.
+            conversation: the talk.
+        """
+        line: _Line | None = interrupted
+        not_done: list[Entry] = []
+        would_turn = False  # then nobody can tell to whom a message behind that is
+        while line is not None:
+            if needs_server_now(line.text) or (would_turn and is_message(line.text)):
+                would_turn = would_turn or turns(line.text)
+                if not line.by_key:
+                    not_done.append(trouble(f"not done: {line.text}"))
+            elif conversation.obey(line.text) is Outcome.LEAVE:
+                break
+            line = self._lines.get()
+        if not_done:  # at last, for the terminal may be gone
+            prompt.put(not_done)
 
     # -- the mail's thread ----------------------------------------------------------------
 

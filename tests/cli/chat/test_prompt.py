@@ -502,6 +502,39 @@ def test_what_is_entered_while_a_command_is_under_way_is_shown_until_it_is_its_t
             shown.wait(lambda: "○ behind it" not in shown.lines, "it to wait no more")
 
 
+@pytest.mark.parametrize("number", [None, signal.SIGHUP])
+def test_what_was_entered_behind_a_command_outlives_the_chat(
+    tmp_path: Path, number: signal.Signals | None
+) -> None:
+    place = f"unix:{tmp_path}/socket"
+    twinline = CommandLine(tmp_path, place)
+    with terminal("serve", "--listen", place, environment=twinline.environment) as server:
+        server.wait(lambda: b"listening" in server.output, "the server")
+        twinline.register("bob", "ann")
+        with chat(twinline, "bob", "--timeout", "60") as shown:
+            shown.wait_line("to bob>")
+            halt(server.process.pid)
+            for line in ("/status", "", "one", "bob: two", "/to ann", "for ann?"):
+                shown.enter(line)
+            shown.wait_line("○ for ann?")
+            if number is None:
+                shown.type("\x04\x04")
+                assert shown.exit_code() == 0
+            else:
+                shown.process.send_signal(number)
+                assert shown.exit_code() == 128 + number
+            assert [line for line in shown.lines if line][-4:] == [
+                "! not done: /status",
+                "! not done: /to ann",
+                "! not done: for ann?",
+                "2 messages wait to be sent: the next chat of ann sends them",
+            ]
+            server.process.send_signal(signal.SIGCONT)
+        with chat(twinline, "bob") as shown:
+            shown.wait_text("→ bob: two")
+        assert twinline.bodies("bob") == ["one", "two"]
+
+
 def test_a_session_that_ends_elsewhere_is_opened_again(ann: CommandLine) -> None:
     with chat(ann, "bob") as shown:
         shown.type("half of it")
