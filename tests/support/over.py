@@ -17,6 +17,7 @@ _OF_ONE = {
     "*::test_the_loop_is_never_held_up*": "names a host that no certificate is for",
     "*::test_the_attempts_that_lost*": "names a host that no certificate is for",
     "*::test_a_transport_that_makes_no_codec*": "has a transport that is not WebSocket's",
+    "*::test_an_account_id_that_nobody_can_have_is_refused*": "speaks to its server by itself",
     "*/test_connecting.py::*": "names a host that no certificate is for",
     "*/client/test_tls.py::*": "is over TLS anyway",
     "*/client/test_websocket.py::*": "is over WebSocket anyway",
