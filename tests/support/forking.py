@@ -1,13 +1,16 @@
 """Children of this process, forked with all that it has, that end with a status in time."""
 
+import faulthandler
 import os
 import signal
+import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable
 
 import pytest
+from waiting import wait_until
 
 
 class Child:
@@ -23,11 +26,14 @@ class Child:
             ends: how the child ends after it; None for at once.
         """
         self._outcome, into = os.pipe()
+        # A lock of OpenSSL that another thread holds now is never released in the child.
+        wait_until(lambda: not _is_openssl_in_use(), "no other thread to be within OpenSSL")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
             self.pid = os.fork()
         if self.pid == 0:
             status = 1
+            faulthandler.register(signal.SIGUSR2, file=into)
             try:
                 call()
                 if ends is not None:
@@ -46,12 +52,24 @@ class Child:
         while not ended:
             ended, status = os.waitpid(self.pid, os.WNOHANG)
             if not ended and time.monotonic() > deadline:
-                os.kill(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
-                os.close(self._outcome)
-                pytest.fail(f"a forked child has not ended within {seconds} s")
+                pytest.fail(f"a forked child has not ended within {seconds} s:\n{self._stacks()}")
             time.sleep(0.002)
         with os.fdopen(self._outcome, "rb") as outcome:
             text = outcome.read().decode()
         if status:
             pytest.fail(f"in a forked child (status {status}):\n{text}")
+
+    def _stacks(self) -> str:
+        """Return where a child stands that hangs, and kill it."""
+        os.kill(self.pid, signal.SIGUSR2)
+        stacks = os.read(self._outcome, 1_000)  # its handler has begun
+        time.sleep(0.5)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        with os.fdopen(self._outcome, "rb") as outcome:
+            return (stacks + outcome.read()).decode()
+
+
+def _is_openssl_in_use() -> bool:
+    frames = sys._current_frames().values()
+    return any(each.f_code.co_filename.endswith(("tls/layer.py", "/ssl.py")) for each in frames)
