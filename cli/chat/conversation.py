@@ -681,9 +681,13 @@ COMMANDS: Final[dict[str, TalkCommand]] = {
 }
 
 
+def _command_of(line: str) -> TalkCommand | None:
+    return COMMANDS.get(line.partition(" ")[0])
+
+
 def needs_server(line: str) -> bool:
     """Return whether carrying out a line asks the server for something."""
-    command = COMMANDS.get(line.partition(" ")[0])
+    command = _command_of(line)
     return bool(line.strip()) if command is None else command.needs_server
 
 
@@ -692,17 +696,17 @@ def needs_server_now(line: str) -> bool:
     addressed = _ADDRESSED.fullmatch(line)
     if addressed is not None:
         return not (addressed[2] or "").strip()  # it turns to somebody, if there is one
-    command = COMMANDS.get(line.partition(" ")[0])
+    command = _command_of(line)
     return command is not None and command.needs_server and not command.says
 
 
 def is_message(line: str) -> bool:
     """Return whether a line only says something to somebody."""
-    command = COMMANDS.get(line.partition(" ")[0])
+    command = _command_of(line)
     return bool(line.strip()) if command is None else command.says
 
 
 def turns(line: str) -> bool:
     """Return whether what is entered behind a line may go to another."""
-    command = COMMANDS.get(line.partition(" ")[0])
+    command = _command_of(line)
     return _ADDRESSED.fullmatch(line) is not None if command is None else command.turns

@@ -188,6 +188,17 @@ def chat(
     return terminal("chat", *arguments, environment=environment, **size)
 
 
+@contextmanager
+def serving(
+    twinline: CommandLine, *options: str, at: str | None = None, **size: int
+) -> Iterator[Terminal]:
+    """Run `twinline serve`, where a command line looks for it or elsewhere, once it listens."""
+    command = ("serve", "--listen", at or twinline.place, *options)
+    with terminal(*command, environment=twinline.environment, **size) as server:
+        server.wait(lambda: b"listening" in server.output, "the server")
+        yield server
+
+
 def colours(output: bytes) -> list[bytes]:
     """Return the sequences that set a colour."""
     return [found for found in COLOUR.findall(output) if not _DEFAULT_COLOUR.fullmatch(found)]

@@ -5,14 +5,13 @@ import os
 import re
 import signal
 import stat
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from admin_server import administered
 from cli_server import CommandLine
 from services import PASSWORD
-from terminal import Terminal, chat, terminal
+from terminal import Terminal, chat, serving
 from waiting import halt, wait_until
 
 from twinline.cli.chat.conversation import MOST_OPENED
@@ -375,16 +374,9 @@ def test_much_mail_at_once_comes_whole_and_in_order(ann: CommandLine) -> None:
 
 
 def test_the_server_goes_and_comes_back(tmp_path: Path) -> None:
-    place = f"unix:{tmp_path}/socket"
-    store = f"sqlite:{tmp_path}/chat.db"
-    twinline = CommandLine(tmp_path, place)
-    serve = ("serve", "--listen", place, "--store", store)
-
-    def started() -> AbstractContextManager[Terminal]:
-        return terminal(*serve, environment=twinline.environment, columns=200)
-
-    with started() as server:
-        server.wait(lambda: b"listening" in server.output, "the server")
+    twinline = CommandLine(tmp_path, f"unix:{tmp_path}/socket")
+    store = ("--store", f"sqlite:{tmp_path}/chat.db")
+    with serving(twinline, *store, columns=200) as server:
         twinline.register("bob", "ann")
         with chat(twinline, "bob", columns=120) as shown:
             shown.wait_line("to bob>")
@@ -409,7 +401,7 @@ def test_the_server_goes_and_comes_back(tmp_path: Path) -> None:
 
             shown.wait(counts_down, "a countdown that counts down")
             assert shown.line == "to bob> half of a third"
-            with started():
+            with serving(twinline, *store):
                 shown.type("\x03")
                 shown.wait_line("to bob>")
                 shown.enter()  # an empty line: now, and not in half a minute
@@ -425,11 +417,9 @@ def test_the_server_goes_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_what_waits_outlives_the_chat(tmp_path: Path) -> None:
-    place = f"unix:{tmp_path}/socket"
-    twinline = CommandLine(tmp_path, place)
-    serve = ("serve", "--listen", place, "--store", f"sqlite:{tmp_path}/chat.db")
-    with terminal(*serve, environment=twinline.environment) as server:
-        server.wait(lambda: b"listening" in server.output, "the server")
+    twinline = CommandLine(tmp_path, f"unix:{tmp_path}/socket")
+    store = ("--store", f"sqlite:{tmp_path}/chat.db")
+    with serving(twinline, *store) as server:
         twinline.register("bob", "carol", "ann")
         with chat(twinline, "bob") as shown:
             shown.wait_line("to bob>")
@@ -442,8 +432,7 @@ def test_what_waits_outlives_the_chat(tmp_path: Path) -> None:
             shown.type("\x04")
             assert shown.exit_code() == 0
             assert "2 messages wait to be sent: the next chat of ann sends them" in shown.lines
-    with terminal(*serve, environment=twinline.environment) as server:
-        server.wait(lambda: b"listening" in server.output, "the server")
+    with serving(twinline, *store) as server:
         with chat(twinline) as killed:
             killed.wait_text("→ carol: two")
             halt(server.process.pid)
@@ -463,10 +452,8 @@ def test_what_waits_outlives_the_chat(tmp_path: Path) -> None:
 
 
 def test_a_line_whose_reply_never_came_is_sent_again_and_arrives_once(tmp_path: Path) -> None:
-    place = f"unix:{tmp_path}/socket"
-    twinline = CommandLine(tmp_path, place)
-    with terminal("serve", "--listen", place, environment=twinline.environment) as server:
-        server.wait(lambda: b"listening" in server.output, "the server")
+    twinline = CommandLine(tmp_path, f"unix:{tmp_path}/socket")
+    with serving(twinline) as server:
         twinline.register("bob", "ann")
         with chat(twinline, "bob", "--timeout", "2") as shown:
             shown.wait_line("to bob>")
@@ -484,10 +471,8 @@ def test_a_line_whose_reply_never_came_is_sent_again_and_arrives_once(tmp_path: 
 def test_what_is_entered_while_a_command_is_under_way_is_shown_until_it_is_its_turn(
     tmp_path: Path,
 ) -> None:
-    place = f"unix:{tmp_path}/socket"
-    twinline = CommandLine(tmp_path, place)
-    with terminal("serve", "--listen", place, environment=twinline.environment) as server:
-        server.wait(lambda: b"listening" in server.output, "the server")
+    twinline = CommandLine(tmp_path, f"unix:{tmp_path}/socket")
+    with serving(twinline) as server:
         twinline.register("bob", "ann")
         with chat(twinline, "bob", "--timeout", "60") as shown:
             shown.wait_line("to bob>")
@@ -506,10 +491,8 @@ def test_what_is_entered_while_a_command_is_under_way_is_shown_until_it_is_its_t
 def test_what_was_entered_behind_a_command_outlives_the_chat(
     tmp_path: Path, number: signal.Signals | None
 ) -> None:
-    place = f"unix:{tmp_path}/socket"
-    twinline = CommandLine(tmp_path, place)
-    with terminal("serve", "--listen", place, environment=twinline.environment) as server:
-        server.wait(lambda: b"listening" in server.output, "the server")
+    twinline = CommandLine(tmp_path, f"unix:{tmp_path}/socket")
+    with serving(twinline) as server:
         twinline.register("bob", "ann")
         with chat(twinline, "bob", "--timeout", "60") as shown:
             shown.wait_line("to bob>")
@@ -595,11 +578,7 @@ def test_what_waits_outlives_the_end_of_the_session(tmp_path: Path) -> None:
     twinline = CommandLine(tmp_path, place)
     store = ("--store", f"sqlite:{tmp_path}/chat.db")
 
-    def serving(at: str) -> AbstractContextManager[Terminal]:
-        return terminal("serve", "--listen", at, *store, environment=twinline.environment)
-
-    with serving(place) as server:
-        server.wait(lambda: b"listening" in server.output, "the server")
+    with serving(twinline, *store) as server:
         twinline.register("bob", "ann")
         with chat(twinline, "bob") as shown:
             shown.wait_line("to bob>")
@@ -607,12 +586,10 @@ def test_what_waits_outlives_the_end_of_the_session(tmp_path: Path) -> None:
             shown.wait(lambda: "reconnecting" in shown.toolbar, "the server to be missed")
             shown.enter("not lost")
             shown.wait_line("○ bob: not lost")
-            with serving(other) as another, Client(other) as elsewhere:
-                another.wait(lambda: b"listening" in another.output, "the server")
+            with serving(twinline, *store, at=other), Client(other) as elsewhere:
                 elsewhere.login("ann", PASSWORD)
                 elsewhere.change_password(PASSWORD, "another horse")
-            with serving(place) as again:
-                again.wait(lambda: b"listening" in again.output, "the server")
+            with serving(twinline, *store):
                 shown.enter()  # now
                 shown.wait_line("Password for ann:")
                 shown.wait_line("○ bob: not lost")
@@ -625,11 +602,7 @@ def test_an_account_that_was_in_memory_alone_is_gone(tmp_path: Path) -> None:
     place = f"unix:{tmp_path}/socket"
     twinline = CommandLine(tmp_path, place)
 
-    def serving() -> AbstractContextManager[Terminal]:
-        return terminal("serve", "--listen", place, environment=twinline.environment)
-
-    with serving() as server:
-        server.wait(lambda: b"listening" in server.output, "the server")
+    with serving(twinline) as server:
         twinline.register("bob", "ann")
         for _ in range(3):
             twinline.run("send", "ann", "of before", "--user", "bob")
@@ -639,8 +612,7 @@ def test_an_account_that_was_in_memory_alone_is_gone(tmp_path: Path) -> None:
             shown.wait(lambda: "reconnecting" in shown.toolbar, "the server to be missed")
             shown.enter("into the void")
             shown.wait_line("○ bob: into the void")
-            with serving() as again:
-                again.wait(lambda: b"listening" in again.output, "the server")
+            with serving(twinline) as again:
                 shown.enter()  # now
                 shown.wait_text(f"ann at {place} is gone: this server keeps")
                 shown.wait_line("Create ann again? [y/N]:")
@@ -662,8 +634,7 @@ def test_an_account_that_was_in_memory_alone_is_gone(tmp_path: Path) -> None:
                 shown.wait(lambda: "reconnecting" in shown.toolbar, "the server to be missed")
                 shown.enter("kept")
                 shown.wait_line("○ bob: kept")
-            with serving() as third:
-                third.wait(lambda: b"listening" in third.output, "the server")
+            with serving(twinline):
                 shown.enter()
                 shown.wait_line("Create ann again? [y/N]:")
                 shown.type("\x03")
